@@ -1,0 +1,1 @@
+"""Everything about data: reading, drawing, augmenting."""

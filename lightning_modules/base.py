@@ -1,0 +1,199 @@
+"""The contract that every architecture keeps, and the training around it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from datamodules.audio import blocks, inspect
+from datamodules.musdb import Batch, TrackBatch
+from lightning_modules import checkpoint
+from lightning_modules.separation import separate
+
+OptimizerCallable = Callable[[Any], Optimizer]
+LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+
+
+class SourceSeparator(LightningModule, ABC):
+    """A model that splits a mixture into sources.
+
+    A subclass writes ``forward`` and ``loss``; steps, logging, optimisers and
+    checkpoints stand here once.
+
+    Args:
+        sources: Names of the sources, in the order of the estimates.
+        sample_rate: Sample rate of mixture and estimates, Hz.
+        audio_channels: Channels of mixture and estimates.
+        segment_seconds: Length of a training crop, and of a chunk in separation, seconds.
+        optimizer: Makes the optimiser from the parameters.
+        lr_scheduler: Makes the learning rate scheduler from the optimiser. One that
+            watches a metric watches ``val/loss``.
+        overlap: Part of a chunk that separation cross-fades with the next, in [0, 0.5].
+        chunks_at_once: Chunks that go through the model at once in separation.
+    """
+
+    tiny: ClassVar[Mapping[str, Any]]
+    """Arguments that make the model small enough to train in a second."""
+
+    def __init__(
+        self,
+        sources: list[str],
+        sample_rate: int = 44100,
+        audio_channels: int = 2,
+        segment_seconds: float = 6.0,
+        optimizer: OptimizerCallable = Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        overlap: float = 0.25,
+        chunks_at_once: int = 4,
+    ) -> None:
+        super().__init__()
+        # Not ``hparams.optimizer``: a callable is not plain data, and reloading needs none.
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self.sources = list(sources)
+        self.sample_rate = sample_rate
+        self.audio_channels = audio_channels
+        self.segment_seconds = segment_seconds
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.overlap = overlap
+        self.chunks_at_once = chunks_at_once
+
+    @abstractmethod
+    def forward(self, mixture: Tensor) -> Tensor:
+        """Separate a mixture.
+
+        Args:
+            mixture: Waveform, nominally in [-1, 1], shape (B, C, T).
+
+        Returns:
+            Estimates, shape (B, S, C, T), ordered as ``self.sources``.
+        """
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute what training minimises.
+
+        Args:
+            batch: Mixture (B, C, T) and targets (B, S, C, T).
+
+        Returns:
+            Scalars: ``loss``, which is minimised, and any parts of it worth
+            logging, named ``loss/<part>``.
+        """
+
+    def separate(self, mixture: Tensor, sample_rate: int | None = None) -> Tensor:
+        """Separate audio of any length.
+
+        Args:
+            mixture: Waveform, shape (C, T).
+            sample_rate: Its rate, Hz; by default the model's.
+
+        Returns:
+            Estimates, shape (S, C, T).
+        """
+        return separate(
+            self,
+            mixture.to(self.device),
+            sample_rate,
+            overlap=self.overlap,
+            batch_size=self.chunks_at_once,
+        )
+
+    # ----------------------------------------------------------------- steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Log the loss as ``train/loss``."""
+        return self._log_loss("train", batch)
+
+    def validation_step(
+        self, batch: Batch | TrackBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor] | None:
+        """Log ``val/loss`` of crops; separate whole tracks for the callbacks that score them."""
+        if isinstance(batch, TrackBatch):
+            return {"estimates": self.separate(batch.mixture)}
+        self._log_loss("val", batch)
+        return None
+
+    def test_step(self, batch: TrackBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Separate a whole track for the callbacks that score it."""
+        return {"estimates": self.separate(batch.mixture)}
+
+    def predict_step(self, batch: TrackBatch | str, batch_idx: int) -> dict[str, Any]:
+        """Separate a whole track, or an audio file of any rate."""
+        if isinstance(batch, TrackBatch):
+            name, mixture, rate = batch.name, batch.mixture, self.sample_rate
+        else:
+            name, rate = Path(batch).stem, inspect(batch).sample_rate
+            mixture = torch.cat([torch.from_numpy(block) for block in blocks(batch, 2**20)], -1)
+        return {
+            "name": name,
+            "sample_rate": rate,
+            "estimates": self.separate(mixture, rate),
+        }
+
+    def _log_loss(self, stage: str, batch: Batch) -> Tensor:
+        losses = self.loss(batch)
+        training = stage == "train"
+        self.log_dict(
+            {f"{stage}/{name}": value.detach() for name, value in losses.items()},
+            prog_bar=False,
+            on_step=training,
+            on_epoch=not training,
+            sync_dist=not training,
+            batch_size=batch.mixture.shape[0],
+            add_dataloader_idx=False,
+        )
+        return losses["loss"]
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the norm of all gradients."""
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def configure_optimizers(self) -> Any:
+        """Make optimiser and scheduler from the given callables."""
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = {"scheduler": self.lr_scheduler(optimizer), "monitor": "val/loss"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    # ----------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        """Add what ``load_separator`` needs to build the model again."""
+        checkpoint_[checkpoint.KEY] = checkpoint.describe(self)
+
+    def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model before its weights are touched."""
+        checkpoint.check_same_model(checkpoint_, self)
+
+
+def check_sources(names: Sequence[str], sources: Sequence[str], argument: str) -> None:
+    """Check that every name is one of the model's sources.
+
+    Args:
+        names: Names that the user gave.
+        sources: Names of the model's sources.
+        argument: The argument that held them, for the message.
+
+    Raises:
+        ValueError: A name is unknown, or a source is left out.
+    """
+    unknown, missing = sorted(set(names) - set(sources)), sorted(set(sources) - set(names))
+    if unknown or missing:
+        raise ValueError(
+            f"{argument} names {', '.join(names)}, the sources are {', '.join(sources)}:"
+            + (f" {', '.join(unknown)} is unknown;" if unknown else "")
+            + (f" {', '.join(missing)} is missing;" if missing else "")
+            + " name each source once"
+        )

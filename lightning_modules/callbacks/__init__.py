@@ -1,0 +1,1 @@
+"""What happens beside the training: scoring, pictures, meters, checkpoints."""

@@ -1,0 +1,221 @@
+"""BSS Eval of whole tracks at every validation epoch, and of the test tracks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+
+from datamodules.musdb import TrackBatch
+from lightning_modules.evaluation.bss_eval import scorer_unavailable_reason
+from lightning_modules.evaluation.scores import (
+    TrackScores,
+    aggregate,
+    read_scores,
+    score_table,
+    score_track,
+    write_scores,
+)
+
+
+class BSSEval(Callback):
+    """Score separated tracks in a pool of processes.
+
+    Logs ``val/sdr/vocals`` and its like (median over tracks of the median over
+    one-second frames, dB), ``val/sdr`` and its like (mean over sources), and
+    ``val/usdr``; ``test/...`` in a test. Writes a museval JSON file per track to
+    ``scores/`` in the run's directory, and prints a table beside the figures of
+    the mixture taken as the estimate of every source.
+
+    Args:
+        processes: Scoring processes on each rank; by default its share of the cores.
+    """
+
+    def __init__(self, processes: int | None = None) -> None:
+        self.processes = processes
+        self._pool: ProcessPoolExecutor | None = None
+        self._pending: deque[tuple[str, Future[TrackScores]]] = deque()
+        self._done: dict[str, list[TrackScores]] = {"estimate": [], "mixture": []}
+        self._usdr_only = False
+        self._seconds = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find out whether the scorer can run here; say so once if it cannot."""
+        reason = scorer_unavailable_reason()
+        self._usdr_only = reason is not None
+        if reason:
+            rank_zero_warn(f"{reason}. Until then only uSDR is computed.")
+
+    # --------------------------------------------------------------- a track
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with no scores."""
+        self._pending.clear()
+        self._done = {"estimate": [], "mixture": []}
+        self._seconds = 0.0
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Hand a separated track to the pool."""
+        if not isinstance(batch, TrackBatch) or trainer.sanity_checking:
+            return
+        started = time.perf_counter()
+        references = _numpy(batch.targets)
+        self._submit(trainer, pl_module, "estimate", batch.name, references, outputs["estimates"])
+        known = self._folder(trainer, "mixture") / f"{batch.name}.json"
+        baseline = _read_if_same(known, pl_module.sources) if not self._usdr_only else None
+        if baseline:
+            self._done["mixture"].append(baseline)
+        else:
+            repeated = batch.mixture.expand_as(batch.targets)
+            self._submit(trainer, pl_module, "mixture", batch.name, references, repeated)
+        self._seconds += time.perf_counter() - started
+
+    on_test_batch_end = on_validation_batch_end
+
+    def _submit(
+        self,
+        trainer: Trainer,
+        model: LightningModule,
+        kind: str,
+        name: str,
+        references: np.ndarray,
+        estimates: Tensor,
+    ) -> None:
+        workers = self.processes or max(1, _cores() // max(1, _local_ranks(trainer)))
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                workers,
+                # A fork would copy the threads' locks of torch; and Ctrl-C is the main process's.
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=signal.signal,
+                initargs=(signal.SIGINT, signal.SIG_IGN),
+            )
+        # Whole tracks are large: no more of them wait in memory than are worked on next.
+        while len(self._pending) > workers:
+            self._collect()
+        future = self._pool.submit(
+            score_track,
+            name,
+            references,
+            _numpy(estimates),
+            model.sample_rate,
+            model.sources,
+            usdr_only=self._usdr_only,
+        )
+        self._pending.append((kind, future))
+
+    def _collect(self) -> None:
+        kind, future = self._pending.popleft()
+        self._done[kind].append(future.result())
+
+    # -------------------------------------------------------------- an epoch
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather all ranks' scores; log, write and show them."""
+        if trainer.sanity_checking:
+            return
+        started = time.perf_counter()
+        while self._pending:
+            self._collect()
+        scores, baselines = (_gather(self._done[kind]) for kind in ("estimate", "mixture"))
+        self._seconds += time.perf_counter() - started
+        if not scores:
+            return
+        split = "test" if trainer.testing else "val"
+        summary, baseline = aggregate(scores), aggregate(baselines)
+        metrics = {f"{split}/{name}": value for name, value in summary.as_metrics().items()}
+        metrics[f"{split}/skipped_frames"] = float(sum(summary.skipped_frames.values()))
+        metrics[f"{split}/scoring_seconds"] = self._seconds
+        # Each rank has all scores, so nothing is left to synchronise.
+        pl_module.log_dict(metrics, rank_zero_only=False, sync_dist=False)
+        if trainer.is_global_zero:
+            folder = self._folder(trainer, "estimate")
+            for track in scores:
+                write_scores(track, folder / f"{track.name}.json")
+            if not self._usdr_only:
+                for track in baselines:
+                    write_scores(track, self._folder(trainer, "mixture") / f"{track.name}.json")
+            trainer.print(score_table(summary, baseline, _title(trainer)))
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _folder(self, trainer: Trainer, kind: str) -> Path:
+        """Where JSON files belong: ``scores/<kind>/<split>``, as museval's stores read them."""
+        if kind == "estimate" and trainer.state.fn == "fit":
+            kind = f"epoch_{trainer.current_epoch:03d}"
+        split = "test" if trainer.testing else "val"
+        folder = Path(trainer.default_root_dir) / "scores" / kind / split
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """End the pool."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """End the pool at once, whatever it is working on."""
+        if self._pool is not None:
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
+            self.teardown(trainer, pl_module, "fit")
+
+
+def _numpy(waveform: Tensor) -> np.ndarray:
+    return waveform.detach().float().cpu().numpy()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _local_ranks(trainer: Trainer) -> int:
+    return trainer.world_size // max(1, trainer.num_nodes)
+
+
+def _gather(scores: list[TrackScores]) -> list[TrackScores]:
+    """All ranks' scores, each track once, by name."""
+    gathered = [scores]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gathered = [[] for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather_object(gathered, scores)
+    by_name = {track.name: track for part in gathered for track in part}
+    return [by_name[name] for name in sorted(by_name)]
+
+
+def _read_if_same(path: Path, sources: list[str]) -> TrackScores | None:
+    """A baseline that an earlier epoch wrote, if it is of these very sources."""
+    if not path.is_file():
+        return None
+    scores = read_scores(path)
+    return scores if sorted(scores.frames) == sorted(sources) else None
+
+
+def _title(trainer: Trainer) -> str:
+    if trainer.testing:
+        return "Test"
+    return f"Validation, epoch {trainer.current_epoch}" if trainer.state.fn == "fit" else "Validation"

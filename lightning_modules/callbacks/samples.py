@@ -1,0 +1,91 @@
+"""Something to hear and to look at: one track, every few epochs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+
+from datamodules.musdb import TrackBatch
+from lightning_modules import plots
+
+
+class Samples(Callback):
+    """Audio and spectrograms of a track: mixture, references and estimates.
+
+    Pictures go to ``pictures/`` of the run; pictures and audio to Weights & Biases
+    or TensorBoard, whichever logs the run.
+
+    Args:
+        every_n_epochs: How often; the last epoch and every test have them too.
+        seconds: Length of the excerpt, taken from the middle of the track.
+    """
+
+    def __init__(self, every_n_epochs: int = 5, seconds: float = 10.0) -> None:
+        self.every_n_epochs = every_n_epochs
+        self.seconds = seconds
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Show the first track."""
+        if (
+            not isinstance(batch, TrackBatch)
+            or batch_idx > 0
+            or trainer.sanity_checking
+            or not trainer.is_global_zero
+            or not self._due(trainer)
+        ):
+            return
+        rate: int = pl_module.sample_rate  # type: ignore[assignment]
+        sources: list[str] = pl_module.sources  # type: ignore[assignment]
+        wanted = round(self.seconds * rate)
+        start = max(0, (batch.mixture.shape[-1] - wanted) // 2)
+        mixture, references, estimates = (
+            waveform[..., start : start + wanted].detach().float().cpu().numpy()
+            for waveform in (batch.mixture, batch.targets, outputs["estimates"])
+        )
+        split = "test" if trainer.testing else "val"
+        when = f"epoch_{trainer.current_epoch:03d}" if trainer.state.fn == "fit" else split
+        figure = plots.spectrogram_figure(
+            mixture, references, estimates, sources, rate, title=f"{batch.name} ({when})"
+        )
+        plots.save(figure, Path(trainer.default_root_dir) / "pictures" / f"{when}.png")
+        clips = {"mixture": mixture}
+        for number, source in enumerate(sources):
+            clips[f"{source}/reference"] = references[number]
+            clips[f"{source}/estimate"] = estimates[number]
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(f"{split}/spectrograms", [figure])
+                for name, clip in clips.items():
+                    logger.log_audio(f"{split}/audio/{name}", [_playable(clip)], sample_rate=[rate])
+            elif isinstance(logger, TensorBoardLogger):
+                step = trainer.global_step
+                logger.experiment.add_figure(f"{split}/spectrograms", figure, step)
+                for name, clip in clips.items():
+                    # TensorBoard plays one channel only.
+                    mono = _playable(clip).mean(1)
+                    logger.experiment.add_audio(f"{split}/audio/{name}", mono, step, rate)
+
+    on_test_batch_end = on_validation_batch_end
+
+    def _due(self, trainer: Trainer) -> bool:
+        if trainer.state.fn != "fit":
+            return True
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        return last or trainer.current_epoch % self.every_n_epochs == 0
+
+
+def _playable(clip: np.ndarray) -> np.ndarray:
+    """A waveform (C, T) as (T, C), within [-1, 1] as players want it."""
+    return np.clip(clip.T, -1.0, 1.0)

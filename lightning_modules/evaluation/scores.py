@@ -1,0 +1,443 @@
+"""Scores of tracks: computed, kept as museval's JSON, aggregated, and shown as a table.
+
+All figures are in dB. SDR, ISR, SIR and SAR are BSS Eval v4 over frames of one second; a track's
+figure is the median over its frames, a data set's figure the median over its tracks (the rule of
+SiSEC 2018). uSDR is the whole-track SDR of the Music Demixing challenges, averaged over tracks.
+A figure that does not exist is NaN, and the reason stands in the notes.
+
+Needs NumPy alone: tools that only read and show scores start at once.
+"""
+
+import json
+import math
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_modules.evaluation.bss_eval import bss_eval
+
+METRICS = ("SDR", "ISR", "SIR", "SAR")
+_SOURCE_ORDER = ("vocals", "drums", "bass", "other")
+
+
+@dataclass
+class TrackScores:
+    """Scores of one track.
+
+    Attributes:
+        name: The track's name; its score file is called `<name>.json`.
+        frames: Source -> metric -> dB in each frame, shape (frames,). NaN where museval has none.
+        usdr: Source -> whole-track SDR, dB.
+        window_seconds: Length of a frame.
+        hop_seconds: Distance between the starts of two frames.
+        notes: Why a source has no figures, one line a reason.
+    """
+
+    name: str
+    frames: dict[str, dict[str, NDArray[np.float64]]]
+    usdr: dict[str, float]
+    window_seconds: float = 1.0
+    hop_seconds: float = 1.0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def frame_count(self) -> int:
+        """Number of frames of the longest source, skipped ones included."""
+        return max((len(metrics["SDR"]) for metrics in self.frames.values()), default=0)
+
+    @property
+    def medians(self) -> dict[str, dict[str, float]]:
+        """Source -> metric -> median over frames, dB; NaN if no frame has a figure.
+
+        Frames that are not finite are left out. museval writes infinity (SDR of a perfect
+        estimate, SIR of a lone source) as NaN, so that its own aggregates leave it out too.
+        """
+        return {
+            source: {metric: _finite_median(metrics[metric]) for metric in METRICS}
+            for source, metrics in self.frames.items()
+        }
+
+    @property
+    def skipped_frames(self) -> dict[str, int]:
+        """Source -> number of frames whose SDR is not finite, so that they do not count."""
+        return {
+            source: int(np.count_nonzero(~np.isfinite(metrics["SDR"])))
+            for source, metrics in self.frames.items()
+        }
+
+
+@dataclass
+class Summary:
+    """Scores of many tracks.
+
+    Attributes:
+        figures: Source -> metric (`METRICS` and "uSDR") -> dB.
+        tracks: Number of tracks.
+        frames: Number of frames of all tracks, skipped ones included.
+        skipped_frames: Source -> number of frames that did not count.
+        notes: Reason -> names of the tracks it holds for.
+    """
+
+    figures: dict[str, dict[str, float]]
+    tracks: int
+    frames: int
+    skipped_frames: dict[str, int]
+    notes: dict[str, list[str]]
+
+    def mean(self, metric: str) -> float:
+        """Average a metric over the sources that have it.
+
+        Args:
+            metric: One of `METRICS`, or "uSDR".
+
+        Returns:
+            The mean over sources, dB; NaN if no source has the metric.
+        """
+        return _finite_mean([figures[metric] for figures in self.figures.values()])
+
+    def as_metrics(self) -> dict[str, float]:
+        """Name the figures as they are logged: `sdr/vocals`, ..., and `sdr` for the mean.
+
+        Returns:
+            Figures in dB under names that want only a split in front (`val/`). Names do not
+            depend on the figures: one that does not exist is NaN, so no monitored name vanishes.
+        """
+        named = {}
+        for metric in (*METRICS, "uSDR"):
+            named[metric.lower()] = self.mean(metric)
+            for source, figures in self.figures.items():
+                named[f"{metric.lower()}/{source}"] = figures[metric]
+        return named
+
+
+def score_track(
+    name: str,
+    references: NDArray[np.floating],
+    estimates: NDArray[np.floating],
+    sample_rate: int,
+    sources: Sequence[str],
+    usdr_only: bool = False,
+) -> TrackScores:
+    """Score the estimates of one track.
+
+    museval refuses a whole track when one reference or one estimate is silent throughout. Here
+    that source alone goes without figures, and a note says why. A silent reference is left out of
+    the evaluation. A silent estimate is replaced by its reference while the others are scored, so
+    that it moves none of their figures. A source that is scored with other companions has
+    slightly other figures: what leaks in from a source that is left out counts against SAR
+    rather than SIR, so compare only scores over the same `sources`. A lone source has an infinite
+    SIR, which counts as none.
+
+    Args:
+        name: The track's name.
+        references: True sources, nominally in [-1, 1], shape (S, C, T).
+        estimates: Estimates in the same order, shape (S, C, T).
+        sample_rate: Samples per second; a frame is one second, a shorter track is one frame.
+        sources: Names of the sources, length S.
+        usdr_only: Leave BSS Eval out (all frames NaN), for machines on which it cannot run.
+
+    Returns:
+        The track's scores.
+
+    Raises:
+        ScorerUnavailableError: BSS Eval is wanted and cannot run on this machine.
+        ValueError: Shapes and sources do not agree.
+    """
+    references = np.asarray(references, dtype=np.float64)
+    estimates = np.asarray(estimates, dtype=np.float64)
+    if references.ndim != 3 or references.shape != estimates.shape:
+        raise ValueError(
+            f"{name}: references have shape {references.shape}, estimates {estimates.shape}; "
+            "expected both as (sources, channels, samples): cut or resample the estimates to fit"
+        )
+    if len(references) != len(sources):
+        raise ValueError(
+            f"{name}: {len(references)} references for {len(sources)} sources "
+            f"({', '.join(sources)}): expected one each"
+        )
+
+    notes: list[str] = []
+    kept: list[int] = []  # sources that take part as references
+    scored: list[int] = []  # those among them that get figures
+    for index, source in enumerate(sources):
+        if fault := _fault(references[index]):
+            notes.append(f"{source}: the reference {fault}")
+            continue
+        kept.append(index)
+        if fault := _fault(estimates[index]):
+            notes.append(f"{source}: the estimate {fault}")
+        else:
+            scored.append(index)
+
+    frame_count = max(1, references.shape[-1] // sample_rate)
+    figures = np.full((len(METRICS), len(sources), frame_count), np.nan)
+    if usdr_only:
+        notes.append("BSS Eval was not run, uSDR alone")
+    elif scored:
+        stand_ins = estimates[kept]
+        for row, index in enumerate(kept):
+            if index not in scored:
+                stand_ins[row] = references[index]
+        results = bss_eval(
+            references[kept].transpose(0, 2, 1),
+            stand_ins.transpose(0, 2, 1),
+            window=sample_rate,
+            hop=sample_rate,
+        )
+        rows = [kept.index(index) for index in scored]
+        figures[:, scored] = np.stack(results[:4])[:, rows]
+
+    return TrackScores(
+        name=name,
+        frames={
+            source: dict(zip(METRICS, figures[:, index], strict=True))
+            for index, source in enumerate(sources)
+        },
+        usdr=dict(zip(sources, usdr(references, estimates).tolist(), strict=True)),
+        notes=notes,
+    )
+
+
+def usdr(references: NDArray[np.floating], estimates: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Compute the whole-track SDR of the Music Demixing challenges.
+
+        10 log10((sum s^2 + d) / (sum (s - e)^2 + d)),  d = 1e-7
+
+    with sums over channels and samples: Mitsufuji et al. 2021, "Music Demixing Challenge 2021",
+    section on the metric, and the challenge's starter kit. An all-zero estimate has 0 dB. Unlike
+    there, a reference that is zero throughout gives NaN: its figure (far below zero, or 0 dB for
+    a silent estimate) would tell the energy of the estimate alone and swamp a mean over tracks.
+
+    Args:
+        references: True sources, shape (S, C, T).
+        estimates: Estimates in the same order, shape (S, C, T).
+
+    Returns:
+        SDR in dB, shape (S,); NaN for a silent reference and wherever a sample is not finite.
+    """
+    delta = 1e-7
+    references = np.asarray(references, dtype=np.float64)
+    energy = np.sum(references**2, axis=(1, 2))
+    error = np.sum((references - estimates) ** 2, axis=(1, 2))
+    defined = (energy > 0) & np.isfinite(energy) & np.isfinite(error)
+    ratio = np.full(len(energy), np.nan)
+    np.divide(energy + delta, error + delta, out=ratio, where=defined)
+    decibels: NDArray[np.float64] = 10 * np.log10(ratio)
+    return decibels
+
+
+def write_scores(scores: TrackScores, path: str | Path) -> None:
+    """Write one track's scores in museval's JSON schema, in one stroke.
+
+    Frames are written as museval writes them: five decimals, NaN bare, infinity as NaN. The keys
+    `usdr` and `notes` are ours; museval's schema and readers pass over them. museval's stores
+    look for files below `<method>/test/` and take the track's name from the file's.
+
+    Args:
+        scores: The track's scores.
+        path: The file; its folder is made, an older file is replaced.
+    """
+    targets = []
+    for source, metrics in scores.frames.items():
+        frames = [
+            {
+                "time": index * scores.hop_seconds,
+                "duration": scores.window_seconds,
+                "metrics": {metric: _as_museval(metrics[metric][index]) for metric in METRICS},
+            }
+            for index in range(len(metrics["SDR"]))
+        ]
+        targets.append({"name": source, "frames": frames})
+    content = {"targets": targets, "usdr": scores.usdr, "notes": scores.notes}
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # a run that is killed while writing must not leave half a file under the real name
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def read_scores(path: str | Path) -> TrackScores:
+    """Read one track's scores from museval's JSON, ours or anyone's.
+
+    Args:
+        path: The file; the track is called as the file is.
+
+    Returns:
+        The scores; `usdr` and `notes` are empty if the file was written by museval.
+
+    Raises:
+        ValueError: The file is not a museval score file, or only half of one.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        frames = {
+            target["name"]: {
+                metric: np.array(
+                    [frame["metrics"][metric] for frame in target["frames"]], dtype=np.float64
+                )
+                for metric in METRICS
+            }
+            for target in content["targets"]
+        }
+        times = [
+            (frame["time"], frame["duration"])
+            for target in content["targets"][:1]
+            for frame in target["frames"][:2]
+        ]
+        window_seconds = float(times[0][1]) if times else 1.0
+        hop_seconds = float(times[1][0] - times[0][0]) if len(times) > 1 else window_seconds
+        own = {source: float(value) for source, value in content.get("usdr", {}).items()}
+        notes = [str(note) for note in content.get("notes", [])]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: expected a museval score file, found {type(error).__name__}: {error}; "
+            "delete it and score the track again"
+        ) from error
+    return TrackScores(path.stem, frames, own, window_seconds, hop_seconds, notes)
+
+
+def aggregate(tracks: Sequence[TrackScores]) -> Summary:
+    """Aggregate the scores of a data set.
+
+    SDR, ISR, SIR and SAR: median over frames, then median over the tracks that have a figure.
+    uSDR: mean over the tracks that have one. Counts and notes cover all tracks.
+
+    Args:
+        tracks: Scores of the tracks. Of two with one name the last counts: a distributed sampler
+            repeats tracks to give all ranks equally many.
+
+    Returns:
+        The summary, sources in the order vocals, drums, bass, other, then any others.
+    """
+    unique = list({track.name: track for track in tracks}.values())
+    found = list(dict.fromkeys(source for track in unique for source in track.frames))
+    known = [source for source in _SOURCE_ORDER if source in found]
+    sources = known + [source for source in found if source not in known]
+
+    medians = [track.medians for track in unique]
+    figures: dict[str, dict[str, float]] = {}
+    for source in sources:
+        figures[source] = {
+            metric: _finite_median([track[source][metric] for track in medians if source in track])
+            for metric in METRICS
+        }
+        figures[source]["uSDR"] = _finite_mean(
+            [track.usdr[source] for track in unique if source in track.usdr]
+        )
+
+    notes: dict[str, list[str]] = {}
+    for track in unique:
+        for note in track.notes:
+            notes.setdefault(note, []).append(track.name)
+    return Summary(
+        figures=figures,
+        tracks=len(unique),
+        frames=sum(track.frame_count for track in unique),
+        skipped_frames={
+            source: sum(track.skipped_frames.get(source, 0) for track in unique)
+            for source in sources
+        },
+        notes=notes,
+    )
+
+
+def score_table(summary: Summary, baseline: Summary | None = None, title: str = "Scores") -> str:
+    """Show a summary as a plain-text table.
+
+    Args:
+        summary: Scores of a model.
+        baseline: Scores of the mixture as estimate of every source, over the same tracks.
+        title: First line of the table.
+
+    Returns:
+        The table, at most 100 columns wide; '-' where there is no figure.
+    """
+    columns = [*METRICS, "uSDR"]
+    if baseline:
+        columns = [*METRICS, "mix SDR", "+SDR", "uSDR", "mix uSDR", "+uSDR"]
+    widths = [max(len(column), 6) + 2 for column in columns]
+    first = max(8, *map(len, summary.figures), 0)
+
+    mixture = baseline.figures if baseline else {}
+    rows = {source: dict(figures) for source, figures in summary.figures.items()}
+    for source, row in rows.items():
+        for metric in ("SDR", "uSDR"):
+            row[f"mix {metric}"] = mixture.get(source, {}).get(metric, math.nan)
+            row[f"+{metric}"] = row[metric] - row[f"mix {metric}"]
+    rows["mean"] = {
+        column: _finite_mean([row[column] for row in rows.values()]) for column in columns
+    }
+    rule = "─" * (first + sum(widths))
+
+    def line(label: str, cells: list[str]) -> str:
+        return label.ljust(first) + "".join(map(str.rjust, cells, widths))
+
+    body = [
+        line(label, [_cell(column, row[column]) for column in columns])
+        for label, row in rows.items()
+    ]
+    notes = _footnotes(summary, baseline is not None)
+    return "\n".join(
+        [title, rule, line("", columns), rule, *body[:-1], rule, body[-1], rule, *notes]
+    )
+
+
+def _cell(column: str, value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:+.2f}" if column.startswith("+") else f"{value:.2f}"
+
+
+def _footnotes(summary: Summary, compared: bool) -> list[str]:
+    """Say below a table how its figures came about, and what is not in them."""
+    lines = [
+        f"{summary.tracks} track{'s' * (summary.tracks != 1)}; dB; "
+        "median over tracks of the median over 1 s frames, uSDR: mean over tracks"
+    ]
+    if compared:
+        lines.append("mix: the mixture taken as estimate; +: difference of the two figures shown")
+    if any(summary.skipped_frames.values()):
+        counts = ", ".join(f"{source} {n}" for source, n in summary.skipped_frames.items())
+        if len(set(summary.skipped_frames.values())) == 1:
+            counts = f"{next(iter(summary.skipped_frames.values()))} for each source"
+        lines.append(
+            f"skipped, of {summary.frames} frames: {counts} "
+            "(any source or estimate silent, or as noted)"
+        )
+    for note, names in summary.notes.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(f"note: {note} ({', '.join(names[:3])}{more})")
+    return [textwrap.fill(line, 100, subsequent_indent="  ") for line in lines]
+
+
+def _fault(signal: NDArray[np.float64]) -> str | None:
+    """Say why a signal of shape (C, T) cannot be scored, if it cannot."""
+    if not np.isfinite(signal).all():
+        return "has NaN or infinite samples"
+    # museval's rule: silent is a channel sum of zero, so that left = -right is silent too
+    if not signal.sum(axis=0).any():
+        return "is silent over the whole track"
+    return None
+
+
+def _as_museval(value: np.float64) -> float:
+    return round(float(value), 5) if np.isfinite(value) else math.nan
+
+
+def _finite_median(values: Sequence[float] | NDArray[np.float64]) -> float:
+    finite = np.asarray(values, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    return float(np.median(finite)) if finite.size else math.nan
+
+
+def _finite_mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan

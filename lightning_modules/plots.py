@@ -1,0 +1,320 @@
+"""Every picture the project draws: spectrograms, waveforms, box plots of scores.
+
+Figures are built as `matplotlib.figure.Figure` objects, never through pyplot, whose global state
+is neither safe in threads nor content without a display.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from lightning_modules.evaluation.scores import METRICS, TrackScores, aggregate
+
+_Signal = NDArray[np.floating]
+
+_DPI = 100  # a figure 12 inches wide is 1200 pixels wide
+_DYNAMIC_RANGE_DB = 80.0
+_LOWEST_HZ, _HIGHEST_HZ = 30.0, 16_000.0
+_BANDS = 240
+_FREQUENCY_TICKS_HZ = {50: "50", 200: "200", 1000: "1k", 5000: "5k", 15000: "15k"}
+_MIXTURE_COLOUR, _REFERENCE_FACE, _ESTIMATE_COLOUR = "0.84", "#6f9fd8", "#d1530f"
+_MODEL_FACE, _MODEL_EDGE, _BASELINE_EDGE = "#a9c4e6", "#2f5f9f", "0.55"
+_DOT: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linestyle": "", "color": "0.25"}
+
+
+def spectrogram_figure(
+    mixture: _Signal,
+    references: _Signal,
+    estimates: _Signal,
+    sources: Sequence[str],
+    sample_rate: int,
+    title: str,
+) -> Figure:
+    """Draw spectrograms: the mixture on top, then each source's reference beside its estimate.
+
+    Level is in dB below the mixture's loudest point, the same scale everywhere; frequency is
+    logarithmic, as music is.
+
+    Args:
+        mixture: Waveform, nominally in [-1, 1], shape (C, T).
+        references: True sources, shape (S, C, T).
+        estimates: Estimates, shape (S, C, T).
+        sources: Names of the sources, length S.
+        sample_rate: Samples per second.
+        title: Title of the figure.
+
+    Returns:
+        The figure, 1200 pixels wide.
+    """
+    rows = len(sources) + 1
+    figure = Figure(figsize=(12, 0.8 + 1.75 * rows), dpi=_DPI, layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    grid = figure.add_gridspec(rows, 2)
+
+    mixture_power = _band_power(mixture, sample_rate, columns=1000)
+    loudest = max(float(mixture_power.max()), 1e-12)
+    panels = [figure.add_subplot(grid[0, :])]
+    _draw_spectrogram(panels[0], mixture_power, loudest, mixture.shape[-1] / sample_rate)
+    panels[0].set_title("mixture", fontsize=10)
+    for row, source in enumerate(sources):
+        pair = (("reference", references[row]), ("estimate", estimates[row]))
+        for column, (kind, signal) in enumerate(pair):
+            axes = figure.add_subplot(grid[row + 1, column])
+            power = _band_power(signal, sample_rate, columns=500)
+            _draw_spectrogram(axes, power, loudest, signal.shape[-1] / sample_rate)
+            axes.set_title(f"{source}: {kind}", fontsize=10)
+            axes.tick_params(labelleft=column == 0, labelbottom=row == len(sources) - 1)
+            panels.append(axes)
+    for axes in panels[-2:]:
+        axes.set_xlabel("time (s)")
+    figure.supylabel("frequency (Hz)", fontsize=10)
+    figure.colorbar(
+        panels[0].images[0],
+        ax=panels,
+        label="dB re the mixture's maximum",
+        aspect=50,
+        pad=0.01,
+    )
+    return figure
+
+
+def waveform_figure(
+    mixture: _Signal,
+    references: _Signal,
+    estimates: _Signal,
+    sources: Sequence[str],
+    sample_rate: int,
+    title: str,
+) -> Figure:
+    """Draw waveforms: for each source its estimate, over its reference, over the mixture.
+
+    Args:
+        mixture: Waveform, nominally in [-1, 1], shape (C, T).
+        references: True sources, shape (S, C, T).
+        estimates: Estimates, shape (S, C, T).
+        sources: Names of the sources, length S.
+        sample_rate: Samples per second.
+        title: Title of the figure.
+
+    Returns:
+        The figure, 1200 pixels wide.
+    """
+    figure = Figure(figsize=(12, 1.0 + 1.6 * len(sources)), dpi=_DPI, layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    panels = figure.subplots(len(sources), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for row, (axes, source) in enumerate(zip(panels, sources, strict=True)):
+        filled = (
+            (mixture, _MIXTURE_COLOUR, "mixture"),
+            (references[row], _REFERENCE_FACE, "reference"),
+        )
+        for signal, colour, label in filled:
+            seconds, lowest, highest = _envelope(signal, sample_rate)
+            axes.fill_between(seconds, lowest, highest, color=colour, linewidth=0, label=label)
+        # an outline, as a third fill would hide the reference or blend with it
+        seconds, lowest, highest = _envelope(estimates[row], sample_rate)
+        axes.plot(seconds, lowest, color=_ESTIMATE_COLOUR, linewidth=0.8, label="estimate")
+        axes.plot(seconds, highest, color=_ESTIMATE_COLOUR, linewidth=0.8)
+        axes.set_ylabel(source)
+        axes.margins(x=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("time (s)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def score_boxplot(
+    tracks: Sequence[TrackScores], baseline_tracks: Sequence[TrackScores], title: str
+) -> Figure:
+    """Draw the spread of scores over tracks: for each metric a box a source.
+
+    A track's score is the median over its frames. Boxes reach from the lower to the upper
+    quartile, whiskers to the farthest track within 1.5 times that distance; a dot is a track.
+
+    Args:
+        tracks: Scores of a model.
+        baseline_tracks: Scores of the mixture as estimate, drawn in grey behind; may be empty.
+        title: Title of the figure.
+
+    Returns:
+        The figure, 1200 pixels wide.
+    """
+    sources = list(aggregate(tracks).figures)
+    medians = [track.medians for track in tracks]
+    baseline_medians = [track.medians for track in baseline_tracks]
+    figure = Figure(figsize=(12, 4.5), dpi=_DPI, layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    for axes, metric in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
+        for position, source in enumerate(sources):
+            behind = _track_values(baseline_medians, source, metric)
+            _draw_box(axes, behind, position, 0.8, _MIXTURE_COLOUR, _BASELINE_EDGE)
+            values = _track_values(medians, source, metric)
+            _draw_box(axes, values, position, 0.45, _MODEL_FACE, _MODEL_EDGE)
+        # boxes and whiskers set the axis, or one failed track would squeeze all the others
+        limits = axes.get_ylim()
+        for position, source in enumerate(sources):
+            _draw_dots(axes, _track_values(medians, source, metric), position, limits)
+        axes.set_ylim(limits)
+        axes.set_title(metric)
+        axes.set_xticks(range(len(sources)), sources)
+        axes.grid(axis="y", color="0.9")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("median over frames (dB)")
+    handles: list[Artist] = [
+        Patch(facecolor=_MODEL_FACE, edgecolor=_MODEL_EDGE, label="model"),
+        Line2D([], [], label="a track", **_DOT),
+        Line2D([], [], label="a track beyond the axis", **_DOT | {"markerfacecolor": "white"}),
+    ]
+    if baseline_tracks:
+        handles.insert(
+            1,
+            Patch(facecolor=_MIXTURE_COLOUR, edgecolor=_BASELINE_EDGE, label="mixture as estimate"),
+        )
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as a PNG, in one stroke.
+
+    Args:
+        figure: The figure.
+        path: The file; its folder is made, an older file is replaced.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    figure.savefig(unfinished, format="png", dpi=_DPI)
+    unfinished.replace(path)
+
+
+def _band_power(signal: _Signal, sample_rate: int, columns: int) -> NDArray[np.float64]:
+    """Compute power in logarithmic bands at so many moments as a picture can show.
+
+    Args:
+        signal: Waveform, shape (C, T).
+        sample_rate: Samples per second.
+        columns: Number of moments, at most; frames of a long signal do not overlap.
+
+    Returns:
+        Power summed over channels, shape (bands, moments), lowest band first.
+    """
+    n_fft = 2 ** round(math.log2(0.09 * sample_rate))  # 93 ms at 44.1 kHz
+    samples = signal.shape[-1]
+    padded = np.pad(np.asarray(signal, dtype=np.float32), [(0, 0), (n_fft // 2, n_fft // 2)])
+    # the middle of column k is at (k + 1/2) / columns of the signal's length
+    columns = max(1, min(columns, 8 * samples // n_fft))
+    starts = ((np.arange(columns) + 0.5) * samples / columns).astype(int)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=-1)[:, starts]
+    spectrum = np.fft.rfft(windows * np.hanning(n_fft).astype(np.float32), axis=-1)
+    power = (np.abs(spectrum) ** 2).sum(axis=0)
+    bands: NDArray[np.float64] = _band_weights(n_fft, sample_rate) @ power.T
+    return bands
+
+
+def _band_weights(n_fft: int, sample_rate: int) -> NDArray[np.float64]:
+    """Compute triangles that take FFT bins to logarithmic bands, shape (bands, bins).
+
+    A triangle is as wide as its band or two bins, whichever is wider: low bands, narrower than a
+    bin, interpolate between bins; high bands average over many.
+    """
+    bins_hz = np.fft.rfftfreq(n_fft, 1 / sample_rate)
+    centres_hz = np.geomspace(_LOWEST_HZ, _HIGHEST_HZ, _BANDS)[:, None]
+    half_widths_hz = np.maximum(
+        centres_hz * math.log(_HIGHEST_HZ / _LOWEST_HZ) / _BANDS, sample_rate / n_fft
+    )
+    weights = np.maximum(0, 1 - np.abs(bins_hz - centres_hz) / half_widths_hz)
+    # a band above half the sample rate has no bins; it stays empty
+    normalised: NDArray[np.float64] = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
+    return normalised
+
+
+def _draw_spectrogram(
+    axes: Axes, power: NDArray[np.float64], loudest: float, seconds: float
+) -> None:
+    """Draw band power (bands, moments) in dB relative to `loudest`, on named axes."""
+    decibels = 10 * np.log10(np.maximum(power / loudest, 1e-12))
+    axes.imshow(
+        decibels,
+        origin="lower",
+        aspect="auto",
+        extent=(0, seconds, 0, 1),
+        cmap="magma",
+        vmin=-_DYNAMIC_RANGE_DB,
+        vmax=0,
+    )
+    span = math.log(_HIGHEST_HZ / _LOWEST_HZ)
+    axes.set_yticks(
+        [math.log(hertz / _LOWEST_HZ) / span for hertz in _FREQUENCY_TICKS_HZ],
+        list(_FREQUENCY_TICKS_HZ.values()),
+    )
+    axes.tick_params(labelsize=9)
+
+
+def _envelope(signal: _Signal, sample_rate: int) -> tuple[NDArray[np.float64], _Signal, _Signal]:
+    """Find the lowest and highest sample of any channel in each of at most 600 stretches.
+
+    Returns:
+        Start of each stretch in seconds, lowest samples, highest samples.
+    """
+    starts = np.unique(np.linspace(0, signal.shape[-1], 600, endpoint=False).astype(int))
+    lowest = np.minimum.reduceat(signal.min(axis=0), starts)
+    highest = np.maximum.reduceat(signal.max(axis=0), starts)
+    return starts / sample_rate, lowest, highest
+
+
+def _track_values(
+    medians: Sequence[dict[str, dict[str, float]]], source: str, metric: str
+) -> list[float]:
+    """Collect the figures of the tracks that have one."""
+    values = [track[source][metric] for track in medians if source in track]
+    return [value for value in values if math.isfinite(value)]
+
+
+def _draw_box(
+    axes: Axes, values: list[float], position: int, width: float, face: str, edge: str
+) -> None:
+    """Draw one box, or nothing where there are no values."""
+    if not values:
+        return
+    line = {"color": edge}
+    axes.boxplot(
+        [values],
+        positions=[position],
+        widths=width,
+        patch_artist=True,
+        showfliers=False,
+        manage_ticks=False,
+        boxprops={"facecolor": face, "edgecolor": edge},
+        medianprops={"color": edge, "linewidth": 2},
+        whiskerprops=line,
+        capprops=line,
+    )
+
+
+def _draw_dots(axes: Axes, values: list[float], position: int, limits: tuple[float, float]) -> None:
+    """Draw a dot for each value; one beyond the limits is hollow and sits on the limit."""
+    heights = np.clip(values, *limits)
+    beyond = heights != values
+    # spread sideways, the same way in every picture
+    places = position + (np.linspace(-0.13, 0.13, len(values)) if len(values) > 1 else np.zeros(1))
+    for chosen, face in ((~beyond, _DOT["color"]), (beyond, "white")):
+        if chosen.any():  # the extent of an unclipped line without points is infinite
+            axes.plot(
+                places[chosen],
+                heights[chosen],
+                clip_on=False,
+                zorder=4,
+                **_DOT | {"markerfacecolor": face},
+            )

@@ -1,0 +1,282 @@
+"""A run: LightningCLI, the links between its parts, its directory and its logger."""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+import shlex
+import sys
+import uuid
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from datamodules.musdb import MUSDBDataModule, grouping
+from lightning_modules.base import SourceSeparator
+from lightning_modules.callbacks.checkpoints import Interrupted
+from lightning_modules.checkpoint import CheckpointError, check_same_model, read_checkpoint
+
+# Facts that data and model share: written once, with the data.
+_SHARED = ("sample_rate", "audio_channels", "segment_seconds")
+# Ranks that Lightning starts as processes of their own find the directory here.
+_RUN_DIR_VARIABLE = "STEMLAB_RUN_DIR"
+
+
+class SettingError(ValueError):
+    """A setting that parsed but cannot be worked with; the message names it and the remedy."""
+
+
+def run(arguments: list[str], given: Sequence[str]) -> None:
+    """Run a subcommand.
+
+    Args:
+        arguments: Command line with configs resolved.
+        given: Command line as the user typed it, to tell how to go on.
+    """
+    _quiet()
+    # LightningCLI warns about arguments while sys.argv holds others.
+    sys.argv[1:] = arguments
+    try:
+        StemlabCLI(
+            SourceSeparator,
+            MUSDBDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
+            seed_everything_default=0,
+            parser_kwargs={"parser_mode": "omegaconf"},
+        )
+    except Interrupted as interrupted:
+        run_dir = interrupted.checkpoint.parents[1]
+        words = list(given)
+        for name, value in (("--run_dir", str(run_dir)), ("--ckpt_path", "last")):
+            words = _without(words, name) + [name, value]
+        print(
+            f"\nStopped; the state is in {interrupted.checkpoint}\n"
+            f"Go on with: python -m lightning_modules.cli {shlex.join(words)}"
+        )
+        raise
+
+
+def _without(words: list[str], name: str) -> list[str]:
+    """A command line without an option and its value."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+        elif word == name:
+            skip = True
+        elif not word.startswith(f"{name}="):
+            kept.append(word)
+    return kept
+
+
+def _quiet() -> None:
+    """Silence what tells a user nothing that could be acted on."""
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*LeafSpec.*",
+        ".*smaller than the logging interval.*",
+        ".*The dirpath has changed from.*",
+        ".*There is a wandb run already in progress.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: "💡" not in record.getMessage()
+    )
+
+
+class RunConfig(SaveConfigCallback):
+    """Keep the whole config of a training as ``config.yaml`` in the run's directory."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it, and hand it to the logger; a test or a prediction changes nothing."""
+        if stage != "fit":
+            return
+        config = self.config.clone()
+        # How this one start was made, not what the run is.
+        for key in ("config", "ckpt_path", "weights_only"):
+            config.pop(key, None)
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(
+            config, path, skip_none=False, overwrite=True, multifile=False, skip_validation=True
+        )
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"config": config.as_dict()})
+
+
+class StemlabCLI(LightningCLI):
+    """LightningCLI with linked facts, a directory per run and checkpoints by name."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what data and model share, and add the run's directory."""
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Directory of the run; by default runs/ and the config's name",
+        )
+        parser.link_arguments(
+            "data.init_args.sources",
+            "model.init_args.sources",
+            compute_fn=lambda sources: list(grouping(sources)),
+        )
+        for name in _SHARED:
+            parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the config alone: the checkpoint is held against it, not merged into it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run's directory, its checkpoint and its logger."""
+        config = self.config[self.subcommand]
+        config.weights_only = True
+        run_dir = self._run_dir(config)
+        config.run_dir = str(run_dir)
+        config.trainer.default_root_dir = str(run_dir)
+        config.ckpt_path = _checkpoint_path(str(self.subcommand), config.ckpt_path, run_dir)
+        self.checkpoint = read_checkpoint(config.ckpt_path) if config.ckpt_path else None
+        _prepare_loggers(config.trainer, run_dir)
+        if self.subcommand == "predict":
+            # Estimates are written as they come; kept in memory they would fill it.
+            config.return_predictions = False
+
+    def after_instantiate_classes(self) -> None:
+        """Hold the checkpoint against the model before any data is read."""
+        if self.checkpoint is not None:
+            check_same_model(self.checkpoint, self.model)
+            self.checkpoint = None
+
+    def instantiate_classes(self) -> None:
+        """Build model and data; a value that they refuse is the user's to mend."""
+        try:
+            super().instantiate_classes()
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise SettingError(str(error)) from error
+
+    def _run_dir(self, config: Any) -> Path:
+        inherited = os.environ.get(_RUN_DIR_VARIABLE)
+        if inherited:
+            return Path(inherited)
+        going_on = self.subcommand != "fit" or config.ckpt_path is not None
+        if config.run_dir:
+            run_dir = Path(config.run_dir)
+            if not going_on and _holds_a_run(run_dir):
+                raise SettingError(
+                    f"{run_dir} holds a run already; go on with it by --ckpt_path last, or give "
+                    "another --run_dir"
+                )
+        else:
+            run_dir = _named_run_dir(_run_name([str(path) for path in config.config]), going_on)
+        run_dir = run_dir.resolve()
+        os.environ[_RUN_DIR_VARIABLE] = str(run_dir)
+        print(f"Run directory: {run_dir}")
+        return run_dir
+
+
+def _run_name(configs: Sequence[str]) -> str:
+    """Name a run after its configs: variants that extend a name stand for it."""
+    names: list[str] = []
+    for stem in (Path(path).stem for path in configs):
+        if stem == "base":
+            continue
+        if names and stem.startswith(f"{names[-1]}_"):
+            names.pop()
+        names.append(stem)
+    return "+".join(names) or "run"
+
+
+def _holds_a_run(run_dir: Path) -> bool:
+    return any((run_dir / "checkpoints").glob("*.ckpt"))
+
+
+def _named_run_dir(name: str, going_on: bool) -> Path:
+    """The newest run of a name to go on with, or the first free directory for a new one."""
+    candidates = [
+        path
+        for path in Path("runs").glob(f"{name}*")
+        if path.name == name or path.name.removeprefix(f"{name}-").isdigit()
+    ]
+    used = [path for path in candidates if _holds_a_run(path)]
+    if going_on and used:
+        return max(used, key=lambda path: (path / "checkpoints").stat().st_mtime)
+    number = 1
+    while (run_dir := Path("runs") / (name if number == 1 else f"{name}-{number}")) in used:
+        number += 1
+    return run_dir
+
+
+def _checkpoint_path(subcommand: str, given: str | None, run_dir: Path) -> str | None:
+    """The checkpoint file that a name stands for."""
+    if given is None:
+        if subcommand == "fit":
+            return None
+        given = "best"
+    if given not in ("last", "best"):
+        return given
+    folder = run_dir / "checkpoints"
+    # A run that was stopped before its first validation has no best one yet.
+    for name in (f"{given}.ckpt", "last.ckpt"):
+        if (folder / name).is_file():
+            print(f"Checkpoint: {(folder / name).resolve()}")
+            return str((folder / name).resolve())
+    raise CheckpointError(
+        f"{folder}: there is no {given}.ckpt; train first with `fit`, or give --run_dir or "
+        "--ckpt_path of another run"
+    )
+
+
+def _prepare_loggers(trainer: Any, run_dir: Path) -> None:
+    """Send the loggers' files to the run's directory; take W&B offline if nobody is logged in."""
+    loggers = trainer.get("logger")
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        class_path = getattr(logger, "class_path", "")
+        if not class_path:
+            continue
+        if "save_dir" in logger.init_args:
+            logger.init_args.save_dir = str(run_dir)
+        if class_path.endswith("WandbLogger"):
+            _prepare_wandb(logger.init_args, run_dir)
+
+
+def _prepare_wandb(arguments: Any, run_dir: Path) -> None:
+    # One W&B run a directory: a resumed training and a later test go on in it.
+    identity = run_dir / "wandb_run_id"
+    if not identity.is_file():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        identity.write_text(f"{run_dir.name[:40]}-{uuid.uuid4().hex[:8]}\n")
+    arguments.name = arguments.name or run_dir.name
+    os.environ.setdefault("WANDB_RUN_ID", identity.read_text().strip())
+    os.environ.setdefault("WANDB_RESUME", "allow")
+    # W&B's copy of the terminal garbles progress bars and stores each of their states.
+    os.environ.setdefault("WANDB_CONSOLE", "off")
+    if os.environ.get("WANDB_MODE") is None and not arguments.offline and not _logged_in():
+        os.environ["WANDB_MODE"] = "offline"
+        os.environ.setdefault("WANDB_SILENT", "true")
+        print(
+            "Weights & Biases: not logged in (`wandb login`), so the run is logged offline; "
+            f"send it later with: wandb sync {run_dir / 'wandb'}/offline-run-*"
+        )
+
+
+def _logged_in() -> bool:
+    """Whether W&B has a key, without asking for one."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
+    try:
+        return netrc.netrc().authenticators(host.split(":")[0]) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

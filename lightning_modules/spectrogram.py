@@ -1,0 +1,175 @@
+"""What all models of magnitude spectrograms share: STFT, masks, inverse STFT."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_modules.base import SourceSeparator
+
+Mask = Literal["none", "ratio", "binary"]
+Scale = Literal["linear", "db"]
+
+# Magnitude that counts as 0 dB on the decibel scale: 80 dB under a full-scale bin.
+_FLOOR = 1e-4
+
+
+class SpectrogramSeparator(SourceSeparator):
+    """STFT, a network on magnitudes, inverse STFT with the mixture's phase.
+
+    Magnitudes are linear by default. A sum of sources is nearly a sum of their
+    linear magnitudes, and an L1 distance between them weighs a bin by how much
+    of it is heard; in decibels neither holds, but quiet bins get a say, which
+    can help where a source is faint. The decibel scale here is
+    ``20 log10(1 + |X| / floor)``: zero for silence, so that a ReLU output can
+    reach it, and equal to the usual one well above the floor.
+
+    Args:
+        sources: Names of the sources, in the order of the estimates.
+        n_fft: Length of the STFT's Hann window, samples.
+        hop_length: Hop of the STFT, samples.
+        mask: ``none`` takes the network's magnitudes as they are. ``ratio`` gives
+            each source its share of them, ``binary`` gives each bin to the
+            strongest; estimates then add up to the mixture.
+        magnitude_scale: ``linear`` or ``db``: what the network reads and writes.
+        **kwargs: Arguments of ``SourceSeparator``.
+    """
+
+    def __init__(
+        self,
+        sources: list[str],
+        n_fft: int = 2048,
+        hop_length: int = 512,
+        mask: Mask = "none",
+        magnitude_scale: Scale = "linear",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(sources, **kwargs)
+        if mask not in get_args(Mask):
+            raise ValueError(f"mask is {mask!r}: give one of {', '.join(get_args(Mask))}")
+        if magnitude_scale not in get_args(Scale):
+            raise ValueError(f"magnitude_scale is {magnitude_scale!r}: give linear or db")
+        if mask != "none" and len(sources) < 2:
+            raise ValueError(
+                f"mask is {mask!r} with one source, {sources[0]}: its estimate would be the "
+                "mixture; use mask: none, or name a second source that holds the rest"
+            )
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self.mask, self.magnitude_scale = mask, magnitude_scale
+        # Not stored: it follows from n_fft.
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+
+    @abstractmethod
+    def magnitudes(self, mixture: Tensor) -> Tensor:
+        """Estimate the sources' magnitudes.
+
+        Args:
+            mixture: Non-negative magnitudes on the model's scale, shape (B, C, F, N).
+
+        Returns:
+            Non-negative magnitudes on the same scale, shape (B, S, C, F, N).
+        """
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """Separate a mixture.
+
+        Args:
+            mixture: Waveform, nominally in [-1, 1], shape (B, C, T).
+
+        Returns:
+            Estimates, shape (B, S, C, T), ordered as ``self.sources``.
+        """
+        spectrum = self.stft(mixture)
+        estimated = self.magnitudes(self.to_scale(spectrum.abs()))
+        # Masks and phase want full precision, whatever the network ran in.
+        estimates = self.from_scale(estimated.float())
+        if self.mask == "none":
+            # |estimate| with the mixture's phase; torch.sgn is X / |X|, and 0 where X is 0.
+            spectra = estimates * torch.sgn(spectrum)[:, None]
+        else:
+            spectra = masks(estimates, self.mask) * spectrum[:, None]
+        return self.istft(spectra, mixture.shape[-1]).to(mixture.dtype)
+
+    def stft(self, waveform: Tensor) -> Tensor:
+        """Transform waveforms.
+
+        The transform is orthonormal up to the window, frame n is centred on
+        sample n ``hop_length``, and the edges are padded with zeros, so that
+        any length is fine.
+
+        Args:
+            waveform: Waveforms, shape (..., T).
+
+        Returns:
+            Complex spectra, shape (..., F, N), F = n_fft // 2 + 1, N = T // hop_length + 1.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            spectrum = torch.stft(
+                waveform.reshape(-1, waveform.shape[-1]).float(),  # (..., T) -> (n, T)
+                self.n_fft,
+                self.hop_length,
+                window=self.window,
+                center=True,
+                pad_mode="constant",
+                normalized=True,
+                return_complex=True,
+            )
+        return spectrum.reshape(*waveform.shape[:-1], *spectrum.shape[-2:])
+
+    def istft(self, spectra: Tensor, samples: int) -> Tensor:
+        """Transform spectra back.
+
+        Args:
+            spectra: Complex spectra, shape (..., F, N).
+            samples: Length of the waveforms.
+
+        Returns:
+            Waveforms, shape (..., samples).
+        """
+        with torch.autocast(spectra.device.type, enabled=False):
+            waveform = torch.istft(
+                spectra.reshape(-1, *spectra.shape[-2:]),  # (..., F, N) -> (n, F, N)
+                self.n_fft,
+                self.hop_length,
+                window=self.window,
+                center=True,
+                normalized=True,
+                length=samples,
+            )
+        return waveform.reshape(*spectra.shape[:-2], samples)
+
+    def to_scale(self, magnitudes: Tensor) -> Tensor:
+        """Bring linear magnitudes to the scale that the network works on."""
+        if self.magnitude_scale == "linear":
+            return magnitudes
+        return 20 * torch.log10(1 + magnitudes / _FLOOR)
+
+    def from_scale(self, magnitudes: Tensor) -> Tensor:
+        """Bring the network's magnitudes back to the linear scale."""
+        if self.magnitude_scale == "linear":
+            return magnitudes
+        return _FLOOR * (10 ** (magnitudes / 20) - 1)
+
+
+def masks(magnitudes: Tensor, kind: Mask) -> Tensor:
+    """Turn the sources' magnitudes into masks that add up to one.
+
+    Args:
+        magnitudes: Non-negative magnitudes, shape (B, S, ...).
+        kind: ``ratio``, each source's share; or ``binary``, all to the strongest.
+
+    Returns:
+        Masks in [0, 1], same shape. Where all sources are zero, a ratio mask
+        gives them equal shares and a binary one gives the bin to the first.
+    """
+    if kind == "binary":
+        strongest = magnitudes.argmax(1, keepdim=True)
+        return torch.zeros_like(magnitudes).scatter_(1, strongest, 1.0)
+    total = magnitudes.sum(1, keepdim=True)
+    # Shares of numbers too small for full precision would not add up to one.
+    smallest = torch.finfo(total.dtype).tiny
+    shares = magnitudes / total.clamp_min(smallest)
+    return torch.where(total >= smallest, shares, 1 / magnitudes.shape[1])

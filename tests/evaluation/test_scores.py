@@ -1,0 +1,343 @@
+"""Scores of tracks: NaN rules, files that museval reads, aggregates, the table."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import museval
+import numpy as np
+import pytest
+import stempeg
+from museval.aggregate import TrackStore
+from numpy.typing import NDArray
+
+from lightning_modules.evaluation.bss_eval import ScorerUnavailableError
+from lightning_modules.evaluation.scores import (
+    METRICS,
+    TrackScores,
+    aggregate,
+    read_scores,
+    score_table,
+    score_track,
+    usdr,
+    write_scores,
+)
+
+Signals = NDArray[np.float64]
+RATE = 2000  # low, so that museval takes milliseconds
+SOURCES = ("vocals", "drums", "bass")
+
+
+def signals(seconds: float = 3.0, channels: int = 1, seed: int = 0) -> tuple[Signals, Signals]:
+    """References and estimates of three sources, shape (S, C, T)."""
+    generator = np.random.default_rng(seed)
+    references = generator.standard_normal((3, channels, int(seconds * RATE))) / 8
+    noise = generator.standard_normal(references.shape) / 50
+    return references, 0.8 * references + 0.1 * references.sum(axis=0) + noise
+
+
+def museval_figures(references: Signals, estimates: Signals, rate: int = RATE) -> Signals:
+    """SDR, ISR, SIR and SAR from museval, shape (metrics, sources, frames)."""
+    swapped = references.transpose(0, 2, 1), estimates.transpose(0, 2, 1)
+    return np.stack(museval.evaluate(*swapped, win=rate, hop=rate))
+
+
+def figures(scores: TrackScores, *sources: str) -> Signals:
+    return np.stack([[scores.frames[s][metric] for s in sources] for metric in METRICS])
+
+
+def made_up(name: str, **sdr: list[float]) -> TrackScores:
+    frames = {source: dict.fromkeys(METRICS, np.array(values)) for source, values in sdr.items()}
+    return TrackScores(name, frames, dict.fromkeys(sdr, 1.0))
+
+
+# --- one track
+
+
+def test_real_music_is_scored_and_written_as_museval_does(tmp_path: Path) -> None:
+    stems, rate = stempeg.read_stems(stempeg.example_stem_path(), duration=2.5)
+    names = ("vocals", "drums", "bass", "other")
+    # one channel, as museval takes seconds for four stereo sources; 16 bits, as its figures for
+    # unquantised audio are not stable
+    stems = np.round(stems[:, :, :1].transpose(0, 2, 1) * 32768) / 32768
+    references = stems[[4, 1, 2, 3]]
+    estimates = np.round((0.9 * references + 0.1 * stems[0]) * 32768) / 32768
+    expected = museval_figures(references, estimates, rate)
+    scores = score_track("Falcon 69", references, estimates, rate, names)
+    assert scores.notes == []
+    assert scores.frame_count == 2
+    np.testing.assert_allclose(figures(scores, *names), expected, rtol=0, atol=1e-6)
+
+    store = TrackStore("Falcon 69", win=1.0, hop=1.0)
+    for index, source in enumerate(names):
+        store.add_target(source, dict(zip(METRICS, expected[:, index].tolist(), strict=True)))
+    write_scores(scores, tmp_path / "Falcon 69.json")
+    written = json.loads((tmp_path / "Falcon 69.json").read_text())
+    assert written["targets"] == json.loads(store.json)["targets"]
+
+
+def test_silent_reference_leaves_the_others() -> None:
+    references, estimates = signals(channels=2)
+    references[1, 0] = -references[1, 1]  # silent by museval's rule: the channels cancel
+    scores = score_track("x", references, estimates, RATE, SOURCES)
+    expected = museval_figures(references[[0, 2]], estimates[[0, 2]])
+    np.testing.assert_allclose(figures(scores, "vocals", "bass"), expected, rtol=0, atol=1e-6)
+    assert np.isnan(figures(scores, "drums")).all()
+    assert scores.skipped_frames == {"vocals": 0, "drums": 3, "bass": 0}
+    assert scores.notes == ["drums: the reference is silent over the whole track"]
+
+
+@pytest.mark.parametrize(
+    ("value", "note"),
+    [
+        (0.0, "vocals: the estimate is silent over the whole track"),
+        (np.nan, "vocals: the estimate has NaN or infinite samples"),
+        (np.inf, "vocals: the estimate has NaN or infinite samples"),
+    ],
+)
+def test_unusable_estimate_moves_no_other_figure(value: float, note: str) -> None:
+    references, estimates = signals()
+    whole = score_track("x", references, estimates, RATE, SOURCES)
+    estimates[0] = value
+    scores = score_track("x", references, estimates, RATE, SOURCES)
+    assert scores.notes == [note]
+    assert np.isnan(figures(scores, "vocals")).all()
+    others = figures(whole, "drums", "bass")
+    np.testing.assert_allclose(figures(scores, "drums", "bass"), others, rtol=0, atol=1e-6)
+    assert scores.usdr["drums"] == whole.usdr["drums"]
+    assert scores.usdr["vocals"] == (0.0 if value == 0 else pytest.approx(math.nan, nan_ok=True))
+
+
+def test_all_estimates_silent() -> None:
+    references, estimates = signals()
+    scores = score_track("x", references, 0 * estimates, RATE, SOURCES)
+    assert len(scores.notes) == 3
+    assert np.isnan(figures(scores, *SOURCES)).all()
+    assert scores.frame_count == 3
+
+
+def test_half_silent_frames_are_skipped_and_counted() -> None:
+    references, estimates = signals(seconds=4)
+    references[0, :, :RATE] = 0
+    estimates[2, :, -RATE:] = 0
+    scores = score_track("x", references, estimates, RATE, SOURCES)
+    np.testing.assert_allclose(
+        figures(scores, *SOURCES), museval_figures(references, estimates), rtol=0, atol=1e-6
+    )
+    assert scores.skipped_frames == dict.fromkeys(SOURCES, 2)
+    assert scores.medians["drums"]["SDR"] == pytest.approx(
+        scores.frames["drums"]["SDR"][1:3].mean()
+    )
+    assert scores.notes == []
+
+
+@pytest.mark.parametrize(("seconds", "frames"), [(0.4, 1), (1.0, 1), (1.9, 1), (2.0, 2)])
+def test_short_tracks(seconds: float, frames: int) -> None:
+    references, estimates = signals(seconds)
+    scores = score_track("x", references, estimates, RATE, SOURCES)
+    assert scores.frame_count == frames
+    expected = museval_figures(references, estimates)
+    np.testing.assert_allclose(figures(scores, *SOURCES), expected, rtol=0, atol=1e-6)
+    silent = score_track("x", 0 * references, estimates, RATE, SOURCES)
+    assert silent.frame_count == frames
+
+
+def test_lone_source_has_no_sir() -> None:
+    references, estimates = signals()
+    scores = score_track("x", references[:1], estimates[:1], RATE, ["vocals"])
+    assert np.isposinf(scores.frames["vocals"]["SIR"]).all()
+    assert math.isnan(scores.medians["vocals"]["SIR"])
+    assert math.isfinite(scores.medians["vocals"]["SDR"])
+
+
+def test_unlike_shapes_are_named() -> None:
+    references, estimates = signals()
+    with pytest.raises(ValueError, match=r"My Song: .*\(3, 1, 6000\).*\(3, 1, 5999\)"):
+        score_track("My Song", references, estimates[..., :-1], RATE, SOURCES)
+    with pytest.raises(ValueError, match=r"My Song: 3 references for 2 sources \(vocals, drums\)"):
+        score_track("My Song", references, estimates, RATE, SOURCES[:2])
+
+
+def test_usdr_alone_without_ffmpeg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    references, estimates = signals()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ScorerUnavailableError):
+        score_track("x", references, estimates, RATE, SOURCES)
+    scores = score_track("x", references, estimates, RATE, SOURCES, usdr_only=True)
+    assert np.isnan(figures(scores, *SOURCES)).all()
+    assert scores.frame_count == 3
+    assert list(scores.usdr.values()) == usdr(references, estimates).tolist()
+    table = score_table(aggregate([scores]))
+    assert "BSS Eval was not run" in table
+
+
+# --- whole-track SDR
+
+
+def test_usdr_is_the_challenges_formula() -> None:
+    references, estimates = signals(channels=2)
+    for source in range(3):
+        energy = (references[source] ** 2).sum() + 1e-7
+        error = ((references[source] - estimates[source]) ** 2).sum() + 1e-7
+        expected = 10 * math.log10(energy / error)
+        assert usdr(references, estimates)[source] == pytest.approx(expected, abs=1e-9)
+
+
+def test_usdr_of_silence() -> None:
+    references, estimates = signals()
+    assert usdr(references, 0 * estimates).tolist() == [0, 0, 0]
+    exact = usdr(references[:1], references[:1])
+    assert exact == pytest.approx(10 * math.log10((references[0] ** 2).sum() / 1e-7 + 1))
+    references[1] = 0
+    assert np.isnan(usdr(references, estimates)).tolist() == [False, True, False]
+    assert np.isnan(usdr(references, 0 * estimates)).tolist() == [False, True, False]
+
+
+# --- files
+
+
+def test_files_round_trip(tmp_path: Path) -> None:
+    references, estimates = signals()
+    references[1] = 0
+    estimates[0] = references[0]  # perfect: museval's SDR is infinite
+    scores = score_track("a. b", references, estimates, RATE, SOURCES)
+    assert np.isposinf(scores.frames["vocals"]["SDR"]).any()
+    path = tmp_path / "test" / "a. b.json"
+    write_scores(scores, path)
+    assert [file.name for file in path.parent.iterdir()] == ["a. b.json"]
+    assert "Infinity" not in path.read_text()
+
+    back = read_scores(path)
+    assert (back.name, back.window_seconds, back.hop_seconds) == ("a. b", 1.0, 1.0)
+    assert back.notes == scores.notes
+    assert back.usdr == pytest.approx(scores.usdr, nan_ok=True)
+    found = figures(back, *SOURCES)
+    expected = figures(scores, *SOURCES)
+    np.testing.assert_allclose(found, np.where(np.isinf(expected), np.nan, expected), atol=5.1e-6)
+    # infinity does not count in memory either, so a file tells nothing else than its writer
+    for source in SOURCES:
+        expected_medians = pytest.approx(scores.medians[source], abs=1e-5, nan_ok=True)
+        assert back.medians[source] == expected_medians
+    assert scores.skipped_frames == back.skipped_frames
+
+
+def test_museval_reads_our_files_and_agrees(tmp_path: Path) -> None:
+    references, estimates = signals()
+    perfect = estimates.copy()
+    perfect[2] = references[2]
+    tracks = [
+        score_track("one", references, estimates, RATE, SOURCES),
+        score_track("two", *signals(seconds=4, seed=1), RATE, SOURCES),
+        score_track("perfect bass", references, perfect, RATE, SOURCES),
+        score_track("silent drums", references, estimates * [[[1]], [[0]], [[1]]], RATE, SOURCES),
+        score_track("not run", references, estimates, RATE, SOURCES, usdr_only=True),
+    ]
+    for track in tracks:
+        path = tmp_path / "mine" / "test" / f"{track.name}.json"
+        write_scores(track, path)
+        store = TrackStore(track.name)
+        store.scores = json.loads(path.read_text())
+        store.validate()  # against museval's JSON schema
+
+    evaluation = museval.EvalStore()
+    evaluation.add_eval_dir(tmp_path / "mine")
+    methods = museval.MethodStore()
+    methods.add_eval_dir(tmp_path / "mine")
+    summary = aggregate(tracks)
+    for source in SOURCES:
+        for metric in METRICS:
+            ours = summary.figures[source][metric]
+            theirs = evaluation.agg_frames_tracks_scores()[source, metric]
+            assert ours == pytest.approx(theirs, abs=1e-5), (source, metric)
+            theirs = methods.agg_frames_tracks_scores()["mine", source, metric]
+            assert ours == pytest.approx(theirs, abs=1e-5), (source, metric)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"targets": [{"name": "voc', "[]", '{"other": 1}', '{"targets": [{"name": "vocals"}]}'],
+)
+def test_broken_file_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "half.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"half\.json: expected a museval score file"):
+        read_scores(path)
+
+
+def test_published_medians() -> None:
+    if "STEMLAB_TEST_DATA" not in os.environ:
+        pytest.skip("STEMLAB_TEST_DATA is unset: no published scores to compare with")
+    folder = Path(os.environ["STEMLAB_TEST_DATA"]) / "scores"
+    # SiSEC 2018: SDR of vocals, drums, bass, other
+    published = {"STL2": [3.25, 4.22, 3.21, 2.25], "RGT1": [3.85, 3.44, 2.70, 2.63]}
+    for method, medians in published.items():
+        summary = aggregate([read_scores(path) for path in (folder / method).glob("*.json")])
+        assert summary.tracks == 50
+        assert list(summary.figures) == ["vocals", "drums", "bass", "other"]
+        found = [figures["SDR"] for figures in summary.figures.values()]
+        assert found == pytest.approx(medians, abs=0.01)
+
+
+# --- aggregates and the table
+
+
+def test_aggregate_is_a_median_of_medians() -> None:
+    nan = math.nan
+    tracks = [
+        made_up("a", other=[0.0], drums=[1.0, 2.0, 30.0], vocals=[nan, nan]),
+        made_up("b", other=[nan], drums=[nan, 4.0, nan], vocals=[nan, 7.0]),
+        made_up("c", other=[5.0], drums=[6.0, 8.0], piano=[1.0]),
+        made_up("b", other=[nan], drums=[nan, 4.0, nan], vocals=[nan, 7.0]),
+    ]
+    tracks[0].usdr = {"drums": 2.0, "vocals": nan}
+    summary = aggregate(tracks)
+    assert summary.tracks == 3
+    assert list(summary.figures) == ["vocals", "drums", "other", "piano"]
+    assert summary.figures["drums"]["SDR"] == 4.0
+    assert summary.figures["vocals"]["ISR"] == 7.0
+    assert summary.figures["other"]["SAR"] == 2.5
+    assert summary.mean("SDR") == pytest.approx((7 + 4 + 2.5 + 1) / 4)
+    assert summary.figures["drums"]["uSDR"] == pytest.approx(4 / 3)
+    assert summary.figures["vocals"]["uSDR"] == 1.0
+    assert summary.skipped_frames == {"vocals": 3, "drums": 2, "other": 1, "piano": 0}
+    assert summary.frames == 3 + 3 + 2
+
+
+def test_names_for_logging() -> None:
+    logged = aggregate([made_up("a", vocals=[3.0], bass=[math.nan])]).as_metrics()
+    assert logged["sdr/vocals"] == logged["sdr"] == 3.0
+    assert math.isnan(logged["sir/bass"])
+    assert {"isr", "sir/vocals", "sar", "usdr", "usdr/bass"} <= set(logged)
+    assert len(logged) == 5 * 3
+
+
+def test_table() -> None:
+    nan = math.nan
+    tracks = [made_up(f"track {i}", vocals=[5.0, nan], drums=[nan, nan]) for i in range(5)]
+    for track in tracks:
+        track.notes = ["drums: the reference is silent over the whole track"]
+    baseline = aggregate([made_up("track 0", vocals=[1.25], drums=[1.0])])
+    table = score_table(aggregate(tracks), baseline, "Validation, epoch 3")
+    lines = table.splitlines()
+    assert lines[0] == "Validation, epoch 3"
+    assert lines[2].split()[-1] == "+uSDR"
+    vocals, drums, mean = (
+        next(x for x in lines if x.startswith(n)) for n in ("vocals", "drums", "mean")
+    )
+    assert vocals.split() == ["vocals", *["5.00"] * 4, "1.25", "+3.75", "1.00", "1.00", "+0.00"]
+    assert drums.split() == ["drums", *"----", "1.00", "-", "1.00", "1.00", "+0.00"]
+    assert mean.split()[1] == "5.00"
+    assert len({len(line) for line in (*lines[1:4], vocals, drums, mean)}) == 1
+    assert max(map(len, lines)) <= 100
+    assert "5 tracks" in table
+    assert "skipped, of 10 frames" in table
+    assert "vocals 5, drums 10" in table
+    assert "(track 0, track 1, track 2 and 2 more)" in table
+
+
+def test_table_without_tracks_or_baseline() -> None:
+    assert "0 tracks" in score_table(aggregate([]))
+    table = score_table(aggregate([made_up("a", vocals=[1.0])]))
+    assert "mix" not in table
+    assert "skipped" not in table

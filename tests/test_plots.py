@@ -1,0 +1,167 @@
+"""Pictures show what was put in, at the right place and level."""
+
+import math
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from numpy.typing import NDArray
+
+from lightning_modules import plots
+from lightning_modules.evaluation.scores import METRICS, TrackScores
+
+RATE = 22050
+SOURCES = ("vocals", "drums", "bass", "other")
+
+
+def tone_and_click(seconds: float = 2.0) -> NDArray[np.float32]:
+    """A tone of 1 kHz and a click at 0.5 s, shape (2, 2, T)."""
+    time = np.arange(int(seconds * RATE)) / RATE
+    tone = 0.5 * np.sin(2 * np.pi * 1000 * time)
+    click = np.zeros_like(time)
+    click[RATE // 2] = 1
+    return np.repeat(np.stack([tone, click])[:, None], 2, axis=1).astype(np.float32)
+
+
+def image(axes: Axes) -> NDArray[np.float64]:
+    """Decibels of a spectrogram, shape (bands, moments), as drawn."""
+    values: NDArray[np.float64] = np.asarray(axes.images[0].get_array())
+    return values
+
+
+def panels(figure: Figure) -> dict[str, Axes]:
+    return {axes.get_title(): axes for axes in figure.axes if axes.images}
+
+
+def scores(name: str, shift: float = 0.0) -> TrackScores:
+    frames = {
+        source: {metric: np.array([1.0, 2.0, np.nan]) + shift for metric in METRICS}
+        for source in ("other", "vocals")
+    }
+    return TrackScores(name, frames, {})
+
+
+def test_spectrograms_lie_where_the_sound_is() -> None:
+    references = tone_and_click()
+    estimates = references * np.array([0.1, 0.0], dtype=np.float32)[:, None, None]
+    figure = plots.spectrogram_figure(
+        references.sum(0), references, estimates, SOURCES[:2], RATE, "title"
+    )
+    drawn = panels(figure)
+    assert list(drawn) == [
+        "mixture",
+        "vocals: reference",
+        "vocals: estimate",
+        "drums: reference",
+        "drums: estimate",
+    ]
+
+    tone = image(drawn["vocals: reference"])
+    axes = drawn["vocals: reference"]
+    height = (tone[:, tone.shape[1] // 2].argmax() + 0.5) / tone.shape[0]
+    ticks = dict(
+        zip((label.get_text() for label in axes.get_yticklabels()), axes.get_yticks(), strict=True)
+    )
+    assert height == pytest.approx(ticks["1k"], abs=0.01)
+    octave = (ticks["200"] - ticks["50"]) / 2
+    assert ticks["1k"] - ticks["200"] == pytest.approx(octave * math.log2(5))
+
+    click = image(drawn["drums: reference"])
+    left, right, _, _ = drawn["drums: reference"].images[0].get_extent()
+    assert (left, right) == (0, 2)
+    loud = np.flatnonzero(click[100] > click[100].max() - 1)
+    assert (loud.mean() + 0.5) / click.shape[1] * right == pytest.approx(0.5, abs=0.01)
+
+    # one scale for all: 0 dB is the mixture's maximum, a tenth of the amplitude is 20 dB less
+    assert image(drawn["mixture"]).max() == pytest.approx(0, abs=0.01)
+    middle = slice(100, 200)
+    difference = tone[:, middle].max() - image(drawn["vocals: estimate"])[:, middle].max()
+    assert difference == pytest.approx(20, abs=0.01)
+    assert image(drawn["drums: estimate"]).max() <= -80
+    assert {axes.images[0].get_clim() for axes in drawn.values()} == {(-80, 0)}
+
+
+def test_opposite_channels_do_not_cancel() -> None:
+    references = tone_and_click()
+    opposite = references * np.array([1, -1], dtype=np.float32)[:, None]
+    figures = [
+        plots.spectrogram_figure(x.sum(0), x, x, SOURCES[:2], RATE, "")
+        for x in (references, opposite)
+    ]
+    same, other = (image(panels(figure)["vocals: reference"]) for figure in figures)
+    np.testing.assert_allclose(same, other, atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("samples", [1, 500, 30000])
+def test_any_length_and_silence(tmp_path: Path, channels: int, samples: int) -> None:
+    silence = np.zeros((4, channels, samples), dtype=np.float32)
+    for draw in (plots.spectrogram_figure, plots.waveform_figure):
+        figure = draw(silence.sum(0), silence, silence, SOURCES, RATE, "silence")
+        plots.save(figure, tmp_path / "deep" / "silence.png")
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["silence.png"]
+
+
+def test_pictures_are_1200_pixels_wide_and_drawn_in_threads(tmp_path: Path) -> None:
+    references = tone_and_click(1.0)
+
+    def draw(index: int) -> tuple[int, ...]:
+        path = tmp_path / f"{index}.png"
+        function = (plots.spectrogram_figure, plots.waveform_figure)[index % 2]
+        figure = function(references.sum(0), references, references, SOURCES[:2], RATE, "title")
+        plots.save(figure, path)
+        return imread(path).shape
+
+    with ThreadPoolExecutor(2) as pool:
+        shapes = list(pool.map(draw, range(4)))
+    assert [shape[1] for shape in shapes] == [1200] * 4
+    assert shapes[0] == shapes[2]
+
+
+def test_waveforms_keep_their_peaks() -> None:
+    references = tone_and_click()
+    figure = plots.waveform_figure(
+        references.sum(0), references, 0.25 * references, SOURCES[:2], RATE, "title"
+    )
+    upper = figure.axes[1].lines[1]  # of the click's estimate: one sample among thousands
+    heights = np.asarray(upper.get_ydata())
+    assert heights.max() == 0.25
+    assert np.asarray(upper.get_xdata())[heights.argmax()] == pytest.approx(0.5, abs=2 / 600)
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+
+
+def test_boxplot(tmp_path: Path) -> None:
+    tracks = [scores(str(index), float(index)) for index in range(9)] + [scores("failed", -60.0)]
+    tracks[0].frames["vocals"]["SIR"][:] = np.inf
+    figure = plots.score_boxplot(tracks, [scores("mixture", -3.0)], "title")
+    assert [axes.get_title() for axes in figure.axes] == list(METRICS)
+    sdr = figure.axes[0]
+    assert [label.get_text() for label in sdr.get_xticklabels()] == ["vocals", "other"]
+    assert len(sdr.patches) == 4  # a box and the mixture's for each source
+    # the failed track does not squeeze the axis; it is drawn hollow on its edge
+    lowest = sdr.get_ylim()[0]
+    assert -3 < lowest < 1
+    hollow = [line for line in sdr.lines if line.get_markerfacecolor() == "white"]
+    assert [np.asarray(line.get_ydata()).tolist() for line in hollow] == [[lowest]] * 2
+    plots.save(figure, tmp_path / "boxes.png")
+
+
+def test_boxplot_without_figures(tmp_path: Path) -> None:
+    empty = scores("a")
+    for metrics in empty.frames.values():
+        for values in metrics.values():
+            values[:] = np.nan
+    for tracks in ([], [empty], [scores("a")]):
+        plots.save(plots.score_boxplot(tracks, [], "title"), tmp_path / "boxes.png")
+
+
+def test_pyplot_stays_out() -> None:
+    code = "import sys, lightning_modules.plots; assert 'matplotlib.pyplot' not in sys.modules"
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
