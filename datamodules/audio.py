@@ -166,9 +166,9 @@ def inspect_streams(path: AnyPath) -> list[AudioInfo]:
         stdin=subprocess.DEVNULL,
         check=False,
     )
-    content = json.loads(answer.stdout or "{}")
+    content = {} if answer.returncode else json.loads(answer.stdout)
     streams = [stream for stream in content.get("streams", []) if int(stream.get("sample_rate", 0))]
-    if answer.returncode or not streams:
+    if not streams:
         reason = _last_line(answer.stderr) or "no audio stream in it"
         raise DataError(
             f"{path}: is not audio that soundfile or ffmpeg can read ({reason}); check that it "
@@ -252,7 +252,7 @@ def decode_streams(path: AnyPath, targets: Sequence[Path]) -> None:
     path = Path(path)
     streams = inspect_streams(path)
     # -nostdin, lest ffmpeg take the terminal's keys.
-    command = ["ffmpeg", "-nostdin", "-v", "error", "-xerror", "-y", "-i", f"file:{path}"]
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-y", "-i", f"file:{path}"]
     for number, target in enumerate(targets):
         # All streams at the rate of the first (the mixture), as stempeg reads them.
         command += ["-map", f"0:a:{number}", "-ar", str(streams[0].sample_rate)]

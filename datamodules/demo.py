@@ -14,13 +14,16 @@ import hashlib
 import json
 import logging
 import os
-import sys
+import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import numpy.typing as npt
@@ -168,7 +171,7 @@ _TRAIN = (
     Song("Kestrel Avenue - Glass Parade", 126, 12, 31, "minor", (0, 5, 3, 4), "floor", 0.0,
          "club", ("offbeat", "saw"), (("pad", "held"), ("synth", "rippling")),
          "whisperer", 1.6),
-    Song("Moss and Marrow - Low Tide", 96, 8, 38, "mixolydian", (0, 6, 3, 0), "lilt", 0.0,
+    Song("Moss and Marrow - Low Tide", 96, 12, 38, "mixolydian", (0, 6, 3, 0), "lilt", 0.0,
          "brushes", ("six", "fingers"), (("guitar", "picked"),),
          "baritone", 1.3),
     Song("Ravi Holm - Sunday Engine", 88, 8, 34, "major", (0, 5, 1, 4), "hop", 0.3,
@@ -419,7 +422,7 @@ def _compose_melody(plan: _Plan, generator: _Generator) -> tuple[list[Note], lis
 # Mixing
 
 _LEVEL_DB = {"vocals": 0.0, "drums": -1.5, "bass": -2.5, "other": -3.0}
-_WET_DB = {"vocals": -13.0, "drums": -17.0, "bass": -30.0, "other": -14.0}
+_WET_DB = {"vocals": -13.0, "drums": -15.0, "bass": -30.0, "other": -14.0}
 _CREST = 4.5  # peaks beyond this multiple of a stem's RMS are rounded off
 _PEAK = 0.89 * 32767
 
@@ -460,7 +463,7 @@ def render_track(seed: int, number: int) -> dict[str, npt.NDArray[np.int16]]:
     other = np.zeros((length, 2))
     side = float(generator.choice([-1.0, 1.0]))
     for part, (instrument, _) in enumerate(song.other):
-        pan = side * generator.uniform(0.25, 0.5) * (-1.0) ** part
+        pan = side * generator.uniform(0.15, 0.4) * (-1.0) ** part * len(song.other) / 2
         notes = _compose_chords(plan, part, generator)
         sound = play_chords(notes, instrument, length, pan, generator)
         other += sound / np.sqrt(np.mean(sound**2)) * (1.0, 0.8)[part]
@@ -475,10 +478,13 @@ def render_track(seed: int, number: int) -> dict[str, npt.NDArray[np.int16]]:
         sound = _CREST * np.tanh(sound / _CREST)
         mixed[stem] = sound * 10 ** ((_LEVEL_DB[stem] + generator.uniform(-1.0, 1.0)) / 20)
     loudest = max(np.abs(sound).max() for sound in (*mixed.values(), sum(mixed.values())))
-    return {stem: np.rint(sound * (_PEAK / loudest)).astype(np.int16) for stem, sound in mixed.items()}
+    scale = _PEAK / loudest
+    return {stem: np.rint(sound * scale).astype(np.int16) for stem, sound in mixed.items()}
 
 
 # The corpus on disk
+
+_STALE_SECONDS = 86_400.0
 
 
 def track_folder(number: int) -> str:
@@ -544,6 +550,18 @@ def default_root(seed: int = 0) -> Path:
     return Path(os.environ.get("STEMLAB_CACHE") or cache).expanduser() / name
 
 
+def _leave_with_parent() -> None:
+    """Let a worker end when its parent is killed: the pool would keep it waiting for ever."""
+
+    def watch() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
 def demo_corpus(
     root: Path | None = None, seed: int = 0, numbers: Sequence[int] = range(len(SONGS))
 ) -> Path:
@@ -574,18 +592,29 @@ def demo_corpus(
     root.mkdir(parents=True, exist_ok=True)
     workers = min(4, os.cpu_count() or 1, len(wanted))
     # Beside the corpus: on the same file system, so that finished tracks can be moved in one step.
+    prefix = f".{root.name}-"
+    for left in root.resolve().parent.iterdir():  # by killed runs; another process may be tidying
+        with suppress(FileNotFoundError):
+            if left.name.startswith(prefix) and time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
     with (
-        tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as folder,
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        tempfile.TemporaryDirectory(dir=root.resolve().parent, prefix=prefix) as folder,
+        ProcessPoolExecutor(workers, get_context("spawn"), _leave_with_parent) as pool,
     ):
         staging = Path(folder)
         jobs = {pool.submit(_write_track, seed, n, staging / track_folder(n)): n for n in wanted}
-        for job in tqdm(as_completed(jobs), "rendering the demo corpus", len(jobs), unit="track"):
-            job.result()
-            track = track_folder(jobs[job])
-            recorded |= _hashes(staging, jobs[job])
-            _publish(staging / track, root / track, staging / "discarded" / track)
-            _write_manifest(root, seed, recorded, staging)
+        try:
+            for job in tqdm(
+                as_completed(jobs), "rendering the demo corpus", len(jobs), unit="track"
+            ):
+                job.result()
+                track = track_folder(jobs[job])
+                recorded |= _hashes(staging, jobs[job])
+                _publish(staging / track, root / track, staging / "discarded" / track)
+                _write_manifest(root, seed, recorded, staging)
+        except BaseException:  # such as Control-C: do not wait for the tracks not yet begun
+            pool.shutdown(cancel_futures=True)
+            raise
     return root
 
 
@@ -603,4 +632,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -18,8 +18,8 @@ from scipy.signal import butter, lfilter, sosfilt
 Signal = npt.NDArray[np.float64]
 
 SAMPLE_RATE = 44_100
-CONTROL_HOP = 128
-"""Samples between two updates of a moving filter: 2.9 ms, shorter than any glide in the music."""
+CONTROL_HOP = 256
+"""Samples between two updates of a moving filter: 5.8 ms, shorter than any glide in the music."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,9 @@ def moving_filter(signal: Signal, sections: Signal) -> Signal:
     filtered = np.empty_like(signal)
     for frame, start in enumerate(range(0, len(signal), CONTROL_HOP)):
         block = slice(start, start + CONTROL_HOP)
+        if not signal[block].any() and np.abs(state).max() < 1e-6:
+            filtered[block] = 0.0  # the pauses of a voice cost nothing
+            continue
         filtered[block], state = sosfilt(sections[frame], signal[block], axis=0, zi=state)
     return filtered
 
@@ -193,7 +196,8 @@ _METAL_HZ = np.array([263.0, 391.0, 421.0, 587.0, 743.0, 919.0])  # inharmonic, 
 def _kick(kit: Kit, generator: np.random.Generator) -> Signal:
     time = _time(kit.kick_seconds * 5)
     sweep = 3.5 * np.exp(-time / 0.009) + 0.8 * np.exp(-time / 0.045)
-    body = np.sin(2 * np.pi * _phase(kit.kick_hz * (1.0 + sweep))) * np.exp(-time / kit.kick_seconds)
+    skin = np.sin(2 * np.pi * _phase(kit.kick_hz * (1.0 + sweep)))
+    body = skin * np.exp(-time / kit.kick_seconds)
     click = band(generator.standard_normal(len(time)), 1500, 6000) * np.exp(-time / 0.004)
     return np.asarray(np.tanh(1.6 * body + kit.kick_click * click))
 
@@ -201,7 +205,7 @@ def _kick(kit: Kit, generator: np.random.Generator) -> Signal:
 def _snare(kit: Kit, generator: np.random.Generator) -> Signal:
     time = _time(kit.snare_seconds * 5)
     bend = 1.0 + 0.25 * np.exp(-time / 0.012)
-    tone = np.sin(2 * np.pi * _phase(kit.snare_hz * bend)) * np.exp(-time / 0.07)
+    tone = 1.5 * np.sin(2 * np.pi * _phase(kit.snare_hz * bend)) * np.exp(-time / 0.08)
     tone += 0.6 * np.sin(2 * np.pi * _phase(1.72 * kit.snare_hz * bend)) * np.exp(-time / 0.045)
     hiss = generator.standard_normal(len(time))
     rattle = (band(hiss, 900, 9500) + 0.5 * band(hiss, 3500)) * np.exp(-time / kit.snare_seconds)
@@ -247,7 +251,7 @@ def play_drums(
         if note.sound == "kick":
             sound = _kick(kit, generator)
         elif note.sound == "snare":
-            sound, pan = 0.8 * _snare(kit, generator), 0.1
+            sound, pan = 1.1 * _snare(kit, generator), 0.1
         elif note.sound in toms:
             tuning, pan = toms[note.sound]
             sound = 0.8 * _tom(kit, tuning, generator)
@@ -282,14 +286,15 @@ def play_bass(
     if timbre == "fingers":
         track = np.zeros((length, 2))
         for note in notes:
-            string = _string(note, 0.35, generator)
-            place(track, band(string, 0, 1800) + 0.15 * string, note.start_seconds)
+            string = _string(note, 120.0, generator)
+            place(track, band(string, 30, 260) + 0.3 * string, note.start_seconds)
         return np.asarray(np.tanh(1.5 * track[:, 0]))
     frames = length // CONTROL_HOP + 1
     pitch, gate = np.full(length, float(notes[0].pitch)), np.zeros(length)
     cutoff = np.full(frames, 80.0)
     for note in notes:
-        held = slice(samples(note.start_seconds), samples(note.start_seconds + note.duration_seconds))
+        released = samples(note.start_seconds + note.duration_seconds)
+        held = slice(samples(note.start_seconds), released)
         pitch[held.start :] = note.pitch
         age = np.arange(len(gate[held])) / SAMPLE_RATE
         gate[held] = note.velocity * (0.65 + 0.35 * np.exp(-age / 0.15))
@@ -312,10 +317,11 @@ def play_bass(
 # Chord instruments
 
 
-def _string(note: Note, brightness: float, generator: np.random.Generator) -> Signal:
+def _string(note: Note, edge_hz: float, generator: np.random.Generator) -> Signal:
     """A plucked string (Karplus and Strong 1983), computed a period at a time.
 
-    The loop holds a whole number of samples, so it runs slightly off pitch and is resampled.
+    The loop holds a whole number of samples, so it runs slightly off pitch and is resampled. Above
+    ``edge_hz`` the pluck falls 6 dB an octave.
     """
     frequency_hz = float(hertz(note.pitch))
     period = max(int(SAMPLE_RATE / frequency_hz), 2)
@@ -323,7 +329,8 @@ def _string(note: Note, brightness: float, generator: np.random.Generator) -> Si
     seconds = min(note.duration_seconds + 0.15, 3.0)
     periods = int(seconds * tuning * SAMPLE_RATE / period) + 2
     loss = 0.5 * 10.0 ** (-3.0 / (frequency_hz * (1.2 + 260.0 / frequency_hz)))
-    pluck = follow(generator.uniform(-1.0, 1.0, period), 1.0 / (SAMPLE_RATE * (0.2 + brightness)))
+    pluck = follow(generator.uniform(-1.0, 1.0, period), 1.0 / (2 * np.pi * edge_hz))
+    pluck /= np.abs(pluck).max()
     pluck -= np.roll(pluck, period // 5)  # the comb of a pluck at a fifth of the string
     loop = np.empty((periods, period))
     loop[0] = pluck
@@ -413,7 +420,7 @@ def play_chords(
         if instrument in voices:
             sound = voices[instrument](note, generator)
         else:
-            sound = _string(note, 1.0 if instrument == "guitar" else 0.5, generator)
+            sound = _string(note, 900.0 if instrument == "guitar" else 600.0, generator)
         place(track, sound, note.start_seconds, pan)
     time = np.arange(length) / SAMPLE_RATE
     if instrument == "pad":
@@ -529,7 +536,7 @@ def sing(
             start = max(samples(note.start_seconds - noise_seconds), 0)
             consonants[start : start + len(hiss)] += noise_level * note.velocity * hiss
     wander = generator.standard_normal((2, frames))
-    jitter = 0.35 * follow(wander[0], 0.01, rate_hz) + 0.9 * follow(wander[1], 0.3, rate_hz)
+    jitter = 0.12 * follow(wander[0], 0.01, rate_hz) + 0.9 * follow(wander[1], 0.3, rate_hz)
     rate = voice.vibrato_hz * (1.0 + 0.6 * follow(wander[1], 0.5, rate_hz))
     vibrato = follow(depth, 0.05, rate_hz) * np.sin(2 * np.pi * np.cumsum(rate) / rate_hz)
     pitch = follow(follow(pitch, 0.022, rate_hz), 0.022, rate_hz)  # portamento
@@ -548,5 +555,8 @@ def sing(
     breath = voice.breath * band(generator.standard_normal(length), 1000) * (1.2 + pulses)
     source = loudness * (follow(pulses, 1 / (2 * np.pi * voice.tilt_hz)) + breath)
     sung = moving_filter(source, _resonators(tract_hz, _BANDWIDTHS_HZ * voice.tract))
-    sung = band(sung, 70) + 0.6 * band(loudness * breath, 6000)
-    return np.asarray(sung / (np.sqrt(np.mean(sung**2)) + 1e-9) * 0.25 + consonants)
+    sung = band(sung, 70) + 1.2 * band(sung, 1700)  # presence, as a mixing desk would add
+    sung *= 0.25 / (np.sqrt(np.mean(sung**2)) + 1e-9)
+    # The cascade ends at its fifth resonance; a little of the bare source stands for those above.
+    air = band(loudness * (0.05 * pulses * voice.tilt_hz / 2500.0 + 0.15 * breath), 4200, 13000)
+    return np.asarray(sung + air + consonants)

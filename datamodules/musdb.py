@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.audio import DataError, require_ffmpeg
 from datamodules.augmentations import Augmentation
+from datamodules.datasets import (
+    Batch,
+    Listener,
+    StemBatch,
+    TrainingCrops,
+    ValidationCrops,
+    WholeTracks,
+    grouping,
+)
 from datamodules.demo import VALIDATION_TRACKS, demo_corpus
-from datamodules.sampling import AUGMENTATION, ExampleSampler, Position, draw_crop, generator
+from datamodules.sampling import AUGMENTATION, ExampleSampler, Position, generator
+from datamodules.songs import find_songs
 from datamodules.tracks import (
     MUSDB_VALIDATION_TRACKS,
     STEMS,
@@ -27,46 +36,6 @@ from datamodules.tracks import (
     index_tracks,
     split_validation,
 )
-
-Audio = npt.NDArray[np.float32]
-
-
-class Batch(NamedTuple):
-    """What a model is trained on.
-
-    Attributes:
-        mixture: Sum of all stems, shape (B, C, T).
-        targets: The model's sources, shape (B, S, C, T).
-    """
-
-    mixture: Tensor
-    targets: Tensor
-
-
-class TrackBatch(NamedTuple):
-    """A whole track.
-
-    Attributes:
-        name: Name of the track.
-        mixture: Waveform, shape (C, T).
-        targets: The model's sources, shape (S, C, T).
-    """
-
-    name: str
-    mixture: Tensor
-    targets: Tensor
-
-
-class StemBatch(NamedTuple):
-    """Training examples on their way to the device, not yet augmented nor mixed.
-
-    Attributes:
-        stems: All stems of the data set, shape (B, stems, C, T).
-        positions: Epoch and index of each example, shape (B, 2).
-    """
-
-    stems: Tensor
-    positions: Tensor
 
 
 class MUSDBDataModule(LightningDataModule):
@@ -122,9 +91,8 @@ class MUSDBDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.root = root
-        self.sources = grouping(sources)
+        self.listener = Listener(grouping(sources), audio_channels)
         self.sample_rate = sample_rate
-        self.audio_channels = audio_channels
         self.segment_samples = round(segment_seconds * sample_rate)
         if self.segment_samples < 1:
             raise DataError(f"segment_seconds is {segment_seconds}: give a length above 0")
@@ -141,6 +109,7 @@ class MUSDBDataModule(LightningDataModule):
         self.train_tracks: list[Track] = []
         self.valid_tracks: list[Track] = []
         self.test_tracks: list[Track] = []
+        self.songs: list[Path] = []
         # Epoch and batch at which the training stream begins; a checkpoint moves it.
         self._begin: Position = (0, 0)
 
@@ -150,7 +119,7 @@ class MUSDBDataModule(LightningDataModule):
         """Render or download what is not there yet (one process per node)."""
         if self.download:
             self._download_preview()
-        elif self._given_root() is None:
+        elif self._given_root() is None and not self.predict_paths:
             demo_corpus()
 
     def setup(self, stage: str) -> None:
@@ -162,11 +131,14 @@ class MUSDBDataModule(LightningDataModule):
         Raises:
             DataError: The data cannot be trained on as they are.
         """
+        if stage == "predict" and self.predict_paths:
+            self.songs = find_songs(self.predict_paths)
+            return
         root = self._root()
         if stage == "test":
             if not self.test_tracks:
                 self.test_tracks = self._index(root, "test")
-        elif not (self.valid_tracks or (stage == "predict" and self.predict_paths)):
+        elif not self.valid_tracks:
             split = split_validation(self._index(root, "train"), **self._validation_rule(root))
             self.train_tracks, self.valid_tracks = split.train, split.valid
             rank_zero_info(
@@ -211,10 +183,11 @@ class MUSDBDataModule(LightningDataModule):
     def _validation_rule(self, root: Path) -> dict[str, Any]:
         if self.validation_tracks is not None:
             return {"names": self.validation_tracks, "required": True}
-        return {"names": (*MUSDB_VALIDATION_TRACKS, *VALIDATION_TRACKS)}
+        embedded = all((root / "train" / name).is_dir() for name in VALIDATION_TRACKS)
+        return {"names": VALIDATION_TRACKS if embedded else MUSDB_VALIDATION_TRACKS}
 
     def _index(self, root: Path, subset: str) -> list[Track]:
-        tracks = index_tracks(root, subset)
+        tracks = index_tracks(root, subset, progress=self._is_first())
         for track in tracks:
             if track.sample_rate != self.sample_rate:
                 raise DataError(
@@ -222,15 +195,19 @@ class MUSDBDataModule(LightningDataModule):
                     f"{self.sample_rate} Hz was expected; set "
                     f"--data.init_args.sample_rate={track.sample_rate} or resample the data"
                 )
-            if track.channels != self.audio_channels and 1 not in (
+            if track.channels != self.listener.audio_channels and 1 not in (
                 track.channels,
-                self.audio_channels,
+                self.listener.audio_channels,
             ):
                 raise DataError(
-                    f"{root / subset / track.name}: has {track.channels} channels, "
-                    f"{self.audio_channels} were expected; set --data.init_args.audio_channels"
+                    f"{root / subset / track.name}: has {track.channels} channels, 1 or "
+                    f"{self.listener.audio_channels} were expected; set "
+                    f"--data.init_args.audio_channels={track.channels}"
                 )
         return tracks
+
+    def _is_first(self) -> bool:
+        return self.trainer is None or self.trainer.is_global_zero
 
     def _check_batch_size(self) -> None:
         ranks = self.trainer.world_size if self.trainer else 1
@@ -262,14 +239,24 @@ class MUSDBDataModule(LightningDataModule):
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
         sampler = ExampleSampler(self.examples(), self.batch_size, rank, ranks, *self._begin)
-        return self._loader(
-            TrainingCrops(self), sampler=sampler, batch_size=sampler.share, drop_last=True
+        crops = TrainingCrops(
+            self.train_tracks,
+            self.listener,
+            self.segment_samples,
+            self.mix_probability,
+            self.seed,
         )
+        return self._loader(crops, sampler=sampler, batch_size=sampler.share, drop_last=True)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Fixed crops for the loss, and whole tracks for the scores."""
         share = max(1, self.batch_size // (self.trainer.world_size if self.trainer else 1))
-        crops = ValidationCrops(self)
+        crops = ValidationCrops(
+            self.valid_tracks,
+            self.listener,
+            self.segment_samples,
+            self.validation_crops_per_track,
+        )
         return [
             self._loader(crops, sampler=self._mine(len(crops)), batch_size=share),
             self._tracks_loader(self.valid_tracks),
@@ -280,22 +267,26 @@ class MUSDBDataModule(LightningDataModule):
         return self._tracks_loader(self.test_tracks)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Whole tracks, or paths of audio files, one at a time."""
-        if self.predict_paths:
-            paths = [str(path) for path in self.predict_paths]
-            return DataLoader(paths, batch_size=None)  # type: ignore[arg-type]
+        """Whole validation tracks, or the files to separate, one at a time."""
+        if self.songs:
+            return DataLoader(self.songs, batch_size=None)  # type: ignore[arg-type]
         return self._tracks_loader(self.valid_tracks)
 
     def _tracks_loader(self, tracks: Sequence[Track]) -> DataLoader[Any]:
         return self._loader(
-            WholeTracks(tracks, self), sampler=self._mine(len(tracks)), batch_size=None
+            WholeTracks(tracks, self.listener), sampler=self._mine(len(tracks)), batch_size=None
         )
 
     def _mine(self, items: int) -> range:
-        """Numbers of the validation items of this rank: each item once over all ranks."""
+        """Numbers of the validation items of this rank: each item once over all ranks.
+
+        A rank beyond the last item repeats one, because Lightning wants work for
+        every rank; scores are gathered by name, so it counts once.
+        """
         if self.trainer is None:
             return range(items)
-        return range(self.trainer.global_rank, items, self.trainer.world_size)
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        return range(rank % items if rank >= items else rank, items, ranks)
 
     def _loader(self, dataset: Dataset[Any], **arguments: Any) -> DataLoader[Any]:
         return DataLoader(
@@ -324,20 +315,16 @@ class MUSDBDataModule(LightningDataModule):
             )
             stems = augmentation(stems, torch.from_numpy(parameters).to(stems.device))
         # All stems are in the mixture, also those that no source of the model holds.
-        targets = [
-            stems[:, [STEMS.index(stem) for stem in group]].sum(1)
-            for group in self.sources.values()
-        ]
-        return Batch(mixture=stems.sum(1), targets=torch.stack(targets, 1))
+        return Batch(mixture=stems.sum(1), targets=self.listener.group(stems))
 
     # ---------------------------------------------------------------- resume
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the training stream stands: batches that were processed, and how many make an epoch."""
+        """Tell where the stream stands: batches processed, and how many make an epoch."""
         assert self.trainer is not None
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         return {
-            "batches": progress.total.processed,
+            "batches": progress.total.processed,  # type: ignore[attr-defined]
             "batches_per_epoch": self.trainer.num_training_batches,
         }
 
@@ -350,160 +337,6 @@ class MUSDBDataModule(LightningDataModule):
         self._begin = divmod(state_dict["batches"], state_dict["batches_per_epoch"])
         # Lightning cannot know that the stream goes on by itself.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-
-    # ------------------------------------------------------------------ read
-
-    def as_model_hears(self, audio: Audio) -> Audio:
-        """Bring audio to the wanted number of channels.
-
-        Args:
-            audio: Waveforms, shape (..., channels, T).
-
-        Returns:
-            Waveforms, shape (..., audio_channels, T).
-        """
-        if audio.shape[-2] == self.audio_channels:
-            return audio
-        if self.audio_channels == 1:
-            return audio.mean(-2, keepdims=True)
-        return np.repeat(audio, self.audio_channels, axis=-2)
-
-    def read_batch(
-        self, track: Track, start: int = 0, samples: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Read a track's mixture and the model's sources.
-
-        Args:
-            track: The track.
-            start: First sample.
-            samples: Number of samples; by default all that follow.
-
-        Returns:
-            Mixture, shape (C, T), and targets, shape (S, C, T).
-        """
-        stems = self.as_model_hears(track.read_stems(STEMS, start, samples))
-        # The track's own mixture is what a separator meets; it can differ from the sum of stems.
-        mixture = self.as_model_hears(track.read_mixture(start, samples))
-        targets = np.stack(
-            [
-                stems[[STEMS.index(stem) for stem in group]].sum(0)
-                for group in self.sources.values()
-            ]
-        )
-        return torch.from_numpy(mixture), torch.from_numpy(targets)
-
-
-class TrainingCrops(Dataset[StemBatch]):
-    """Crops of all stems, by position in the stream.
-
-    Args:
-        data: The data module whose training tracks are read.
-    """
-
-    def __init__(self, data: MUSDBDataModule) -> None:
-        self.data = data
-        self.lengths = np.array([track.samples for track in data.train_tracks])
-
-    def __getitem__(self, position: Position) -> StemBatch:
-        data = self.data
-        crop = draw_crop(
-            data.seed,
-            position,
-            self.lengths,
-            data.segment_samples,
-            len(STEMS),
-            data.mix_probability,
-        )
-        stems = np.zeros((len(STEMS), data.audio_channels, data.segment_samples), np.float32)
-        starts = np.broadcast_to(crop.starts, len(STEMS))
-        for number, stem in enumerate(STEMS):
-            track = data.train_tracks[crop.tracks[number]]
-            audio = track.read(stem, int(starts[number]), data.segment_samples)
-            # A track shorter than the segment ends in silence.
-            stems[number, :, : audio.shape[-1]] = data.as_model_hears(audio)
-        return StemBatch(torch.from_numpy(stems), torch.tensor(position))
-
-
-class ValidationCrops(Dataset[Batch]):
-    """Crops at fixed places, spread evenly over each validation track.
-
-    Args:
-        data: The data module whose validation tracks are read.
-    """
-
-    def __init__(self, data: MUSDBDataModule) -> None:
-        self.data = data
-        self.places = [
-            (track, int(start))
-            for track in data.valid_tracks
-            for start in np.unique(
-                np.linspace(
-                    0,
-                    max(0, track.samples - data.segment_samples),
-                    data.validation_crops_per_track,
-                    dtype=np.int64,
-                )
-            )
-        ]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, number: int) -> Batch:
-        track, start = self.places[number]
-        mixture, targets = self.data.read_batch(track, start, self.data.segment_samples)
-        missing = (0, self.data.segment_samples - mixture.shape[-1])
-        return Batch(nn.functional.pad(mixture, missing), nn.functional.pad(targets, missing))
-
-
-class WholeTracks(Dataset[TrackBatch]):
-    """Whole tracks, one an item.
-
-    Args:
-        tracks: The tracks.
-        data: The data module that tells sources and channels.
-    """
-
-    def __init__(self, tracks: Sequence[Track], data: MUSDBDataModule) -> None:
-        self.tracks, self.data = tracks, data
-
-    def __len__(self) -> int:
-        return len(self.tracks)
-
-    def __getitem__(self, number: int) -> TrackBatch:
-        track = self.tracks[number]
-        return TrackBatch(track.name, *self.data.read_batch(track))
-
-
-def grouping(sources: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Which stems make each of the model's sources.
-
-    Args:
-        sources: Names of stems, or names of sources each with its stems.
-
-    Returns:
-        Source name -> names of its stems.
-
-    Raises:
-        DataError: A source names a stem that the data set does not have.
-    """
-    groups = (
-        {name: list(stems) for name, stems in sources.items()}
-        if isinstance(sources, Mapping)
-        else {name: [name] for name in sources}
-    )
-    if not groups:
-        raise DataError("sources is empty: name at least one of " + ", ".join(STEMS))
-    for name, stems in groups.items():
-        unknown = [stem for stem in stems if stem not in STEMS]
-        if unknown or not stems:
-            raise DataError(
-                f"source {name!r} is made of {stems}: known stems are {', '.join(STEMS)}; group "
-                "them as in {vocals: [vocals], accompaniment: [drums, bass, other]}"
-            )
-        if len(set(stems)) < len(stems):
-            raise DataError(f"source {name!r} is made of {stems}: name each stem once")
-    return groups
 
 
 def _ignore_interrupt(worker: int) -> None:

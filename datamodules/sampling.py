@@ -47,9 +47,7 @@ def generator(seed: int, purpose: int, epoch: int, index: int) -> np.random.Gene
         A generator whose numbers depend on nothing but the arguments.
     """
     # The lowest word of the counter is the one that advances with each draw, so it starts at 0.
-    return np.random.Generator(
-        np.random.Philox(key=[seed, 0], counter=[0, index, epoch, purpose])
-    )
+    return np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, index, epoch, purpose]))
 
 
 def draw_crop(
@@ -92,7 +90,7 @@ def draw_crop(
         ]
     )
     choices = np.maximum(lengths[tracks] - segment_samples, 0) + 1
-    starts = ((uniform if mixed else uniform[:1]) * choices).astype(np.int64)
+    starts = ((uniform if mixed else uniform[0]) * choices).astype(np.int64)
     return Crop(tracks, starts)
 
 

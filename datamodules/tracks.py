@@ -7,26 +7,22 @@ layout of MUSDB18-HQ, which ``musdb.DB(is_wav=True)`` reads too) or
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from datamodules import audio
 from datamodules.audio import Audio, DataError
+from datamodules.faults import for_each, raise_faults
+from datamodules.pcm_cache import cache_folder, decode, decoded_folder, state
 
 STEMS = ("vocals", "drums", "bass", "other")
 MIXTURE = "mixture"
@@ -50,20 +46,13 @@ MUSDB_VALIDATION_TRACKS = (
 )
 
 _STEM_FILE_SUFFIX = ".stem.mp4"
-_STEM_FILE_STREAMS = (MIXTURE, "drums", "bass", "other", "vocals")
 _FORMATS = (".wav", ".flac")
 _LAYOUT = (
     "{train,test}/<track>/{mixture,vocals,drums,bass,other}.wav (or .flac), "
     "or {train,test}/<track>.stem.mp4"
 )
 _FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
-_FAULTS_SHOWN = 5
 _SCAN_BLOCK_SAMPLES = 2**18
-_PARTIAL = ".partial-"
-_LEFTOVER_SECONDS = 24 * 3600
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -112,9 +101,7 @@ class Track:
             return self.read_mixture(start, samples)
         return audio.read(self.stems[stem], start, samples)
 
-    def read_stems(
-        self, names: Sequence[str], start: int = 0, samples: int | None = None
-    ) -> Audio:
+    def read_stems(self, names: Sequence[str], start: int = 0, samples: int | None = None) -> Audio:
         """Read the same part of several stems.
 
         Args:
@@ -157,12 +144,6 @@ class Split(NamedTuple):
     rule: str
 
 
-def cache_folder() -> Path:
-    """Where decoded tracks are kept: ``$STEMLAB_CACHE``, else ``stemlab`` in the user's cache."""
-    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("STEMLAB_CACHE") or Path(user_cache, "stemlab")).expanduser()
-
-
 def index_tracks(
     root: str | Path, subset: str, *, stems: Sequence[str] = STEMS, progress: bool = True
 ) -> list[Track]:
@@ -185,12 +166,12 @@ def index_tracks(
     """
     entries = _find_entries(Path(root).expanduser(), subset)
     stem_files = [path for path in entries.values() if not path.is_dir()]
-    _decode(stem_files, progress)
+    decode(stem_files, progress)
 
     def load(name: str) -> tuple[Track, list[Path]]:
         return _load(name, subset, entries[name], stems)
 
-    loaded = _for_each(load, list(entries), "checking tracks", progress)
+    loaded = for_each(load, list(entries), "checking tracks", progress)
     tracks = [track for track, _ in loaded]
     _check_sample_rates(tracks)
     _check_finite([path for _, float_files in loaded for path in float_files], progress)
@@ -265,8 +246,8 @@ def _find_entries(root: Path, subset: str) -> dict[str, Path]:
         raise DataError(f"{root}: {fault}; expected {_LAYOUT} in it; check the path of the root")
     if not folder.is_dir():
         advice = "check the path of the root"
-        if root.name in ("train", "test"):
-            advice = f"give the folder above it as the root: {root.resolve().parent}"
+        if (resolved := root.resolve()).name in ("train", "test"):
+            advice = f"give the folder above it as the root: {resolved.parent}"
         elif below := sorted(path.parent for path in root.glob(f"*/{subset}")):
             advice = f"did you mean {below[0]}?"
         raise DataError(f"{root}: has no folder {subset!r}; expected {_LAYOUT} in it; {advice}")
@@ -288,13 +269,11 @@ def _find_entries(root: Path, subset: str) -> dict[str, Path]:
     return dict(sorted(entries.items()))
 
 
-def _load(
-    name: str, subset: str, entry: Path, stems: Sequence[str]
-) -> tuple[Track, list[Path]]:
+def _load(name: str, subset: str, entry: Path, stems: Sequence[str]) -> tuple[Track, list[Path]]:
     """Check a track's headers; returns it and those of its files that may hold a NaN."""
     if entry.is_dir():
         return _load_folder(name, subset, entry, stems)
-    folder = _decoded_folder(entry)
+    folder = decoded_folder(entry)
     try:
         return _load_folder(name, subset, folder, stems)[0], []
     except DataError as fault:
@@ -338,44 +317,10 @@ def _load_folder(
 # -------------------------------------------------------------------- check
 
 
-def _for_each(
-    work: Callable[[Item], Result],
-    items: Sequence[Item],
-    description: str,
-    progress: bool,
-    workers: int = 8,
-) -> list[Result]:
-    """Do the work on every item in threads; then report the faults of all of them together."""
-    results, faults = [], []
-    executor = ThreadPoolExecutor(workers)
-    try:
-        futures = [executor.submit(work, item) for item in items]
-        for future in tqdm(futures, description, delay=1, leave=False, disable=not progress):
-            try:
-                results.append(future.result())
-            except DataError as fault:
-                faults.append(str(fault))
-    finally:
-        # Without cancelling, Ctrl-C would wait for all items.
-        executor.shutdown(cancel_futures=True)
-    _raise_faults(faults)
-    return results
-
-
-def _raise_faults(faults: Sequence[str]) -> None:
-    if len(faults) == 1:
-        raise DataError(faults[0])
-    if faults:
-        lines = [f"{len(faults)} faults in the data:", *faults[:_FAULTS_SHOWN]]
-        if len(faults) > _FAULTS_SHOWN:
-            lines.append(f"... and {len(faults) - _FAULTS_SHOWN} more")
-        raise DataError("\n  ".join(lines))
-
-
 def _check_sample_rates(tracks: Sequence[Track]) -> None:
     counts = Counter(track.sample_rate for track in tracks)
     usual = counts.most_common(1)[0][0]
-    _raise_faults(
+    raise_faults(
         [
             f"{next(iter(track.stems.values())).parent}: sample rate is {track.sample_rate} Hz, "
             f"but {counts[usual]} of {len(tracks)} tracks have {usual} Hz; all must have the "
@@ -394,7 +339,7 @@ def _check_finite(files: Sequence[Path], progress: bool) -> None:
         known = json.loads(memory.read_text())
 
     def scan(path: Path) -> None:
-        state = _state(path)
+        before = state(path)
         position = 0
         for block in audio.blocks(path, _SCAN_BLOCK_SAMPLES):
             if not np.isfinite(block).all():
@@ -405,13 +350,13 @@ def _check_finite(files: Sequence[Path], progress: bool) -> None:
                     "finite samples were expected; export the stem again or remove the track"
                 )
             position += block.shape[-1]
-        known[str(path.resolve())] = state
+        known[str(path.resolve())] = before
 
-    new = [path for path in files if known.get(str(path.resolve())) != _state(path)]
+    new = [path for path in files if known.get(str(path.resolve())) != state(path)]
     if not new:
         return
     try:
-        _for_each(scan, new, "looking for NaN", progress, workers=4)
+        for_each(scan, new, "looking for NaN", progress, workers=4)
     finally:
         # A cache that cannot be written costs a scan at the next start, nothing else.
         with suppress(OSError):
@@ -419,104 +364,3 @@ def _check_finite(files: Sequence[Path], progress: bool) -> None:
             with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False) as file:
                 json.dump(known, file)
             os.replace(file.name, memory)
-
-
-def _state(path: Path) -> list[int]:
-    """Size, bytes, and time of change: other ones mean another content."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
-# ------------------------------------------------------------------- decode
-
-
-def _decoded_folder(stem_file: Path) -> Path:
-    """Where the decoded streams of a .stem.mp4 are kept, named after its path and state."""
-    identity = json.dumps([str(stem_file.resolve()), *_state(stem_file)])
-    return cache_folder() / "decoded" / hashlib.sha256(identity.encode()).hexdigest()[:24]
-
-
-def _decode(stem_files: Sequence[Path], progress: bool) -> None:
-    """Decode the files that are not in the cache yet.
-
-    stempeg is left out on purpose: it takes a truncated file for a whole one and holds whole
-    songs in memory. ffmpeg's samples are the same (a test compares them).
-    """
-
-    def pending() -> list[Path]:
-        return [path for path in stem_files if not _decoded_folder(path).is_dir()]
-
-    if not pending():
-        return
-    folder = cache_folder() / "decoded"
-    audio.require_ffmpeg(f"{pending()[0]}: reading .stem.mp4")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(folder):
-            _decode_into(folder, pending(), progress)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: decoded tracks cannot be written here ({error.strerror}); a writable "
-            "folder was expected; set STEMLAB_CACHE to one"
-        ) from error
-
-
-def _decode_into(folder: Path, stem_files: Sequence[Path], progress: bool) -> None:
-    needed = sum(_for_each(_decoded_bytes, stem_files, "checking .stem.mp4", progress))
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"{folder}: {len(stem_files)} .stem.mp4 files take {needed / 1e9:.1f} GB when decoded, "
-            f"{free / 1e9:.1f} GB are free; set STEMLAB_CACHE to a folder on a larger disk"
-        )
-    if progress and stem_files:
-        print(
-            f"Decoding {len(stem_files)} .stem.mp4 files, once, into {folder} "
-            f"({needed / 1e9:.2f} GB)",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def decode(stem_file: Path) -> None:
-        # Only a whole folder gets its lasting name, so that a kill leaves nothing half made.
-        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=folder) as partial:
-            streams = Path(partial, "streams")
-            streams.mkdir()
-            targets = [streams / f"{stem}.wav" for stem in _STEM_FILE_STREAMS]
-            audio.decode_streams(stem_file, targets)
-            target = _decoded_folder(stem_file)
-            try:
-                os.replace(streams, target)
-            except OSError:
-                if not target.is_dir():  # else another process was faster
-                    raise
-
-    # Threads do: the work is ffmpeg's, in processes of its own.
-    _for_each(decode, stem_files, "decoding", progress, workers=min(4, os.cpu_count() or 1))
-
-
-def _decoded_bytes(stem_file: Path) -> int:
-    streams = audio.inspect_streams(stem_file)
-    expected = len(_STEM_FILE_STREAMS)
-    if len(streams) < expected:
-        raise DataError(
-            f"{stem_file}: has {len(streams)} audio streams, {expected} were expected "
-            f"({', '.join(_STEM_FILE_STREAMS)}); replace or remove it"
-        )
-    return sum(4 * stream.samples * stream.channels for stream in streams[:expected])
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let one process decode at a time, so that the ranks of a node share the work of the first."""
-    with (folder / ".lock").open("w") as lock:
-        # Where the system has no such locks every process decodes for itself: slow, but right.
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in folder.glob(f"{_PARTIAL}*"):  # of a process that was killed
-            with suppress(OSError):
-                if leftover.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
-                    shutil.rmtree(leftover)
-        yield

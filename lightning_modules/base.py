@@ -14,7 +14,8 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from datamodules.audio import blocks, inspect
-from datamodules.musdb import Batch, TrackBatch
+from datamodules.datasets import Batch, TrackBatch
+from datamodules.songs import song_name
 from lightning_modules import checkpoint
 from lightning_modules.separation import separate
 
@@ -126,12 +127,12 @@ class SourceSeparator(LightningModule, ABC):
         """Separate a whole track for the callbacks that score it."""
         return {"estimates": self.separate(batch.mixture)}
 
-    def predict_step(self, batch: TrackBatch | str, batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: TrackBatch | Path, batch_idx: int) -> dict[str, Any]:
         """Separate a whole track, or an audio file of any rate."""
         if isinstance(batch, TrackBatch):
             name, mixture, rate = batch.name, batch.mixture, self.sample_rate
         else:
-            name, rate = Path(batch).stem, inspect(batch).sample_rate
+            name, rate = song_name(batch), inspect(batch).sample_rate
             mixture = torch.cat([torch.from_numpy(block) for block in blocks(batch, 2**20)], -1)
         return {
             "name": name,
@@ -155,7 +156,8 @@ class SourceSeparator(LightningModule, ABC):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of all gradients."""
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.trainer.global_step % every == 0:
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
 

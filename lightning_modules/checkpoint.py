@@ -91,7 +91,9 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
 
 
 def _nearby(path: Path) -> str:
-    found = sorted(str(other) for other in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+    found = (
+        sorted(str(other) for other in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+    )
     return "there are " + ", ".join(found[:5]) if found else "train one with `fit` first"
 
 
@@ -182,6 +184,7 @@ def check_same_model(contents: Mapping[str, Any], model: SourceSeparator) -> Non
     ]
     if differing:
         raise CheckpointError(
-            "the checkpoint was trained with other model arguments: " + "; ".join(differing)
+            "the checkpoint was trained with other model arguments: "
+            + "; ".join(differing)
             + "; use the config.yaml of its run"
         )

@@ -166,7 +166,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigError: It is no YAML mapping, a key stands twice, or a section is unknown.
     """
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).replace("<unicode string>", path.name).split())
         raise ConfigError(f"{path}: not readable as YAML: {reason}") from error

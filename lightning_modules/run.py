@@ -16,7 +16,8 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from datamodules.musdb import MUSDBDataModule, grouping
+from datamodules.datasets import grouping
+from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks.checkpoints import Interrupted
 from lightning_modules.checkpoint import CheckpointError, check_same_model, read_checkpoint
@@ -57,7 +58,7 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
         run_dir = interrupted.checkpoint.parents[1]
         words = list(given)
         for name, value in (("--run_dir", str(run_dir)), ("--ckpt_path", "last")):
-            words = _without(words, name) + [name, value]
+            words = [*_without(words, name), name, value]
         print(
             f"\nStopped; the state is in {interrupted.checkpoint}\n"
             f"Go on with: python -m lightning_modules.cli {shlex.join(words)}"
@@ -88,6 +89,9 @@ def _quiet() -> None:
         ".*smaller than the logging interval.*",
         ".*The dirpath has changed from.*",
         ".*There is a wandb run already in progress.*",
+        ".*Couldn't infer the batch indices.*",
+        # Scores are gathered by name, so each rank logs the same figures.
+        ".*It is recommended to use `self.log\\('(val|test)/.*sync_dist=True.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
@@ -147,6 +151,8 @@ class StemlabCLI(LightningCLI):
         config.ckpt_path = _checkpoint_path(str(self.subcommand), config.ckpt_path, run_dir)
         self.checkpoint = read_checkpoint(config.ckpt_path) if config.ckpt_path else None
         _prepare_loggers(config.trainer, run_dir)
+        if self.subcommand in ("validate", "test"):
+            config.verbose = False  # the callback's table says the same, legibly
         if self.subcommand == "predict":
             # Estimates are written as they come; kept in memory they would fill it.
             config.return_predictions = False

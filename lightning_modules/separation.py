@@ -56,9 +56,7 @@ def separate(
     """
     if mixture.ndim != 2:
         raise ValueError(f"mixture has shape {tuple(mixture.shape)}: (channels, samples) expected")
-    parts = separate_stream(
-        model, [mixture], sample_rate, overlap=overlap, batch_size=batch_size
-    )
+    parts = separate_stream(model, [mixture], sample_rate, overlap=overlap, batch_size=batch_size)
     estimates = mixture.new_empty(len(model.sources), *mixture.shape)
     position = 0
     for part in parts:
@@ -142,9 +140,7 @@ def _batches(
         return
     # One chunk, and as many more as it takes to hold every sample.
     count = 1 + max(0, math.ceil((waiting.shape[-1] - length) / hop))
-    padded = torch.nn.functional.pad(
-        waiting, (0, length + (count - 1) * hop - waiting.shape[-1])
-    )
+    padded = torch.nn.functional.pad(waiting, (0, length + (count - 1) * hop - waiting.shape[-1]))
     for first in range(0, count, batch_size):
         number = min(batch_size, count - first)
         yield _chunks(padded[..., first * hop :], length, hop, number), received

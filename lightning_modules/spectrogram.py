@@ -13,8 +13,8 @@ from lightning_modules.base import SourceSeparator
 Mask = Literal["none", "ratio", "binary"]
 Scale = Literal["linear", "db"]
 
-# Magnitude that counts as 0 dB on the decibel scale: 80 dB under a full-scale bin.
-_FLOOR = 1e-4
+# Where the decibel scale begins, under the magnitude of a full-scale sine.
+_RANGE_DB = 80
 
 
 class SpectrogramSeparator(SourceSeparator):
@@ -61,6 +61,8 @@ class SpectrogramSeparator(SourceSeparator):
         self.mask, self.magnitude_scale = mask, magnitude_scale
         # Not stored: it follows from n_fft.
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.window: Tensor
+        self.floor = float(self.window.sum()) / 2 * 10 ** (-_RANGE_DB / 20)
 
     @abstractmethod
     def magnitudes(self, mixture: Tensor) -> Tensor:
@@ -96,9 +98,11 @@ class SpectrogramSeparator(SourceSeparator):
     def stft(self, waveform: Tensor) -> Tensor:
         """Transform waveforms.
 
-        The transform is orthonormal up to the window, frame n is centred on
-        sample n ``hop_length``, and the edges are padded with zeros, so that
-        any length is fine.
+        Frame n is centred on sample n ``hop_length``; the edges are padded with
+        zeros, so that any length is fine. Magnitudes are not normalised, as in
+        librosa: a full-scale sine has half the window's sum. (Scaled to about 1
+        they lie so far under a ReLU output's first values that an L1 loss can
+        drive all of it below zero, from where no gradient brings it back.)
 
         Args:
             waveform: Waveforms, shape (..., T).
@@ -114,7 +118,6 @@ class SpectrogramSeparator(SourceSeparator):
                 window=self.window,
                 center=True,
                 pad_mode="constant",
-                normalized=True,
                 return_complex=True,
             )
         return spectrum.reshape(*waveform.shape[:-1], *spectrum.shape[-2:])
@@ -136,7 +139,6 @@ class SpectrogramSeparator(SourceSeparator):
                 self.hop_length,
                 window=self.window,
                 center=True,
-                normalized=True,
                 length=samples,
             )
         return waveform.reshape(*spectra.shape[:-2], samples)
@@ -145,13 +147,13 @@ class SpectrogramSeparator(SourceSeparator):
         """Bring linear magnitudes to the scale that the network works on."""
         if self.magnitude_scale == "linear":
             return magnitudes
-        return 20 * torch.log10(1 + magnitudes / _FLOOR)
+        return 20 * torch.log10(1 + magnitudes / self.floor)
 
     def from_scale(self, magnitudes: Tensor) -> Tensor:
         """Bring the network's magnitudes back to the linear scale."""
         if self.magnitude_scale == "linear":
             return magnitudes
-        return _FLOOR * (10 ** (magnitudes / 20) - 1)
+        return self.floor * (10 ** (magnitudes / 20) - 1)
 
 
 def masks(magnitudes: Tensor, kind: Mask) -> Tensor:

@@ -18,6 +18,7 @@ sources (our count).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -25,7 +26,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from datamodules.musdb import Batch, MUSDBDataModule
+from datamodules.datasets import Batch
+from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base import check_sources
 from lightning_modules.spectrogram import SpectrogramSeparator
 
@@ -70,7 +72,8 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map (B, inputs, H, W) and a skip (B, outputs, 2H, 2W) to (B, outputs, 2H, 2W)."""
-        return self.convolutions(torch.cat([self.up(x), skip], 1))
+        joined: Tensor = self.convolutions(torch.cat([self.up(x), skip], 1))
+        return joined
 
 
 class UNetwork(nn.Module):
@@ -84,9 +87,7 @@ class UNetwork(nn.Module):
         dropout: Rate of dropout in the decoder.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, channels: Sequence[int], dropout: float
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, channels: Sequence[int], dropout: float) -> None:
         super().__init__()
         self.encoder = nn.ModuleList(
             ConvBlock(before, after)
@@ -97,8 +98,7 @@ class UNetwork(nn.Module):
         self.centre = ConvBlock(channels[-1], centre)
         rising = [centre, *reversed(channels)]
         self.decoder = nn.ModuleList(
-            UpBlock(before, after, dropout)
-            for before, after in zip(rising, rising[1:], strict=False)
+            UpBlock(before, after, dropout) for before, after in itertools.pairwise(rising)
         )
         self.output = nn.Sequential(nn.Conv2d(channels[0], outputs, 1), nn.ReLU())
         # Each pooling halves both axes, so they must be multiples of this.
@@ -110,7 +110,9 @@ class UNetwork(nn.Module):
         """Map (B, inputs, F, N) to (B, outputs, F, N), any F and N."""
         height, width = image.shape[-2:]
         # 1025 x 173 -> 1040 x 176, zeros above and to the right only.
-        x = nn.functional.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
+        x: Tensor = nn.functional.pad(
+            image, (0, -width % self.multiple, 0, -height % self.multiple)
+        )
         x = x.contiguous(memory_format=torch.channels_last)
         skips = []
         for block in self.encoder:
@@ -120,7 +122,8 @@ class UNetwork(nn.Module):
         x = self.centre(x)
         for block in self.decoder:
             x = block(x, skips.pop())
-        return self.output(x)[..., :height, :width]
+        x = self.output(x)
+        return x[..., :height, :width]
 
 
 class UNet(SpectrogramSeparator):
@@ -173,7 +176,9 @@ class UNet(SpectrogramSeparator):
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
         """Run the network on magnitudes (B, C, F, N), for estimates (B, S, C, F, N)."""
-        return self.network(mixture).unflatten(1, (len(self.sources), self.audio_channels))
+        images = self.network(mixture)  # (B, S C, F, N)
+        estimates: Tensor = images.unflatten(1, (len(self.sources), self.audio_channels))
+        return estimates
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted L1 distance of magnitudes (Pourtorkan 2022, equations 12 and 13)."""
@@ -181,8 +186,7 @@ class UNet(SpectrogramSeparator):
         targets = self.to_scale(self.stft(batch.targets).abs())
         distances = (estimates - targets).abs().mean((0, 2, 3, 4))  # (B, S, C, F, N) -> (S,)
         parts = {
-            f"loss/{name}": distance
-            for name, distance in zip(self.sources, distances, strict=True)
+            f"loss/{name}": distance for name, distance in zip(self.sources, distances, strict=True)
         }
         return {"loss": (self.source_weights * distances).sum(), **parts}
 
@@ -192,9 +196,7 @@ class UNet(SpectrogramSeparator):
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             self.source_weights.copy_(balanced_weights(self, data))
             weights = dict(zip(self.sources, self.source_weights.tolist(), strict=True))
-            self.print(
-                "balanced alphas: " + ", ".join(f"{k} {v:.3f}" for k, v in weights.items())
-            )
+            self.print("balanced alphas: " + ", ".join(f"{k} {v:.3f}" for k, v in weights.items()))
 
 
 def balanced_weights(model: UNet, data: MUSDBDataModule, crops: int = 256) -> Tensor:
@@ -218,7 +220,7 @@ def balanced_weights(model: UNet, data: MUSDBDataModule, crops: int = 256) -> Te
         last = max(0, track.samples - data.segment_samples)
         # Multiples of the golden ratio fall evenly into the track, whatever their number.
         start = int(number * 0.6180339887 % 1 * last)
-        _, targets = data.read_batch(track, start, data.segment_samples)
+        _, targets = data.listener.read(track, start, data.segment_samples)
         magnitudes = model.to_scale(model.stft(targets.to(model.device)).abs())
         norms += magnitudes.flatten(1).norm(dim=1).cpu()  # (S, C, F, N) -> (S,)
     for name, norm in zip(model.sources, norms.tolist(), strict=True):

@@ -53,7 +53,13 @@ def write_track(
 def musdb_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set in the layout of MUSDB18-HQ: 4 training, 1 validation, 1 test track."""
     root = tmp_path_factory.mktemp("musdb")
-    names = ["Actions - One Minute Smile", "Band A - One", "Band B - Two", "Band C - Three", "D - 4"]
+    names = [
+        "Actions - One Minute Smile",
+        "Band A - One",
+        "Band B - Two",
+        "Band C - Three",
+        "D - 4",
+    ]
     for number, name in enumerate(names):
         write_track(root / "train" / name, seconds=3 + 0.3 * number, seed=number)
     write_track(root / "test" / "Test - Song", seed=99)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.musdb import Batch
+from datamodules.datasets import Batch
 from lightning_modules.spectrogram import masks
 from lightning_modules.unet import UNet, UNetwork
 
@@ -78,9 +78,9 @@ def test_parameters_are_those_of_the_written_out_sum() -> None:
 
 def test_relu_comes_before_batch_norm_and_dropout_after() -> None:
     network = UNetwork(1, 2, (4, 8), 0.3)
-    names = [type(layer).__name__ for layer in network.encoder[0]]  # type: ignore[arg-type]
+    names = [type(layer).__name__ for layer in network.encoder[0].children()]
     assert names == ["Conv2d", "ReLU", "BatchNorm2d"] * 2
-    up = [type(layer).__name__ for layer in network.decoder[0].up]  # type: ignore[union-attr, arg-type]
+    up = [type(layer).__name__ for layer in network.decoder[0].up.children()]  # type: ignore[union-attr]
     assert up == ["ConvTranspose2d", "ReLU", "BatchNorm2d", "Dropout"]
     assert [type(layer).__name__ for layer in network.output] == ["Conv2d", "ReLU"]
 
@@ -149,11 +149,19 @@ def test_silence_gives_silence() -> None:
 
 def test_decibel_scale_is_zero_for_silence_and_comes_back() -> None:
     model = small(magnitude_scale="db")
-    magnitudes = torch.tensor([0.0, 1e-4, 1e-2, 1.0, 50.0])
+    full = model.window.sum() / 2
+    magnitudes = full * torch.tensor([0.0, 1e-4, 1e-2, 1.0])
     decibels = model.to_scale(magnitudes)
     assert decibels[0] == 0
-    assert abs(decibels[3] - 80) < 1e-3  # 1.0 lies 80 dB above the floor of 1e-4
+    assert abs(decibels[3] - 80) < 1e-3  # full scale lies 80 dB above the floor
     assert torch.allclose(model.from_scale(decibels), magnitudes, rtol=1e-4)
+
+
+def test_full_scale_sine_has_half_the_windows_sum() -> None:
+    model = small(audio_channels=1)
+    sine = torch.sin(2 * torch.pi * 100 / 2048 * torch.arange(20_000))
+    peak = model.stft(sine[None, None]).abs()[0, 0, :, 10].max()
+    assert abs(peak - model.window.sum() / 2) < 0.1
 
 
 def test_masks_add_up_to_one_even_where_all_is_zero() -> None:
@@ -161,7 +169,7 @@ def test_masks_add_up_to_one_even_where_all_is_zero() -> None:
     magnitudes[:, :, 0] = 0
     magnitudes[:, :, 1] = 1e-42  # denormal
     for kind in ("ratio", "binary"):
-        result = masks(magnitudes, kind)  # type: ignore[arg-type]
+        result = masks(magnitudes, kind)
         assert torch.allclose(result.sum(1), torch.ones(2, 5))
         assert result.isfinite().all()
     assert set(masks(magnitudes, "binary").unique().tolist()) == {0.0, 1.0}
@@ -202,9 +210,9 @@ def test_faulty_alphas_are_refused(alphas: Any, message: str) -> None:
 
 
 def test_faulty_masks_are_refused() -> None:
-    with pytest.raises(ValueError, match="'soft'.*none, ratio, binary"):
+    with pytest.raises(ValueError, match=r"'soft'.*none, ratio, binary"):
         small(mask="soft")
-    with pytest.raises(ValueError, match="one source, vocals.*second source"):
+    with pytest.raises(ValueError, match=r"one source, vocals.*second source"):
         small(["vocals"], mask="ratio")
     with pytest.raises(ValueError, match=r"'log'.*linear or db"):
         small(magnitude_scale="log")

@@ -11,13 +11,14 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from datamodules.musdb import TrackBatch
+from datamodules.audio import Audio
+from datamodules.datasets import TrackBatch
+from lightning_modules.base import SourceSeparator
 from lightning_modules.evaluation.bss_eval import scorer_unavailable_reason
 from lightning_modules.evaluation.scores import (
     TrackScores,
@@ -79,6 +80,7 @@ class BSSEval(Callback):
         """Hand a separated track to the pool."""
         if not isinstance(batch, TrackBatch) or trainer.sanity_checking:
             return
+        assert isinstance(pl_module, SourceSeparator)
         started = time.perf_counter()
         references = _numpy(batch.targets)
         self._submit(trainer, pl_module, "estimate", batch.name, references, outputs["estimates"])
@@ -96,10 +98,10 @@ class BSSEval(Callback):
     def _submit(
         self,
         trainer: Trainer,
-        model: LightningModule,
+        model: SourceSeparator,
         kind: str,
         name: str,
-        references: np.ndarray,
+        references: Audio,
         estimates: Tensor,
     ) -> None:
         workers = self.processes or max(1, _cores() // max(1, _local_ranks(trainer)))
@@ -185,8 +187,9 @@ class BSSEval(Callback):
             self.teardown(trainer, pl_module, "fit")
 
 
-def _numpy(waveform: Tensor) -> np.ndarray:
-    return waveform.detach().float().cpu().numpy()
+def _numpy(waveform: Tensor) -> Audio:
+    audio: Audio = waveform.detach().float().cpu().numpy()
+    return audio
 
 
 def _cores() -> int:
@@ -218,4 +221,6 @@ def _read_if_same(path: Path, sources: list[str]) -> TrackScores | None:
 def _title(trainer: Trainer) -> str:
     if trainer.testing:
         return "Test"
-    return f"Validation, epoch {trainer.current_epoch}" if trainer.state.fn == "fit" else "Validation"
+    return (
+        f"Validation, epoch {trainer.current_epoch}" if trainer.state.fn == "fit" else "Validation"
+    )

@@ -9,6 +9,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 
+from lightning_modules.base import SourceSeparator
 from lightning_modules.stem_files import StemFiles
 
 
@@ -30,10 +31,10 @@ class EstimatesWriter(BasePredictionWriter):
     ) -> None:
         """Write one track's estimates."""
         estimates = prediction["estimates"].cpu().numpy()
-        sources: list[str] = pl_module.sources  # type: ignore[assignment]
+        assert isinstance(pl_module, SourceSeparator)
         folder = Path(trainer.default_root_dir) / "estimates" / prediction["name"]
         with StemFiles(
-            folder, sources, prediction["sample_rate"], estimates.shape[1], force=True
+            folder, pl_module.sources, prediction["sample_rate"], estimates.shape[1], force=True
         ) as files:
             files.write(estimates)
 

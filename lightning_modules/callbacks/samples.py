@@ -9,8 +9,10 @@ import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
-from datamodules.musdb import TrackBatch
+from datamodules.audio import Audio
+from datamodules.datasets import TrackBatch
 from lightning_modules import plots
+from lightning_modules.base import SourceSeparator
 
 
 class Samples(Callback):
@@ -46,8 +48,8 @@ class Samples(Callback):
             or not self._due(trainer)
         ):
             return
-        rate: int = pl_module.sample_rate  # type: ignore[assignment]
-        sources: list[str] = pl_module.sources  # type: ignore[assignment]
+        assert isinstance(pl_module, SourceSeparator)
+        rate, sources = pl_module.sample_rate, pl_module.sources
         wanted = round(self.seconds * rate)
         start = max(0, (batch.mixture.shape[-1] - wanted) // 2)
         mixture, references, estimates = (
@@ -86,6 +88,7 @@ class Samples(Callback):
         return last or trainer.current_epoch % self.every_n_epochs == 0
 
 
-def _playable(clip: np.ndarray) -> np.ndarray:
+def _playable(clip: Audio) -> Audio:
     """A waveform (C, T) as (T, C), within [-1, 1] as players want it."""
-    return np.clip(clip.T, -1.0, 1.0)
+    clipped: Audio = np.clip(clip.T, -1.0, 1.0)
+    return clipped

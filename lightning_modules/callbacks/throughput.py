@@ -7,6 +7,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from lightning_modules.base import SourceSeparator
+
 
 class Throughput(Callback):
     """Log examples and seconds of audio per second, and the share of time spent waiting.
@@ -49,12 +51,11 @@ class Throughput(Callback):
         """Count the step, and log when it is time."""
         now = time.perf_counter()
         if self._ended is not None and self._began is not None:
+            assert isinstance(pl_module, SourceSeparator)
             self._worked += now - self._began
             examples, _, samples = batch.mixture.shape
             self._examples += examples * trainer.world_size
-            self._audio_seconds += (
-                examples * trainer.world_size * samples / pl_module.sample_rate  # type: ignore[operator]
-            )
+            self._audio_seconds += examples * trainer.world_size * samples / pl_module.sample_rate
         self._ended = now
         total = self._waited + self._worked
         if total > 0 and (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.audio import DataError, inspect
+from datamodules.audio import inspect
+from datamodules.songs import find_songs, song_name
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4", ".aac", ".aiff", ".aif", ".opus")
 _BLOCK_SECONDS = 30
 
 
@@ -33,12 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        songs = list(_songs(options.inputs))
-        for song in songs:
-            inspect(song)  # a bad file is told before the model is loaded
-        _check_names(songs)
         separate_files(
-            songs,
+            find_songs(options.inputs),  # a bad file is told before the model is loaded
             options.checkpoint,
             options.output,
             force=options.force,
@@ -49,30 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _songs(inputs: Sequence[Path]) -> Iterator[Path]:
-    """Files as they are, folders with the audio files in them."""
-    for path in inputs:
-        if not path.is_dir():
-            yield path
-            continue
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in AUDIO_SUFFIXES)
-        if not found:
-            raise DataError(f"{path}: no audio file in this folder ({', '.join(AUDIO_SUFFIXES)})")
-        yield from found
-
-
-def _check_names(songs: Sequence[Path]) -> None:
-    """Two songs of one name would write into one folder."""
-    by_name: dict[str, Path] = {}
-    for song in songs:
-        if song.stem in by_name:
-            raise DataError(
-                f"{by_name[song.stem]} and {song} would both be written to {song.stem}/: "
-                "rename one, or separate them one at a time"
-            )
-        by_name[song.stem] = song
 
 
 def separate_files(
@@ -110,7 +82,7 @@ def separate_files(
 
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = load_separator(checkpoint, place)
-    folders = [output / song.stem for song in songs]
+    folders = [output / song_name(song) for song in songs]
     for folder in folders if not force else []:
         if existing := StemFiles.existing(folder, model.sources):
             raise FileExistsError(
@@ -133,7 +105,7 @@ def separate_files(
             StemFiles(folder, model.sources, rate, info.channels, force=force) as files,
             tqdm(
                 total=round(info.samples / rate, 1),
-                desc=song.name,
+                desc=song_name(song),
                 unit="s",
                 bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s "
                 "[{elapsed}<{remaining}]",

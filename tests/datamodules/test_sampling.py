@@ -89,8 +89,8 @@ def test_sampler_goes_on_in_the_middle_and_then_from_the_start() -> None:
     sampler = ExampleSampler(32, 8, epoch=2, batch=3)
     assert list(sampler) == [(2, i) for i in range(24, 32)]
     sampler.set_epoch(2)  # as Lightning does before the resumed epoch
-    assert list(sampler)[0] == (2, 24)
+    assert next(iter(sampler)) == (2, 24)
     sampler.set_epoch(3)
-    assert list(sampler)[0] == (3, 0)
+    assert next(iter(sampler)) == (3, 0)
     assert len(list(sampler)) == 32
     assert all(a < b for a, b in pairwise(sampler))

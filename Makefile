@@ -1,0 +1,38 @@
+# make demo   from nothing to a trained, scored and heard model
+# make test   all tests;  make fast  the quick ones;  make lint  ruff and mypy
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test fast lint clean
+
+demo: $(INSTALLED)
+	$(BIN)/python -m lightning_modules.tools.demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+fast: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# uv takes seconds where pip takes minutes, and is used where it is there.
+$(INSTALLED): pyproject.toml .ci/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Python 3.11 to 3.13 is needed, $(PYTHON) is $$($(PYTHON) -V): make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@if command -v uv >/dev/null; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
+		uv pip install --quiet --python $(BIN)/python --constraint .ci/constraints.txt --editable '.[dev]'; \
+	else \
+		echo "Installing with pip; torch and its libraries are several gigabytes." && \
+		$(PYTHON) -m venv .venv && \
+		$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[dev]'; \
+	fi
+	@touch $@
+
+clean:
+	rm -rf .venv runs

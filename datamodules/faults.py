@@ -1,0 +1,72 @@
+"""Work on many files at once, and all of their faults in one report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from datamodules.audio import DataError
+
+_FAULTS_SHOWN = 5
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def for_each(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    description: str,
+    progress: bool,
+    workers: int = 8,
+) -> list[Result]:
+    """Do the work on every item in threads; then report the faults of all of them together.
+
+    Args:
+        work: What to do; a ``DataError`` from it is a fault of its item.
+        items: What to do it on.
+        description: Label of the progress bar.
+        progress: Show the bar, if the work takes more than a second.
+        workers: Number of threads.
+
+    Returns:
+        Results in the order of the items.
+
+    Raises:
+        DataError: Some items are faulty; the first five are named.
+    """
+    results, faults = [], []
+    executor = ThreadPoolExecutor(workers)
+    try:
+        futures = [executor.submit(work, item) for item in items]
+        for future in tqdm(futures, description, delay=1, leave=False, disable=not progress):
+            try:
+                results.append(future.result())
+            except DataError as fault:
+                faults.append(str(fault))
+    finally:
+        # Without cancelling, Ctrl-C would wait for all items.
+        executor.shutdown(cancel_futures=True)
+    raise_faults(faults)
+    return results
+
+
+def raise_faults(faults: Sequence[str]) -> None:
+    """Raise one error for all faults, if there are any.
+
+    Args:
+        faults: A line for each.
+
+    Raises:
+        DataError: There are faults; the first five are named.
+    """
+    if len(faults) == 1:
+        raise DataError(faults[0])
+    if faults:
+        lines = [f"{len(faults)} faults in the data:", *faults[:_FAULTS_SHOWN]]
+        if len(faults) > _FAULTS_SHOWN:
+            lines.append(f"... and {len(faults) - _FAULTS_SHOWN} more")
+        raise DataError("\n  ".join(lines))

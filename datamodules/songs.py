@@ -1,0 +1,56 @@
+"""Songs to separate: files and folders as a user names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from datamodules.audio import DataError, inspect
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4", ".aac", ".aiff", ".aif", ".opus")
+
+
+def find_songs(inputs: Iterable[str | Path]) -> list[Path]:
+    """Find the audio files that are meant, and check that each is one.
+
+    Args:
+        inputs: Audio files, or folders of them.
+
+    Returns:
+        The files, those of a folder sorted by name.
+
+    Raises:
+        DataError: A path does not exist, a file is no audio, a folder holds none, or two
+            songs have one name.
+    """
+    songs: dict[str, Path] = {}
+    for path in map(Path, inputs):
+        found = [path]
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            if not found:
+                raise DataError(f"{path}: no audio file in this folder ({', '.join(SUFFIXES)})")
+        for song in found:
+            inspect(song)
+            name = song_name(song)
+            if name in songs:
+                raise DataError(
+                    f"{songs[name]} and {song} would both be written to {name}/: "
+                    "rename one, or separate them one at a time"
+                )
+            songs[name] = song
+    return list(songs.values())
+
+
+def song_name(song: Path) -> str:
+    """Tell what a song's folder of stems is called.
+
+    Args:
+        song: The audio file.
+
+    Returns:
+        The file's name; for a ``mixture`` in the layout of MUSDB18-HQ the track's.
+    """
+    if song.stem == "mixture" and song.resolve().parent.name:
+        return song.resolve().parent.name
+    return song.name.removesuffix(".stem.mp4") if song.name.endswith(".stem.mp4") else song.stem

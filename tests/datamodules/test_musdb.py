@@ -1,0 +1,249 @@
+"""The data module: what a model is fed, whoever feeds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from datamodules.audio import DataError
+from datamodules.augmentations import Augmentation, ChannelSwap, Gain, Polarity
+from datamodules.datasets import Batch, StemBatch, TrackBatch, grouping
+from datamodules.musdb import MUSDBDataModule
+from tests.conftest import STEMS, write_track
+
+
+def module(root: Path, stage: str = "fit", **arguments: Any) -> MUSDBDataModule:
+    settings = {
+        "segment_seconds": 0.5,
+        "batch_size": 4,
+        "examples_per_epoch": 16,
+        "num_workers": 0,
+        **arguments,
+    }
+    data = MUSDBDataModule(root=str(root), **settings)
+    data.setup(stage)
+    return data
+
+
+def train_batches(data: MUSDBDataModule) -> list[Batch]:
+    return [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+
+
+def test_batches_hold_mixture_and_targets(musdb_root: Path) -> None:
+    batches = train_batches(module(musdb_root))
+    assert len(batches) == 4
+    for batch in batches:
+        assert batch.mixture.shape == (4, 2, 22050)
+        assert batch.targets.shape == (4, 4, 2, 22050)
+        assert batch.mixture.dtype == torch.float32
+        assert torch.allclose(batch.targets.sum(1), batch.mixture, atol=1e-6)
+
+
+@pytest.mark.parametrize("mix_probability", [0.0, 1.0])
+def test_crops_are_what_is_on_disk(musdb_root: Path, mix_probability: float) -> None:
+    """Every stem of every example is found, to the bit, at some place of some track's file."""
+    data = module(musdb_root, mix_probability=mix_probability)
+    files = {
+        stem: [
+            soundfile.read(track.stems[stem], dtype="float32")[0].T for track in data.train_tracks
+        ]
+        for stem in STEMS
+    }
+    origins = []
+    for stems, _ in data.train_dataloader():
+        for example in stems.numpy():
+            tracks = []
+            for number, stem in enumerate(STEMS):
+                crop = example[number]
+                found = [
+                    track
+                    for track, audio in enumerate(files[stem])
+                    for start in np.flatnonzero(audio[0, : -crop.shape[1]] == crop[0, 0])
+                    if np.array_equal(audio[:, start : start + crop.shape[1]], crop)
+                ]
+                assert found, f"{stem} is nowhere on disk"
+                tracks.append(found[0])
+            origins.append(tuple(tracks))
+    same = [len(set(origin)) == 1 for origin in origins]
+    assert all(same) if mix_probability == 0 else not all(same)
+
+
+def test_stream_does_not_depend_on_workers_or_ranks(musdb_root: Path) -> None:
+    alone = list(module(musdb_root).train_dataloader())
+    helped = list(module(musdb_root, num_workers=2).train_dataloader())
+    for one, other in zip(alone, helped, strict=True):
+        assert torch.equal(one.positions, other.positions)
+        assert torch.equal(one.stems, other.stems)
+
+
+def test_augmentation_belongs_to_the_example_not_to_its_batch(musdb_root: Path) -> None:
+    augmentations: list[Augmentation] = [Gain(), ChannelSwap(), Polarity()]
+    data = module(musdb_root, augmentations=augmentations)
+    stems, positions = next(iter(data.train_dataloader()))
+    whole = data.on_after_batch_transfer(StemBatch(stems, positions), 0)
+    part = data.on_after_batch_transfer(StemBatch(stems[2:], positions[2:]), 0)
+    assert torch.equal(whole.mixture[2:], part.mixture)
+    assert not torch.allclose(whole.mixture, stems.sum(1))
+    assert torch.allclose(whole.targets.sum(1), whole.mixture, atol=1e-6)
+
+
+def test_seeds_give_other_streams(musdb_root: Path) -> None:
+    one, other = (next(iter(module(musdb_root, seed=seed).train_dataloader())) for seed in (0, 1))
+    assert not torch.equal(one.stems, other.stems)
+
+
+def test_grouped_sources_and_the_whole_mixture(musdb_root: Path) -> None:
+    plain = train_batches(module(musdb_root))[0]
+    groups = {"accompaniment": ["drums", "bass", "other"], "vocals": ["vocals"]}
+    grouped = train_batches(module(musdb_root, sources=groups))[0]
+    assert torch.equal(grouped.mixture, plain.mixture)
+    assert torch.allclose(grouped.targets[:, 0], plain.targets[:, 1:].sum(1), atol=1e-6)
+    vocals = train_batches(module(musdb_root, sources=["vocals"]))[0]
+    assert torch.equal(vocals.mixture, plain.mixture)
+    assert vocals.targets.shape[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [
+        (["guitar"], "guitar.*vocals, drums, bass, other"),
+        ({"a": ["vocals", "vocals"]}, "each stem once"),
+        ({"a": []}, "'a'"),
+        ([], "sources is empty"),
+    ],
+)
+def test_faulty_sources_are_refused(sources: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        grouping(sources)
+
+
+def test_validation_is_crops_and_whole_tracks(musdb_root: Path) -> None:
+    data = module(musdb_root, validation_crops_per_track=3)
+    crops, tracks = data.val_dataloader()
+    batch = next(iter(crops))
+    assert isinstance(batch, Batch)
+    assert batch.mixture.shape == (3, 2, 22050)
+    assert torch.equal(batch.mixture, next(iter(data.val_dataloader()[0])).mixture)
+    track = next(iter(tracks))
+    assert isinstance(track, TrackBatch)
+    assert track.name == "Actions - One Minute Smile"
+    mixture, _ = soundfile.read(
+        musdb_root / "train" / track.name / "mixture.wav", dtype="float32", always_2d=True
+    )
+    assert np.array_equal(track.mixture.numpy(), mixture.T)
+    assert track.targets.shape == (4, *track.mixture.shape)
+
+
+def test_validation_takes_the_tracks_own_mixture(tmp_path: Path) -> None:
+    for name in ("A - 1", "B - 2"):
+        write_track(tmp_path / "train" / name)
+        audio, rate = soundfile.read(tmp_path / "train" / name / "mixture.wav", dtype="int16")
+        soundfile.write(tmp_path / "train" / name / "mixture.wav", audio // 2, rate)
+    data = module(tmp_path)
+    track = next(iter(data.val_dataloader()[1]))
+    assert torch.allclose(track.mixture, track.targets.sum(0) / 2, atol=1e-4)
+    batch = train_batches(data)[0]
+    assert torch.allclose(batch.mixture, batch.targets.sum(1), atol=1e-6)
+
+
+def test_only_test_reads_the_test_subset(musdb_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").symlink_to(musdb_root / "train")
+    for stage in ("fit", "validate", "predict"):
+        module(tmp_path, stage)
+    with pytest.raises(DataError, match="test"):
+        module(tmp_path, "test")
+    data = module(musdb_root, "test")
+    assert [track.name for track in data.test_tracks] == ["Test - Song"]
+    assert not data.train_tracks
+
+
+def test_tracks_shorter_than_the_segment_end_in_silence(musdb_root: Path) -> None:
+    data = module(musdb_root, segment_seconds=5.0)
+    batch = train_batches(data)[0]
+    assert batch.mixture.shape[-1] == 5 * 44100
+    assert batch.mixture[..., -30000:].abs().max() == 0
+    assert next(iter(data.val_dataloader()[0])).mixture.shape[-1] == 5 * 44100
+
+
+@pytest.mark.parametrize(("stored", "wanted"), [(2, 1), (1, 2)])
+def test_mono_and_stereo(tmp_path: Path, stored: int, wanted: int) -> None:
+    for number in range(2):
+        write_track(tmp_path / "train" / f"A - {number}", channels=stored, seed=number)
+    batch = train_batches(module(tmp_path, audio_channels=wanted))[0]
+    assert batch.mixture.shape[1] == wanted
+    if wanted == 2:
+        assert torch.equal(batch.mixture[:, 0], batch.mixture[:, 1])
+
+
+def test_an_epoch_is_as_long_as_the_music(musdb_root: Path) -> None:
+    data = module(musdb_root, examples_per_epoch=None)
+    assert data.examples() == sum(int(track.seconds / 0.5) for track in data.train_tracks)
+
+
+def test_embedded_corpus_without_a_root(
+    musdb_root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import logging
+
+    from datamodules import musdb
+
+    monkeypatch.setattr(musdb, "demo_corpus", lambda: musdb_root)
+    with caplog.at_level(logging.INFO):
+        data = MUSDBDataModule(batch_size=1)
+        data.prepare_data()
+        data.setup("fit")
+    assert len(data.train_tracks) == 4
+    lines = [line for line in caplog.messages if "embedded demo corpus" in line]
+    assert len(lines) == 1
+    assert "MUSDB_PATH" in lines[0]
+
+
+def test_root_comes_before_the_environment(
+    musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUSDB_PATH", str(tmp_path / "nothing"))
+    assert module(musdb_root).train_tracks
+    monkeypatch.setenv("MUSDB_PATH", str(musdb_root))
+    data = MUSDBDataModule(batch_size=1)
+    data.setup("fit")
+    assert len(data.train_tracks) == 4
+    with pytest.raises(DataError, match="segment_seconds"):
+        MUSDBDataModule(segment_seconds=0)
+
+
+def test_state_tells_where_the_stream_stands(musdb_root: Path) -> None:
+    data = module(musdb_root)
+    data.load_state_dict({"batches": 6, "batches_per_epoch": 4})
+    positions = [batch.positions.tolist() for batch in data.train_dataloader()]
+    assert positions == [[[1, 8 + 4 * k + i] for i in range(4)] for k in range(2)]
+
+
+def test_download_needs_ffmpeg_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DataError, match="ffmpeg"):
+        MUSDBDataModule(root=str(tmp_path / "new"), download=True).prepare_data()
+
+
+def test_download_goes_through_musdb(
+    musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """musdb is asked for the root that was given; here it finds a data set instead of fetching."""
+    musdb = pytest.importorskip("musdb", exc_type=ImportError)
+    asked: list[dict[str, Any]] = []
+
+    class Preview:
+        def __init__(self, **arguments: Any) -> None:
+            asked.append(arguments)
+            (tmp_path / "preview").symlink_to(musdb_root)
+
+    monkeypatch.setattr(musdb, "DB", Preview)
+    data = MUSDBDataModule(root=str(tmp_path / "preview"), download=True, batch_size=1)
+    data.prepare_data()
+    data.setup("fit")
+    assert asked == [{"root": str(tmp_path / "preview"), "download": True}]
+    assert len(data.train_tracks) == 4

@@ -1,0 +1,410 @@
+"""The command line, as a user meets it: the whole way through, and every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from lightning_modules import cli
+from lightning_modules.checkpoint import load_separator
+from tests.conftest import STEMS, write_track
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+UNET = ["--config", "unet.yaml"]
+# Small enough for seconds.
+TINY = [
+    "--model.init_args.channels=[4,8]",
+    "--model.init_args.n_fft=512",
+    "--model.init_args.hop_length=256",
+    "--data.init_args.segment_seconds=0.5",
+    "--data.init_args.examples_per_epoch=16",
+    "--data.init_args.validation_crops_per_track=2",
+    "--data.init_args.num_workers=0",
+    "--trainer.max_epochs=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+    "--trainer.log_every_n_steps=1",
+]
+CSV = ["--trainer.logger=CSVLogger"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder that has nothing to do with the project."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def no_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave museval out where scores are beside the point."""
+    from lightning_modules.callbacks import bss_eval
+
+    monkeypatch.setattr(bss_eval, "scorer_unavailable_reason", lambda: "left out by the test")
+
+
+def run(*arguments: str) -> int:
+    """Run a subcommand as if from a fresh process."""
+    os.environ.pop("STEMLAB_RUN_DIR", None)
+    return cli.main(list(arguments))
+
+
+def metrics(run_dir: Path) -> list[dict[str, str]]:
+    """Rows of the newest CSV log."""
+    logs = sorted(run_dir.glob("lightning_logs/version_*/metrics.csv"), key=os.path.getmtime)
+    header, *rows = logs[-1].read_text().splitlines()
+    return [dict(zip(header.split(","), row.split(","), strict=True)) for row in rows]
+
+
+# ------------------------------------------------------------- the whole way
+
+
+@pytest.mark.slow
+def test_fit_validate_test_predict(
+    musdb_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUSDB_PATH", str(musdb_root))
+    ratio = "--model.init_args.mask=ratio"
+    assert run("fit", *UNET, *TINY, ratio) == 0
+    shown = capsys.readouterr()
+    assert "wandb sync" in shown.out
+    assert "mix SDR" in shown.out
+
+    run_dir = Path("runs/unet")
+    names = {path.name for path in (run_dir / "checkpoints").iterdir()}
+    assert names == {"epoch_000.ckpt", "best.ckpt", "last.ckpt"}
+    assert (run_dir / "pictures" / "epoch_000.png").stat().st_size > 10_000
+    assert list(run_dir.glob("wandb/offline-run-*/*.wandb"))
+    scored = json.loads(
+        (run_dir / "scores/epoch_000/val/Actions - One Minute Smile.json").read_text()
+    )
+    assert [target["name"] for target in scored["targets"]] == list(STEMS)
+    assert len(scored["targets"][0]["frames"]) == 3
+
+    for subcommand in ("validate", "test"):
+        assert run(subcommand, *UNET, *TINY, ratio) == 0
+        assert "best.ckpt" in capsys.readouterr().out
+    assert (run_dir / "scores/estimate/test/Test - Song.json").is_file()
+    assert (run_dir / "scores/mixture/test/Test - Song.json").is_file()
+
+    assert run("predict", *UNET, *TINY, ratio) == 0
+    stems = run_dir / "estimates" / "Actions - One Minute Smile"
+    total = sum(soundfile.read(stems / f"{stem}.wav")[0] for stem in STEMS)
+    mixture, _ = soundfile.read(musdb_root / "train" / stems.name / "mixture.wav")
+    assert np.abs(total - mixture).max() < 1e-5
+
+    # The saved config is enough, and a checkpoint stands on its own.
+    assert run("test", "--config", str(run_dir / "config.yaml")) == 0
+    assert load_separator(run_dir / "checkpoints/best.ckpt").sources == list(STEMS)
+
+
+@pytest.mark.slow
+def test_a_second_fit_leaves_the_first_alone(musdb_root: Path, no_scorer: None) -> None:
+    root = f"--data.init_args.root={musdb_root}"
+    assert run("fit", *UNET, *TINY, *CSV, root) == 0
+    first = (Path("runs/unet/checkpoints/last.ckpt")).stat().st_mtime_ns
+    assert run("fit", *UNET, *TINY, *CSV, root) == 0
+    assert Path("runs/unet-2/checkpoints/last.ckpt").is_file()
+    assert Path("runs/unet/checkpoints/last.ckpt").stat().st_mtime_ns == first
+    assert run("fit", *UNET, *TINY, *CSV, root, "--run_dir", "runs/unet") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])
+def test_loggers_can_be_switched(musdb_root: Path, no_scorer: None, logger: str) -> None:
+    root = f"--data.init_args.root={musdb_root}"
+    assert run("fit", *UNET, *TINY, root, f"--trainer.logger={logger}") == 0
+    pattern = "metrics.csv" if logger == "CSVLogger" else "events.out.tfevents*"
+    assert list(Path("runs/unet/lightning_logs").rglob(pattern))
+
+
+@pytest.mark.slow
+def test_training_logs_what_the_docs_promise(musdb_root: Path, no_scorer: None) -> None:
+    assert run("fit", *UNET, *TINY, *CSV, f"--data.init_args.root={musdb_root}") == 0
+    logged = {name for row in metrics(Path("runs/unet")) for name, value in row.items() if value}
+    assert logged >= {
+        "train/loss",
+        "train/loss/vocals",
+        "train/grad_norm",
+        "train/examples_per_second",
+        "train/audio_seconds_per_second",
+        "train/data_wait",
+        "val/loss",
+        "val/loss/vocals",
+        "val/usdr",
+        "val/usdr/vocals",
+        "val/skipped_frames",
+    }
+
+
+def architectures() -> list[list[str]]:
+    """Each config, with those it stands on top of in front."""
+    names = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yaml"))
+    names.remove("base")
+    chains = []
+    for name in names:
+        config = yaml.safe_load((REPOSITORY / "configs" / f"{name}.yaml").read_text())
+        if (config.get("model") or {}).get("class_path"):
+            chains.append([name])
+        else:
+            parent = max((n for n in names if name.startswith(f"{n}_")), key=len)
+            chains.append([parent, name])
+    return chains
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chain", architectures(), ids="+".join)
+def test_every_config_trains_reloads_and_separates(
+    chain: list[str], musdb_root: Path, no_scorer: None
+) -> None:
+    configs = [word for name in chain for word in ("--config", f"{name}.yaml")]
+    class_path = yaml.safe_load((REPOSITORY / "configs" / f"{chain[0]}.yaml").read_text())["model"][
+        "class_path"
+    ]
+    module, _, name = class_path.rpartition(".")
+    tiny = getattr(__import__(module, fromlist=[name]), name).tiny
+    small = [f"--model.init_args.{key}={json.dumps(value)}" for key, value in tiny.items()]
+    settings = [word for word in TINY if not word.startswith("--model")]
+    root = f"--data.init_args.root={musdb_root}"
+    assert run("fit", *configs, *small, *settings, *CSV, root, "--run_dir", "here") == 0
+    separator = load_separator(Path("here/checkpoints/last.ckpt"))
+    mixture = torch.randn(separator.audio_channels, 30_001) * 0.1
+    estimates = separator.separate(mixture)
+    assert estimates.shape == (len(separator.sources), *mixture.shape)
+    assert estimates.isfinite().all()
+
+
+# ------------------------------------------------------- stop, and go on
+
+
+@pytest.mark.slow
+def test_resumed_run_goes_on_with_the_next_example(
+    musdb_root: Path, no_scorer: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in mid-epoch and resumed, a run sees the examples and losses of an unbroken one."""
+    from datamodules.datasets import TrainingCrops
+    from lightning_modules.callbacks.checkpoints import Checkpoints
+
+    seen: list[tuple[int, int]] = []
+    read = TrainingCrops.__getitem__
+
+    def recording(self: TrainingCrops, position: tuple[int, int]) -> Any:
+        seen.append(position)
+        return read(self, position)
+
+    monkeypatch.setattr(TrainingCrops, "__getitem__", recording)
+    settings = [
+        *UNET,
+        *TINY,
+        *CSV,
+        f"--data.init_args.root={musdb_root}",
+        "--data.init_args.examples_per_epoch=40",
+        "--trainer.max_epochs=3",
+        "--model.init_args.dropout=0.0",  # its generator is not part of this
+    ]
+    assert run("fit", *settings, "--run_dir", "whole") == 0
+    whole, losses = list(seen), [row["train/loss"] for row in metrics(Path("whole"))]
+
+    seen.clear()
+    step = Checkpoints.on_train_batch_end
+
+    def stopping(self: Checkpoints, trainer: Any, *arguments: Any) -> None:
+        self._stop = trainer.global_step == 7
+        step(self, trainer, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", stopping)
+    with pytest.raises(SystemExit) as stop:
+        run("fit", *settings, "--run_dir", "parts")
+    assert stop.value.code == 130
+    before = [position for position in seen if position < (1, 16)]
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", step)
+    seen.clear()
+    assert run("fit", *settings, "--run_dir", "parts", "--ckpt_path", "last") == 0
+    assert before + seen == whole
+    resumed = [row["train/loss"] for row in metrics(Path("parts")) if row["train/loss"]]
+    assert len(resumed) == 8
+    expected = [float(loss) for loss in losses if loss][-8:]
+    assert np.allclose([float(loss) for loss in resumed], expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(musdb_root: Path) -> None:
+    arguments = [
+        *UNET,
+        *TINY,
+        *CSV,
+        f"--data.init_args.root={musdb_root}",
+        "--data.init_args.examples_per_epoch=100000",
+        "--trainer.limit_val_batches=0",
+    ]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lightning_modules.cli", "fit", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    output = ""
+    try:
+        while "Epoch 0" not in output:
+            character = process.stdout.read(1)
+            assert character, output
+            output += character
+        time.sleep(2)
+        os.killpg(process.pid, signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    output += rest
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "Go on with: python -m lightning_modules.cli fit --config unet.yaml" in output
+    assert output.rstrip().endswith("--ckpt_path last")
+    assert load_separator("runs/unet/checkpoints/last.ckpt").sources == list(STEMS)
+
+
+# --------------------------------------------------------------- mistakes
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run what must fail; return the one line it says."""
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "--config", "unett.yaml"], ["unett.yaml", "did you mean unet.yaml", "unet_small"]),
+        (["fit"], ["no config given", "unet.yaml"]),
+        (["train", "--config", "unet.yaml"], ["'train'", "fit, validate, test, predict"]),
+        (
+            ["fit", "--config", "unet_small.yaml"],
+            ["names no model", "--config unet.yaml --config unet_small.yaml"],
+        ),
+        (["fit", *UNET, "--data.init_args.root", "nowhere"], ["'nowhere'", "MUSDB_PATH"]),
+        (["test", *UNET, "--ckpt_path", "gone.ckpt"], ["'gone.ckpt'", "last or best"]),
+        (["fit", "--config"], ["config ''", "there are"]),
+    ],
+)
+def test_mistakes_seen_before_lightning_is_imported(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = fails(capsys, *arguments)
+    assert all(word in error for word in words), error
+
+
+def test_bad_musdb_path(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MUSDB_PATH", "/does/not/exist")
+    error = fails(capsys, "fit", *UNET)
+    assert "/does/not/exist" in error
+    assert "MUSDB_PATH" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("modle: {}", ["'modle'", "did you mean 'model'"]),
+        ("trainer: {max_epochs: 1}\ntrainer: {max_epochs: 2}", ["'trainer' stands twice"]),
+        ("model:\n  init_args: {a: 1, a: 2}", ["'a' stands twice"]),
+        ("model: [", ["not readable as YAML"]),
+        ("- a\n- b", ["list", "mapping was expected"]),
+    ],
+)
+def test_faulty_config_files(
+    text: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.yaml").write_text(text)
+    error = fails(capsys, "fit", "--config", "mine.yaml")
+    assert "mine.yaml" in error
+    assert all(word in error for word in words), error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model.init_args.alphas={vocals: 0.5, drums: 0.6}"], ["vocals, drums", "missing"]),
+        (
+            ["--config", "unet_alpha_0.5.yaml", "--model.init_args.alphas={vocals: 1.0}"],
+            ["accompaniment is missing"],
+        ),
+        (["--data.init_args.sources=[vocals, guitar]"], ["guitar", "vocals, drums, bass, other"]),
+        (["--data.init_args.batch_size=1000"], ["batch_size 1000", "16 examples", "examples_per"]),
+        (["--data.init_args.sample_rate=22050"], ["44100 Hz", "22050 Hz", "sample_rate=44100"]),
+        (["--data.init_args.validation_tracks=[Nobody - Nothing]"], ["no validation", "Nobody"]),
+        (["--ckpt_path=last"], ["no last.ckpt", "fit"]),
+    ],
+)
+def test_mistakes_seen_before_training(
+    arguments: list[str],
+    words: list[str],
+    musdb_root: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = f"--data.init_args.root={musdb_root}"
+    error = fails(capsys, "fit", *UNET, *TINY, *CSV, root, *arguments)
+    assert all(word in error for word in words), error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "argument", ["--model.init_args.chanels=[4]", "--data.init_args.rot=x", "--trainer.epochs=1"]
+)
+def test_unknown_keys_are_named(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run("fit", *UNET, argument)
+    assert stop.value.code == 2
+    assert argument.split("=")[0].split(".")[-1] in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_faulty_data_and_checkpoints_stop_before_training(
+    musdb_root: Path, no_scorer: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = Path("broken")
+    write_track(broken / "train" / "A - 1")
+    write_track(broken / "train" / "B - 2")
+    (broken / "train" / "B - 2" / "bass.wav").unlink()
+    error = fails(capsys, "fit", *UNET, *TINY, *CSV, "--data.init_args.root=broken")
+    assert "B - 2" in error
+    assert "bass" in error
+
+    good = [*UNET, *TINY, *CSV, f"--data.init_args.root={musdb_root}"]
+    assert run("fit", *good) == 0
+    capsys.readouterr()
+    error = fails(capsys, "test", *good, "--model.init_args.channels=[4,16]")
+    assert "channels ([4, 8] in the checkpoint, [4, 16] in the config)" in error
+    checkpoint = Path("runs/unet/checkpoints/last.ckpt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    error = fails(capsys, "fit", *good, "--ckpt_path=last")
+    assert "last.ckpt: 1000 bytes" in error
+
+
+def test_nothing_heavy_is_imported_for_a_mistake() -> None:
+    """A wrong name is told at once, not after Lightning's seconds."""
+    script = (
+        "import sys; from lightning_modules import cli;"
+        "assert cli.main(['fit', '--config', 'x']) == 2;"
+        "heavy = {'torch', 'pytorch_lightning'} & set(sys.modules); assert not heavy, heavy"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
