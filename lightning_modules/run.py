@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib
+import inspect
 import logging
 import netrc
 import os
+import re
 import shlex
 import sys
 import uuid
@@ -13,8 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentError
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import WandbLogger
 
 from datamodules.datasets import grouping
 from datamodules.musdb import MUSDBDataModule
@@ -24,6 +31,7 @@ from lightning_modules.checkpoint import CheckpointError, check_same_model, read
 
 # Facts that data and model share: written once, with the data.
 _SHARED = ("sample_rate", "audio_channels", "segment_seconds")
+_PARSER = {"parser_mode": "omegaconf", "exit_on_error": False}
 # Ranks that Lightning starts as processes of their own find the directory here.
 _RUN_DIR_VARIABLE = "STEMLAB_RUN_DIR"
 
@@ -52,8 +60,11 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
             seed_everything_default=0,
-            parser_kwargs={"parser_mode": "omegaconf"},
+            # A mistake is one line to read, not a page of usage: cli.py prints it.
+            parser_kwargs=_PARSER | {name: dict(_PARSER) for name in StemlabCLI.subcommands()},
         )
+    except ArgumentError as error:
+        raise SettingError(legible(str(error))) from error
     except Interrupted as interrupted:
         run_dir = interrupted.checkpoint.parents[1]
         words = list(given)
@@ -64,6 +75,46 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
             f"Go on with: python -m lightning_modules.cli {shlex.join(words)}"
         )
         raise
+
+
+def legible(message: str) -> str:
+    """Make one line of the parser's account of all the types that a value did not have.
+
+    Args:
+        message: What jsonargparse says.
+
+    Returns:
+        What was wrong, and with an unknown argument the likeliest known ones.
+    """
+    message = re.sub(
+        r"Call to compute_fn of link .*? failed: ", "data.init_args.sources: ", message
+    )
+    said: list[str] = []
+    for line in message.splitlines():
+        line = line.strip().removeprefix("- ")
+        line = line.replace("Does not validate against any of the Union subtypes", "").strip()
+        noise = line.startswith(
+            ("Subtypes:", "Errors:", "Given value type:", "Expected a <class 'N")
+        )
+        bulky = line.startswith("Given value:") and ("(" in line or len(line) > 80)
+        if line and not noise and not bulky and line not in said:
+            said.append(line)
+    text = " ".join(said)
+    unknown = re.search(r"class_path '([\w.]+)': Option '(\w+)[\w.]*' is not accepted", text)
+    return text + (_known_arguments(*unknown.groups()) if unknown else "")
+
+
+def _known_arguments(class_path: str, name: str) -> str:
+    module, _, kind = class_path.rpartition(".")
+    ancestors = getattr(importlib.import_module(module), kind).__mro__
+    known = {
+        parameter
+        for ancestor in ancestors
+        if ancestor.__module__.startswith(("lightning_modules", "datamodules"))
+        for parameter in inspect.signature(ancestor.__init__).parameters
+    } - {"self", "kwargs"}
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
 
 
 def _without(words: list[str], name: str) -> list[str]:
@@ -159,6 +210,10 @@ class StemlabCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Hold the checkpoint against the model before any data is read."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                # Lightning always passes it, and W&B warns that it is out of use.
+                logger._wandb_init.pop("anonymous", None)
         if self.checkpoint is not None:
             check_same_model(self.checkpoint, self.model)
             self.checkpoint = None
@@ -167,10 +222,8 @@ class StemlabCLI(LightningCLI):
         """Build model and data; a value that they refuse is the user's to mend."""
         try:
             super().instantiate_classes()
-        except CheckpointError:
-            raise
-        except ValueError as error:
-            raise SettingError(str(error)) from error
+        except (ValueError, MisconfigurationException) as error:
+            raise SettingError(legible(str(error))) from error
 
     def _run_dir(self, config: Any) -> Path:
         inherited = os.environ.get(_RUN_DIR_VARIABLE)
@@ -236,8 +289,8 @@ def _checkpoint_path(subcommand: str, given: str | None, run_dir: Path) -> str |
     # A run that was stopped before its first validation has no best one yet.
     for name in (f"{given}.ckpt", "last.ckpt"):
         if (folder / name).is_file():
-            print(f"Checkpoint: {(folder / name).resolve()}")
-            return str((folder / name).resolve())
+            print(f"Checkpoint: {folder / name}")
+            return str(folder / name)
     raise CheckpointError(
         f"{folder}: there is no {given}.ckpt; train first with `fit`, or give --run_dir or "
         "--ckpt_path of another run"
@@ -268,12 +321,14 @@ def _prepare_wandb(arguments: Any, run_dir: Path) -> None:
     os.environ.setdefault("WANDB_RESUME", "allow")
     # W&B's copy of the terminal garbles progress bars and stores each of their states.
     os.environ.setdefault("WANDB_CONSOLE", "off")
-    if os.environ.get("WANDB_MODE") is None and not arguments.offline and not _logged_in():
-        os.environ["WANDB_MODE"] = "offline"
+    if not arguments.offline and not _logged_in():
+        # Otherwise W&B would ask, and a job would wait for an answer for ever.
+        os.environ.setdefault("WANDB_MODE", "offline")
+    if arguments.offline or os.environ.get("WANDB_MODE") == "offline":
         os.environ.setdefault("WANDB_SILENT", "true")
         print(
-            "Weights & Biases: not logged in (`wandb login`), so the run is logged offline; "
-            f"send it later with: wandb sync {run_dir / 'wandb'}/offline-run-*"
+            "Weights & Biases logs offline (`wandb login` changes that); send the run later with: "
+            f"wandb sync {run_dir / 'wandb'}/offline-run-*"
         )
 
 

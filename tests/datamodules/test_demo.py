@@ -15,6 +15,7 @@ import soundfile
 
 from datamodules import demo
 from datamodules.demo_instruments import SAMPLE_RATE
+from datamodules.demo_songs import Plan, Song
 
 NUMBERS = (11, 16)  # two of the shortest, one of each subset
 FILES = ("mixture", *demo.STEMS)
@@ -60,8 +61,8 @@ def test_songs_are_18_and_each_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("song", demo.SONGS, ids=lambda song: song.name)
-def test_songs_last_20_to_30_seconds(song: demo.Song) -> None:
-    plan = demo._Plan(song)
+def test_songs_last_20_to_30_seconds(song: Song) -> None:
+    plan = Plan(song)
     assert 20 <= plan.seconds(song.bars * plan.steps) + demo._TAIL_SECONDS <= 30
     assert 80 <= song.tempo_bpm <= 150
 
