@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
 from datamodules.datasets import Batch
+from datamodules.musdb import MUSDBDataModule
 from lightning_modules.spectrogram import masks
-from lightning_modules.unet import UNet, UNetwork
+from lightning_modules.unet import UNet, UNetwork, balanced_weights
+from tests.conftest import write_track
 
 FOUR = ["vocals", "drums", "bass", "other"]
 TWO = ["vocals", "accompaniment"]
@@ -234,3 +238,31 @@ def test_stft_stays_in_full_precision_under_autocast() -> None:
         assert model.loss(batch(model))["loss"].dtype == torch.float32
     assert estimates.dtype == torch.float32
     assert (estimates.sum(1) - mixture).abs().max() < 1e-6
+
+
+def test_balanced_alphas_make_all_sources_equally_loud(musdb_root: Path) -> None:
+    """Pourtorkan 2022, footnote 1: alpha ||vocals|| = (1 - alpha) ||accompaniment||."""
+    sources = {"vocals": ["vocals"], "accompaniment": ["drums", "bass", "other"]}
+    data = MUSDBDataModule(str(musdb_root), sources=sources, segment_seconds=0.5, batch_size=1)
+    data.setup("fit")
+    model = small(TWO, alphas="balanced")
+    weights = balanced_weights(model, data, crops=64)
+    assert abs(weights.sum() - 1) < 1e-6
+    norms = torch.zeros(2)
+    for track in data.train_tracks:
+        for start in range(0, track.samples - data.segment_samples, data.segment_samples // 4):
+            targets = data.listener.read(track, start, data.segment_samples).targets
+            norms += model.stft(targets).abs().flatten(1).norm(dim=1)
+    assert (weights * norms)[0] == pytest.approx((weights * norms)[1].item(), rel=0.1)
+    assert weights[0] > 0.5, "the vocals are the quieter ones"
+
+
+def test_balanced_alphas_need_sources_that_sound(tmp_path: Path) -> None:
+    for name in ("A - 1", "B - 2"):
+        write_track(tmp_path / "train" / name)
+        audio, rate = soundfile.read(tmp_path / "train" / name / "vocals.wav")
+        soundfile.write(tmp_path / "train" / name / "vocals.wav", audio * 0, rate)
+    data = MUSDBDataModule(str(tmp_path), segment_seconds=0.5, batch_size=1)
+    data.setup("fit")
+    with pytest.raises(ValueError, match=r"vocals is silent.*by name"):
+        balanced_weights(small(), data, crops=4)

@@ -22,13 +22,14 @@ class Samples(Callback):
     or TensorBoard, whichever logs the run.
 
     Args:
-        every_n_epochs: How often; the last epoch and every test have them too.
+        every_n_epochs: How often; the first and the last validation and every test have them too.
         seconds: Length of the excerpt, taken from the middle of the track.
     """
 
     def __init__(self, every_n_epochs: int = 5, seconds: float = 10.0) -> None:
         self.every_n_epochs = every_n_epochs
         self.seconds = seconds
+        self._last_epoch: int | None = None
 
     def on_validation_batch_end(
         self,
@@ -82,10 +83,15 @@ class Samples(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def _due(self, trainer: Trainer) -> bool:
+        """Whether this validation is shown; not every epoch need have one."""
         if trainer.state.fn != "fit":
             return True
-        last = trainer.current_epoch + 1 == trainer.max_epochs
-        return last or trainer.current_epoch % self.every_n_epochs == 0
+        epoch, last = trainer.current_epoch, self._last_epoch
+        ends = epoch + 1 == trainer.max_epochs
+        due = ends or last is None or epoch - last >= self.every_n_epochs
+        if due:
+            self._last_epoch = epoch
+        return due
 
 
 def _playable(clip: Audio) -> Audio:

@@ -104,16 +104,17 @@ def separate_files(
         with (
             StemFiles(folder, model.sources, rate, info.channels, force=force) as files,
             tqdm(
-                total=round(info.samples / rate, 1),
+                total=info.samples,
                 desc=song_name(song),
                 unit="s",
+                unit_scale=1 / rate,
                 bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s "
                 "[{elapsed}<{remaining}]",
             ) as bar,
         ):
             for estimate in estimates:
                 files.write(estimate.cpu().numpy())
-                bar.update(estimate.shape[-1] / rate)
+                bar.update(estimate.shape[-1])
         print(folder)
     return folders
 

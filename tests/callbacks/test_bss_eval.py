@@ -1,0 +1,153 @@
+"""The scoring callback: every odd track gets through, and its figures are museval's."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor
+
+from datamodules.datasets import Batch
+from datamodules.musdb import MUSDBDataModule
+from lightning_modules.base import SourceSeparator
+from lightning_modules.callbacks.bss_eval import BSSEval
+from tests.conftest import STEMS, write_track
+
+needs_ffmpeg = pytest.mark.skipif(
+    shutil.which("ffmpeg") is None, reason="museval needs ffmpeg, which is not installed"
+)
+
+
+class Stub(SourceSeparator):
+    """Gives each source the same share of the mixture, and ``silent`` ones nothing."""
+
+    tiny = {}  # noqa: RUF012
+
+    def __init__(self, sources: list[str], silent: tuple[str, ...] = (), **kwargs: Any) -> None:
+        super().__init__(sources, **kwargs)
+        self.gains = torch.tensor([0.0 if name in silent else 0.25 for name in sources])
+        self.parameter = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        return mixture[:, None] * self.gains[:, None, None].to(mixture)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": self.parameter}
+
+
+def validate(root: Path, out: Path, model: Stub | None = None) -> dict[str, float]:
+    data = MUSDBDataModule(str(root), segment_seconds=0.5, batch_size=1, num_workers=0)
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=out,
+        callbacks=[BSSEval(processes=1)],
+    )
+    (crops, tracks) = trainer.validate(
+        model or Stub(list(STEMS), segment_seconds=0.5), data, verbose=False
+    )
+    return {**crops, **tracks}
+
+
+def silence(folder: Path, stem: str, start: float = 0.0) -> None:
+    audio, rate = soundfile.read(folder / f"{stem}.wav", dtype="int16")
+    audio[round(start * rate) :] = 0
+    soundfile.write(folder / f"{stem}.wav", audio, rate)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for number, name in enumerate(("A - Trained", "Leaf - Summerghost")):
+        write_track(tmp_path / "data" / "train" / name, seconds=2.5, seed=number)
+    return tmp_path / "data"
+
+
+@needs_ffmpeg
+@pytest.mark.slow
+def test_figures_are_musevals(root: Path, tmp_path: Path) -> None:
+    museval = pytest.importorskip("museval")
+    metrics = validate(root, tmp_path / "out")
+    folder = root / "train" / "Leaf - Summerghost"
+    stems = np.stack([soundfile.read(folder / f"{stem}.wav")[0] for stem in STEMS])
+    mixture = soundfile.read(folder / "mixture.wav")[0]
+    sdr, isr, _, _ = museval.evaluate(stems, np.stack([mixture / 4] * 4), 44100, 44100)
+    for number, stem in enumerate(STEMS):
+        assert abs(metrics[f"val/sdr/{stem}"] - np.nanmedian(sdr[number])) < 1e-4
+        assert abs(metrics[f"val/isr/{stem}"] - np.nanmedian(isr[number])) < 1e-4
+    assert abs(metrics["val/sdr"] - np.mean([np.nanmedian(row) for row in sdr])) < 1e-4
+    store = museval.MethodStore()
+    # museval's stores read the files of a campaign's test subset only.
+    (tmp_path / "campaign" / "us").mkdir(parents=True)
+    shutil.copytree(tmp_path / "out/scores/estimate/val", tmp_path / "campaign/us/test")
+    store.add_eval_dir(str(tmp_path / "campaign"))
+    assert set(store.df["target"]) == set(STEMS)
+
+
+@needs_ffmpeg
+@pytest.mark.slow
+def test_silent_source_silent_estimate_and_silent_frames(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = root / "train" / "Leaf - Summerghost"
+    silence(folder, "bass")
+    silence(folder, "vocals", start=1.0)
+    (folder / "mixture.wav").unlink()
+    model = Stub(list(STEMS), silent=("drums",), segment_seconds=0.5)
+    metrics = validate(root, tmp_path / "out", model)
+    assert np.isnan(metrics["val/sdr/bass"])
+    assert np.isnan(metrics["val/sdr/drums"])
+    assert metrics["val/usdr/drums"] == pytest.approx(0, abs=1e-3)
+    assert np.isfinite(metrics["val/sdr/vocals"])
+    assert np.isfinite(metrics["val/sdr"])
+    assert metrics["val/skipped_frames"] == 2 + 2 + 1 + 1
+    table = capsys.readouterr().out
+    assert "bass: the reference is silent" in table
+    assert "drums: the estimate is silent" in table
+
+
+@needs_ffmpeg
+@pytest.mark.slow
+def test_track_shorter_than_a_frame(tmp_path: Path) -> None:
+    write_track(tmp_path / "data/train/A - Trained", seconds=0.6)
+    write_track(tmp_path / "data/train/Leaf - Summerghost", seconds=0.6, seed=1)
+    metrics = validate(tmp_path / "data", tmp_path / "out")
+    assert np.isfinite(metrics["val/sdr/vocals"])
+
+
+@needs_ffmpeg
+@pytest.mark.slow
+def test_baseline_is_computed_once(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted: list[str] = []
+    submit = BSSEval._submit
+
+    def counting(self: BSSEval, trainer: Any, model: Any, kind: str, *rest: Any) -> None:
+        submitted.append(kind)
+        submit(self, trainer, model, kind, *rest)
+
+    monkeypatch.setattr(BSSEval, "_submit", counting)
+    validate(root, tmp_path / "out")
+    validate(root, tmp_path / "out")
+    assert submitted == ["estimate", "mixture", "estimate"]
+
+
+def test_without_ffmpeg_there_is_usdr_and_one_line(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.warns(UserWarning, match="ffmpeg") as warned:
+        metrics = validate(root, tmp_path / "out")
+    assert len([w for w in warned if "ffmpeg" in str(w.message)]) == 1
+    assert "install" in str(next(w.message for w in warned if "ffmpeg" in str(w.message)))
+    assert np.isfinite(metrics["val/usdr/vocals"])
+    assert np.isnan(metrics["val/sdr"])
