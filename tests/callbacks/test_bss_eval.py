@@ -88,7 +88,7 @@ def test_figures_are_musevals(root: Path, tmp_path: Path) -> None:
     # museval's stores read the files of a campaign's test subset only.
     (tmp_path / "campaign" / "us").mkdir(parents=True)
     shutil.copytree(tmp_path / "out/scores/estimate/val", tmp_path / "campaign/us/test")
-    store.add_eval_dir(str(tmp_path / "campaign"))
+    store.add_eval_dir(str(tmp_path / "campaign/us"))
     assert set(store.df["target"]) == set(STEMS)
 
 
