@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
+
+from datamodules.wav import read_wav_header
 
 Audio = npt.NDArray[np.float32]
 AnyPath = str | PathLike[str]
@@ -276,6 +278,32 @@ def decode_streams(path: AnyPath, targets: Sequence[Path]) -> None:
 # ---------------------------------------------------------------- soundfile
 
 
+def rewrite(path: AnyPath, target: Path, subtype: str) -> None:
+    """Write a file's samples as WAV.
+
+    Args:
+        path: The file, of a format that soundfile reads.
+        target: The WAV file.
+        subtype: soundfile's name of the encoding, such as ``PCM_16``.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    with _open(Path(path)) as source:
+        # Samples that are integers on both sides are copied as such, without rounding.
+        dtype = "int16" if subtype == source.subtype == "PCM_16" else "float32"
+        with soundfile.SoundFile(
+            target, "w", source.samplerate, source.channels, subtype, format="WAV"
+        ) as copy:
+            while len(block := source.read(2**18, dtype=dtype, always_2d=True)):
+                copy.write(block)
+            if len(copy) < source.frames:
+                raise DataError(
+                    f"{path}: damaged near {len(copy) / source.samplerate:.2f} s; copy or "
+                    "download it again"
+                )
+
+
 def _open(path: Path) -> Any:
     try:
         return soundfile.SoundFile(path)
@@ -308,28 +336,12 @@ def _check_opens(path: Path) -> None:
 
 def _check_wav_is_whole(path: Path) -> None:
     """Compare the bytes that a WAV declares with those it has: libsndfile clamps silently."""
-    with path.open("rb") as file:
-        order: Literal["big", "little"] = "big" if file.read(12)[:4] == b"RIFX" else "little"
-        long_bytes = None
-        while len(header := file.read(8)) == 8:
-            name, size = header[:4], int.from_bytes(header[4:], order)
-            if name == b"data":
-                if size == 0xFFFFFFFF and long_bytes is not None:
-                    size = long_bytes
-                # Written into a pipe, the size is 0, all ones or (sox) just below 2 GiB:
-                # the samples go on until the end of the file.
-                streamed = size in (0, 0xFFFFFFFF) or 0x7FFF0000 <= size <= 0x7FFFFFFF
-                found = path.stat().st_size - file.tell()
-                if found < size and not streamed:
-                    raise DataError(
-                        f"{path}: declares {size} bytes of samples, the file has {found}: it is "
-                        "truncated; copy or download it again"
-                    )
-                return
-            end = file.tell() + size + size % 2  # chunks start at even bytes
-            if name == b"ds64":  # 64-bit sizes of RF64: of the file, then of the samples
-                long_bytes = int.from_bytes(file.read(16)[8:], "little")
-            file.seek(end)
+    header = read_wav_header(path)
+    if header and header.declared is not None and header.present < header.declared:
+        raise DataError(
+            f"{path}: declares {header.declared} bytes of samples, the file has {header.present}: "
+            "it is truncated; copy or download it again"
+        )
 
 
 def _soundfile_blocks(path: Path, block_samples: int) -> Iterator[Audio]:

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from datamodules.audio import Audio, DataError
+from datamodules.crop_kernel import write_crop
 from datamodules.layouts import MIXTURE, STEMS
+from datamodules.pcm import Mappings
+from datamodules.pcm_cache import mapped_file
 from datamodules.sampling import Position, draw_crop
 from datamodules.tracks import Track
 
@@ -116,8 +119,8 @@ class Listener:
         return Batch(torch.from_numpy(mixture), self.group(torch.from_numpy(stems)))
 
 
-class TrainingCrops(Dataset[StemBatch]):
-    """Crops of all stems, by position in the stream.
+class TrainingCrops:
+    """Crops of all stems, by position in the stream, written where they are wanted.
 
     Args:
         tracks: Tracks to draw from.
@@ -135,31 +138,37 @@ class TrainingCrops(Dataset[StemBatch]):
         mix_probability: float,
         seed: int,
     ) -> None:
-        self.tracks, self.listener = tracks, listener
-        self.segment_samples, self.mix_probability, self.seed = (
-            segment_samples,
-            mix_probability,
-            seed,
-        )
+        self.files = [
+            [
+                mapped_file(track.stems[stem]) if stem in track.stems else None
+                for stem in listener.stems
+            ]
+            for track in tracks
+        ]
         self.lengths = np.array([track.samples for track in tracks])
+        self.shape = (len(listener.stems), listener.audio_channels, segment_samples)
+        self.mix_probability, self.seed = mix_probability, seed
+        self._mappings = Mappings()
 
-    def __getitem__(self, position: Position) -> StemBatch:
-        crop = draw_crop(
-            self.seed,
-            position,
-            self.lengths,
-            self.segment_samples,
-            len(self.listener.stems),
-            self.mix_probability,
-        )
-        shape = (len(self.listener.stems), self.listener.audio_channels, self.segment_samples)
-        stems = np.zeros(shape, np.float32)
-        for number, stem in enumerate(self.listener.stems):
-            track = self.tracks[crop.tracks[number]]
-            audio = track.read(stem, int(crop.starts[number]), self.segment_samples)
-            # A track shorter than the segment ends in silence.
-            stems[number, :, : audio.shape[-1]] = self.listener.channels(audio)
-        return StemBatch(torch.from_numpy(stems), torch.tensor(position))
+    def fill(self, stems: Tensor, position: Position) -> None:
+        """Write an example.
+
+        Args:
+            stems: Where it goes, shape (stems, C, T).
+            position: Its epoch and index.
+
+        Raises:
+            DataError: A file was removed or changed.
+        """
+        number, _, samples = self.shape
+        crop = draw_crop(self.seed, position, self.lengths, samples, number, self.mix_probability)
+        starts = np.broadcast_to(crop.starts, number)
+        for stem, track, start in zip(range(number), crop.tracks, starts, strict=True):
+            file = self.files[track][stem]
+            if file is None:  # a stem that the track does not have
+                stems[stem].zero_()
+            else:
+                write_crop(self._mappings.crop(file, int(start), samples), stems[stem])
 
 
 class ValidationCrops(Dataset[Batch]):

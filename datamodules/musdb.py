@@ -28,6 +28,8 @@ from datamodules.datasets import (
 )
 from datamodules.demo import VALIDATION_TRACKS, demo_corpus
 from datamodules.layouts import STEMS
+from datamodules.pcm_cache import decode
+from datamodules.ring import RingLoader
 from datamodules.sampling import AUGMENTATION, ExampleSampler, Position, generator
 from datamodules.songs import find_songs
 from datamodules.tracks import (
@@ -36,6 +38,7 @@ from datamodules.tracks import (
     index_tracks,
     split_validation,
 )
+from datamodules.wav import is_mappable
 
 
 class MUSDBDataModule(LightningDataModule):
@@ -155,6 +158,9 @@ class MUSDBDataModule(LightningDataModule):
             )
         if stage == "fit":
             self._check_batch_size()
+            # What cannot be mapped in place is decoded now, not in each epoch.
+            files = {file for track in self.train_tracks for file in track.stems.values()}
+            decode(sorted(file for file in files if not is_mappable(file)), self._is_first())
 
     def _given_root(self) -> Path | None:
         given = self.root or os.environ.get("MUSDB_PATH")
@@ -260,7 +266,9 @@ class MUSDBDataModule(LightningDataModule):
             self.mix_probability,
             self.seed,
         )
-        return self._loader(crops, sampler=sampler, batch_size=sampler.share, drop_last=True)
+        return RingLoader(
+            crops.fill, crops.shape, torch.float32, sampler, self.num_workers, _ignore_interrupt
+        )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Fixed crops for the loss, and whole tracks for the scores."""

@@ -1,4 +1,8 @@
-"""The PCM cache: a .stem.mp4 is decoded once, as reading parts of AAC is slow and inexact."""
+"""The PCM cache: what cannot be mapped in place is decoded once.
+
+Reading parts of AAC is slow and inexact, and reading parts of FLAC costs its
+decoding each time; the WAV files in the cache are mapped (see ``pcm.py``).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from pathlib import Path
 from datamodules import audio
 from datamodules.audio import DataError, FFmpegMissingError
 from datamodules.faults import for_each
+from datamodules.wav import is_mappable
 
 # Order of the streams in a file of MUSDB18.
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
@@ -29,26 +34,29 @@ def cache_folder() -> Path:
     return Path(os.environ.get("STEMLAB_CACHE") or Path(user_cache, "stemlab")).expanduser()
 
 
-def decoded_folder(stem_file: Path) -> Path:
+def decoded_folder(path: Path) -> Path:
     """Say where the decoded streams of a .stem.mp4 are kept: named after its path and state.
 
     Args:
-        stem_file: The file.
+        path: The file.
 
     Returns:
         The folder, whether it is there or not yet.
     """
-    identity = json.dumps([str(stem_file.resolve()), *state(stem_file)])
+    identity = json.dumps([str(path.resolve()), *state(path)])
     return cache_folder() / "decoded" / hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 
 def decode(
-    stem_files: Sequence[Path], progress: bool, faults: dict[Path, DataError] | None = None
+    paths: Sequence[Path], progress: bool, faults: dict[Path, DataError] | None = None
 ) -> None:
     """Decode the files that are not in the cache yet.
 
+    A .stem.mp4 becomes a WAV file per stream, of floats because AAC goes over full scale; any
+    other file becomes ``audio.wav``, of 16 bits if it has so many.
+
     Args:
-        stem_files: Files with the streams of MUSDB18.
+        paths: The files.
         progress: Show a progress bar, and the size beforehand.
         faults: Where given, faulty files are noted here and left out; otherwise one of them
             stops all.
@@ -62,12 +70,13 @@ def decode(
     """
 
     def pending() -> list[Path]:
-        return [path for path in stem_files if not decoded_folder(path).is_dir()]
+        return [path for path in paths if not decoded_folder(path).is_dir()]
 
     if not pending():
         return
     folder = cache_folder() / "decoded"
-    audio.require_ffmpeg(f"{pending()[0]}: reading .stem.mp4")
+    if stem_files := [path for path in pending() if _is_stem_file(path)]:
+        audio.require_ffmpeg(f"{stem_files[0]}: reading .stem.mp4")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(folder):
@@ -79,56 +88,77 @@ def decode(
         ) from error
 
 
+def mapped_file(path: Path) -> Path:
+    """Say which file to map for the samples of a stem.
+
+    Args:
+        path: The stem's file.
+
+    Returns:
+        The file itself if it is PCM of a machine's type, else its place in the cache.
+    """
+    return path if is_mappable(path) else decoded_folder(path) / "audio.wav"
+
+
+def _is_stem_file(path: Path) -> bool:
+    return path.name.endswith(".stem.mp4")
+
+
+def _subtype(path: Path) -> str:
+    return "PCM_16" if audio.inspect_seekable(path).subtype == "PCM_16" else "FLOAT"
+
+
 def _decode_into(
     folder: Path,
-    stem_files: Sequence[Path],
+    paths: Sequence[Path],
     progress: bool,
     faults: dict[Path, DataError] | None,
 ) -> None:
-    def size(stem_file: Path) -> int:
-        with _noting(stem_file, faults):
-            return decoded_bytes(stem_file)
+    def size(path: Path) -> int:
+        with _noting(path, faults):
+            return decoded_bytes(path)
         return 0
 
-    needed = sum(for_each(size, stem_files, "checking .stem.mp4", progress))
-    stem_files = [path for path in stem_files if not faults or path not in faults]
+    needed = sum(for_each(size, paths, "checking what to decode", progress))
+    paths = [path for path in paths if not faults or path not in faults]
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{folder}: {len(stem_files)} .stem.mp4 files take {needed / 1e9:.1f} GB when decoded, "
+            f"{folder}: {len(paths)} files take {needed / 1e9:.1f} GB when decoded, "
             f"{free / 1e9:.1f} GB are free; set STEMLAB_CACHE to a folder on a larger disk"
         )
-    if progress and stem_files:
+    if progress and paths:
         print(
-            f"Decoding {len(stem_files)} .stem.mp4 files, once, into {folder} "
-            f"({needed / 1e9:.2f} GB)",
+            f"Decoding {len(paths)} files, once, into {folder} ({needed / 1e9:.2f} GB)",
             file=sys.stderr,
             flush=True,
         )
 
-    def decode_one(stem_file: Path) -> None:
+    def decode_one(path: Path) -> None:
         # Only a whole folder gets its lasting name, so that a kill leaves nothing half made.
         with (
-            _noting(stem_file, faults),
+            _noting(path, faults),
             tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=folder) as partial,
         ):
             streams = Path(partial, "streams")
             streams.mkdir()
-            targets = [streams / f"{stem}.wav" for stem in STREAMS]
-            audio.decode_streams(stem_file, targets)
-            target = decoded_folder(stem_file)
+            if _is_stem_file(path):
+                audio.decode_streams(path, [streams / f"{stem}.wav" for stem in STREAMS])
+            else:
+                audio.rewrite(path, streams / "audio.wav", _subtype(path))
+            target = decoded_folder(path)
             try:
                 os.replace(streams, target)
             except OSError:
                 if not target.is_dir():  # else another process was faster
                     raise
 
-    # Threads do: the work is ffmpeg's, in processes of its own.
-    for_each(decode_one, stem_files, "decoding", progress, workers=min(4, os.cpu_count() or 1))
+    # Threads do: the work is ffmpeg's, in processes of its own, or libsndfile's.
+    for_each(decode_one, paths, "decoding", progress, workers=min(4, os.cpu_count() or 1))
 
 
 @contextmanager
-def _noting(stem_file: Path, faults: dict[Path, DataError] | None) -> Iterator[None]:
+def _noting(path: Path, faults: dict[Path, DataError] | None) -> Iterator[None]:
     """Note a file's fault where faults are collected; let it through otherwise."""
     try:
         yield
@@ -137,27 +167,30 @@ def _noting(stem_file: Path, faults: dict[Path, DataError] | None) -> Iterator[N
     except DataError as fault:
         if faults is None:
             raise
-        faults[stem_file] = fault
+        faults[path] = fault
 
 
-def decoded_bytes(stem_file: Path) -> int:
-    """Check the header of a .stem.mp4, and say what it takes when decoded.
+def decoded_bytes(path: Path) -> int:
+    """Check a file's header, and say what it takes when decoded.
 
     Args:
-        stem_file: The file.
+        path: The file.
 
     Returns:
-        Size of its streams as float32, bytes.
+        Size of its samples in the cache, bytes.
 
     Raises:
-        DataError: It is no file with the streams of MUSDB18.
+        DataError: It is faulty, or a .stem.mp4 without the streams of MUSDB18.
         FFmpegMissingError: ffmpeg is not installed.
     """
-    streams = audio.inspect_streams(stem_file)
+    if not _is_stem_file(path):
+        info = audio.inspect_seekable(path)
+        return (2 if info.subtype == "PCM_16" else 4) * info.samples * info.channels
+    streams = audio.inspect_streams(path)
     expected = len(STREAMS)
     if len(streams) < expected:
         raise DataError(
-            f"{stem_file}: has {len(streams)} audio streams, {expected} were expected "
+            f"{path}: has {len(streams)} audio streams, {expected} were expected "
             f"({', '.join(STREAMS)}); replace or remove it"
         )
     return sum(4 * stream.samples * stream.channels for stream in streams[:expected])

@@ -197,13 +197,13 @@ def test_resumed_run_goes_on_with_the_next_example(
     from lightning_modules.callbacks.checkpoints import Checkpoints
 
     seen: list[tuple[int, int]] = []
-    read = TrainingCrops.__getitem__
+    fill = TrainingCrops.fill
 
-    def recording(self: TrainingCrops, position: tuple[int, int]) -> Any:
+    def recording(self: TrainingCrops, stems: Any, position: tuple[int, int]) -> None:
         seen.append(position)
-        return read(self, position)
+        fill(self, stems, position)
 
-    monkeypatch.setattr(TrainingCrops, "__getitem__", recording)
+    monkeypatch.setattr(TrainingCrops, "fill", recording)
     settings = [
         *UNET,
         *TINY,

@@ -74,8 +74,8 @@ def test_crops_are_what_is_on_disk(musdb_root: Path, mix_probability: float) -> 
 
 
 def test_stream_does_not_depend_on_workers_or_ranks(musdb_root: Path) -> None:
-    alone = list(module(musdb_root).train_dataloader())
-    helped = list(module(musdb_root, num_workers=2).train_dataloader())
+    alone = module(musdb_root).train_dataloader()
+    helped = module(musdb_root, num_workers=2).train_dataloader()
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one.positions, other.positions)
         assert torch.equal(one.stems, other.stems)

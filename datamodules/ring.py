@@ -1,0 +1,139 @@
+"""A loader whose workers write into shared memory and hand over nothing but a number.
+
+An ordinary loader makes a tensor per example, stacks them, and passes each batch
+through a file of shared memory made for it: most of its time goes into fresh
+pages. Here the batches live in a ring of slots that is allocated once. A worker
+fills the slot it is told and returns; the batch is a view of the slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datamodules.datasets import StemBatch
+from datamodules.sampling import ExampleSampler, Position
+
+Fill = Callable[[Tensor, Position], None]
+"""Writes the example at a position into a tensor of the shape of an example."""
+
+_PREFETCH = 2
+# Beyond what the workers are at: one batch in use, one fetched ahead by Lightning, one between.
+_SPARE_SLOTS = 3
+
+
+class RingLoader(DataLoader[Any]):
+    """Batches of examples in a shared ring.
+
+    A batch is overwritten after the next two have been handed out: use it or copy
+    it before. A copy to a GPU is waited for (see ``copied``).
+
+    Args:
+        fill: Writes one example; runs in the workers.
+        shape: Shape of an example.
+        dtype: Type of its values.
+        sampler: Positions of this rank's examples; ``share`` of them make a batch.
+        num_workers: Processes; 0 fills the slots in this one.
+        worker_init_fn: Called in each worker with its number.
+    """
+
+    def __init__(
+        self,
+        fill: Fill,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        sampler: ExampleSampler,
+        num_workers: int = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+    ) -> None:
+        slots = num_workers * _PREFETCH + _SPARE_SLOTS
+        self.ring = torch.empty(slots, sampler.share, *shape, dtype=dtype).share_memory_()
+        self._copies: list[torch.cuda.Event | None] = [None] * slots
+        super().__init__(
+            _Slots(self.ring, fill),
+            sampler=_Turns(sampler, slots, self._wait_for_copy),
+            batch_size=None,
+            num_workers=num_workers,
+            prefetch_factor=_PREFETCH if num_workers else None,
+            persistent_workers=num_workers > 0,
+            worker_init_fn=worker_init_fn,
+        )
+        if torch.cuda.is_available():
+            _pin(self.ring)
+
+    def __iter__(self) -> Iterator[StemBatch]:  # type: ignore[override]
+        for slot, positions in super().__iter__():
+            yield StemBatch(self.ring[slot], torch.tensor(positions))
+
+    def copied(self, batch: Tensor) -> None:
+        """Note that a copy of a batch to a GPU has been started.
+
+        Copies from pinned memory go on behind the program's back; the slot is not
+        filled again before this one is through.
+
+        Args:
+            batch: The stems of a batch of this loader, as they were handed out.
+        """
+        slot = batch.storage_offset() // self.ring.stride(0)
+        event = torch.cuda.Event()
+        event.record()
+        self._copies[slot] = event
+
+    def _wait_for_copy(self, slot: int) -> None:
+        event = self._copies[slot]
+        if event is not None:
+            event.synchronize()
+            self._copies[slot] = None
+
+
+class _Slots(Dataset[tuple[int, list[Position]]]):
+    """Fills a slot, in a worker."""
+
+    def __init__(self, ring: Tensor, fill: Fill) -> None:
+        self.ring, self.fill = ring, fill
+
+    def __getitem__(self, turn: tuple[int, list[Position]]) -> tuple[int, list[Position]]:
+        slot, positions = turn
+        for example, position in zip(self.ring[slot], positions, strict=True):
+            self.fill(example, position)
+        return turn
+
+
+class _Turns(Sampler[tuple[int, list[Position]]]):
+    """Deals the positions of each batch out to the slots in turn."""
+
+    def __init__(self, sampler: ExampleSampler, slots: int, wait: Callable[[int], None]) -> None:
+        self.sampler, self.slots, self.wait = sampler, slots, wait
+        self._next = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[tuple[int, list[Position]]]:
+        batch: list[Position] = []
+        for position in self.sampler:
+            batch.append(position)
+            if len(batch) == self.sampler.share:
+                slot = self._next
+                # Slots go on in turn from epoch to epoch: the last batch may still be in use.
+                self._next = (slot + 1) % self.slots
+                self.wait(slot)
+                yield slot, batch
+                batch = []
+
+    def __len__(self) -> int:
+        return len(self.sampler) // self.sampler.share
+
+
+def _pin(tensor: Tensor) -> None:
+    """Lock a shared tensor's pages, so that the GPU copies from them directly."""
+    status = torch.cuda.cudart().cudaHostRegister(
+        tensor.data_ptr(), tensor.numel() * tensor.element_size(), 0
+    )
+    if int(status) != 0:
+        # Slower copies, nothing else.
+        torch.cuda.cudart().cudaGetLastError()

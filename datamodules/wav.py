@@ -1,0 +1,95 @@
+"""Where the samples of a WAV file lie, and of which type they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+# Sample format of the header (tag, bits) -> type; 24-bit samples are no machine type.
+TYPES: dict[tuple[int, int], np.dtype[Any]] = {
+    (1, 16): np.dtype("<i2"),
+    (1, 32): np.dtype("<i4"),
+    (3, 32): np.dtype("<f4"),
+    (3, 64): np.dtype("<f8"),
+}
+_EXTENSIBLE = 0xFFFE
+
+
+class WavHeader(NamedTuple):
+    """What the chunks of a WAV file say.
+
+    Attributes:
+        offset: First byte of the samples.
+        declared: Bytes of samples that the header declares; None if it was left unfinished.
+        present: Bytes from the offset to the end of the file.
+        tag: Format: 1 integers, 3 floats.
+        bits: Bits of a sample.
+        channels: Number of channels.
+    """
+
+    offset: int
+    declared: int | None
+    present: int
+    tag: int
+    bits: int
+    channels: int
+
+
+def read_wav_header(path: Path) -> WavHeader | None:
+    """Walk the chunks of a RIFF or RF64 file up to its samples.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The header, or None if the file has no samples chunk.
+    """
+    with path.open("rb") as file:
+        order: Literal["big", "little"] = "big" if file.read(12)[:4] == b"RIFX" else "little"
+
+        def number(content: bytes) -> int:
+            return int.from_bytes(content, order)
+
+        long_bytes = None
+        tag = bits = channels = 0
+        while len(chunk := file.read(8)) == 8:
+            name, size = chunk[:4], number(chunk[4:])
+            if name == b"data":
+                if size == 0xFFFFFFFF and long_bytes is not None:
+                    size = long_bytes
+                # Written into a pipe, the size is 0, all ones or (sox) just below 2 GiB:
+                # the samples go on until the end of the file.
+                streamed = size in (0, 0xFFFFFFFF) or 0x7FFF0000 <= size <= 0x7FFFFFFF
+                offset = file.tell()
+                present = os.fstat(file.fileno()).st_size - offset
+                # Big-endian samples are no machine type here.
+                tag = tag if order == "little" else 0
+                return WavHeader(offset, None if streamed else size, present, tag, bits, channels)
+            end = file.tell() + size + size % 2  # chunks start at even bytes
+            if name == b"fmt ":
+                content = file.read(min(size, 40))
+                tag, channels, bits = (number(content[a : a + 2]) for a in (0, 2, 14))
+                if tag == _EXTENSIBLE:
+                    tag = number(content[24:26])
+            elif name == b"ds64":  # 64-bit sizes of RF64: of the file, then of the samples
+                long_bytes = number(file.read(16)[8:])
+            file.seek(end)
+    return None
+
+
+def is_mappable(path: Path) -> bool:
+    """Tell whether a file's samples can be used where they lie.
+
+    Args:
+        path: The file.
+
+    Returns:
+        True for WAV files of 16 or 32-bit integers or floats.
+    """
+    if path.suffix.lower() != ".wav":
+        return False
+    header = read_wav_header(path)
+    return header is not None and (header.tag, header.bits) in TYPES
