@@ -119,6 +119,13 @@ class Checkpoints(ModelCheckpoint):
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Save when Ctrl-C was pressed: a validation can take long."""
+        # Several ranks have unlike numbers of tracks, so they can only agree at the end.
+        if trainer.state.fn == "fit" and trainer.world_size == 1:
+            self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save when it is due, and when Ctrl-C was pressed."""
+        super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == "fit":
             self._stop_if_asked(trainer)
 

@@ -115,7 +115,7 @@ def separate_files(
             for estimate in estimates:
                 files.write(estimate.cpu().numpy())
                 # A container's length is an estimate; tqdm forgets a total that is passed.
-                bar.total = max(bar.total, bar.n + estimate.shape[-1])
+                bar.total = max(bar.total or 0, bar.n + estimate.shape[-1])
                 bar.update(estimate.shape[-1])
         print(folder)
     return folders
