@@ -1,0 +1,162 @@
+"""Samples mapped in place and written into batches: the ones that soundfile reads."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from datamodules import crop_kernel, pcm, pcm_cache
+from datamodules.audio import DataError
+from datamodules.crop_kernel import write_crop
+from datamodules.pcm import MappedFile, Mappings
+from datamodules.wav import is_mappable, read_wav_header
+
+RATE = 44100
+MAPPABLE = [
+    ("WAV", "PCM_16"),
+    ("WAV", "PCM_32"),
+    ("WAV", "FLOAT"),
+    ("WAV", "DOUBLE"),
+    ("WAVEX", "PCM_16"),
+    ("WAVEX", "FLOAT"),
+    ("RF64", "PCM_16"),
+]
+
+
+def write(path: Path, kind: str = "WAV", subtype: str = "PCM_16", channels: int = 2) -> np.ndarray:
+    audio = np.random.default_rng(0).uniform(-0.9, 0.9, (5000, channels))
+    soundfile.write(path, audio, RATE, subtype=subtype, format=kind)
+    stored: np.ndarray = soundfile.read(path, dtype="float32", always_2d=True)[0]
+    return stored
+
+
+@pytest.mark.parametrize(("kind", "subtype"), MAPPABLE)
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_mapped_samples_are_those_of_soundfile(
+    tmp_path: Path, kind: str, subtype: str, channels: int
+) -> None:
+    expected = write(tmp_path / "a.wav", kind, subtype, channels)
+    assert is_mappable(tmp_path / "a.wav")
+    target = torch.full((channels, 700), torch.nan)
+    write_crop(MappedFile(tmp_path / "a.wav").crop(1234, 700), target)
+    assert np.array_equal(target.numpy().T, expected[1234:1934])
+
+
+def test_chunks_around_the_samples_are_passed_over(tmp_path: Path) -> None:
+    expected = write(tmp_path / "a.wav")
+    content = (tmp_path / "a.wav").read_bytes()
+    at = content.index(b"fmt ")
+    odd = b"LIST" + struct.pack("<I", 5) + b"hello" + b"\0"
+    (tmp_path / "a.wav").write_bytes(content[:at] + odd + content[at:] + b"tail")
+    target = torch.empty(2, 5000)
+    write_crop(MappedFile(tmp_path / "a.wav").crop(0, 5000), target)
+    assert np.array_equal(target.numpy().T, expected)
+
+
+def test_24_bits_and_other_formats_are_not_mapped(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", subtype="PCM_24")
+    write(tmp_path / "a.flac", "FLAC")
+    write(tmp_path / "mu.wav", subtype="ULAW")
+    for name in ("a.wav", "a.flac", "mu.wav"):
+        assert not is_mappable(tmp_path / name)
+    with pytest.raises(DataError, match=r"a\.wav.*16 or 32-bit"):
+        MappedFile(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "decoded"),
+    [("FLAC", "PCM_16", "PCM_16"), ("FLAC", "PCM_24", "FLOAT"), ("WAV", "PCM_24", "FLOAT")],
+)
+def test_others_are_decoded_once_without_a_change_of_any_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, subtype: str, decoded: str
+) -> None:
+    monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / f"a.{kind.lower()}"
+    expected = write(path, kind, subtype)
+    pcm_cache.decode([path], progress=False)
+    file = pcm_cache.mapped_file(path)
+    assert soundfile.info(file).subtype == decoded
+    target = torch.empty(2, 5000)
+    write_crop(MappedFile(file).crop(0, 5000), target)
+    assert np.array_equal(target.numpy().T, expected)
+    before = file.stat().st_mtime_ns
+    pcm_cache.decode([path], progress=False)
+    assert file.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.float32])
+@pytest.mark.parametrize(("channels", "wanted"), [(1, 1), (2, 2), (2, 1), (1, 2), (3, 3)])
+def test_crop_is_converted_scaled_swapped_and_padded(
+    monkeypatch: pytest.MonkeyPatch, channels: int, wanted: int, dtype: torch.dtype, compiled: bool
+) -> None:
+    if compiled:
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(crop_kernel, "_stereo_kernel", lambda: None)
+    full = {torch.int16: 2**15, torch.int32: 2**31, torch.float32: 1}[dtype]
+    audio = torch.rand(100, channels, dtype=torch.float64) * 2 - 1
+    source = (audio * full).to(dtype)
+    exact = (source.double() / full).T
+    exact = exact.mean(0, keepdim=True) if wanted == 1 else exact.expand(wanted, -1)
+    for swap in (False, True):
+        target = torch.full((wanted, 130), torch.nan)
+        write_crop(source, target, gain=0.3, swap=swap)
+        expected = (exact.flip(0) if swap else exact) * 0.3
+        assert torch.allclose(target[:, :100].double(), expected, atol=1e-7)
+        assert target[:, 100:].abs().max() == 0
+
+
+def test_crop_past_the_end_is_short(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    assert MappedFile(tmp_path / "a.wav").crop(4900, 700).shape == (100, 2)
+
+
+def test_unfinished_header_means_until_the_end(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 4] = b"\xff\xff\xff\xff"
+    (tmp_path / "a.wav").write_bytes(content)
+    header = read_wav_header(tmp_path / "a.wav")
+    assert header is not None
+    assert header.declared is None
+    assert len(MappedFile(tmp_path / "a.wav").samples) == 5000
+
+
+@pytest.mark.parametrize("fault", ["removed", "truncated", "replaced"])
+def test_file_that_changes_under_way_is_told_not_read(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "a.wav"
+    write(path)
+    mappings = Mappings()
+    mappings.crop(path, 0, 100)
+    if fault == "removed":
+        path.unlink()
+    elif fault == "truncated":
+        os.truncate(path, 1000)
+    else:
+        write(tmp_path / "b.wav", channels=1)
+        shutil.move(tmp_path / "b.wav", path)
+    with pytest.raises(DataError, match=r"a\.wav: was removed, replaced or changed.*ckpt_path"):
+        mappings.crop(path, 4000, 100)
+
+
+def test_mappings_are_given_up_beyond_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pcm, "_OPEN_MAPPINGS", 3)
+    mappings = Mappings()
+    expected = [write(tmp_path / f"{number}.wav") for number in range(5)]
+    for number in (0, 1, 2, 0, 3, 4, 0, 1):
+        crop = mappings.crop(tmp_path / f"{number}.wav", 0, 10)
+        assert np.allclose(crop.numpy() / 2**15, expected[number][:10])
+    assert len(mappings._files) == 3
+    assert len(pickle.loads(pickle.dumps(mappings))._files) == 0

@@ -1,0 +1,88 @@
+"""The ring: every batch whole, in order, the same for any number of workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules.ring import RingLoader
+from datamodules.sampling import ExampleSampler, Position
+
+
+def fill(example: Tensor, position: Position) -> None:
+    """Write the position all over, slowly enough that a race would show."""
+    epoch, index = position
+    for row in example:
+        row.fill_(1000 * epoch + index)
+
+
+def loader(examples: int = 40, num_workers: int = 2) -> RingLoader:
+    sampler = ExampleSampler(examples, 4)
+    return RingLoader(fill, (64, 500), torch.float32, sampler, num_workers)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_batches_come_whole_and_in_order(num_workers: int) -> None:
+    ring = loader(400, num_workers)
+    for epoch in range(3):
+        ring.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for step, batch in enumerate(ring):
+            assert batch.positions.tolist() == [[epoch, 4 * step + i] for i in range(4)]
+            for i, example in enumerate(batch.stems):
+                assert (example == 1000 * epoch + 4 * step + i).all()
+        assert step == 99
+    assert len(ring) == 100
+
+
+def test_a_batch_stays_while_the_next_two_are_fetched() -> None:
+    """Lightning holds one batch and has fetched the next; the workers run on meanwhile."""
+    iterator = iter(loader(400))
+    held = [next(iterator), next(iterator), next(iterator)]
+    for _ in range(97):
+        for batch in held:
+            for example, (_, index) in zip(batch.stems, batch.positions.tolist(), strict=True):
+                assert (example == index).all()
+        held = [*held[1:], next(iterator)]
+
+
+def test_batches_are_views_of_one_allocation() -> None:
+    ring = loader()
+    first = ring.ring.untyped_storage().data_ptr()
+    assert all(batch.stems.untyped_storage().data_ptr() == first for batch in ring)
+    assert ring.ring.is_shared()
+
+
+def test_an_epoch_that_is_left_in_the_middle_does_not_spoil_the_next() -> None:
+    ring = loader(400)
+    for number, _ in enumerate(ring):
+        if number == 5:
+            break
+    ring.sampler.set_epoch(1)  # type: ignore[attr-defined]
+    for step, batch in enumerate(ring):
+        assert (batch.stems[0] == 1000 + 4 * step).all()
+
+
+def test_a_killed_worker_is_told() -> None:
+    def deadly(example: Tensor, position: Position) -> None:
+        if position[1] == 22:
+            os.kill(os.getpid(), signal.SIGKILL)
+        example.zero_()
+
+    ring = RingLoader(deadly, (2,), torch.float32, ExampleSampler(400, 4), num_workers=2)
+    with pytest.raises(RuntimeError, match="worker"):
+        list(ring)
+
+
+def test_nothing_is_left_in_shared_memory() -> None:
+    before = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
+    ring = loader()
+    list(ring)
+    del ring
+    if before or Path("/dev/shm").is_dir():
+        left = {p.name for p in set(Path("/dev/shm").iterdir()) - before}
+        assert not [name for name in left if name.startswith("torch")]
