@@ -128,6 +128,11 @@ class TrainingCrops:
         segment_samples: Length of a crop.
         mix_probability: Probability that an example's stems come from different tracks.
         seed: Seed of the stream.
+        raw: Hand out 16-bit samples as the files have them, in place of floats.
+
+    Attributes:
+        shape: Shape of an example: (stems, C, T), or (stems, T, C) if raw.
+        dtype: Type of its values.
     """
 
     def __init__(
@@ -137,6 +142,7 @@ class TrainingCrops:
         segment_samples: int,
         mix_probability: float,
         seed: int,
+        raw: bool = False,
     ) -> None:
         self.files = [
             [
@@ -146,7 +152,11 @@ class TrainingCrops:
             for track in tracks
         ]
         self.lengths = np.array([track.samples for track in tracks])
-        self.shape = (len(listener.stems), listener.audio_channels, segment_samples)
+        channels = listener.audio_channels
+        sides = (segment_samples, channels) if raw else (channels, segment_samples)
+        self.shape = (len(listener.stems), *sides)
+        self.dtype = torch.int16 if raw else torch.float32
+        self.segment_samples = segment_samples
         self.mix_probability, self.seed = mix_probability, seed
         self._mappings = Mappings()
 
@@ -154,21 +164,31 @@ class TrainingCrops:
         """Write an example.
 
         Args:
-            stems: Where it goes, shape (stems, C, T).
+            stems: Where it goes, of ``shape`` and ``dtype``.
             position: Its epoch and index.
 
         Raises:
-            DataError: A file was removed or changed.
+            DataError: A file was removed or changed, or is not as raw examples need it.
         """
-        number, _, samples = self.shape
+        number, samples = self.shape[0], self.segment_samples
         crop = draw_crop(self.seed, position, self.lengths, samples, number, self.mix_probability)
         starts = np.broadcast_to(crop.starts, number)
         for stem, track, start in zip(range(number), crop.tracks, starts, strict=True):
             file = self.files[track][stem]
             if file is None:  # a stem that the track does not have
                 stems[stem].zero_()
-            else:
-                write_crop(self._mappings.crop(file, int(start), samples), stems[stem])
+                continue
+            source = self._mappings.crop(file, int(start), samples)
+            if self.dtype == torch.float32:
+                write_crop(source, stems[stem])
+                continue
+            if source.dtype != torch.int16 or source.shape[1] != self.shape[-1]:
+                raise DataError(
+                    f"{file}: {source.dtype} samples of {source.shape[1]} channels, int16 of "
+                    f"{self.shape[-1]} were expected; set --data.init_args.int16_to_device=false"
+                )
+            stems[stem, : len(source)].copy_(source)
+            stems[stem, len(source) :].zero_()
 
 
 class ValidationCrops(Dataset[Batch]):

@@ -76,6 +76,8 @@ class MUSDBDataModule(LightningDataModule):
         download: Fetch the free seven-second preview of MUSDB18 through musdb
             into ``root`` (by default ``~/MUSDB18/MUSDB18-7``).
         num_workers: Processes that read crops.
+        int16_to_device: Move 16-bit samples and convert them on the device: half the
+            traffic. All training files must be 16-bit, with ``audio_channels`` channels.
         seed: Seed of the stream of examples.
     """
 
@@ -97,6 +99,7 @@ class MUSDBDataModule(LightningDataModule):
         predict_paths: list[str] | None = None,
         download: bool = False,
         num_workers: int = 1,
+        int16_to_device: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -116,6 +119,7 @@ class MUSDBDataModule(LightningDataModule):
         self.predict_paths = predict_paths
         self.download = download
         self.num_workers = num_workers
+        self.int16_to_device = int16_to_device
         self.seed = seed
         self.train_tracks: list[Track] = []
         self.valid_tracks: list[Track] = []
@@ -265,10 +269,12 @@ class MUSDBDataModule(LightningDataModule):
             self.segment_samples,
             self.mix_probability,
             self.seed,
+            self.int16_to_device,
         )
-        return RingLoader(
-            crops.fill, crops.shape, torch.float32, sampler, self.num_workers, _ignore_interrupt
+        self._ring = RingLoader(
+            crops.fill, crops.shape, crops.dtype, sampler, self.num_workers, _ignore_interrupt
         )
+        return self._ring
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Fixed crops for the loss, and whole tracks for the scores."""
@@ -320,11 +326,23 @@ class MUSDBDataModule(LightningDataModule):
             **arguments,
         )
 
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Move a batch, and have the ring wait for the copy before it fills the slot again."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if isinstance(batch, StemBatch) and device.type == "cuda":
+            self._ring.copied(batch.stems)
+        return moved
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment, then mix, then group: training examples only."""
         if not isinstance(batch, StemBatch):
             return batch
         stems, positions = batch
+        if stems.dtype == torch.int16:
+            # As the files have them: (B, stems, T, C) -> (B, stems, C, T).
+            stems = stems.transpose(-1, -2).float() / 2**15
         for number, augmentation in enumerate(self.augmentations):
             assert isinstance(augmentation, Augmentation)
             parameters = np.stack(

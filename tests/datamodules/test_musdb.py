@@ -247,3 +247,14 @@ def test_download_goes_through_musdb(
     data.setup("fit")
     assert asked == [{"root": str(tmp_path / "preview"), "download": True}]
     assert len(data.train_tracks) == 4
+
+
+def test_16_bit_samples_converted_on_the_device_are_the_same(musdb_root: Path) -> None:
+    plain, raw = module(musdb_root), module(musdb_root, int16_to_device=True)
+    for one, other in zip(plain.train_dataloader(), raw.train_dataloader(), strict=True):
+        assert other.stems.dtype == torch.int16
+        expected = plain.on_after_batch_transfer(one, 0)
+        assert torch.equal(expected.mixture, raw.on_after_batch_transfer(other, 0).mixture)
+    stereo = module(musdb_root, int16_to_device=True, audio_channels=1)
+    with pytest.raises(DataError, match=r"2 channels, int16 of 1.*int16_to_device=false"):
+        next(iter(stereo.train_dataloader()))
