@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
 import logging
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -30,6 +26,7 @@ from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks.checkpoints import Interrupted
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.description import CheckpointError, check_same_model
+from lightning_modules.messages import legible
 
 # Facts that data and model share: written once, with the data.
 _SHARED = ("sample_rate", "audio_channels", "segment_seconds")
@@ -87,46 +84,6 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
         for name in set(os.environ) - set(environment):
             if name == _RUN_DIR_VARIABLE or name.startswith("WANDB_"):
                 del os.environ[name]
-
-
-def legible(message: str) -> str:
-    """Make one line of the parser's account of all the types that a value did not have.
-
-    Args:
-        message: What jsonargparse says.
-
-    Returns:
-        What was wrong, and with an unknown argument the likeliest known ones.
-    """
-    message = re.sub(
-        r"Call to compute_fn of link .*? failed: ", "data.init_args.sources: ", message
-    )
-    said: list[str] = []
-    for line in message.splitlines():
-        line = line.strip().removeprefix("- ")
-        line = line.replace("Does not validate against any of the Union subtypes", "").strip()
-        noise = line.startswith(
-            ("Subtypes:", "Errors:", "Given value type:", "Expected a <class 'N")
-        )
-        bulky = line.startswith("Given value:") and ("(" in line or len(line) > 80)
-        if line and not noise and not bulky and line not in said:
-            said.append(line)
-    text = " ".join(said)
-    unknown = re.search(r"class_path '([\w.]+)': Option '(\w+)[\w.]*' is not accepted", text)
-    return text + (_known_arguments(*unknown.groups()) if unknown else "")
-
-
-def _known_arguments(class_path: str, name: str) -> str:
-    module, _, kind = class_path.rpartition(".")
-    ancestors = getattr(importlib.import_module(module), kind).__mro__
-    known = {
-        parameter
-        for ancestor in ancestors
-        if ancestor.__module__.startswith(("lightning_modules", "datamodules"))
-        for parameter in inspect.signature(ancestor.__init__).parameters
-    } - {"self", "kwargs"}
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
 
 
 def _without(words: list[str], name: str) -> list[str]:

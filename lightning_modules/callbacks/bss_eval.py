@@ -25,10 +25,10 @@ from lightning_modules.evaluation.bss_eval import scorer_unavailable_reason
 from lightning_modules.evaluation.scores import (
     TrackScores,
     aggregate,
-    score_table,
     score_track,
     write_scores,
 )
+from lightning_modules.evaluation.table import score_table
 
 _MOST_PROCESSES = 4
 
