@@ -35,4 +35,4 @@ $(INSTALLED): pyproject.toml .ci/constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -78,7 +78,7 @@ class MUSDBDataModule(LightningDataModule):
         num_workers: Processes that read crops.
         int16_to_device: Move 16-bit samples and convert them on the device: half the
             traffic. All training files must be 16-bit, with ``audio_channels`` channels.
-        seed: Seed of the stream of examples.
+        seed: Seed of the stream of examples; by default ``seed_everything``'s.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class MUSDBDataModule(LightningDataModule):
         download: bool = False,
         num_workers: int = 1,
         int16_to_device: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         self.root = root
@@ -110,6 +110,14 @@ class MUSDBDataModule(LightningDataModule):
         self.segment_samples = round(segment_seconds * sample_rate)
         if self.segment_samples < 1:
             raise DataError(f"segment_seconds is {segment_seconds}: give a length above 0")
+        if min(batch_size, validation_crops_per_track, examples_per_epoch or 1) < 1:
+            raise DataError(
+                f"batch_size is {batch_size}, validation_crops_per_track "
+                f"{validation_crops_per_track}, examples_per_epoch {examples_per_epoch}: give "
+                "numbers from 1 on"
+            )
+        if not 0 <= mix_probability <= 1:
+            raise DataError(f"mix_probability is {mix_probability}: give a number from 0 to 1")
         self.batch_size = batch_size
         self.examples_per_epoch = examples_per_epoch
         self.mix_probability = mix_probability
@@ -120,7 +128,7 @@ class MUSDBDataModule(LightningDataModule):
         self.download = download
         self.num_workers = num_workers
         self.int16_to_device = int16_to_device
-        self.seed = seed
+        self.seed = seed or 0
         self.train_tracks: list[Track] = []
         self.valid_tracks: list[Track] = []
         self.test_tracks: list[Track] = []
@@ -297,7 +305,11 @@ class MUSDBDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """Whole validation tracks, or the files to separate, one at a time."""
         if self.songs:
-            return DataLoader(self.songs, batch_size=None)  # type: ignore[arg-type]
+            return DataLoader(
+                self.songs,  # type: ignore[arg-type]
+                sampler=self._mine(len(self.songs)),
+                batch_size=None,
+            )
         return self._tracks_loader(self.valid_tracks)
 
     def _tracks_loader(self, tracks: Sequence[Track]) -> DataLoader[Any]:

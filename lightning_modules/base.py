@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from datamodules.audio import blocks, inspect
 from datamodules.datasets import Batch, TrackBatch
 from datamodules.songs import song_name
-from lightning_modules import checkpoint
-from lightning_modules.separation import separate
+from lightning_modules import description
+from lightning_modules.separation import check_overlap, separate
+from lightning_modules.stem_files import StemFiles, separate_file
 
 OptimizerCallable = Callable[[Any], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -43,6 +43,8 @@ class SourceSeparator(LightningModule, ABC):
 
     tiny: ClassVar[Mapping[str, Any]]
     """Arguments that make the model small enough to train in a second."""
+    free_arguments: frozenset[str] = frozenset({"segment_seconds", "overlap", "chunks_at_once"})
+    """Arguments that may differ from those that the weights were trained with."""
 
     def __init__(
         self,
@@ -56,6 +58,12 @@ class SourceSeparator(LightningModule, ABC):
         chunks_at_once: int = 4,
     ) -> None:
         super().__init__()
+        check_overlap(overlap)
+        if chunks_at_once < 1 or segment_seconds <= 0:
+            raise ValueError(
+                f"chunks_at_once is {chunks_at_once} and segment_seconds {segment_seconds}: "
+                "give a number from 1 on, and a length above 0"
+            )
         # Not ``hparams.optimizer``: a callable is not plain data, and reloading needs none.
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.sources = list(sources)
@@ -127,18 +135,20 @@ class SourceSeparator(LightningModule, ABC):
         """Separate a whole track for the callbacks that score it."""
         return {"estimates": self.separate(batch.mixture)}
 
-    def predict_step(self, batch: TrackBatch | Path, batch_idx: int) -> dict[str, Any]:
-        """Separate a whole track, or an audio file of any rate."""
-        if isinstance(batch, TrackBatch):
-            name, mixture, rate = batch.name, batch.mixture, self.sample_rate
-        else:
-            name, rate = song_name(batch), inspect(batch).sample_rate
-            mixture = torch.cat([torch.from_numpy(block) for block in blocks(batch, 2**20)], -1)
-        return {
-            "name": name,
-            "sample_rate": rate,
-            "estimates": self.separate(mixture, rate),
-        }
+    def predict_step(self, batch: TrackBatch | Path, batch_idx: int) -> None:
+        """Separate a track or an audio file to ``estimates/<track>/`` in the run's directory."""
+        folder = Path(self.trainer.default_root_dir) / "estimates"
+        if isinstance(batch, Path):
+            separate_file(self, batch, folder / song_name(batch), force=True)
+            return
+        estimates = self.separate(batch.mixture).cpu().numpy()
+        rate, channels = self.sample_rate, estimates.shape[1]
+        with StemFiles(folder / batch.name, self.sources, rate, channels, force=True) as files:
+            files.write(estimates)
+
+    def on_predict_end(self) -> None:
+        """Say where the estimates are."""
+        self.print(f"Estimates are in {Path(self.trainer.default_root_dir) / 'estimates'}")
 
     def _log_loss(self, stage: str, batch: Batch) -> Tensor:
         losses = self.loss(batch)
@@ -157,7 +167,8 @@ class SourceSeparator(LightningModule, ABC):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of all gradients."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.trainer.global_step % every == 0:
+        # Lightning logs after every n-th step, so the norm is taken in that very one.
+        if (self.trainer.global_step + 1) % every == 0:
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
 
@@ -166,18 +177,23 @@ class SourceSeparator(LightningModule, ABC):
         optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = {"scheduler": self.lr_scheduler(optimizer), "monitor": "val/loss"}
+        scheduler = {
+            "scheduler": self.lr_scheduler(optimizer),
+            "monitor": "val/loss",
+            # Between validations there is no news for a scheduler that watches one.
+            "strict": False,
+        }
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     # ----------------------------------------------------------- checkpoints
 
-    def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what ``load_separator`` needs to build the model again."""
-        checkpoint_[checkpoint.KEY] = checkpoint.describe(self)
+        checkpoint[description.KEY] = description.describe(self)
 
-    def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model before its weights are touched."""
-        checkpoint.check_same_model(checkpoint_, self)
+        description.check_same_model(checkpoint, self)
 
 
 def check_sources(names: Sequence[str], sources: Sequence[str], argument: str) -> None:

@@ -9,52 +9,16 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from lightning_modules.base import SourceSeparator
+from lightning_modules.base import SourceSeparator
+from lightning_modules.description import KEY, CheckpointError
 
-KEY = "separator"
 # Classes named by a checkpoint may come from here and nowhere else.
-TRUSTED = ("lightning_modules.", "torch.nn.")
-# How a run is trained, not what the model is; reloading needs none of it.
-_TRAINING_ARGUMENTS = ("optimizer", "lr_scheduler", "_instantiator", "_class_path")
-# What may differ between a checkpoint and the model that goes on from it.
-_FREE_ARGUMENTS = ("segment_seconds", "overlap", "chunks_at_once")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message names file, finding, expectation, remedy."""
-
-
-def describe(model: SourceSeparator) -> dict[str, Any]:
-    """Say in plain data how to build a model again.
-
-    Args:
-        model: The separator.
-
-    Returns:
-        ``class_path`` and ``init_args``.
-    """
-    arguments = {
-        name: _plain(value)
-        for name, value in dict(model.hparams).items()
-        if name not in _TRAINING_ARGUMENTS
-    }
-    kind = type(model)
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+_PACKAGE = __package__
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
@@ -110,81 +74,36 @@ def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -
     Raises:
         CheckpointError: The file is unusable, or names a class from outside this package.
     """
-    from lightning_modules.base import SourceSeparator  # base imports this file
-
     contents = read_checkpoint(path, map_location)
     description = contents[KEY]
     kind = _trusted_class(str(description["class_path"]), path)
-    if not issubclass(kind, SourceSeparator):
-        raise CheckpointError(f"{path}: {description['class_path']} is not a SourceSeparator")
-    arguments = {
-        name: _instantiate(value, path) for name, value in description["init_args"].items()
-    }
     try:
-        model = kind(**arguments)
+        model = kind(**description["init_args"])
         model.load_state_dict(contents["state_dict"])
-    except (RuntimeError, TypeError, KeyError) as error:
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path}: does not fit {description['class_path']} as it is in this version: {error}"
         ) from error
     return model.to(map_location).eval()
 
 
-def _instantiate(value: Any, path: str | Path) -> Any:
-    """Build what ``{class_path: ..., init_args: ...}`` describes, at any depth."""
-    if isinstance(value, list):
-        return [_instantiate(item, path) for item in value]
-    if isinstance(value, dict):
-        if "class_path" in value:
-            kind = _trusted_class(str(value["class_path"]), path)
-            return kind(**_instantiate(value.get("init_args") or {}, path))
-        return {name: _instantiate(item, path) for name, item in value.items()}
-    return value
-
-
-def _trusted_class(class_path: str, path: str | Path) -> type:
-    if not class_path.startswith(TRUSTED):
+def _trusted_class(class_path: str, path: str | Path) -> type[SourceSeparator]:
+    """The separator class of a name, if it is one of this package's own."""
+    module, _, name = class_path.rpartition(".")
+    if not module.startswith(f"{_PACKAGE}."):
         raise CheckpointError(
             f"{path}: names the class {class_path}, which is not from this package; it was not "
             "loaded, because importing it could run anything"
         )
-    module, _, name = class_path.rpartition(".")
     try:
-        kind = getattr(importlib.import_module(module), name)
+        kind: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: names the class {class_path}, which this version does not have"
         ) from error
-    if not isinstance(kind, type):
-        raise CheckpointError(f"{path}: {class_path} is not a class")
-    return kind
-
-
-def check_same_model(contents: Mapping[str, Any], model: SourceSeparator) -> None:
-    """Check that a checkpoint's weights belong into a model.
-
-    Args:
-        contents: What ``read_checkpoint`` returned.
-        model: The model that would take the weights.
-
-    Raises:
-        CheckpointError: Another architecture, or another argument.
-    """
-    theirs, ours = contents.get(KEY, {}), describe(model)
-    if theirs.get("class_path") != ours["class_path"]:
-        raise CheckpointError(
-            f"the checkpoint is of {theirs.get('class_path', 'an unknown model')}, the config "
-            f"builds {ours['class_path']}; use the config that it was trained with"
-        )
-    differing = [
-        f"{name} ({theirs['init_args'].get(name)!r} in the checkpoint, "
-        f"{ours['init_args'].get(name)!r} in the config)"
-        for name in sorted({*theirs["init_args"], *ours["init_args"]} - set(_FREE_ARGUMENTS))
-        if theirs["init_args"].get(name) != ours["init_args"].get(name)
-    ]
-    if differing:
-        raise CheckpointError(
-            "the checkpoint was trained with other model arguments: "
-            + "; ".join(differing)
-            + "; use the config.yaml of its run"
-        )
+    # A module of this package also holds names that it imported from elsewhere.
+    ours = isinstance(kind, type) and issubclass(kind, SourceSeparator)
+    if not ours or not kind.__module__.startswith(f"{_PACKAGE}."):
+        raise CheckpointError(f"{path}: {class_path} is not a SourceSeparator of this package")
+    separator: type[SourceSeparator] = kind
+    return separator

@@ -61,7 +61,7 @@ def _report(error: Exception) -> int:
 def _is_for_the_user(error: ValueError) -> bool:
     """Whether the message was written for the person at the keyboard."""
     from datamodules.audio import DataError
-    from lightning_modules.checkpoint import CheckpointError
+    from lightning_modules.description import CheckpointError
     from lightning_modules.run import SettingError
 
     return isinstance(error, (DataError, CheckpointError, SettingError))
@@ -189,7 +189,10 @@ def _check_model(arguments: Sequence[str], configs: list[tuple[Path, dict[str, A
     """Check that some config or argument names the architecture."""
     if any(argument.split("=")[0] in ("--model", "--model.class_path") for argument in arguments):
         return
-    if any((settings.get("model") or {}).get("class_path") for _, settings in configs):
+    if any(
+        isinstance(settings.get("model"), str) or _part(settings, "model").get("class_path")
+        for _, settings in configs
+    ):
         return
     if configs:
         variant = configs[-1][0]
@@ -209,13 +212,19 @@ def _check_model(arguments: Sequence[str], configs: list[tuple[Path, dict[str, A
     )
 
 
+def _part(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of a config; none if it is absent, or a bare class name."""
+    part = settings.get(name)
+    return part if isinstance(part, dict) else {}
+
+
 def _check_paths(arguments: Sequence[str], configs: list[dict[str, Any]]) -> None:
     """Check the data's root and the checkpoint's path, wherever they are given."""
     root: Any = os.environ.get("MUSDB_PATH")
     checkpoint: Any = None
     download: Any = False
     for settings in configs:
-        data = (settings.get("data") or {}).get("init_args") or {}
+        data = _part(_part(settings, "data"), "init_args")
         root, download = data.get("root") or root, data.get("download", download)
         checkpoint = settings.get("ckpt_path") or checkpoint
     words = list(arguments)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
 import logging
-import netrc
 import os
-import re
 import shlex
+import shutil
 import sys
 import uuid
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +24,16 @@ from datamodules.datasets import grouping
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks.checkpoints import Interrupted
-from lightning_modules.checkpoint import CheckpointError, check_same_model, read_checkpoint
+from lightning_modules.checkpoint import read_checkpoint
+from lightning_modules.description import CheckpointError, check_same_model
+from lightning_modules.messages import legible
 
 # Facts that data and model share: written once, with the data.
 _SHARED = ("sample_rate", "audio_channels", "segment_seconds")
 _PARSER = {"parser_mode": "omegaconf", "exit_on_error": False}
 # Ranks that Lightning starts as processes of their own find the directory here.
 _RUN_DIR_VARIABLE = "STEMLAB_RUN_DIR"
+_made_here: list[Path] = []
 
 
 class SettingError(ValueError):
@@ -48,6 +48,7 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
         given: Command line as the user typed it, to tell how to go on.
     """
     _quiet()
+    environment = dict(os.environ)
     # LightningCLI warns about arguments while sys.argv holds others.
     sys.argv[1:] = arguments
     try:
@@ -63,8 +64,6 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
             # A mistake is one line to read, not a page of usage: cli.py prints it.
             parser_kwargs=_PARSER | {name: dict(_PARSER) for name in StemlabCLI.subcommands()},
         )
-    except ArgumentError as error:
-        raise SettingError(legible(str(error))) from error
     except Interrupted as interrupted:
         run_dir = interrupted.checkpoint.parents[1]
         words = list(given)
@@ -75,46 +74,16 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
             f"Go on with: python -m lightning_modules.cli {shlex.join(words)}"
         )
         raise
-
-
-def legible(message: str) -> str:
-    """Make one line of the parser's account of all the types that a value did not have.
-
-    Args:
-        message: What jsonargparse says.
-
-    Returns:
-        What was wrong, and with an unknown argument the likeliest known ones.
-    """
-    message = re.sub(
-        r"Call to compute_fn of link .*? failed: ", "data.init_args.sources: ", message
-    )
-    said: list[str] = []
-    for line in message.splitlines():
-        line = line.strip().removeprefix("- ")
-        line = line.replace("Does not validate against any of the Union subtypes", "").strip()
-        noise = line.startswith(
-            ("Subtypes:", "Errors:", "Given value type:", "Expected a <class 'N")
-        )
-        bulky = line.startswith("Given value:") and ("(" in line or len(line) > 80)
-        if line and not noise and not bulky and line not in said:
-            said.append(line)
-    text = " ".join(said)
-    unknown = re.search(r"class_path '([\w.]+)': Option '(\w+)[\w.]*' is not accepted", text)
-    return text + (_known_arguments(*unknown.groups()) if unknown else "")
-
-
-def _known_arguments(class_path: str, name: str) -> str:
-    module, _, kind = class_path.rpartition(".")
-    ancestors = getattr(importlib.import_module(module), kind).__mro__
-    known = {
-        parameter
-        for ancestor in ancestors
-        if ancestor.__module__.startswith(("lightning_modules", "datamodules"))
-        for parameter in inspect.signature(ancestor.__init__).parameters
-    } - {"self", "kwargs"}
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
+    except Exception as error:
+        _forget_unbegun()
+        if isinstance(error, ArgumentError):
+            raise SettingError(legible(str(error))) from error
+        raise
+    finally:
+        # What was set for this run's loggers and ranks is not for the next one's.
+        for name in set(os.environ) - set(environment):
+            if name == _RUN_DIR_VARIABLE or name.startswith("WANDB_"):
+                del os.environ[name]
 
 
 def _without(words: list[str], name: str) -> list[str]:
@@ -140,7 +109,7 @@ def _quiet() -> None:
         ".*smaller than the logging interval.*",
         ".*The dirpath has changed from.*",
         ".*There is a wandb run already in progress.*",
-        ".*Couldn't infer the batch indices.*",
+        ".*predict returned None if it was on purpose.*",
         # Scores are gathered by name, so each rank logs the same figures.
         ".*It is recommended to use `self.log\\('(val|test)/.*sync_dist=True.*",
     ):
@@ -159,7 +128,7 @@ class RunConfig(SaveConfigCallback):
             return
         config = self.config.clone()
         # How this one start was made, not what the run is.
-        for key in ("config", "ckpt_path", "weights_only"):
+        for key in ("config", "ckpt_path", "weights_only", "run_dir", "trainer.default_root_dir"):
             config.pop(key, None)
         path = Path(trainer.default_root_dir) / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,6 +171,9 @@ class StemlabCLI(LightningCLI):
         config.ckpt_path = _checkpoint_path(str(self.subcommand), config.ckpt_path, run_dir)
         self.checkpoint = read_checkpoint(config.ckpt_path) if config.ckpt_path else None
         _prepare_loggers(config.trainer, run_dir)
+        if config.data.init_args.get("seed") is None:
+            config.data.init_args.seed = config.seed_everything
+        _drop_switched_off(config.trainer)
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # the callback's table says the same, legibly
         if self.subcommand == "predict":
@@ -230,51 +202,101 @@ class StemlabCLI(LightningCLI):
         if inherited:
             return Path(inherited)
         going_on = self.subcommand != "fit" or config.ckpt_path is not None
+        configs = [Path(str(path)) for path in config.config]
         if config.run_dir:
             run_dir = Path(config.run_dir)
-            if not going_on and _holds_a_run(run_dir):
-                raise SettingError(
-                    f"{run_dir} holds a run already; go on with it by --ckpt_path last, or give "
-                    "another --run_dir"
-                )
+        elif going_on and _is_used(configs[-1].parent / "checkpoints"):
+            run_dir = configs[-1].parent  # its config.yaml was given
+        elif int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
+            raise SettingError(
+                "several processes were started, and each would look for a directory of its own: "
+                "give all of them the same --run_dir"
+            )
         else:
-            run_dir = _named_run_dir(_run_name([str(path) for path in config.config]), going_on)
+            run_dir = named_run_dir(_run_name(configs), going_on)
+        first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+        if not going_on and first and _is_used(run_dir):
+            raise SettingError(
+                f"{run_dir} holds a run already; go on with it by --ckpt_path last, or give "
+                "another --run_dir"
+            )
         run_dir = run_dir.resolve()
         os.environ[_RUN_DIR_VARIABLE] = str(run_dir)
         print(f"Run directory: {run_dir}")
         return run_dir
 
 
-def _run_name(configs: Sequence[str]) -> str:
+def _run_name(configs: Sequence[Path]) -> str:
     """Name a run after its configs: variants that extend a name stand for it."""
     names: list[str] = []
-    for stem in (Path(path).stem for path in configs):
-        if stem == "base":
+    for path in configs:
+        # The config of an earlier run is called config; its folder has the name.
+        name = path.parent.name if path.name == "config.yaml" else path.stem
+        if name == "base":
             continue
-        if names and stem.startswith(f"{names[-1]}_"):
+        if names and name.startswith(f"{names[-1]}_"):
             names.pop()
-        names.append(stem)
+        names.append(name)
     return "+".join(names) or "run"
 
 
-def _holds_a_run(run_dir: Path) -> bool:
-    return any((run_dir / "checkpoints").glob("*.ckpt"))
+def _is_used(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
-def _named_run_dir(name: str, going_on: bool) -> Path:
-    """The newest run of a name to go on with, or the first free directory for a new one."""
+def named_run_dir(name: str, going_on: bool = False) -> Path:
+    """Find a run's directory by the run's name.
+
+    Args:
+        name: Name of the run.
+        going_on: Whether an earlier run goes on.
+
+    Returns:
+        The newest run of that name to go on with, or a new directory, made so that no other
+        run can take it: ``runs/name``, ``runs/name-2`` and so on.
+    """
     candidates = [
         path
         for path in Path("runs").glob(f"{name}*")
         if path.name == name or path.name.removeprefix(f"{name}-").isdigit()
     ]
-    used = [path for path in candidates if _holds_a_run(path)]
-    if going_on and used:
-        return max(used, key=lambda path: (path / "checkpoints").stat().st_mtime)
-    number = 1
-    while (run_dir := Path("runs") / (name if number == 1 else f"{name}-{number}")) in used:
+    trained = [path for path in candidates if _is_used(path / "checkpoints")]
+    if going_on and trained:
+        return max(trained, key=lambda path: (path / "checkpoints").stat().st_mtime)
+    run_dir, number = Path("runs") / name, 1
+    while not going_on:
+        with suppress(FileExistsError):
+            run_dir.mkdir(parents=True)
+            _made_here.append(run_dir.resolve())
+            break
         number += 1
+        run_dir = Path("runs") / f"{name}-{number}"
     return run_dir
+
+
+def _forget_unbegun() -> None:
+    """Remove the directories that this process made for runs that never began."""
+    while _made_here:
+        run_dir = _made_here.pop()
+        if not (run_dir / "config.yaml").exists() and not (run_dir / "checkpoints").exists():
+            shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def _drop_switched_off(trainer: Any) -> None:
+    """Take out the callbacks of what was switched off; Lightning refuses them then."""
+    off = [
+        name
+        for switch, name in (
+            ("enable_progress_bar", "progress.Progress"),
+            ("enable_checkpointing", "checkpoints.Checkpoints"),
+        )
+        if trainer.get(switch) is False
+    ]
+    trainer.callbacks = [
+        callback
+        for callback in trainer.get("callbacks") or []
+        if not str(callback.class_path).endswith(tuple(off) or "/")
+    ]
 
 
 def _checkpoint_path(subcommand: str, given: str | None, run_dir: Path) -> str | None:
@@ -333,11 +355,9 @@ def _prepare_wandb(arguments: Any, run_dir: Path) -> None:
 
 
 def _logged_in() -> bool:
-    """Whether W&B has a key, without asking for one."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
-    try:
-        return netrc.netrc().authenticators(host.split(":")[0]) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    """Whether W&B has a key, without asking the user or its server for one."""
+    import wandb  # here, for those who log elsewhere
+
+    with suppress(wandb.errors.Error, OSError, ValueError):
+        return bool(wandb.login(prompt=False, verify=False))
+    return False

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import torch
 import torchaudio
+from scipy.signal import resample_poly
 from torch import Tensor
 
 
@@ -90,8 +91,7 @@ def separate_stream(
     Raises:
         ValueError: The overlap is outside [0, 0.5].
     """
-    if not 0 <= overlap <= 0.5:
-        raise ValueError(f"overlap is {overlap}: give a part of the chunk from 0 to 0.5")
+    check_overlap(overlap)
     rate = sample_rate or model.sample_rate
     length = max(2, round(model.segment_seconds * rate))
     shared = int(length * overlap)
@@ -115,6 +115,19 @@ def separate_stream(
             yield part
     if tail is not None and emitted < received:
         yield tail[..., : received - emitted]
+
+
+def check_overlap(overlap: float) -> None:
+    """Check that a sample lies in no more than two chunks.
+
+    Args:
+        overlap: Part of a chunk that it shares with the next.
+
+    Raises:
+        ValueError: It is outside [0, 0.5].
+    """
+    if not 0 <= overlap <= 0.5:
+        raise ValueError(f"overlap is {overlap}: give a part of the chunk from 0 to 0.5")
 
 
 def _batches(
@@ -167,7 +180,7 @@ def _apply(model: Separator, chunks: Tensor, rate: int) -> Tensor:
     inputs = chunks.contiguous()  # the chunks overlap in memory
     if rate != model.sample_rate:
         # Edges of a resampled chunk ring a little; the cross-fade weighs them near zero.
-        inputs = torchaudio.functional.resample(inputs, rate, model.sample_rate)
+        inputs = _resample(inputs, rate, model.sample_rate)
     if channels != model.audio_channels:
         if model.audio_channels == 1:
             inputs = inputs.reshape(batch * channels, 1, -1)  # (B, C, T) -> (B C, 1, T)
@@ -186,8 +199,19 @@ def _apply(model: Separator, chunks: Tensor, rate: int) -> Tensor:
         else:
             estimates = estimates.mean(-2, keepdim=True)
     if rate != model.sample_rate:
-        estimates = torchaudio.functional.resample(estimates, model.sample_rate, rate)
+        estimates = _resample(estimates, model.sample_rate, rate)
         estimates = estimates[..., :length]
         estimates = torch.nn.functional.pad(estimates, (0, length - estimates.shape[-1]))
     # The cross-fade writes into it, and an identity model hands back its input.
     return estimates.clone()
+
+
+def _resample(waveform: Tensor, old: int, new: int) -> Tensor:
+    """Resample waveforms (..., T) from one rate to another, Hz."""
+    if max(old, new) / math.gcd(old, new) <= 2000:
+        resampled: Tensor = torchaudio.functional.resample(waveform, old, new)
+        return resampled
+    # torchaudio makes a filter for each phase: gigabytes between rates such as 44,100 and 44,056.
+    factor = math.gcd(old, new)
+    audio = resample_poly(waveform.cpu().numpy(), new // factor, old // factor, axis=-1)
+    return torch.from_numpy(audio).to(waveform)

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.base import SourceSeparator
 
@@ -30,13 +30,15 @@ class SpectrogramSeparator(SourceSeparator):
     Args:
         sources: Names of the sources, in the order of the estimates.
         n_fft: Length of the STFT's Hann window, samples.
-        hop_length: Hop of the STFT, samples.
+        hop_length: Hop of the STFT, samples, at most half the window.
         mask: ``none`` takes the network's magnitudes as they are. ``ratio`` gives
             each source its share of them, ``binary`` gives each bin to the
             strongest; estimates then add up to the mixture.
         magnitude_scale: ``linear`` or ``db``: what the network reads and writes.
         **kwargs: Arguments of ``SourceSeparator``.
     """
+
+    free_arguments = SourceSeparator.free_arguments | {"mask"}
 
     def __init__(
         self,
@@ -52,6 +54,11 @@ class SpectrogramSeparator(SourceSeparator):
             raise ValueError(f"mask is {mask!r}: give one of {', '.join(get_args(Mask))}")
         if magnitude_scale not in get_args(Scale):
             raise ValueError(f"magnitude_scale is {magnitude_scale!r}: give linear or db")
+        if not 0 < hop_length <= n_fft // 2:
+            raise ValueError(
+                f"hop_length is {hop_length} with n_fft {n_fft}: give 1 to {n_fft // 2}, so that "
+                "every sample is heard in two frames"
+            )
         if mask != "none" and len(sources) < 2:
             raise ValueError(
                 f"mask is {mask!r} with one source, {sources[0]}: its estimate would be the "
@@ -108,11 +115,16 @@ class SpectrogramSeparator(SourceSeparator):
             waveform: Waveforms, shape (..., T).
 
         Returns:
-            Complex spectra, shape (..., F, N), F = n_fft // 2 + 1, N = T // hop_length + 1.
+            Complex spectra, shape (..., F, N), F = n_fft // 2 + 1, N = T // hop_length + 1,
+            and one frame more where the hop is half the window.
         """
+        # Half-window hops leave the last samples to one frame's tail, by the square of which
+        # the inverse would divide: one frame more covers them.
+        extra = self.hop_length if 2 * self.hop_length >= self.n_fft else 0
+        flat = waveform.reshape(-1, waveform.shape[-1]).float()  # (..., T) -> (n, T)
         with torch.autocast(waveform.device.type, enabled=False):
             spectrum = torch.stft(
-                waveform.reshape(-1, waveform.shape[-1]).float(),  # (..., T) -> (n, T)
+                nn.functional.pad(flat, (0, extra)),
                 self.n_fft,
                 self.hop_length,
                 window=self.window,

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import soundfile
+import torch
+
+from datamodules.audio import Audio, blocks, inspect
+from lightning_modules.separation import Separator, separate_stream
+
+_BLOCK_SECONDS = 30
+
+
+class SeparatingModule(Separator, Protocol):
+    """A separator that knows how it wants to be run."""
+
+    overlap: float
+    chunks_at_once: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
 
 
 class StemFiles:
@@ -69,7 +86,7 @@ class StemFiles:
         ]
         return self
 
-    def write(self, estimates: npt.NDArray[np.float32]) -> None:
+    def write(self, estimates: Audio) -> None:
         """Append a block.
 
         Args:
@@ -91,3 +108,44 @@ class StemFiles:
             for name in self.sources:
                 (self._unfinished / f"{name}.wav").replace(self.folder / f"{name}.wav")
         shutil.rmtree(self._unfinished, ignore_errors=True)
+
+
+def separate_file(
+    model: SeparatingModule,
+    song: Path,
+    folder: Path,
+    *,
+    force: bool = False,
+    overlap: float | None = None,
+    progress: Callable[[int], None] = lambda samples: None,
+) -> None:
+    """Separate an audio file of any length and rate, block by block.
+
+    Args:
+        model: The separator.
+        song: The audio file.
+        folder: Where the stems go.
+        force: Overwrite what is there.
+        overlap: Part of a chunk that is cross-faded with the next; by default the model's.
+        progress: Told the number of samples that have just been separated.
+
+    Raises:
+        DataError: The file cannot be read.
+        FileExistsError: Stems are there and ``force`` is not given.
+    """
+    info = inspect(song)
+    pieces = (
+        torch.from_numpy(block).to(model.device)
+        for block in blocks(song, _BLOCK_SECONDS * info.sample_rate)
+    )
+    estimates = separate_stream(
+        model,
+        pieces,
+        info.sample_rate,
+        overlap=model.overlap if overlap is None else overlap,
+        batch_size=model.chunks_at_once,
+    )
+    with StemFiles(folder, model.sources, info.sample_rate, info.channels, force=force) as files:
+        for estimate in estimates:
+            files.write(estimate.cpu().numpy())
+            progress(estimate.shape[-1])

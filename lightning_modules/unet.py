@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from datamodules.audio import DataError
 from datamodules.datasets import Batch
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base import check_sources
@@ -140,6 +141,7 @@ class UNet(SpectrogramSeparator):
         **kwargs: Arguments of ``SpectrogramSeparator``.
     """
 
+    free_arguments = SpectrogramSeparator.free_arguments | {"dropout"}
     tiny: ClassVar[Mapping[str, Any]] = {"channels": [4, 8], "n_fft": 512, "hop_length": 256}
 
     def __init__(
@@ -167,7 +169,7 @@ class UNet(SpectrogramSeparator):
             return torch.full((len(self.sources),), value)
         check_sources(list(alphas), self.sources, "alphas")
         total = sum(alphas.values())
-        if abs(total - 1) > 1e-6 or min(alphas.values()) < 0:
+        if not abs(total - 1) <= 1e-6 or min(alphas.values()) < 0:
             raise ValueError(
                 f"alphas are {alphas} and add up to {total:g}: give weights from 0 on that "
                 "add up to 1"
@@ -212,7 +214,7 @@ def balanced_weights(model: UNet, data: MUSDBDataModule, crops: int = 256) -> Te
         magnitudes, shape (S,).
 
     Raises:
-        ValueError: A source is silent in all of the crops.
+        DataError: A source is silent in all of the crops.
     """
     norms = torch.zeros(len(model.sources))
     for number in range(crops):
@@ -225,7 +227,7 @@ def balanced_weights(model: UNet, data: MUSDBDataModule, crops: int = 256) -> Te
         norms += magnitudes.flatten(1).norm(dim=1).cpu()  # (S, C, F, N) -> (S,)
     for name, norm in zip(model.sources, norms.tolist(), strict=True):
         if norm == 0:
-            raise ValueError(
+            raise DataError(
                 f"alphas cannot be balanced: {name} is silent in {crops} crops of the training "
                 "tracks; give the alphas by name"
             )

@@ -10,13 +10,8 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from lightning_modules.checkpoint import (
-    KEY,
-    CheckpointError,
-    check_same_model,
-    load_separator,
-    read_checkpoint,
-)
+from lightning_modules.checkpoint import load_separator, read_checkpoint
+from lightning_modules.description import KEY, CheckpointError, check_same_model
 from lightning_modules.unet import UNet
 
 SOURCES = ["vocals", "accompaniment"]
@@ -70,10 +65,20 @@ def test_class_from_outside_is_refused_and_not_imported(
     assert "evil_module" not in sys.modules
 
 
-def test_class_from_outside_in_an_argument_is_refused(tmp_path: Path) -> None:
-    arguments = {"sources": SOURCES, "mask": {"class_path": "subprocess.Popen", "init_args": {}}}
-    path = save(model(), tmp_path / "a.ckpt", init_args=arguments)
-    with pytest.raises(CheckpointError, match=r"subprocess\.Popen"):
+@pytest.mark.parametrize("inner", ["subprocess.Popen", "lightning_modules.run.LightningCLI"])
+def test_class_in_an_argument_is_not_called(tmp_path: Path, inner: str) -> None:
+    trap = {"class_path": inner, "init_args": {"args": ["touch", str(tmp_path / "ran")]}}
+    for argument in ("mask", "alphas"):
+        path = save(model(), tmp_path / "a.ckpt", init_args={"sources": SOURCES, argument: trap})
+        with pytest.raises(CheckpointError, match="does not fit"):
+            load_separator(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["LightningCLI", "Trainer", "shlex.split"])
+def test_class_that_a_module_of_ours_imported_is_refused(tmp_path: Path, name: str) -> None:
+    path = save(model(), tmp_path / "a.ckpt", class_path=f"lightning_modules.run.{name}")
+    with pytest.raises(CheckpointError, match=name):
         load_separator(path)
 
 
@@ -116,7 +121,7 @@ def test_weights_alone_are_no_separator(tmp_path: Path) -> None:
 def test_another_model_is_refused_with_what_differs(checkpoint: Path) -> None:
     contents = read_checkpoint(checkpoint)
     check_same_model(contents, model())
-    check_same_model(contents, model(segment_seconds=3.0, overlap=0.5))
+    check_same_model(contents, model(segment_seconds=3.0, overlap=0.5, mask="binary"))
     with pytest.raises(CheckpointError, match=r"channels \(\[4, 8\] in the checkpoint, \[4, 16\]"):
         check_same_model(contents, model(channels=[4, 16]))
     contents[KEY]["class_path"] = "lightning_modules.other.Other"

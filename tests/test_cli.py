@@ -38,6 +38,7 @@ TINY = [
     "--trainer.log_every_n_steps=1",
 ]
 CSV = ["--trainer.logger=CSVLogger"]
+MOMENT = "epoch_000-step_000002"
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,6 @@ def no_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(*arguments: str) -> int:
     """Run a subcommand as if from a fresh process."""
-    os.environ.pop("STEMLAB_RUN_DIR", None)
     return cli.main(list(arguments))
 
 
@@ -83,11 +83,11 @@ def test_fit_validate_test_predict(
 
     run_dir = Path("runs/unet")
     names = {path.name for path in (run_dir / "checkpoints").iterdir()}
-    assert names == {"epoch_000.ckpt", "best.ckpt", "last.ckpt"}
-    assert (run_dir / "pictures" / "epoch_000.png").stat().st_size > 10_000
+    assert names == {f"{MOMENT}.ckpt", "best.ckpt", "last.ckpt"}
+    assert (run_dir / "pictures" / f"{MOMENT}_spectrograms.png").stat().st_size > 10_000
     assert list(run_dir.glob("wandb/offline-run-*/*.wandb"))
     scored = json.loads(
-        (run_dir / "scores/epoch_000/val/Actions - One Minute Smile.json").read_text()
+        (run_dir / f"scores/{MOMENT}/val/Actions - One Minute Smile.json").read_text()
     )
     assert [target["name"] for target in scored["targets"]] == list(STEMS)
     assert len(scored["targets"][0]["frames"]) == 3
@@ -146,6 +146,83 @@ def test_training_logs_what_the_docs_promise(musdb_root: Path, no_scorer: None) 
         "val/usdr/vocals",
         "val/skipped_frames",
     }
+
+
+@pytest.mark.slow
+def test_two_ranks_with_unlike_numbers_of_tracks(musdb_root: Path, tmp_path: Path) -> None:
+    """Three validation tracks on two ranks: nobody waits for ever, each track counts once."""
+    names = "[Actions - One Minute Smile, Band A - One, Band B - Two]"
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp", f"--data.validation_tracks={names}"]
+    tiny = [word for word in TINY if "devices" not in word]
+    # Without ffmpeg on the path museval stays out.
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PATH": str(tmp_path)}
+    finished = subprocess.run(
+        [sys.executable, "-m", "lightning_modules.cli", "fit", *UNET, *tiny, *CSV, *two],
+        env={**environment, "MUSDB_PATH": str(musdb_root)},
+        timeout=180,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert "3 tracks" in finished.stdout
+    assert len(list(Path("runs/unet/scores").rglob("*.json"))) == 3
+
+
+def test_runs_take_directories_of_their_own() -> None:
+    """Also before the first of them has saved anything."""
+    from lightning_modules.run import named_run_dir
+
+    assert [str(named_run_dir("a")) for _ in range(3)] == ["runs/a", "runs/a-2", "runs/a-3"]
+    assert str(named_run_dir("a-b")) == "runs/a-b"
+    (Path("runs/a-2/checkpoints")).mkdir()
+    Path("runs/a-2/checkpoints/last.ckpt").touch()
+    assert str(named_run_dir("a", going_on=True)) == "runs/a-2"
+
+
+@pytest.mark.slow
+def test_two_runs_in_one_process(musdb_root: Path, no_scorer: None) -> None:
+    root = f"--data.init_args.root={musdb_root}"
+    assert run("fit", *UNET, *TINY, *CSV, root, "--run_dir", "one") == 0
+    assert run("fit", *UNET, *TINY, *CSV, root, "--run_dir", "two") == 0
+    assert Path("one/checkpoints/last.ckpt").is_file()
+    assert Path("two/checkpoints/last.ckpt").is_file()
+    # A run that was moved is found by its config.
+    Path("one").rename("moved")
+    assert run("test", "--config", "moved/config.yaml") == 0
+    assert Path("moved/scores/estimate/test/Test - Song.json").is_file()
+    assert not Path("one").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_never_began_leaves_nothing(
+    musdb_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = f"--data.init_args.root={musdb_root}"
+    fails(capsys, "fit", *UNET, *TINY, root, "--data.init_args.sample_rate=22050")
+    assert not list(Path("runs").iterdir())
+
+
+@pytest.mark.slow
+def test_switches_of_lightning_work(musdb_root: Path, no_scorer: None) -> None:
+    off = ["--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
+    root = f"--data.init_args.root={musdb_root}"
+    assert run("fit", *UNET, *TINY, *CSV, root, *off) == 0
+    assert not Path("runs/unet/checkpoints").exists()
+
+
+def test_a_silent_estimate_is_not_rewarded() -> None:
+    """The mean that chooses checkpoints leaves no source out."""
+    from lightning_modules.callbacks.checkpoints import _whole_sdr
+
+    names = ("vocals", "bass")
+    good = {f"val/sdr/{n}": torch.tensor(v) for n, v in zip(names, (2.0, 1.0), strict=True)}
+    good |= {f"val/usdr/{n}": torch.tensor(3.0) for n in names}
+    assert _whole_sdr(good)["val/sdr"] == 1.5
+    silent = {**good, "val/sdr/bass": torch.tensor(torch.nan)}
+    silent["val/usdr/bass"] = torch.tensor(0.0)
+    assert _whole_sdr(silent)["val/sdr"] == 1.0
+    assert _whole_sdr({}) == {}
 
 
 def architectures() -> list[list[str]]:
@@ -275,6 +352,31 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(musdb_root: Path) -> N
     assert "Go on with: python -m lightning_modules.cli fit --config unet.yaml" in output
     assert output.rstrip().endswith("--ckpt_path last")
     assert load_separator("runs/unet/checkpoints/last.ckpt").sources == list(STEMS)
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_validation_keeps_its_scores(
+    musdb_root: Path, no_scorer: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_modules.callbacks.bss_eval import BSSEval
+
+    settings = [*UNET, *TINY, *CSV, f"--data.init_args.root={musdb_root}", "--run_dir", "here"]
+    settings.append("--trainer.max_epochs=2")
+    scored = BSSEval.on_validation_batch_end
+
+    def pressing(self: BSSEval, *arguments: Any, **names: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        scored(self, *arguments, **names)
+        monkeypatch.setattr(BSSEval, "on_validation_batch_end", scored)
+
+    monkeypatch.setattr(BSSEval, "on_validation_batch_end", pressing)
+    with pytest.raises(SystemExit) as stop:
+        run("fit", *settings)
+    assert stop.value.code == 130
+    assert Path(f"here/scores/{MOMENT}/val/Actions - One Minute Smile.json").is_file()
+    assert Path(f"here/checkpoints/{MOMENT}.ckpt").is_file()
+    assert run("fit", *settings, "--ckpt_path", "last") == 0
+    assert len(list(Path("here/scores").glob("epoch_*"))) == 2
 
 
 # --------------------------------------------------------------- mistakes

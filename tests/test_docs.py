@@ -46,7 +46,6 @@ def test_commands_of_the_readme_run(
     for command in found:
         words = shlex.split(command)[2:]
         module, arguments = words[0], words[1:]
-        os.environ.pop("STEMLAB_RUN_DIR", None)
         if module == "lightning_modules.cli":
             no_gpu = [
                 word

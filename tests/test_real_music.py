@@ -38,7 +38,6 @@ def stem_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_musdb18_excerpt_goes_the_whole_way(stem_root: Path) -> None:
     arguments = ["--config", "unet.yaml", *TINY, *CSV, f"--data.init_args.root={stem_root}"]
     assert cli.main(["fit", *arguments, "--run_dir", "run"]) == 0
-    os.environ.pop("STEMLAB_RUN_DIR", None)
     assert cli.main(["test", *arguments, "--run_dir", "run"]) == 0
 
     # Our figures are those of museval on stempeg's own decode of the file.

@@ -80,7 +80,7 @@ def test_estimates_of_an_additive_model_add_up_to_the_mixture() -> None:
     assert torch.allclose(separate(Half(), mixture).sum(0), mixture, atol=1e-6)
 
 
-@pytest.mark.parametrize("rate", [22050, 48000, 96000])
+@pytest.mark.parametrize("rate", [22050, 48000, 96000, 44056])
 def test_another_rate_keeps_rate_and_length(rate: int) -> None:
     samples = rate // 3 + 1
     time = torch.arange(samples) / rate
@@ -91,7 +91,7 @@ def test_another_rate_keeps_rate_and_length(rate: int) -> None:
     assert estimates.shape == (2, 2, samples)
     inside = slice(rate // 100, -rate // 100)
     assert (estimates[0] - mixture)[:, inside].abs().max() < 0.02
-    assert model.lengths == {4410}
+    assert model.lengths <= {4410, 4411}
 
 
 def test_mono_audio_in_a_stereo_model_and_the_other_way_round() -> None:

@@ -266,3 +266,31 @@ def test_balanced_alphas_need_sources_that_sound(tmp_path: Path) -> None:
     data.setup("fit")
     with pytest.raises(ValueError, match=r"vocals is silent.*by name"):
         balanced_weights(small(), data, crops=4)
+
+
+@pytest.mark.parametrize("hop_length", [128, 256])
+def test_every_last_sample_comes_back(hop_length: int) -> None:
+    """Also where the last samples lie under the tail of one window only."""
+    model = small(mask="ratio", n_fft=512, hop_length=hop_length)
+    for samples in (1, hop_length - 1, 4 * hop_length - 1, 4 * hop_length, 4 * hop_length + 1):
+        mixture = torch.randn(1, 2, samples) * 0.3
+        with torch.no_grad():
+            estimates = model(mixture)
+        assert (estimates.sum(1) - mixture).abs().max() < 1e-6
+        assert estimates.abs().max() < 10
+    with pytest.raises(ValueError, match=r"hop_length is 300 with n_fft 512.*256"):
+        small(n_fft=512, hop_length=300)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"overlap": 0.9}, r"0\.9.*0 to 0\.5"),
+        ({"chunks_at_once": 0}, "chunks_at_once is 0"),
+        ({"segment_seconds": -1.0}, "above 0"),
+        ({"alphas": dict.fromkeys(FOUR, float("nan"))}, "add up to nan"),
+    ],
+)
+def test_faulty_numbers_are_refused_at_once(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        small(**settings)

@@ -18,16 +18,19 @@ from torch import Tensor
 
 from datamodules.audio import Audio
 from datamodules.datasets import TrackBatch
+from lightning_modules import plots
 from lightning_modules.base import SourceSeparator
+from lightning_modules.callbacks.moment import moment, run_folder
 from lightning_modules.evaluation.bss_eval import scorer_unavailable_reason
 from lightning_modules.evaluation.scores import (
     TrackScores,
     aggregate,
-    read_scores,
-    score_table,
     score_track,
     write_scores,
 )
+from lightning_modules.evaluation.table import score_table
+
+_MOST_PROCESSES = 4
 
 
 class BSSEval(Callback):
@@ -40,7 +43,8 @@ class BSSEval(Callback):
     the mixture taken as the estimate of every source.
 
     Args:
-        processes: Scoring processes on each rank; by default its share of the cores.
+        processes: Scoring processes on each rank; by default its share of the cores, but
+            no more than four: museval takes gigabytes of memory for a song.
     """
 
     def __init__(self, processes: int | None = None) -> None:
@@ -48,6 +52,7 @@ class BSSEval(Callback):
         self._pool: ProcessPoolExecutor | None = None
         self._pending: deque[tuple[str, Future[TrackScores]]] = deque()
         self._done: dict[str, list[TrackScores]] = {"estimate": [], "mixture": []}
+        self._baselines: dict[tuple[str, str], TrackScores] = {}
         self._usdr_only = False
         self._seconds = 0.0
 
@@ -84,11 +89,8 @@ class BSSEval(Callback):
         started = time.perf_counter()
         references = _numpy(batch.targets)
         self._submit(trainer, pl_module, "estimate", batch.name, references, outputs["estimates"])
-        known = self._folder(trainer, "mixture") / f"{batch.name}.json"
-        baseline = _read_if_same(known, pl_module.sources) if not self._usdr_only else None
-        if baseline:
-            self._done["mixture"].append(baseline)
-        else:
+        # The mixture's figures do not change: once in a process is enough.
+        if (self._split(trainer), batch.name) not in self._baselines:
             repeated = batch.mixture.expand_as(batch.targets)
             self._submit(trainer, pl_module, "mixture", batch.name, references, repeated)
         self._seconds += time.perf_counter() - started
@@ -104,7 +106,8 @@ class BSSEval(Callback):
         references: Audio,
         estimates: Tensor,
     ) -> None:
-        workers = self.processes or max(1, _cores() // max(1, _local_ranks(trainer)))
+        shared = _cores() // max(1, _local_ranks(trainer))
+        workers = self.processes or min(_MOST_PROCESSES, max(1, shared))
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 workers,
@@ -140,11 +143,13 @@ class BSSEval(Callback):
         started = time.perf_counter()
         while self._pending:
             self._collect()
-        scores, baselines = (_gather(self._done[kind]) for kind in ("estimate", "mixture"))
+        split = self._split(trainer)
+        self._baselines |= {(split, track.name): track for track in self._done["mixture"]}
+        mine = [self._baselines[split, track.name] for track in self._done["estimate"]]
+        scores, baselines = _gather(self._done["estimate"]), _gather(mine)
         self._seconds += time.perf_counter() - started
         if not scores:
             return
-        split = "test" if trainer.testing else "val"
         summary, baseline = aggregate(scores), aggregate(baselines)
         metrics = {f"{split}/{name}": value for name, value in summary.as_metrics().items()}
         metrics[f"{split}/skipped_frames"] = float(sum(summary.skipped_frames.values()))
@@ -159,17 +164,21 @@ class BSSEval(Callback):
                 for track in baselines:
                     write_scores(track, self._folder(trainer, "mixture") / f"{track.name}.json")
             trainer.print(score_table(summary, baseline, _title(trainer)))
+            if trainer.testing and not self._usdr_only:
+                figure = plots.score_boxplot(scores, baselines, "Test tracks")
+                plots.save(figure, run_folder(trainer, "pictures") / "test_scores.png")
 
     on_test_epoch_end = on_validation_epoch_end
+
+    @staticmethod
+    def _split(trainer: Trainer) -> str:
+        return "test" if trainer.testing else "val"
 
     def _folder(self, trainer: Trainer, kind: str) -> Path:
         """Where JSON files belong: ``scores/<kind>/<split>``, as museval's stores read them."""
         if kind == "estimate" and trainer.state.fn == "fit":
-            kind = f"epoch_{trainer.current_epoch:03d}"
-        split = "test" if trainer.testing else "val"
-        folder = Path(trainer.default_root_dir) / "scores" / kind / split
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+            kind = moment(trainer)
+        return run_folder(trainer, "scores", kind, self._split(trainer))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """End the pool."""
@@ -208,14 +217,6 @@ def _gather(scores: list[TrackScores]) -> list[TrackScores]:
         torch.distributed.all_gather_object(gathered, scores)
     by_name = {track.name: track for part in gathered for track in part}
     return [by_name[name] for name in sorted(by_name)]
-
-
-def _read_if_same(path: Path, sources: list[str]) -> TrackScores | None:
-    """A baseline that an earlier epoch wrote, if it is of these very sources."""
-    if not path.is_file():
-        return None
-    scores = read_scores(path)
-    return scores if sorted(scores.frames) == sorted(sources) else None
 
 
 def _title(trainer: Trainer) -> str:

@@ -28,12 +28,12 @@ class Interrupted(SystemExit):
 class Checkpoints(ModelCheckpoint):
     """Keep the best checkpoints, ``best.ckpt`` and ``last.ckpt`` in ``checkpoints/`` of the run.
 
-    Ctrl-C ends the run after the batch at hand and leaves its state in
-    ``last.ckpt``; a second Ctrl-C ends it at once.
+    Ctrl-C ends the run after the batch or the validation at hand and leaves its
+    state in ``last.ckpt``; a second Ctrl-C ends it at once.
 
     Args:
-        monitor: Metric that tells which are best. Where BSS Eval cannot run,
-            ``val/sdr`` does not exist and ``val/usdr`` takes its place.
+        monitor: Metric that tells which are best. In ``val/sdr`` a source for which BSS
+            Eval has no figure counts with its uSDR here.
         mode: ``max`` or ``min``: which values are better.
         save_top_k: How many of the best to keep.
         **kwargs: Further arguments of Lightning's ``ModelCheckpoint``.
@@ -50,7 +50,7 @@ class Checkpoints(ModelCheckpoint):
             monitor=monitor,
             mode=mode,
             save_top_k=save_top_k,
-            filename="epoch_{epoch:03d}",
+            filename="epoch_{epoch:03d}-step_{step:06d}",
             auto_insert_metric_name=False,
             save_last=True,
             # One file of each name: a resumed run goes on with the names it had.
@@ -67,17 +67,15 @@ class Checkpoints(ModelCheckpoint):
 
     def _monitor_candidates(self, trainer: Trainer) -> dict[str, Tensor]:
         candidates = super()._monitor_candidates(trainer)
-        if self.monitor == "val/sdr" and "val/usdr" in candidates:
-            sdr = candidates.get("val/sdr")
-            if sdr is None or torch.isnan(sdr):
-                candidates["val/sdr"] = candidates["val/usdr"]
+        if self.monitor == "val/sdr":
+            candidates |= _whole_sdr(candidates)
         return candidates
 
     def _save_topk_checkpoint(
         self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
     ) -> None:
         if self.monitor and self.monitor not in monitor_candidates:
-            # An epoch without a validation, as after a Ctrl-C in one: only the last state is kept.
+            # No validation since the start: only the last state is kept.
             self._save_last_checkpoint(trainer, monitor_candidates)
             return
         super()._save_topk_checkpoint(trainer, monitor_candidates)
@@ -103,7 +101,10 @@ class Checkpoints(ModelCheckpoint):
             raise KeyboardInterrupt
         # Only a flag: in the middle of a step the weights are in no state to be saved.
         self._stop = True
-        print("\nCtrl-C: saving after this batch; once more to stop at once.", flush=True)
+        print(
+            "\nCtrl-C: saving after this batch, or this validation; once more to stop at once.",
+            flush=True,
+        )
 
     def on_train_batch_end(
         self,
@@ -115,22 +116,40 @@ class Checkpoints(ModelCheckpoint):
     ) -> None:
         """Save when it is due, and when Ctrl-C was pressed."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self._stop_if_asked(trainer)
-
-    def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Save when Ctrl-C was pressed: a validation can take long."""
-        # Several ranks have unlike numbers of tracks, so they can only agree at the end.
-        if trainer.state.fn == "fit" and trainer.world_size == 1:
-            self._stop_if_asked(trainer)
+        if self._stop_agreed(trainer):
+            self._save_and_stop(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save when it is due, and when Ctrl-C was pressed."""
+        """Save when it is due, and when Ctrl-C was pressed: its scores are worth the wait."""
         super().on_validation_end(trainer, pl_module)
-        if trainer.state.fn == "fit":
-            self._stop_if_asked(trainer)
+        if trainer.state.fn == "fit" and self._stop_agreed(trainer):
+            candidates = self._monitor_candidates(trainer)
+            if self._last_global_step_saved != trainer.global_step:
+                self._save_topk_checkpoint(trainer, candidates)
+            self._save_and_stop(trainer)
 
-    def _stop_if_asked(self, trainer: Trainer) -> None:
+    def _stop_agreed(self, trainer: Trainer) -> bool:
         # Any rank may have had the signal, and all of them must stop at the same batch.
-        if trainer.strategy.reduce_boolean_decision(self._stop, all=False):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-            raise Interrupted(Path(self.last_model_path))
+        agreed: bool = trainer.strategy.reduce_boolean_decision(self._stop, all=False)
+        return agreed
+
+    def _save_and_stop(self, trainer: Trainer) -> None:
+        self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        raise Interrupted(Path(self.last_model_path))
+
+
+def _whole_sdr(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mean SDR with nothing left out, to choose checkpoints by.
+
+    BSS Eval has no figure for a source whose estimate is silent, so that the mean
+    over the others would reward silence. Such a source counts with its uSDR, 0 dB;
+    where BSS Eval cannot run at all, every source does.
+    """
+    prefix = "val/usdr/"
+    values = []
+    for name, usdr in metrics.items():
+        if name.startswith(prefix):
+            sdr = metrics.get(f"val/sdr/{name.removeprefix(prefix)}")
+            values.append(usdr if sdr is None or torch.isnan(sdr) else sdr)
+    heard = [value for value in values if not torch.isnan(value)]
+    return {"val/sdr": torch.stack(heard).mean()} if heard else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from datamodules.audio import Audio
 from datamodules.datasets import TrackBatch
 from lightning_modules import plots
 from lightning_modules.base import SourceSeparator
+from lightning_modules.callbacks.moment import moment, run_folder
 
 
 class Samples(Callback):
@@ -58,23 +58,28 @@ class Samples(Callback):
             for waveform in (batch.mixture, batch.targets, outputs["estimates"])
         )
         split = "test" if trainer.testing else "val"
-        when = f"epoch_{trainer.current_epoch:03d}" if trainer.state.fn == "fit" else split
-        figure = plots.spectrogram_figure(
-            mixture, references, estimates, sources, rate, title=f"{batch.name} ({when})"
-        )
-        plots.save(figure, Path(trainer.default_root_dir) / "pictures" / f"{when}.png")
+        when = moment(trainer) if trainer.state.fn == "fit" else split
+        heard = (mixture, references, estimates, sources, rate)
+        figures = {
+            "spectrograms": plots.spectrogram_figure(*heard, title=f"{batch.name} ({when})"),
+            "waveforms": plots.waveform_figure(*heard, title=f"{batch.name} ({when})"),
+        }
+        for kind, figure in figures.items():
+            plots.save(figure, run_folder(trainer, "pictures") / f"{when}_{kind}.png")
         clips = {"mixture": mixture}
         for number, source in enumerate(sources):
             clips[f"{source}/reference"] = references[number]
             clips[f"{source}/estimate"] = estimates[number]
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image(f"{split}/spectrograms", [figure])
+                for kind, figure in figures.items():
+                    logger.log_image(f"{split}/{kind}", [figure])
                 for name, clip in clips.items():
                     logger.log_audio(f"{split}/audio/{name}", [_playable(clip)], sample_rate=[rate])
             elif isinstance(logger, TensorBoardLogger):
                 step = trainer.global_step
-                logger.experiment.add_figure(f"{split}/spectrograms", figure, step)
+                for kind, figure in figures.items():
+                    logger.experiment.add_figure(f"{split}/{kind}", figure, step)
                 for name, clip in clips.items():
                     # TensorBoard plays one channel only.
                     mono = _playable(clip).mean(1)

@@ -32,6 +32,10 @@ class Throughput(Callback):
         """Measure each epoch afresh: validation lies between them."""
         self._restart()
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave out a validation in the middle of an epoch."""
+        self._ended = None
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:

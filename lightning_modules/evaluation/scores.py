@@ -11,7 +11,6 @@ Needs NumPy alone: tools that only read and show scores start at once.
 import json
 import math
 import os
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +97,7 @@ class Summary:
         Returns:
             The mean over sources, dB; NaN if no source has the metric.
         """
-        return _finite_mean([figures[metric] for figures in self.figures.values()])
+        return finite_mean([figures[metric] for figures in self.figures.values()])
 
     def as_metrics(self) -> dict[str, float]:
         """Name the figures as they are logged: `sdr/vocals`, ..., and `sdr` for the mean.
@@ -329,7 +328,7 @@ def aggregate(tracks: Sequence[TrackScores]) -> Summary:
             metric: _finite_median([track[source][metric] for track in medians if source in track])
             for metric in METRICS
         }
-        figures[source]["uSDR"] = _finite_mean(
+        figures[source]["uSDR"] = finite_mean(
             [track.usdr[source] for track in unique if source in track.usdr]
         )
 
@@ -349,73 +348,17 @@ def aggregate(tracks: Sequence[TrackScores]) -> Summary:
     )
 
 
-def score_table(summary: Summary, baseline: Summary | None = None, title: str = "Scores") -> str:
-    """Show a summary as a plain-text table.
+def finite_mean(values: Sequence[float]) -> float:
+    """Average the values that are finite.
 
     Args:
-        summary: Scores of a model.
-        baseline: Scores of the mixture as estimate of every source, over the same tracks.
-        title: First line of the table.
+        values: Figures, dB.
 
     Returns:
-        The table, at most 100 columns wide; '-' where there is no figure.
+        Their mean; NaN if there is none.
     """
-    columns = [*METRICS, "uSDR"]
-    if baseline:
-        columns = [*METRICS, "mix SDR", "+SDR", "uSDR", "mix uSDR", "+uSDR"]
-    widths = [max(len(column), 6) + 2 for column in columns]
-    first = max(8, *map(len, summary.figures), 0)
-
-    mixture = baseline.figures if baseline else {}
-    rows = {source: dict(figures) for source, figures in summary.figures.items()}
-    for source, row in rows.items():
-        for metric in ("SDR", "uSDR"):
-            row[f"mix {metric}"] = mixture.get(source, {}).get(metric, math.nan)
-            row[f"+{metric}"] = row[metric] - row[f"mix {metric}"]
-    rows["mean"] = {
-        column: _finite_mean([row[column] for row in rows.values()]) for column in columns
-    }
-    rule = "─" * (first + sum(widths))
-
-    def line(label: str, cells: list[str]) -> str:
-        return label.ljust(first) + "".join(map(str.rjust, cells, widths))
-
-    body = [
-        line(label, [_cell(column, row[column]) for column in columns])
-        for label, row in rows.items()
-    ]
-    notes = _footnotes(summary, baseline is not None)
-    return "\n".join(
-        [title, rule, line("", columns), rule, *body[:-1], rule, body[-1], rule, *notes]
-    )
-
-
-def _cell(column: str, value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:+.2f}" if column.startswith("+") else f"{value:.2f}"
-
-
-def _footnotes(summary: Summary, compared: bool) -> list[str]:
-    """Say below a table how its figures came about, and what is not in them."""
-    lines = [
-        f"{summary.tracks} track{'s' * (summary.tracks != 1)}; dB; "
-        "median over tracks of the median over 1 s frames, uSDR: mean over tracks"
-    ]
-    if compared:
-        lines.append("mix: the mixture taken as estimate; +: difference of the two figures shown")
-    if any(summary.skipped_frames.values()):
-        counts = ", ".join(f"{source} {n}" for source, n in summary.skipped_frames.items())
-        if len(set(summary.skipped_frames.values())) == 1:
-            counts = f"{next(iter(summary.skipped_frames.values()))} for each source"
-        lines.append(
-            f"skipped, of {summary.frames} frames: {counts} "
-            "(any source or estimate silent, or as noted)"
-        )
-    for note, names in summary.notes.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        lines.append(f"note: {note} ({', '.join(names[:3])}{more})")
-    return [textwrap.fill(line, 100, subsequent_indent="  ") for line in lines]
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
 
 
 def _fault(signal: NDArray[np.float64]) -> str | None:
@@ -436,8 +379,3 @@ def _finite_median(values: Sequence[float] | NDArray[np.float64]) -> float:
     finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
     return float(np.median(finite)) if finite.size else math.nan
-
-
-def _finite_mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from datamodules.demo import demo_corpus
 from datamodules.songs import song_name
@@ -31,11 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     extra = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.pop("MUSDB_PATH", None)  # the demo is about the embedded corpus
     corpus = demo_corpus()
+    from lightning_modules.run import named_run_dir  # Lightning's seconds come after the corpus
+
+    run_dir = named_run_dir("demo").resolve()
+    # One device: Lightning would start this very program for the others.
+    settings = [*CONFIGS, "--run_dir", str(run_dir), "--trainer.devices=1", *extra]
     for step in ("fit", "test"):
-        print(f"\n--- python -m lightning_modules.cli {step} {' '.join(CONFIGS + extra)}")
-        if status := cli.main([step, *CONFIGS, *extra]):
+        print(f"\n--- python -m lightning_modules.cli {step} {' '.join(settings)}")
+        if status := cli.main([step, *settings]):
             return status
-    run_dir = Path(os.environ["STEMLAB_RUN_DIR"])
     checkpoint = run_dir / "checkpoints" / "best.ckpt"
     song = sorted((corpus / "test").iterdir())[0] / "mixture.wav"
     output = run_dir / "separated"

@@ -7,10 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.audio import inspect
+from datamodules.audio import DataError, inspect
 from datamodules.songs import find_songs, song_name
-
-_BLOCK_SECONDS = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device=options.device,
             overlap=options.overlap,
         )
-    except (FileExistsError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -72,15 +70,20 @@ def separate_files(
     Raises:
         FileExistsError: Stems are there and ``force`` is not given.
     """
+    if not checkpoint.is_file():  # before the seconds that torch takes to be imported
+        raise DataError(f"{checkpoint}: there is no such checkpoint; {_nearby(checkpoint)}")
     import torch
     from tqdm import tqdm
 
-    from datamodules.audio import blocks
     from lightning_modules.checkpoint import load_separator
-    from lightning_modules.separation import separate_stream
-    from lightning_modules.stem_files import StemFiles
+    from lightning_modules.stem_files import StemFiles, separate_file
 
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"device {device!r} cannot be used here: {reason}; try cpu") from error
     model = load_separator(checkpoint, place)
     folders = [output / song_name(song) for song in songs]
     for folder in folders if not force else []:
@@ -90,35 +93,28 @@ def separate_files(
             )
     for song, folder in zip(songs, folders, strict=True):
         info = inspect(song)
-        rate = info.sample_rate
-        pieces = (
-            torch.from_numpy(block).to(place) for block in blocks(song, _BLOCK_SECONDS * rate)
-        )
-        estimates = separate_stream(
-            model,
-            pieces,
-            rate,
-            overlap=model.overlap if overlap is None else overlap,
-            batch_size=model.chunks_at_once,
-        )
-        with (
-            StemFiles(folder, model.sources, rate, info.channels, force=force) as files,
-            tqdm(
-                total=info.samples,
-                desc=song_name(song),
-                unit="s",
-                unit_scale=1 / rate,
-                bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s "
-                "[{elapsed}<{remaining}]",
-            ) as bar,
-        ):
-            for estimate in estimates:
-                files.write(estimate.cpu().numpy())
+        with tqdm(
+            total=info.samples,
+            desc=song_name(song),
+            unit="s",
+            unit_scale=1 / info.sample_rate,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s "
+            "[{elapsed}<{remaining}]",
+        ) as bar:
+
+            def advance(samples: int, bar: tqdm = bar) -> None:  # type: ignore[type-arg]
                 # A container's length is an estimate; tqdm forgets a total that is passed.
-                bar.total = max(bar.total or 0, bar.n + estimate.shape[-1])
-                bar.update(estimate.shape[-1])
+                bar.total = max(bar.total or 0, bar.n + samples)
+                bar.update(samples)
+
+            separate_file(model, song, folder, force=force, overlap=overlap, progress=advance)
         print(folder)
     return folders
+
+
+def _nearby(checkpoint: Path) -> str:
+    found = sorted(str(other) for other in checkpoint.parent.glob("*.ckpt"))
+    return "there are " + ", ".join(found[:5]) if found else "train one with `fit` first"
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from lightning_modules.evaluation.scores import (
     TrackScores,
     aggregate,
     read_scores,
-    score_table,
     score_track,
     usdr,
     write_scores,
 )
+from lightning_modules.evaluation.table import score_table
 
 Signals = NDArray[np.float64]
 RATE = 2000  # low, so that museval takes milliseconds

@@ -1,0 +1,85 @@
+"""What a checkpoint says of the model that it holds, in plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+KEY = "separator"
+# How a run is trained, not what the model is; reloading needs none of it.
+_TRAINING_ARGUMENTS = ("optimizer", "lr_scheduler", "_instantiator", "_class_path")
+
+
+class Described(Protocol):
+    """What is needed to describe a model.
+
+    Attributes:
+        free_arguments: Arguments that may differ from those that the weights were trained with.
+    """
+
+    free_arguments: frozenset[str]
+
+    @property
+    def hparams(self) -> Mapping[str, Any]:
+        """Arguments of the model, by name."""
+        ...
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message names file, finding, expectation, remedy."""
+
+
+def describe(model: Described) -> dict[str, Any]:
+    """Say in plain data how to build a model again.
+
+    Args:
+        model: The separator.
+
+    Returns:
+        ``class_path`` and ``init_args``.
+    """
+    arguments = {
+        name: _plain(value)
+        for name, value in dict(model.hparams).items()
+        if name not in _TRAINING_ARGUMENTS
+    }
+    kind = type(model)
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def check_same_model(contents: Mapping[str, Any], model: Described) -> None:
+    """Check that a checkpoint's weights belong into a model.
+
+    Args:
+        contents: What ``read_checkpoint`` returned.
+        model: The model that would take the weights.
+
+    Raises:
+        CheckpointError: Another architecture, or another argument.
+    """
+    theirs, ours = contents.get(KEY, {}), describe(model)
+    if theirs.get("class_path") != ours["class_path"]:
+        raise CheckpointError(
+            f"the checkpoint is of {theirs.get('class_path', 'an unknown model')}, the config "
+            f"builds {ours['class_path']}; use the config that it was trained with"
+        )
+    differing = [
+        f"{name} ({theirs['init_args'].get(name)!r} in the checkpoint, "
+        f"{ours['init_args'].get(name)!r} in the config)"
+        for name in sorted({*theirs["init_args"], *ours["init_args"]} - model.free_arguments)
+        if theirs["init_args"].get(name) != ours["init_args"].get(name)
+    ]
+    if differing:
+        raise CheckpointError(
+            "the checkpoint was trained with other model arguments: "
+            + "; ".join(differing)
+            + "; use the config.yaml of its run"
+        )

@@ -1,0 +1,48 @@
+"""The parser's complaints, for the person who has to act on them."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+
+
+def legible(message: str) -> str:
+    """Make one line of the parser's account of all the types that a value did not have.
+
+    Args:
+        message: What jsonargparse says.
+
+    Returns:
+        What was wrong, and with an unknown argument the likeliest known ones.
+    """
+    message = re.sub(
+        r"Call to compute_fn of link .*? failed: ", "data.init_args.sources: ", message
+    )
+    said: list[str] = []
+    for line in message.splitlines():
+        line = line.strip().removeprefix("- ")
+        line = line.replace("Does not validate against any of the Union subtypes", "").strip()
+        noise = line.startswith(
+            ("Subtypes:", "Errors:", "Given value type:", "Expected a <class 'N")
+        )
+        bulky = line.startswith("Given value:") and ("(" in line or len(line) > 80)
+        if line and not noise and not bulky and line not in said:
+            said.append(line)
+    text = " ".join(said)
+    unknown = re.search(r"class_path '([\w.]+)': Option '(\w+)[\w.]*' is not accepted", text)
+    return text + (_known_arguments(*unknown.groups()) if unknown else "")
+
+
+def _known_arguments(class_path: str, name: str) -> str:
+    module, _, kind = class_path.rpartition(".")
+    ancestors = getattr(importlib.import_module(module), kind).__mro__
+    known = {
+        parameter
+        for ancestor in ancestors
+        if ancestor.__module__.startswith(("lightning_modules", "datamodules"))
+        for parameter in inspect.signature(ancestor.__init__).parameters
+    } - {"self", "kwargs"}
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
