@@ -246,8 +246,8 @@ class Pan(StemAugmentation):
 
     At position p the left channel is multiplied by sqrt(2) cos((1 + p) pi / 4) and the
     right one by sqrt(2) sin((1 + p) pi / 4): the squares of the two add up to 2
-    everywhere, and the centre leaves the stem as it was (the sine-cosine panning law;
-    Zölzer 2011, "DAFX", 2nd edition, section 5.3.3).
+    everywhere, and the centre leaves the stem as it was (the sine-cosine panning
+    law, scaled to 1 at the centre).
 
     Args:
         width: Largest distance from the centre, in (0, 1]; 1 reaches one channel alone.
@@ -322,7 +322,7 @@ class Remix(Augmentation):
     not, and is the better default.
 
     After the augmentation of the same name in Demucs (Défossez et al. 2019, "Music
-    Source Separation in the Waveform Domain", arXiv:1911.13254, section 5).
+    Source Separation in the Waveform Domain", arXiv:1911.13254).
 
     Args:
         probability: Probability per stem that it takes part, one number or one a stem.

@@ -55,8 +55,8 @@ class Limiter(StemAugmentation):
     The gain reduction in dB that each sample needs falls off at the release rate, is
     held over the lookahead before the peak, and is averaged over the lookahead, so that
     it grows in a straight line up to the peak, without a delay. All channels of a stem
-    share one gain. (Zölzer 2011, "DAFX", 2nd edition, section 4.2.2, whose exponential
-    smoothing, unlike the average, may overshoot.)
+    share one gain. An average of values that all are at least what a sample needs is so
+    too, which is why no peak gets through.
 
     Args:
         lowest_db: Lowest ceiling, dB relative to full scale.

@@ -35,7 +35,7 @@ from datamodules.recordings import Recordings, resampled, with_channels
 _HIGHEST_SHARE = 0.45
 # Order of the low-pass filter that a band-stop is made of; the slopes' steepness.
 _BAND_STOP_ORDER = 4
-# ISO 3382-1 lets an impulse response begin where it first comes this close to its peak.
+# An impulse response begins where it first comes this close to its peak.
 _ONSET_BELOW_PEAK_DB = 20.0
 
 
@@ -276,7 +276,7 @@ class Reverb(StemAugmentation):
     """Add reverberation with an impulse response drawn from a folder.
 
     The response is cut to begin with its direct sound (where it first comes within 20 dB
-    of its peak, as ISO 3382-1 has it), so that nothing is delayed, and scaled to unit
+    of its peak, in the manner of ISO 3382-1), so that nothing is delayed, and scaled to unit
     energy, mean over channels, so that responses of unlike loudness act alike; one of
     another sample rate is resampled, one with other channels than the stem acts on
     all of them as its average. Added to the dry stem, at the wet ratio; the

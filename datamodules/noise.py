@@ -157,7 +157,7 @@ def normal(keys: Tensor, count: int) -> Tensor:
 def philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
     """Philox4x32-10, a random function of counter and key.
 
-    Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3, with the
+    Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", with the
     constants of their Random123. NumPy's Philox is the variant of 64 bits, which tensors
     lack the unsigned multiplication for.
 
