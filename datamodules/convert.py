@@ -213,6 +213,11 @@ def _write(track: Track, name: str, path: Path, subtype: str) -> int:
                     raise DataError(str(nan_finding(where, sample, track.sample_rate)))
                 clipped += _write_block(file, block, subtype)
                 position += block.shape[-1]
+    if position < track.samples:
+        raise DataError(
+            f"{files[0]}: damaged: its header declares {track.samples} samples, {position} could "
+            "be read; copy or download it again"
+        )
     return clipped
 
 
@@ -222,7 +227,7 @@ def _sum_of(files: Sequence[Path], track: Track) -> Iterator[audio.Audio]:
             samples = min(_BLOCK_SAMPLES, track.samples - start)
             yield np.zeros((track.channels, samples), np.float32)
         return
-    for parts in zip(*(audio.blocks(file, _BLOCK_SAMPLES) for file in files), strict=True):
+    for parts in zip(*(audio.blocks(file, _BLOCK_SAMPLES) for file in files), strict=False):
         yield sum(parts[1:], start=parts[0])
 
 
