@@ -85,8 +85,8 @@ class TrackMeasures:
 def measure(track: Track) -> TrackMeasures:
     """Listen to a track.
 
-    Takes 10 seconds of one core for an hour of 44.1 kHz stereo in five 16-bit WAV files, and
-    23 in FLAC (2026, a virtual machine).
+    Takes 10 to 17 seconds of one core for an hour of 44.1 kHz stereo in five 16-bit WAV files,
+    and 23 to 31 in FLAC (2026, a shared virtual machine).
 
     Args:
         track: The track.
