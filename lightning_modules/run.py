@@ -358,6 +358,10 @@ def _logged_in() -> bool:
     """Whether W&B has a key, without asking the user or its server for one."""
     import wandb  # here, for those who log elsewhere
 
-    with suppress(wandb.errors.Error, OSError, ValueError):
+    try:
         return bool(wandb.login(prompt=False, verify=False))
-    return False
+    except (wandb.errors.Error, OSError, ValueError):
+        return False
+    finally:
+        # It has read the environment now, and would not see what is set after this.
+        wandb.teardown()
