@@ -108,6 +108,8 @@ class MUSDBDataModule(LightningDataModule):
         self.examples_per_epoch = examples_per_epoch
         self.mix_probability = mix_probability
         self.augmentations = nn.ModuleList(augmentations or [])
+        for augmentation in augmentations or []:
+            augmentation.sample_rate = sample_rate
         self.validation_tracks = validation_tracks
         self.validation_crops_per_track = validation_crops_per_track
         self.predict_paths = predict_paths
