@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from datamodules.audio import Audio, DataError
+from datamodules.layouts import MIXTURE, STEMS
 from datamodules.sampling import Position, draw_crop
-from datamodules.tracks import STEMS, Track
+from datamodules.tracks import Track
 
 
 class Batch(NamedTuple):
@@ -61,10 +62,12 @@ class Listener:
     Attributes:
         sources: Source name -> names of the stems that it sums.
         audio_channels: Number of channels.
+        stems: Names of all stems of the data set, in their order in tensors.
     """
 
     sources: Mapping[str, Sequence[str]]
     audio_channels: int
+    stems: Sequence[str] = STEMS
 
     def channels(self, audio: Audio) -> Audio:
         """Bring audio to the wanted number of channels.
@@ -86,13 +89,13 @@ class Listener:
         """Sum stems to sources.
 
         Args:
-            stems: Waveforms in the order of ``STEMS``, shape (..., stems, C, T).
+            stems: Waveforms in the order of ``self.stems``, shape (..., stems, C, T).
 
         Returns:
             Waveforms, shape (..., S, C, T).
         """
         sums = [
-            stems[..., [STEMS.index(stem) for stem in group], :, :].sum(-3)
+            stems[..., [self.stems.index(stem) for stem in group], :, :].sum(-3)
             for group in self.sources.values()
         ]
         return torch.stack(sums, -3)
@@ -108,7 +111,7 @@ class Listener:
         Returns:
             Mixture, shape (C, T), and targets, shape (S, C, T).
         """
-        stems = self.channels(track.read_stems(STEMS, start, samples))
+        stems = self.channels(track.read_stems(self.stems, start, samples))
         mixture = self.channels(track.read_mixture(start, samples))
         return Batch(torch.from_numpy(mixture), self.group(torch.from_numpy(stems)))
 
@@ -118,7 +121,7 @@ class TrainingCrops(Dataset[StemBatch]):
 
     Args:
         tracks: Tracks to draw from.
-        listener: Tells the channels.
+        listener: Tells stems and channels.
         segment_samples: Length of a crop.
         mix_probability: Probability that an example's stems come from different tracks.
         seed: Seed of the stream.
@@ -146,12 +149,12 @@ class TrainingCrops(Dataset[StemBatch]):
             position,
             self.lengths,
             self.segment_samples,
-            len(STEMS),
+            len(self.listener.stems),
             self.mix_probability,
         )
-        shape = (len(STEMS), self.listener.audio_channels, self.segment_samples)
+        shape = (len(self.listener.stems), self.listener.audio_channels, self.segment_samples)
         stems = np.zeros(shape, np.float32)
-        for number, stem in enumerate(STEMS):
+        for number, stem in enumerate(self.listener.stems):
             track = self.tracks[crop.tracks[number]]
             audio = track.read(stem, int(crop.starts[number]), self.segment_samples)
             # A track shorter than the segment ends in silence.
@@ -216,11 +219,14 @@ class WholeTracks(Dataset[TrackBatch]):
         return TrackBatch(track.name, *self.listener.read(track))
 
 
-def grouping(sources: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def grouping(
+    sources: Sequence[str] | Mapping[str, Sequence[str]], stems: Sequence[str] = STEMS
+) -> dict[str, list[str]]:
     """Which stems make each of the model's sources.
 
     Args:
         sources: Names of stems, or names of sources each with its stems.
+        stems: Names of all stems of the data set.
 
     Returns:
         Source name -> names of its stems.
@@ -228,20 +234,26 @@ def grouping(sources: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, 
     Raises:
         DataError: A source names a stem that the data set does not have.
     """
+    if not stems or len(set(stems)) < len(stems) or MIXTURE in stems:
+        raise DataError(
+            f"stems is [{', '.join(stems)}]: name each stem of the data set once, without the "
+            f"{MIXTURE}, as in [{', '.join(STEMS)}]"
+        )
     groups = (
-        {name: list(stems) for name, stems in sources.items()}
+        {name: list(group) for name, group in sources.items()}
         if isinstance(sources, Mapping)
         else {name: [name] for name in sources}
     )
     if not groups:
-        raise DataError("sources is empty: name at least one of " + ", ".join(STEMS))
-    for name, stems in groups.items():
-        unknown = [stem for stem in stems if stem not in STEMS]
-        if unknown or not stems:
+        raise DataError("sources is empty: name at least one of " + ", ".join(stems))
+    for name, group in groups.items():
+        unknown = [stem for stem in group if stem not in stems]
+        if unknown or not group:
             raise DataError(
-                f"source {name!r} is made of {stems}: known stems are {', '.join(STEMS)}; group "
-                "them as in {vocals: [vocals], accompaniment: [drums, bass, other]}"
+                f"source {name!r} is made of {group}: known stems are {', '.join(stems)}; group "
+                "them as in {vocals: [vocals], accompaniment: [drums, bass, other]}, or tell the "
+                "data set's own with stems"
             )
-        if len(set(stems)) < len(stems):
-            raise DataError(f"source {name!r} is made of {stems}: name each stem once")
+        if len(set(group)) < len(group):
+            raise DataError(f"source {name!r} is made of {group}: name each stem once")
     return groups

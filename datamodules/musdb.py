@@ -27,11 +27,11 @@ from datamodules.datasets import (
     grouping,
 )
 from datamodules.demo import VALIDATION_TRACKS, demo_corpus
+from datamodules.layouts import STEMS
 from datamodules.sampling import AUGMENTATION, ExampleSampler, Position, generator
 from datamodules.songs import find_songs
 from datamodules.tracks import (
     MUSDB_VALIDATION_TRACKS,
-    STEMS,
     Track,
     index_tracks,
     split_validation,
@@ -42,13 +42,18 @@ class MUSDBDataModule(LightningDataModule):
     """Random crops of MUSDB18 for training, whole tracks for scoring.
 
     Args:
-        root: Folder with ``train`` and ``test``, each holding a folder of WAV or
-            FLAC stems per track, or ``.stem.mp4`` files. Without it the
+        root: Folder with ``train`` and ``test``, each holding a folder of WAV,
+            FLAC or Ogg stems per track, or ``.stem.mp4`` files; or DSD100; or a
+            folder of such tracks alone, which all train. Without it the
             environment variable ``MUSDB_PATH`` counts, and without that the
             embedded corpus is rendered.
         sources: What the model separates: names of stems, or names of sources
             each with the stems that it sums, as in
             ``{vocals: [vocals], accompaniment: [drums, bass, other]}``.
+        stems: Names of the stems that every track of the data set has; the
+            mixture of a training example is the sum of all of them.
+        missing_as_silence: Take a stem without a file as silence, instead of
+            refusing the track.
         sample_rate: Sample rate that the tracks must have, Hz.
         audio_channels: 1 averages the channels, 2 repeats a mono track.
         segment_seconds: Length of a training crop, seconds.
@@ -75,6 +80,8 @@ class MUSDBDataModule(LightningDataModule):
         self,
         root: str | None = None,
         sources: list[str] | dict[str, list[str]] = list(STEMS),  # noqa: B006 (shown in --help)
+        stems: list[str] = list(STEMS),  # noqa: B006
+        missing_as_silence: bool = False,
         sample_rate: int = 44100,
         audio_channels: int = 2,
         segment_seconds: float = 6.0,
@@ -91,7 +98,8 @@ class MUSDBDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.root = root
-        self.listener = Listener(grouping(sources), audio_channels)
+        self.listener = Listener(grouping(sources, stems), audio_channels, stems)
+        self.missing_as_silence = missing_as_silence
         self.sample_rate = sample_rate
         self.segment_samples = round(segment_seconds * sample_rate)
         if self.segment_samples < 1:
@@ -197,7 +205,13 @@ class MUSDBDataModule(LightningDataModule):
         return {"names": VALIDATION_TRACKS if embedded else MUSDB_VALIDATION_TRACKS}
 
     def _index(self, root: Path, subset: str) -> list[Track]:
-        tracks = index_tracks(root, subset, progress=self._is_first())
+        tracks = index_tracks(
+            root,
+            subset,
+            stems=self.listener.stems,
+            missing_as_silence=self.missing_as_silence,
+            progress=self._is_first(),
+        )
         for track in tracks:
             if track.sample_rate != self.sample_rate:
                 raise DataError(

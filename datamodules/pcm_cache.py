@@ -14,11 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datamodules import audio
-from datamodules.audio import DataError
+from datamodules.audio import DataError, FFmpegMissingError
 from datamodules.faults import for_each
 
 # Order of the streams in a file of MUSDB18.
-_STREAMS = ("mixture", "drums", "bass", "other", "vocals")
+STREAMS = ("mixture", "drums", "bass", "other", "vocals")
 _PARTIAL = ".partial-"
 _LEFTOVER_SECONDS = 24 * 3600
 
@@ -42,12 +42,16 @@ def decoded_folder(stem_file: Path) -> Path:
     return cache_folder() / "decoded" / hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 
-def decode(stem_files: Sequence[Path], progress: bool) -> None:
+def decode(
+    stem_files: Sequence[Path], progress: bool, faults: dict[Path, DataError] | None = None
+) -> None:
     """Decode the files that are not in the cache yet.
 
     Args:
         stem_files: Files with the streams of MUSDB18.
         progress: Show a progress bar, and the size beforehand.
+        faults: Where given, faulty files are noted here and left out; otherwise one of them
+            stops all.
 
     Raises:
         DataError: A file is faulty, or the cache cannot hold it.
@@ -67,7 +71,7 @@ def decode(stem_files: Sequence[Path], progress: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(folder):
-            _decode_into(folder, pending(), progress)
+            _decode_into(folder, pending(), progress, faults)
     except OSError as error:
         raise DataError(
             f"{folder}: decoded tracks cannot be written here ({error}); a writable "
@@ -75,8 +79,19 @@ def decode(stem_files: Sequence[Path], progress: bool) -> None:
         ) from error
 
 
-def _decode_into(folder: Path, stem_files: Sequence[Path], progress: bool) -> None:
-    needed = sum(for_each(_decoded_bytes, stem_files, "checking .stem.mp4", progress))
+def _decode_into(
+    folder: Path,
+    stem_files: Sequence[Path],
+    progress: bool,
+    faults: dict[Path, DataError] | None,
+) -> None:
+    def size(stem_file: Path) -> int:
+        with _noting(stem_file, faults):
+            return decoded_bytes(stem_file)
+        return 0
+
+    needed = sum(for_each(size, stem_files, "checking .stem.mp4", progress))
+    stem_files = [path for path in stem_files if not faults or path not in faults]
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
@@ -93,10 +108,13 @@ def _decode_into(folder: Path, stem_files: Sequence[Path], progress: bool) -> No
 
     def decode_one(stem_file: Path) -> None:
         # Only a whole folder gets its lasting name, so that a kill leaves nothing half made.
-        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=folder) as partial:
+        with (
+            _noting(stem_file, faults),
+            tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=folder) as partial,
+        ):
             streams = Path(partial, "streams")
             streams.mkdir()
-            targets = [streams / f"{stem}.wav" for stem in _STREAMS]
+            targets = [streams / f"{stem}.wav" for stem in STREAMS]
             audio.decode_streams(stem_file, targets)
             target = decoded_folder(stem_file)
             try:
@@ -109,13 +127,38 @@ def _decode_into(folder: Path, stem_files: Sequence[Path], progress: bool) -> No
     for_each(decode_one, stem_files, "decoding", progress, workers=min(4, os.cpu_count() or 1))
 
 
-def _decoded_bytes(stem_file: Path) -> int:
+@contextmanager
+def _noting(stem_file: Path, faults: dict[Path, DataError] | None) -> Iterator[None]:
+    """Note a file's fault where faults are collected; let it through otherwise."""
+    try:
+        yield
+    except FFmpegMissingError:
+        raise
+    except DataError as fault:
+        if faults is None:
+            raise
+        faults[stem_file] = fault
+
+
+def decoded_bytes(stem_file: Path) -> int:
+    """Check the header of a .stem.mp4, and say what it takes when decoded.
+
+    Args:
+        stem_file: The file.
+
+    Returns:
+        Size of its streams as float32, bytes.
+
+    Raises:
+        DataError: It is no file with the streams of MUSDB18.
+        FFmpegMissingError: ffmpeg is not installed.
+    """
     streams = audio.inspect_streams(stem_file)
-    expected = len(_STREAMS)
+    expected = len(STREAMS)
     if len(streams) < expected:
         raise DataError(
             f"{stem_file}: has {len(streams)} audio streams, {expected} were expected "
-            f"({', '.join(_STREAMS)}); replace or remove it"
+            f"({', '.join(STREAMS)}); replace or remove it"
         )
     return sum(4 * stream.samples * stream.channels for stream in streams[:expected])
 

@@ -1,19 +1,9 @@
-"""The index of tracks on disk: what there is, checked before training, read in parts.
-
-A root holds ``{train,test}/<track>/{mixture,vocals,drums,bass,other}.{wav,flac}`` (the
-layout of MUSDB18-HQ, which ``musdb.DB(is_wav=True)`` reads too) or
-``{train,test}/<track>.stem.mp4`` (MUSDB18), or both.
-"""
+"""The index of tracks on disk: what there is, checked before training, read in parts."""
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +11,10 @@ import numpy as np
 
 from datamodules import audio
 from datamodules.audio import Audio, DataError
-from datamodules.faults import for_each, raise_faults
-from datamodules.pcm_cache import cache_folder, decode, decoded_folder, state
-
-STEMS = ("vocals", "drums", "bass", "other")
-MIXTURE = "mixture"
+from datamodules.checks import not_finite, unlike_files, unlike_rates
+from datamodules.faults import Finding, for_each, raise_faults
+from datamodules.layouts import FORMATS, MIXTURE, STEMS, Entry, files_in, find_entries
+from datamodules.pcm_cache import decode, decoded_folder
 
 # The validation split of musdb's own configuration (its configs/mus.yaml).
 MUSDB_VALIDATION_TRACKS = (
@@ -45,14 +34,7 @@ MUSDB_VALIDATION_TRACKS = (
     "Traffic Experiment - Sirens",
 )
 
-_STEM_FILE_SUFFIX = ".stem.mp4"
-_FORMATS = (".wav", ".flac")
-_LAYOUT = (
-    "{train,test}/<track>/{mixture,vocals,drums,bass,other}.wav (or .flac), "
-    "or {train,test}/<track>.stem.mp4"
-)
 _FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
-_SCAN_BLOCK_SAMPLES = 2**18
 
 
 @dataclass(frozen=True)
@@ -67,6 +49,7 @@ class Track:
         samples: Length of each file, samples per channel.
         sample_rate: Sample rate, Hz.
         channels: Number of channels.
+        silent: Names of the stems that have no file and are taken as silence.
     """
 
     name: str
@@ -76,6 +59,7 @@ class Track:
     samples: int
     sample_rate: int
     channels: int
+    silent: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -99,6 +83,11 @@ class Track:
         """
         if stem == MIXTURE:
             return self.read_mixture(start, samples)
+        if stem in self.silent:
+            rest = max(0, self.samples - start)
+            return np.zeros(
+                (self.channels, rest if samples is None else min(samples, rest)), np.float32
+            )
         return audio.read(self.stems[stem], start, samples)
 
     def read_stems(self, names: Sequence[str], start: int = 0, samples: int | None = None) -> Audio:
@@ -144,8 +133,27 @@ class Split(NamedTuple):
     rule: str
 
 
+class Loaded(NamedTuple):
+    """What the headers of a track's files say.
+
+    Attributes:
+        track: The track, unless there are errors.
+        findings: What is wrong with it.
+        float_files: Those of its files that may hold a NaN.
+    """
+
+    track: Track | None
+    findings: list[Finding]
+    float_files: list[Path]
+
+
 def index_tracks(
-    root: str | Path, subset: str, *, stems: Sequence[str] = STEMS, progress: bool = True
+    root: str | Path,
+    subset: str,
+    *,
+    stems: Sequence[str] = STEMS,
+    missing_as_silence: bool = False,
+    progress: bool = True,
 ) -> list[Track]:
     """Find the tracks of a subset and check all that can be checked before training.
 
@@ -155,26 +163,27 @@ def index_tracks(
         root: Folder that holds the subsets.
         subset: ``train`` or ``test``.
         stems: Names of the stems that every track must have.
+        missing_as_silence: Take a stem without a file as silence; one at least must be there.
         progress: Show progress bars for what takes more than a second.
 
     Returns:
         The tracks, sorted by name.
 
     Raises:
-        DataError: Something is missing or faulty; up to five faulty tracks are named.
+        DataError: Something is missing or faulty; up to five faults are named.
         FFmpegMissingError: A .stem.mp4 must be decoded, and ffmpeg is not installed.
     """
-    entries = _find_entries(Path(root).expanduser(), subset)
-    stem_files = [path for path in entries.values() if not path.is_dir()]
-    decode(stem_files, progress)
+    entries = find_entries(root, subset, stems)
+    decode([entry.path for entry in entries if entry.is_stem_file], progress)
 
-    def load(name: str) -> tuple[Track, list[Path]]:
-        return _load(name, subset, entries[name], stems)
+    def load(entry: Entry) -> Loaded:
+        return load_headers(entry, stems, missing_as_silence)
 
-    loaded = for_each(load, list(entries), "checking tracks", progress)
-    tracks = [track for track, _ in loaded]
-    _check_sample_rates(tracks)
-    _check_finite([path for _, float_files in loaded for path in float_files], progress)
+    loaded = for_each(load, entries, "checking tracks", progress)
+    _raise_errors([finding for each in loaded for finding in each.findings])
+    tracks = [each.track for each in loaded if each.track]
+    _raise_errors(unlike_rates(tracks))
+    _raise_errors(not_finite([path for each in loaded for path in each.float_files], progress))
     return tracks
 
 
@@ -235,132 +244,91 @@ def split_validation(
     return Split(train, [track for track in tracks if track.name in chosen], rule)
 
 
-# --------------------------------------------------------------------- find
-
-
-def _find_entries(root: Path, subset: str) -> dict[str, Path]:
-    """Track name -> its folder or .stem.mp4, sorted by name."""
-    folder = root / subset
-    if not root.is_dir():
-        fault = "is not a folder" if root.exists() else "does not exist"
-        raise DataError(f"{root}: {fault}; expected {_LAYOUT} in it; check the path of the root")
-    if not folder.is_dir():
-        advice = "check the path of the root"
-        if (resolved := root.resolve()).name in ("train", "test"):
-            advice = f"give the folder above it as the root: {resolved.parent}"
-        elif below := sorted(path.parent for path in root.glob(f"*/{subset}")):
-            advice = f"did you mean {below[0]}?"
-        raise DataError(f"{root}: has no folder {subset!r}; expected {_LAYOUT} in it; {advice}")
-    found = [
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".")
-        and (path.name.endswith(_STEM_FILE_SUFFIX) or path.is_dir())
-    ]
-    if not found:
-        names = sorted(path.name for path in folder.iterdir())[:3]
-        raise DataError(
-            f"{folder}: no tracks in it (found: {', '.join(names) or 'nothing'}); expected "
-            f"{_LAYOUT} in {root}; check the path, or copy the tracks there"
-        )
-    # A folder comes later, so that it stands in for a .stem.mp4 of the same name.
-    found.sort(key=Path.is_dir)
-    entries = {path.name.removesuffix(_STEM_FILE_SUFFIX): path for path in found}
-    return dict(sorted(entries.items()))
-
-
-def _load(name: str, subset: str, entry: Path, stems: Sequence[str]) -> tuple[Track, list[Path]]:
-    """Check a track's headers; returns it and those of its files that may hold a NaN."""
-    if entry.is_dir():
-        return _load_folder(name, subset, entry, stems)
-    folder = decoded_folder(entry)
-    try:
-        return _load_folder(name, subset, folder, stems)[0], []
-    except DataError as fault:
-        raise DataError(
-            f"{entry}, as decoded: {fault}; if the file is sound, delete {folder} to decode again"
-        ) from fault
-
-
-def _load_folder(
-    name: str, subset: str, folder: Path, stems: Sequence[str]
-) -> tuple[Track, list[Path]]:
-    present = {path.name for path in folder.iterdir()}
-    files = {}
-    for stem in (*stems, MIXTURE):
-        known = [stem + suffix for suffix in _FORMATS if stem + suffix in present]
-        if known:
-            files[stem] = folder / known[0]
-        elif stem != MIXTURE:
-            raise DataError(
-                f"{folder}: no {stem}.wav or {stem}.flac (found: "
-                f"{', '.join(sorted(present)[:8]) or 'nothing'}); every track needs "
-                f"{', '.join(stems)}; restore the file or remove the track (sources other than "
-                "these stems are made by grouping them in the config)"
-            )
-    infos = {stem: audio.inspect_seekable(path) for stem, path in files.items()}
-    first = infos[stems[0]]
-    for stem, info in infos.items():
-        for what, unit in (("samples", "samples"), ("sample_rate", "Hz"), ("channels", "channels")):
-            if getattr(info, what) != getattr(first, what):
-                raise DataError(
-                    f"{files[stem]}: has {getattr(info, what)} {unit}, but {files[stems[0]].name} "
-                    f"has {getattr(first, what)} {unit}; all files of a track must have the same "
-                    "length, sample rate and channels; export them again from one session"
-                )
-    float_files = [files[stem] for stem, info in infos.items() if info.subtype in _FLOAT_SUBTYPES]
-    mixture = files.pop(MIXTURE, None)
-    track = Track(name, subset, files, mixture, first.samples, first.sample_rate, first.channels)
-    return track, float_files
-
-
 # -------------------------------------------------------------------- check
 
 
-def _check_sample_rates(tracks: Sequence[Track]) -> None:
-    counts = Counter(track.sample_rate for track in tracks)
-    usual = counts.most_common(1)[0][0]
-    raise_faults(
-        [
-            f"{next(iter(track.stems.values())).parent}: sample rate is {track.sample_rate} Hz, "
-            f"but {counts[usual]} of {len(tracks)} tracks have {usual} Hz; all must have the "
-            "same; resample the track or remove it"
-            for track in tracks
-            if track.sample_rate != usual
-        ]
+def load_headers(entry: Entry, stems: Sequence[str], missing_as_silence: bool = False) -> Loaded:
+    """Read and check the headers of a track's files.
+
+    Args:
+        entry: The track; a .stem.mp4 must have been decoded.
+        stems: Names of the stems that it must have.
+        missing_as_silence: Take a stem without a file as silence.
+
+    Returns:
+        The track, and what is wrong with it.
+    """
+    if not entry.is_stem_file:
+        return _load_files(entry, entry.find(stems), stems, missing_as_silence)
+    folder = decoded_folder(entry.path)
+    files = files_in(folder, (*stems, MIXTURE))
+    track, findings, _ = _load_files(entry, files, stems, missing_as_silence)
+    findings = [
+        replace(
+            found,
+            where=str(entry.path),
+            finding=f"as decoded, {found.where}: {found.finding}",
+            remedy=f"{found.remedy}; if the file is sound, delete {folder} to decode again",
+        )
+        for found in findings
+    ]
+    return Loaded(track, findings, [])
+
+
+def _load_files(
+    entry: Entry, files: dict[str, Path], stems: Sequence[str], missing_as_silence: bool
+) -> Loaded:
+    missing = [stem for stem in stems if stem not in files]
+    if missing_as_silence and len(missing) < len(stems):
+        findings = [_taken_as_silence(entry, stem) for stem in missing]
+    else:
+        findings = [_missing(entry, stem, stems) for stem in missing]
+    infos = {}
+    for stem, path in files.items():
+        try:
+            infos[stem] = audio.inspect_seekable(path)
+        except DataError as fault:
+            findings.append(Finding.of(fault, path))
+    for what, unit in (("samples", "samples"), ("sample_rate", "Hz"), ("channels", "channels")):
+        findings += unlike_files(
+            files, {stem: getattr(info, what) for stem, info in infos.items()}, unit
+        )
+    if any(finding.severity == "error" for finding in findings):
+        return Loaded(None, findings, [])
+    float_files = [files[stem] for stem, info in infos.items() if info.subtype in _FLOAT_SUBTYPES]
+    first = next(iter(infos.values()))
+    mixture = files.pop(MIXTURE, None)
+    track = Track(
+        entry.name,
+        entry.subset,
+        files,
+        mixture,
+        first.samples,
+        first.sample_rate,
+        first.channels,
+        tuple(missing),
+    )
+    return Loaded(track, findings, float_files)
+
+
+def _missing(entry: Entry, stem: str, stems: Sequence[str]) -> Finding:
+    present = [] if entry.is_stem_file else sorted(path.name for path in entry.path.iterdir())
+    return Finding(
+        "error",
+        "missing-stem",
+        str(entry.path),
+        f"no {' or '.join(stem + suffix for suffix in FORMATS)} "
+        f"(found: {', '.join(present[:8]) or 'nothing'})",
+        f"every track needs {', '.join(stems)}; restore the file, remove the track, or set "
+        "missing_as_silence (sources other than these stems are made by grouping them in the "
+        "config)",
     )
 
 
-def _check_finite(files: Sequence[Path], progress: bool) -> None:
-    """Look for NaN and infinity in float files, and remember the good ones in the cache."""
-    memory = cache_folder() / "finite.json"
-    known: dict[str, list[int]] = {}
-    with suppress(OSError, ValueError):
-        known = json.loads(memory.read_text())
+def _taken_as_silence(entry: Entry, stem: str) -> Finding:
+    finding = f"no file of the stem {stem}, which is taken as silence"
+    return Finding("note", "missing-stem", str(entry.path), finding, "add it if the song has one")
 
-    def scan(path: Path) -> None:
-        before = state(path)
-        position = 0
-        for block in audio.blocks(path, _SCAN_BLOCK_SAMPLES):
-            if not np.isfinite(block).all():
-                sample = position + int(np.argmin(np.isfinite(block).all(0)))
-                seconds = sample / audio.inspect(path).sample_rate
-                raise DataError(
-                    f"{path}: holds NaN or infinity, first at {seconds:.3f} s (sample {sample}); "
-                    "finite samples were expected; export the stem again or remove the track"
-                )
-            position += block.shape[-1]
-        known[str(path.resolve())] = before
 
-    new = [path for path in files if known.get(str(path.resolve())) != state(path)]
-    if not new:
-        return
-    try:
-        for_each(scan, new, "looking for NaN", progress, workers=4)
-    finally:
-        # A cache that cannot be written costs a scan at the next start, nothing else.
-        with suppress(OSError):
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False) as file:
-                json.dump(known, file)
-            os.replace(file.name, memory)
+def _raise_errors(findings: Sequence[Finding]) -> None:
+    raise_faults([str(finding) for finding in findings if finding.severity == "error"])

@@ -151,9 +151,9 @@ class StemlabCLI(LightningCLI):
             help="Directory of the run; by default runs/ and the config's name",
         )
         parser.link_arguments(
-            "data.init_args.sources",
+            ("data.init_args.sources", "data.init_args.stems"),
             "model.init_args.sources",
-            compute_fn=lambda sources: list(grouping(sources)),
+            compute_fn=lambda sources, stems: list(grouping(sources, stems)),
         )
         for name in _SHARED:
             parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")

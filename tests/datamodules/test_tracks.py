@@ -19,8 +19,9 @@ import soundfile
 
 from datamodules import audio, tracks
 from datamodules.audio import DataError, FFmpegMissingError
+from datamodules.layouts import STEMS
 from datamodules.pcm_cache import cache_folder
-from datamodules.tracks import MUSDB_VALIDATION_TRACKS, STEMS, Track, index_tracks, split_validation
+from datamodules.tracks import MUSDB_VALIDATION_TRACKS, Track, index_tracks, split_validation
 
 RATE = 8000
 SAMPLES = 2000

@@ -1,0 +1,310 @@
+"""Any data set that we read, as WAV in the layout of MUSDB18-HQ.
+
+``python -m datamodules.convert ROOT OUT`` can be stopped and started again: a track appears
+under its name only when it is whole. Rates and channels stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from datamodules import audio
+from datamodules.audio import DataError
+from datamodules.checks import nan_finding
+from datamodules.faults import for_each, raise_faults
+from datamodules.layouts import MIXTURE, STEMS, Entry, find_entries, subsets_of
+from datamodules.pcm_cache import STREAMS, decoded_bytes, decoded_folder
+from datamodules.tracks import Track, load_headers
+
+# Bytes of a sample on disk.
+SUBTYPES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
+_BLOCK_SAMPLES = 2**16
+# Outside `train` and `test`, whose every folder musdb takes for a track.
+_PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of a track.
+
+    Attributes:
+        subset: ``train`` or ``test``.
+        name: Name of the track.
+        skipped: It was there already.
+        samples: Samples written, over all files and channels.
+        clipped: Samples beyond full scale that the integers could not hold, by stem; only
+            stems that had some.
+    """
+
+    subset: str
+    name: str
+    skipped: bool
+    samples: int
+    clipped: dict[str, int]
+
+
+def convert(
+    root: str | Path,
+    out: str | Path,
+    *,
+    subtype: str = "PCM_16",
+    stems: Sequence[str] = STEMS,
+    missing_as_silence: bool = False,
+    workers: int | None = None,
+    progress: bool = False,
+) -> list[Converted]:
+    """Write a data set as ``out/{train,test}/<track>/<stem>.wav``, with a mixture for each track.
+
+    A track without a mixture of its own gets the sum of its stems. Integers are rounded to the
+    nearest without dither, so that what was integer stays as it was.
+
+    Args:
+        root: The data set.
+        out: Where to write; tracks that are there and whole are left alone.
+        subtype: ``PCM_16``, ``PCM_24`` or ``FLOAT``.
+        stems: Names of the stems.
+        missing_as_silence: Write silence for a stem without a file.
+        workers: Number of threads; by default one a core, at most 8.
+        progress: Show a progress bar.
+
+    Returns:
+        What became of each track.
+
+    Raises:
+        DataError: Some tracks are faulty (the others are written), the disk is too small, or
+            ``out`` and ``root`` overlap.
+        FFmpegMissingError: A .stem.mp4 must be decoded, and ffmpeg is not installed.
+    """
+    if subtype not in SUBTYPES:
+        raise DataError(f"subtype is {subtype!r}: give one of {', '.join(SUBTYPES)}")
+    root, out = Path(root).expanduser(), Path(out).expanduser()
+    entries = [
+        entry for subset in subsets_of(root, stems) for entry in find_entries(root, subset, stems)
+    ]
+    _check_apart(root, out, entries)
+
+    def convert_one(entry: Entry) -> Converted:
+        target = out / entry.subset / entry.name
+        if _is_whole(target, entry, (*stems, MIXTURE), subtype):
+            return Converted(entry.subset, entry.name, True, 0, {})
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=out) as scratch:
+            track = _load(entry, Path(scratch), stems, missing_as_silence)
+            folder = Path(scratch, "track")
+            folder.mkdir()
+            names = (*stems, MIXTURE)
+            clipped = {name: _write(track, name, folder / f"{name}.wav", subtype) for name in names}
+            _put(folder, target, Path(scratch, "old"))
+        return Converted(
+            entry.subset,
+            entry.name,
+            False,
+            track.samples * track.channels * len(names),
+            {name: count for name, count in clipped.items() if count},
+        )
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with _alone_in(out):
+            for leftover in out.glob(f"{_PARTIAL}*"):  # of a run that was killed
+                shutil.rmtree(leftover)
+            count = workers or min(8, os.cpu_count() or 1)
+            return for_each(convert_one, entries, "converting", progress, count)
+    except OSError as error:
+        raise _unwritable(out, str(error)) from error
+
+
+def _unwritable(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"{path}: cannot be written ({reason}); a folder on a disk with room was expected; free "
+        "some or give another, and start again: what is done stays done"
+    )
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    with (out / ".convert.lock").open("w") as lock:
+        # Where the system has no such locks nobody is kept out.
+        with suppress(ImportError):
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DataError(
+                    f"{out}: another conversion is writing here, one at a time was expected; "
+                    "wait for it, or stop it"
+                ) from error
+        yield
+
+
+def _check_apart(root: Path, out: Path, entries: Sequence[Entry]) -> None:
+    """Refuse to write into the source, also by way of links."""
+    sources = {root.resolve()} | {entry.path.resolve().parent for entry in entries}
+    targets = {out.resolve(), (out / "train").resolve(), (out / "test").resolve()}
+    for source in sources:
+        for target in targets:
+            if target.is_relative_to(source) or source.is_relative_to(target):
+                raise DataError(
+                    f"{out}: overlaps the data set in {source}; a folder apart from it was "
+                    "expected, since the source must stay as it is; give another OUT"
+                )
+
+
+def _is_whole(target: Path, entry: Entry, names: Sequence[str], subtype: str) -> bool:
+    """Whether a track was converted, as wanted, from what the source is now."""
+    if not target.is_dir():
+        return False
+    strangers = sorted(set(os.listdir(target)) - {f"{name}.wav" for name in names})
+    if strangers:
+        raise DataError(
+            f"{target}: holds {', '.join(strangers[:3])}, which this program did not write; a "
+            "folder of its own making was expected; move it away or give another OUT"
+        )
+    files = [target / f"{name}.wav" for name in names]
+    sources = [entry.path] if entry.is_stem_file else list(entry.find(names).values())
+    try:
+        infos = {audio.inspect_seekable(path) for path in files}
+        newest = max(path.stat().st_mtime_ns for path in sources)
+        oldest = min(path.stat().st_mtime_ns for path in files)
+    except (DataError, OSError, ValueError):
+        return False
+    return len(infos) == 1 and infos.pop().subtype == subtype and newest <= oldest
+
+
+def _load(entry: Entry, scratch: Path, stems: Sequence[str], missing_as_silence: bool) -> Track:
+    if entry.is_stem_file and not decoded_folder(entry.path).is_dir():
+        decoded_bytes(entry.path)  # finds faults of the header
+        streams = scratch / "streams"
+        streams.mkdir()
+        audio.decode_streams(entry.path, [streams / f"{stream}.wav" for stream in STREAMS])
+        entry = replace(entry, path=streams, mixture_folder=streams)
+    loaded = load_headers(entry, stems, missing_as_silence)
+    raise_faults([str(found) for found in loaded.findings if found.severity == "error"])
+    assert loaded.track is not None
+    return loaded.track
+
+
+def _write(track: Track, name: str, path: Path, subtype: str) -> int:
+    """Write one stem; returns how many samples were clipped."""
+    clipped = position = 0
+    files = [track.stems[name]] if name in track.stems else []
+    if name == MIXTURE:
+        files = [track.mixture] if track.mixture else list(track.stems.values())
+    with _writing(path):
+        file = soundfile.SoundFile(path, "w", track.sample_rate, track.channels, subtype)
+        with file:
+            for block in _sum_of(files, track):
+                if not np.isfinite(block).all():
+                    sample = position + int(np.argmin(np.isfinite(block).all(0)))
+                    where = files[0] if len(files) == 1 else path
+                    raise DataError(str(nan_finding(where, sample, track.sample_rate)))
+                clipped += _write_block(file, block, subtype)
+                position += block.shape[-1]
+    if position < track.samples:
+        raise DataError(
+            f"{files[0]}: damaged: its header declares {track.samples} samples, {position} could "
+            "be read; copy or download it again"
+        )
+    return clipped
+
+
+def _sum_of(files: Sequence[Path], track: Track) -> Iterator[audio.Audio]:
+    if not files:  # a missing stem
+        for start in range(0, track.samples, _BLOCK_SAMPLES):
+            samples = min(_BLOCK_SAMPLES, track.samples - start)
+            yield np.zeros((track.channels, samples), np.float32)
+        return
+    for parts in zip(*(audio.blocks(file, _BLOCK_SAMPLES) for file in files), strict=False):
+        yield sum(parts[1:], start=parts[0])
+
+
+def _write_block(file: Any, block: audio.Audio, subtype: str) -> int:
+    if subtype == "FLOAT":
+        file.write(block.T)
+        return 0
+    # By ourselves: libsndfile scales by 2^15 - 1 when it writes and by 2^15 when it reads.
+    full_scale = 2 ** (8 * SUBTYPES[subtype] - 1)
+    steps = np.rint(block.T * np.float64(full_scale))
+    beyond = int(np.count_nonzero(np.abs(steps) > full_scale))
+    steps = steps.clip(-full_scale, full_scale - 1)
+    if subtype == "PCM_16":
+        file.write(steps.astype(np.int16))
+    else:  # libsndfile takes the upper 24 of 32 bits
+        samples: npt.NDArray[np.int32] = steps.astype(np.int32) << 8
+        file.write(samples)
+    return beyond
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell a full disk in words; libsndfile notices it at the write or at the close."""
+    try:
+        yield
+    except (soundfile.SoundFileError, AssertionError) as error:
+        raise _unwritable(path.parents[2], str(error) or "the disk is full") from error
+
+
+def _put(folder: Path, target: Path, old: Path) -> None:
+    """Give a whole track its name, in place of one that was not whole."""
+    target.parent.mkdir(exist_ok=True)
+    with suppress(FileNotFoundError):
+        os.replace(target, old)
+    os.replace(folder, target)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Convert as the command line says.
+
+    Args:
+        arguments: Command line; by default the process's own.
+
+    Returns:
+        Exit status: 0, or 2 where something could not be converted.
+    """
+    parser = argparse.ArgumentParser(prog="python -m datamodules.convert", description=__doc__)
+    parser.add_argument("root", metavar="ROOT", help="data set of any layout that is read")
+    parser.add_argument("out", metavar="OUT", help="folder to write to")
+    parser.add_argument("--subtype", choices=list(SUBTYPES), default="PCM_16")
+    parser.add_argument("--stems", nargs="+", default=list(STEMS), metavar="STEM")
+    parser.add_argument("--missing_as_silence", action="store_true")
+    parser.add_argument("--workers", type=int, help="threads; by default one a core, at most 8")
+    options = vars(parser.parse_args(arguments))
+    try:
+        done = convert(**options, progress=True)
+    except DataError as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    written = [each for each in done if not each.skipped]
+    print(
+        f"{len(written)} tracks written to {options['out']} as {options['subtype']}, "
+        f"{len(done) - len(written)} were there already"
+    )
+    clipped = [each for each in written if each.clipped]
+    for each in clipped:
+        counts = ", ".join(f"{stem} {count}" for stem, count in each.clipped.items())
+        print(f"clipped in {each.subset}/{each.name}: {counts}")
+    if clipped:
+        total = sum(sum(each.clipped.values()) for each in clipped)
+        share = total / sum(each.samples for each in written)
+        print(
+            f"{total} samples ({share:.2g} of all) were beyond full scale and are clipped; "
+            "--subtype FLOAT keeps them"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""Conversion to WAV in the layout of MUSDB18-HQ."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from datamodules import audio
+from datamodules.audio import DataError
+from datamodules.convert import convert, main
+from datamodules.layouts import STEMS
+from datamodules.tracks import index_tracks
+from tests.conftest import write_track
+from tests.datamodules.test_layouts import write, write_dsd100, write_folder
+
+NAMES = (*STEMS, "mixture")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def samples_of(folder: Path, names: Sequence[str] = NAMES) -> np.ndarray:
+    return np.stack([soundfile.read(folder / f"{name}.wav", dtype="int32")[0] for name in names])
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_sixteen_bits_stay_as_they_are(tmp_path: Path, out: Path, suffix: str) -> None:
+    root = tmp_path / "root"
+    write_track(root / "train" / "A", seconds=2, suffix=suffix)
+    full = np.array([[32767, -32768], [0, -32767]] * 50_000, np.int16)
+    for name in NAMES:
+        soundfile.write(root / "train" / "A" / f"{name}.{suffix}", full, 44100, subtype="PCM_16")
+    (done,) = convert(root, out)
+    assert (done.skipped, done.clipped, done.samples) == (False, {}, 5 * full.size)
+    for name in NAMES:
+        path = out / "train" / "A" / f"{name}.wav"
+        assert soundfile.info(path).subtype == "PCM_16"
+        np.testing.assert_array_equal(soundfile.read(path, dtype="int16")[0], full)
+
+
+def test_musdb_reads_the_result(tmp_path: Path, out: Path) -> None:
+    musdb = pytest.importorskip("musdb", exc_type=ImportError)
+    convert(write_dsd100(tmp_path / "DSD100"), out)
+    theirs = musdb.DB(root=str(out), is_wav=True)
+    assert [(track.subset, track.name) for track in theirs] == [
+        ("train", "051 - A"),
+        ("train", "052 - B"),
+        ("test", "C"),
+    ]
+    source = tmp_path / "DSD100" / "Sources" / "Test" / "C" / "bass.wav"
+    np.testing.assert_array_equal(theirs[2].targets["bass"].audio, soundfile.read(source)[0])
+    assert len(theirs[0].sources) == 4
+    assert theirs[0].audio.shape == (44100, 2)
+
+
+@pytest.mark.parametrize(("subtype", "bits"), [("PCM_16", 16), ("PCM_24", 24)])
+def test_values_are_rounded_and_clipped(
+    tmp_path: Path, out: Path, subtype: str, bits: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    folder = write_folder(root / "train" / "A")
+    step = 2.0 ** (1 - bits)
+    values = np.array([0, 1, 1.4, -1.6, 2 ** (bits - 2)] + [0] * 3) * step
+    values[5:] = [1.5, -1.5, 1.0]
+    for name in NAMES:
+        soundfile.write(folder / f"{name}.wav", np.tile(values, (2, 1)).T, 8000, subtype="FLOAT")
+    assert main([str(root), str(out), "--subtype", subtype]) == 0
+    found = samples_of(out / "train" / "A")[1, :, 0] >> (32 - bits)
+    top = 2 ** (bits - 1)
+    assert found.tolist() == [0, 1, 1, -2, 2 ** (bits - 2), top - 1, -top, top - 1]
+    shown = capsys.readouterr().out
+    # Two values beyond full scale in two channels; 1.0 itself is a step from the largest integer.
+    assert "clipped in train/A: vocals 4, drums 4, bass 4, other 4, mixture 4" in shown
+    assert "20 samples (0.25 of all)" in shown
+    assert "--subtype FLOAT" in shown
+
+
+def test_floats_are_kept(tmp_path: Path, out: Path) -> None:
+    folder = write_folder(tmp_path / "root" / "train" / "A")
+    loud = np.random.default_rng(0).standard_normal((4000, 2)).astype(np.float32)
+    soundfile.write(folder / "bass.wav", loud, 8000, subtype="FLOAT")
+    (done,) = convert(tmp_path / "root", out, subtype="FLOAT")
+    assert not done.clipped
+    found, _ = soundfile.read(out / "train" / "A" / "bass.wav", dtype="float32")
+    np.testing.assert_array_equal(found, loud)
+
+
+def test_mixture_and_missing_stems_are_made(tmp_path: Path, out: Path) -> None:
+    write_folder(tmp_path / "root" / "A", ("vocals", "bass"), suffix="flac")
+    with pytest.raises(DataError, match="missing_as_silence"):
+        convert(tmp_path / "root", out)
+    convert(tmp_path / "root", out, missing_as_silence=True)
+    audio = samples_of(out / "train" / "A")
+    assert not audio[[1, 3]].any()
+    np.testing.assert_array_equal(audio[:4].sum(0), audio[4])
+    assert len(index_tracks(out, "train")) == 1
+
+
+def test_stem_files_are_decoded_as_the_index_decodes_them(tmp_path: Path, out: Path) -> None:
+    stempeg = pytest.importorskip("stempeg", exc_type=ImportError)
+    root = tmp_path / "root"
+    (root / "test").mkdir(parents=True)
+    shutil.copy(stempeg.example_stem_path(), root / "test" / "A - B.stem.mp4")
+    convert(root, out, subtype="FLOAT")
+    assert not (tmp_path / "cache").exists()
+    (theirs,), (ours,) = index_tracks(root, "test", progress=False), index_tracks(out, "test")
+    for name in NAMES:
+        np.testing.assert_array_equal(ours.read(name), theirs.read(name))
+    assert {path.name for path in out.iterdir()} == {"test", ".convert.lock"}
+
+
+# -------------------------------------------------------------------- resume
+
+
+def test_whole_tracks_are_left_alone_and_others_done_again(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    for name in "ABCD":
+        write_folder(root / name)
+    command = [str(root), str(out)]
+    assert main(command) == 0
+    assert "4 tracks written" in capsys.readouterr().out
+    before = {name: (out / "train" / name).stat().st_ino for name in "ABCD"}
+
+    truncated = out / "train" / "B" / "bass.wav"
+    truncated.write_bytes(truncated.read_bytes()[:-10])
+    (out / "train" / "C" / "mixture.wav").unlink()
+    os.utime(root / "D" / "vocals.wav")  # newer than what was made of it
+    (out / ".partial-killed").mkdir()
+    assert main(command) == 0
+    assert "3 tracks written" in capsys.readouterr().out
+    after = {name: (out / "train" / name).stat().st_ino for name in "ABCD"}
+    assert after["A"] == before["A"]
+    np.testing.assert_array_equal(samples_of(out / "train" / "B"), samples_of(out / "train" / "A"))
+    assert sorted(path.name for path in out.iterdir()) == [".convert.lock", "train"]
+    assert sorted(path.name for path in (out / "train").iterdir()) == list("ABCD")
+
+    assert main([*command, "--subtype", "PCM_24"]) == 0
+    assert "4 tracks written" in capsys.readouterr().out
+    assert main([*command, "--subtype", "PCM_24"]) == 0
+    assert "0 tracks written" in capsys.readouterr().out
+
+
+def test_a_faulty_track_leaves_nothing_and_stops_no_other(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    for name in "ABC":
+        write_folder(root / name)
+    samples = np.zeros((4000, 2), np.float32)
+    samples[3000] = np.nan
+    soundfile.write(root / "B" / "bass.wav", samples, 8000, subtype="FLOAT")
+    assert main([str(root), str(out)]) == 2
+    assert f"{root / 'B' / 'bass.wav'}: holds NaN" in capsys.readouterr().err
+    assert sorted(path.name for path in (out / "train").iterdir()) == ["A", "C"]
+
+
+def test_files_of_others_are_not_replaced(tmp_path: Path, out: Path) -> None:
+    write_folder(tmp_path / "root" / "A")
+    write(out / "train" / "A" / "notes.wav", 0)
+    with pytest.raises(DataError, match=r"holds notes\.wav, which this program did not write"):
+        convert(tmp_path / "root", out)
+    assert (out / "train" / "A" / "notes.wav").is_file()
+
+
+# ------------------------------------------------------------------- refusal
+
+
+def test_the_source_is_never_written_to(tmp_path: Path) -> None:
+    root = tmp_path / "data" / "root"
+    write_folder(root / "train" / "A")
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    by_subset = tmp_path / "by subset"
+    by_subset.mkdir()
+    (by_subset / "train").symlink_to(root / "train")
+    before = sorted(root.rglob("*"))
+    for target in (root, root / "wav", root / "train", root.parent, link, by_subset):
+        with pytest.raises(DataError, match="overlaps the data set"):
+            convert(root, target)
+    with pytest.raises(DataError, match="overlaps the data set"):
+        convert(by_subset, root)
+    assert sorted(root.rglob("*")) == before
+
+
+def test_one_conversion_at_a_time(tmp_path: Path, out: Path) -> None:
+    write_folder(tmp_path / "root" / "A")
+    out.mkdir()
+    with (out / ".convert.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another conversion is writing here"):
+            convert(tmp_path / "root", out)
+    assert len(convert(tmp_path / "root", out)) == 1
+
+
+def test_full_disk_is_told(tmp_path: Path) -> None:
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    for name in "AB":
+        write_folder(root / name)
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can only be mounted by root")
+    try:
+        with pytest.raises(DataError, match=r"cannot be written .*what is done stays done"):
+            convert(root, disk, workers=1)
+        assert [path.name for path in disk.iterdir() if path.name.startswith(".part")] == []
+        assert len(list((disk / "train").iterdir())) == 1
+        assert len(index_tracks(disk, "train")) == 1
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_faulty_arguments(tmp_path: Path, out: Path) -> None:
+    write_folder(tmp_path / "root" / "A")
+    with pytest.raises(DataError, match="does not exist"):
+        convert(tmp_path / "nothing", out)
+    with pytest.raises(DataError, match="PCM_16, PCM_24, FLOAT"):
+        convert(tmp_path / "root", out, subtype="MP3")
+    assert not out.exists()
+
+
+@pytest.mark.skipif("STEMLAB_TEST_DATA" not in os.environ, reason="STEMLAB_TEST_DATA is not set")
+def test_real_songs(out: Path, tmp_path: Path) -> None:
+    source = Path(os.environ["STEMLAB_TEST_DATA"]) / "music"
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "test").symlink_to(source / "test")
+    (done,) = convert(tmp_path / "root", out)
+    assert not done.clipped
+    folder = out / "test" / done.name
+    found = samples_of(folder)
+    assert found.shape[1:] == (3307500, 2)
+    np.testing.assert_array_equal(found[:4].sum(0), found[4])
+    theirs = audio.read(source / "test" / done.name / "vocals.flac")
+    np.testing.assert_array_equal(audio.read(folder / "vocals.wav"), theirs)
