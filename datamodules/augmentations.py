@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from datamodules.tracks import STEMS
+from datamodules.layouts import STEMS
 
 Parameters = npt.NDArray[np.floating]
 Probability = float | dict[str, float]
