@@ -80,6 +80,8 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
             raise SettingError(legible(str(error))) from error
         raise
     finally:
+        if (wandb := sys.modules.get("wandb")) and wandb.run is not None:
+            wandb.finish()
         # What was set for this run's loggers and ranks is not for the next one's.
         for name in set(os.environ) - set(environment):
             if name == _RUN_DIR_VARIABLE or name.startswith("WANDB_"):
