@@ -110,7 +110,6 @@ def _quiet() -> None:
         ".*LeafSpec.*",
         ".*smaller than the logging interval.*",
         ".*The dirpath has changed from.*",
-        ".*There is a wandb run already in progress.*",
         ".*predict returned None if it was on purpose.*",
         # Scores are gathered by name, so each rank logs the same figures.
         ".*It is recommended to use `self.log\\('(val|test)/.*sync_dist=True.*",
