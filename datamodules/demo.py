@@ -54,9 +54,9 @@ from datamodules.demo_songs import (
     compose_melody,
 )
 from datamodules.demo_voice import sing
+from datamodules.layouts import STEMS
 from datamodules.pcm_cache import cache_folder
 
-STEMS = ("vocals", "drums", "bass", "other")
 SONGS = TRAIN + VALIDATION + TEST
 VALIDATION_TRACKS: tuple[str, ...] = tuple(song.name for song in VALIDATION)
 VERSION = 1

@@ -135,6 +135,7 @@ class MUSDBDataModule(LightningDataModule):
         self.valid_tracks: list[Track] = []
         self.test_tracks: list[Track] = []
         self.songs: list[Path] = []
+        self._embedded: Path | None = None
         # Epoch and batch at which the training stream begins; a checkpoint moves it.
         self._begin: Position = (0, 0)
 
@@ -145,7 +146,7 @@ class MUSDBDataModule(LightningDataModule):
         if self.download:
             self._download_preview()
         elif self._given_root() is None and not self.predict_paths:
-            demo_corpus()
+            self._embedded = demo_corpus()
 
     def setup(self, stage: str) -> None:
         """Index the tracks that a stage needs; every fault in them is reported here.
@@ -189,7 +190,8 @@ class MUSDBDataModule(LightningDataModule):
                 "No data set given (MUSDB_PATH or --data.init_args.root): "
                 "using the embedded demo corpus"
             )
-            return demo_corpus()
+            # Other processes than the one that prepared it check it themselves.
+            return self._embedded or demo_corpus()
         return given
 
     def _preview_root(self) -> Path:

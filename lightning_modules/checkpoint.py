@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from lightning_modules.base import SourceSeparator
-from lightning_modules.description import KEY, CheckpointError
+from lightning_modules.description import KEY, CheckpointError, check_is_there
 
 # Classes named by a checkpoint may come from here and nowhere else.
 _PACKAGE = __package__
@@ -35,8 +35,7 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         CheckpointError: The file is missing, truncated, or no checkpoint of a separator.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint; {_nearby(path)}")
+    check_is_there(path)
     try:
         contents = torch.load(path, map_location=map_location, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
@@ -52,13 +51,6 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
             "`lightning_modules.cli fit` wrote"
         )
     return contents
-
-
-def _nearby(path: Path) -> str:
-    found = (
-        sorted(str(other) for other in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
-    )
-    return "there are " + ", ".join(found[:5]) if found else "train one with `fit` first"
 
 
 def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -> SourceSeparator:

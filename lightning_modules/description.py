@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 KEY = "separator"
@@ -27,6 +28,22 @@ class Described(Protocol):
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message names file, finding, expectation, remedy."""
+
+
+def check_is_there(path: Path) -> None:
+    """Check that a checkpoint exists, without the seconds that torch takes to be imported.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: It does not; the message names those beside it.
+    """
+    if path.is_file():
+        return
+    found = sorted(str(other) for other in path.parent.glob("*.ckpt"))
+    nearby = "there are " + ", ".join(found[:5]) if found else "train one with `fit` first"
+    raise CheckpointError(f"{path}: there is no such checkpoint; {nearby}")
 
 
 def describe(model: Described) -> dict[str, Any]:

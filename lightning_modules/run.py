@@ -80,6 +80,8 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
             raise SettingError(legible(str(error))) from error
         raise
     finally:
+        if (wandb := sys.modules.get("wandb")) and wandb.run is not None:
+            wandb.finish()
         # What was set for this run's loggers and ranks is not for the next one's.
         for name in set(os.environ) - set(environment):
             if name == _RUN_DIR_VARIABLE or name.startswith("WANDB_"):
@@ -108,7 +110,6 @@ def _quiet() -> None:
         ".*LeafSpec.*",
         ".*smaller than the logging interval.*",
         ".*The dirpath has changed from.*",
-        ".*There is a wandb run already in progress.*",
         ".*predict returned None if it was on purpose.*",
         # Scores are gathered by name, so each rank logs the same figures.
         ".*It is recommended to use `self.log\\('(val|test)/.*sync_dist=True.*",

@@ -59,17 +59,26 @@ class StemFiles:
         self.folder = folder
         self.sources = list(sources)
         self.sample_rate, self.channels = sample_rate, channels
-        existing = self.existing(folder, sources)
-        if existing and not force:
-            raise FileExistsError(
-                f"{existing[0]} is there already; give --force to overwrite it, or another folder"
-            )
+        if not force:
+            self.check_free(folder, sources)
         self._unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
 
     @staticmethod
-    def existing(folder: Path, sources: Sequence[str]) -> list[Path]:
-        """Files that would be overwritten."""
-        return [path for path in (folder / f"{name}.wav" for name in sources) if path.exists()]
+    def check_free(folder: Path, sources: Sequence[str]) -> None:
+        """Check that nothing would be overwritten.
+
+        Args:
+            folder: Where ``<source>.wav`` would go.
+            sources: Names of the sources.
+
+        Raises:
+            FileExistsError: A file is there.
+        """
+        for path in (folder / f"{name}.wav" for name in sources):
+            if path.exists():
+                raise FileExistsError(
+                    f"{path} is there already; give --force to overwrite it, or another folder"
+                )
 
     def __enter__(self) -> StemFiles:
         self._unfinished.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from datamodules.audio import DataError, inspect
 from datamodules.songs import find_songs, song_name
+from lightning_modules.description import check_is_there
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,8 +71,7 @@ def separate_files(
     Raises:
         FileExistsError: Stems are there and ``force`` is not given.
     """
-    if not checkpoint.is_file():  # before the seconds that torch takes to be imported
-        raise DataError(f"{checkpoint}: there is no such checkpoint; {_nearby(checkpoint)}")
+    check_is_there(checkpoint)
     import torch
     from tqdm import tqdm
 
@@ -86,11 +86,8 @@ def separate_files(
         raise DataError(f"device {device!r} cannot be used here: {reason}; try cpu") from error
     model = load_separator(checkpoint, place)
     folders = [output / song_name(song) for song in songs]
-    for folder in folders if not force else []:
-        if existing := StemFiles.existing(folder, model.sources):
-            raise FileExistsError(
-                f"{existing[0]} is there already; give --force to overwrite it, or another -o"
-            )
+    for folder in folders if not force else []:  # all of them before the first is separated
+        StemFiles.check_free(folder, model.sources)
     for song, folder in zip(songs, folders, strict=True):
         info = inspect(song)
         with tqdm(
@@ -110,11 +107,6 @@ def separate_files(
             separate_file(model, song, folder, force=force, overlap=overlap, progress=advance)
         print(folder)
     return folders
-
-
-def _nearby(checkpoint: Path) -> str:
-    found = sorted(str(other) for other in checkpoint.parent.glob("*.ckpt"))
-    return "there are " + ", ".join(found[:5]) if found else "train one with `fit` first"
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ import soundfile
 from datamodules import demo
 from datamodules.demo_instruments import SAMPLE_RATE
 from datamodules.demo_songs import Plan, Song
+from datamodules.layouts import STEMS
 
 NUMBERS = (11, 16)  # two of the shortest, one of each subset
-FILES = ("mixture", *demo.STEMS)
+FILES = ("mixture", *STEMS)
 
 slow = pytest.mark.slow
 Samples = npt.NDArray[np.int16]
@@ -85,7 +86,7 @@ def test_layout_and_format(corpus: Path) -> None:
 
 @slow
 def test_mixture_is_the_exact_sum_and_does_not_clip(track: dict[str, Samples]) -> None:
-    total = sum(track[stem].astype(np.int64) for stem in demo.STEMS)
+    total = sum(track[stem].astype(np.int64) for stem in STEMS)
     np.testing.assert_array_equal(track["mixture"], total)
     for sound in track.values():
         assert 3000 < np.abs(sound.astype(np.int64)).max() < 30_000
@@ -95,7 +96,7 @@ def test_mixture_is_the_exact_sum_and_does_not_clip(track: dict[str, Samples]) -
 def test_same_seed_and_number_give_the_same_samples(corpus: Path) -> None:
     # The corpus was rendered by another process.
     stems = demo.render_track(0, NUMBERS[0])
-    assert tuple(stems) == demo.STEMS
+    assert tuple(stems) == STEMS
     folder = corpus / demo.track_folder(NUMBERS[0])
     for stem, sound in stems.items():
         assert sound.dtype == np.int16
@@ -122,7 +123,7 @@ def test_the_voice_pauses_and_the_others_play(track: dict[str, Samples]) -> None
 
 @slow
 def test_stems_are_balanced(track: dict[str, Samples]) -> None:
-    levels = [20 * np.log10(np.std(track[stem])) for stem in demo.STEMS]
+    levels = [20 * np.log10(np.std(track[stem])) for stem in STEMS]
     assert max(levels) - min(levels) < 6
     assert levels[0] > np.mean(levels)  # the voice is forward
 
@@ -137,7 +138,7 @@ def test_stems_sound_like_their_names(track: dict[str, Samples]) -> None:
     _, drums = spectrum(track["drums"])
     # A kit has both ends; nothing else reaches as high, and strokes stand out of what is between.
     assert drums[frequency_hz < 150].sum() > 0.2
-    treble = {stem: spectrum(track[stem])[1][frequency_hz > 6000].sum() for stem in demo.STEMS}
+    treble = {stem: spectrum(track[stem])[1][frequency_hz > 6000].sum() for stem in STEMS}
     assert max(treble, key=lambda stem: float(treble[stem])) == "drums"
     jumps = {}
     for stem in ("drums", "vocals", "other"):
