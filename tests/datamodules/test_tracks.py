@@ -8,7 +8,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -146,18 +145,6 @@ def test_tracks_of_many_channels_and_other_stems(root: Path) -> None:
     assert tuple(track.stems) == ("drums", "vocals")
 
 
-def test_the_index_is_fast(root: Path) -> None:
-    first = write_track(root / "train" / "0")
-    for number in range(1, 400):
-        folder = root / "train" / str(number)
-        folder.mkdir()
-        for path in first.iterdir():
-            os.link(path, folder / path.name)
-    begin = time.monotonic()
-    assert len(index_tracks(root, "train", progress=False)) == 400
-    assert time.monotonic() - begin < 5  # 2,000 files
-
-
 # --------------------------------------------------------------------- musdb
 
 
@@ -219,7 +206,7 @@ def test_stem_file_equals_stempegs_decode(
     path = copy_example(example, root)
     write_track(root / "train" / "C", rate=44100)
     track, folder_track = index_tracks(root, "train")
-    assert "Decoding 1 .stem.mp4 files" in capfd.readouterr().err
+    assert "Decoding 1 files" in capfd.readouterr().err
     assert (track.name, folder_track.name) == ("A - B", "C")
     assert (track.samples, track.sample_rate, track.channels) == (268288, 44100, 2)
     for number, stem in enumerate(("mixture", "drums", "bass", "other", "vocals")):
