@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.layouts import STEMS
+from datamodules.sampling import AUGMENTATION, Position, generator
 
 Parameters = npt.NDArray[np.floating]
 Probability = float | dict[str, float]
@@ -72,6 +73,20 @@ class Augmentation(nn.Module, ABC):
         parameters[:] = drawn
         parameters.reshape(stems, -1)[~happens, 0] = self.neutral
         return parameters
+
+    def draw_at(self, seed: int, number: int, position: Position, stems: int) -> Parameters:
+        """Draw the parameters of the example at a position of the stream.
+
+        Args:
+            seed: Seed of the stream.
+            number: Which augmentation of the stream this is, counted from 0.
+            position: Epoch and index of the example.
+            stems: Number of stems.
+
+        Returns:
+            Parameters, as of ``draw``.
+        """
+        return self.draw(generator(seed, AUGMENTATION + number, *position), stems)
 
     def _probabilities(self, stems: int) -> Parameters:
         if not isinstance(self.probability, dict):
@@ -141,6 +156,25 @@ class StemAugmentation(Augmentation):
         """
 
 
+class ReadingAugmentation(StemAugmentation):
+    """An augmentation that costs nothing where the loader does it as it reads.
+
+    A factor and the order of the channels are part of the pass that converts the samples
+    (see ``crop_kernel``). The result is the same as of ``forward``.
+    """
+
+    @abstractmethod
+    def while_reading(self, parameters: Parameters) -> tuple[Parameters, npt.NDArray[np.bool_]]:
+        """Say what parameters mean for a reader.
+
+        Args:
+            parameters: What ``draw`` gave, shape (stems,).
+
+        Returns:
+            Factor of each stem, and whether its channels are swapped, each shape (stems,).
+        """
+
+
 class _Switch(StemAugmentation):
     """An augmentation without parameters: it happens to a stem or it does not.
 
@@ -157,7 +191,7 @@ class _Switch(StemAugmentation):
         return np.ones(stems)
 
 
-class Gain(StemAugmentation):
+class Gain(ReadingAugmentation):
     """Random gain of each stem, uniform in decibels.
 
     Args:
@@ -182,29 +216,41 @@ class Gain(StemAugmentation):
         """Draw a factor for each stem."""
         return decibels_to_factors(random.uniform(self.lowest_db, self.highest_db, stems))
 
+    def while_reading(self, parameters: Parameters) -> tuple[Parameters, npt.NDArray[np.bool_]]:
+        """Factors as they were drawn."""
+        return parameters, np.zeros(len(parameters), bool)
+
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
         """Multiply each stem by its factor."""
         return waveforms * on_device(parameters[:, 0], waveforms)
 
 
-class ChannelSwap(_Switch):
+class ChannelSwap(_Switch, ReadingAugmentation):
     """Reverse the order of a stem's channels: left becomes right.
 
     Args:
         probability: Probability per stem, one number or one a stem.
     """
 
+    def while_reading(self, parameters: Parameters) -> tuple[Parameters, npt.NDArray[np.bool_]]:
+        """Swapped where it happens."""
+        return np.ones(len(parameters)), parameters > 0
+
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
         """Swap the channels."""
         return waveforms.flip(-2)
 
 
-class Polarity(_Switch):
+class Polarity(_Switch, ReadingAugmentation):
     """Invert the polarity of a stem.
 
     Args:
         probability: Probability per stem, one number or one a stem.
     """
+
+    def while_reading(self, parameters: Parameters) -> tuple[Parameters, npt.NDArray[np.bool_]]:
+        """Factor -1 where it happens."""
+        return 1 - 2 * parameters, np.zeros(len(parameters), bool)
 
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
         """Change the sign."""

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from datamodules.audio import Audio, DataError
+from datamodules.augmentations import Parameters, ReadingAugmentation
 from datamodules.crop_kernel import write_crop
 from datamodules.layouts import MIXTURE, STEMS
 from datamodules.pcm import Mappings
@@ -128,6 +130,7 @@ class TrainingCrops:
         segment_samples: Length of a crop.
         mix_probability: Probability that an example's stems come from different tracks.
         seed: Seed of the stream.
+        augmentations: The first ones of the stream, done in the pass that reads.
         raw: Hand out 16-bit samples as the files have them, in place of floats.
 
     Attributes:
@@ -142,6 +145,7 @@ class TrainingCrops:
         segment_samples: int,
         mix_probability: float,
         seed: int,
+        augmentations: Sequence[ReadingAugmentation] = (),
         raw: bool = False,
     ) -> None:
         self.files = [
@@ -158,6 +162,7 @@ class TrainingCrops:
         self.dtype = torch.int16 if raw else torch.float32
         self.segment_samples = segment_samples
         self.mix_probability, self.seed = mix_probability, seed
+        self.augmentations = augmentations
         self._mappings = Mappings()
 
     def fill(self, stems: Tensor, position: Position) -> None:
@@ -173,6 +178,7 @@ class TrainingCrops:
         number, samples = self.shape[0], self.segment_samples
         crop = draw_crop(self.seed, position, self.lengths, samples, number, self.mix_probability)
         starts = np.broadcast_to(crop.starts, number)
+        gains, swaps = self._draw_changes(position)
         for stem, track, start in zip(range(number), crop.tracks, starts, strict=True):
             file = self.files[track][stem]
             if file is None:  # a stem that the track does not have
@@ -180,7 +186,7 @@ class TrainingCrops:
                 continue
             source = self._mappings.crop(file, int(start), samples)
             if self.dtype == torch.float32:
-                write_crop(source, stems[stem])
+                write_crop(source, stems[stem], float(gains[stem]), bool(swaps[stem]))
                 continue
             if source.dtype != torch.int16 or source.shape[1] != self.shape[-1]:
                 raise DataError(
@@ -189,6 +195,15 @@ class TrainingCrops:
                 )
             stems[stem, : len(source)].copy_(source)
             stems[stem, len(source) :].zero_()
+
+    def _draw_changes(self, position: Position) -> tuple[Parameters, npt.NDArray[np.bool_]]:
+        stems = self.shape[0]
+        gains, swaps = np.ones(stems), np.zeros(stems, bool)
+        for number, augmentation in enumerate(self.augmentations):
+            parameters = augmentation.draw_at(self.seed, number, position, stems)
+            gain, swap = augmentation.while_reading(parameters)
+            gains, swaps = gains * gain, swaps ^ swap
+        return gains, swaps
 
 
 class ValidationCrops(Dataset[Batch]):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.audio import DataError, require_ffmpeg
-from datamodules.augmentations import Augmentation
+from datamodules.augmentations import Augmentation, ReadingAugmentation
 from datamodules.datasets import (
     Batch,
     Listener,
@@ -30,7 +31,7 @@ from datamodules.demo import VALIDATION_TRACKS, demo_corpus
 from datamodules.layouts import STEMS
 from datamodules.pcm_cache import decode
 from datamodules.ring import RingLoader
-from datamodules.sampling import AUGMENTATION, ExampleSampler, Position, generator
+from datamodules.sampling import ExampleSampler, Position
 from datamodules.songs import find_songs
 from datamodules.tracks import (
     MUSDB_VALIDATION_TRACKS,
@@ -281,12 +282,20 @@ class MUSDBDataModule(LightningDataModule):
             self.segment_samples,
             self.mix_probability,
             self.seed,
+            self._while_reading(),
             self.int16_to_device,
         )
         self._ring = RingLoader(
             crops.fill, crops.shape, crops.dtype, sampler, self.num_workers, _ignore_interrupt
         )
         return self._ring
+
+    def _while_reading(self) -> list[ReadingAugmentation]:
+        """The first augmentations, as far as the loader does them in passing."""
+        if self.int16_to_device:
+            return []
+        first = takewhile(lambda each: isinstance(each, ReadingAugmentation), self.augmentations)
+        return [cast(ReadingAugmentation, augmentation) for augmentation in first]
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Fixed crops for the loss, and whole tracks for the scores."""
@@ -359,17 +368,13 @@ class MUSDBDataModule(LightningDataModule):
         if stems.dtype == torch.int16:
             # As the files have them: (B, stems, T, C) -> (B, stems, C, T).
             stems = stems.transpose(-1, -2).float() / 2**15
-        for number, augmentation in enumerate(self.augmentations):
-            assert isinstance(augmentation, Augmentation)
+        places, count = positions.tolist(), stems.shape[1]
+        for number in range(len(self._while_reading()), len(self.augmentations)):
+            augmentation = cast(Augmentation, self.augmentations[number])
             parameters = np.stack(
-                [
-                    augmentation.draw(
-                        generator(self.seed, AUGMENTATION + number, epoch, index), stems.shape[1]
-                    )
-                    for epoch, index in positions.tolist()
-                ]
+                [augmentation.draw_at(self.seed, number, place, count) for place in places]
             )
-            stems = augmentation(stems, torch.from_numpy(parameters).to(stems.device))
+            stems = augmentation(stems, torch.from_numpy(parameters))
         # All stems are in the mixture, also those that no source of the model holds.
         return Batch(mixture=stems.sum(1), targets=self.listener.group(stems))
 

@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from datamodules.audio import DataError
-from datamodules.augmentations import Augmentation, ChannelSwap, Gain, Polarity
+from datamodules.augmentations import ChannelSwap, Gain, Mono, Polarity
 from datamodules.datasets import Batch, StemBatch, TrackBatch, grouping
 from datamodules.musdb import MUSDBDataModule
 from tests.conftest import STEMS, write_track
@@ -82,7 +82,8 @@ def test_stream_does_not_depend_on_workers_or_ranks(musdb_root: Path) -> None:
 
 
 def test_augmentation_belongs_to_the_example_not_to_its_batch(musdb_root: Path) -> None:
-    augmentations: list[Augmentation] = [Gain(), ChannelSwap(), Polarity()]
+    # Mono first, lest the others be done in reading.
+    augmentations = [Mono(), Gain(), ChannelSwap(), Polarity()]
     data = module(musdb_root, augmentations=augmentations)
     stems, positions = next(iter(data.train_dataloader()))
     whole = data.on_after_batch_transfer(StemBatch(stems, positions), 0)
@@ -90,6 +91,21 @@ def test_augmentation_belongs_to_the_example_not_to_its_batch(musdb_root: Path) 
     assert torch.equal(whole.mixture[2:], part.mixture)
     assert not torch.allclose(whole.mixture, stems.sum(1))
     assert torch.allclose(whole.targets.sum(1), whole.mixture, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_first_augmentations_are_done_in_reading(musdb_root: Path, num_workers: int) -> None:
+    augmentations = [ChannelSwap(), Gain(), Polarity(), Mono(0.5), Gain(-3, 3)]
+    reading = module(musdb_root, augmentations=augmentations, num_workers=num_workers)
+    on_device = module(musdb_root, augmentations=augmentations, int16_to_device=True)
+    read = reading.train_dataloader()
+    plain = module(musdb_root).train_dataloader()
+    for one, other, bare in zip(read, on_device.train_dataloader(), plain, strict=True):
+        assert not torch.equal(one.stems, bare.stems)
+        expected = on_device.on_after_batch_transfer(other, 0)
+        augmented = reading.on_after_batch_transfer(one, 0)
+        assert torch.equal(augmented.targets, expected.targets)
+        assert torch.equal(augmented.mixture, expected.mixture)
 
 
 def test_seeds_give_other_streams(musdb_root: Path) -> None:
