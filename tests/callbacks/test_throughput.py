@@ -44,8 +44,8 @@ class Separator(SourceSeparator):
         self.slow_part = ""
 
     def forward(self, mixture: Tensor) -> Tensor:
-        estimates: Tensor = self.frozen(self.norm(self.convolution(mixture)))
-        return estimates.unflatten(1, (4, 2))
+        stacked = self.frozen(self.norm(self.convolution(mixture)))
+        return torch.unflatten(stacked, 1, (4, 2))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         if self.slow_part == "forward":
