@@ -23,7 +23,7 @@ from datamodules.audio import DataError
 from datamodules.crop_kernel import write_crop
 from datamodules.faults import for_each
 from datamodules.pcm import MappedFile
-from datamodules.pcm_cache import PARTIAL, cache_folder, mapped_file, one_at_a_time, state
+from datamodules.pcm_cache import cache_folder, mapped_file
 from datamodules.tracks import Track
 
 Powers = npt.NDArray[np.float32]
@@ -57,34 +57,28 @@ def measure_loudness(tracks: Sequence[Track], stems: Sequence[str], progress: bo
         DataError: A file is gone, or the cache cannot be written.
     """
     folder = cache_folder() / "loudness"
-    places = [folder / f"{_identity(track, stems)}.npy" for track in tracks]
-    found = [_load(place) for place in places]
-    missing = [number for number, powers in enumerate(found) if powers is None]
-    if missing:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with one_at_a_time(folder):
 
-                def measure_one(number: int) -> Powers:
-                    return _measure_into(places[number], tracks[number], stems)
+    def measure_one(track: Track) -> Powers:
+        place = folder / f"{_identity(track, stems)}.npy"
+        powers = _load(place)
+        if powers is None:
+            powers = _measure(track, stems)
+            _keep(place, powers)
+        return powers
 
-                measured = for_each(measure_one, missing, "measuring loudness", progress)
-        except OSError as error:
-            raise DataError(
-                f"{folder}: the loudness of the tracks cannot be kept here ({error}); a writable "
-                "folder was expected; set STEMLAB_CACHE to one"
-            ) from error
-        for number, powers in zip(missing, measured, strict=True):
-            found[number] = powers
-    return [powers for powers in found if powers is not None]
+    return for_each(measure_one, tracks, "measuring loudness", progress)
 
 
 def _identity(track: Track, stems: Sequence[str]) -> str:
-    files = [mapped_file(track.stems[stem]) if stem in track.stems else None for stem in stems]
-    content = [
-        [os.path.abspath(file), *state(file)] if file is not None else None for file in files
-    ]
-    return hashlib.sha256(json.dumps([track.sample_rate, content]).encode()).hexdigest()[:24]
+    facts: list[Any] = [track.sample_rate]
+    for stem in stems:
+        file = mapped_file(track.stems[stem]) if stem in track.stems else None
+        if file is None:
+            facts.append(None)
+            continue
+        status = os.stat(file)
+        facts.append([os.path.abspath(file), status.st_ino, status.st_size, status.st_mtime_ns])
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
 def _load(place: Path) -> Powers | None:
@@ -95,10 +89,7 @@ def _load(place: Path) -> Powers | None:
     return powers
 
 
-def _measure_into(place: Path, track: Track, stems: Sequence[str]) -> Powers:
-    found = _load(place)  # by another process, while this one waited
-    if found is not None:
-        return found
+def _measure(track: Track, stems: Sequence[str]) -> Powers:
     seconds = -(-track.samples // track.sample_rate)
     powers = np.zeros((len(stems), seconds), np.float32)
     for row, stem in zip(powers, stems, strict=True):
@@ -106,11 +97,21 @@ def _measure_into(place: Path, track: Track, stems: Sequence[str]) -> Powers:
             file = MappedFile(mapped_file(track.stems[stem]))
             for second in range(seconds):
                 row[second] = _power(file, second * track.sample_rate, track.sample_rate)
-    # Only a whole table gets its lasting name.
-    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=place.parent) as partial:
-        np.save(Path(partial, place.name), powers)
-        os.replace(Path(partial, place.name), place)
     return powers
+
+
+def _keep(place: Path, powers: Powers) -> None:
+    """Write a table; only a whole one gets its lasting name, whoever else writes it too."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=place.parent) as partial:
+            np.save(Path(partial, place.name), powers)
+            os.replace(Path(partial, place.name), place)
+    except OSError as error:
+        raise DataError(
+            f"{place.parent}: the loudness of the tracks cannot be kept here ({error}); a "
+            "writable folder was expected; set STEMLAB_CACHE to one"
+        ) from error
 
 
 def _power(file: MappedFile, start: int, samples: int) -> float:

@@ -24,7 +24,7 @@ from datamodules.wav import is_mappable
 
 # Order of the streams in a file of MUSDB18.
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
-PARTIAL = ".partial-"
+_PARTIAL = ".partial-"
 _LEFTOVER_SECONDS = 24 * 3600
 
 
@@ -79,7 +79,7 @@ def decode(
         audio.require_ffmpeg(f"{stem_files[0]}: reading .stem.mp4")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(folder):
+        with _one_at_a_time(folder):
             _decode_into(folder, pending(), progress, faults)
     except OSError as error:
         raise DataError(
@@ -138,7 +138,7 @@ def _decode_into(
         # Only a whole folder gets its lasting name, so that a kill leaves nothing half made.
         with (
             _noting(path, faults),
-            tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder) as partial,
+            tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=folder) as partial,
         ):
             streams = Path(partial, "streams")
             streams.mkdir()
@@ -197,7 +197,7 @@ def decoded_bytes(path: Path) -> int:
 
 
 @contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
+def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Let one process decode at a time, so that the ranks of a node share the work of the first."""
     with (folder / ".lock").open("w") as lock:
         # Where the system has no such locks every process decodes for itself: slow, but right.
@@ -205,7 +205,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in folder.glob(f"{PARTIAL}*"):  # of a process that was killed
+        for leftover in folder.glob(f"{_PARTIAL}*"):  # of a process that was killed
             with suppress(OSError):
                 if leftover.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
                     shutil.rmtree(leftover)
