@@ -25,22 +25,31 @@ import math
 import operator
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_modules.evaluation import projection
-from lightning_modules.evaluation.projection import Filters
 
 _Figures = NDArray[np.float64]
 _Signals = NDArray[np.generic]
 _FourFigures = tuple[_Figures, _Figures, _Figures, _Figures]
+_Flags = NDArray[np.bool_]
 _Result = tuple[*_FourFigures, NDArray[np.int64]]
 
 _MOST_SOURCES = 100
-_ILL_CONDITIONED = 1e10  # from there on museval itself moves by 1e-5 dB and soon by whole ones
+# From this condition on museval itself moves by 1e-5 dB, and soon by whole ones.
+_ILL_CONDITIONED = 1e10
+
+
+class _Shaped(Protocol):
+    """An array or a tensor."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
 
 
 class ScorerUnavailableError(RuntimeError):
@@ -141,9 +150,7 @@ def bss_eval(
     found = evaluate(
         reference_sources, estimated_sources, window, hop, filters_len, framewise_filters, threads
     )
-    for source, doubt in found.doubts.items():
-        name = "all sources" if source is None else f"source {source}"
-        warnings.warn(f"{name}: {doubt}", BSSEvalWarning, stacklevel=2)
+    warn(found)
     return found.sdr, found.isr, found.sir, found.sar, found.permutation
 
 
@@ -174,14 +181,11 @@ def evaluate(
         ValueError: As `bss_eval`.
     """
     references, estimates = np.atleast_3d(reference_sources), np.atleast_3d(estimated_sources)
-    validate(references, estimates)
-    if references.size == 0:
+    if is_empty(references, estimates, lambda: (_silent(references), _silent(estimates))):
         none = np.array([])
         return Evaluation(none, none, none, none, none.astype(np.int64))
     frames = frame_bounds(window, hop, references.shape[1])
-    taps = operator.index(filters_len)
-    if taps < 1:
-        raise ValueError(f"filters_len is {taps}, expected the number of taps of a filter: 512")
+    taps = tap_count(filters_len)
     audible = [
         index
         for index, (start, stop) in enumerate(frames)
@@ -195,43 +199,53 @@ def evaluate(
     return Evaluation(
         *decibels(found.squares, found.energies),
         np.tile(sources, len(frames) if framewise_filters else 1),
-        doubts(found.filters),
+        doubts(
+            np.array([filters.own_condition for filters in found.filters]),
+            np.array([filters.all_condition for filters in found.filters]),
+        ),
     )
 
 
-def validate(references: _Signals, estimates: _Signals) -> None:
+def is_empty(
+    references: _Shaped, estimates: _Shaped, silent: Callable[[], tuple[_Flags, _Flags]]
+) -> bool:
     """Refuse what museval refuses, in its order.
 
     Args:
-        references: True sources, shape (sources, samples, channels).
+        references: True sources, (sources, samples, channels): an array of any kind.
         estimates: Estimates.
+        silent: Finds which references and which estimates are silent throughout.
+
+    Returns:
+        Whether there is nothing to compare, which museval allows with a warning.
 
     Raises:
         ValueError: See `bss_eval`.
     """
-    if references.shape != estimates.shape:
+    shape = tuple(references.shape)
+    if shape != tuple(estimates.shape):
         raise ValueError(
-            "The shapes of references and estimates should match, found "
-            f"{references.shape} and {estimates.shape}: cut or resample the estimates to fit"
+            f"The shapes of references and estimates should match, found {shape} and "
+            f"{tuple(estimates.shape)}: cut or resample the estimates to fit"
         )
-    if references.ndim > 3:
+    if len(shape) > 3:
         raise ValueError(
-            f"Found signals of {references.ndim} axes, expected at most three: "
+            f"Found signals of {len(shape)} axes, expected at most three: "
             "(sources, samples, channels)"
         )
-    if references.size == 0:
-        warnings.warn(
-            f"Signals of shape {references.shape} are empty, and so are their scores", stacklevel=4
-        )
+    empty = math.prod(shape) == 0
+    if empty:
+        warnings.warn(f"Signals of shape {shape} are empty, and so are their scores", stacklevel=4)
     else:
-        for name, signals in (("reference", references), ("estimated", estimates)):
-            if (silent := np.flatnonzero(_silent(signals))).size:
+        for name, flags in zip(("reference", "estimated"), silent(), strict=True):
+            if flags.any():
                 raise ValueError(
                     f"All {name} sources should be non-silent, found number "
-                    f"{', '.join(map(str, silent))} silent throughout: leave it out"
+                    f"{', '.join(map(str, np.flatnonzero(flags)))} silent throughout: leave it out"
                 )
-    if len(references) > _MOST_SOURCES:
-        raise ValueError(f"Found {len(references)} sources, expected at most {_MOST_SOURCES}")
+    if shape[0] > _MOST_SOURCES:
+        raise ValueError(f"Found {shape[0]} sources, expected at most {_MOST_SOURCES}")
+    return empty
 
 
 def frame_bounds(window: float, hop: float, samples: int) -> list[tuple[int, int]]:
@@ -258,6 +272,14 @@ def frame_bounds(window: float, hop: float, samples: int) -> list[tuple[int, int
         first, last, _ = slice(first, last).indices(samples)
         bounds.append((first, max(first, last)))
     return bounds
+
+
+def tap_count(filters_len: int) -> int:
+    """Check the number of taps; raises ValueError or TypeError."""
+    taps = operator.index(filters_len)
+    if taps < 1:
+        raise ValueError(f"filters_len is {taps}, expected the number of taps of a filter: 512")
+    return taps
 
 
 def decibels(squares: _Figures, energies: _Figures) -> _FourFigures:
@@ -288,44 +310,44 @@ def decibels(squares: _Figures, energies: _Figures) -> _FourFigures:
     )
 
 
-def doubts(fitted: Sequence[Filters]) -> dict[int | None, str]:
+def doubts(own: _Figures, together: _Figures) -> dict[int | None, str]:
     """Say whose figures rounding decides.
 
     Args:
-        fitted: The filters of the track, or those of each frame.
+        own: Condition of each source's own system, for each set of filters, shape (sets, S).
+        together: Condition of the system of all references, shape (sets,).
 
     Returns:
         Source, or None for all of them -> the reason.
     """
     # NaN, from samples that are not finite, is told by the figures themselves
-    worst = np.max([filters.own_condition for filters in fitted], axis=0, initial=0)
-    highest = max((filters.all_condition for filters in fitted), default=0)
     found: dict[int | None, str] = {
         int(source): (
-            f"the condition of its channels' correlations is {_power_of_ten(worst[source])}: "
-            "they are nearly the same, or empty in a part of the spectrum; rounding decides "
-            "digits of ISR, SIR and SAR"
+            "its channels are nearly the same, or empty in a part of the spectrum: rounding "
+            "decides digits of its ISR and of all SIR and SAR"
         )
-        for source in np.flatnonzero(worst > _ILL_CONDITIONED)
+        for source in np.flatnonzero((own > _ILL_CONDITIONED).any(axis=0))
     }
-    if not found and highest > _ILL_CONDITIONED:
+    if not found and (together > _ILL_CONDITIONED).any():
         found[None] = (
-            f"the condition of the references' correlations is {_power_of_ten(highest)}: one is "
-            "nearly a filtered sum of others, or the track is too short for so many taps; "
-            "rounding decides digits of SIR and SAR"
+            "a reference is nearly a filtered sum of others, or the track too short for so many "
+            "taps: rounding decides digits of SIR and SAR"
         )
     return found
 
 
-def _power_of_ten(condition: float) -> str:
-    return f"1e{math.floor(math.log10(condition))}"
+def warn(found: Evaluation) -> None:
+    """Turn doubts into warnings of whoever called `bss_eval`."""
+    for source, doubt in found.doubts.items():
+        name = "all sources" if source is None else f"source {source}"
+        warnings.warn(f"{name}: {doubt}", BSSEvalWarning, stacklevel=3)
 
 
-def _silent(signals: _Signals) -> NDArray[np.bool_]:
+def _silent(signals: _Signals) -> _Flags:
     """Whether channels add up to zero at every sample, for each source; signals (S, T, C)."""
     middle = signals.shape[1] // 2
     # a glance is enough for most
-    silent: NDArray[np.bool_] = ~np.sum(signals[:, middle : middle + 64], axis=2).any(axis=1)
+    silent: _Flags = ~np.sum(signals[:, middle : middle + 64], axis=2).any(axis=1)
     for source in np.flatnonzero(silent):
         silent[source] = not np.sum(signals[source], axis=1).any()
     return silent

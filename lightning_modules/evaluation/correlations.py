@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# An FFT of eight times the lags spends an eighth of itself on overlap.
-_LONGEST_FFT = 2048
-_BLOCKS = 16  # transformed at once: large enough for NumPy, small enough for the cache
+_LEAST_FFT = 2048  # for few lags: shorter ones cost more calls than they save
+_BLOCKS = 16  # multiplied at once: enough for a matrix product, few enough for the cache
 
 
 class Correlator(threading.local):
@@ -42,9 +41,10 @@ class Correlator(threading.local):
         self._references, self._estimates = references, estimates
         self._sources, _, self._channels = references.shape
         self._past = taps - 1
-        self._n_fft = power_of_two(min(longest + self._past, max(8 * taps, _LONGEST_FFT)))
+        self._n_fft = fft_length(longest, taps)
         self._hop = self._n_fft - self._past  # new samples a block: no lag may wrap around
-        blocks = min(_BLOCKS, max(1, -(-longest // self._hop)))
+        blocks = max(1, -(-longest // self._hop))
+        blocks = -(-blocks // -(-blocks // _BLOCKS))  # the same number in each round
         signals, bins = self._sources * self._channels, self._n_fft // 2 + 1
         # references then estimates, with room for what came before
         self._audio = np.zeros((2 * signals, self._past + blocks * self._hop))
@@ -136,6 +136,11 @@ class Correlator(threading.local):
             spectra = np.fft.rfft(waves)
             total += spectra[: 2 * signals, None] * spectra[2 * signals :].conj()
         return np.fft.irfft(total, n_fft)[..., : past + 1]
+
+
+def fft_length(samples: int, taps: int) -> int:
+    """Choose the length of the FFTs that correlate at `taps` lags: a power of two."""
+    return power_of_two(min(samples + taps - 1, max(4 * taps, _LEAST_FFT)))
 
 
 def power_of_two(number: int) -> int:

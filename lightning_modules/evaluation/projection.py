@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_modules.evaluation import toeplitz
-from lightning_modules.evaluation.correlations import Correlator, power_of_two
+from lightning_modules.evaluation.correlations import Correlator, fft_length
 
 Array = NDArray[np.float64]
 Signals = NDArray[np.generic]
@@ -32,7 +32,7 @@ _Bounds = tuple[int, int]
 ENERGIES = 5  # |p1|^2, |p1 - s|^2, |p2 - p1|^2, |p2|^2, |e - p2|^2
 
 # Rounding over energy from which on an energy is computed by filtering: 4e-7 dB.
-_TOLERANCE = 1e-7
+TOLERANCE = 1e-7
 _KEPT_BYTES = 256 * 2**20  # of frames' correlations that wait for the filters
 _GROUP = 16  # frames weighed at once
 
@@ -104,7 +104,8 @@ def measure(
         if not framewise:
             keep = _tile(frames) and len(frames) * correlator.result_bytes <= _KEPT_BYTES
             if keep:
-                whole, stretches = correlator, [*frames, (frames[-1][1], samples)]
+                tail = [(frames[-1][1], samples)] if frames[-1][1] < samples else []
+                whole, stretches = correlator, [*frames, *tail]
             else:
                 borders = np.linspace(0, samples, threads + 1).astype(int).tolist()
                 stretches = list(itertools.pairwise(borders))
@@ -148,15 +149,15 @@ def copied_channels(references: Signals) -> NDArray[np.intp]:
         Their numbers among the P signals.
     """
     sources, samples, channels = references.shape
-    glance = slice(samples // 2, samples // 2 + 64)  # enough for most that differ
+    middle = references[:, samples // 2 : samples // 2 + 64]  # tells most that differ
     copies = [
         source * channels + channel
-        for source in range(sources)
-        for channel in range(channels)
+        for source, channel in itertools.product(range(sources), range(channels))
         if any(
-            np.array_equal(references[source, part, channel], references[source, part, earlier])
-            and np.array_equal(references[source, :, channel], references[source, :, earlier])
-            for part in [glance]
+            all(
+                np.array_equal(part[source, :, channel], part[source, :, earlier])
+                for part in (middle, references)
+            )
             for earlier in range(channel)
         )
     ]
@@ -277,7 +278,7 @@ def frame_energies(correlations: Array, squares: Array, weights: Array) -> tuple
         # all references are its own: exactly no interference
         energies[2], rounding[2] = 0 * energies[0], 0
     with np.errstate(invalid="ignore"):
-        spoilt = (rounding > _TOLERANCE * energies).any(axis=0)
+        spoilt = (rounding > TOLERANCE * energies).any(axis=0)
     return energies, spoilt
 
 
@@ -298,7 +299,7 @@ def filtered_energies(
     sources, length, channels = references.shape
     taps = filters.own.shape[-1]
     past = taps - 1
-    n_fft = power_of_two(max(8 * taps, 2048))
+    n_fft = fft_length(length, taps)
     hop = n_fft - past
     rows = slice(source * channels, (source + 1) * channels)
     own = np.fft.rfft(filters.own[source], n_fft)

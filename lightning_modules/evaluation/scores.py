@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_modules.evaluation.bss_eval import bss_eval
+from lightning_modules.evaluation.bss_eval import evaluate
 
 METRICS = ("SDR", "ISR", "SIR", "SAR")
 _SOURCE_ORDER = ("vocals", "drums", "bass", "other")
@@ -34,7 +34,7 @@ class TrackScores:
         usdr: Source -> whole-track SDR, dB.
         window_seconds: Length of a frame.
         hop_seconds: Distance between the starts of two frames.
-        notes: Why a source has no figures, one line a reason.
+        notes: Why a source has no figures, or doubtful ones, one line a reason.
     """
 
     name: str
@@ -120,7 +120,6 @@ def score_track(
     estimates: NDArray[np.floating],
     sample_rate: int,
     sources: Sequence[str],
-    usdr_only: bool = False,
 ) -> TrackScores:
     """Score the estimates of one track.
 
@@ -138,13 +137,11 @@ def score_track(
         estimates: Estimates in the same order, shape (S, C, T).
         sample_rate: Samples per second; a frame is one second, a shorter track is one frame.
         sources: Names of the sources, length S.
-        usdr_only: Leave BSS Eval out (all frames NaN), for machines on which it cannot run.
 
     Returns:
         The track's scores.
 
     Raises:
-        ScorerUnavailableError: BSS Eval is wanted and cannot run on this machine.
         ValueError: Shapes and sources do not agree.
     """
     references = np.asarray(references, dtype=np.float64)
@@ -175,21 +172,22 @@ def score_track(
 
     frame_count = max(1, references.shape[-1] // sample_rate)
     figures = np.full((len(METRICS), len(sources), frame_count), np.nan)
-    if usdr_only:
-        notes.append("BSS Eval was not run, uSDR alone")
-    elif scored:
+    if scored:
         stand_ins = estimates[kept]
         for row, index in enumerate(kept):
             if index not in scored:
                 stand_ins[row] = references[index]
-        results = bss_eval(
+        found = evaluate(
             references[kept].transpose(0, 2, 1),
             stand_ins.transpose(0, 2, 1),
             window=sample_rate,
             hop=sample_rate,
         )
         rows = [kept.index(index) for index in scored]
-        figures[:, scored] = np.stack(results[:4])[:, rows]
+        figures[:, scored] = np.stack([found.sdr, found.isr, found.sir, found.sar])[:, rows]
+        for source_row, doubt in found.doubts.items():
+            doubted = "all sources" if source_row is None else sources[kept[source_row]]
+            notes.append(f"{doubted}: {doubt}")
 
     return TrackScores(
         name=name,

@@ -16,7 +16,6 @@ for taps a, b = 0 ... F - 1. T depends on a - b alone, so that the P F x P F mat
   in one or two steps (Hestenes and Stiefel 1952).
 """
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,9 +27,9 @@ _Operator = Callable[[Array], Array]
 
 # The recursion is stable only as far as T is positive definite beyond rounding.
 RIDGE = 1e-13
-_MOST_STEPS = 12
-_ENOUGH = 1e-26  # error energy over the energy of the solution, where the steps end
-_LARGEST_RESIDUAL = 1e-8
+MOST_STEPS = 12
+ENOUGH = 1e-26  # error energy over the energy of the solution, where the steps end
+LARGEST_RESIDUAL = 1e-8
 
 
 @dataclass
@@ -69,19 +68,30 @@ def solve(correlations: Array, right: Array) -> Solution:
     lags *= scale[:, :, None, None] * scale[:, None, :, None]
     scaled = right * scale[:, None, :, None]
 
-    filters, condition = np.empty_like(scaled), np.full(len(lags), 1 / RIDGE)
-    sound = np.zeros(len(lags), bool)
-    # a breakdown raises, or shows in the residual
-    with np.errstate(all="ignore"), contextlib.suppress(np.linalg.LinAlgError):
-        start, inverse, condition = _solve_nearby(lags, scaled)
-        multiply = _multiplication(lags)
-        filters = _refine(start, scaled, multiply, inverse)
-        residual = np.abs(scaled - multiply(filters)).max(axis=(1, 2, 3))
-        sound = residual <= _LARGEST_RESIDUAL * np.abs(scaled).max(axis=(1, 2, 3))
-    for system in np.flatnonzero(~sound):
-        filters[system] = _solve_dense(lags[system], scaled[system])
-        condition[system] = 1 / RIDGE
+    filters, condition = _solve_scaled(lags, scaled)
     return Solution(filters * scale[:, None, :, None], condition)
+
+
+def _solve_scaled(lags: Array, right: Array) -> tuple[Array, Array]:
+    """Solve systems by recursion, and as museval does those on which it breaks down."""
+    filters, condition = np.empty_like(right), np.full(len(lags), 1 / RIDGE)
+    sound = np.zeros(len(lags), bool)
+    try:
+        with np.errstate(all="ignore"):  # most breakdowns show in the residual
+            start, inverse, condition = _solve_nearby(lags, right)
+            multiply = _multiplication(lags)
+            filters = _refine(start, right, multiply, inverse)
+            residual = np.abs(right - multiply(filters)).max(axis=(1, 2, 3))
+            sound = residual <= LARGEST_RESIDUAL * np.abs(right).max(axis=(1, 2, 3))
+    except np.linalg.LinAlgError:  # a singular matrix in one of them: the others fare no worse
+        if len(lags) > 1:
+            parts = [_solve_scaled(lags[[row]], right[[row]]) for row in range(len(lags))]
+            every, conditions = zip(*parts, strict=True)
+            return np.concatenate(every), np.concatenate(conditions)
+    for system in np.flatnonzero(~sound):
+        filters[system] = _solve_dense(lags[system], right[system])
+        condition[system] = 1 / RIDGE
+    return filters, condition
 
 
 def _refine(start: Array, right: Array, multiply: _Operator, precondition: _Operator) -> Array:
@@ -96,8 +106,8 @@ def _refine(start: Array, right: Array, multiply: _Operator, precondition: _Oper
     direction = step = precondition(residual)
     error = dot(residual, step)  # energy of what the solution's projection still lacks
     energy = dot(right, solution)
-    for _ in range(_MOST_STEPS):
-        open_ = error > _ENOUGH * energy
+    for _ in range(MOST_STEPS):
+        open_ = error > ENOUGH * energy
         if not open_.any():
             break
         moved = multiply(direction)

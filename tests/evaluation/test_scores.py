@@ -12,7 +12,6 @@ import stempeg
 from museval.aggregate import TrackStore
 from numpy.typing import NDArray
 
-from lightning_modules.evaluation.bss_eval import ScorerUnavailableError
 from lightning_modules.evaluation.scores import (
     METRICS,
     TrackScores,
@@ -138,7 +137,9 @@ def test_short_tracks(seconds: float, frames: int) -> None:
     scores = score_track("x", references, estimates, RATE, SOURCES)
     assert scores.frame_count == frames
     expected = museval_figures(references, estimates)
-    np.testing.assert_allclose(figures(scores, *SOURCES), expected, rtol=0, atol=1e-6)
+    # the shortest has fewer samples than taps: its SAR is nothing but rounding
+    found, expected = np.minimum(figures(scores, *SOURCES), 150), np.minimum(expected, 150)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     silent = score_track("x", 0 * references, estimates, RATE, SOURCES)
     assert silent.frame_count == frames
 
@@ -159,17 +160,25 @@ def test_unlike_shapes_are_named() -> None:
         score_track("My Song", references, estimates, RATE, SOURCES[:2])
 
 
-def test_usdr_alone_without_ffmpeg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doubts_stand_in_the_notes() -> None:
+    references, estimates = signals(channels=2)
+    references[1, 1] = references[1, 0] + 1e-9 * references[0, 0]
+    scores = score_track("x", references, estimates, RATE, SOURCES)
+    (note,) = scores.notes
+    assert note.startswith("drums: its channels are nearly the same")
+    assert np.isfinite(figures(scores, *SOURCES)).all()
+    references[1] = references[0]
+    scores = score_track("x", references, estimates, RATE, SOURCES)
+    assert [note.split(":")[0] for note in scores.notes] == ["all sources"]
+    assert "all sources" in score_table(aggregate([scores]))
+
+
+def test_ffmpeg_is_not_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     references, estimates = signals()
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ScorerUnavailableError):
-        score_track("x", references, estimates, RATE, SOURCES)
-    scores = score_track("x", references, estimates, RATE, SOURCES, usdr_only=True)
-    assert np.isnan(figures(scores, *SOURCES)).all()
-    assert scores.frame_count == 3
-    assert list(scores.usdr.values()) == usdr(references, estimates).tolist()
-    table = score_table(aggregate([scores]))
-    assert "BSS Eval was not run" in table
+    assert np.isfinite(
+        figures(score_track("x", references, estimates, RATE, SOURCES), *SOURCES)
+    ).all()
 
 
 # --- whole-track SDR
@@ -231,7 +240,7 @@ def test_museval_reads_our_files_and_agrees(tmp_path: Path) -> None:
         score_track("two", *signals(seconds=4, seed=1), RATE, SOURCES),
         score_track("perfect bass", references, perfect, RATE, SOURCES),
         score_track("silent drums", references, estimates * [[[1]], [[0]], [[1]]], RATE, SOURCES),
-        score_track("not run", references, estimates, RATE, SOURCES, usdr_only=True),
+        made_up("not run", **dict.fromkeys(SOURCES, [math.nan] * 3)),
     ]
     for track in tracks:
         path = tmp_path / "mine" / "test" / f"{track.name}.json"
