@@ -17,7 +17,6 @@ from datamodules.augmentations import Parameters, ReadingAugmentation
 from datamodules.crop_kernel import write_crop
 from datamodules.layouts import MIXTURE, STEMS
 from datamodules.pcm import Mappings
-from datamodules.pcm_cache import mapped_file
 from datamodules.sampling import Position, draw_crop
 from datamodules.tracks import Track
 
@@ -148,13 +147,7 @@ class TrainingCrops:
         augmentations: Sequence[ReadingAugmentation] = (),
         raw: bool = False,
     ) -> None:
-        self.files = [
-            [
-                mapped_file(track.stems[stem]) if stem in track.stems else None
-                for stem in listener.stems
-            ]
-            for track in tracks
-        ]
+        self.files = [[track.stems.get(stem) for stem in listener.stems] for track in tracks]
         self.lengths = np.array([track.samples for track in tracks])
         channels = listener.audio_channels
         sides = (segment_samples, channels) if raw else (channels, segment_samples)
@@ -163,7 +156,14 @@ class TrainingCrops:
         self.segment_samples = segment_samples
         self.mix_probability, self.seed = mix_probability, seed
         self.augmentations = augmentations
-        self._mappings = Mappings()
+        self._mappings = Mappings(
+            {
+                track.stems[stem]: state
+                for track in tracks
+                for stem, state in track.states.items()
+                if stem in track.stems
+            }
+        )
 
     def fill(self, stems: Tensor, position: Position) -> None:
         """Write an example.
