@@ -159,7 +159,7 @@ def stored() -> list[Stored]:
         copies.setdefault(content, set()).add(Path(path))
     sources = {}
     for folder in decoded_folder().iterdir():
-        if folder.is_dir():
+        if folder.is_dir() and not folder.is_symlink():
             # Resampled entries have the rate behind the content.
             sources[folder] = copies.get(folder.name.partition("-")[0], set())
             with suppress(OSError, ValueError, LookupError, TypeError):

@@ -211,7 +211,7 @@ def _make_one(job: _Job) -> Decoded:
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=target.parent) as scratch:
         made = Path(scratch, "entry")
         made.mkdir()
-        with _full_disk_told(target.parent):
+        with _faults_told(path, target.parent):
             if _is_stem_file(path):
                 audio.decode_streams(path, [made / f"{stem}.wav" for stem in STREAMS])
             elif job.sample_rate:
@@ -315,12 +315,18 @@ def _noting(path: Path, faults: dict[Path, DataError] | None) -> Iterator[None]:
 
 
 @contextmanager
-def _full_disk_told(folder: Path) -> Iterator[None]:
+def _faults_told(path: Path, folder: Path) -> Iterator[None]:
     """Blame a disk that is full, not the file that was being decoded to it."""
     try:
         yield
     except (soundfile.SoundFileError, AssertionError, DataError) as error:
         # libsndfile and ffmpeg tell it each in other words, or not at all.
-        if shutil.disk_usage(folder).free < 2**20:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise
+        full = os.strerror(errno.ENOSPC)
+        if full in str(error) or shutil.disk_usage(folder).free < 2**20:
+            raise OSError(errno.ENOSPC, full) from error
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path}: could not be decoded into {folder} ({error}); copy or download the file "
+            "again, or check the disk"
+        ) from error

@@ -66,8 +66,18 @@ class RingLoader(DataLoader[Any]):
             _pin(self.ring)
 
     def __iter__(self) -> Iterator[StemBatch]:  # type: ignore[override]
-        for slot, positions in super().__iter__():
-            yield StemBatch(self.ring[slot], torch.tensor(positions))
+        try:
+            for slot, positions in super().__iter__():
+                yield StemBatch(self.ring[slot], torch.tensor(positions))
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RuntimeError(
+                f"a process that reads data died ({str(error).strip()}); the system ends one "
+                "where memory runs out (Killed), or where a file was cut short while it was being "
+                "read (Bus error). Mend that, and go on with --ckpt_path last; fewer "
+                "--data.init_args.num_workers need less memory"
+            ) from error
 
     def copied(self, batch: Tensor) -> None:
         """Note that a copy of a batch to a GPU has been started.
