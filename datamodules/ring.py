@@ -52,10 +52,10 @@ class RingLoader(DataLoader[Any]):
     ) -> None:
         slots = num_workers * _PREFETCH + _SPARE_SLOTS
         self.ring = torch.empty(slots, sampler.share, *shape, dtype=dtype).share_memory_()
-        self._copies: list[torch.cuda.Event | None] = [None] * slots
+        self._copies = _Copies(slots)
         super().__init__(
             _Slots(self.ring, fill),
-            sampler=_Turns(sampler, slots, self._wait_for_copy),
+            sampler=_Turns(sampler, slots, self._copies),
             batch_size=None,
             num_workers=num_workers,
             prefetch_factor=_PREFETCH if num_workers else None,
@@ -89,15 +89,29 @@ class RingLoader(DataLoader[Any]):
             batch: The stems of a batch of this loader, as they were handed out.
         """
         slot = batch.storage_offset() // self.ring.stride(0)
+        self._copies.note(slot)
+
+
+class _Copies:
+    """Copies to a GPU that may still be going on.
+
+    Apart from the loader, lest the sampler refer back to it: a loader in a circle of references
+    is taken apart in an order in which its workers are not told to end, and waited for in vain.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._events: list[torch.cuda.Event | None] = [None] * slots
+
+    def note(self, slot: int) -> None:
         event = torch.cuda.Event()
         event.record()
-        self._copies[slot] = event
+        self._events[slot] = event
 
-    def _wait_for_copy(self, slot: int) -> None:
-        event = self._copies[slot]
+    def wait(self, slot: int) -> None:
+        event = self._events[slot]
         if event is not None:
             event.synchronize()
-            self._copies[slot] = None
+            self._events[slot] = None
 
 
 class _Slots(Dataset[tuple[int, list[Position]]]):
@@ -116,8 +130,8 @@ class _Slots(Dataset[tuple[int, list[Position]]]):
 class _Turns(Sampler[tuple[int, list[Position]]]):
     """Deals the positions of each batch out to the slots in turn."""
 
-    def __init__(self, sampler: ExampleSampler, slots: int, wait: Callable[[int], None]) -> None:
-        self.sampler, self.slots, self.wait = sampler, slots, wait
+    def __init__(self, sampler: ExampleSampler, slots: int, copies: _Copies) -> None:
+        self.sampler, self.slots, self.copies = sampler, slots, copies
         self._next = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -131,7 +145,7 @@ class _Turns(Sampler[tuple[int, list[Position]]]):
                 slot = self._next
                 # Slots go on in turn from epoch to epoch: the last batch may still be in use.
                 self._next = (slot + 1) % self.slots
-                self.wait(slot)
+                self.copies.wait(slot)
                 yield slot, batch
                 batch = []
 
