@@ -99,7 +99,16 @@ def test_a_killed_worker_is_told() -> None:
         example.zero_()
 
     ring = RingLoader(deadly, (2,), torch.float32, ExampleSampler(400, 4), num_workers=2)
-    with pytest.raises(RuntimeError, match="worker"):
+    with pytest.raises(RuntimeError, match=r"died \(.*worker.*[Kk]illed.*--ckpt_path last"):
+        list(ring)
+
+
+def test_another_error_of_a_worker_stays_what_it_is() -> None:
+    def faulty(example: Tensor, position: Position) -> None:
+        raise RuntimeError("out of luck")
+
+    ring = RingLoader(faulty, (2,), torch.float32, ExampleSampler(8, 4), num_workers=0)
+    with pytest.raises(RuntimeError, match=r"^out of luck$"):
         list(ring)
 
 
