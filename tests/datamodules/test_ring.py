@@ -112,6 +112,25 @@ def test_another_error_of_a_worker_stays_what_it_is() -> None:
         list(ring)
 
 
+def test_a_slot_is_not_filled_before_its_copy_is_through() -> None:
+    ring = loader(num_workers=0)
+    waited: list[bool] = []
+
+    class Copy:
+        def synchronize(self) -> None:
+            waited.append(bool((ring.ring[1] == 0).all()))
+
+    ring.ring.zero_()
+    ring._copies[1] = Copy()  # type: ignore[call-overload]
+    batches = iter(ring)
+    next(batches)
+    assert not waited
+    next(batches)
+    assert waited == [True], "it waits, and nothing has been written yet"
+    assert (ring.ring[1] != 0).all()
+    assert ring._copies[1] is None
+
+
 def test_workers_end_with_the_loader() -> None:
     """A loader is no part of a reference cycle: the garbage collector would stop it too late."""
     ring = loader()
