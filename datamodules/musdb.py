@@ -100,6 +100,9 @@ class MUSDBDataModule(LightningDataModule):
         int16_to_device: Move 16-bit samples and convert them on the device: half the
             traffic. All training files must be 16-bit, with ``audio_channels`` channels.
         seed: Seed of the stream of examples; by default ``seed_everything``'s.
+
+    Attributes:
+        positions: Epoch and index of each example of the training batch at hand, on this rank.
     """
 
     def __init__(
@@ -162,6 +165,7 @@ class MUSDBDataModule(LightningDataModule):
         # How many of the training tracks each root has, and how loud they are.
         self._root_sizes: list[int] = []
         self._loudness: list[Powers] = []
+        self.positions: list[Position] = []
         self._embedded: Path | None = None
         # Epoch and batch at which the training stream begins; a checkpoint moves it.
         self._begin: Position = (0, 0)
@@ -440,11 +444,12 @@ class MUSDBDataModule(LightningDataModule):
         if stems.dtype == torch.int16:
             # As the files have them: (B, stems, T, C) -> (B, stems, C, T).
             stems = stems.transpose(-1, -2).float() / 2**15
-        places, count = positions.tolist(), stems.shape[1]
+        self.positions = [(epoch, index) for epoch, index in positions.tolist()]
+        count = stems.shape[1]
         for number in range(len(self._while_reading()), len(self.augmentations)):
             augmentation = cast(Augmentation, self.augmentations[number])
             parameters = np.stack(
-                [augmentation.draw_at(self.seed, number, place, count) for place in places]
+                [augmentation.draw_at(self.seed, number, place, count) for place in self.positions]
             )
             stems = augmentation(stems, torch.from_numpy(parameters))
         # All stems are in the mixture, also those that no source of the model holds.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
+from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -25,7 +26,8 @@ from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks.checkpoints import Interrupted
 from lightning_modules.checkpoint import read_checkpoint
-from lightning_modules.description import CheckpointError, check_same_model
+from lightning_modules.checkpoint_files import BEST, WholeCheckpointIO, newest_whole
+from lightning_modules.description import check_same_model
 from lightning_modules.messages import legible
 
 # Facts that data and model share: written once, with the data.
@@ -169,8 +171,10 @@ class StemlabCLI(LightningCLI):
         run_dir = self._run_dir(config)
         config.run_dir = str(run_dir)
         config.trainer.default_root_dir = str(run_dir)
-        config.ckpt_path = _checkpoint_path(str(self.subcommand), config.ckpt_path, run_dir)
-        self.checkpoint = read_checkpoint(config.ckpt_path) if config.ckpt_path else None
+        self.checkpoint: dict[str, Any] | None = None
+        if found := _find_checkpoint(str(self.subcommand), config.ckpt_path, run_dir):
+            path, self.checkpoint = found
+            config.ckpt_path = str(path)
         _prepare_loggers(config.trainer, run_dir)
         if config.data.init_args.get("seed") is None:
             config.data.init_args.seed = config.seed_everything
@@ -190,6 +194,16 @@ class StemlabCLI(LightningCLI):
         if self.checkpoint is not None:
             check_same_model(self.checkpoint, self.model)
             self.checkpoint = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build a trainer that writes whole checkpoints, unless it is told how to write them."""
+        settings = self._get(self.config_init, "trainer")
+        plugins = settings.get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        told = getattr(settings.get("strategy"), "_checkpoint_io", None)
+        if not told and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
 
     def instantiate_classes(self) -> None:
         """Build model and data; a value that they refuse is the user's to mend."""
@@ -300,24 +314,25 @@ def _drop_switched_off(trainer: Any) -> None:
     ]
 
 
-def _checkpoint_path(subcommand: str, given: str | None, run_dir: Path) -> str | None:
-    """The checkpoint file that a name stands for."""
+def _find_checkpoint(
+    subcommand: str, given: str | None, run_dir: Path
+) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that a name stands for, and its contents."""
     if given is None:
         if subcommand == "fit":
             return None
         given = "best"
-    if given not in ("last", "best"):
-        return given
-    folder = run_dir / "checkpoints"
-    # A run that was stopped before its first validation has no best one yet.
-    for name in (f"{given}.ckpt", "last.ckpt"):
-        if (folder / name).is_file():
-            print(f"Checkpoint: {folder / name}")
-            return str(folder / name)
-    raise CheckpointError(
-        f"{folder}: there is no {given}.ckpt; train first with `fit`, or give --run_dir or "
-        "--ckpt_path of another run"
-    )
+    path = Path(given)
+    if given in ("last", "best"):
+        folder = run_dir / "checkpoints"
+        path = folder / BEST
+        # A run that was stopped before its first validation has no best one yet.
+        if given == "last" or not path.is_file():
+            path, contents = newest_whole(folder)
+            print(f"Checkpoint: {path}")
+            return path, contents
+        print(f"Checkpoint: {path}")
+    return path, read_checkpoint(path)
 
 
 def _prepare_loggers(trainer: Any, run_dir: Path) -> None:

@@ -121,14 +121,14 @@ def test_a_slot_is_not_filled_before_its_copy_is_through() -> None:
             waited.append(bool((ring.ring[1] == 0).all()))
 
     ring.ring.zero_()
-    ring._copies[1] = Copy()  # type: ignore[call-overload]
+    ring._copies._events[1] = Copy()  # type: ignore[call-overload]
     batches = iter(ring)
     next(batches)
     assert not waited
     next(batches)
     assert waited == [True], "it waits, and nothing has been written yet"
     assert (ring.ring[1] != 0).all()
-    assert ring._copies[1] is None
+    assert ring._copies._events[1] is None
 
 
 def test_workers_end_with_the_loader() -> None:
