@@ -51,10 +51,8 @@ def read_headers(
         return [info.samples, info.sample_rate, info.channels, info.subtype, is_mappable(path)]
 
     known, faults = ledger().find_out("header", read, paths, "checking tracks", progress)
-    return {
-        path: Header(samples, sample_rate, channels, subtype, mappable, state)
-        for path, (state, (samples, sample_rate, channels, subtype, mappable)) in known.items()
-    }, faults
+    headers = {path: Header._make((*value, state)) for path, (state, value) in known.items()}
+    return headers, faults
 
 
 def decoded_headers(entries: Mapping[Path, Decoded]) -> dict[Path, Header]:

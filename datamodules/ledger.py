@@ -171,9 +171,9 @@ class Ledger:
         Returns:
             File -> state and value, and file -> fault.
         """
-        known, faults, unknown = {}, {}, []
-        for path in dict.fromkeys(paths):
-            name = os.path.abspath(path)
+        known, faults, unknown = {}, {}, {}
+        for path in paths:
+            name = _name(path)
             try:
                 now = state(name)
             except DataError as fault:
@@ -181,7 +181,7 @@ class Ledger:
                 continue
             value = self._get(name, now, fact)
             if value is None:
-                unknown.append((path, now))
+                unknown[path] = now
             else:
                 known[path] = Known(now, value)
 
@@ -196,7 +196,7 @@ class Ledger:
                 self._note(path, now, fact, value)
 
         try:
-            for_each(look, unknown, description, progress, workers)
+            for_each(look, list(unknown.items()), description, progress, workers)
         finally:
             self._save()
         return known, faults
@@ -247,7 +247,7 @@ class Ledger:
             return  # it may change without a trace
         with self._lock:
             for facts in (self._facts, self._new):
-                self._add(facts, os.path.abspath(path), state, {fact: value})
+                self._add(facts, _name(path), state, {fact: value})
 
     def _save(self) -> None:
         """Write down what is new. A ledger that cannot be written costs time, nothing else."""
@@ -282,6 +282,11 @@ class Ledger:
             known[1].update(new)
         else:
             facts[path] = (state, new)
+
+
+def _name(path: Path) -> str:
+    name = str(path)
+    return name if name.startswith("/") else os.path.abspath(name)  # the first way for its speed
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -7,13 +7,13 @@ import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from pytorch_lightning import Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
@@ -236,12 +236,8 @@ def test_one_process_of_a_node_prepares_what_the_others_find(
 
     monkeypatch.setattr(audio, "rewrite", noting)
     first = MUSDBDataModule(root=str(tmp_path), segment_seconds=0.1, batch_size=1)
-    first.trainer = SimpleNamespace(  # type: ignore[assignment]
-        state=SimpleNamespace(fn=TrainerFn.FITTING),
-        is_global_zero=True,
-        world_size=1,
-        accumulate_grad_batches=1,
-    )
+    first.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    first.trainer.state.fn = TrainerFn.FITTING
     first.prepare_data()
     assert len(rewritten) == 2 * 4
     first.setup("fit")
