@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,4 +74,6 @@ def finish_wandb() -> None:
             wandb.finish()
         except Exception as error:
             # Its service may have had the signal too; the run's state is saved all the same.
-            print(f"Weights & Biases did not end well: {error}", file=sys.stderr)
+            print(f"Weights & Biases lost its last entries: {error}", file=sys.stderr)
+            with suppress(Exception):
+                wandb.teardown()  # or it would try again at exit

@@ -55,6 +55,26 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
     # LightningCLI warns about arguments while sys.argv holds others.
     sys.argv[1:] = arguments
     try:
+        _start()
+    except Interrupted as interrupted:
+        if is_first_process():
+            _say_how_to_go_on(interrupted.checkpoint, given)
+        _leave_together()
+        raise
+    except Exception as error:
+        _forget_unbegun()
+        if isinstance(error, ArgumentError):
+            raise SettingError(legible(str(error))) from error
+        raise
+    finally:
+        # What was set for this run's loggers and ranks is not for the next one's.
+        for name in set(os.environ) - set(environment):
+            if name == _RUN_DIR_VARIABLE or name.startswith("WANDB_"):
+                del os.environ[name]
+
+
+def _start() -> None:
+    try:
         StemlabCLI(
             SourceSeparator,
             MUSDBDataModule,
@@ -67,40 +87,31 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
             # A mistake is one line to read, not a page of usage: cli.py prints it.
             parser_kwargs=_PARSER | {name: dict(_PARSER) for name in StemlabCLI.subcommands()},
         )
-    except Interrupted as interrupted:
-        run_dir = interrupted.checkpoint.parents[1]
-        words = list(given)
-        for name, value in (("--run_dir", str(run_dir)), ("--ckpt_path", "last")):
-            words = [*_without(words, name), name, value]
-        if is_first_process():
-            print(
-                f"\nStopped; the state is in {interrupted.checkpoint}\n"
-                f"Go on with: python -m lightning_modules.cli {shlex.join(words)}"
-            )
-        _leave_together()
-        if started_processes() is None and not is_first_process():
-            # Lightning takes another status of the ranks that it started itself for a crash.
-            sys.exit(0)
-        raise
-    except Exception as error:
-        _forget_unbegun()
-        if isinstance(error, ArgumentError):
-            raise SettingError(legible(str(error))) from error
-        raise
     finally:
         finish_wandb()
         run_lock.let_go()
-        # What was set for this run's loggers and ranks is not for the next one's.
-        for name in set(os.environ) - set(environment):
-            if name == _RUN_DIR_VARIABLE or name.startswith("WANDB_"):
-                del os.environ[name]
+
+
+def _say_how_to_go_on(checkpoint: Path, given: Sequence[str]) -> None:
+    words = list(given)
+    for name, value in (("--run_dir", str(checkpoint.parents[1])), ("--ckpt_path", "last")):
+        words = [*_without(words, name), name, value]
+    print(
+        f"\nStopped; the state is in {checkpoint}\n"
+        f"Go on with: python -m lightning_modules.cli {shlex.join(words)}"
+    )
 
 
 def _leave_together() -> None:
-    """Wait until the first rank is done with its loggers: srun ends the others' rest."""
-    finish_wandb()
+    """End all ranks at once: the first exit status is what the others are ended for."""
+    # Python gives signals their deadly meaning back as it shuts down, unless they are ignored.
+    signals.ignore(signals.TERMINATE, signals.TIME_LIMIT)
     if torch.distributed.is_initialized():
+        # The first rank may still have been busy with its loggers.
         torch.distributed.barrier()
+    if started_processes() is None and not is_first_process():
+        # Lightning takes another status of ranks that it started itself for a crash.
+        sys.exit(0)
 
 
 def _without(words: list[str], name: str) -> list[str]:

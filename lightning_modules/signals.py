@@ -14,7 +14,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-CTRL_C, TERMINATE, TIME_LIMIT = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
+CTRL_C, TERMINATE, TIME_LIMIT = STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 received: int | None = None
 """Number of the signal that asked this process to stop, if one has."""
@@ -41,9 +41,13 @@ def release() -> None:
     received = None
 
 
-def ignore() -> None:
-    """Leave stopping to the main process; for the processes that work for it."""
-    for number in (CTRL_C, TERMINATE, TIME_LIMIT):
+def ignore(*numbers: int) -> None:
+    """Take no notice of signals: what is left to do is being done, or is another's to do.
+
+    Args:
+        *numbers: Which ones.
+    """
+    for number in numbers:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -22,8 +22,9 @@ STEMS = ("vocals", "drums", "bass", "other")
 def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's own data and runs have no say in the tests."""
     signals.release()  # a test that stopped a run left them as they were
-    for name in ("MUSDB_PATH", "STEMLAB_RUN_DIR", "WANDB_RUN_ID", "WANDB_RESUME"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "STEMLAB_RUN_DIR", "MUSDB_PATH", "WANDB_R")):
+            monkeypatch.delenv(name)
 
 
 def write_track(

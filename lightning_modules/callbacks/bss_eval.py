@@ -113,6 +113,7 @@ class BSSEval(Callback):
                 # A fork would copy the threads' locks of torch.
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=signals.ignore,
+                initargs=signals.STOP,
             )
         # Whole tracks are large: no more of them wait in memory than are worked on next.
         while len(self._pending) > workers:

@@ -86,7 +86,7 @@ class Checkpoints(ModelCheckpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals in hand."""
-        signals.listen(signals.CTRL_C, signals.TERMINATE, signals.TIME_LIMIT)
+        signals.listen(*signals.STOP)
         _disarm_lightning(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -121,7 +121,7 @@ class Cluster:
         self._daemon("slurmctld", "-D", "-c")
         for node in ("node1", "node2"):
             self._daemon("slurmd", "-D", "-N", node)
-        idle = ("sinfo", "--noheader", "--Node", "--states=idle", "--format=%N")
+        idle = ("sinfo", "--noheader", "--Node", "--partition=main", "--states=idle", "--format=%N")
         self.until(lambda: len(self.run(*idle).split()) == 2, "two idle nodes", 30)
 
     def _daemon(self, *command: str) -> None:

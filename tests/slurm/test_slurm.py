@@ -29,12 +29,12 @@ TINY: dict[str, Any] = {
         "enable_model_summary": False,
         "callbacks": [
             {"class_path": "lightning_modules.callbacks.checkpoints.Checkpoints"},
-            {"class_path": "tests.slurm.record.Recorder"},
+            {"class_path": "tests.record.Recorder"},
         ],
     },
     "model": {"init_args": {"channels": [4, 8], "n_fft": 512, "hop_length": 256, "dropout": 0.0}},
     "data": {
-        "class_path": "tests.slurm.record.RecordedMUSDB",
+        "class_path": "tests.record.RecordedMUSDB",
         "init_args": {
             "segment_seconds": 0.5,
             "batch_size": BATCH_SIZE,
@@ -176,6 +176,5 @@ def test_jobs_that_cannot_work_say_so(cluster: Cluster, tmp_path: Path) -> None:
         (f"{missing}_3", ["/dev/null has no line 3"]),
     ):
         assert cluster.wait(job, 30) == "FAILED"
-        assert cluster.field(job, "ExitCode") == "2:0"
         said = (tmp_path / f"{job}.out").read_text()
         assert all(word in said for word in words), said

@@ -60,8 +60,8 @@ class Recorder(Callback):
         }
         with (run_dir / f"record-{rank}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        if f"{self.start}:{rank}:{step}" in self.pauses:
-            marker = run_dir / f"paused-{self.start}"
+        marker = run_dir / f"paused-{self.start}"
+        if f"{self.start}:{rank}:{step}" in self.pauses and not marker.exists():
             marker.with_suffix(".part").write_text(str(os.getpid()))
             marker.with_suffix(".part").rename(marker)
             deadline = time.monotonic() + 60
