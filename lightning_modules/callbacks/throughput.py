@@ -1,48 +1,143 @@
-"""How fast the training runs, and how much of the time it waits for data."""
+"""How fast the training runs, and where its time goes."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.profilers import PassThroughProfiler, Profiler
+from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.base import SourceSeparator
 
+# What Lightning calls the parts of a step -> what the field calls them.
+_PARTS = {
+    "train_dataloader_next": "data",
+    "batch_to_device": "transfer",  # and the augmentations on the device
+    "training_step": "forward",
+    "backward": "backward",
+    "optimizer_step": "optimizer",
+}
+PARTS = tuple(_PARTS.values())
+# Above this share of the time the loader holds the training up.
+_TOO_MUCH_WAITING = 0.1
 
-class Throughput(Callback):
-    """Log examples and seconds of audio per second, and the share of time spent waiting.
 
-    Logged every ``log_every_n_steps`` steps, over the steps since: ``train/examples_per_second``
-    and ``train/audio_seconds_per_second`` over all ranks, ``train/data_wait`` in [0, 1].
-    The first step of an epoch, which waits for the loader to start, is left out.
+class StepTimes(Profiler):
+    """Measures the parts of training steps through Lightning's own marks.
+
+    On a GPU the program runs ahead of the device, so its parts are measured by events on
+    the device; what is waited for data is the program's own time.
     """
 
     def __init__(self) -> None:
+        super().__init__()
+        self.active = False
+        self._on_gpu = torch.cuda.is_available()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all times."""
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._events: list[tuple[str, str | None, torch.cuda.Event, torch.cuda.Event]] = []
+        self._running: list[tuple[str, str, float, torch.cuda.Event | None]] = []
+
+    def start(self, action_name: str) -> None:
+        """Note that an action begins."""
+        part = _PARTS.get(action_name.rpartition(".")[2])
+        if part is not None and self.active:
+            self._running.append((action_name, part, time.perf_counter(), self._event(part)))
+
+    def stop(self, action_name: str) -> None:
+        """Count an action; what ran inside it (the backward pass in the step) is not its own."""
+        if not self._running or self._running[-1][0] != action_name:
+            return
+        _, part, began, first = self._running.pop()
+        outer = self._running[-1][1] if self._running else None
+        last = self._event(part)
+        if first is not None and last is not None:
+            self._events.append((part, outer, first, last))
+        else:
+            self._add(part, outer, time.perf_counter() - began)
+
+    def seconds(self) -> dict[str, float]:
+        """Time of each part since the last reset, seconds; waits for the device."""
+        for part, outer, first, last in self._events:
+            last.synchronize()
+            self._add(part, outer, first.elapsed_time(last) / 1000)
+        self._events.clear()
+        return dict(self._seconds)
+
+    def _event(self, part: str) -> torch.cuda.Event | None:
+        if part == "data" or not self._on_gpu:
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _add(self, part: str, outer: str | None, seconds: float) -> None:
+        self._seconds[part] += seconds
+        if outer is not None:
+            self._seconds[outer] -= seconds
+
+
+class Throughput(Callback):
+    """Log how fast the training runs and where its time goes; print a line an epoch.
+
+    Logged every ``log_every_n_steps`` steps, over the steps since: ``train/examples_per_second``
+    and ``train/audio_seconds_per_second`` over all ranks, ``train/teraflops_per_second``
+    over all ranks and, on a GPU, ``train/gpu_memory_gb``, the most that was in use. Unless the
+    trainer was given another profiler, also shares of the time in [0, 1]: ``train/data_wait``
+    and ``train/share/<part>`` for ``transfer``, ``forward``, ``backward`` and ``optimizer``.
+    The first step of an epoch, which waits for the loader to start, is left out.
+
+    A training step is taken for three forward passes' operations (one forward, two backward).
+    They are those of convolutions and matrix products: torch counts no others, and none of a
+    recurrent layer.
+    """
+
+    def __init__(self) -> None:
+        self._times = StepTimes()
+        self._parts_are_measured = False
+        self._flops = 0.0
+        self._validation_seconds = 0.0
+        self._validation_began = 0.0
         self._restart()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen to Lightning's marks, unless another profiler does."""
+        if isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
+            trainer.profiler = self._times  # type: ignore[attr-defined]
+        self._parts_are_measured = trainer.profiler is self._times  # type: ignore[attr-defined]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the operations of an example."""
+        assert isinstance(pl_module, SourceSeparator)
+        self._flops = 3 * forward_flops(pl_module)
 
     def _restart(self) -> None:
-        self._waited = self._worked = 0.0
-        self._examples = 0
-        self._audio_seconds = 0.0
+        """Begin an epoch: nothing is measured before its first step is done."""
         self._ended: float | None = None
-        self._began: float | None = None
+        self._epoch = _Steps()
+        self._recent = _Steps()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure each epoch afresh: validation lies between them."""
+        """Measure each epoch afresh."""
         self._restart()
+        self._validation_seconds = 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave out a validation in the middle of an epoch."""
+        """Leave a validation out of the steps."""
+        self._take_times()
+        self._times.active = False
+        self._validation_began = time.perf_counter()
         self._ended = None
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Count the time since the last batch as waiting."""
-        self._began = time.perf_counter()
-        if self._ended is not None:
-            self._waited += self._began - self._ended
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the validation."""
+        self._validation_seconds += time.perf_counter() - self._validation_began
 
     def on_train_batch_end(
         self,
@@ -54,21 +149,135 @@ class Throughput(Callback):
     ) -> None:
         """Count the step, and log when it is time."""
         now = time.perf_counter()
-        if self._ended is not None and self._began is not None:
+        if self._ended is not None:
             assert isinstance(pl_module, SourceSeparator)
-            self._worked += now - self._began
             examples, _, samples = batch.mixture.shape
-            self._examples += examples * trainer.world_size
-            self._audio_seconds += examples * trainer.world_size * samples / pl_module.sample_rate
-        self._ended = now
-        total = self._waited + self._worked
-        if total > 0 and (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            pl_module.log_dict(
-                {
-                    "train/examples_per_second": self._examples / total,
-                    "train/audio_seconds_per_second": self._audio_seconds / total,
-                    "train/data_wait": self._waited / total,
-                }
+            self._recent.count(now - self._ended, examples, examples * samples)
+            if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+                self._take_times()
+                pl_module.log_dict(self._metrics(self._recent, trainer, pl_module))
+                self._epoch += self._recent
+                self._recent = _Steps()
+        else:
+            self._times.reset()
+            self._times.active = True
+        self._ended = time.perf_counter()
+
+    def _take_times(self) -> None:
+        if self._parts_are_measured:
+            self._recent.add(self._times.seconds())
+            self._times.reset()
+
+    def _metrics(self, steps: _Steps, trainer: Trainer, model: SourceSeparator) -> dict[str, float]:
+        ranks = trainer.world_size
+        metrics = {
+            "train/examples_per_second": ranks * steps.examples / steps.seconds,
+            "train/audio_seconds_per_second": (
+                ranks * steps.samples / model.sample_rate / steps.seconds
+            ),
+            "train/teraflops_per_second": (
+                ranks * self._flops * steps.samples / steps.seconds / 1e12
+            ),
+        }
+        for part, seconds in steps.parts.items():
+            name = "train/data_wait" if part == "data" else f"train/share/{part}"
+            metrics[name] = seconds / steps.seconds
+        if model.device.type == "cuda":
+            metrics["train/gpu_memory_gb"] = torch.cuda.max_memory_allocated(model.device) / 1e9
+        return metrics
+
+    # ------------------------------------------------------------ an epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's line."""
+        assert isinstance(pl_module, SourceSeparator)
+        self._times.active = False
+        if self._recent.seconds:
+            self._take_times()
+            self._epoch += self._recent
+        if self._epoch.seconds:
+            metrics = self._metrics(self._epoch, trainer, pl_module)
+            trainer.print(self._line(metrics, trainer))
+
+    def _line(self, metrics: dict[str, float], trainer: Trainer) -> str:
+        examples = metrics["train/examples_per_second"]
+        each = f" ({examples / trainer.world_size:.1f} a rank)" if trainer.world_size > 1 else ""
+        parts = [
+            f"Epoch {trainer.current_epoch}: {examples:.1f} examples/s{each}, "
+            f"{metrics['train/audio_seconds_per_second']:.0f} s of audio/s"
+        ]
+        if self._epoch.parts:
+            shares = {part: seconds / self._epoch.seconds for part, seconds in self._parts()}
+            parts.append(", ".join(f"{part} {share:.0%}" for part, share in shares.items()))
+        parts.append(f"{metrics['train/teraflops_per_second']:.3g} TFLOP/s")
+        if "train/gpu_memory_gb" in metrics:
+            parts.append(f"{metrics['train/gpu_memory_gb']:.1f} GB")
+        if self._validation_seconds:
+            scoring = trainer.callback_metrics.get("val/scoring_seconds")
+            of_it = "" if scoring is None else f", {float(scoring):.1f} s of it scoring"
+            parts.append(f"validation {self._validation_seconds:.1f} s{of_it}")
+        line = " | ".join(parts)
+        wait = metrics.get("train/data_wait", 0.0)
+        if wait > _TOO_MUCH_WAITING:
+            workers = getattr(trainer.datamodule, "num_workers", 0)  # type: ignore[attr-defined]
+            line += (
+                f"\nTraining waits for data {wait:.0%} of its time: raise "
+                f"--data.init_args.num_workers (now {workers}), keep the data or the cache "
+                "(STEMLAB_CACHE) on a local disk, or shorten segment_seconds"
             )
-            self._waited = self._worked = self._audio_seconds = 0.0
-            self._examples = 0
+        return line
+
+    def _parts(self) -> list[tuple[str, float]]:
+        known = sum(self._epoch.parts.values())
+        return [*self._epoch.parts.items(), ("rest", max(0.0, self._epoch.seconds - known))]
+
+
+class _Steps:
+    """Sums over some steps of one rank."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.examples = 0
+        self.samples = 0
+        self.parts: dict[str, float] = {}
+
+    def count(self, seconds: float, examples: int, samples: int) -> None:
+        self.seconds += seconds
+        self.examples += examples
+        self.samples += samples
+
+    def add(self, parts: dict[str, float]) -> None:
+        for part, seconds in parts.items():
+            self.parts[part] = self.parts.get(part, 0.0) + seconds
+
+    def __iadd__(self, other: _Steps) -> _Steps:
+        self.count(other.seconds, other.examples, other.samples)
+        self.add(other.parts)
+        return self
+
+
+def forward_flops(model: SourceSeparator) -> float:
+    """Count the floating-point operations of a forward pass.
+
+    Args:
+        model: The model; nothing in it changes.
+
+    Returns:
+        Operations for each sample of the mixture, counting a multiplication and an addition
+        as two.
+    """
+    samples = round(model.segment_seconds * model.sample_rate)
+    silence = torch.zeros(1, model.audio_channels, samples, device=model.device)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()  # lest batch norm learn from the silence
+    try:
+        with (
+            torch.no_grad(),
+            torch.compiler.set_stance("force_eager"),
+            FlopCounterMode(display=False) as counter,
+        ):
+            model(silence)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return float(counter.get_total_flops()) / samples

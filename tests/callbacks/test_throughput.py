@@ -1,0 +1,165 @@
+"""The meters: what they count, and what they say."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor, nn
+
+from datamodules.augmentations import Augmentation
+from datamodules.datasets import Batch
+from datamodules.musdb import MUSDBDataModule
+from lightning_modules.base import SourceSeparator
+from lightning_modules.callbacks.throughput import StepTimes, Throughput, forward_flops
+
+
+class Slow(Augmentation):
+    """Takes its time, as a part of the transfer."""
+
+    neutral = 0.0
+
+    def draw_parameters(self, random: Any, stems: int) -> Any:
+        return random.random(stems)
+
+    def forward(self, stems: Tensor, parameters: Tensor) -> Tensor:
+        time.sleep(0.05)
+        return stems
+
+
+class Separator(SourceSeparator):
+    """One convolution; waits in the parts that it is told."""
+
+    tiny: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(["vocals", "drums", "bass", "other"], **arguments)
+        self.convolution = nn.Conv1d(2, 8, 3, padding=1)
+        self.norm = nn.BatchNorm1d(8)
+        self.frozen = nn.BatchNorm1d(8).eval()
+        self.slow_part = ""
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        stacked = self.frozen(self.norm(self.convolution(mixture)))
+        return torch.unflatten(stacked, 1, (4, 2))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        if self.slow_part == "forward":
+            time.sleep(0.05)
+        return {"loss": nn.functional.l1_loss(self(batch.mixture), batch.targets)}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Part of no step that has a name."""
+        if self.slow_part == "rest":
+            time.sleep(0.05)
+
+
+def fit(root: Path, folder: Path, model: Separator, *augmentations: Augmentation) -> Trainer:
+    data = MUSDBDataModule(
+        root=str(root),
+        segment_seconds=0.1,
+        batch_size=4,
+        examples_per_epoch=32,
+        num_workers=0,
+        augmentations=list(augmentations),
+    )
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=1,
+        val_check_interval=4,
+        log_every_n_steps=2,
+        default_root_dir=folder,
+        callbacks=[Throughput()],
+    )
+    trainer.fit(model, data)
+    return trainer
+
+
+@pytest.mark.parametrize("part", ["transfer", "forward", "rest"])
+def test_time_is_put_down_to_the_part_that_took_it(
+    musdb_root: Path, tmp_path: Path, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Separator()
+    model.slow_part = part
+    trainer = fit(musdb_root, tmp_path, model, *([Slow()] if part == "transfer" else []))
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    shares = {
+        name.rpartition("/")[2]: value
+        for name, value in metrics.items()
+        if "share" in name or name == "train/data_wait"
+    }
+    assert all(0 <= share <= 1 for share in shares.values())
+    if part == "rest":
+        assert sum(shares.values()) < 0.5
+    else:
+        assert shares[part] > 0.5
+    # 4 examples of 0.1 s, in at least 50 ms.
+    assert 0 < metrics["train/examples_per_second"] < 80
+    ratio = metrics["train/audio_seconds_per_second"] / metrics["train/examples_per_second"]
+    assert ratio == pytest.approx(0.1)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "examples/s" in line]
+    assert line.startswith("Epoch 0: ")
+    assert "validation" in line
+
+
+def test_waiting_for_data_names_the_remedy(
+    musdb_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from datamodules.datasets import TrainingCrops
+
+    def fill(self: TrainingCrops, stems: Tensor, position: Any) -> None:
+        time.sleep(0.02)
+        stems.zero_()
+
+    monkeypatch.setattr(TrainingCrops, "fill", fill)
+    trainer = fit(musdb_root, tmp_path, Separator())
+    assert trainer.callback_metrics["train/data_wait"] > 0.5
+    assert "--data.init_args.num_workers (now 0)" in capsys.readouterr().out
+
+
+def test_operations_of_a_convolution() -> None:
+    model = Separator(segment_seconds=0.01)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    # 3 taps, 2 channels in, 8 out, a multiplication and an addition each.
+    assert forward_flops(model) == 3 * 2 * 8 * 2
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.norm.training
+    assert not model.frozen.training
+
+
+def test_another_profiler_is_left_alone(tmp_path: Path) -> None:
+    trainer = Trainer(profiler="simple", logger=False, accelerator="cpu")
+    theirs = trainer.profiler  # type: ignore[attr-defined]
+    Throughput().setup(trainer, LightningModule(), "fit")
+    assert trainer.profiler is theirs  # type: ignore[attr-defined]
+
+
+def test_what_runs_inside_is_not_counted_twice() -> None:
+    times = StepTimes()
+    times.active = True
+    with (
+        times.profile("[LightningModule]X.optimizer_step"),
+        times.profile("[Strategy]Y.training_step"),
+    ):
+        time.sleep(0.02)
+    seconds = times.seconds()
+    assert seconds["forward"] >= 0.02
+    assert seconds["optimizer"] < 0.02
+    times.reset()
+    times.active = False
+    with times.profile("[Strategy]Y.training_step"):
+        pass
+    assert not any(times.seconds().values())
