@@ -78,6 +78,15 @@ def match_launcher(trainer: Any) -> None:
     started = started_processes()
     if started is None:
         return
+    if (
+        os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+        and is_first_process()
+    ):
+        print(
+            "torchrun hands addresses of dead workers on to those that it starts again (seen with "
+            "torch 2.14); put TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+        )
     gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", started.per_node))
     if gpus != started.per_node and trainer.accelerator != "cpu":
         raise LaunchError(

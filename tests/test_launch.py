@@ -116,6 +116,17 @@ def test_settings_follow_the_launcher(devices: Any, monkeypatch: pytest.MonkeyPa
     assert (int(trainer.devices), trainer.num_nodes) == (4, 2)
 
 
+def test_a_store_that_keeps_dead_addresses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_all(monkeypatch, TORCHRUN | {"RANK": "0", "TORCHELASTIC_MAX_RESTARTS": "3"})
+    match_launcher(settings())
+    assert not capsys.readouterr().out
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    match_launcher(settings())
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in capsys.readouterr().out
+
+
 def test_settings_stay_without_a_launcher() -> None:
     trainer = settings(devices=8)
     match_launcher(trainer)

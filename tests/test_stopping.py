@@ -84,7 +84,7 @@ def test_sigterm_during_the_imports_of_two_ranks(tmp_path: Path, config: list[st
     try:
         until(lambda: has_handler(process.pid, signal.SIGTERM), tmp_path, 30)
         process.send_signal(signal.SIGTERM)
-        process.wait(90)
+        process.wait(180)
         output = (tmp_path / "output").read_text()
         assert process.returncode == 143, output
         assert "Traceback" not in output
@@ -115,12 +115,13 @@ def test_torchrun_starts_again_when_a_worker_is_killed(tmp_path: Path, config: l
                     folder=tmp_path,
                     STEMLAB_RUN_DIR=str(run_dir),
                     PAUSE="0:1:7",
+                    TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",
                 )
             )
-        until((run_dir / "paused-0").exists, tmp_path, 120)
+        until((run_dir / "paused-0").exists, tmp_path, 180)
         os.kill(int((run_dir / "paused-0").read_text()), signal.SIGKILL)
         for agent in agents:
-            agent.wait(150)
+            agent.wait(180)
             assert agent.returncode == 0, (tmp_path / "output").read_text()
     finally:
         for agent in agents:

@@ -180,7 +180,7 @@ class Cluster:
         found = re.search(rf"\b{name}=(\S+)", shown)
         return found.group(1) if found else ""
 
-    def wait(self, job: str, seconds: float = 120) -> str:
+    def wait(self, job: str, seconds: float = 180) -> str:
         """Wait for a job's end, through its requeues; return its state."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 

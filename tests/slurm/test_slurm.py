@@ -89,19 +89,19 @@ def test_two_nodes_through_a_signal_and_a_crash(
         *nodes, TRAIN, *config, *wandb, folder=tmp_path, PAUSE="0:0:7 1:1:12", WANDB_MODE="offline"
     )
     run_dir, log = tmp_path / f"runs/train-{job}", tmp_path / f"{job}.out"
-    cluster.until((run_dir / "paused-0").exists, "the first pause", 90)
+    cluster.until((run_dir / "paused-0").exists, "the first pause", 180)
     cluster.run("scancel", "--signal=USR1", job, check=True)
-    cluster.until(lambda: cluster.field(job, "Restarts") == "1", "the requeue", 60)
+    cluster.until(lambda: cluster.field(job, "Restarts") == "1", "the requeue", 120)
     assert f"Requeue of {job}: stopped by a signal" in log.read_text()
 
     def at_the_second_pause() -> bool:
         cluster.hasten(job)
         return (run_dir / "paused-1").exists()
 
-    cluster.until(at_the_second_pause, "the second pause", 90)
+    cluster.until(at_the_second_pause, "the second pause", 180)
     os.kill(int((run_dir / "paused-1").read_text()), signal.SIGKILL)
     # Its sibling waits in a collective, and must not do so for long.
-    cluster.until(lambda: cluster.field(job, "Restarts") == "2", "the requeue after a crash", 40)
+    cluster.until(lambda: cluster.field(job, "Restarts") == "2", "the requeue after a crash", 120)
     assert "crash number 1 of 5" in log.read_text()
     assert cluster.wait(job) == "COMPLETED", log.read_text()
 
@@ -114,10 +114,19 @@ def test_two_nodes_through_a_signal_and_a_crash(
         # No step is lost or done twice at the signal; the crash falls back to the epoch's end.
         assert list(starts[0] + starts[1]) == list(range(1, 13))
         assert starts[2] == list(range(11, STEPS + 1))
+    # Its last state is scored by another job.
+    scored = ["--config", str(run_dir / "config.yaml"), "--ckpt_path", "last"]
+    scored += [
+        "--trainer.logger=false",
+        "--trainer.callbacks+=lightning_modules.callbacks.bss_eval.BSSEval",
+    ]
+    test = cluster.submit(EVALUATE, *scored, folder=tmp_path)
     runs = list((run_dir / "wandb").glob("offline-run-*"))
     identity = (run_dir / "wandb_run_id").read_text().strip()
     assert len(runs) == 3
     assert all(path.name.endswith(identity) for path in runs)
+    assert cluster.wait(test) == "COMPLETED", (tmp_path / f"{test}.out").read_text()
+    assert (run_dir / "scores/estimate/test/Test - Song.json").is_file()
 
 
 def test_an_array_is_requeued_task_by_task(
@@ -136,7 +145,7 @@ def test_an_array_is_requeued_task_by_task(
     tasks = [f"{array}_{number}" for number in (1, 2)]
     run_dirs = [tmp_path / f"runs/sweep-{task}" for task in tasks]
     for run_dir in run_dirs:
-        cluster.until((run_dir / "paused-0").exists, f"the pause of {run_dir.name}", 90)
+        cluster.until((run_dir / "paused-0").exists, f"the pause of {run_dir.name}", 180)
     seeds = [
         yaml.safe_load((run_dir / "config.yaml").read_text())["seed_everything"]
         for run_dir in run_dirs
@@ -144,7 +153,7 @@ def test_an_array_is_requeued_task_by_task(
     assert seeds == [3, 4]
 
     cluster.run("scancel", "--signal=USR1", tasks[0], check=True)
-    cluster.until(lambda: cluster.field(tasks[0], "Restarts") == "1", "the requeue", 60)
+    cluster.until(lambda: cluster.field(tasks[0], "Restarts") == "1", "the requeue", 120)
     assert cluster.field(tasks[1], "JobState") == "RUNNING"
     assert cluster.field(tasks[1], "Restarts") == "0"
 
@@ -175,6 +184,6 @@ def test_jobs_that_cannot_work_say_so(cluster: Cluster, tmp_path: Path) -> None:
         (directory, ["--run_dir=here: this script sets it", "STEMLAB_RUN_DIR"]),
         (f"{missing}_3", ["/dev/null has no line 3"]),
     ):
-        assert cluster.wait(job, 30) == "FAILED"
+        assert cluster.wait(job, 60) == "FAILED"
         said = (tmp_path / f"{job}.out").read_text()
         assert all(word in said for word in words), said
