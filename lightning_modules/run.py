@@ -156,7 +156,17 @@ class RunConfig(SaveConfigCallback):
             return
         config = self.config.clone()
         # How this one start was made, not what the run is.
-        for key in ("config", "ckpt_path", "weights_only", "run_dir", "trainer.default_root_dir"):
+        started_here = [
+            "config",
+            "ckpt_path",
+            "weights_only",
+            "run_dir",
+            "trainer.default_root_dir",
+        ]
+        if started_processes():
+            # A later test may have another number of them.
+            started_here += ["trainer.devices", "trainer.num_nodes"]
+        for key in started_here:
             config.pop(key, None)
         path = Path(trainer.default_root_dir) / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,7 +43,7 @@ def _launched_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str | None]) -> None:
+def set_all(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str | None]) -> None:
     for name, value in variables.items():
         if value is None:
             monkeypatch.delenv(name, raising=False)
@@ -54,13 +55,13 @@ def test_what_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
     assert started_processes() is None
     assert is_first_process()
     assert here() == ""
-    set_all(monkeypatch, SLURM)  # type: ignore[arg-type]
+    set_all(monkeypatch, SLURM)
     assert started_processes() == (4, 2, "--ntasks-per-node")
     assert not is_first_process()
     assert here() == " on node node2"
     monkeypatch.setenv("SLURM_PROCID", "0")
     assert is_first_process()
-    set_all(monkeypatch, TORCHRUN)  # type: ignore[arg-type]
+    set_all(monkeypatch, TORCHRUN)
     assert started_processes() == (2, 3, "--nproc-per-node")
     assert not is_first_process()
     monkeypatch.setenv("RANK", "0")
@@ -93,12 +94,12 @@ def test_an_interactive_shell_is_no_launcher(name: str, monkeypatch: pytest.Monk
     ],
 )
 def test_tasks_that_would_wait_for_ever(
-    change: dict[str, str | None],
+    change: Mapping[str, str | None],
     words: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    set_all(monkeypatch, SLURM | change)
+    set_all(monkeypatch, {**SLURM, **change})
     assert cli.main(["fit", "--config", "unet.yaml"]) == 2
     error = capsys.readouterr().err
     assert all(word in error for word in words), error
@@ -110,7 +111,7 @@ def settings(**given: Any) -> Any:
 
 @pytest.mark.parametrize("devices", ["auto", -1, 4, "4", [0, 1, 2, 3]])
 def test_settings_follow_the_launcher(devices: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_all(monkeypatch, SLURM)  # type: ignore[arg-type]
+    set_all(monkeypatch, SLURM)
     trainer = settings(devices=devices)
     match_launcher(trainer)
     assert (int(trainer.devices), trainer.num_nodes) == (4, 2)
@@ -155,7 +156,7 @@ def test_settings_that_contradict_the_launcher(
 def test_a_missing_data_root_names_the_node(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    set_all(monkeypatch, SLURM)  # type: ignore[arg-type]
+    set_all(monkeypatch, SLURM)
     monkeypatch.setenv("MUSDB_PATH", "/nowhere")
     assert cli.main(["fit", "--config", "unet.yaml"]) == 2
     assert "'/nowhere' is no folder on node node2" in capsys.readouterr().err
