@@ -349,7 +349,7 @@ class MUSDBDataModule(LightningDataModule):
             crops.dtype,
             sampler,
             self.num_workers,
-            _ignore_interrupt,
+            _ignore_signals,
             crops.shape_at,
         )
         return self._ring
@@ -423,7 +423,7 @@ class MUSDBDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=_ignore_signals,
             **arguments,
         )
 
@@ -477,8 +477,9 @@ class MUSDBDataModule(LightningDataModule):
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
 
-def _ignore_interrupt(worker: int) -> None:
-    """Leave Ctrl-C to the main process, which stops the workers when it is ready."""
+def _ignore_signals(worker: int) -> None:
+    """Leave Ctrl-C and SLURM's signals to the main process, which stops the workers in time."""
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
