@@ -237,7 +237,7 @@ def test_a_run_that_never_began_leaves_nothing(
     musdb_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = f"--data.init_args.root={musdb_root}"
-    fails(capsys, "fit", *UNET, *TINY, root, "--data.init_args.sample_rate=22050")
+    fails(capsys, "fit", *UNET, *TINY, root, "--data.init_args.validation_tracks=[nobody]")
     assert not list(Path("runs").iterdir())
 
 
