@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,6 +119,30 @@ def test_a_second_fit_leaves_the_first_alone(musdb_root: Path, no_scorer: None) 
     assert Path("runs/unet-2/checkpoints/last.ckpt").is_file()
     assert Path("runs/unet/checkpoints/last.ckpt").stat().st_mtime_ns == first
     assert run("fit", *UNET, *TINY, *CSV, root, "--run_dir", "runs/unet") == 2
+
+
+@pytest.mark.slow
+def test_roots_curriculum_and_loudness_from_a_config(
+    musdb_root: Path, tmp_path: Path, no_scorer: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mappings survive the config that a run saves, and the command line overrides them."""
+    monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
+    write_track(tmp_path / "extra" / "Extra - 1")
+    Path("mix.yaml").write_text(
+        f"data:\n  init_args:\n    root: {{{musdb_root}: 1.0, {tmp_path / 'extra'}: 0.5}}\n"
+        "    segment_curriculum: {0: 0.25, 1: 0.5}\n"
+        "    avoid_silence_db: -60\n    loudness_classes: 4\n"
+    )
+    assert run("fit", *UNET, *TINY, *CSV, "--config", "mix.yaml", "--run_dir", "first") == 0
+    saved = ["--config", "first/config.yaml", "--run_dir"]
+    assert run("fit", *saved, "again") == 0
+    again = yaml.safe_load(Path("again/config.yaml").read_text())["data"]["init_args"]
+    assert again["root"] == {str(musdb_root): 1.0, str(tmp_path / "extra"): 0.5}
+    weights = f"--data.init_args.root={{{tmp_path / 'extra'}: 1, {musdb_root}: 3}}"
+    assert run("fit", *saved, "third", f"--data.init_args.root={musdb_root}") == 0
+    assert run("fit", *saved, "fourth", weights) == 2, "one track cannot train and validate"
+    losses = [row["train/loss"] for row in metrics(Path("first"))]
+    assert losses == [row["train/loss"] for row in metrics(Path("again"))]
 
 
 @pytest.mark.slow
@@ -275,6 +300,22 @@ def test_every_config_trains_reloads_and_separates(
     assert estimates.isfinite().all()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile wants a C++ compiler")
+def test_compiled_networks_train_and_reload(musdb_root: Path, no_scorer: None) -> None:
+    root = f"--data.init_args.root={musdb_root}"
+    compiled = "--model.init_args.compiled=true"
+    assert run("fit", *UNET, *TINY, *CSV, root, "--run_dir", "plain") == 0
+    assert run("fit", *UNET, *TINY, *CSV, root, compiled, "--run_dir", "compiled") == 0
+    plain, fast = (metrics(Path(name)) for name in ("plain", "compiled"))
+    assert float(fast[0]["train/loss"]) == pytest.approx(float(plain[0]["train/loss"]), rel=1e-4)
+    weights = [
+        load_separator(Path(name, "checkpoints/last.ckpt")).state_dict()
+        for name in ("plain", "compiled")
+    ]
+    assert weights[0].keys() == weights[1].keys()
+
+
 # ------------------------------------------------------- stop, and go on
 
 
@@ -310,7 +351,8 @@ def test_resumed_run_goes_on_with_the_next_example(
     step = Checkpoints.on_train_batch_end
 
     def stopping(self: Checkpoints, trainer: Any, *arguments: Any) -> None:
-        self._stop = trainer.global_step == 7
+        if trainer.global_step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
         step(self, trainer, *arguments)
 
     monkeypatch.setattr(Checkpoints, "on_train_batch_end", stopping)
@@ -414,6 +456,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
             ["names no model", "--config unet.yaml --config unet_small.yaml"],
         ),
         (["fit", *UNET, "--data.init_args.root", "nowhere"], ["'nowhere'", "MUSDB_PATH"]),
+        (["fit", *UNET, "--data.init_args.root={.: 1, gone: 0.5}"], ["'gone'", "MUSDB_PATH"]),
         (["test", *UNET, "--ckpt_path", "gone.ckpt"], ["'gone.ckpt'", "last or best"]),
         (["fit", "--config"], ["config ''", "there are"]),
     ],
