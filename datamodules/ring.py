@@ -8,6 +8,7 @@ fills the slot it is told and returns; the batch is a view of the slot.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,11 +35,12 @@ class RingLoader(DataLoader[Any]):
 
     Args:
         fill: Writes one example; runs in the workers.
-        shape: Shape of an example.
+        shape: Shape of an example, of the largest if they differ.
         dtype: Type of its values.
         sampler: Positions of this rank's examples; ``share`` of them make a batch.
         num_workers: Processes; 0 fills the slots in this one.
         worker_init_fn: Called in each worker with its number.
+        shape_at: Gives the shape of an epoch's examples, if it changes.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class RingLoader(DataLoader[Any]):
         sampler: ExampleSampler,
         num_workers: int = 0,
         worker_init_fn: Callable[[int], None] | None = None,
+        shape_at: Callable[[int], Sequence[int]] | None = None,
     ) -> None:
         slots = num_workers * _PREFETCH + _SPARE_SLOTS
         self.ring = torch.empty(slots, sampler.share, *shape, dtype=dtype).share_memory_()
         self._copies = _Copies(slots)
+        self._slots = _Slots(self.ring, fill, shape_at)
         super().__init__(
-            _Slots(self.ring, fill),
+            self._slots,
             sampler=_Turns(sampler, slots, self._copies),
             batch_size=None,
             num_workers=num_workers,
@@ -68,7 +72,8 @@ class RingLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[StemBatch]:  # type: ignore[override]
         try:
             for slot, positions in super().__iter__():
-                yield StemBatch(self.ring[slot], torch.tensor(positions))
+                batch = self._slots.view(slot, positions[0][0])
+                yield StemBatch(batch, torch.tensor(positions))
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -117,12 +122,22 @@ class _Copies:
 class _Slots(Dataset[tuple[int, list[Position]]]):
     """Fills a slot, in a worker."""
 
-    def __init__(self, ring: Tensor, fill: Fill) -> None:
-        self.ring, self.fill = ring, fill
+    def __init__(
+        self, ring: Tensor, fill: Fill, shape_at: Callable[[int], Sequence[int]] | None
+    ) -> None:
+        self.ring, self.fill, self.shape_at = ring, fill, shape_at
+
+    def view(self, slot: int, epoch: int) -> Tensor:
+        """The batch in a slot: smaller examples fill its beginning, without gaps."""
+        whole = self.ring[slot]
+        if self.shape_at is None:
+            return whole
+        shape = (len(whole), *self.shape_at(epoch))
+        return whole.view(-1)[: math.prod(shape)].view(shape)
 
     def __getitem__(self, turn: tuple[int, list[Position]]) -> tuple[int, list[Position]]:
         slot, positions = turn
-        for example, position in zip(self.ring[slot], positions, strict=True):
+        for example, position in zip(self.view(slot, positions[0][0]), positions, strict=True):
             self.fill(example, position)
         return turn
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from datamodules.audio import Audio
 from datamodules.datasets import TrackBatch
-from lightning_modules import plots
+from lightning_modules import plots, signals
 from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks.moment import moment, run_folder
 from lightning_modules.evaluation.bss_eval import scorer_unavailable_reason
@@ -111,10 +110,10 @@ class BSSEval(Callback):
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 workers,
-                # A fork would copy the threads' locks of torch; and Ctrl-C is the main process's.
+                # A fork would copy the threads' locks of torch.
                 mp_context=multiprocessing.get_context("spawn"),
-                initializer=signal.signal,
-                initargs=(signal.SIGINT, signal.SIG_IGN),
+                initializer=signals.ignore,
+                initargs=signals.STOP,
             )
         # Whole tracks are large: no more of them wait in memory than are worked on next.
         while len(self._pending) > workers:
@@ -192,7 +191,7 @@ class BSSEval(Callback):
         """End the pool at once, whatever it is working on."""
         if self._pool is not None:
             for process in list((self._pool._processes or {}).values()):
-                process.terminate()
+                process.kill()  # it ignores what is gentler
             self.teardown(trainer, pl_module, "fit")
 
 
