@@ -55,10 +55,7 @@ def _cell(column: str, value: float) -> str:
 
 def _footnotes(summary: Summary, compared: bool) -> list[str]:
     """Say below a table how its figures came about, and what is not in them."""
-    lines = [
-        f"{summary.tracks} track{'s' * (summary.tracks != 1)}; dB; "
-        "median over tracks of the median over 1 s frames, uSDR: mean over tracks"
-    ]
+    lines = [f"{summary.tracks} track{'s' * (summary.tracks != 1)}; dB; {summary.rule}"]
     if compared:
         lines.append("mix: the mixture taken as estimate; +: difference of the two figures shown")
     if any(summary.skipped_frames.values()):

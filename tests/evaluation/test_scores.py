@@ -13,14 +13,13 @@ from museval.aggregate import TrackStore
 from numpy.typing import NDArray
 
 from lightning_modules.evaluation.bss_eval import ScorerUnavailableError
+from lightning_modules.evaluation.score_files import read_scores, write_scores
 from lightning_modules.evaluation.scores import (
     METRICS,
     TrackScores,
     aggregate,
-    read_scores,
     score_track,
     usdr,
-    write_scores,
 )
 from lightning_modules.evaluation.table import score_table
 
@@ -92,8 +91,8 @@ def test_silent_reference_leaves_the_others() -> None:
     ("value", "note"),
     [
         (0.0, "vocals: the estimate is silent over the whole track"),
-        (np.nan, "vocals: the estimate has NaN or infinite samples"),
-        (np.inf, "vocals: the estimate has NaN or infinite samples"),
+        (np.nan, "vocals: the estimate has NaN or infinite samples, first at 0.000 s"),
+        (np.inf, "vocals: the estimate has NaN or infinite samples, first at 0.000 s"),
     ],
 )
 def test_unusable_estimate_moves_no_other_figure(value: float, note: str) -> None:
