@@ -248,12 +248,15 @@ class MUSDBDataModule(LightningDataModule):
 
     def _check_batch_size(self) -> None:
         ranks = self.trainer.world_size if self.trainer else 1
-        if self.batch_size % ranks:
-            below = self.batch_size // ranks * ranks
-            valid = [size for size in (below, below + ranks) if size > 0]
+        accumulated = self._accumulated()
+        parts = ranks * accumulated
+        if self.batch_size % parts:
+            below = self.batch_size // parts * parts
+            valid = [size for size in (below, below + parts) if size > 0]
+            times = f" times {accumulated} accumulated batches" if accumulated > 1 else ""
             raise DataError(
                 f"batch_size is {self.batch_size}, the global batch, and cannot be shared out "
-                f"over {ranks} ranks; nearest that can: {' or '.join(map(str, valid))}"
+                f"over {ranks} ranks{times}; nearest that can: {' or '.join(map(str, valid))}"
             )
         if self.batch_size > self.examples():
             raise DataError(
@@ -261,6 +264,10 @@ class MUSDBDataModule(LightningDataModule):
                 f"examples ({len(self.train_tracks)} training tracks); lower "
                 "--data.init_args.batch_size or set --data.init_args.examples_per_epoch"
             )
+
+    def _accumulated(self) -> int:
+        """Batches whose gradients make one step of the optimiser: together the global batch."""
+        return self.trainer.accumulate_grad_batches if self.trainer else 1
 
     def examples(self) -> int:
         """Number of examples in an epoch."""
@@ -275,7 +282,10 @@ class MUSDBDataModule(LightningDataModule):
         rank, ranks = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
-        sampler = ExampleSampler(self.examples(), self.batch_size, rank, ranks, *self._begin)
+        # Whole steps only, whatever the number of batches that a step is accumulated from.
+        examples = self.examples() // self.batch_size * self.batch_size
+        part = self.batch_size // self._accumulated()
+        sampler = ExampleSampler(examples, part, rank, ranks, *self._begin)
         crops = TrainingCrops(
             self.train_tracks,
             self.listener,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -39,11 +39,15 @@ class SourceSeparator(LightningModule, ABC):
             watches a metric watches ``val/loss``.
         overlap: Part of a chunk that separation cross-fades with the next, in [0, 0.5].
         chunks_at_once: Chunks that go through the model at once in separation.
+        compiled: Compile the networks by ``torch.compile``: minutes at the start, faster
+            steps after. Weights and checkpoints stay the same.
     """
 
     tiny: ClassVar[Mapping[str, Any]]
     """Arguments that make the model small enough to train in a second."""
-    free_arguments: frozenset[str] = frozenset({"segment_seconds", "overlap", "chunks_at_once"})
+    free_arguments: frozenset[str] = frozenset(
+        {"segment_seconds", "overlap", "chunks_at_once", "compiled"}
+    )
     """Arguments that may differ from those that the weights were trained with."""
 
     def __init__(
@@ -56,6 +60,7 @@ class SourceSeparator(LightningModule, ABC):
         lr_scheduler: LRSchedulerCallable | None = None,
         overlap: float = 0.25,
         chunks_at_once: int = 4,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         check_overlap(overlap)
@@ -74,6 +79,7 @@ class SourceSeparator(LightningModule, ABC):
         self.lr_scheduler = lr_scheduler
         self.overlap = overlap
         self.chunks_at_once = chunks_at_once
+        self.compiled = compiled
 
     @abstractmethod
     def forward(self, mixture: Tensor) -> Tensor:
@@ -117,6 +123,12 @@ class SourceSeparator(LightningModule, ABC):
         )
 
     # ----------------------------------------------------------------- steps
+
+    def setup(self, stage: str) -> None:
+        """Compile the networks, if that was asked for."""
+        if self.compiled:
+            for network in _networks(self):
+                network.compile()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log the loss as ``train/loss``."""
@@ -194,6 +206,15 @@ class SourceSeparator(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model before its weights are touched."""
         description.check_same_model(checkpoint, self)
+
+
+def _networks(module: nn.Module) -> Iterator[nn.Module]:
+    """The parts with parameters, looking into lists and dicts of them, which are never called."""
+    for part in module.children():
+        if isinstance(part, nn.ModuleList | nn.ModuleDict):
+            yield from _networks(part)
+        elif next(part.parameters(), None) is not None:
+            yield part
 
 
 def check_sources(names: Sequence[str], sources: Sequence[str], argument: str) -> None:

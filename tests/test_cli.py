@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -273,6 +274,22 @@ def test_every_config_trains_reloads_and_separates(
     estimates = separator.separate(mixture)
     assert estimates.shape == (len(separator.sources), *mixture.shape)
     assert estimates.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile wants a C++ compiler")
+def test_compiled_networks_train_and_reload(musdb_root: Path, no_scorer: None) -> None:
+    root = f"--data.init_args.root={musdb_root}"
+    compiled = "--model.init_args.compiled=true"
+    assert run("fit", *UNET, *TINY, *CSV, root, "--run_dir", "plain") == 0
+    assert run("fit", *UNET, *TINY, *CSV, root, compiled, "--run_dir", "compiled") == 0
+    plain, fast = (metrics(Path(name)) for name in ("plain", "compiled"))
+    assert float(fast[0]["train/loss"]) == pytest.approx(float(plain[0]["train/loss"]), rel=1e-4)
+    weights = [
+        load_separator(Path(name, "checkpoints/last.ckpt")).state_dict()
+        for name in ("plain", "compiled")
+    ]
+    assert weights[0].keys() == weights[1].keys()
 
 
 # ------------------------------------------------------- stop, and go on
