@@ -105,7 +105,7 @@ class Summary:
     rule: str
 
     def mean(self, metric: str) -> float:
-        """Average a metric over the sources that have it.
+        """Average a metric over the sources that have it, accompaniment left out beside its stems.
 
         Args:
             metric: One of `METRICS`, or "uSDR".
@@ -113,7 +113,13 @@ class Summary:
         Returns:
             The mean over sources, dB; NaN if no source has the metric.
         """
-        return finite_mean([figures[metric] for figures in self.figures.values()])
+        return finite_mean([self.figures[source][metric] for source in self.disjoint_sources])
+
+    @property
+    def disjoint_sources(self) -> list[str]:
+        """The sources, without accompaniment where the stems that it is the sum of are there."""
+        overlaps = set(self.figures) > {"vocals", "accompaniment"}
+        return [name for name in self.figures if not (overlaps and name == "accompaniment")]
 
     def as_metrics(self) -> dict[str, float]:
         """Name the figures as they are logged: `sdr/vocals`, ..., and `sdr` for the mean.

@@ -30,7 +30,8 @@ def score_table(summary: Summary, baseline: Summary | None = None, title: str = 
             row[f"mix {metric}"] = mixture.get(source, {}).get(metric, math.nan)
             row[f"+{metric}"] = row[metric] - row[f"mix {metric}"]
     rows["mean"] = {
-        column: finite_mean([row[column] for row in rows.values()]) for column in columns
+        column: finite_mean([rows[source][column] for source in summary.disjoint_sources])
+        for column in columns
     }
     rule = "─" * (first + sum(widths))
 

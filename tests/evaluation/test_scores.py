@@ -239,6 +239,15 @@ def test_table() -> None:
     assert "(track 0, track 1, track 2 and 2 more)" in table
 
 
+def test_accompaniment_counts_once() -> None:
+    stems = {"vocals": [1.0], "drums": [2.0], "bass": [3.0], "accompaniment": [60.0]}
+    summary = aggregate([made_up("a", **stems)])
+    assert summary.mean("SDR") == 2.0
+    assert score_table(summary).splitlines()[-3].split()[:2] == ["mean", "2.00"]
+    pair = aggregate([made_up("a", vocals=[1.0], accompaniment=[3.0])])
+    assert pair.mean("SDR") == 2.0
+
+
 def test_table_without_tracks_or_baseline() -> None:
     assert "0 tracks" in score_table(aggregate([]))
     table = score_table(aggregate([made_up("a", vocals=[1.0])]))
