@@ -9,8 +9,9 @@ folder of track folders without ``train`` and ``test`` is all for training.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +101,34 @@ def subsets_of(root: str | Path, stems: Sequence[str] = STEMS) -> list[str]:
     if not found:
         raise _no_subset(root, SUBSETS[0])
     return found
+
+
+def weighted_roots(root: str | Mapping[str, float] | None) -> dict[str, float]:
+    """Roots of data sets, each with how often it is drawn from.
+
+    Args:
+        root: One root, or root -> weight, or None.
+
+    Returns:
+        Root -> weight, in the order given; empty without a root.
+
+    Raises:
+        DataError: A weight is not above 0, or there are no roots where some were promised.
+    """
+    if not isinstance(root, Mapping):
+        return {root: 1.0} if root else {}
+    if not root:
+        raise DataError(
+            "root is an empty mapping: give a folder, or folders with weights, as in "
+            "{/data/musdb18hq: 1.0, /data/extra: 0.5}"
+        )
+    for folder, weight in root.items():
+        if not 0 < weight < math.inf:
+            raise DataError(
+                f"root: the weight of {folder} is {weight}: give a number above 0, or leave the "
+                "folder out"
+            )
+    return dict(root)
 
 
 def find_entries(root: str | Path, subset: str, stems: Sequence[str] = STEMS) -> list[Entry]:

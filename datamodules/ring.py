@@ -8,7 +8,9 @@ fills the slot it is told and returns; the batch is a view of the slot.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,11 +36,12 @@ class RingLoader(DataLoader[Any]):
 
     Args:
         fill: Writes one example; runs in the workers.
-        shape: Shape of an example.
+        shape: Shape of an example, of the largest if they differ.
         dtype: Type of its values.
         sampler: Positions of this rank's examples; ``share`` of them make a batch.
         num_workers: Processes; 0 fills the slots in this one.
         worker_init_fn: Called in each worker with its number.
+        shape_at: Gives the shape of an epoch's examples, if it changes.
     """
 
     def __init__(
@@ -49,13 +52,17 @@ class RingLoader(DataLoader[Any]):
         sampler: ExampleSampler,
         num_workers: int = 0,
         worker_init_fn: Callable[[int], None] | None = None,
+        shape_at: Callable[[int], Sequence[int]] | None = None,
     ) -> None:
         slots = num_workers * _PREFETCH + _SPARE_SLOTS
         self.ring = torch.empty(slots, sampler.share, *shape, dtype=dtype).share_memory_()
         self._copies: list[torch.cuda.Event | None] = [None] * slots
+        self._slots = _Slots(self.ring, fill, shape_at)
         super().__init__(
-            _Slots(self.ring, fill),
-            sampler=_Turns(sampler, slots, self._wait_for_copy),
+            self._slots,
+            # Nothing in here may refer to the loader: collected as a cycle, its workers would not
+            # hear that they are to end, and each would be waited for in vain for five seconds.
+            sampler=_Turns(sampler, slots, partial(_wait_for_copy, self._copies)),
             batch_size=None,
             num_workers=num_workers,
             prefetch_factor=_PREFETCH if num_workers else None,
@@ -67,7 +74,8 @@ class RingLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[StemBatch]:  # type: ignore[override]
         for slot, positions in super().__iter__():
-            yield StemBatch(self.ring[slot], torch.tensor(positions))
+            batch = self._slots.view(slot, positions[0][0])
+            yield StemBatch(batch, torch.tensor(positions))
 
     def copied(self, batch: Tensor) -> None:
         """Note that a copy of a batch to a GPU has been started.
@@ -83,22 +91,26 @@ class RingLoader(DataLoader[Any]):
         event.record()
         self._copies[slot] = event
 
-    def _wait_for_copy(self, slot: int) -> None:
-        event = self._copies[slot]
-        if event is not None:
-            event.synchronize()
-            self._copies[slot] = None
-
 
 class _Slots(Dataset[tuple[int, list[Position]]]):
     """Fills a slot, in a worker."""
 
-    def __init__(self, ring: Tensor, fill: Fill) -> None:
-        self.ring, self.fill = ring, fill
+    def __init__(
+        self, ring: Tensor, fill: Fill, shape_at: Callable[[int], Sequence[int]] | None
+    ) -> None:
+        self.ring, self.fill, self.shape_at = ring, fill, shape_at
+
+    def view(self, slot: int, epoch: int) -> Tensor:
+        """The batch in a slot: smaller examples fill its beginning, without gaps."""
+        whole = self.ring[slot]
+        if self.shape_at is None:
+            return whole
+        shape = (len(whole), *self.shape_at(epoch))
+        return whole.view(-1)[: math.prod(shape)].view(shape)
 
     def __getitem__(self, turn: tuple[int, list[Position]]) -> tuple[int, list[Position]]:
         slot, positions = turn
-        for example, position in zip(self.ring[slot], positions, strict=True):
+        for example, position in zip(self.view(slot, positions[0][0]), positions, strict=True):
             self.fill(example, position)
         return turn
 
@@ -127,6 +139,13 @@ class _Turns(Sampler[tuple[int, list[Position]]]):
 
     def __len__(self) -> int:
         return len(self.sampler) // self.sampler.share
+
+
+def _wait_for_copy(copies: list[torch.cuda.Event | None], slot: int) -> None:
+    event = copies[slot]
+    if event is not None:
+        event.synchronize()
+        copies[slot] = None
 
 
 def _pin(tensor: Tensor) -> None:

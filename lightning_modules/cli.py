@@ -219,7 +219,7 @@ def _part(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _check_paths(arguments: Sequence[str], configs: list[dict[str, Any]]) -> None:
-    """Check the data's root and the checkpoint's path, wherever they are given."""
+    """Check the data's roots and the checkpoint's path, wherever they are given."""
     root: Any = os.environ.get("MUSDB_PATH")
     checkpoint: Any = None
     download: Any = False
@@ -232,16 +232,18 @@ def _check_paths(arguments: Sequence[str], configs: list[dict[str, Any]]) -> Non
         name, equals, value = argument.partition("=")
         value = value if equals else "".join(words[number + 1 : number + 2])
         if name in ("--data.init_args.root", "--data.root"):
-            root = value
+            # Several roots with weights come as a mapping.
+            root = yaml.safe_load(value) if value.startswith("{") else value
         elif name in ("--data.init_args.download", "--data.download"):
             download = value.lower() == "true"
         elif name == "--ckpt_path":
             checkpoint = value
-    if root and str(root) != "null" and not download and not Path(str(root)).expanduser().is_dir():
-        raise ConfigError(
-            f"data root {str(root)!r} is no folder; set MUSDB_PATH or --data.init_args.root to the "
-            "folder that holds train and test"
-        )
+    for folder in map(str, root if isinstance(root, dict) else [root] if root else []):
+        if folder != "null" and not download and not Path(folder).expanduser().is_dir():
+            raise ConfigError(
+                f"data root {folder!r} is no folder; set MUSDB_PATH or --data.init_args.root to "
+                "the folder that holds train and test"
+            )
     if (
         checkpoint
         and checkpoint not in ("last", "best", "null")

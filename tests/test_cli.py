@@ -122,6 +122,30 @@ def test_a_second_fit_leaves_the_first_alone(musdb_root: Path, no_scorer: None) 
 
 
 @pytest.mark.slow
+def test_roots_curriculum_and_loudness_from_a_config(
+    musdb_root: Path, tmp_path: Path, no_scorer: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mappings survive the config that a run saves, and the command line overrides them."""
+    monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
+    write_track(tmp_path / "extra" / "Extra - 1")
+    Path("mix.yaml").write_text(
+        f"data:\n  init_args:\n    root: {{{musdb_root}: 1.0, {tmp_path / 'extra'}: 0.5}}\n"
+        "    segment_curriculum: {0: 0.25, 1: 0.5}\n"
+        "    avoid_silence_db: -60\n    loudness_classes: 4\n"
+    )
+    assert run("fit", *UNET, *TINY, *CSV, "--config", "mix.yaml", "--run_dir", "first") == 0
+    saved = ["--config", "first/config.yaml", "--run_dir"]
+    assert run("fit", *saved, "again") == 0
+    again = yaml.safe_load(Path("again/config.yaml").read_text())["data"]["init_args"]
+    assert again["root"] == {str(musdb_root): 1.0, str(tmp_path / "extra"): 0.5}
+    weights = f"--data.init_args.root={{{tmp_path / 'extra'}: 1, {musdb_root}: 3}}"
+    assert run("fit", *saved, "third", f"--data.init_args.root={musdb_root}") == 0
+    assert run("fit", *saved, "fourth", weights) == 2, "one track cannot train and validate"
+    losses = [row["train/loss"] for row in metrics(Path("first"))]
+    assert losses == [row["train/loss"] for row in metrics(Path("again"))]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])
 def test_loggers_can_be_switched(musdb_root: Path, no_scorer: None, logger: str) -> None:
     root = f"--data.init_args.root={musdb_root}"
@@ -431,6 +455,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
             ["names no model", "--config unet.yaml --config unet_small.yaml"],
         ),
         (["fit", *UNET, "--data.init_args.root", "nowhere"], ["'nowhere'", "MUSDB_PATH"]),
+        (["fit", *UNET, "--data.init_args.root={.: 1, gone: 0.5}"], ["'gone'", "MUSDB_PATH"]),
         (["test", *UNET, "--ckpt_path", "gone.ckpt"], ["'gone.ckpt'", "last or best"]),
         (["fit", "--config"], ["config ''", "there are"]),
     ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import weakref
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,29 @@ def test_a_batch_stays_while_the_next_two_are_fetched() -> None:
         held = [*held[1:], next(iterator)]
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_examples_may_grow_and_shrink_from_epoch_to_epoch(num_workers: int) -> None:
+    """Short ones lie without gaps at the beginning of their slot."""
+    lengths = {0: 20, 1: 500, 2: 7}
+    ring = RingLoader(
+        fill,
+        (64, 500),
+        torch.float32,
+        ExampleSampler(40, 4),
+        num_workers,
+        shape_at=lambda epoch: (64, lengths[epoch]),
+    )
+    for epoch, length in lengths.items():
+        ring.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for step, batch in enumerate(ring):
+            assert batch.stems.shape == (4, 64, length)
+            assert batch.stems.is_contiguous()
+            assert batch.stems.storage_offset() % ring.ring.stride(0) == 0
+            for i, example in enumerate(batch.stems):
+                assert (example == 1000 * epoch + 4 * step + i).all()
+        assert step == 9
+
+
 def test_batches_are_views_of_one_allocation() -> None:
     ring = loader()
     first = ring.ring.untyped_storage().data_ptr()
@@ -76,6 +101,22 @@ def test_a_killed_worker_is_told() -> None:
     ring = RingLoader(deadly, (2,), torch.float32, ExampleSampler(400, 4), num_workers=2)
     with pytest.raises(RuntimeError, match="worker"):
         list(ring)
+
+
+def test_workers_end_with_the_loader() -> None:
+    """A loader is no part of a reference cycle: the garbage collector would stop it too late."""
+    ring = loader()
+    list(ring)
+    gone = weakref.ref(ring)
+    workers = ring._iterator._workers  # type: ignore[union-attr]
+    assert all(worker.is_alive() for worker in workers)
+    gc.disable()
+    try:
+        del ring
+        assert gone() is None
+        assert [worker.exitcode for worker in workers] == [0, 0], "by themselves, not killed"
+    finally:
+        gc.enable()
 
 
 def test_nothing_is_left_in_shared_memory() -> None:
