@@ -15,7 +15,6 @@ from pathlib import Path
 
 from datamodules.audio import DataError
 from datamodules.layouts import MIXTURE, STEMS, SUBSETS, Entry, find_entries, subsets_of
-from lightning_modules.evaluation.bss_eval import ScorerUnavailableError, scorer_unavailable_reason
 from lightning_modules.evaluation.estimates import Settings
 from lightning_modules.evaluation.pool import available_cores
 from lightning_modules.evaluation.scorer import Scorer
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         print(_score(scorer, options))
-    except (OSError, ValueError, ScorerUnavailableError) as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -68,8 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _score(scorer: Scorer, options: argparse.Namespace) -> str:
     """Score and write; return the table."""
-    if reason := scorer_unavailable_reason():
-        raise ScorerUnavailableError(reason)
     *estimates, root = options.folders
     entries = _entries(root, options.subset, options.stems)
     if estimates:

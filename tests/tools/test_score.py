@@ -176,15 +176,6 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     assert not Path("out").exists()
 
 
-def test_without_the_scorer(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data_set("a")
-    monkeypatch.setenv("PATH", "")
-    assert score.main(ALL) == 2
-    assert "ffmpeg" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_written(tmp_path: Path) -> None:
     names = [f"track {number}" for number in range(12)]
