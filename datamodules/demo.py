@@ -31,6 +31,7 @@ import soundfile
 from scipy.signal import oaconvolve
 from tqdm import tqdm
 
+from datamodules.cache import cache_folder
 from datamodules.demo_instruments import (
     SAMPLE_RATE,
     Signal,
@@ -55,7 +56,6 @@ from datamodules.demo_songs import (
 )
 from datamodules.demo_voice import sing
 from datamodules.layouts import STEMS
-from datamodules.pcm_cache import cache_folder
 
 SONGS = TRAIN + VALIDATION + TEST
 VALIDATION_TRACKS: tuple[str, ...] = tuple(song.name for song in VALIDATION)

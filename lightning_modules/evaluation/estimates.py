@@ -19,9 +19,9 @@ import numpy as np
 from datamodules import audio
 from datamodules.audio import Audio, DataError
 from datamodules.checks import nan_finding
-from datamodules.layouts import FORMATS, MIXTURE, STEMS, Entry, files_in
-from datamodules.pcm_cache import state
-from datamodules.tracks import Track, load_headers
+from datamodules.layouts import FORMATS, MIXTURE, STEMS, files_in
+from datamodules.ledger import state
+from datamodules.tracks import Track
 from lightning_modules.evaluation.scores import TrackScores, score_track
 
 VOCALS, ACCOMPANIMENT = "vocals", "accompaniment"
@@ -57,11 +57,11 @@ class Settings:
 # ------------------------------------------------------------------- scoring
 
 
-def score_estimates(entry: Entry, folder: Path, settings: Settings) -> TrackScores:
+def score_estimates(track: Track, folder: Path, settings: Settings) -> TrackScores:
     """Score the estimates of one track.
 
     Args:
-        entry: The track; a .stem.mp4 must have been decoded into the cache.
+        track: The track.
         folder: Folder of the estimates, files named after their targets.
         settings: How they are scored.
 
@@ -72,7 +72,6 @@ def score_estimates(entry: Entry, folder: Path, settings: Settings) -> TrackScor
         DataError: A file is faulty, an estimate has another rate or number of channels than its
             reference, or fewer than two targets have an estimate.
     """
-    track = _load(entry, settings)
     files = files_in(folder, settings.targets)
     estimates = {target: _read_estimate(path, track) for target, path in files.items()}
     notes = [_fit(target, estimates, track) for target in estimates]
@@ -92,12 +91,12 @@ def score_estimates(entry: Entry, folder: Path, settings: Settings) -> TrackScor
 
 
 def score_oracle(
-    entry: Entry, oracle: str, targets: Iterable[str], settings: Settings
+    track: Track, oracle: str, targets: Iterable[str], settings: Settings
 ) -> TrackScores:
     """Score the estimates that an oracle makes of one track.
 
     Args:
-        entry: The track; a .stem.mp4 must have been decoded into the cache.
+        track: The track.
         oracle: One of `lightning_modules.evaluation.oracles.ORACLES`; ``mixture`` takes the
             mixture as estimate of every target.
         targets: The targets that are scored.
@@ -109,7 +108,6 @@ def score_oracle(
     Raises:
         DataError: A file is faulty.
     """
-    track = _load(entry, settings)
     mixture = _read(track, MIXTURE)
     if oracle == MIXTURE:
         estimates = dict.fromkeys(settings.targets, mixture)
@@ -128,7 +126,7 @@ def score_oracle(
 
 
 def origin(
-    entry: Entry,
+    track: Track,
     settings: Settings,
     folder: Path | None = None,
     oracle: str | None = None,
@@ -137,7 +135,7 @@ def origin(
     """Tell what a track's scores are computed from, as its score file keeps it.
 
     Args:
-        entry: The track.
+        track: The track.
         settings: How it is scored.
         folder: Folder of the estimates, if they are files.
         oracle: The oracle, if it makes them.
@@ -150,13 +148,13 @@ def origin(
     Raises:
         DataError: A file has vanished.
     """
-    references = [entry.path] if entry.is_stem_file else entry.find(settings.stems).values()
-    estimates = files_in(folder, settings.targets).values() if folder else ()
+    references = {name: state(path).size for name, path in track.stems.items()}
+    estimates = files_in(folder, settings.targets) if folder else {}
     return {
         **asdict(settings),
         "stems": list(settings.stems),
-        "references": {path.name: state(path)[0] for path in references},
-        "estimates": {path.name: state(path) for path in estimates},
+        "references": references,
+        "estimates": {name: list(state(path)[:2]) for name, path in estimates.items()},
         "oracle": oracle,
         "targets": list(targets),
     }
@@ -191,14 +189,6 @@ def _score(track: Track, estimates: Mapping[str, Audio], settings: Settings) -> 
 
 
 # ------------------------------------------------------------------- reading
-
-
-def _load(entry: Entry, settings: Settings) -> Track:
-    loaded = load_headers(entry, settings.stems)
-    if loaded.track is None:
-        errors = [finding for finding in loaded.findings if finding.severity == "error"]
-        raise DataError(str(errors[0]))
-    return loaded.track
 
 
 def _reference(track: Track, target: str, settings: Settings) -> Audio:

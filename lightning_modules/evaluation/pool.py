@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
+
+from lightning_modules import signals
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -29,7 +30,7 @@ def available_cores() -> int:
 
 
 class ScoringPool(ProcessPoolExecutor):
-    """A pool whose processes share out the cores, and leave Ctrl-C to the main process.
+    """A pool whose processes share out the cores, and leave signals to stop to the main process.
 
     Args:
         processes: Number of processes; each starts when there is work for it.
@@ -42,8 +43,8 @@ class ScoringPool(ProcessPoolExecutor):
             processes,
             # A fork would copy the locks of torch's threads.
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=signal.signal,
-            initargs=(signal.SIGINT, signal.SIG_IGN),
+            initializer=signals.ignore,
+            initargs=signals.STOP,
         )
 
     def submit(
@@ -61,7 +62,7 @@ class ScoringPool(ProcessPoolExecutor):
     def terminate(self) -> None:
         """End the processes at once, whatever they are working on."""
         for process in list((self._processes or {}).values()):
-            process.terminate()
+            process.kill()  # they ignore what is gentler
         self.shutdown(cancel_futures=True)
 
 

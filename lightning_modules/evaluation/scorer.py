@@ -16,6 +16,7 @@ from tqdm import tqdm
 from datamodules.audio import DataError
 from datamodules.layouts import MIXTURE, SUBSETS, Entry
 from datamodules.pcm_cache import decode
+from datamodules.tracks import Track, load_tracks
 from lightning_modules.evaluation.estimates import Settings, origin, score_estimates, score_oracle
 from lightning_modules.evaluation.pool import ScoringPool, available_cores
 from lightning_modules.evaluation.score_files import read_scores, write_scores
@@ -38,7 +39,7 @@ class Scorer:
         self.settings, self.processes, self.overwrite = settings, processes, overwrite
         self.left_out: dict[str, str] = {}
 
-    def find_estimates(self, folder: Path, entries: Sequence[Entry]) -> dict[Entry, Path]:
+    def find_estimates(self, folder: Path, entries: Sequence[Entry]) -> dict[str, Path]:
         """Find the estimates of each track; those that have none are left out.
 
         Args:
@@ -46,7 +47,7 @@ class Scorer:
             entries: The tracks.
 
         Returns:
-            Track -> folder of its estimates.
+            Name of the track -> folder of its estimates.
 
         Raises:
             DataError: The folder is not there, or no track has any.
@@ -57,7 +58,7 @@ class Scorer:
         for entry in entries:
             places = (folder / entry.subset / entry.name, folder / entry.name)
             if place := next((place for place in places if place.is_dir()), None):
-                found[entry] = place
+                found[entry.name] = place
             else:
                 self.left_out[entry.name] = f"no folder {places[0]} nor {places[1]}"
         unknown = _unknown_folders(folder, list(found.values()))
@@ -70,8 +71,8 @@ class Scorer:
             print(f"passed over, as no track has the name: {unknown}", file=sys.stderr)
         return found
 
-    def decode(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Decode tracks that are .stem.mp4 files into the cache; faulty ones are left out.
+    def load(self, entries: Sequence[Entry]) -> list[Track]:
+        """Read the headers of tracks, and decode .stem.mp4 files; faulty ones are left out.
 
         Args:
             entries: The tracks.
@@ -80,21 +81,33 @@ class Scorer:
             Those that can be read.
 
         Raises:
-            DataError: The cache cannot hold them.
+            DataError: The cache cannot hold what must be decoded.
             FFmpegMissingError: ffmpeg is needed and not installed.
         """
         faults: dict[Path, DataError] = {}
-        decode([entry.path for entry in entries if entry.is_stem_file], True, faults)
+        decoded = decode([entry.path for entry in entries if entry.is_stem_file], True, faults)
         for entry in entries:
             if entry.path in faults:
                 self.left_out[entry.name] = str(faults[entry.path])
-        return [entry for entry in entries if entry.path not in faults]
+        entries = [entry for entry in entries if entry.path not in faults]
+        tracks = []
+        loaded = load_tracks(entries, decoded, self.settings.stems, progress=True)
+        for entry, (track, findings, _) in zip(entries, loaded, strict=True):
+            if track is None:
+                errors = [finding for finding in findings if finding.severity == "error"]
+                self.left_out[entry.name] = str(errors[0])
+            else:
+                tracks.append(track)
+        return tracks
 
-    def score_estimates(self, found: Mapping[Entry, Path], output: Path) -> list[TrackScores]:
+    def score_estimates(
+        self, tracks: Sequence[Track], folders: Mapping[str, Path], output: Path
+    ) -> list[TrackScores]:
         """Score estimates that are files.
 
         Args:
-            found: Track -> folder of its estimates.
+            tracks: The tracks.
+            folders: Name of the track -> folder of its estimates.
             output: Folder in which scores go to ``<subset>/<track>.json``.
 
         Returns:
@@ -105,23 +118,28 @@ class Scorer:
         """
         jobs = [
             _Job(
-                entry.name,
-                output / entry.subset / f"{entry.name}.json",
-                origin(entry, self.settings, folder),
-                partial(score_estimates, entry, folder, self.settings),
+                track.name,
+                output / track.subset / f"{track.name}.json",
+                origin(track, self.settings, folders[track.name]),
+                partial(score_estimates, track, folders[track.name], self.settings),
             )
-            for entry, folder in found.items()
+            for track in tracks
         ]
         return self._run(jobs, "scoring")
 
     def score_oracle(
-        self, oracle: str, targets: Mapping[Entry, Sequence[str]], output: Path
+        self,
+        tracks: Sequence[Track],
+        oracle: str,
+        targets: Mapping[str, Sequence[str]],
+        output: Path,
     ) -> list[TrackScores]:
         """Score what an oracle makes of the tracks.
 
         Args:
+            tracks: The tracks.
             oracle: Its name; ``mixture`` is the mixture as estimate of every target.
-            targets: Track -> targets that are scored.
+            targets: Name of the track -> targets that are scored.
             output: Folder in which scores go to ``<subset>/<track>.json``.
 
         Returns:
@@ -132,12 +150,12 @@ class Scorer:
         """
         jobs = [
             _Job(
-                entry.name,
-                output / entry.subset / f"{entry.name}.json",
-                origin(entry, self.settings, oracle=oracle, targets=names),
-                partial(score_oracle, entry, oracle, names, self.settings),
+                track.name,
+                output / track.subset / f"{track.name}.json",
+                origin(track, self.settings, oracle=oracle, targets=targets[track.name]),
+                partial(score_oracle, track, oracle, targets[track.name], self.settings),
             )
-            for entry, names in targets.items()
+            for track in tracks
         ]
         return self._run(jobs, f"scoring {oracle}")
 

@@ -71,21 +71,20 @@ def _score(scorer: Scorer, options: argparse.Namespace) -> str:
     entries = _entries(root, options.subset, options.stems)
     if estimates:
         folders = scorer.find_estimates(estimates[0], entries)
-        entries = scorer.decode(list(folders))
-        scores = scorer.score_estimates({each: folders[each] for each in entries}, options.output)
+        tracks = scorer.load([entry for entry in entries if entry.name in folders])
+        scores = scorer.score_estimates(tracks, folders, options.output)
     else:
         _check_oracle(options.oracle)
         settings = scorer.settings
+        tracks = scorer.load(entries)
         targets = settings.targets if settings.accompaniment else settings.stems
-        entries = scorer.decode(entries)
-        scores = scorer.score_oracle(
-            options.oracle, dict.fromkeys(entries, targets), options.output
-        )
+        same = dict.fromkeys((track.name for track in tracks), targets)
+        scores = scorer.score_oracle(tracks, options.oracle, same, options.output)
     baseline = None
     if options.mixture:
         scored = {track.name: tuple(track.frames) for track in scores}
-        same = {each: scored[each.name] for each in entries if each.name in scored}
-        baseline = aggregate(scorer.score_oracle(MIXTURE, same, options.output / MIXTURE))
+        tracks = [track for track in tracks if track.name in scored]
+        baseline = aggregate(scorer.score_oracle(tracks, MIXTURE, scored, options.output / MIXTURE))
     title = f"{estimates[0] if estimates else options.oracle} on {root}, {options.subset}"
     return score_table(aggregate(scores), baseline, title)
 

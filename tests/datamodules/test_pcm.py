@@ -81,8 +81,7 @@ def test_others_are_decoded_once_without_a_change_of_any_sample(
     monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
     path = tmp_path / f"a.{kind.lower()}"
     expected = write(path, kind, subtype)
-    pcm_cache.decode([path], progress=False)
-    file = pcm_cache.mapped_file(path)
+    file = pcm_cache.decode([path], progress=False)[path].file()
     assert soundfile.info(file).subtype == decoded
     target = torch.empty(2, 5000)
     write_crop(MappedFile(file).crop(0, 5000), target)

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from lightning_modules import signals
 from lightning_modules.evaluation.pool import ScoringPool, available_cores
 
 
@@ -17,7 +18,8 @@ def test_processes_have_their_threads_and_ignore_ctrl_c(monkeypatch: pytest.Monk
     with ScoringPool(1, threads=3) as pool:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             assert pool.submit(os.getenv, name).result() == "3"
-        assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+        for number in signals.STOP:
+            assert pool.submit(signal.getsignal, number).result() == signal.SIG_IGN
     assert os.environ["OMP_NUM_THREADS"] == "7", "the main process keeps its own"
     assert "MKL_NUM_THREADS" not in os.environ
 
