@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules.audio import Audio
@@ -18,7 +17,6 @@ from datamodules.datasets import TrackBatch
 from lightning_modules import plots
 from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks.moment import moment, run_folder
-from lightning_modules.evaluation.bss_eval import scorer_unavailable_reason
 from lightning_modules.evaluation.pool import ScoringPool, available_cores
 from lightning_modules.evaluation.score_files import write_scores
 from lightning_modules.evaluation.scores import TrackScores, aggregate, merge, score_track
@@ -38,7 +36,7 @@ class BSSEval(Callback):
 
     Args:
         processes: Scoring processes on each rank; by default its share of the cores, but
-            no more than four: museval takes gigabytes of memory for a song.
+            no more than four, as whole tracks wait in memory for each.
     """
 
     def __init__(self, processes: int | None = None) -> None:
@@ -47,15 +45,7 @@ class BSSEval(Callback):
         self._pending: deque[tuple[str, Future[TrackScores]]] = deque()
         self._done: dict[str, list[TrackScores]] = {"estimate": [], "mixture": []}
         self._baselines: dict[tuple[str, str], TrackScores] = {}
-        self._usdr_only = False
         self._seconds = 0.0
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find out whether the scorer can run here; say so once if it cannot."""
-        reason = scorer_unavailable_reason()
-        self._usdr_only = reason is not None
-        if reason:
-            rank_zero_warn(f"{reason}. Until then only uSDR is computed.")
 
     # --------------------------------------------------------------- a track
 
@@ -114,7 +104,6 @@ class BSSEval(Callback):
             _numpy(estimates),
             model.sample_rate,
             model.sources,
-            usdr_only=self._usdr_only,
         )
         self._pending.append((kind, future))
 
@@ -148,11 +137,10 @@ class BSSEval(Callback):
             folder = self._folder(trainer, "estimate")
             for track in scores:
                 write_scores(track, folder / f"{track.name}.json")
-            if not self._usdr_only:
-                for track in baselines:
-                    write_scores(track, self._folder(trainer, "mixture") / f"{track.name}.json")
+            for track in baselines:
+                write_scores(track, self._folder(trainer, "mixture") / f"{track.name}.json")
             trainer.print(score_table(summary, baseline, _title(trainer)))
-            if trainer.testing and not self._usdr_only:
+            if trainer.testing:
                 figure = plots.score_boxplot(scores, baselines, "Test tracks")
                 plots.save(figure, run_folder(trainer, "pictures") / "test_scores.png")
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_modules.evaluation.bss_eval import bss_eval
+from lightning_modules.evaluation.bss_eval import evaluate
 
 METRICS = ("SDR", "ISR", "SIR", "SAR")
 
@@ -36,7 +36,8 @@ class TrackScores:
         usdr: Source -> whole-track SDR, dB.
         window_seconds: Length of a frame.
         hop_seconds: Distance between the starts of two frames.
-        notes: Why a source has no figures, or what was done to its estimate, one line each.
+        notes: Why a source has no figures, or doubtful ones, or what was done to its estimate, one
+            line each.
         origin: What the figures were computed from, if the one who wrote them kept it.
     """
 
@@ -142,7 +143,6 @@ def score_track(
     estimates: NDArray[np.floating],
     sample_rate: int,
     sources: Sequence[str],
-    usdr_only: bool = False,
     window_seconds: float = 1.0,
     hop_seconds: float = 1.0,
 ) -> TrackScores:
@@ -162,7 +162,6 @@ def score_track(
         estimates: Estimates in the same order, shape (S, C, T).
         sample_rate: Samples per second.
         sources: Names of the sources, length S.
-        usdr_only: Leave BSS Eval out (all frames NaN), for machines on which it cannot run.
         window_seconds: Length of a frame; a shorter track is one frame.
         hop_seconds: Distance between the starts of two frames.
 
@@ -170,7 +169,6 @@ def score_track(
         The track's scores.
 
     Raises:
-        ScorerUnavailableError: BSS Eval is wanted and cannot run on this machine.
         ValueError: Shapes and sources do not agree.
     """
     references = np.asarray(references, dtype=np.float64)
@@ -202,21 +200,22 @@ def score_track(
     window, hop = int(window_seconds * sample_rate), int(hop_seconds * sample_rate)
     frame_count = max(1, (references.shape[-1] - window + hop) // hop)
     figures = np.full((len(METRICS), len(sources), frame_count), np.nan)
-    if usdr_only:
-        notes.append("BSS Eval was not run, uSDR alone")
-    elif scored:
+    if scored:
         stand_ins = estimates[kept]
         for row, index in enumerate(kept):
             if index not in scored:
                 stand_ins[row] = references[index]
-        results = bss_eval(
+        found = evaluate(
             references[kept].transpose(0, 2, 1),
             stand_ins.transpose(0, 2, 1),
             window=window,
             hop=hop,
         )
         rows = [kept.index(index) for index in scored]
-        figures[:, scored] = np.stack(results[:4])[:, rows]
+        figures[:, scored] = np.stack([found.sdr, found.isr, found.sir, found.sar])[:, rows]
+        for source_row, doubt in found.doubts.items():
+            doubted = "all sources" if source_row is None else sources[kept[source_row]]
+            notes.append(f"{doubted}: {doubt}")
 
     return TrackScores(
         name=name,

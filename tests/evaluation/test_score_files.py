@@ -68,12 +68,13 @@ def test_museval_reads_our_files_and_agrees(tmp_path: Path) -> None:
     references, estimates = signals()
     perfect = estimates.copy()
     perfect[2] = references[2]
+    not_run = made_up("not run", **dict.fromkeys(SOURCES, [np.nan] * 3))
     tracks = [
         score_track("one", references, estimates, RATE, SOURCES),
         score_track("two", *signals(seconds=4, seed=1), RATE, SOURCES),
         score_track("perfect bass", references, perfect, RATE, SOURCES),
         score_track("silent drums", references, estimates * [[[1]], [[0]], [[1]]], RATE, SOURCES),
-        score_track("not run", references, estimates, RATE, SOURCES, usdr_only=True),
+        not_run,
     ]
     for track in tracks:
         path = tmp_path / "mine" / "test" / f"{track.name}.json"

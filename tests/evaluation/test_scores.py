@@ -9,7 +9,6 @@ import pytest
 import stempeg
 from numpy.typing import NDArray
 
-from lightning_modules.evaluation.bss_eval import ScorerUnavailableError
 from lightning_modules.evaluation.scores import (
     METRICS,
     TrackScores,
@@ -126,7 +125,9 @@ def test_short_tracks(seconds: float, frames: int) -> None:
     scores = score_track("x", references, estimates, RATE, SOURCES)
     assert scores.frame_count == frames
     expected = museval_figures(references, estimates)
-    np.testing.assert_allclose(figures(scores, *SOURCES), expected, rtol=0, atol=1e-6)
+    # the shortest has fewer samples than taps: its SAR is nothing but rounding
+    found, expected = np.minimum(figures(scores, *SOURCES), 150), np.minimum(expected, 150)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     silent = score_track("x", 0 * references, estimates, RATE, SOURCES)
     assert silent.frame_count == frames
 
@@ -147,17 +148,25 @@ def test_unlike_shapes_are_named() -> None:
         score_track("My Song", references, estimates, RATE, SOURCES[:2])
 
 
-def test_usdr_alone_without_ffmpeg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doubts_stand_in_the_notes() -> None:
+    references, estimates = signals(channels=2)
+    references[1, 1] = references[1, 0] + 1e-9 * references[0, 0]
+    scores = score_track("x", references, estimates, RATE, SOURCES)
+    (note,) = scores.notes
+    assert note.startswith("drums: its channels are nearly the same")
+    assert np.isfinite(figures(scores, *SOURCES)).all()
+    references[1] = references[0]
+    scores = score_track("x", references, estimates, RATE, SOURCES)
+    assert [note.split(":")[0] for note in scores.notes] == ["all sources"]
+    assert "all sources" in score_table(aggregate([scores]))
+
+
+def test_ffmpeg_is_not_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     references, estimates = signals()
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ScorerUnavailableError):
-        score_track("x", references, estimates, RATE, SOURCES)
-    scores = score_track("x", references, estimates, RATE, SOURCES, usdr_only=True)
-    assert np.isnan(figures(scores, *SOURCES)).all()
-    assert scores.frame_count == 3
-    assert list(scores.usdr.values()) == usdr(references, estimates).tolist()
-    table = score_table(aggregate([scores]))
-    assert "BSS Eval was not run" in table
+    assert np.isfinite(
+        figures(score_track("x", references, estimates, RATE, SOURCES), *SOURCES)
+    ).all()
 
 
 # --- whole-track SDR
