@@ -17,7 +17,6 @@ from datamodules.augmentations import Parameters, ReadingAugmentation
 from datamodules.crop_kernel import write_crop
 from datamodules.layouts import MIXTURE, STEMS
 from datamodules.pcm import Mappings
-from datamodules.pcm_cache import mapped_file
 from datamodules.sampling import CropDraw, Position, samples_at
 from datamodules.tracks import Track
 
@@ -146,19 +145,20 @@ class TrainingCrops:
         augmentations: Sequence[ReadingAugmentation] = (),
         raw: bool = False,
     ) -> None:
-        self.files = [
-            [
-                mapped_file(track.stems[stem]) if stem in track.stems else None
-                for stem in listener.stems
-            ]
-            for track in tracks
-        ]
+        self.files = [[track.stems.get(stem) for stem in listener.stems] for track in tracks]
         self.draw, self.lengths = draw, lengths
         self.dtype = torch.int16 if raw else torch.float32
         self.augmentations = augmentations
         self._stems, self._channels = len(listener.stems), listener.audio_channels
         self.shape = self._shape(max(lengths.values()))
-        self._mappings = Mappings()
+        self._mappings = Mappings(
+            {
+                track.stems[stem]: state
+                for track in tracks
+                for stem, state in track.states.items()
+                if stem in track.stems
+            }
+        )
 
     def shape_at(self, epoch: int) -> tuple[int, int, int]:
         """Shape of the examples of an epoch."""

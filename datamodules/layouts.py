@@ -39,17 +39,14 @@ class Entry:
         subset: ``train`` or ``test``.
         path: Folder of its stems, or its .stem.mp4.
         mixture_folder: Where its mixture lies: the same folder, but for DSD100.
+        is_stem_file: Whether it is a .stem.mp4.
     """
 
     name: str
     subset: str
     path: Path
     mixture_folder: Path
-
-    @property
-    def is_stem_file(self) -> bool:
-        """Whether it is a .stem.mp4."""
-        return not self.path.is_dir()
+    is_stem_file: bool = False
 
     def find(self, stems: Sequence[str]) -> dict[str, Path]:
         """Find its files; of several formats WAV comes first, then FLAC.
@@ -60,6 +57,8 @@ class Entry:
         Returns:
             Stem name -> file, and ``mixture`` last, if there is one.
         """
+        if self.mixture_folder == self.path:
+            return files_in(self.path, (*stems, MIXTURE))
         files = files_in(self.path, stems)
         if self.mixture_folder.is_dir():  # DSD100's may be missing
             files |= files_in(self.mixture_folder, [MIXTURE])
@@ -158,11 +157,13 @@ def find_entries(root: str | Path, subset: str, stems: Sequence[str] = STEMS) ->
             f"{_LAYOUT} in {root}; check the path, or copy the tracks there"
         )
     # A folder comes later, so that it stands in for a .stem.mp4 of the same name.
-    found.sort(key=Path.is_dir)
-    paths = {path.name.removesuffix(_STEM_FILE_SUFFIX): path for path in found}
+    found.sort(key=lambda each: each[1])
+    paths = {path.name.removesuffix(_STEM_FILE_SUFFIX): (path, folder) for path, folder in found}
     return [
-        Entry(name, subset, path, path if mixtures == folder else mixtures / path.name)
-        for name, path in sorted(paths.items())
+        Entry(
+            name, subset, path, path if mixtures == folder else mixtures / path.name, not is_folder
+        )
+        for name, (path, is_folder) in sorted(paths.items())
     ]
 
 
@@ -186,17 +187,19 @@ def _is_folder_of_tracks(root: Path, stems: Sequence[str]) -> bool:
     return not any((root / part).is_dir() for part in parts) and any(
         path.name.endswith(_STEM_FILE_SUFFIX)
         or any((path / (stem + suffix)).is_file() for stem in stems for suffix in FORMATS)
-        for path in _tracks_in(root)
+        for path, _ in _tracks_in(root)
     )
 
 
-def _tracks_in(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".")
-        and (path.name.endswith(_STEM_FILE_SUFFIX) or path.is_dir())
-    ]
+def _tracks_in(folder: Path) -> list[tuple[Path, bool]]:
+    """What may be a track, and whether it is a folder; asked of the system in one go."""
+    with os.scandir(folder) as found:
+        return [
+            (folder / each.name, each.is_dir())
+            for each in found
+            if not each.name.startswith(".")
+            and (each.name.endswith(_STEM_FILE_SUFFIX) or each.is_dir())
+        ]
 
 
 def _no_subset(root: Path, subset: str) -> DataError:

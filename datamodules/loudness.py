@@ -20,10 +20,10 @@ import numpy.typing as npt
 import torch
 
 from datamodules.audio import DataError
+from datamodules.cache import cache_folder
 from datamodules.crop_kernel import write_crop
 from datamodules.faults import for_each
 from datamodules.pcm import MappedFile
-from datamodules.pcm_cache import cache_folder, mapped_file
 from datamodules.tracks import Track
 
 Powers = npt.NDArray[np.float32]
@@ -72,7 +72,7 @@ def measure_loudness(tracks: Sequence[Track], stems: Sequence[str], progress: bo
 def _identity(track: Track, stems: Sequence[str]) -> str:
     facts: list[Any] = [track.sample_rate]
     for stem in stems:
-        file = mapped_file(track.stems[stem]) if stem in track.stems else None
+        file = track.stems.get(stem)
         if file is None:
             facts.append(None)
             continue
@@ -94,7 +94,7 @@ def _measure(track: Track, stems: Sequence[str]) -> Powers:
     powers = np.zeros((len(stems), seconds), np.float32)
     for row, stem in zip(powers, stems, strict=True):
         if stem in track.stems:
-            file = MappedFile(mapped_file(track.stems[stem]))
+            file = MappedFile(track.stems[stem])
             for second in range(seconds):
                 row[second] = _power(file, second * track.sample_rate, track.sample_rate)
     return powers

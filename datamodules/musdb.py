@@ -30,7 +30,7 @@ from datamodules.datasets import (
 from datamodules.demo import VALIDATION_TRACKS, demo_corpus
 from datamodules.layouts import STEMS, weighted_roots
 from datamodules.loudness import Powers, measure_loudness
-from datamodules.pcm_cache import decode
+from datamodules.preparation import at_rate, in_place
 from datamodules.ring import RingLoader
 from datamodules.sampling import (
     CropDraw,
@@ -46,7 +46,6 @@ from datamodules.tracks import (
     index_tracks,
     split_validation,
 )
-from datamodules.wav import is_mappable
 
 
 class MUSDBDataModule(LightningDataModule):
@@ -68,7 +67,8 @@ class MUSDBDataModule(LightningDataModule):
             mixture of a training example is the sum of all of them.
         missing_as_silence: Take a stem without a file as silence, instead of
             refusing the track.
-        sample_rate: Sample rate that the tracks must have, Hz.
+        sample_rate: Sample rate of all that is handed out, Hz; tracks that have
+            another are resampled once, into the cache.
         audio_channels: 1 averages the channels, 2 repeats a mono track.
         segment_seconds: Length of a training crop, seconds.
         segment_curriculum: Shorter crops at first: epoch -> length from there on,
@@ -100,6 +100,9 @@ class MUSDBDataModule(LightningDataModule):
         int16_to_device: Move 16-bit samples and convert them on the device: half the
             traffic. All training files must be 16-bit, with ``audio_channels`` channels.
         seed: Seed of the stream of examples; by default ``seed_everything``'s.
+
+    Attributes:
+        positions: Epoch and index of each example of the training batch at hand, on this rank.
     """
 
     def __init__(
@@ -162,6 +165,7 @@ class MUSDBDataModule(LightningDataModule):
         # How many of the training tracks each root has, and how loud they are.
         self._root_sizes: list[int] = []
         self._loudness: list[Powers] = []
+        self.positions: list[Position] = []
         self._embedded: Path | None = None
         # Epoch and batch at which the training stream begins; a checkpoint moves it.
         self._begin: Position = (0, 0)
@@ -169,11 +173,14 @@ class MUSDBDataModule(LightningDataModule):
     # ---------------------------------------------------------------- tracks
 
     def prepare_data(self) -> None:
-        """Render or download what is not there yet (one process per node)."""
+        """Render, download, decode or resample what is not there yet (one process per node)."""
         if self.download:
             self._download_preview()
         elif self._given_root() is None and not self.predict_paths:
             self._embedded = demo_corpus()
+        if self.trainer is not None and self.trainer.state.fn is not None:
+            # Other processes of the node then find it done; without this they would do it.
+            self.setup(self.trainer.state.fn.value)
 
     def setup(self, stage: str) -> None:
         """Index the tracks that a stage needs; every fault in them is reported here.
@@ -203,9 +210,7 @@ class MUSDBDataModule(LightningDataModule):
                 self._add_root(Path(other).expanduser())
         if stage == "fit":
             self._check_batch_size()
-            # What cannot be mapped in place is decoded now, not in each epoch.
-            files = {file for track in self.train_tracks for file in track.stems.values()}
-            decode(sorted(file for file in files if not is_mappable(file)), self._is_first())
+            self.train_tracks = in_place(self.train_tracks, self._is_first())
             if self.drawing_rules.need_loudness:
                 self._loudness = measure_loudness(
                     self.train_tracks, self.listener.stems, self._is_first()
@@ -276,12 +281,6 @@ class MUSDBDataModule(LightningDataModule):
             progress=self._is_first(),
         )
         for track in tracks:
-            if track.sample_rate != self.sample_rate:
-                raise DataError(
-                    f"{root / subset / track.name}: sample rate is {track.sample_rate} Hz, "
-                    f"{self.sample_rate} Hz was expected; set "
-                    f"--data.init_args.sample_rate={track.sample_rate} or resample the data"
-                )
             if track.channels != self.listener.audio_channels and 1 not in (
                 track.channels,
                 self.listener.audio_channels,
@@ -291,7 +290,7 @@ class MUSDBDataModule(LightningDataModule):
                     f"{self.listener.audio_channels} were expected; set "
                     f"--data.init_args.audio_channels={track.channels}"
                 )
-        return tracks
+        return at_rate(tracks, self.sample_rate, self._is_first())
 
     def _is_first(self) -> bool:
         return self.trainer is None or self.trainer.is_global_zero
@@ -350,7 +349,7 @@ class MUSDBDataModule(LightningDataModule):
             crops.dtype,
             sampler,
             self.num_workers,
-            _ignore_interrupt,
+            _ignore_signals,
             crops.shape_at,
         )
         return self._ring
@@ -424,7 +423,7 @@ class MUSDBDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=_ignore_signals,
             **arguments,
         )
 
@@ -445,11 +444,12 @@ class MUSDBDataModule(LightningDataModule):
         if stems.dtype == torch.int16:
             # As the files have them: (B, stems, T, C) -> (B, stems, C, T).
             stems = stems.transpose(-1, -2).float() / 2**15
-        places, count = positions.tolist(), stems.shape[1]
+        self.positions = [(epoch, index) for epoch, index in positions.tolist()]
+        count = stems.shape[1]
         for number in range(len(self._while_reading()), len(self.augmentations)):
             augmentation = cast(Augmentation, self.augmentations[number])
             parameters = np.stack(
-                [augmentation.draw_at(self.seed, number, place, count) for place in places]
+                [augmentation.draw_at(self.seed, number, place, count) for place in self.positions]
             )
             stems = augmentation(stems, torch.from_numpy(parameters))
         # All stems are in the mixture, also those that no source of the model holds.
@@ -477,8 +477,9 @@ class MUSDBDataModule(LightningDataModule):
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
 
-def _ignore_interrupt(worker: int) -> None:
-    """Leave Ctrl-C to the main process, which stops the workers when it is ready."""
+def _ignore_signals(worker: int) -> None:
+    """Leave Ctrl-C and SLURM's signals to the main process, which stops the workers in time."""
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

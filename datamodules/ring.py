@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -56,13 +55,11 @@ class RingLoader(DataLoader[Any]):
     ) -> None:
         slots = num_workers * _PREFETCH + _SPARE_SLOTS
         self.ring = torch.empty(slots, sampler.share, *shape, dtype=dtype).share_memory_()
-        self._copies: list[torch.cuda.Event | None] = [None] * slots
+        self._copies = _Copies(slots)
         self._slots = _Slots(self.ring, fill, shape_at)
         super().__init__(
             self._slots,
-            # Nothing in here may refer to the loader: collected as a cycle, its workers would not
-            # hear that they are to end, and each would be waited for in vain for five seconds.
-            sampler=_Turns(sampler, slots, partial(_wait_for_copy, self._copies)),
+            sampler=_Turns(sampler, slots, self._copies),
             batch_size=None,
             num_workers=num_workers,
             prefetch_factor=_PREFETCH if num_workers else None,
@@ -73,9 +70,19 @@ class RingLoader(DataLoader[Any]):
             _pin(self.ring)
 
     def __iter__(self) -> Iterator[StemBatch]:  # type: ignore[override]
-        for slot, positions in super().__iter__():
-            batch = self._slots.view(slot, positions[0][0])
-            yield StemBatch(batch, torch.tensor(positions))
+        try:
+            for slot, positions in super().__iter__():
+                batch = self._slots.view(slot, positions[0][0])
+                yield StemBatch(batch, torch.tensor(positions))
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RuntimeError(
+                f"a process that reads data died ({str(error).strip()}); the system ends one "
+                "where memory runs out (Killed), or where a file was cut short while it was being "
+                "read (Bus error). Mend that, and go on with --ckpt_path last; fewer "
+                "--data.init_args.num_workers need less memory"
+            ) from error
 
     def copied(self, batch: Tensor) -> None:
         """Note that a copy of a batch to a GPU has been started.
@@ -87,9 +94,29 @@ class RingLoader(DataLoader[Any]):
             batch: The stems of a batch of this loader, as they were handed out.
         """
         slot = batch.storage_offset() // self.ring.stride(0)
+        self._copies.note(slot)
+
+
+class _Copies:
+    """Copies to a GPU that may still be going on.
+
+    Apart from the loader, lest the sampler refer back to it: a loader in a circle of references
+    is taken apart in an order in which its workers are not told to end, and waited for in vain.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._events: list[torch.cuda.Event | None] = [None] * slots
+
+    def note(self, slot: int) -> None:
         event = torch.cuda.Event()
         event.record()
-        self._copies[slot] = event
+        self._events[slot] = event
+
+    def wait(self, slot: int) -> None:
+        event = self._events[slot]
+        if event is not None:
+            event.synchronize()
+            self._events[slot] = None
 
 
 class _Slots(Dataset[tuple[int, list[Position]]]):
@@ -118,8 +145,8 @@ class _Slots(Dataset[tuple[int, list[Position]]]):
 class _Turns(Sampler[tuple[int, list[Position]]]):
     """Deals the positions of each batch out to the slots in turn."""
 
-    def __init__(self, sampler: ExampleSampler, slots: int, wait: Callable[[int], None]) -> None:
-        self.sampler, self.slots, self.wait = sampler, slots, wait
+    def __init__(self, sampler: ExampleSampler, slots: int, copies: _Copies) -> None:
+        self.sampler, self.slots, self.copies = sampler, slots, copies
         self._next = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -133,19 +160,12 @@ class _Turns(Sampler[tuple[int, list[Position]]]):
                 slot = self._next
                 # Slots go on in turn from epoch to epoch: the last batch may still be in use.
                 self._next = (slot + 1) % self.slots
-                self.wait(slot)
+                self.copies.wait(slot)
                 yield slot, batch
                 batch = []
 
     def __len__(self) -> int:
         return len(self.sampler) // self.sampler.share
-
-
-def _wait_for_copy(copies: list[torch.cuda.Event | None], slot: int) -> None:
-    event = copies[slot]
-    if event is not None:
-        event.synchronize()
-        copies[slot] = None
 
 
 def _pin(tensor: Tensor) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -41,6 +42,10 @@ class SourceSeparator(LightningModule, ABC):
         chunks_at_once: Chunks that go through the model at once in separation.
         compiled: Compile the networks by ``torch.compile``: minutes at the start, faster
             steps after. Weights and checkpoints stay the same.
+
+    Attributes:
+        step_is_skipped: Set by a callback when the optimiser is to leave out the step at hand,
+            on all ranks alike.
     """
 
     tiny: ClassVar[Mapping[str, Any]]
@@ -80,6 +85,7 @@ class SourceSeparator(LightningModule, ABC):
         self.overlap = overlap
         self.chunks_at_once = chunks_at_once
         self.compiled = compiled
+        self.step_is_skipped = False
 
     @abstractmethod
     def forward(self, mixture: Tensor) -> Tensor:
@@ -134,6 +140,12 @@ class SourceSeparator(LightningModule, ABC):
         """Log the loss as ``train/loss``."""
         return self._log_loss("train", batch)
 
+    def on_validation_epoch_start(self) -> None:
+        """Have all ranks validate with the statistics that are saved, those of the first rank."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def validation_step(
         self, batch: Batch | TrackBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
@@ -175,6 +187,25 @@ class SourceSeparator(LightningModule, ABC):
             add_dataloader_idx=False,
         )
         return losses["loss"]
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute gradients, unless they would not be used."""
+        if not self.step_is_skipped:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Make a step, unless its gradients were left out."""
+        assert optimizer_closure is not None
+        # Forward and backward pass, which an optimiser otherwise calls by itself.
+        loss = optimizer_closure()
+        if not self.step_is_skipped:
+            super().optimizer_step(epoch, batch_idx, optimizer, lambda: loss)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of all gradients."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,21 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     path = Path(path)
     check_is_there(path)
     try:
+        _check_sums(path)
         contents = torch.load(path, map_location=map_location, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        pickle.UnpicklingError,
+        OSError,
+        ValueError,
+        zipfile.BadZipFile,
+    ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
         raise CheckpointError(
             f"{path}: {path.stat().st_size} bytes that cannot be read as a checkpoint "
-            f"({reason[:120]}); it is truncated or of another kind: use another checkpoint, "
-            "such as last.ckpt or best.ckpt of the run"
+            f"({reason[:120]}); it is truncated, spoilt or of another kind: use "
+            "another checkpoint, such as last.ckpt or best.ckpt of the run"
         ) from error
     if not isinstance(contents, dict) or KEY not in contents:
         raise CheckpointError(
@@ -51,6 +60,14 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
             "`lightning_modules.cli fit` wrote"
         )
     return contents
+
+
+def _check_sums(path: Path) -> None:
+    """Hold a checkpoint against its check sums, which ``torch.load`` does not look at."""
+    with zipfile.ZipFile(path) as archive:
+        spoilt = archive.testzip()
+    if spoilt is not None:
+        raise ValueError(f"its part {spoilt} has another check sum than when it was written")
 
 
 def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -> SourceSeparator:

@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from lightning_modules import launch, signals
+
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _SECTIONS = ("seed_everything", "trainer", "model", "data", "ckpt_path", "weights_only", "run_dir")
@@ -36,15 +38,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 for a mistake that the message on stderr explains.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    signals.release()
+    if given[:1] == ["fit"]:
+        # One that comes during the seconds of the imports is heeded after the first batch.
+        signals.listen(signals.TERMINATE, signals.TIME_LIMIT)
+    status = _main(given)
+    # Not after a stop: SLURM may say it again while the process ends.
+    signals.release()
+    return status
+
+
+def _main(given: list[str]) -> int:
     try:
         prepared = prepare(given)
+        launch.started_processes()
         from lightning_modules.run import run
 
         run(prepared, given)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
-    except ConfigError as error:
+    except (ConfigError, launch.LaunchError) as error:
         return _report(error)
     except ValueError as error:
         if not _is_for_the_user(error):
@@ -61,10 +75,11 @@ def _report(error: Exception) -> int:
 def _is_for_the_user(error: ValueError) -> bool:
     """Whether the message was written for the person at the keyboard."""
     from datamodules.audio import DataError
+    from lightning_modules.callbacks.non_finite import LossError
     from lightning_modules.description import CheckpointError
     from lightning_modules.run import SettingError
 
-    return isinstance(error, (DataError, CheckpointError, SettingError))
+    return isinstance(error, (DataError, CheckpointError, LossError, SettingError))
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:
@@ -241,12 +256,12 @@ def _check_paths(arguments: Sequence[str], configs: list[dict[str, Any]]) -> Non
     for folder in map(str, root if isinstance(root, dict) else [root] if root else []):
         if folder != "null" and not download and not Path(folder).expanduser().is_dir():
             raise ConfigError(
-                f"data root {folder!r} is no folder; set MUSDB_PATH or --data.init_args.root to "
-                "the folder that holds train and test"
+                f"data root {folder!r} is no folder{launch.here()}; set MUSDB_PATH or "
+                "--data.init_args.root to the folder that holds train and test"
             )
     if (
         checkpoint
-        and checkpoint not in ("last", "best", "null")
+        and checkpoint not in ("last", "best", "auto", "null")
         and not Path(str(checkpoint)).is_file()
     ):
         raise ConfigError(

@@ -13,7 +13,7 @@ import torch
 
 from lightning_modules import cli
 from lightning_modules.checkpoint import load_separator
-from lightning_modules.evaluation.scores import read_scores
+from lightning_modules.evaluation.score_files import read_scores
 from tests.test_cli import CSV, TINY
 
 stempeg = pytest.importorskip("stempeg", reason="needs stempeg and ffmpeg", exc_type=ImportError)

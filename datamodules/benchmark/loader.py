@@ -100,7 +100,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, nargs="+", default=[0, 1, 2], help="processes (default 0 1 2)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="length of one measurement (default 1)"
+        "--seconds",
+        type=float,
+        default=1.0,
+        help="processor time of a measurement, for each process (default 1)",
     )
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
     parser.add_argument(
@@ -278,8 +281,8 @@ def table(report: dict[str, Any]) -> str:
             f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}, {versions}.",
             f"Data: {settings['data']}, {settings['tracks']} tracks; crops of "
             f"{settings['segment_seconds']:g} s, batch {settings['batch_size']}; median of up to "
-            f"{settings['repeats']} rounds of {settings['seconds']:g} s; one torch thread a "
-            "process.",
+            f"{settings['repeats']} rounds of {settings['seconds']:g} s a process; one "
+            "torch thread each.",
             "",
             *("| " + " | ".join(map(str.ljust, line, widths)).rstrip() + " |" for line in lines),
         ]

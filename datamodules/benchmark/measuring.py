@@ -21,8 +21,6 @@ Batches = Generator[Any, None, None]
 Start = Callable[[int], Batches]
 """Starts a loader with this number of workers; its batches never end, and closing stops it."""
 
-# Of the length of a measurement, before which caches, kernels and pages are made warm.
-_WARM_UP = 0.3
 # A row is left out of later rounds when it took so many times the time meant for it.
 _PATIENCE = 2
 
@@ -92,7 +90,7 @@ def measure_all(
     Args:
         entrants: The loaders.
         batch_size: Examples in each batch.
-        seconds: Length of a run, seconds; at least a batch from each worker is taken.
+        seconds: Processor time of a run, for each worker; at least a batch of each is taken.
         repeats: Number of rounds. A slow loader, whose batches take longer than a run is meant
             to, takes part in as many as fit into twice its share of the time.
         progress: Show a progress bar.
@@ -108,7 +106,7 @@ def measure_all(
         for entrant, workers in bar:
             bar.set_postfix_str(f"{entrant.name}, {workers} workers")
             name, measured = entrant.name, results[entrant.name]
-            allowed = _PATIENCE * repeats * seconds * len(entrant.workers)
+            allowed = _PATIENCE * repeats * seconds * sum(max(n, 1) for n in entrant.workers)
             runs = measured.runs.setdefault(workers, [])
             # A round that was begun is finished: its runs are compared with each other.
             begun = len(runs) < max(map(len, measured.runs.values()))
@@ -121,7 +119,7 @@ def measure_all(
             except Exception as error:  # whatever another project's code may raise
                 measured.fault = _in_a_line(error)
             else:
-                spent[name] += runs[-1].wall_seconds
+                spent[name] += runs[-1].cpu_seconds
     return results
 
 
@@ -132,15 +130,16 @@ def measure(start: Start, workers: int, batch_size: int, seconds: float) -> Meas
         start: Starts it.
         workers: Number of its worker processes.
         batch_size: Examples in each batch.
-        seconds: Length of the run, seconds.
+        seconds: Processor time of the run, for each worker.
 
     Returns:
-        What it took, without starting and warming up.
+        What it took, after it was started and has run for as long to get warm.
     """
     batches = start(workers)
     try:
-        # With a batch from each worker taken, none of a slow loader's is ready beforehand.
-        _take(batches, max(workers, 1), _WARM_UP * seconds)
+        # Compiles, and touches pages for the first time. With a batch from each worker taken,
+        # none of a slow loader's is ready beforehand.
+        _take(batches, max(workers, 1), seconds)
         cpu_before, wall_before = cpu_seconds(), time.perf_counter()
         taken = _take(batches, max(workers, 1), seconds)
         wall, cpu = time.perf_counter() - wall_before, cpu_seconds() - cpu_before
@@ -150,14 +149,15 @@ def measure(start: Start, workers: int, batch_size: int, seconds: float) -> Meas
         gc.collect()  # ends the workers now, not in the middle of the next loader's run
 
 
-def _take(batches: Iterator[Any], group: int, seconds: float) -> int:
-    """Take batches in whole groups for at least so long; returns their number."""
-    end = time.perf_counter() + seconds
+def _take(batches: Iterator[Any], workers: int, seconds: float) -> int:
+    """Take as many batches from each worker, for at least so long; returns their number."""
+    end = cpu_seconds() + workers * seconds
     taken = 0
-    while taken == 0 or time.perf_counter() < end:
-        for _ in range(group):
+    while taken == 0 or cpu_seconds() < end:
+        # The clock is looked at ever more seldom, because looking takes time.
+        for _ in range(workers * (1 + taken // (8 * workers))):
             next(batches)
-        taken += group
+            taken += 1
     return taken
 
 

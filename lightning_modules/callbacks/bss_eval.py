@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import time
 from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +17,9 @@ from datamodules.datasets import TrackBatch
 from lightning_modules import plots
 from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks.moment import moment, run_folder
-from lightning_modules.evaluation.scores import (
-    TrackScores,
-    aggregate,
-    score_track,
-    write_scores,
-)
+from lightning_modules.evaluation.pool import ScoringPool, available_cores
+from lightning_modules.evaluation.score_files import write_scores
+from lightning_modules.evaluation.scores import TrackScores, aggregate, merge, score_track
 from lightning_modules.evaluation.table import score_table
 
 _MOST_PROCESSES = 4
@@ -47,7 +41,7 @@ class BSSEval(Callback):
 
     def __init__(self, processes: int | None = None) -> None:
         self.processes = processes
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: ScoringPool | None = None
         self._pending: deque[tuple[str, Future[TrackScores]]] = deque()
         self._done: dict[str, list[TrackScores]] = {"estimate": [], "mixture": []}
         self._baselines: dict[tuple[str, str], TrackScores] = {}
@@ -96,16 +90,10 @@ class BSSEval(Callback):
         references: Audio,
         estimates: Tensor,
     ) -> None:
-        shared = _cores() // max(1, _local_ranks(trainer))
-        workers = self.processes or min(_MOST_PROCESSES, max(1, shared))
+        cores = max(1, available_cores() // max(1, _local_ranks(trainer)))
+        workers = self.processes or min(_MOST_PROCESSES, cores)
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                workers,
-                # A fork would copy the threads' locks of torch; and Ctrl-C is the main process's.
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=signal.signal,
-                initargs=(signal.SIGINT, signal.SIG_IGN),
-            )
+            self._pool = ScoringPool(workers, threads=max(1, cores // workers))
         # Whole tracks are large: no more of them wait in memory than are worked on next.
         while len(self._pending) > workers:
             self._collect()
@@ -179,18 +167,13 @@ class BSSEval(Callback):
     ) -> None:
         """End the pool at once, whatever it is working on."""
         if self._pool is not None:
-            for process in list((self._pool._processes or {}).values()):
-                process.terminate()
-            self.teardown(trainer, pl_module, "fit")
+            self._pool.terminate()
+            self._pool = None
 
 
 def _numpy(waveform: Tensor) -> Audio:
     audio: Audio = waveform.detach().float().cpu().numpy()
     return audio
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _local_ranks(trainer: Trainer) -> int:
@@ -203,8 +186,7 @@ def _gather(scores: list[TrackScores]) -> list[TrackScores]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gathered = [[] for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather_object(gathered, scores)
-    by_name = {track.name: track for part in gathered for track in part}
-    return [by_name[name] for name in sorted(by_name)]
+    return merge(gathered)
 
 
 def _title(trainer: Trainer) -> str:

@@ -1,10 +1,9 @@
-"""Which states of a run are kept: the best ones, the last one, and the one at Ctrl-C."""
+"""Which states of a run are kept: the best ones, the last one, and the one at a signal."""
 
 from __future__ import annotations
 
-import signal
+import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -12,31 +11,50 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from lightning_modules import signals
+from lightning_modules.callbacks.resume import (
+    batches_done,
+    between_steps,
+    epoch_is_through,
+    validation_follows,
+)
+from lightning_modules.checkpoint_files import link_best, remove_partial
+
+# Under several ranks a look at the clock is a word between them: not at every step.
+_STEPS_BETWEEN_LOOKS = 10
+
 
 class Interrupted(SystemExit):
-    """Ended by Ctrl-C after the state was saved.
+    """Ended by a signal after the state was saved.
 
     Attributes:
         checkpoint: Where a resumed run begins.
     """
 
     def __init__(self, checkpoint: Path) -> None:
-        super().__init__(130)  # what shells report for Ctrl-C
+        super().__init__(signals.exit_status())
         self.checkpoint = checkpoint
 
 
 class Checkpoints(ModelCheckpoint):
     """Keep the best checkpoints, ``best.ckpt`` and ``last.ckpt`` in ``checkpoints/`` of the run.
 
-    Ctrl-C ends the run after the batch or the validation at hand and leaves its
-    state in ``last.ckpt``; a second Ctrl-C ends it at once.
+    The best are chosen after each validation. ``last.ckpt`` is written after each validation
+    or epoch, at the end, and by steps or time between them; only when no gradients are
+    half accumulated. The one before it is kept as ``previous.ckpt``.
+
+    Ctrl-C, SIGTERM and SIGUSR1 (what SLURM sends ahead of the time limit) end the run
+    after the batch or the validation at hand and leave its state in ``last.ckpt``; a second
+    Ctrl-C ends it at once.
 
     Args:
         monitor: Metric that tells which are best. In ``val/sdr`` a source for which BSS
             Eval has no figure counts with its uSDR here.
         mode: ``max`` or ``min``: which values are better.
         save_top_k: How many of the best to keep.
-        **kwargs: Further arguments of Lightning's ``ModelCheckpoint``.
+        save_every_n_steps: Write ``last.ckpt`` at every n-th step of the optimiser.
+        save_every_seconds: Write it when this time has passed since the last one; looked
+            at every tenth step.
     """
 
     def __init__(
@@ -44,8 +62,13 @@ class Checkpoints(ModelCheckpoint):
         monitor: str = "val/sdr",
         mode: str = "max",
         save_top_k: int = 3,
-        **kwargs: Any,
+        save_every_n_steps: int | None = None,
+        save_every_seconds: float | None = 600.0,
     ) -> None:
+        if save_every_n_steps is not None and save_every_n_steps < 1:
+            raise ValueError(f"save_every_n_steps is {save_every_n_steps}: give 1 or more")
+        if save_every_seconds is not None and save_every_seconds < 0:
+            raise ValueError(f"save_every_seconds is {save_every_seconds}: give 0 or more")
         super().__init__(
             monitor=monitor,
             mode=mode,
@@ -55,15 +78,38 @@ class Checkpoints(ModelCheckpoint):
             save_last=True,
             # One file of each name: a resumed run goes on with the names it had.
             enable_version_counter=False,
-            **kwargs,
         )
-        self._stop = False
-        self._previous_handler: Any = None
+        self.save_every_n_steps = save_every_n_steps
+        self.save_every_seconds = save_every_seconds
+        self._saved_at_batch = 0
+        self._saved_at_seconds = 0.0
+        self._overdue = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Settle the directory; loggers have no say in it."""
-        self.dirpath = str(Path(trainer.default_root_dir).resolve() / "checkpoints")
+        """Settle the directory, in which loggers have no say; remove half-written files."""
+        folder = Path(trainer.default_root_dir).resolve() / "checkpoints"
+        self.dirpath = str(folder)
         super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.is_global_zero:
+            remove_partial(folder)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what is best, also in a run's directory that was moved.
+
+        Args:
+            state_dict: What ``state_dict`` returned.
+        """
+        assert self.dirpath is not None
+        here = Path(self.dirpath)
+        moved = {"dirpath": self.dirpath}
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            name = Path(state_dict[key]).name
+            moved[key] = str(here / name) if name else ""
+        best = {str(here / Path(path).name): v for path, v in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": best})
+        self.current_score = state_dict["current_score"]
+
+    # ------------------------------------------------------------ what is saved
 
     def _monitor_candidates(self, trainer: Trainer) -> dict[str, Tensor]:
         candidates = super()._monitor_candidates(trainer)
@@ -74,37 +120,85 @@ class Checkpoints(ModelCheckpoint):
     def _save_topk_checkpoint(
         self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
     ) -> None:
-        if self.monitor and self.monitor not in monitor_candidates:
-            # No validation since the start: only the last state is kept.
-            self._save_last_checkpoint(trainer, monitor_candidates)
-            return
-        super()._save_topk_checkpoint(trainer, monitor_candidates)
-        if self.best_model_path and self.dirpath:
-            link = str(Path(self.dirpath) / "best.ckpt")
-            self._link_checkpoint(trainer, self.best_model_path, link)
+        # Without a figure, as when nothing is validated, only the last state is kept.
+        if self.monitor in monitor_candidates:
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+            self._link_best(trainer)
 
-    # ---------------------------------------------------------------- Ctrl-C
+    def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        self._link_best(trainer)  # first: it may have stood for the one that goes
+        super()._remove_checkpoint(trainer, filepath)
+
+    def _link_best(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and self.best_model_path:
+            link_best(Path(self.best_model_path))
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        self._saved_at_batch, self._saved_at_seconds = batches_done(trainer), time.monotonic()
+        self._overdue = False
+
+    # ------------------------------------------------------------ when
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with nothing to save."""
+        self._saved_at_batch, self._saved_at_seconds = batches_done(trainer), time.monotonic()
+        self._overdue = False
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        """Save after a batch, when it is time."""
+        if trainer.fast_dev_run or not between_steps(trainer):  # type: ignore[attr-defined]
+            return
+        validates = validation_follows(trainer)
+        if epoch_is_through(trainer) and not validates:
+            return  # what belongs to the epoch's end is yet to come: see on_train_epoch_end
+        step = trainer.global_step
+        by_steps = self.save_every_n_steps is not None and step % self.save_every_n_steps == 0
+        ends = step == trainer.max_steps and not validates
+        if self._overdue or by_steps or ends or self._by_time(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _by_time(self, trainer: Trainer) -> bool:
+        if self.save_every_seconds is None or trainer.global_step % _STEPS_BETWEEN_LOOKS:
+            return False
+        passed = time.monotonic() - self._saved_at_seconds
+        due: bool = trainer.strategy.broadcast(passed >= self.save_every_seconds)
+        return due
+
+    def _save_validated(self, trainer: Trainer) -> None:
+        """Save after a validation."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            candidates = self._monitor_candidates(trainer)
+            self._save_topk_checkpoint(trainer, candidates)
+            self._save_last_checkpoint(trainer, candidates)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have an epoch without a validation saved once it has come to its end."""
+        self._overdue = self._saved_at_batch != batches_done(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last epoch if it had no validation."""
+        if self._overdue and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    # --------------------------------------------------------------- signals
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take Ctrl-C in hand."""
-        self._stop = False
-        self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
+        """Take the signals in hand."""
+        signals.listen(*signals.STOP)
+        _disarm_lightning(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give Ctrl-C back."""
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
-            self._previous_handler = None
+        """Give the signals back."""
+        signals.release()
 
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._stop:
-            raise KeyboardInterrupt
-        # Only a flag: in the middle of a step the weights are in no state to be saved.
-        self._stop = True
-        print(
-            "\nCtrl-C: saving after this batch, or this validation; once more to stop at once.",
-            flush=True,
-        )
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back, but not while a run that they stopped comes to its end."""
+        super().on_exception(trainer, pl_module, exception)
+        if not isinstance(exception, Interrupted):
+            signals.release()
 
     def on_train_batch_end(
         self,
@@ -114,14 +208,14 @@ class Checkpoints(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save when it is due, and when Ctrl-C was pressed."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._stop_agreed(trainer):
+        """Save when it is due, and when a signal came."""
+        self._save_if_due(trainer)
+        if between_steps(trainer) and self._stop_agreed(trainer):
             self._save_and_stop(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save when it is due, and when Ctrl-C was pressed: its scores are worth the wait."""
-        super().on_validation_end(trainer, pl_module)
+        """Save when it is due, and when a signal came: the scores are worth the wait."""
+        self._save_validated(trainer)
         if trainer.state.fn == "fit" and self._stop_agreed(trainer):
             candidates = self._monitor_candidates(trainer)
             if self._last_global_step_saved != trainer.global_step:
@@ -130,12 +224,26 @@ class Checkpoints(ModelCheckpoint):
 
     def _stop_agreed(self, trainer: Trainer) -> bool:
         # Any rank may have had the signal, and all of them must stop at the same batch.
-        agreed: bool = trainer.strategy.reduce_boolean_decision(self._stop, all=False)
+        mine = signals.received is not None
+        agreed: bool = trainer.strategy.reduce_boolean_decision(mine, all=False)
         return agreed
 
     def _save_and_stop(self, trainer: Trainer) -> None:
         self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         raise Interrupted(Path(self.last_model_path))
+
+
+def _disarm_lightning(trainer: Trainer) -> None:
+    """Keep Lightning's own handlers off.
+
+    They broadcast, save and requeue inside the signal, where a rank may be anywhere: ranks
+    that are not in step then wait for each other for ever.
+    """
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers = lambda: None
+    # What those handlers would have told; asking all ranks before each batch costs a wait.
+    epoch_loop: Any = trainer.fit_loop.epoch_loop
+    epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
 def _whole_sdr(metrics: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -381,9 +381,15 @@ def test_faulty_roots_are_refused(musdb_root: Path, tmp_path: Path) -> None:
     write_track(tmp_path / "one" / "Actions - One Minute Smile")
     with pytest.raises(DataError, match=r"one: all of its 1 training tracks.*leave it out"):
         module({str(musdb_root): 1.0, str(tmp_path / "one"): 1.0})
+
+
+def test_roots_of_other_rates_are_resampled(
+    musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
     write_track(tmp_path / "two" / "Other - Rate", sample_rate=22050)
-    with pytest.raises(DataError, match=r"Other - Rate: sample rate is 22050 Hz"):
-        module({str(musdb_root): 1.0, str(tmp_path / "two"): 1.0})
+    data = module({str(musdb_root): 1.0, str(tmp_path / "two"): 1.0})
+    assert {track.sample_rate for track in data.train_tracks} == {44100}
 
 
 def test_faulty_drawing_is_refused_before_any_file_is_read() -> None:

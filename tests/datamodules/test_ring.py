@@ -99,8 +99,36 @@ def test_a_killed_worker_is_told() -> None:
         example.zero_()
 
     ring = RingLoader(deadly, (2,), torch.float32, ExampleSampler(400, 4), num_workers=2)
-    with pytest.raises(RuntimeError, match="worker"):
+    with pytest.raises(RuntimeError, match=r"died \(.*worker.*[Kk]illed.*--ckpt_path last"):
         list(ring)
+
+
+def test_another_error_of_a_worker_stays_what_it_is() -> None:
+    def faulty(example: Tensor, position: Position) -> None:
+        raise RuntimeError("out of luck")
+
+    ring = RingLoader(faulty, (2,), torch.float32, ExampleSampler(8, 4), num_workers=0)
+    with pytest.raises(RuntimeError, match=r"^out of luck$"):
+        list(ring)
+
+
+def test_a_slot_is_not_filled_before_its_copy_is_through() -> None:
+    ring = loader(num_workers=0)
+    waited: list[bool] = []
+
+    class Copy:
+        def synchronize(self) -> None:
+            waited.append(bool((ring.ring[1] == 0).all()))
+
+    ring.ring.zero_()
+    ring._copies._events[1] = Copy()  # type: ignore[call-overload]
+    batches = iter(ring)
+    next(batches)
+    assert not waited
+    next(batches)
+    assert waited == [True], "it waits, and nothing has been written yet"
+    assert (ring.ring[1] != 0).all()
+    assert ring._copies._events[1] is None
 
 
 def test_workers_end_with_the_loader() -> None:

@@ -15,7 +15,7 @@ def correlations(signals: Array, estimates: Array, taps: int) -> tuple[Array, Ar
     """r_ik[l] and d_qi[l] of (P, T) and (Q, T), sample by sample."""
     samples = signals.shape[1]
     delayed = np.stack([np.pad(signals, ((0, 0), (lag, 0)))[:, :samples] for lag in range(taps)])
-    return tuple(np.einsum("it,lkt->ikl", some, delayed) for some in (signals, estimates))  # type: ignore[return-value]
+    return tuple(np.einsum("it,lkt->ikl", some, delayed) for some in (signals, estimates))
 
 
 def system(

@@ -76,7 +76,7 @@ def test_batches_are_taken_in_groups_and_the_loader_is_closed() -> None:
 def test_rows_take_turns_and_a_fault_stops_its_own_row_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each run takes as many seconds as its row's name says."""
+    """Each run takes as many seconds of processor time as its row's name says."""
     calls: list[tuple[str, int]] = []
 
     def prepare(name: str) -> Start:
@@ -93,25 +93,26 @@ def test_rows_take_turns_and_a_fault_stops_its_own_row_only(
 
     def run(start: Start, workers: int, batch_size: int, seconds: float) -> Measurement:
         next(start(workers))
-        return Measurement(batch_size, 1.0, float(calls[-1][0]) if calls[-1][0].isdigit() else 1.0)
+        name = calls[-1][0]
+        return Measurement(batch_size, float(name) if name.isdigit() else 1.0, 1.0)
 
     monkeypatch.setattr(measuring, "measure", run)
-    names = {"1": [0, 2], "broken": [0, 2], "absent": [0], "4": [0, 2], "2": [1]}
+    names = {"1": [0, 2], "broken": [0, 2], "absent": [0], "5": [0, 2], "2": [1]}
     entrants = [Entrant(name, partial(prepare, name), counts) for name, counts in names.items()]
     results = measure_all(entrants, batch_size=3, seconds=1.0, repeats=3, progress=False)
 
     first = [("1", -1), ("1", 0), ("1", 2), ("broken", -1), ("broken", 0), ("broken", 2)]
-    assert calls[:11] == [*first, ("4", -1), ("4", 0), ("4", 2), ("2", -1), ("2", 1)]
+    assert calls[:11] == [*first, ("5", -1), ("5", 0), ("5", 2), ("2", -1), ("2", 1)]
     assert results["broken"].fault == "ValueError: no chunk"
     assert results["absent"].fault == "AssertionError"
     assert results["absent"].examples_per_cpu_second(0) is None
     counts = {name: {n: len(r) for n, r in each.runs.items()} for name, each in results.items()}
-    # Twice their share is 12 seconds for rows of two runs: "4" is over it in its second round.
+    # Twice their share is 18 seconds for workers 0 and 2: "5" is over it in its second round.
     assert counts == {
         "1": {0: 3, 2: 3},
         "broken": {0: 1, 2: 0},
         "absent": {0: 0},
-        "4": {0: 2, 2: 2},
+        "5": {0: 2, 2: 2},
         "2": {1: 3},
     }
     assert results["1"].examples_per_cpu_second(2) == 3.0

@@ -1,0 +1,153 @@
+"""What Lightning leaves out of a checkpoint, so that a resumed run goes on to the bit."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks.early_stopping import EarlyStopping, EarlyStoppingReason
+
+_KEY = "exact_resume"
+# What the generators are set for; unlike purposes have independent streams.
+_TRAINING, _VALIDATION = 0, 1
+
+
+class ExactResume(Callback):
+    """Let a resumed run go on as if it had never stopped.
+
+    Before each training batch and each validation the random generators of torch, NumPy and
+    Python are set from (seed, batches so far, rank). So dropout and whatever else draws from
+    them is a function of the position in the run, as the examples are, and nothing of them
+    need be kept, for any number of ranks.
+
+    Checkpoints may be written between any two batches and after any validation. Lightning
+    2.6 goes on rightly from some of these moments only: at the end of an epoch it leaves out
+    the validation, and after a restart in mid-epoch the step of a scheduler that watches a
+    metric. Its counters are therefore saved in the form that it does go on from, together
+    with the metrics that schedulers and early stopping look at.
+    """
+
+    def __init__(self) -> None:
+        self._seed = 0
+        self._metrics: dict[str, torch.Tensor] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the run's seed from where ``seed_everything`` put it."""
+        self._seed, self._metrics = torch.initial_seed(), None
+
+    # ------------------------------------------------------------ generators
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Set the generators for a batch."""
+        self._set_generators(trainer, pl_module, _TRAINING)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the generators for a validation."""
+        self._set_generators(trainer, pl_module, _VALIDATION)
+
+    def _set_generators(self, trainer: Trainer, model: LightningModule, purpose: int) -> None:
+        position = (self._seed, purpose, batches_done(trainer), trainer.global_rank)
+        words = np.random.SeedSequence(position).generate_state(4).tolist()
+        # The long way round torch.manual_seed, which takes longer to look for devices.
+        seed = words[0] << 32 | words[1]
+        torch.default_generator.manual_seed(seed)
+        if model.device.type != "cpu":
+            torch.get_device_module(model.device).manual_seed(seed)
+        np.random.seed(words[2])
+        random.seed(words[3])
+
+    # ------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add seed and metrics, and put the loop's counters right."""
+        if trainer.state.fn != "fit":
+            return
+        metrics = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
+        checkpoint[_KEY] = {"seed": self._seed, "metrics": metrics}
+        _settle_counters(trainer, checkpoint["loops"]["fit_loop"])
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take over the seed and the metrics."""
+        if trainer.state.fn == "fit" and _KEY in checkpoint:
+            self._seed, self._metrics = checkpoint[_KEY]["seed"], checkpoint[_KEY]["metrics"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put back what the loops have reset since the checkpoint was loaded."""
+        if self._metrics is None:
+            return
+        trainer.callback_metrics.update(self._metrics)
+        self._metrics = None
+        # Left set until the epoch's end, it would cost a scheduler that watches a metric a step.
+        trainer.fit_loop._restarting = False
+        trainer.should_stop = any(
+            isinstance(callback, EarlyStopping)
+            and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+        )
+
+
+def batches_done(trainer: Trainer) -> int:
+    """Number of training batches of the run that are through, on each rank."""
+    done: int = trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+    return done
+
+
+def between_steps(trainer: Trainer) -> bool:
+    """Whether no gradients are being accumulated, after a batch.
+
+    Gradients of a half-accumulated step are in no checkpoint: under several ranks they differ
+    from rank to rank.
+    """
+    return not trainer.fit_loop._should_accumulate()
+
+
+def epoch_is_through(trainer: Trainer) -> bool:
+    """Whether the batch at hand is the last of its epoch."""
+    return trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+
+
+def validation_follows(trainer: Trainer) -> bool:
+    """Whether a validation comes right after the batch at hand."""
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+
+
+def _settle_counters(trainer: Trainer, counters: dict[str, Any]) -> None:
+    """Rewrite the counters of the training loop so that Lightning goes on rightly from them.
+
+    Within an epoch, and after a validation, they are right as they are.
+    """
+    batches = counters["epoch_loop.batch_progress"]
+    validation = counters["epoch_loop.val_loop.batch_progress"]
+    in_batch = batches["current"]["completed"] < batches["current"]["processed"]
+    validates = in_batch and validation_follows(trainer)
+    epochs = counters["epoch_progress"]
+    epoch_is_over = epochs["current"]["processed"] == epochs["current"]["ready"]
+    for part in ("total", "current"):
+        # A validation that was begun is begun again; one that is through leaves no trace.
+        begun = int(validates)
+        validation[part].update(ready=begun, started=begun, processed=0, completed=0)
+    validation["is_last_batch"] = False
+    if validates:
+        for part in ("total", "current"):
+            batches[part]["completed"] = batches[part]["processed"]
+    elif epoch_is_over or (in_batch and epoch_is_through(trainer)):
+        # Between two epochs: the one is through, the other has not begun.
+        for part in ("total", "current"):
+            number = epochs[part]["ready"]
+            epochs[part].update(started=number, processed=number, completed=number)
+        batches["total"]["completed"] = batches["total"]["processed"]
+        batches["current"].update(ready=0, started=0, processed=0, completed=0)
+        batches["is_last_batch"] = False
+        if in_batch:
+            counters["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
