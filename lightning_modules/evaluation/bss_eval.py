@@ -105,6 +105,10 @@ def bss_eval(
     * A zero denominator gives infinity; so does the SIR of a lone source.
     * A sample that is not finite makes NaN of all figures that depend on it.
 
+    Beyond them, `BSSEvalWarning` tells of references whose figures rounding decides, and matrices
+    that are exactly singular are solved, where museval 0.4.1 asks NumPy 2 for a name that it no
+    longer has (AttributeError).
+
     Signals of any real type are computed with in float64. Where NumPy's BLAS uses threads of its
     own, `OPENBLAS_NUM_THREADS=1` in the environment keeps it to the threads asked for here.
 

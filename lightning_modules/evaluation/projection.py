@@ -318,14 +318,12 @@ def filtered_energies(
         target[:, :inside] = waves[rows, past : past + inside]
         heard[:, :inside] = estimate[first:end].T
         spectra = np.fft.rfft(waves)
+        kept = min(hop, length + past - first)
         p1, p2 = (
-            np.fft.irfft((applied * spectra_).sum(axis=1), n_fft)[:, past:][
-                :, : length + past - first
-            ]
-            for applied, spectra_ in ((own, spectra[rows]), (every, spectra))
+            np.fft.irfft((applied * spectra[inputs]).sum(axis=1), n_fft)[:, past : past + kept]
+            for applied, inputs in ((own, rows), (every, slice(None)))
         )
-        kept = slice(0, p1.shape[1])
-        parts = (p1, p1 - target[:, kept], p2 - p1, p2, heard[:, kept] - p2)
+        parts = (p1, p1 - target[:, :kept], p2 - p1, p2, heard[:, :kept] - p2)
         energies += [np.vdot(part, part) for part in parts]
     return energies
 
