@@ -210,7 +210,8 @@ def _no_bss_eval(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def nothing(references: NDArray[np.float64], estimates: object, **frame: int) -> Evaluation:
         figures = np.zeros((4, len(references), references.shape[1] // frame["window"]))
-        return Evaluation(*figures, permutation=np.zeros((len(references), 1), np.int64))
+        sdr, isr, sir, sar = figures
+        return Evaluation(sdr, isr, sir, sar, np.zeros((len(references), 1), np.int64))
 
     monkeypatch.setattr(scoring, "evaluate", nothing)
 
