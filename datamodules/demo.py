@@ -190,7 +190,7 @@ def _write_manifest(root: Path, seed: int, recorded: dict[str, str], staging: Pa
 
 
 def default_root(seed: int = 0) -> Path:
-    """Where the corpus is kept: in :func:`~datamodules.pcm_cache.cache_folder`."""
+    """Where the corpus is kept: in :func:`~datamodules.cache.cache_folder`."""
     name = f"demo-v{VERSION}" + (f"-seed{seed}" if seed else "")
     return cache_folder() / name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,11 @@ def _failure(path: Path, partial: Path, error: Exception) -> str:
     # torch reports a failed write as a failure of its own; the cause names the disk's.
     reason = str(error.__context__ or error).strip().splitlines()[0]
     written = partial.stat().st_size if partial.exists() else 0
-    partial.unlink(missing_ok=True)
     advice = "mend that"
-    if path.parent.is_dir():
+    with suppress(OSError):  # nothing was written if there is no such folder
+        partial.unlink()
         free = shutil.disk_usage(path.parent).free
-        advice = f"make room there ({(free) / 1e6:.0f} MB are free) or mend what it says"
+        advice = f"make room there ({free / 1e6:.0f} MB are free) or mend what it says"
     return (
         f"{path}: could not be saved ({reason}; {written / 1e6:.0f} MB were written); the older "
         f"checkpoints are whole: {advice}, then go on with --ckpt_path last"

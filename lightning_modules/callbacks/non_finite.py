@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -75,7 +76,8 @@ class SkipNonFinite(Callback):
         if trainer.world_size > 1:
             ranks = [mine] * trainer.world_size
             torch.distributed.all_gather_object(ranks, mine)
-        losses = ", ".join(f"{loss:g}" for loss, _ in ranks)
+        # Of a finite one this is no figure to show: scaled, and a part of a sum.
+        losses = ", ".join("finite" if math.isfinite(loss) else f"{loss:g}" for loss, _ in ranks)
         examples = " ".join(f"({epoch}, {index})" for _, part in ranks for epoch, index in part)
         return (
             f"Training loss of batch {batches_done(trainer)} is {losses}: {self.in_a_row} in a "

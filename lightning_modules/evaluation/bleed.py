@@ -44,8 +44,8 @@ def bleedless_fullness(
         sample_rate: Samples per second.
 
     Returns:
-        Bleedless and fullness, up to 100, for equal signals; float64, each of shape (...). NaN
-        wherever a sample is not finite.
+        Bleedless and fullness, 0 to 100, which equal signals have; float64 on the CPU, each of
+        shape (...). NaN wherever a sample is not finite.
 
     Raises:
         ValueError: The shapes differ, or there are no samples.
@@ -69,22 +69,18 @@ def bleedless_fullness(
 
     signals = references.numel() // samples
     all_blocks = list(frames.blocks(signals, samples // _HOP_LENGTH + 1, _N_FFT))
-    true_floor, found_floor = (
-        torch.stack([levels(signal, block).amax((-3, -2, -1)) for block in all_blocks]).amax(0)
-        - _RANGE_DB
-        for signal in (references, estimates)
-    )
-    counts: list[Tensor] = []
+    floors = torch.full((2, *references.shape[:-2], 1, 1, 1), -torch.inf).to(window)
     for block in all_blocks:
-        excess = levels(estimates, block).maximum(found_floor[..., None, None, None])
-        excess -= levels(references, block).maximum(true_floor[..., None, None, None])
-        totals = (excess.clamp_min(0), excess > 0, -excess.clamp_max(0), excess < 0)
-        counts.append(torch.stack([part.sum((-3, -2, -1)).cpu().double() for part in totals]))
-    too_much, bands_above, too_little, bands_below = (
-        torch.stack(counts)
-        .sum(0)
-        .to(references.device if references.device.type != "mps" else "cpu")
-    )
+        loudest = [levels(signal, block).amax((-3, -2, -1)) for signal in (references, estimates)]
+        floors = floors.maximum(torch.stack(loudest)[..., None, None, None] - _RANGE_DB)
+
+    totals = torch.zeros(4, *references.shape[:-2], dtype=torch.float64)
+    for block in all_blocks:
+        excess = levels(estimates, block).maximum(floors[1])
+        excess -= levels(references, block).maximum(floors[0])
+        parts = (excess.clamp_min(0), excess > 0, -excess.clamp_max(0), excess < 0)
+        totals += torch.stack([part.sum((-3, -2, -1)).cpu().double() for part in parts])
+    too_much, bands_above, too_little, bands_below = totals
     return (
         100 / (1 + too_much / bands_above.clamp_min(1)),
         100 / (1 + too_little / bands_below.clamp_min(1)),

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Samples that the segments of one block hold, over all leading axes: 16 MiB of float32.
-_BLOCK_SAMPLES = 2**22
+# Samples that the segments of one block hold, over all leading axes: 4 MiB of float32.
+_BLOCK_SAMPLES = 2**20
 
 
 def frame_count(samples: int, hop_length: int) -> int:

@@ -11,6 +11,7 @@ NaN: what depends on the energy of a reference that is silent throughout, and ev
 source with NaN or infinite samples.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,8 +26,8 @@ _N_FFT = 2048
 _HOP_LENGTH = 1024
 # Power below which a bin counts as silent: 100 dB under a sine of amplitude 1.
 _SILENT_POWER = 1e-10
-# Samples of all references that a block of seconds holds: 32 MiB of float64.
-_BLOCK_SAMPLES = 2**22
+# Samples of all references that a block of seconds holds: 8 MiB of float64.
+_BLOCK_SAMPLES = 2**20
 
 
 @dataclass(frozen=True)
@@ -196,14 +197,15 @@ def sum_error(estimates: Tensor, mixture: Tensor) -> Tensor:
         ValueError: The shapes do not agree.
     """
     _as_source(mixture, estimates)
-    block = max(1, _BLOCK_SAMPLES // (estimates.numel() // estimates.shape[-1]))
-    power, error = [], []
-    for start in range(0, mixture.shape[-1], block):
+    samples = mixture.shape[-1]
+    block = max(1, _BLOCK_SAMPLES // (estimates.numel() // samples))
+    sums = _table(2, mixture, math.ceil(samples / block))
+    for column, start in enumerate(range(0, samples, block)):
         mixed = _widened(mixture[..., start : start + block])
         rest = mixed - _widened(estimates[..., start : start + block]).sum(-3)
-        power.append(_accumulated(mixed.square().sum((-2, -1))))
-        error.append(_accumulated(rest.square().sum((-2, -1))))
-    return _decibels(torch.stack(error).sum(0), torch.stack(power).sum(0))
+        two = torch.stack([rest.square().sum((-2, -1)), mixed.square().sum((-2, -1))])
+        sums[..., column] = two.to(sums.device)
+    return _decibels(sums[0].sum(-1), sums[1].sum(-1))
 
 
 def shift_error(
@@ -296,20 +298,18 @@ def energies(references: Tensor, *candidates: Tensor, sample_rate: int = 44100) 
     samples = references.shape[-1]
     signals = references.numel() // samples
     block = sample_rate * max(1, _BLOCK_SAMPLES // (signals * sample_rate))
-    sums: list[list[Tensor]] = [[] for _ in candidates]
+    count = math.ceil(samples / sample_rate)
+    sums = [_table(3, references, count) for _ in candidates]
     for start in range(0, samples, block):
+        now = slice(start // sample_rate, (start + block) // sample_rate)
         true = _seconds(references[..., start : start + block], sample_rate)
         power = true.square().sum((-3, -1))
-        for parts, candidate in zip(sums, candidates, strict=True):
+        for table, candidate in zip(sums, candidates, strict=True):
             error = _seconds(candidate[..., start : start + block], sample_rate) - true
             three = (power, error.square().sum((-3, -1)), (true * error).sum((-3, -1)))
-            parts.append(_accumulated(torch.stack(three)))
+            table[..., now] = torch.stack(three).to(table.device)
     whole_seconds = max(1, samples // sample_rate)
-    results = []
-    for parts in sums:
-        power, error_power, overlap = torch.cat(parts, -1)
-        results.append(Energies(power, error_power, overlap, whole_seconds))
-    return results
+    return [Energies(table[0], table[1], table[2], whole_seconds) for table in sums]
 
 
 @torch.no_grad()
@@ -333,20 +333,23 @@ def distances(references: Tensor, *candidates: Tensor) -> list[Distances]:
     window = torch.hann_window(_N_FFT, dtype=dtype, device=references.device)
     window *= 2 / window.sum()  # a sine of amplitude 1 has a magnitude of 1
     count = frames.frame_count(references.shape[-1], _HOP_LENGTH)
-    parts: list[list[Tensor]] = [[] for _ in candidates]
+    means = [_table(3, references, count) for _ in candidates]
     for block in frames.blocks(signals, count, _N_FFT):
         true = frames.segments(references, block, _N_FFT, _HOP_LENGTH)
         true_magnitudes = frames.spectra(true, window).abs()
         true_levels = _levels(true_magnitudes)
-        for part, candidate in zip(parts, candidates, strict=True):
+        now = slice(block.start, block.stop)
+        for table, candidate in zip(means, candidates, strict=True):
             found = frames.segments(candidate, block, _N_FFT, _HOP_LENGTH)
             magnitudes = frames.spectra(found, window).abs()
             log_spectral = (true_levels - _levels(magnitudes)).square().mean(-1).sqrt()
             waveform = (true - found).abs().mean(-1)
             magnitude = (true_magnitudes - magnitudes).abs().mean(-1)
             three = torch.stack([log_spectral, waveform, magnitude])
-            part.append(_accumulated(three.mean(-2)))  # (3, ..., S, C, N) -> (3, ..., S, N)
-    return [Distances(*_without_infinity(torch.cat(part, -1))) for part in parts]
+            table[..., now] = three.mean(-2).to(table.device)  # (3, ..., S, C, N) -> (3, ..., S, N)
+    for table in means:
+        table.masked_fill_(table.isinf(), torch.nan)
+    return [Distances(table[0], table[1], table[2]) for table in means]
 
 
 def _figures(sums: Energies, means: Distances) -> dict[str, Tensor]:
@@ -371,10 +374,6 @@ def _where_defined(sums: Energies, figures: Tensor) -> Tensor:
     return figures.where(defined, torch.nan)
 
 
-def _without_infinity(means: Tensor) -> Tensor:
-    return means.masked_fill(means.isinf(), torch.nan)
-
-
 def _decibels(numerator: Tensor, denominator: Tensor, delta: float = 0) -> Tensor:
     return 10 * torch.log10((numerator + delta) / (denominator + delta))
 
@@ -394,9 +393,14 @@ def _widened(signal: Tensor) -> Tensor:
     return signal.float() if signal.device.type == "mps" else signal.double()
 
 
-def _accumulated(sums: Tensor) -> Tensor:
-    """Bring short sums to where and how long ones are made."""
-    return sums.cpu().double() if sums.device.type == "mps" else sums.double()
+def _table(figures: int, signals: Tensor, columns: int) -> Tensor:
+    """Room for some figures of each of the signals (..., C, T), in some columns.
+
+    Made before the loop: small tensors that outlive large ones between them would keep the C
+    library from giving their memory back.
+    """
+    device = "cpu" if signals.device.type == "mps" else signals.device
+    return torch.empty(figures, *signals.shape[:-2], columns, dtype=torch.float64, device=device)
 
 
 def _as_source(mixture: Tensor, sources: Tensor) -> Tensor:

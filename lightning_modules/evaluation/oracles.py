@@ -171,7 +171,7 @@ def _filtered(
     """
     _check(mixture, sources)
     window = _window(mixture, dtype)
-    result = torch.zeros_like(sources, dtype=window.dtype)
+    result = torch.zeros_like(sources)
     for block, mixed, true in _spectra(mixture, sources, window):
         _add_frames(result, estimates(mixed, true), block, window)
     # Each sample lies in two frames, whose squared windows add up to the inverse's weight.
@@ -179,7 +179,7 @@ def _filtered(
     for start in range(0, result.shape[-1], HOP_LENGTH):
         part = result[..., start : start + HOP_LENGTH]
         part /= weight[: part.shape[-1]]
-    return result.to(sources.dtype)
+    return result
 
 
 def _add_frames(waveforms: Tensor, spectra: Tensor, block: range, window: Tensor) -> None:

@@ -105,3 +105,14 @@ def test_clear_waits_for_nobody(files: list[Path], capsys: pytest.CaptureFixture
         assert command.main(["clear", "--yes"]) == 2
     assert f"{decoded_folder()}: another process is writing here" in capsys.readouterr().err
     assert len(stored()) == 3
+
+
+def test_a_cache_that_cannot_be_cleared(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError("Read-only file system")
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    assert command.main(["clear", "--yes"]) == 2
+    assert f"{decoded_folder()}: cannot be cleared (Read-only" in capsys.readouterr().err

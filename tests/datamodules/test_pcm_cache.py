@@ -139,6 +139,8 @@ def test_faulty_copies_are_each_told(tmp_path: Path) -> None:
         decode([gone, tmp_path / "gone2.flac"], False)
     with pytest.raises(DataError, match="cannot be read"):
         find(gone)
+    with pytest.raises(DataError, match=f"{tmp_path}: cannot be read .Is a directory"):
+        find(tmp_path)
 
 
 def test_a_file_that_changes_while_it_is_decoded_gets_no_entry(

@@ -161,7 +161,7 @@ def test_log_spectral_distance_of_a_gain_is_the_gain() -> None:
     reference = 1000 * noise(1, 2, 9216)  # no bin near the floor
     assert figures(reference, reference / 10)["lsd"].item() == pytest.approx(20, abs=1e-4)
     # against silence: the level above the floor, 100 dB under a sine of amplitude 1
-    time = torch.arange(8 * 2048)
+    time = torch.arange(8 * 2048).double()
     sine = torch.sin(2 * torch.pi * 100 / 2048 * time)[None, None]
     (found,) = distances(sine, torch.zeros_like(sine))
     # a Hann window puts it into three bins: 0 dB, and 6.02 dB less beside it
