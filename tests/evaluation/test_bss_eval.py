@@ -39,8 +39,11 @@ def on(device: str) -> Callable[..., Results]:
         return bss_eval
 
     def run(references: Signals, estimates: Signals, **options: Any) -> Results:
-        tensors = (torch.as_tensor(signals, device=device) for signals in (references, estimates))
-        results = bss_eval_torch.bss_eval(*tensors, **options)
+        results = bss_eval_torch.bss_eval(
+            torch.as_tensor(references, device=device),
+            torch.as_tensor(estimates, device=device),
+            **options,
+        )
         assert {result.device.type for result in results} == {device}
         return tuple(result.cpu().numpy() for result in results)
 
@@ -54,7 +57,9 @@ def engine(request: pytest.FixtureRequest) -> Callable[..., Results]:
     return on(request.param)
 
 
-def random_signals(sources: int, samples: int, channels: int, seed: int = 0) -> Results:
+def random_signals(
+    sources: int, samples: int, channels: int, seed: int = 0
+) -> tuple[Signals, Signals]:
     """References, and estimates with leakage and noise, as 16-bit audio has it."""
     generator = np.random.default_rng(seed)
     references = generator.standard_normal((sources, samples, channels)) / 8
@@ -71,7 +76,7 @@ def figures(results: Results) -> NDArray[np.float64]:
     return np.stack(results[:4])
 
 
-def museval_floor(references: Signals, estimates: Signals, **options: Any) -> NDArray[np.float64]:
+def museval_floor(references: Signals, estimates: Signals, **options: Any) -> float:
     """What museval's own figures change by, in dB, under another level and another order."""
     expected = figures(museval.metrics.bss_eval(references, estimates, **options))
     quieter = figures(museval.metrics.bss_eval(0.7 * references, 0.7 * estimates, **options))
@@ -79,7 +84,7 @@ def museval_floor(references: Signals, estimates: Signals, **options: Any) -> ND
     with np.errstate(invalid="ignore"):
         moves = [np.abs(other - expected) for other in (quieter, backward[:, ::-1])]
         moves = [move[np.isfinite(move) & (expected < HIGHEST)] for move in moves]
-    return max(move.max(initial=0) for move in moves)
+    return max(float(move.max(initial=0)) for move in moves)
 
 
 def assert_equals_museval(
@@ -93,8 +98,13 @@ def assert_same(found: Results, expected: Results, tolerance: float = 1e-6) -> N
     assert len(found) == 5
     for name, ours, theirs in zip(("SDR", "ISR", "SIR", "SAR"), found, expected, strict=False):
         assert ours.shape == theirs.shape
-        both = [np.minimum(figure, HIGHEST) for figure in (ours, theirs)]
-        np.testing.assert_allclose(*both, rtol=0, atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(
+            np.minimum(ours, HIGHEST),
+            np.minimum(theirs, HIGHEST),
+            rtol=0,
+            atol=tolerance,
+            err_msg=name,
+        )
     np.testing.assert_array_equal(found[4], expected[4])
 
 
@@ -207,7 +217,7 @@ def test_fewer_axes(engine: Callable[..., Results]) -> None:
 
 def test_lists_are_arrays() -> None:
     references, estimates = random_signals(2, 300, 1)
-    found = bss_eval(references.tolist(), estimates.tolist(), **FRAMES)  # type: ignore[arg-type]
+    found = bss_eval(references.tolist(), estimates.tolist(), **FRAMES)
     assert_same(found, bss_eval(references, estimates, **FRAMES), 0)
 
 
@@ -251,7 +261,9 @@ def test_silent_frames(engine: Callable[..., Results], framewise: bool) -> None:
     options = FRAMES | {"framewise_filters": framewise}
     references, estimates = random_signals(2, 7000, 2)
     estimates[1, :2000] = 0
-    references[0, 4000:6000] = [0.5, -0.5]  # the channels cancel
+    references[0, 4000:6000] = 0
+    if not framewise:  # on a singular matrix of integers museval raises AttributeError
+        references[0, 4000:6000] = [0.5, -0.5]  # the channels cancel
     assert_equals_museval(engine, references, estimates, **options)
     sdr = engine(references, estimates, **options)[0]
     assert np.isnan(sdr).tolist() == [[True, False, True]] * 2
@@ -380,34 +392,36 @@ def cases(draw: st.DrawFn) -> tuple[Signals, Signals, dict[str, Any]]:
     return rounded(references, bits), rounded(estimates, bits), options
 
 
-@pytest.mark.parametrize("device", ["numpy", "cpu"])
-def test_any_input(device: str) -> None:
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-    @given(cases())
-    def check(case: tuple[Signals, Signals, dict[str, Any]]) -> None:
-        references, estimates, options = case
-        run = on(device)
-        try:
-            expected = museval.metrics.bss_eval(references, estimates, **options)
-            floor = museval_floor(references, estimates, **options)
-        except ValueError as error:
+@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@given(cases())
+def check_any_input(case: tuple[Signals, Signals, dict[str, Any]]) -> None:
+    references, estimates, options = case
+    engines = [on("numpy"), on("cpu")]
+    try:
+        expected = museval.metrics.bss_eval(references, estimates, **options)
+        floor = museval_floor(references, estimates, **options)
+    except ValueError as error:
+        for engine in engines:
             with pytest.raises(type(error)):
-                run(references, estimates, **options)
-            return
-        except AttributeError:  # museval means LinAlgError, by a name that NumPy has dropped
-            assume(False)
+                engine(references, estimates, **options)
+        return
+    except AttributeError:  # museval means LinAlgError, by a name that NumPy has dropped
+        assume(False)
+    for engine in engines:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", BSSEvalWarning)
-            found = run(references, estimates, **options)
+            found = engine(references, estimates, **options)
         if any(issubclass(warning.category, BSSEvalWarning) for warning in caught):
             np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-6)
             np.testing.assert_array_equal(np.isnan(figures(found)), np.isnan(figures(expected)))
         else:
             assert_same(found, expected, max(1e-6, 20 * floor))
 
+
+def test_any_input() -> None:
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        check()
+        check_any_input()
 
 
 # --- stored scores
@@ -425,17 +439,17 @@ STORED = """
 
 
 @pytest.mark.skipif("STEMLAB_TEST_DATA" not in os.environ, reason="STEMLAB_TEST_DATA is not set")
-@pytest.mark.filterwarnings("ignore::lightning_modules.evaluation.bss_eval.BSSEvalWarning")
 def test_stored_scores_of_museval(engine: Callable[..., Results]) -> None:
     path = Path(os.environ["STEMLAB_TEST_DATA"]) / "stems" / "Music Delta - 80s Rock.stem.mp4"
     stems, rate = stempeg.read_stems(str(path))
+    stems = rounded(stems)  # as the decoder wrote them in those days
     generator = np.random.RandomState(0)
     estimates = np.stack([generator.random_sample(stems[0].shape) for _ in range(2)])
     references = np.stack([stems[4], stems[1:4].sum(axis=0)])
     found = engine(references, estimates, window=rate, hop=rate)
-    # (frames, sources, metrics) as printed; decoders of AAC differ by more than the engines do
+    # (frames, sources, metrics) as printed, to five decimals
     stored = np.array(STORED.split(), np.float64).reshape(-1, 2, 4)
-    np.testing.assert_allclose(figures(found), stored.transpose(2, 1, 0), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(figures(found), stored.transpose(2, 1, 0), rtol=0, atol=6e-6)
 
 
 # --- museval itself
