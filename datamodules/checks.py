@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from datamodules import audio
-from datamodules.audio import DataError
-from datamodules.faults import Finding, for_each
-from datamodules.pcm_cache import cache_folder, state
+from datamodules.cache import ledger
+from datamodules.faults import Finding
 
 if TYPE_CHECKING:
     from datamodules.tracks import Track
 
 _SCAN_BLOCK_SAMPLES = 2**18
+_ALL_FINITE = -1
 
 
 def unlike_files(files: Mapping[str, Path], values: Mapping[str, int], unit: str) -> list[Finding]:
@@ -60,18 +56,19 @@ def unlike_rates(tracks: Sequence[Track]) -> list[Finding]:
         tracks: The tracks.
 
     Returns:
-        An error for each track at another rate than most.
+        A warning for each track at another rate than most.
     """
     counts = Counter(track.sample_rate for track in tracks)
     usual = counts.most_common(1)[0][0] if counts else 0
     return [
         Finding(
-            "error",
+            "warning",
             "unlike-rate",
             str(next(iter(track.stems.values())).parent),
             f"sample rate is {track.sample_rate} Hz, but {counts[usual]} of {len(tracks)} tracks "
-            f"have {usual} Hz; all must have the same",
-            "resample the track or remove it",
+            f"have {usual} Hz",
+            "training resamples what is not at its rate; make sure that the track's highest "
+            "frequencies are not missed, or remove it",
         )
         for track in tracks
         if track.sample_rate != usual
@@ -79,7 +76,7 @@ def unlike_rates(tracks: Sequence[Track]) -> list[Finding]:
 
 
 def not_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
-    """Look for NaN and infinity in float files, and remember the good ones in the cache.
+    """Look for NaN and infinity in float files, once for each state of a file.
 
     Args:
         files: The files.
@@ -88,38 +85,23 @@ def not_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
     Returns:
         An error for each file that holds one, or that cannot be read to its end.
     """
-    memory = cache_folder() / "finite.json"
-    known: dict[str, list[int]] = {}
-    with suppress(OSError, ValueError):
-        known = json.loads(memory.read_text())
 
-    def scan(path: Path) -> Finding | None:
-        before = state(path)
+    def first_not_finite(path: Path) -> int:
         position = 0
-        try:
-            for block in audio.blocks(path, _SCAN_BLOCK_SAMPLES):
-                if not np.isfinite(block).all():
-                    sample = position + int(np.argmin(np.isfinite(block).all(0)))
-                    return nan_finding(path, sample, audio.inspect(path).sample_rate)
-                position += block.shape[-1]
-        except DataError as fault:
-            return Finding.of(fault, path)
-        known[str(path.resolve())] = before
-        return None
+        for block in audio.blocks(path, _SCAN_BLOCK_SAMPLES):
+            if not np.isfinite(block).all():
+                return position + int(np.argmin(np.isfinite(block).all(0)))
+            position += block.shape[-1]
+        return _ALL_FINITE
 
-    new = [path for path in files if known.get(str(path.resolve())) != state(path)]
-    if not new:
-        return []
-    try:
-        found = for_each(scan, new, "looking for NaN", progress, workers=4)
-    finally:
-        # A cache that cannot be written costs a scan at the next start, nothing else.
-        with suppress(OSError):
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False) as file:
-                json.dump(known, file)
-            os.replace(file.name, memory)
-    return [finding for finding in found if finding]
+    known, faults = ledger().find_out(
+        "not_finite", first_not_finite, files, "looking for NaN", progress, workers=4
+    )
+    return [Finding.of(fault, path) for path, fault in faults.items()] + [
+        nan_finding(path, sample, audio.inspect(path).sample_rate)
+        for path, (_, sample) in known.items()
+        if sample != _ALL_FINITE
+    ]
 
 
 def nan_finding(path: Path, sample: int, sample_rate: int) -> Finding:

@@ -26,8 +26,8 @@ from datamodules.audio import DataError
 from datamodules.checks import nan_finding
 from datamodules.faults import for_each, raise_faults
 from datamodules.layouts import MIXTURE, STEMS, Entry, find_entries, subsets_of
-from datamodules.pcm_cache import STREAMS, decoded_bytes, decoded_folder
-from datamodules.tracks import Track, load_headers
+from datamodules.pcm_cache import STREAMS, decoded_bytes, find
+from datamodules.tracks import Track, load_tracks
 
 # Bytes of a sample on disk.
 SUBTYPES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
@@ -185,13 +185,17 @@ def _is_whole(target: Path, entry: Entry, names: Sequence[str], subtype: str) ->
 
 
 def _load(entry: Entry, scratch: Path, stems: Sequence[str], missing_as_silence: bool) -> Track:
-    if entry.is_stem_file and not decoded_folder(entry.path).is_dir():
-        decoded_bytes(entry.path)  # finds faults of the header
-        streams = scratch / "streams"
-        streams.mkdir()
-        audio.decode_streams(entry.path, [streams / f"{stream}.wav" for stream in STREAMS])
-        entry = replace(entry, path=streams, mixture_folder=streams)
-    loaded = load_headers(entry, stems, missing_as_silence)
+    decoded = {}
+    if entry.is_stem_file:
+        if (known := find(entry.path)) is not None:
+            decoded[entry.path] = known
+        else:
+            decoded_bytes(entry.path)  # finds faults of the header
+            streams = scratch / "streams"
+            streams.mkdir()
+            audio.decode_streams(entry.path, [streams / f"{stream}.wav" for stream in STREAMS])
+            entry = replace(entry, path=streams, mixture_folder=streams, is_stem_file=False)
+    (loaded,) = load_tracks([entry], decoded, stems, missing_as_silence)
     raise_faults([str(found) for found in loaded.findings if found.severity == "error"])
     assert loaded.track is not None
     return loaded.track

@@ -17,8 +17,7 @@ from datamodules.augmentations import Parameters, ReadingAugmentation
 from datamodules.crop_kernel import write_crop
 from datamodules.layouts import MIXTURE, STEMS
 from datamodules.pcm import Mappings
-from datamodules.pcm_cache import mapped_file
-from datamodules.sampling import Position, draw_crop
+from datamodules.sampling import CropDraw, Position, samples_at
 from datamodules.tracks import Track
 
 
@@ -125,16 +124,15 @@ class TrainingCrops:
     """Crops of all stems, by position in the stream, written where they are wanted.
 
     Args:
-        tracks: Tracks to draw from.
+        tracks: Tracks to draw from, in the order in which ``draw`` numbers them.
         listener: Tells stems and channels.
-        segment_samples: Length of a crop.
-        mix_probability: Probability that an example's stems come from different tracks.
-        seed: Seed of the stream.
+        draw: Draws which crop is which.
+        lengths: First epoch -> length of the crops from there on, samples.
         augmentations: The first ones of the stream, done in the pass that reads.
         raw: Hand out 16-bit samples as the files have them, in place of floats.
 
     Attributes:
-        shape: Shape of an example: (stems, C, T), or (stems, T, C) if raw.
+        shape: Shape of the longest example: (stems, C, T), or (stems, T, C) if raw.
         dtype: Type of its values.
     """
 
@@ -142,44 +140,49 @@ class TrainingCrops:
         self,
         tracks: Sequence[Track],
         listener: Listener,
-        segment_samples: int,
-        mix_probability: float,
-        seed: int,
+        draw: CropDraw,
+        lengths: Mapping[int, int],
         augmentations: Sequence[ReadingAugmentation] = (),
         raw: bool = False,
     ) -> None:
-        self.files = [
-            [
-                mapped_file(track.stems[stem]) if stem in track.stems else None
-                for stem in listener.stems
-            ]
-            for track in tracks
-        ]
-        self.lengths = np.array([track.samples for track in tracks])
-        channels = listener.audio_channels
-        sides = (segment_samples, channels) if raw else (channels, segment_samples)
-        self.shape = (len(listener.stems), *sides)
+        self.files = [[track.stems.get(stem) for stem in listener.stems] for track in tracks]
+        self.draw, self.lengths = draw, lengths
         self.dtype = torch.int16 if raw else torch.float32
-        self.segment_samples = segment_samples
-        self.mix_probability, self.seed = mix_probability, seed
         self.augmentations = augmentations
-        self._mappings = Mappings()
+        self._stems, self._channels = len(listener.stems), listener.audio_channels
+        self.shape = self._shape(max(lengths.values()))
+        self._mappings = Mappings(
+            {
+                track.stems[stem]: state
+                for track in tracks
+                for stem, state in track.states.items()
+                if stem in track.stems
+            }
+        )
+
+    def shape_at(self, epoch: int) -> tuple[int, int, int]:
+        """Shape of the examples of an epoch."""
+        return self._shape(samples_at(epoch, self.lengths))
+
+    def _shape(self, samples: int) -> tuple[int, int, int]:
+        if self.dtype == torch.int16:
+            return self._stems, samples, self._channels
+        return self._stems, self._channels, samples
 
     def fill(self, stems: Tensor, position: Position) -> None:
         """Write an example.
 
         Args:
-            stems: Where it goes, of ``shape`` and ``dtype``.
+            stems: Where it goes, of the epoch's shape and of ``dtype``.
             position: Its epoch and index.
 
         Raises:
             DataError: A file was removed or changed, or is not as raw examples need it.
         """
-        number, samples = self.shape[0], self.segment_samples
-        crop = draw_crop(self.seed, position, self.lengths, samples, number, self.mix_probability)
-        starts = np.broadcast_to(crop.starts, number)
+        samples = samples_at(position[0], self.lengths)
+        crop = self.draw.crop(position, samples)
         gains, swaps = self._draw_changes(position)
-        for stem, track, start in zip(range(number), crop.tracks, starts, strict=True):
+        for stem, (track, start) in enumerate(zip(*crop, strict=True)):
             file = self.files[track][stem]
             if file is None:  # a stem that the track does not have
                 stems[stem].zero_()
@@ -188,19 +191,19 @@ class TrainingCrops:
             if self.dtype == torch.float32:
                 write_crop(source, stems[stem], float(gains[stem]), bool(swaps[stem]))
                 continue
-            if source.dtype != torch.int16 or source.shape[1] != self.shape[-1]:
+            if source.dtype != torch.int16 or source.shape[1] != self._channels:
                 raise DataError(
                     f"{file}: {source.dtype} samples of {source.shape[1]} channels, int16 of "
-                    f"{self.shape[-1]} were expected; set --data.init_args.int16_to_device=false"
+                    f"{self._channels} were expected; set --data.init_args.int16_to_device=false"
                 )
             stems[stem, : len(source)].copy_(source)
             stems[stem, len(source) :].zero_()
 
     def _draw_changes(self, position: Position) -> tuple[Parameters, npt.NDArray[np.bool_]]:
-        stems = self.shape[0]
+        stems = self._stems
         gains, swaps = np.ones(stems), np.zeros(stems, bool)
         for number, augmentation in enumerate(self.augmentations):
-            parameters = augmentation.draw_at(self.seed, number, position, stems)
+            parameters = augmentation.draw_at(self.draw.seed, number, position, stems)
             gain, swap = augmentation.while_reading(parameters)
             gains, swaps = gains * gain, swaps ^ swap
         return gains, swaps

@@ -31,6 +31,7 @@ import soundfile
 from scipy.signal import oaconvolve
 from tqdm import tqdm
 
+from datamodules.cache import cache_folder
 from datamodules.demo_instruments import (
     SAMPLE_RATE,
     Signal,
@@ -55,7 +56,6 @@ from datamodules.demo_songs import (
 )
 from datamodules.demo_voice import sing
 from datamodules.layouts import STEMS
-from datamodules.pcm_cache import cache_folder
 
 SONGS = TRAIN + VALIDATION + TEST
 VALIDATION_TRACKS: tuple[str, ...] = tuple(song.name for song in VALIDATION)
@@ -190,7 +190,7 @@ def _write_manifest(root: Path, seed: int, recorded: dict[str, str], staging: Pa
 
 
 def default_root(seed: int = 0) -> Path:
-    """Where the corpus is kept: in :func:`~datamodules.pcm_cache.cache_folder`."""
+    """Where the corpus is kept: in :func:`~datamodules.cache.cache_folder`."""
     name = f"demo-v{VERSION}" + (f"-seed{seed}" if seed else "")
     return cache_folder() / name
 

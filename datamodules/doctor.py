@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.audio import DataError
+from datamodules.cache import Decoded
 from datamodules.checks import not_finite, unlike_rates
 from datamodules.diagnosis import channel_names, diagnose, duplicates, is_silent
 from datamodules.faults import Finding, Severity, for_each
 from datamodules.fingerprints import find_same
 from datamodules.layouts import MIXTURE, STEMS, SUBSETS, Entry, find_entries, subsets_of
 from datamodules.measurements import FileMeasures, MixtureMeasures, TrackMeasures, measure
-from datamodules.pcm_cache import decode, decoded_bytes, decoded_folder
-from datamodules.tracks import Loaded, Track, load_headers
+from datamodules.pcm_cache import decode, decoded_bytes, find
+from datamodules.tracks import Loaded, Track, load_tracks
 
 _SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
 _SHOWN = 10
@@ -114,14 +115,22 @@ def examine(
     entries = [entry for subset in subsets for entry in find_entries(root, subset, stems)]
     count = workers or os.cpu_count() or 1
 
-    faults = _stem_file_faults(entries, fast, progress)
+    faults, decoded = _stem_files(entries, fast, progress)
+
+    def is_ready(entry: Entry) -> bool:
+        return not entry.is_stem_file or entry.path in decoded
+
+    ready = [entry for entry in entries if is_ready(entry)]
+    found = iter(load_tracks(ready, decoded, stems, missing_as_silence, progress))
 
     def load(entry: Entry) -> Loaded:
-        if entry.path in faults:
-            return Loaded(None, [Finding.of(faults[entry.path], entry.path)], [])
-        if fast and entry.is_stem_file and not decoded_folder(entry.path).is_dir():
-            return Loaded(None, [], [])
-        return load_headers(entry, stems, missing_as_silence)
+        if is_ready(entry):
+            return next(found)
+        # In haste a .stem.mp4 that was not decoded yet is judged by its header alone.
+        fault = faults.get(entry.path)
+        return Loaded(None, [Finding.of(fault, entry.path)] if fault else [], [])
+
+    headers = [load(entry) for entry in entries]
 
     def listen(loaded: Loaded) -> TrackMeasures | DataError | None:
         try:
@@ -129,7 +138,6 @@ def examine(
         except DataError as fault:
             return fault
 
-    headers = for_each(load, entries, "checking headers", progress)
     findings = [found for loaded in headers for found in loaded.findings]
     findings += unlike_rates([loaded.track for loaded in headers if loaded.track])
     measures: list[TrackMeasures | None] = [None] * len(entries)
@@ -155,24 +163,27 @@ def examine(
     return Report(str(root), tuple(stems), reports, findings)
 
 
-def _stem_file_faults(
+def _stem_files(
     entries: Sequence[Entry], fast: bool, progress: bool
-) -> dict[Path, DataError]:
+) -> tuple[dict[Path, DataError], dict[Path, Decoded]]:
     """Decode what is not decoded yet, or if it must be fast, check its headers."""
     faults: dict[Path, DataError] = {}
     paths = [entry.path for entry in entries if entry.is_stem_file]
+    if not fast:
+        return faults, decode(paths, progress, faults)
+    decoded = {}
 
     def check(path: Path) -> None:
         try:
-            if not decoded_folder(path).is_dir():
+            if (known := find(path)) is not None:
+                decoded[path] = known
+            else:
                 decoded_bytes(path)
         except DataError as fault:
             faults[path] = fault
 
     for_each(check, paths, "checking .stem.mp4", progress)
-    if not fast:
-        decode([path for path in paths if path not in faults], progress, faults)
-    return faults
+    return faults, decoded
 
 
 def _track_report(entry: Entry, track: Track | None, measures: TrackMeasures | None) -> TrackReport:

@@ -9,8 +9,9 @@ folder of track folders without ``train`` and ``test`` is all for training.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,17 +39,14 @@ class Entry:
         subset: ``train`` or ``test``.
         path: Folder of its stems, or its .stem.mp4.
         mixture_folder: Where its mixture lies: the same folder, but for DSD100.
+        is_stem_file: Whether it is a .stem.mp4.
     """
 
     name: str
     subset: str
     path: Path
     mixture_folder: Path
-
-    @property
-    def is_stem_file(self) -> bool:
-        """Whether it is a .stem.mp4."""
-        return not self.path.is_dir()
+    is_stem_file: bool = False
 
     def find(self, stems: Sequence[str]) -> dict[str, Path]:
         """Find its files; of several formats WAV comes first, then FLAC.
@@ -59,6 +57,8 @@ class Entry:
         Returns:
             Stem name -> file, and ``mixture`` last, if there is one.
         """
+        if self.mixture_folder == self.path:
+            return files_in(self.path, (*stems, MIXTURE))
         files = files_in(self.path, stems)
         if self.mixture_folder.is_dir():  # DSD100's may be missing
             files |= files_in(self.mixture_folder, [MIXTURE])
@@ -102,6 +102,34 @@ def subsets_of(root: str | Path, stems: Sequence[str] = STEMS) -> list[str]:
     return found
 
 
+def weighted_roots(root: str | Mapping[str, float] | None) -> dict[str, float]:
+    """Roots of data sets, each with how often it is drawn from.
+
+    Args:
+        root: One root, or root -> weight, or None.
+
+    Returns:
+        Root -> weight, in the order given; empty without a root.
+
+    Raises:
+        DataError: A weight is not above 0, or there are no roots where some were promised.
+    """
+    if not isinstance(root, Mapping):
+        return {root: 1.0} if root else {}
+    if not root:
+        raise DataError(
+            "root is an empty mapping: give a folder, or folders with weights, as in "
+            "{/data/musdb18hq: 1.0, /data/extra: 0.5}"
+        )
+    for folder, weight in root.items():
+        if not 0 < weight < math.inf:
+            raise DataError(
+                f"root: the weight of {folder} is {weight}: give a number above 0, or leave the "
+                "folder out"
+            )
+    return dict(root)
+
+
 def find_entries(root: str | Path, subset: str, stems: Sequence[str] = STEMS) -> list[Entry]:
     """Find the tracks of a subset.
 
@@ -129,11 +157,13 @@ def find_entries(root: str | Path, subset: str, stems: Sequence[str] = STEMS) ->
             f"{_LAYOUT} in {root}; check the path, or copy the tracks there"
         )
     # A folder comes later, so that it stands in for a .stem.mp4 of the same name.
-    found.sort(key=Path.is_dir)
-    paths = {path.name.removesuffix(_STEM_FILE_SUFFIX): path for path in found}
+    found.sort(key=lambda each: each[1])
+    paths = {path.name.removesuffix(_STEM_FILE_SUFFIX): (path, folder) for path, folder in found}
     return [
-        Entry(name, subset, path, path if mixtures == folder else mixtures / path.name)
-        for name, path in sorted(paths.items())
+        Entry(
+            name, subset, path, path if mixtures == folder else mixtures / path.name, not is_folder
+        )
+        for name, (path, is_folder) in sorted(paths.items())
     ]
 
 
@@ -157,17 +187,19 @@ def _is_folder_of_tracks(root: Path, stems: Sequence[str]) -> bool:
     return not any((root / part).is_dir() for part in parts) and any(
         path.name.endswith(_STEM_FILE_SUFFIX)
         or any((path / (stem + suffix)).is_file() for stem in stems for suffix in FORMATS)
-        for path in _tracks_in(root)
+        for path, _ in _tracks_in(root)
     )
 
 
-def _tracks_in(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".")
-        and (path.name.endswith(_STEM_FILE_SUFFIX) or path.is_dir())
-    ]
+def _tracks_in(folder: Path) -> list[tuple[Path, bool]]:
+    """What may be a track, and whether it is a folder; asked of the system in one go."""
+    with os.scandir(folder) as found:
+        return [
+            (folder / each.name, each.is_dir())
+            for each in found
+            if not each.name.startswith(".")
+            and (each.name.endswith(_STEM_FILE_SUFFIX) or each.is_dir())
+        ]
 
 
 def _no_subset(root: Path, subset: str) -> DataError:

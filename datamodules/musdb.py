@@ -28,10 +28,17 @@ from datamodules.datasets import (
     grouping,
 )
 from datamodules.demo import VALIDATION_TRACKS, demo_corpus
-from datamodules.layouts import STEMS
-from datamodules.pcm_cache import decode
+from datamodules.layouts import STEMS, weighted_roots
+from datamodules.loudness import Powers, measure_loudness
+from datamodules.preparation import at_rate, in_place
 from datamodules.ring import RingLoader
-from datamodules.sampling import ExampleSampler, Position
+from datamodules.sampling import (
+    CropDraw,
+    DrawingRules,
+    ExampleSampler,
+    Position,
+    crop_lengths,
+)
 from datamodules.songs import find_songs
 from datamodules.tracks import (
     MUSDB_VALIDATION_TRACKS,
@@ -39,7 +46,6 @@ from datamodules.tracks import (
     index_tracks,
     split_validation,
 )
-from datamodules.wav import is_mappable
 
 
 class MUSDBDataModule(LightningDataModule):
@@ -50,7 +56,10 @@ class MUSDBDataModule(LightningDataModule):
             FLAC or Ogg stems per track, or ``.stem.mp4`` files; or DSD100; or a
             folder of such tracks alone, which all train. Without it the
             environment variable ``MUSDB_PATH`` counts, and without that the
-            embedded corpus is rendered.
+            embedded corpus is rendered. Several are mixed by weight, as in
+            ``{/data/musdb18hq: 1.0, /data/extra: 0.5}``: of three stems two come from
+            the first. The first one validates and tests; the others' training tracks
+            all train, but for those that are named as a track that validates.
         sources: What the model separates: names of stems, or names of sources
             each with the stems that it sums, as in
             ``{vocals: [vocals], accompaniment: [drums, bass, other]}``.
@@ -58,15 +67,26 @@ class MUSDBDataModule(LightningDataModule):
             mixture of a training example is the sum of all of them.
         missing_as_silence: Take a stem without a file as silence, instead of
             refusing the track.
-        sample_rate: Sample rate that the tracks must have, Hz.
+        sample_rate: Sample rate of all that is handed out, Hz; tracks that have
+            another are resampled once, into the cache.
         audio_channels: 1 averages the channels, 2 repeats a mono track.
         segment_seconds: Length of a training crop, seconds.
+        segment_curriculum: Shorter crops at first: epoch -> length from there on,
+            seconds, as in ``{0: 1.0, 10: 3.0}``. Nothing else changes, not even the
+            number of examples in an epoch.
         batch_size: Examples per step over all ranks together.
         examples_per_epoch: Examples in an epoch; by default as many segments as
             the training tracks hold, so that an epoch hears as much music as
             there is.
         mix_probability: Probability that the stems of an example come from
             different tracks.
+        avoid_silence_db: Draw another start where a stem's crop has a level below this,
+            dBFS, such as -60. Stems from one place are silent together or not at all.
+        silence_tries: Starts drawn at most; the last one counts.
+        loudness_classes: Draw loud and quiet places of a stem equally often: its crops'
+            levels in dB, from the quietest (not below -60 dBFS) to the loudest, are cut
+            into so many classes of equal width, and each that holds any has the same
+            chance. 1 makes all places equally probable.
         augmentations: What is done to the stems of training examples, in order.
         validation_tracks: Names of the training tracks that validate. By default
             the official fourteen of MUSDB18, else every seventh track.
@@ -87,16 +107,20 @@ class MUSDBDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: str | None = None,
+        root: dict[str, float] | str | None = None,
         sources: list[str] | dict[str, list[str]] = list(STEMS),  # noqa: B006 (shown in --help)
         stems: list[str] = list(STEMS),  # noqa: B006
         missing_as_silence: bool = False,
         sample_rate: int = 44100,
         audio_channels: int = 2,
         segment_seconds: float = 6.0,
+        segment_curriculum: dict[int, float] | None = None,
         batch_size: int = 16,
         examples_per_epoch: int | None = None,
         mix_probability: float = 0.5,
+        avoid_silence_db: float | None = None,
+        silence_tries: int = 10,
+        loudness_classes: int = 1,
         augmentations: list[Augmentation] | None = None,
         validation_tracks: list[str] | None = None,
         validation_crops_per_track: int = 8,
@@ -107,24 +131,23 @@ class MUSDBDataModule(LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.root = root
+        self.root_weights = weighted_roots(root)
         self.listener = Listener(grouping(sources, stems), audio_channels, stems)
         self.missing_as_silence = missing_as_silence
         self.sample_rate = sample_rate
         self.segment_samples = round(segment_seconds * sample_rate)
-        if self.segment_samples < 1:
-            raise DataError(f"segment_seconds is {segment_seconds}: give a length above 0")
+        self.crop_lengths = crop_lengths(segment_curriculum, segment_seconds, sample_rate)
+        self.drawing_rules = DrawingRules(
+            mix_probability, avoid_silence_db, silence_tries, loudness_classes
+        )
         if min(batch_size, validation_crops_per_track, examples_per_epoch or 1) < 1:
             raise DataError(
                 f"batch_size is {batch_size}, validation_crops_per_track "
                 f"{validation_crops_per_track}, examples_per_epoch {examples_per_epoch}: give "
                 "numbers from 1 on"
             )
-        if not 0 <= mix_probability <= 1:
-            raise DataError(f"mix_probability is {mix_probability}: give a number from 0 to 1")
         self.batch_size = batch_size
         self.examples_per_epoch = examples_per_epoch
-        self.mix_probability = mix_probability
         self.augmentations = nn.ModuleList(augmentations or [])
         for augmentation in augmentations or []:
             augmentation.sample_rate = sample_rate
@@ -139,6 +162,9 @@ class MUSDBDataModule(LightningDataModule):
         self.valid_tracks: list[Track] = []
         self.test_tracks: list[Track] = []
         self.songs: list[Path] = []
+        # How many of the training tracks each root has, and how loud they are.
+        self._root_sizes: list[int] = []
+        self._loudness: list[Powers] = []
         self.positions: list[Position] = []
         self._embedded: Path | None = None
         # Epoch and batch at which the training stream begins; a checkpoint moves it.
@@ -147,11 +173,14 @@ class MUSDBDataModule(LightningDataModule):
     # ---------------------------------------------------------------- tracks
 
     def prepare_data(self) -> None:
-        """Render or download what is not there yet (one process per node)."""
+        """Render, download, decode or resample what is not there yet (one process per node)."""
         if self.download:
             self._download_preview()
         elif self._given_root() is None and not self.predict_paths:
             self._embedded = demo_corpus()
+        if self.trainer is not None and self.trainer.state.fn is not None:
+            # Other processes of the node then find it done; without this they would do it.
+            self.setup(self.trainer.state.fn.value)
 
     def setup(self, stage: str) -> None:
         """Index the tracks that a stage needs; every fault in them is reported here.
@@ -176,14 +205,36 @@ class MUSDBDataModule(LightningDataModule):
                 f"{len(self.train_tracks)} training and {len(self.valid_tracks)} validation tracks "
                 f"in {root} ({split.rule})"
             )
+            self._root_sizes = [len(split.train)]
+            for other in list(self.root_weights)[1:]:
+                self._add_root(Path(other).expanduser())
         if stage == "fit":
             self._check_batch_size()
-            # What cannot be mapped in place is decoded now, not in each epoch.
-            files = {file for track in self.train_tracks for file in track.stems.values()}
-            decode(sorted(file for file in files if not is_mappable(file)), self._is_first())
+            self.train_tracks = in_place(self.train_tracks, self._is_first())
+            if self.drawing_rules.need_loudness:
+                self._loudness = measure_loudness(
+                    self.train_tracks, self.listener.stems, self._is_first()
+                )
+
+    def _add_root(self, root: Path) -> None:
+        """Train on another root's tracks, but for those that validate under the same name."""
+        held_out = {track.name for track in self.valid_tracks}
+        found = self._index(root, "train")
+        tracks = [track for track in found if track.name not in held_out]
+        if not tracks:
+            raise DataError(
+                f"{root}: all of its {len(found)} training tracks are named as validation tracks "
+                "of the first root, others were expected; leave it out of root"
+            )
+        self.train_tracks = self.train_tracks + tracks
+        self._root_sizes.append(len(tracks))
+        rank_zero_info(
+            f"{len(tracks)} more training tracks in {root} ({len(found) - len(tracks)} left out, "
+            "which validate by name)"
+        )
 
     def _given_root(self) -> Path | None:
-        given = self.root or os.environ.get("MUSDB_PATH")
+        given = next(iter(self.root_weights), None) or os.environ.get("MUSDB_PATH")
         return Path(given).expanduser() if given else None
 
     def _root(self) -> Path:
@@ -230,12 +281,6 @@ class MUSDBDataModule(LightningDataModule):
             progress=self._is_first(),
         )
         for track in tracks:
-            if track.sample_rate != self.sample_rate:
-                raise DataError(
-                    f"{root / subset / track.name}: sample rate is {track.sample_rate} Hz, "
-                    f"{self.sample_rate} Hz was expected; set "
-                    f"--data.init_args.sample_rate={track.sample_rate} or resample the data"
-                )
             if track.channels != self.listener.audio_channels and 1 not in (
                 track.channels,
                 self.listener.audio_channels,
@@ -245,7 +290,7 @@ class MUSDBDataModule(LightningDataModule):
                     f"{self.listener.audio_channels} were expected; set "
                     f"--data.init_args.audio_channels={track.channels}"
                 )
-        return tracks
+        return at_rate(tracks, self.sample_rate, self._is_first())
 
     def _is_first(self) -> bool:
         return self.trainer is None or self.trainer.is_global_zero
@@ -293,16 +338,33 @@ class MUSDBDataModule(LightningDataModule):
         crops = TrainingCrops(
             self.train_tracks,
             self.listener,
-            self.segment_samples,
-            self.mix_probability,
-            self.seed,
+            self._draw(),
+            self.crop_lengths,
             self._while_reading(),
             self.int16_to_device,
         )
         self._ring = RingLoader(
-            crops.fill, crops.shape, crops.dtype, sampler, self.num_workers, _ignore_interrupt
+            crops.fill,
+            crops.shape,
+            crops.dtype,
+            sampler,
+            self.num_workers,
+            _ignore_signals,
+            crops.shape_at,
         )
         return self._ring
+
+    def _draw(self) -> CropDraw:
+        lengths = np.array([track.samples for track in self.train_tracks])
+        return CropDraw(
+            self.seed,
+            self.drawing_rules,
+            len(self.listener.stems),
+            np.split(lengths, np.cumsum(self._root_sizes)[:-1]),
+            list(self.root_weights.values()) or [1.0],
+            self._loudness,
+            self.sample_rate,
+        )
 
     def _while_reading(self) -> list[ReadingAugmentation]:
         """The first augmentations, as far as the loader does them in passing."""
@@ -361,7 +423,7 @@ class MUSDBDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=_ignore_signals,
             **arguments,
         )
 
@@ -415,8 +477,9 @@ class MUSDBDataModule(LightningDataModule):
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
 
-def _ignore_interrupt(worker: int) -> None:
-    """Leave Ctrl-C to the main process, which stops the workers when it is ready."""
+def _ignore_signals(worker: int) -> None:
+    """Leave Ctrl-C and SLURM's signals to the main process, which stops the workers in time."""
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

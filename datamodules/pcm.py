@@ -11,6 +11,7 @@ import mmap
 import os
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 from datamodules.audio import DataError
-from datamodules.wav import TYPES, read_wav_header
+from datamodules.ledger import State, changed, check_same
+from datamodules.wav import TYPES, wav_header_of
 
 # Linux allows a process 65,530 mappings; the libraries have some thousand of them.
 _OPEN_MAPPINGS = 16_384
@@ -29,23 +31,30 @@ class MappedFile:
 
     Args:
         path: The file.
+        expected: Its state when it was checked; by default as it is now.
 
     Attributes:
         samples: All samples, shape (T, C), of the file's own type; not to be written to.
     """
 
-    def __init__(self, path: Path) -> None:
-        header = read_wav_header(path)
-        dtype = TYPES.get((header.tag, header.bits)) if header else None
-        if header is None or dtype is None or not header.channels:
-            raise DataError(
-                f"{path}: no WAV file of 16 or 32-bit samples, which mapping needs; convert it"
-            )
+    def __init__(self, path: Path, expected: State | None = None) -> None:
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise changed(path) from error
+        with file:
+            self._state = State.of(os.fstat(file.fileno()))
+            if expected and not self._state.is_same(expected):
+                raise changed(path)
+            header = wav_header_of(file)
+            dtype = TYPES.get((header.tag, header.bits)) if header else None
+            if header is None or dtype is None or not header.channels:
+                raise DataError(
+                    f"{path}: no WAV file of 16 or 32-bit samples, which mapping needs; convert it"
+                )
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         count = header.present if header.declared is None else header.declared
         frames = min(count, header.present) // (dtype.itemsize * header.channels)
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._state = _state(os.fstat(file.fileno()))
         self._path = path
         array = np.frombuffer(self._map, dtype, frames * header.channels, offset=header.offset)
         self._offset = header.offset
@@ -58,7 +67,10 @@ class MappedFile:
     def crop(self, start: int, samples: int) -> Tensor:
         """Take a part, after making sure that the file is the one that was mapped.
 
-        Reading a mapping of a file that was cut short would end the process.
+        Reading a mapping of a file that was cut short ends the process (SIGBUS). What is left of
+        that danger is a cut between this check and the reading that follows, some microseconds
+        to milliseconds later; closing it would take a copy by ``read``, as slow again as the rest.
+        There the worker dies and the loader says so: no wrong sample, no hang.
 
         Args:
             start: First sample.
@@ -70,15 +82,7 @@ class MappedFile:
         Raises:
             DataError: The file was removed, replaced or changed since it was mapped.
         """
-        try:
-            same = _state(os.stat(self._path)) == self._state
-        except OSError:
-            same = False
-        if not same:
-            raise DataError(
-                f"{self._path}: was removed, replaced or changed while it was in use; restore it "
-                "and go on with --ckpt_path last"
-            )
+        check_same(self._path, self._state)
         page = mmap.PAGESIZE
         first = (self._offset + start * self._frame_bytes) // page * page
         length = min(samples * self._frame_bytes + page, len(self._map) - first)
@@ -88,14 +92,15 @@ class MappedFile:
         return self.samples[start : start + samples]
 
 
-def _state(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
 class Mappings:
-    """Files mapped on first use; the longest unused are given up when there are too many."""
+    """Files mapped on first use; the longest unused are given up when there are too many.
 
-    def __init__(self) -> None:
+    Args:
+        states: The state in which each file was checked; another is an error.
+    """
+
+    def __init__(self, states: Mapping[Path, State] | None = None) -> None:
+        self._states = states or {}
         self._files: OrderedDict[Path, MappedFile] = OrderedDict()
 
     def crop(self, path: Path, start: int, samples: int) -> Tensor:
@@ -114,7 +119,7 @@ class Mappings:
         """
         file = self._files.get(path)
         if file is None:
-            file = self._files[path] = MappedFile(path)
+            file = self._files[path] = MappedFile(path, self._states.get(path))
             if len(self._files) > _OPEN_MAPPINGS:
                 self._files.popitem(last=False)
         else:
@@ -123,4 +128,4 @@ class Mappings:
 
     def __getstate__(self) -> dict[str, object]:
         # Another process maps for itself.
-        return {"_files": OrderedDict()}
+        return {"_states": self._states, "_files": OrderedDict()}

@@ -8,6 +8,7 @@ fills the slot it is told and returns; the batch is a view of the slot.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,11 +35,12 @@ class RingLoader(DataLoader[Any]):
 
     Args:
         fill: Writes one example; runs in the workers.
-        shape: Shape of an example.
+        shape: Shape of an example, of the largest if they differ.
         dtype: Type of its values.
         sampler: Positions of this rank's examples; ``share`` of them make a batch.
         num_workers: Processes; 0 fills the slots in this one.
         worker_init_fn: Called in each worker with its number.
+        shape_at: Gives the shape of an epoch's examples, if it changes.
     """
 
     def __init__(
@@ -49,13 +51,15 @@ class RingLoader(DataLoader[Any]):
         sampler: ExampleSampler,
         num_workers: int = 0,
         worker_init_fn: Callable[[int], None] | None = None,
+        shape_at: Callable[[int], Sequence[int]] | None = None,
     ) -> None:
         slots = num_workers * _PREFETCH + _SPARE_SLOTS
         self.ring = torch.empty(slots, sampler.share, *shape, dtype=dtype).share_memory_()
-        self._copies: list[torch.cuda.Event | None] = [None] * slots
+        self._copies = _Copies(slots)
+        self._slots = _Slots(self.ring, fill, shape_at)
         super().__init__(
-            _Slots(self.ring, fill),
-            sampler=_Turns(sampler, slots, self._wait_for_copy),
+            self._slots,
+            sampler=_Turns(sampler, slots, self._copies),
             batch_size=None,
             num_workers=num_workers,
             prefetch_factor=_PREFETCH if num_workers else None,
@@ -66,8 +70,19 @@ class RingLoader(DataLoader[Any]):
             _pin(self.ring)
 
     def __iter__(self) -> Iterator[StemBatch]:  # type: ignore[override]
-        for slot, positions in super().__iter__():
-            yield StemBatch(self.ring[slot], torch.tensor(positions))
+        try:
+            for slot, positions in super().__iter__():
+                batch = self._slots.view(slot, positions[0][0])
+                yield StemBatch(batch, torch.tensor(positions))
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RuntimeError(
+                f"a process that reads data died ({str(error).strip()}); the system ends one "
+                "where memory runs out (Killed), or where a file was cut short while it was being "
+                "read (Bus error). Mend that, and go on with --ckpt_path last; fewer "
+                "--data.init_args.num_workers need less memory"
+            ) from error
 
     def copied(self, batch: Tensor) -> None:
         """Note that a copy of a batch to a GPU has been started.
@@ -79,26 +94,50 @@ class RingLoader(DataLoader[Any]):
             batch: The stems of a batch of this loader, as they were handed out.
         """
         slot = batch.storage_offset() // self.ring.stride(0)
+        self._copies.note(slot)
+
+
+class _Copies:
+    """Copies to a GPU that may still be going on.
+
+    Apart from the loader, lest the sampler refer back to it: a loader in a circle of references
+    is taken apart in an order in which its workers are not told to end, and waited for in vain.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._events: list[torch.cuda.Event | None] = [None] * slots
+
+    def note(self, slot: int) -> None:
         event = torch.cuda.Event()
         event.record()
-        self._copies[slot] = event
+        self._events[slot] = event
 
-    def _wait_for_copy(self, slot: int) -> None:
-        event = self._copies[slot]
+    def wait(self, slot: int) -> None:
+        event = self._events[slot]
         if event is not None:
             event.synchronize()
-            self._copies[slot] = None
+            self._events[slot] = None
 
 
 class _Slots(Dataset[tuple[int, list[Position]]]):
     """Fills a slot, in a worker."""
 
-    def __init__(self, ring: Tensor, fill: Fill) -> None:
-        self.ring, self.fill = ring, fill
+    def __init__(
+        self, ring: Tensor, fill: Fill, shape_at: Callable[[int], Sequence[int]] | None
+    ) -> None:
+        self.ring, self.fill, self.shape_at = ring, fill, shape_at
+
+    def view(self, slot: int, epoch: int) -> Tensor:
+        """The batch in a slot: smaller examples fill its beginning, without gaps."""
+        whole = self.ring[slot]
+        if self.shape_at is None:
+            return whole
+        shape = (len(whole), *self.shape_at(epoch))
+        return whole.view(-1)[: math.prod(shape)].view(shape)
 
     def __getitem__(self, turn: tuple[int, list[Position]]) -> tuple[int, list[Position]]:
         slot, positions = turn
-        for example, position in zip(self.ring[slot], positions, strict=True):
+        for example, position in zip(self.view(slot, positions[0][0]), positions, strict=True):
             self.fill(example, position)
         return turn
 
@@ -106,8 +145,8 @@ class _Slots(Dataset[tuple[int, list[Position]]]):
 class _Turns(Sampler[tuple[int, list[Position]]]):
     """Deals the positions of each batch out to the slots in turn."""
 
-    def __init__(self, sampler: ExampleSampler, slots: int, wait: Callable[[int], None]) -> None:
-        self.sampler, self.slots, self.wait = sampler, slots, wait
+    def __init__(self, sampler: ExampleSampler, slots: int, copies: _Copies) -> None:
+        self.sampler, self.slots, self.copies = sampler, slots, copies
         self._next = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -121,7 +160,7 @@ class _Turns(Sampler[tuple[int, list[Position]]]):
                 slot = self._next
                 # Slots go on in turn from epoch to epoch: the last batch may still be in use.
                 self._next = (slot + 1) % self.slots
-                self.wait(slot)
+                self.copies.wait(slot)
                 yield slot, batch
                 batch = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +11,13 @@ import numpy as np
 
 from datamodules import audio
 from datamodules.audio import Audio, DataError
-from datamodules.checks import not_finite, unlike_files, unlike_rates
-from datamodules.faults import Finding, for_each, raise_faults
-from datamodules.layouts import FORMATS, MIXTURE, STEMS, Entry, files_in, find_entries
-from datamodules.pcm_cache import decode, decoded_folder
+from datamodules.cache import Decoded
+from datamodules.checks import not_finite, unlike_files
+from datamodules.faults import Finding, raise_faults
+from datamodules.headers import Header, decoded_headers, read_headers
+from datamodules.layouts import FORMATS, MIXTURE, STEMS, Entry, find_entries
+from datamodules.ledger import State, check_same
+from datamodules.pcm_cache import STREAMS, decode
 
 # The validation split of musdb's own configuration (its configs/mus.yaml).
 MUSDB_VALIDATION_TRACKS = (
@@ -44,12 +47,15 @@ class Track:
     Attributes:
         name: Name of the track, as musdb gives it.
         subset: ``train`` or ``test``.
-        stems: Stem name -> its file; of a .stem.mp4, the decoded one.
+        stems: Stem name -> its file; of what was decoded or resampled, the one in the cache.
         mixture: File of the track's own mixture, if it has one.
         samples: Length of each file, samples per channel.
         sample_rate: Sample rate, Hz.
         channels: Number of channels.
         silent: Names of the stems that have no file and are taken as silence.
+        encoded: Names of the stems whose samples cannot be used where they lie.
+        states: Stem name, or ``mixture`` -> the state in which its file was checked; reading it
+            in another one is an error.
     """
 
     name: str
@@ -60,6 +66,8 @@ class Track:
     sample_rate: int
     channels: int
     silent: tuple[str, ...] = ()
+    encoded: tuple[str, ...] = ()
+    states: Mapping[str, State] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -79,7 +87,7 @@ class Track:
             Waveform, shape (C, T).
 
         Raises:
-            DataError: The file cannot be read.
+            DataError: The file cannot be read, or was changed since it was checked.
         """
         if stem == MIXTURE:
             return self.read_mixture(start, samples)
@@ -88,7 +96,7 @@ class Track:
             return np.zeros(
                 (self.channels, rest if samples is None else min(samples, rest)), np.float32
             )
-        return audio.read(self.stems[stem], start, samples)
+        return self._read_file(stem, self.stems[stem], start, samples)
 
     def read_stems(self, names: Sequence[str], start: int = 0, samples: int | None = None) -> Audio:
         """Read the same part of several stems.
@@ -120,9 +128,15 @@ class Track:
             DataError: A file cannot be read.
         """
         if self.mixture is not None:
-            return audio.read(self.mixture, start, samples)
+            return self._read_file(MIXTURE, self.mixture, start, samples)
         total: Audio = self.read_stems(tuple(self.stems), start, samples).sum(0)
         return total
+
+    def _read_file(self, name: str, path: Path, start: int, samples: int | None) -> Audio:
+        waveform = audio.read(path, start, samples)
+        if name in self.states:
+            check_same(path, self.states[name])
+        return waveform
 
 
 class Split(NamedTuple):
@@ -174,17 +188,11 @@ def index_tracks(
         FFmpegMissingError: A .stem.mp4 must be decoded, and ffmpeg is not installed.
     """
     entries = find_entries(root, subset, stems)
-    decode([entry.path for entry in entries if entry.is_stem_file], progress)
-
-    def load(entry: Entry) -> Loaded:
-        return load_headers(entry, stems, missing_as_silence)
-
-    loaded = for_each(load, entries, "checking tracks", progress)
+    decoded = decode([entry.path for entry in entries if entry.is_stem_file], progress)
+    loaded = load_tracks(entries, decoded, stems, missing_as_silence, progress)
     _raise_errors([finding for each in loaded for finding in each.findings])
-    tracks = [each.track for each in loaded if each.track]
-    _raise_errors(unlike_rates(tracks))
     _raise_errors(not_finite([path for each in loaded for path in each.float_files], progress))
-    return tracks
+    return [each.track for each in loaded if each.track]
 
 
 def split_validation(
@@ -247,67 +255,87 @@ def split_validation(
 # -------------------------------------------------------------------- check
 
 
-def load_headers(entry: Entry, stems: Sequence[str], missing_as_silence: bool = False) -> Loaded:
-    """Read and check the headers of a track's files.
+def load_tracks(
+    entries: Sequence[Entry],
+    decoded: Mapping[Path, Decoded],
+    stems: Sequence[str],
+    missing_as_silence: bool = False,
+    progress: bool = False,
+) -> list[Loaded]:
+    """Read and check the headers of tracks' files.
 
     Args:
-        entry: The track; a .stem.mp4 must have been decoded.
-        stems: Names of the stems that it must have.
+        entries: The tracks.
+        decoded: Each .stem.mp4 -> its place in the cache.
+        stems: Names of the stems that every track must have.
         missing_as_silence: Take a stem without a file as silence.
+        progress: Show a progress bar, if it takes more than a second.
 
     Returns:
-        The track, and what is wrong with it.
+        For each entry the track, and what is wrong with it.
     """
-    if not entry.is_stem_file:
-        return _load_files(entry, entry.find(stems), stems, missing_as_silence)
-    folder = decoded_folder(entry.path)
-    files = files_in(folder, (*stems, MIXTURE))
-    track, findings, _ = _load_files(entry, files, stems, missing_as_silence)
-    findings = [
-        replace(
-            found,
-            where=str(entry.path),
-            finding=f"as decoded, {found.where}: {found.finding}",
-            remedy=f"{found.remedy}; if the file is sound, delete {folder} to decode again",
-        )
-        for found in findings
+    names = (*stems, MIXTURE)
+    files = [
+        {name: decoded[entry.path].file(name) for name in names if name in STREAMS}
+        if entry.is_stem_file
+        else entry.find(stems)
+        for entry in entries
     ]
-    return Loaded(track, findings, [])
+    paths = [
+        path
+        for entry, each in zip(entries, files, strict=True)
+        if not entry.is_stem_file
+        for path in each.values()
+    ]
+    headers, faults = read_headers(paths, progress)
+    headers |= decoded_headers(
+        {entry.path: decoded[entry.path] for entry in entries if entry.is_stem_file}
+    )
+    return [
+        _load(entry, each, headers, faults, stems, missing_as_silence)
+        for entry, each in zip(entries, files, strict=True)
+    ]
 
 
-def _load_files(
-    entry: Entry, files: dict[str, Path], stems: Sequence[str], missing_as_silence: bool
+def _load(
+    entry: Entry,
+    files: dict[str, Path],
+    headers: Mapping[Path, Header],
+    faults: Mapping[Path, DataError],
+    stems: Sequence[str],
+    missing_as_silence: bool,
 ) -> Loaded:
-    missing = [stem for stem in stems if stem not in files]
+    missing = tuple(stem for stem in stems if stem not in files)
     if missing_as_silence and len(missing) < len(stems):
         findings = [_taken_as_silence(entry, stem) for stem in missing]
     else:
         findings = [_missing(entry, stem, stems) for stem in missing]
-    infos = {}
-    for stem, path in files.items():
-        try:
-            infos[stem] = audio.inspect_seekable(path)
-        except DataError as fault:
-            findings.append(Finding.of(fault, path))
+    findings += [Finding.of(faults[path], path) for path in files.values() if path in faults]
+    found = {stem: headers[path] for stem, path in files.items() if path in headers}
     for what, unit in (("samples", "samples"), ("sample_rate", "Hz"), ("channels", "channels")):
-        findings += unlike_files(
-            files, {stem: getattr(info, what) for stem, info in infos.items()}, unit
-        )
+        values = {stem: getattr(header, what) for stem, header in found.items()}
+        findings += unlike_files(files, values, unit)
     if any(finding.severity == "error" for finding in findings):
         return Loaded(None, findings, [])
-    float_files = [files[stem] for stem, info in infos.items() if info.subtype in _FLOAT_SUBTYPES]
-    first = next(iter(infos.values()))
-    mixture = files.pop(MIXTURE, None)
+    first = next(iter(found.values()))
     track = Track(
         entry.name,
         entry.subset,
-        files,
-        mixture,
+        {stem: path for stem, path in files.items() if stem != MIXTURE},
+        files.get(MIXTURE),
         first.samples,
         first.sample_rate,
         first.channels,
-        tuple(missing),
+        missing,
+        tuple(s for s, header in found.items() if s != MIXTURE and not header.mappable),
+        {stem: header.state for stem, header in found.items()},
     )
+    # AAC does not decode to NaN.
+    float_files = [
+        files[stem]
+        for stem, header in found.items()
+        if header.subtype in _FLOAT_SUBTYPES and not entry.is_stem_file
+    ]
     return Loaded(track, findings, float_files)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
@@ -48,35 +48,47 @@ def read_wav_header(path: Path) -> WavHeader | None:
         The header, or None if the file has no samples chunk.
     """
     with path.open("rb") as file:
-        order: Literal["big", "little"] = "big" if file.read(12)[:4] == b"RIFX" else "little"
+        return wav_header_of(file)
 
-        def number(content: bytes) -> int:
-            return int.from_bytes(content, order)
 
-        long_bytes = None
-        tag = bits = channels = 0
-        while len(chunk := file.read(8)) == 8:
-            name, size = chunk[:4], number(chunk[4:])
-            if name == b"data":
-                if size == 0xFFFFFFFF and long_bytes is not None:
-                    size = long_bytes
-                # Written into a pipe, the size is 0, all ones or (sox) just below 2 GiB:
-                # the samples go on until the end of the file.
-                streamed = size in (0, 0xFFFFFFFF) or 0x7FFF0000 <= size <= 0x7FFFFFFF
-                offset = file.tell()
-                present = os.fstat(file.fileno()).st_size - offset
-                # Big-endian samples are no machine type here.
-                tag = tag if order == "little" else 0
-                return WavHeader(offset, None if streamed else size, present, tag, bits, channels)
-            end = file.tell() + size + size % 2  # chunks start at even bytes
-            if name == b"fmt ":
-                content = file.read(min(size, 40))
-                tag, channels, bits = (number(content[a : a + 2]) for a in (0, 2, 14))
-                if tag == _EXTENSIBLE:
-                    tag = number(content[24:26])
-            elif name == b"ds64":  # 64-bit sizes of RF64: of the file, then of the samples
-                long_bytes = number(file.read(16)[8:])
-            file.seek(end)
+def wav_header_of(file: BinaryIO) -> WavHeader | None:
+    """As `read_wav_header`, of a file that is open at its beginning.
+
+    Args:
+        file: The file.
+
+    Returns:
+        The header, or None if the file has no samples chunk.
+    """
+    order: Literal["big", "little"] = "big" if file.read(12)[:4] == b"RIFX" else "little"
+
+    def number(content: bytes) -> int:
+        return int.from_bytes(content, order)
+
+    long_bytes = None
+    tag = bits = channels = 0
+    while len(chunk := file.read(8)) == 8:
+        name, size = chunk[:4], number(chunk[4:])
+        if name == b"data":
+            if size == 0xFFFFFFFF and long_bytes is not None:
+                size = long_bytes
+            # Written into a pipe, the size is 0, all ones or (sox) just below 2 GiB:
+            # the samples go on until the end of the file.
+            streamed = size in (0, 0xFFFFFFFF) or 0x7FFF0000 <= size <= 0x7FFFFFFF
+            offset = file.tell()
+            present = os.fstat(file.fileno()).st_size - offset
+            # Big-endian samples are no machine type here.
+            tag = tag if order == "little" else 0
+            return WavHeader(offset, None if streamed else size, present, tag, bits, channels)
+        end = file.tell() + size + size % 2  # chunks start at even bytes
+        if name == b"fmt ":
+            content = file.read(min(size, 40))
+            tag, channels, bits = (number(content[a : a + 2]) for a in (0, 2, 14))
+            if tag == _EXTENSIBLE:
+                tag = number(content[24:26])
+        elif name == b"ds64":  # 64-bit sizes of RF64: of the file, then of the samples
+            long_bytes = number(file.read(16)[8:])
+        file.seek(end)
     return None
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from lightning_modules import launch, signals
+
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _SECTIONS = ("seed_everything", "trainer", "model", "data", "ckpt_path", "weights_only", "run_dir")
@@ -36,15 +38,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 for a mistake that the message on stderr explains.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    signals.release()
+    if given[:1] == ["fit"]:
+        # One that comes during the seconds of the imports is heeded after the first batch.
+        signals.listen(signals.TERMINATE, signals.TIME_LIMIT)
+    status = _main(given)
+    # Not after a stop: SLURM may say it again while the process ends.
+    signals.release()
+    return status
+
+
+def _main(given: list[str]) -> int:
     try:
         prepared = prepare(given)
+        launch.started_processes()
         from lightning_modules.run import run
 
         run(prepared, given)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
-    except ConfigError as error:
+    except (ConfigError, launch.LaunchError) as error:
         return _report(error)
     except ValueError as error:
         if not _is_for_the_user(error):
@@ -220,7 +234,7 @@ def _part(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _check_paths(arguments: Sequence[str], configs: list[dict[str, Any]]) -> None:
-    """Check the data's root and the checkpoint's path, wherever they are given."""
+    """Check the data's roots and the checkpoint's path, wherever they are given."""
     root: Any = os.environ.get("MUSDB_PATH")
     checkpoint: Any = None
     download: Any = False
@@ -233,19 +247,21 @@ def _check_paths(arguments: Sequence[str], configs: list[dict[str, Any]]) -> Non
         name, equals, value = argument.partition("=")
         value = value if equals else "".join(words[number + 1 : number + 2])
         if name in ("--data.init_args.root", "--data.root"):
-            root = value
+            # Several roots with weights come as a mapping.
+            root = yaml.safe_load(value) if value.startswith("{") else value
         elif name in ("--data.init_args.download", "--data.download"):
             download = value.lower() == "true"
         elif name == "--ckpt_path":
             checkpoint = value
-    if root and str(root) != "null" and not download and not Path(str(root)).expanduser().is_dir():
-        raise ConfigError(
-            f"data root {str(root)!r} is no folder; set MUSDB_PATH or --data.init_args.root to the "
-            "folder that holds train and test"
-        )
+    for folder in map(str, root if isinstance(root, dict) else [root] if root else []):
+        if folder != "null" and not download and not Path(folder).expanduser().is_dir():
+            raise ConfigError(
+                f"data root {folder!r} is no folder{launch.here()}; set MUSDB_PATH or "
+                "--data.init_args.root to the folder that holds train and test"
+            )
     if (
         checkpoint
-        and checkpoint not in ("last", "best", "null")
+        and checkpoint not in ("last", "best", "auto", "null")
         and not Path(str(checkpoint)).is_file()
     ):
         raise ConfigError(

@@ -7,13 +7,13 @@ import os
 import shlex
 import shutil
 import sys
-import uuid
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentError
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -23,11 +23,14 @@ from pytorch_lightning.loggers import WandbLogger
 
 from datamodules.datasets import grouping
 from datamodules.musdb import MUSDBDataModule
+from lightning_modules import run_lock, signals
 from lightning_modules.base import SourceSeparator
-from lightning_modules.callbacks.checkpoints import Interrupted
+from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.checkpoint_files import BEST, WholeCheckpointIO, newest_whole
 from lightning_modules.description import check_same_model
+from lightning_modules.launch import is_first_process, match_launcher, started_processes
+from lightning_modules.loggers import finish_wandb, prepare_loggers
 from lightning_modules.messages import legible
 
 # Facts that data and model share: written once, with the data.
@@ -54,6 +57,26 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
     # LightningCLI warns about arguments while sys.argv holds others.
     sys.argv[1:] = arguments
     try:
+        _start()
+    except Interrupted as interrupted:
+        if is_first_process():
+            _say_how_to_go_on(interrupted.checkpoint, given)
+        _leave_together()
+        raise
+    except Exception as error:
+        _forget_unbegun()
+        if isinstance(error, ArgumentError):
+            raise SettingError(legible(str(error))) from error
+        raise
+    finally:
+        # What was set for this run's loggers and ranks is not for the next one's.
+        for name in set(os.environ) - set(environment):
+            if name == _RUN_DIR_VARIABLE or name.startswith("WANDB_"):
+                del os.environ[name]
+
+
+def _start() -> None:
+    try:
         StemlabCLI(
             SourceSeparator,
             MUSDBDataModule,
@@ -66,28 +89,31 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
             # A mistake is one line to read, not a page of usage: cli.py prints it.
             parser_kwargs=_PARSER | {name: dict(_PARSER) for name in StemlabCLI.subcommands()},
         )
-    except Interrupted as interrupted:
-        run_dir = interrupted.checkpoint.parents[1]
-        words = list(given)
-        for name, value in (("--run_dir", str(run_dir)), ("--ckpt_path", "last")):
-            words = [*_without(words, name), name, value]
-        print(
-            f"\nStopped; the state is in {interrupted.checkpoint}\n"
-            f"Go on with: python -m lightning_modules.cli {shlex.join(words)}"
-        )
-        raise
-    except Exception as error:
-        _forget_unbegun()
-        if isinstance(error, ArgumentError):
-            raise SettingError(legible(str(error))) from error
-        raise
     finally:
-        if (wandb := sys.modules.get("wandb")) and wandb.run is not None:
-            wandb.finish()
-        # What was set for this run's loggers and ranks is not for the next one's.
-        for name in set(os.environ) - set(environment):
-            if name == _RUN_DIR_VARIABLE or name.startswith("WANDB_"):
-                del os.environ[name]
+        finish_wandb()
+        run_lock.let_go()
+
+
+def _say_how_to_go_on(checkpoint: Path, given: Sequence[str]) -> None:
+    words = list(given)
+    for name, value in (("--run_dir", str(checkpoint.parents[1])), ("--ckpt_path", "last")):
+        words = [*_without(words, name), name, value]
+    print(
+        f"\nStopped; the state is in {checkpoint}\n"
+        f"Go on with: python -m lightning_modules.cli {shlex.join(words)}"
+    )
+
+
+def _leave_together() -> None:
+    """End all ranks at once: the first exit status is what the others are ended for."""
+    # Python gives signals their deadly meaning back as it shuts down, unless they are ignored.
+    signals.ignore(signals.TERMINATE, signals.TIME_LIMIT)
+    if torch.distributed.is_initialized():
+        # The first rank may still have been busy with its loggers.
+        torch.distributed.barrier()
+    if started_processes() is None and not is_first_process():
+        # Lightning takes another status of ranks that it started itself for a crash.
+        sys.exit(0)
 
 
 def _without(words: list[str], name: str) -> list[str]:
@@ -111,6 +137,7 @@ def _quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*LeafSpec.*",
         ".*smaller than the logging interval.*",
+        ".*`srun` command is available on your system but is not used.*",
         ".*The dirpath has changed from.*",
         ".*predict returned None if it was on purpose.*",
         # Scores are gathered by name, so each rank logs the same figures.
@@ -131,7 +158,17 @@ class RunConfig(SaveConfigCallback):
             return
         config = self.config.clone()
         # How this one start was made, not what the run is.
-        for key in ("config", "ckpt_path", "weights_only", "run_dir", "trainer.default_root_dir"):
+        started_here = [
+            "config",
+            "ckpt_path",
+            "weights_only",
+            "run_dir",
+            "trainer.default_root_dir",
+        ]
+        if started_processes():
+            # A later test may have another number of them.
+            started_here += ["trainer.devices", "trainer.num_nodes"]
+        for key in started_here:
             config.pop(key, None)
         path = Path(trainer.default_root_dir) / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,13 +206,16 @@ class StemlabCLI(LightningCLI):
         config = self.config[self.subcommand]
         config.weights_only = True
         run_dir = self._run_dir(config)
+        if self.subcommand == "fit" and is_first_process():
+            run_lock.hold(run_dir)
+        match_launcher(config.trainer)
         config.run_dir = str(run_dir)
         config.trainer.default_root_dir = str(run_dir)
         self.checkpoint: dict[str, Any] | None = None
         if found := _find_checkpoint(str(self.subcommand), config.ckpt_path, run_dir):
             path, self.checkpoint = found
             config.ckpt_path = str(path)
-        _prepare_loggers(config.trainer, run_dir)
+        prepare_loggers(config.trainer, run_dir)
         if config.data.init_args.get("seed") is None:
             config.data.init_args.seed = config.seed_everything
         _drop_switched_off(config.trainer)
@@ -187,6 +227,9 @@ class StemlabCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Hold the checkpoint against the model before any data is read."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, Checkpoints) for callback in callbacks):
+            signals.release()  # nothing would be saved
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 # Lightning always passes it, and W&B warns that it is out of use.
@@ -222,22 +265,22 @@ class StemlabCLI(LightningCLI):
             run_dir = Path(config.run_dir)
         elif going_on and _is_used(configs[-1].parent / "checkpoints"):
             run_dir = configs[-1].parent  # its config.yaml was given
-        elif int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
+        elif (started := started_processes()) and started.per_node * started.nodes > 1:
             raise SettingError(
                 "several processes were started, and each would look for a directory of its own: "
                 "give all of them the same --run_dir"
             )
         else:
             run_dir = named_run_dir(_run_name(configs), going_on)
-        first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-        if not going_on and first and _is_used(run_dir):
+        if not going_on and is_first_process() and _is_used(run_dir):
             raise SettingError(
                 f"{run_dir} holds a run already; go on with it by --ckpt_path last, or give "
                 "another --run_dir"
             )
         run_dir = run_dir.resolve()
         os.environ[_RUN_DIR_VARIABLE] = str(run_dir)
-        print(f"Run directory: {run_dir}")
+        if is_first_process():
+            print(f"Run directory: {run_dir}")
         return run_dir
 
 
@@ -256,7 +299,7 @@ def _run_name(configs: Sequence[Path]) -> str:
 
 
 def _is_used(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+    return folder.is_dir() and any(path.name != run_lock.NAME for path in folder.iterdir())
 
 
 def named_run_dir(name: str, going_on: bool = False) -> Path:
@@ -323,61 +366,15 @@ def _find_checkpoint(
             return None
         given = "best"
     path = Path(given)
-    if given in ("last", "best"):
+    if given in ("last", "best", "auto"):
         folder = run_dir / "checkpoints"
+        if given == "auto" and subcommand == "fit" and not any(folder.glob("*.ckpt")):
+            return None  # stopped before it had saved anything, or not begun yet
         path = folder / BEST
         # A run that was stopped before its first validation has no best one yet.
-        if given == "last" or not path.is_file():
+        if given != "best" or not path.is_file():
             path, contents = newest_whole(folder)
             print(f"Checkpoint: {path}")
             return path, contents
         print(f"Checkpoint: {path}")
     return path, read_checkpoint(path)
-
-
-def _prepare_loggers(trainer: Any, run_dir: Path) -> None:
-    """Send the loggers' files to the run's directory; take W&B offline if nobody is logged in."""
-    loggers = trainer.get("logger")
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
-        class_path = getattr(logger, "class_path", "")
-        if not class_path:
-            continue
-        if "save_dir" in logger.init_args:
-            logger.init_args.save_dir = str(run_dir)
-        if class_path.endswith("WandbLogger"):
-            _prepare_wandb(logger.init_args, run_dir)
-
-
-def _prepare_wandb(arguments: Any, run_dir: Path) -> None:
-    # One W&B run a directory: a resumed training and a later test go on in it.
-    identity = run_dir / "wandb_run_id"
-    if not identity.is_file():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        identity.write_text(f"{run_dir.name[:40]}-{uuid.uuid4().hex[:8]}\n")
-    arguments.name = arguments.name or run_dir.name
-    os.environ.setdefault("WANDB_RUN_ID", identity.read_text().strip())
-    os.environ.setdefault("WANDB_RESUME", "allow")
-    # W&B's copy of the terminal garbles progress bars and stores each of their states.
-    os.environ.setdefault("WANDB_CONSOLE", "off")
-    if not arguments.offline and not _logged_in():
-        # Otherwise W&B would ask, and a job would wait for an answer for ever.
-        os.environ.setdefault("WANDB_MODE", "offline")
-    if arguments.offline or os.environ.get("WANDB_MODE") == "offline":
-        os.environ.setdefault("WANDB_SILENT", "true")
-        print(
-            "Weights & Biases logs offline (`wandb login` changes that); send the run later with: "
-            f"wandb sync {run_dir / 'wandb'}/offline-run-*"
-        )
-
-
-def _logged_in() -> bool:
-    """Whether W&B has a key, without asking the user or its server for one."""
-    import wandb  # here, for those who log elsewhere
-
-    try:
-        return bool(wandb.login(prompt=False, verify=False))
-    except (wandb.errors.Error, OSError, ValueError):
-        return False
-    finally:
-        # It has read the environment now, and would not see what is set after this.
-        wandb.teardown()

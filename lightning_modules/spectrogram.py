@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import SourceSeparator
+from lightning_modules.layers.masks import masks
 
 Mask = Literal["none", "ratio", "binary"]
 Scale = Literal["linear", "db"]
@@ -166,24 +167,3 @@ class SpectrogramSeparator(SourceSeparator):
         if self.magnitude_scale == "linear":
             return magnitudes
         return self.floor * (10 ** (magnitudes / 20) - 1)
-
-
-def masks(magnitudes: Tensor, kind: Mask) -> Tensor:
-    """Turn the sources' magnitudes into masks that add up to one.
-
-    Args:
-        magnitudes: Non-negative magnitudes, shape (B, S, ...).
-        kind: ``ratio``, each source's share; or ``binary``, all to the strongest.
-
-    Returns:
-        Masks in [0, 1], same shape. Where all sources are zero, a ratio mask
-        gives them equal shares and a binary one gives the bin to the first.
-    """
-    if kind == "binary":
-        strongest = magnitudes.argmax(1, keepdim=True)
-        return torch.zeros_like(magnitudes).scatter_(1, strongest, 1.0)
-    total = magnitudes.sum(1, keepdim=True)
-    # Shares of numbers too small for full precision would not add up to one.
-    smallest = torch.finfo(total.dtype).tiny
-    shares = magnitudes / total.clamp_min(smallest)
-    return torch.where(total >= smallest, shares, 1 / magnitudes.shape[1])

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from lightning_modules import signals
+
 # No test talks to W&B's service.
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
@@ -19,8 +21,10 @@ STEMS = ("vocals", "drums", "bass", "other")
 @pytest.fixture(autouse=True)
 def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's own data and runs have no say in the tests."""
-    for name in ("MUSDB_PATH", "STEMLAB_RUN_DIR", "WANDB_RUN_ID", "WANDB_RESUME"):
-        monkeypatch.delenv(name, raising=False)
+    signals.release()  # a test that stopped a run left them as they were
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "STEMLAB_RUN_DIR", "MUSDB_PATH", "WANDB_R")):
+            monkeypatch.delenv(name)
 
 
 def write_track(

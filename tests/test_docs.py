@@ -33,7 +33,6 @@ def test_commands_of_the_readme_run(
 ) -> None:
     """Each command as it stands, but with a small model and without what needs GPUs."""
     from datamodules import convert, doctor
-    from lightning_modules.callbacks import bss_eval
     from lightning_modules.tools import separate
 
     tools = {
@@ -43,7 +42,6 @@ def test_commands_of_the_readme_run(
     }
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MUSDB_PATH", str(musdb_root))
-    monkeypatch.setattr(bss_eval, "scorer_unavailable_reason", lambda: "left out by the test")
     (tmp_path / "song.mp3").write_bytes(
         (musdb_root / "test/Test - Song/mixture.wav").read_bytes()
     )  # what counts is what is in it
@@ -96,7 +94,7 @@ def test_an_architecture_is_two_files(musdb_root: Path, tmp_path: Path) -> None:
     tiny = [word for word in TINY if not word.startswith("--model")]
     fit = ["-m", "lightning_modules.cli", "fit", "--config", "mine.yaml", *tiny, *CSV]
     separate = ["-m", "lightning_modules.tools.separate", str(song)]
-    # uSDR alone: without ffmpeg on the path museval stays out.
+    # No program is needed.
     environment = {**os.environ, "PYTHONPATH": str(copy), "PATH": str(tmp_path)}
     environment["MUSDB_PATH"] = str(musdb_root)
     for arguments in (fit, [*separate, "--checkpoint", "runs/mine/checkpoints/best.ckpt"]):

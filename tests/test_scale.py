@@ -18,7 +18,7 @@ from datamodules.datasets import Batch, StemBatch
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks.bss_eval import BSSEval
-from lightning_modules.evaluation.scores import read_scores
+from lightning_modules.evaluation.score_files import read_scores
 from tests.conftest import write_track
 
 EXAMPLES, BATCH = 20, 8  # the last four of an epoch make no whole batch

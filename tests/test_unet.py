@@ -12,7 +12,6 @@ from torch import Tensor
 
 from datamodules.datasets import Batch
 from datamodules.musdb import MUSDBDataModule
-from lightning_modules.spectrogram import masks
 from lightning_modules.unet import UNet, UNetwork, balanced_weights
 from tests.conftest import write_track
 
@@ -166,17 +165,6 @@ def test_full_scale_sine_has_half_the_windows_sum() -> None:
     sine = torch.sin(2 * torch.pi * 100 / 2048 * torch.arange(20_000))
     peak = model.stft(sine[None, None]).abs()[0, 0, :, 10].max()
     assert abs(peak - model.window.sum() / 2) < 0.1
-
-
-def test_masks_add_up_to_one_even_where_all_is_zero() -> None:
-    magnitudes = torch.rand(2, 3, 5)
-    magnitudes[:, :, 0] = 0
-    magnitudes[:, :, 1] = 1e-42  # denormal
-    for kind in ("ratio", "binary"):
-        result = masks(magnitudes, kind)
-        assert torch.allclose(result.sum(1), torch.ones(2, 5))
-        assert result.isfinite().all()
-    assert set(masks(magnitudes, "binary").unique().tolist()) == {0.0, 1.0}
 
 
 # --------------------------------------------------------------------- loss

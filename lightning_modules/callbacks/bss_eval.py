@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import time
 from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules.audio import Audio
@@ -21,13 +17,9 @@ from datamodules.datasets import TrackBatch
 from lightning_modules import plots
 from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks.moment import moment, run_folder
-from lightning_modules.evaluation.bss_eval import scorer_unavailable_reason
-from lightning_modules.evaluation.scores import (
-    TrackScores,
-    aggregate,
-    score_track,
-    write_scores,
-)
+from lightning_modules.evaluation.pool import ScoringPool, available_cores
+from lightning_modules.evaluation.score_files import write_scores
+from lightning_modules.evaluation.scores import TrackScores, aggregate, merge, score_track
 from lightning_modules.evaluation.table import score_table
 
 _MOST_PROCESSES = 4
@@ -44,24 +36,16 @@ class BSSEval(Callback):
 
     Args:
         processes: Scoring processes on each rank; by default its share of the cores, but
-            no more than four: museval takes gigabytes of memory for a song.
+            no more than four, as whole tracks wait in memory for each.
     """
 
     def __init__(self, processes: int | None = None) -> None:
         self.processes = processes
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: ScoringPool | None = None
         self._pending: deque[tuple[str, Future[TrackScores]]] = deque()
         self._done: dict[str, list[TrackScores]] = {"estimate": [], "mixture": []}
         self._baselines: dict[tuple[str, str], TrackScores] = {}
-        self._usdr_only = False
         self._seconds = 0.0
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find out whether the scorer can run here; say so once if it cannot."""
-        reason = scorer_unavailable_reason()
-        self._usdr_only = reason is not None
-        if reason:
-            rank_zero_warn(f"{reason}. Until then only uSDR is computed.")
 
     # --------------------------------------------------------------- a track
 
@@ -106,16 +90,10 @@ class BSSEval(Callback):
         references: Audio,
         estimates: Tensor,
     ) -> None:
-        shared = _cores() // max(1, _local_ranks(trainer))
-        workers = self.processes or min(_MOST_PROCESSES, max(1, shared))
+        cores = max(1, available_cores() // max(1, _local_ranks(trainer)))
+        workers = self.processes or min(_MOST_PROCESSES, cores)
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                workers,
-                # A fork would copy the threads' locks of torch; and Ctrl-C is the main process's.
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=signal.signal,
-                initargs=(signal.SIGINT, signal.SIG_IGN),
-            )
+            self._pool = ScoringPool(workers, threads=max(1, cores // workers))
         # Whole tracks are large: no more of them wait in memory than are worked on next.
         while len(self._pending) > workers:
             self._collect()
@@ -126,7 +104,6 @@ class BSSEval(Callback):
             _numpy(estimates),
             model.sample_rate,
             model.sources,
-            usdr_only=self._usdr_only,
         )
         self._pending.append((kind, future))
 
@@ -160,11 +137,10 @@ class BSSEval(Callback):
             folder = self._folder(trainer, "estimate")
             for track in scores:
                 write_scores(track, folder / f"{track.name}.json")
-            if not self._usdr_only:
-                for track in baselines:
-                    write_scores(track, self._folder(trainer, "mixture") / f"{track.name}.json")
+            for track in baselines:
+                write_scores(track, self._folder(trainer, "mixture") / f"{track.name}.json")
             trainer.print(score_table(summary, baseline, _title(trainer)))
-            if trainer.testing and not self._usdr_only:
+            if trainer.testing:
                 figure = plots.score_boxplot(scores, baselines, "Test tracks")
                 plots.save(figure, run_folder(trainer, "pictures") / "test_scores.png")
 
@@ -191,18 +167,13 @@ class BSSEval(Callback):
     ) -> None:
         """End the pool at once, whatever it is working on."""
         if self._pool is not None:
-            for process in list((self._pool._processes or {}).values()):
-                process.terminate()
-            self.teardown(trainer, pl_module, "fit")
+            self._pool.terminate()
+            self._pool = None
 
 
 def _numpy(waveform: Tensor) -> Audio:
     audio: Audio = waveform.detach().float().cpu().numpy()
     return audio
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _local_ranks(trainer: Trainer) -> int:
@@ -215,8 +186,7 @@ def _gather(scores: list[TrackScores]) -> list[TrackScores]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gathered = [[] for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather_object(gathered, scores)
-    by_name = {track.name: track for part in gathered for track in part}
-    return [by_name[name] for name in sorted(by_name)]
+    return merge(gathered)
 
 
 def _title(trainer: Trainer) -> str:

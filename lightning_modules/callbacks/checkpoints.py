@@ -1,11 +1,9 @@
-"""Which states of a run are kept: the best ones, the last one, and the one at Ctrl-C."""
+"""Which states of a run are kept: the best ones, the last one, and the one at a signal."""
 
 from __future__ import annotations
 
-import signal
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from lightning_modules import signals
 from lightning_modules.callbacks.resume import (
     batches_done,
     between_steps,
@@ -26,14 +25,14 @@ _STEPS_BETWEEN_LOOKS = 10
 
 
 class Interrupted(SystemExit):
-    """Ended by Ctrl-C after the state was saved.
+    """Ended by a signal after the state was saved.
 
     Attributes:
         checkpoint: Where a resumed run begins.
     """
 
     def __init__(self, checkpoint: Path) -> None:
-        super().__init__(130)  # what shells report for Ctrl-C
+        super().__init__(signals.exit_status())
         self.checkpoint = checkpoint
 
 
@@ -44,8 +43,9 @@ class Checkpoints(ModelCheckpoint):
     or epoch, at the end, and by steps or time between them; only when no gradients are
     half accumulated. The one before it is kept as ``previous.ckpt``.
 
-    Ctrl-C ends the run after the batch or the validation at hand and leaves its
-    state in ``last.ckpt``; a second Ctrl-C ends it at once.
+    Ctrl-C, SIGTERM and SIGUSR1 (what SLURM sends ahead of the time limit) end the run
+    after the batch or the validation at hand and leave its state in ``last.ckpt``; a second
+    Ctrl-C ends it at once.
 
     Args:
         monitor: Metric that tells which are best. In ``val/sdr`` a source for which BSS
@@ -84,8 +84,6 @@ class Checkpoints(ModelCheckpoint):
         self._saved_at_batch = 0
         self._saved_at_seconds = 0.0
         self._overdue = False
-        self._stop = False
-        self._previous_handler: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the directory, in which loggers have no say; remove half-written files."""
@@ -183,28 +181,24 @@ class Checkpoints(ModelCheckpoint):
         if self._overdue and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
-    # ---------------------------------------------------------------- Ctrl-C
+    # --------------------------------------------------------------- signals
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take Ctrl-C in hand."""
-        self._stop = False
-        self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
+        """Take the signals in hand."""
+        signals.listen(*signals.STOP)
+        _disarm_lightning(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give Ctrl-C back."""
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
-            self._previous_handler = None
+        """Give the signals back."""
+        signals.release()
 
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._stop:
-            raise KeyboardInterrupt
-        # Only a flag: in the middle of a step the weights are in no state to be saved.
-        self._stop = True
-        print(
-            "\nCtrl-C: saving after this batch, or this validation; once more to stop at once.",
-            flush=True,
-        )
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back, but not while a run that they stopped comes to its end."""
+        super().on_exception(trainer, pl_module, exception)
+        if not isinstance(exception, Interrupted):
+            signals.release()
 
     def on_train_batch_end(
         self,
@@ -214,13 +208,13 @@ class Checkpoints(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save when it is due, and when Ctrl-C was pressed."""
+        """Save when it is due, and when a signal came."""
         self._save_if_due(trainer)
         if between_steps(trainer) and self._stop_agreed(trainer):
             self._save_and_stop(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save when it is due, and when Ctrl-C was pressed: its scores are worth the wait."""
+        """Save when it is due, and when a signal came: the scores are worth the wait."""
         self._save_validated(trainer)
         if trainer.state.fn == "fit" and self._stop_agreed(trainer):
             candidates = self._monitor_candidates(trainer)
@@ -230,12 +224,26 @@ class Checkpoints(ModelCheckpoint):
 
     def _stop_agreed(self, trainer: Trainer) -> bool:
         # Any rank may have had the signal, and all of them must stop at the same batch.
-        agreed: bool = trainer.strategy.reduce_boolean_decision(self._stop, all=False)
+        mine = signals.received is not None
+        agreed: bool = trainer.strategy.reduce_boolean_decision(mine, all=False)
         return agreed
 
     def _save_and_stop(self, trainer: Trainer) -> None:
         self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         raise Interrupted(Path(self.last_model_path))
+
+
+def _disarm_lightning(trainer: Trainer) -> None:
+    """Keep Lightning's own handlers off.
+
+    They broadcast, save and requeue inside the signal, where a rank may be anywhere: ranks
+    that are not in step then wait for each other for ever.
+    """
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers = lambda: None
+    # What those handlers would have told; asking all ranks before each batch costs a wait.
+    epoch_loop: Any = trainer.fit_loop.epoch_loop
+    epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
 def _whole_sdr(metrics: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,26 +1,28 @@
-"""Scores of tracks: computed, kept as museval's JSON, aggregated, and shown as a table.
+"""Scores of tracks, computed and aggregated.
 
-All figures are in dB. SDR, ISR, SIR and SAR are BSS Eval v4 over frames of one second; a track's
-figure is the median over its frames, a data set's figure the median over its tracks (the rule of
-SiSEC 2018). uSDR is the whole-track SDR of the Music Demixing challenges, averaged over tracks.
-A figure that does not exist is NaN, and the reason stands in the notes.
+All figures are in dB. SDR, ISR, SIR and SAR are BSS Eval v4 over frames, of one second unless said
+otherwise; a track's figure is the median over its frames, a data set's figure the median over its
+tracks (the rule of SiSEC 2018; means on request). uSDR is the whole-track SDR of the Music
+Demixing challenges, averaged over tracks. A figure that does not exist is NaN, and the reason
+stands in the notes.
 
 Needs NumPy alone: tools that only read and show scores start at once.
 """
 
-import json
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_modules.evaluation.bss_eval import bss_eval
+from lightning_modules.evaluation.bss_eval import evaluate
 
 METRICS = ("SDR", "ISR", "SIR", "SAR")
+
+Average = Literal["median", "mean"]
+
 _SOURCE_ORDER = ("vocals", "drums", "bass", "other")
 
 
@@ -34,7 +36,9 @@ class TrackScores:
         usdr: Source -> whole-track SDR, dB.
         window_seconds: Length of a frame.
         hop_seconds: Distance between the starts of two frames.
-        notes: Why a source has no figures, one line a reason.
+        notes: Why a source has no figures, or doubtful ones, or what was done to its estimate, one
+            line each.
+        origin: What the figures were computed from, if the one who wrote them kept it.
     """
 
     name: str
@@ -43,6 +47,7 @@ class TrackScores:
     window_seconds: float = 1.0
     hop_seconds: float = 1.0
     notes: list[str] = field(default_factory=list)
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @property
     def frame_count(self) -> int:
@@ -51,13 +56,23 @@ class TrackScores:
 
     @property
     def medians(self) -> dict[str, dict[str, float]]:
-        """Source -> metric -> median over frames, dB; NaN if no frame has a figure.
+        """Source -> metric -> median over frames, dB; NaN if no frame has a figure."""
+        return self.averages("median")
 
-        Frames that are not finite are left out. museval writes infinity (SDR of a perfect
-        estimate, SIR of a lone source) as NaN, so that its own aggregates leave it out too.
+    def averages(self, over_frames: Average) -> dict[str, dict[str, float]]:
+        """Average over frames, those left out that are not finite.
+
+        museval writes infinity (SDR of a perfect estimate, SIR of a lone source) as NaN, so that
+        its own aggregates leave it out too.
+
+        Args:
+            over_frames: Which average.
+
+        Returns:
+            Source -> metric -> dB; NaN if no frame has a figure.
         """
         return {
-            source: {metric: _finite_median(metrics[metric]) for metric in METRICS}
+            source: {metric: _AVERAGES[over_frames](metrics[metric]) for metric in METRICS}
             for source, metrics in self.frames.items()
         }
 
@@ -80,6 +95,7 @@ class Summary:
         frames: Number of frames of all tracks, skipped ones included.
         skipped_frames: Source -> number of frames that did not count.
         notes: Reason -> names of the tracks it holds for.
+        rule: How the figures came about, in words.
     """
 
     figures: dict[str, dict[str, float]]
@@ -87,9 +103,10 @@ class Summary:
     frames: int
     skipped_frames: dict[str, int]
     notes: dict[str, list[str]]
+    rule: str
 
     def mean(self, metric: str) -> float:
-        """Average a metric over the sources that have it.
+        """Average a metric over the sources that have it, accompaniment left out beside its stems.
 
         Args:
             metric: One of `METRICS`, or "uSDR".
@@ -97,7 +114,13 @@ class Summary:
         Returns:
             The mean over sources, dB; NaN if no source has the metric.
         """
-        return finite_mean([figures[metric] for figures in self.figures.values()])
+        return finite_mean([self.figures[source][metric] for source in self.disjoint_sources])
+
+    @property
+    def disjoint_sources(self) -> list[str]:
+        """The sources, without accompaniment where the stems that it is the sum of are there."""
+        overlaps = set(self.figures) > {"vocals", "accompaniment"}
+        return [name for name in self.figures if not (overlaps and name == "accompaniment")]
 
     def as_metrics(self) -> dict[str, float]:
         """Name the figures as they are logged: `sdr/vocals`, ..., and `sdr` for the mean.
@@ -120,7 +143,8 @@ def score_track(
     estimates: NDArray[np.floating],
     sample_rate: int,
     sources: Sequence[str],
-    usdr_only: bool = False,
+    window_seconds: float = 1.0,
+    hop_seconds: float = 1.0,
 ) -> TrackScores:
     """Score the estimates of one track.
 
@@ -136,15 +160,15 @@ def score_track(
         name: The track's name.
         references: True sources, nominally in [-1, 1], shape (S, C, T).
         estimates: Estimates in the same order, shape (S, C, T).
-        sample_rate: Samples per second; a frame is one second, a shorter track is one frame.
+        sample_rate: Samples per second.
         sources: Names of the sources, length S.
-        usdr_only: Leave BSS Eval out (all frames NaN), for machines on which it cannot run.
+        window_seconds: Length of a frame; a shorter track is one frame.
+        hop_seconds: Distance between the starts of two frames.
 
     Returns:
         The track's scores.
 
     Raises:
-        ScorerUnavailableError: BSS Eval is wanted and cannot run on this machine.
         ValueError: Shapes and sources do not agree.
     """
     references = np.asarray(references, dtype=np.float64)
@@ -164,32 +188,34 @@ def score_track(
     kept: list[int] = []  # sources that take part as references
     scored: list[int] = []  # those among them that get figures
     for index, source in enumerate(sources):
-        if fault := _fault(references[index]):
+        if fault := _fault(references[index], sample_rate):
             notes.append(f"{source}: the reference {fault}")
             continue
         kept.append(index)
-        if fault := _fault(estimates[index]):
+        if fault := _fault(estimates[index], sample_rate):
             notes.append(f"{source}: the estimate {fault}")
         else:
             scored.append(index)
 
-    frame_count = max(1, references.shape[-1] // sample_rate)
+    window, hop = int(window_seconds * sample_rate), int(hop_seconds * sample_rate)
+    frame_count = max(1, (references.shape[-1] - window + hop) // hop)
     figures = np.full((len(METRICS), len(sources), frame_count), np.nan)
-    if usdr_only:
-        notes.append("BSS Eval was not run, uSDR alone")
-    elif scored:
+    if scored:
         stand_ins = estimates[kept]
         for row, index in enumerate(kept):
             if index not in scored:
                 stand_ins[row] = references[index]
-        results = bss_eval(
+        found = evaluate(
             references[kept].transpose(0, 2, 1),
             stand_ins.transpose(0, 2, 1),
-            window=sample_rate,
-            hop=sample_rate,
+            window=window,
+            hop=hop,
         )
         rows = [kept.index(index) for index in scored]
-        figures[:, scored] = np.stack(results[:4])[:, rows]
+        figures[:, scored] = np.stack([found.sdr, found.isr, found.sir, found.sar])[:, rows]
+        for source_row, doubt in found.doubts.items():
+            doubted = "all sources" if source_row is None else sources[kept[source_row]]
+            notes.append(f"{doubted}: {doubt}")
 
     return TrackScores(
         name=name,
@@ -198,6 +224,8 @@ def score_track(
             for index, source in enumerate(sources)
         },
         usdr=dict(zip(sources, usdr(references, estimates).tolist(), strict=True)),
+        window_seconds=window_seconds,
+        hop_seconds=hop_seconds,
         notes=notes,
     )
 
@@ -230,102 +258,50 @@ def usdr(references: NDArray[np.floating], estimates: NDArray[np.floating]) -> N
     return decibels
 
 
-def write_scores(scores: TrackScores, path: str | Path) -> None:
-    """Write one track's scores in museval's JSON schema, in one stroke.
-
-    Frames are written as museval writes them: five decimals, NaN bare, infinity as NaN. The keys
-    `usdr` and `notes` are ours; museval's schema and readers pass over them. museval's stores
-    look for files below `<method>/test/` and take the track's name from the file's.
+def merge(parts: Iterable[Iterable[TrackScores]]) -> list[TrackScores]:
+    """Bring together what several processes scored.
 
     Args:
-        scores: The track's scores.
-        path: The file; its folder is made, an older file is replaced.
-    """
-    targets = []
-    for source, metrics in scores.frames.items():
-        frames = [
-            {
-                "time": index * scores.hop_seconds,
-                "duration": scores.window_seconds,
-                "metrics": {metric: _as_museval(metrics[metric][index]) for metric in METRICS},
-            }
-            for index in range(len(metrics["SDR"]))
-        ]
-        targets.append({"name": source, "frames": frames})
-    content = {"targets": targets, "usdr": scores.usdr, "notes": scores.notes}
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # a run that is killed while writing must not leave half a file under the real name
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-    unfinished.replace(path)
-
-
-def read_scores(path: str | Path) -> TrackScores:
-    """Read one track's scores from museval's JSON, ours or anyone's.
-
-    Args:
-        path: The file; the track is called as the file is.
+        parts: Scores from each. Of two with one name the last counts: a distributed sampler
+            repeats tracks to give all ranks equally many.
 
     Returns:
-        The scores; `usdr` and `notes` are empty if the file was written by museval.
-
-    Raises:
-        ValueError: The file is not a museval score file, or only half of one.
+        Each track once, sorted by name.
     """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        frames = {
-            target["name"]: {
-                metric: np.array(
-                    [frame["metrics"][metric] for frame in target["frames"]], dtype=np.float64
-                )
-                for metric in METRICS
-            }
-            for target in content["targets"]
-        }
-        times = [
-            (frame["time"], frame["duration"])
-            for target in content["targets"][:1]
-            for frame in target["frames"][:2]
-        ]
-        window_seconds = float(times[0][1]) if times else 1.0
-        hop_seconds = float(times[1][0] - times[0][0]) if len(times) > 1 else window_seconds
-        own = {source: float(value) for source, value in content.get("usdr", {}).items()}
-        notes = [str(note) for note in content.get("notes", [])]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path}: expected a museval score file, found {type(error).__name__}: {error}; "
-            "delete it and score the track again"
-        ) from error
-    return TrackScores(path.stem, frames, own, window_seconds, hop_seconds, notes)
+    by_name = {track.name: track for part in parts for track in part}
+    return [by_name[name] for name in sorted(by_name)]
 
 
-def aggregate(tracks: Sequence[TrackScores]) -> Summary:
+def aggregate(
+    tracks: Sequence[TrackScores],
+    over_frames: Average = "median",
+    over_tracks: Average = "median",
+) -> Summary:
     """Aggregate the scores of a data set.
 
-    SDR, ISR, SIR and SAR: median over frames, then median over the tracks that have a figure.
-    uSDR: mean over the tracks that have one. Counts and notes cover all tracks.
+    SDR, ISR, SIR and SAR are averaged over frames, then over the tracks that have a figure; uSDR
+    by the mean over the tracks that have one. Counts and notes cover all tracks.
 
     Args:
-        tracks: Scores of the tracks. Of two with one name the last counts: a distributed sampler
-            repeats tracks to give all ranks equally many.
+        tracks: Scores of the tracks. Of two with one name the last counts.
+        over_frames: Average over a track's frames.
+        over_tracks: Average over tracks.
 
     Returns:
         The summary, sources in the order vocals, drums, bass, other, then any others.
     """
-    unique = list({track.name: track for track in tracks}.values())
+    unique = merge([tracks])
     found = list(dict.fromkeys(source for track in unique for source in track.frames))
     known = [source for source in _SOURCE_ORDER if source in found]
     sources = known + [source for source in found if source not in known]
 
-    medians = [track.medians for track in unique]
+    averages = [track.averages(over_frames) for track in unique]
     figures: dict[str, dict[str, float]] = {}
     for source in sources:
         figures[source] = {
-            metric: _finite_median([track[source][metric] for track in medians if source in track])
+            metric: _AVERAGES[over_tracks](
+                [track[source][metric] for track in averages if source in track]
+            )
             for metric in METRICS
         }
         figures[source]["uSDR"] = finite_mean(
@@ -336,6 +312,7 @@ def aggregate(tracks: Sequence[TrackScores]) -> Summary:
     for track in unique:
         for note in track.notes:
             notes.setdefault(note, []).append(track.name)
+    windows = sorted({track.window_seconds for track in unique})
     return Summary(
         figures=figures,
         tracks=len(unique),
@@ -345,10 +322,13 @@ def aggregate(tracks: Sequence[TrackScores]) -> Summary:
             for source in sources
         },
         notes=notes,
+        rule=f"{over_tracks} over tracks of the {over_frames} over "
+        f"{' or '.join(f'{window:g}' for window in windows or [1])} s frames, "
+        "uSDR: mean over tracks",
     )
 
 
-def finite_mean(values: Sequence[float]) -> float:
+def finite_mean(values: Sequence[float] | NDArray[np.float64]) -> float:
     """Average the values that are finite.
 
     Args:
@@ -357,25 +337,25 @@ def finite_mean(values: Sequence[float]) -> float:
     Returns:
         Their mean; NaN if there is none.
     """
-    finite = [value for value in values if math.isfinite(value)]
+    finite = [float(value) for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def _fault(signal: NDArray[np.float64]) -> str | None:
+def _fault(signal: NDArray[np.float64], sample_rate: int) -> str | None:
     """Say why a signal of shape (C, T) cannot be scored, if it cannot."""
-    if not np.isfinite(signal).all():
-        return "has NaN or infinite samples"
+    finite = np.isfinite(signal).all(axis=0)
+    if not finite.all():
+        return f"has NaN or infinite samples, first at {np.argmin(finite) / sample_rate:.3f} s"
     # museval's rule: silent is a channel sum of zero, so that left = -right is silent too
     if not signal.sum(axis=0).any():
         return "is silent over the whole track"
     return None
 
 
-def _as_museval(value: np.float64) -> float:
-    return round(float(value), 5) if np.isfinite(value) else math.nan
-
-
 def _finite_median(values: Sequence[float] | NDArray[np.float64]) -> float:
     finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
     return float(np.median(finite)) if finite.size else math.nan
+
+
+_AVERAGES = {"median": _finite_median, "mean": finite_mean}

@@ -30,7 +30,8 @@ def score_table(summary: Summary, baseline: Summary | None = None, title: str = 
             row[f"mix {metric}"] = mixture.get(source, {}).get(metric, math.nan)
             row[f"+{metric}"] = row[metric] - row[f"mix {metric}"]
     rows["mean"] = {
-        column: finite_mean([row[column] for row in rows.values()]) for column in columns
+        column: finite_mean([rows[source][column] for source in summary.disjoint_sources])
+        for column in columns
     }
     rule = "─" * (first + sum(widths))
 
@@ -55,10 +56,7 @@ def _cell(column: str, value: float) -> str:
 
 def _footnotes(summary: Summary, compared: bool) -> list[str]:
     """Say below a table how its figures came about, and what is not in them."""
-    lines = [
-        f"{summary.tracks} track{'s' * (summary.tracks != 1)}; dB; "
-        "median over tracks of the median over 1 s frames, uSDR: mean over tracks"
-    ]
+    lines = [f"{summary.tracks} track{'s' * (summary.tracks != 1)}; dB; {summary.rule}"]
     if compared:
         lines.append("mix: the mixture taken as estimate; +: difference of the two figures shown")
     if any(summary.skipped_frames.values()):

@@ -111,17 +111,27 @@ def test_mixture_and_missing_stems_are_made(tmp_path: Path, out: Path) -> None:
     assert len(index_tracks(out, "train")) == 1
 
 
-def test_stem_files_are_decoded_as_the_index_decodes_them(tmp_path: Path, out: Path) -> None:
+def test_stem_files_are_decoded_as_the_index_decodes_them(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stempeg = pytest.importorskip("stempeg", exc_type=ImportError)
     root = tmp_path / "root"
     (root / "test").mkdir(parents=True)
     shutil.copy(stempeg.example_stem_path(), root / "test" / "A - B.stem.mp4")
     convert(root, out, subtype="FLOAT")
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "cache" / "decoded").exists()
     (theirs,), (ours,) = index_tracks(root, "test", progress=False), index_tracks(out, "test")
     for name in NAMES:
         np.testing.assert_array_equal(ours.read(name), theirs.read(name))
     assert {path.name for path in out.iterdir()} == {"test", ".convert.lock"}
+    monkeypatch.setenv("PATH", "")  # what is in the cache is not decoded again
+    again = tmp_path / "again"
+    convert(root, again, subtype="FLOAT")
+    for name in NAMES:
+        file = Path("test", "A - B", f"{name}.wav")
+        np.testing.assert_array_equal(
+            *(soundfile.read(folder / file)[0] for folder in (again, out))
+        )
 
 
 # -------------------------------------------------------------------- resume

@@ -17,7 +17,7 @@ from datamodules.musdb import MUSDBDataModule
 from tests.conftest import STEMS, write_track
 
 
-def module(root: Path, stage: str = "fit", **arguments: Any) -> MUSDBDataModule:
+def module(root: Path | dict[str, float], stage: str = "fit", **arguments: Any) -> MUSDBDataModule:
     settings = {
         "segment_seconds": 0.5,
         "batch_size": 4,
@@ -25,7 +25,7 @@ def module(root: Path, stage: str = "fit", **arguments: Any) -> MUSDBDataModule:
         "num_workers": 0,
         **arguments,
     }
-    data = MUSDBDataModule(root=str(root), **settings)
+    data = MUSDBDataModule(root=root if isinstance(root, dict) else str(root), **settings)
     data.setup(stage)
     return data
 
@@ -79,6 +79,40 @@ def test_stream_does_not_depend_on_workers_or_ranks(musdb_root: Path) -> None:
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one.positions, other.positions)
         assert torch.equal(one.stems, other.stems)
+
+
+def test_no_two_examples_are_alike(musdb_root: Path) -> None:
+    """Neither workers nor ranks nor epochs repeat what another draws."""
+    loader = module(musdb_root, num_workers=2, examples_per_epoch=32).train_dataloader()
+    seen = set()
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        seen |= {example.numpy().tobytes() for batch in loader for example in batch.stems}
+    assert len(seen) == 64
+
+
+def test_a_batch_that_is_written_to_does_not_change_what_is_read_later(musdb_root: Path) -> None:
+    for int16_to_device in (False, True):
+        loader = module(musdb_root, int16_to_device=int16_to_device).train_dataloader()
+        first = [batch.stems.clone() for batch in loader]
+        for batch in loader:
+            batch.stems.fill_(99)
+        for before, batch in zip(first, loader, strict=True):
+            assert torch.equal(before, batch.stems)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_length_of_an_epoch_is_known_and_kept(musdb_root: Path, num_workers: int) -> None:
+    data = module(
+        musdb_root,
+        num_workers=num_workers,
+        examples_per_epoch=19,
+        segment_curriculum={0: 0.1, 1: 0.5},
+    )
+    loader = data.train_dataloader()
+    for epoch in range(3):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        assert len(list(loader)) == len(loader) == 4
 
 
 def test_augmentation_belongs_to_the_example_not_to_its_batch(musdb_root: Path) -> None:
@@ -237,6 +271,137 @@ def test_state_tells_where_the_stream_stands(musdb_root: Path) -> None:
     data.load_state_dict({"batches": 6, "batches_per_epoch": 4})
     positions = [batch.positions.tolist() for batch in data.train_dataloader()]
     assert positions == [[[1, 8 + 4 * k + i] for i in range(4)] for k in range(2)]
+
+
+# --------------------------------------------------- how places are drawn
+
+
+@pytest.mark.parametrize("int16_to_device", [False, True])
+def test_crops_grow_with_the_curriculum(musdb_root: Path, int16_to_device: bool) -> None:
+    settings: dict[str, Any] = {
+        "segment_curriculum": {2: 0.25, 0: 0.1, 4: 0.5},
+        "int16_to_device": int16_to_device,
+        "mix_probability": 1.0,
+    }
+    data = module(musdb_root, **settings)
+    loader = data.train_dataloader()
+    epochs = []
+    for epoch, samples in ((0, 4410), (1, 4410), (3, 11025), (4, 22050)):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        batches = [data.on_after_batch_transfer(batch, 0) for batch in loader]
+        assert len(batches) == 4
+        assert {batch.targets.shape for batch in batches} == {(4, 4, 2, samples)}
+        epochs.append(batches)
+    # Started afresh in the middle of an epoch, the very same examples come.
+    resumed = module(musdb_root, num_workers=2, **settings)
+    resumed.load_state_dict({"batches": 3 * 4 + 2, "batches_per_epoch": 4})
+    for one, other in zip(epochs[2][2:], train_batches(resumed), strict=True):
+        assert torch.equal(one.targets, other.targets)
+    # From the last step on there is no difference to a run without a curriculum.
+    plain = module(musdb_root, int16_to_device=int16_to_device, mix_probability=1.0)
+    plain.load_state_dict({"batches": 16, "batches_per_epoch": 4})
+    for one, other in zip(epochs[3], train_batches(plain), strict=True):
+        assert torch.equal(one.targets, other.targets)
+    assert next(iter(data.val_dataloader()[0])).mixture.shape[-1] == 22050
+
+
+def half_silent(root: Path) -> None:
+    """Three tracks whose vocals begin after two of three seconds."""
+    for number in range(3):
+        folder = root / "train" / f"A - {number}"
+        write_track(folder, seed=number)
+        audio, rate = soundfile.read(folder / "vocals.wav", dtype="int16")
+        audio[: 2 * rate] = 0
+        soundfile.write(folder / "vocals.wav", audio, rate)
+
+
+def silent_share(data: MUSDBDataModule) -> float:
+    stems = torch.cat([batch.stems.clone() for batch in data.train_dataloader()])
+    assert not (stems[:, 1:].abs().amax((-1, -2)) == 0).any()
+    return float((stems[:, 0].abs().amax((-1, -2)) == 0).float().mean())
+
+
+def test_silence_is_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
+    half_silent(tmp_path)
+    settings: dict[str, Any] = {"examples_per_epoch": 200, "mix_probability": 1.0}
+    assert silent_share(module(tmp_path, **settings)) > 0.4
+    assert silent_share(module(tmp_path, **settings, avoid_silence_db=-60.0)) < 0.02
+    assert silent_share(module(tmp_path, **settings, avoid_silence_db=-60.0, silence_tries=1)) > 0.4
+    # Where the other stems sound, a place is not silent.
+    aligned: dict[str, Any] = {**settings, "mix_probability": 0.0, "avoid_silence_db": -60.0}
+    assert silent_share(module(tmp_path, **aligned)) > 0.4
+
+
+def test_loud_and_quiet_places_are_met_as_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
+    half_silent(tmp_path)
+    settings: dict[str, Any] = {"examples_per_epoch": 400, "mix_probability": 1.0}
+    before = silent_share(module(tmp_path, **settings))
+    assert before == pytest.approx(0.6, abs=0.07)  # 1.5 s of 2.5 s
+    after = silent_share(module(tmp_path, **settings, loudness_classes=2))
+    # Half of the draws go to crops that start in the silent first second or in the quieter
+    # half of the next one, all of which count as loud as the first of them.
+    assert 0.3 < after < 0.5
+
+
+def test_roots_are_mixed_by_weight_and_the_first_one_validates(
+    musdb_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        write_track(tmp_path / f"Extra - {number}", seed=50 + number)
+    write_track(tmp_path / "Actions - One Minute Smile", seed=60)
+    with caplog.at_level("INFO"):
+        data = module({str(musdb_root): 3.0, str(tmp_path): 1}, examples_per_epoch=160)
+    assert "3 more training tracks" in caplog.text
+    assert "1 left out" in caplog.text
+    assert [track.name for track in data.valid_tracks] == ["Actions - One Minute Smile"]
+    assert data.valid_tracks[0].stems["vocals"].is_relative_to(musdb_root)
+    assert len(data.train_tracks) == 4 + 3
+    draw = data._draw()
+    for epoch in range(2):
+        tracks = np.array([draw.crop((epoch, index), 22050).tracks for index in range(160)])
+        assert (tracks[:, 0] >= 4).sum() == 40
+        assert np.allclose((tracks >= 4).mean(0), 0.25, atol=0.06)
+    assert len(train_batches(data)) == 40
+    data.setup("test")
+    assert [track.name for track in data.test_tracks] == ["Test - Song"]
+
+
+def test_faulty_roots_are_refused(musdb_root: Path, tmp_path: Path) -> None:
+    for root, words in (
+        ({}, "empty mapping"),
+        ({"a": 0.0}, "weight of a is 0.0"),
+        ({"a": 1.0, "b": float("nan")}, "weight of b is nan"),
+    ):
+        with pytest.raises(DataError, match=words):
+            MUSDBDataModule(root=root)
+    write_track(tmp_path / "one" / "Actions - One Minute Smile")
+    with pytest.raises(DataError, match=r"one: all of its 1 training tracks.*leave it out"):
+        module({str(musdb_root): 1.0, str(tmp_path / "one"): 1.0})
+
+
+def test_roots_of_other_rates_are_resampled(
+    musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
+    write_track(tmp_path / "two" / "Other - Rate", sample_rate=22050)
+    data = module({str(musdb_root): 1.0, str(tmp_path / "two"): 1.0})
+    assert {track.sample_rate for track in data.train_tracks} == {44100}
+
+
+def test_faulty_drawing_is_refused_before_any_file_is_read() -> None:
+    faults: list[tuple[dict[str, Any], str]] = [
+        ({"segment_curriculum": {0: 9.0}}, "9 s from epoch 0"),
+        ({"avoid_silence_db": 10.0}, "avoid_silence_db"),
+        ({"loudness_classes": 0}, "loudness_classes"),
+        ({"mix_probability": 2}, "mix_probability"),
+    ]
+    for arguments, words in faults:
+        with pytest.raises(DataError, match=words):
+            MUSDBDataModule(**arguments)
 
 
 def test_download_needs_ffmpeg_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import torch
 from datamodules import crop_kernel, pcm, pcm_cache
 from datamodules.audio import DataError
 from datamodules.crop_kernel import write_crop
+from datamodules.ledger import state
 from datamodules.pcm import MappedFile, Mappings
 from datamodules.wav import is_mappable, read_wav_header
 
@@ -81,8 +82,7 @@ def test_others_are_decoded_once_without_a_change_of_any_sample(
     monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
     path = tmp_path / f"a.{kind.lower()}"
     expected = write(path, kind, subtype)
-    pcm_cache.decode([path], progress=False)
-    file = pcm_cache.mapped_file(path)
+    file = pcm_cache.decode([path], progress=False)[path].file()
     assert soundfile.info(file).subtype == decoded
     target = torch.empty(2, 5000)
     write_crop(MappedFile(file).crop(0, 5000), target)
@@ -147,6 +147,26 @@ def test_file_that_changes_under_way_is_told_not_read(tmp_path: Path, fault: str
         shutil.move(tmp_path / "b.wav", path)
     with pytest.raises(DataError, match=r"a\.wav: was removed, replaced or changed.*ckpt_path"):
         mappings.crop(path, 4000, 100)
+
+
+@pytest.mark.parametrize("fault", ["removed", "truncated", "replaced"])
+def test_file_that_changes_before_it_is_mapped_is_told(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "a.wav"
+    write(path)
+    checked = state(path)
+    Mappings({path: checked}).crop(path, 0, 100)
+    if fault == "removed":
+        path.unlink()
+    elif fault == "truncated":
+        os.truncate(path, 1000)
+    else:
+        write(tmp_path / "b.wav")
+        shutil.move(tmp_path / "b.wav", path)
+    with pytest.raises(DataError, match=r"a\.wav: was removed, replaced or changed.*ckpt_path"):
+        Mappings({path: checked}).crop(path, 0, 100)
+    copy = pickle.loads(pickle.dumps(Mappings({path: checked})))
+    with pytest.raises(DataError, match="was removed, replaced or changed"):
+        copy.crop(path, 0, 100)
 
 
 def test_mappings_are_given_up_beyond_a_limit(

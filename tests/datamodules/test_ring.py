@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import weakref
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,29 @@ def test_a_batch_stays_while_the_next_two_are_fetched() -> None:
         held = [*held[1:], next(iterator)]
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_examples_may_grow_and_shrink_from_epoch_to_epoch(num_workers: int) -> None:
+    """Short ones lie without gaps at the beginning of their slot."""
+    lengths = {0: 20, 1: 500, 2: 7}
+    ring = RingLoader(
+        fill,
+        (64, 500),
+        torch.float32,
+        ExampleSampler(40, 4),
+        num_workers,
+        shape_at=lambda epoch: (64, lengths[epoch]),
+    )
+    for epoch, length in lengths.items():
+        ring.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for step, batch in enumerate(ring):
+            assert batch.stems.shape == (4, 64, length)
+            assert batch.stems.is_contiguous()
+            assert batch.stems.storage_offset() % ring.ring.stride(0) == 0
+            for i, example in enumerate(batch.stems):
+                assert (example == 1000 * epoch + 4 * step + i).all()
+        assert step == 9
+
+
 def test_batches_are_views_of_one_allocation() -> None:
     ring = loader()
     first = ring.ring.untyped_storage().data_ptr()
@@ -74,8 +99,52 @@ def test_a_killed_worker_is_told() -> None:
         example.zero_()
 
     ring = RingLoader(deadly, (2,), torch.float32, ExampleSampler(400, 4), num_workers=2)
-    with pytest.raises(RuntimeError, match="worker"):
+    with pytest.raises(RuntimeError, match=r"died \(.*worker.*[Kk]illed.*--ckpt_path last"):
         list(ring)
+
+
+def test_another_error_of_a_worker_stays_what_it_is() -> None:
+    def faulty(example: Tensor, position: Position) -> None:
+        raise RuntimeError("out of luck")
+
+    ring = RingLoader(faulty, (2,), torch.float32, ExampleSampler(8, 4), num_workers=0)
+    with pytest.raises(RuntimeError, match=r"^out of luck$"):
+        list(ring)
+
+
+def test_a_slot_is_not_filled_before_its_copy_is_through() -> None:
+    ring = loader(num_workers=0)
+    waited: list[bool] = []
+
+    class Copy:
+        def synchronize(self) -> None:
+            waited.append(bool((ring.ring[1] == 0).all()))
+
+    ring.ring.zero_()
+    ring._copies._events[1] = Copy()  # type: ignore[call-overload]
+    batches = iter(ring)
+    next(batches)
+    assert not waited
+    next(batches)
+    assert waited == [True], "it waits, and nothing has been written yet"
+    assert (ring.ring[1] != 0).all()
+    assert ring._copies._events[1] is None
+
+
+def test_workers_end_with_the_loader() -> None:
+    """A loader is no part of a reference cycle: the garbage collector would stop it too late."""
+    ring = loader()
+    list(ring)
+    gone = weakref.ref(ring)
+    workers = ring._iterator._workers  # type: ignore[union-attr]
+    assert all(worker.is_alive() for worker in workers)
+    gc.disable()
+    try:
+        del ring
+        assert gone() is None
+        assert [worker.exitcode for worker in workers] == [0, 0], "by themselves, not killed"
+    finally:
+        gc.enable()
 
 
 def test_nothing_is_left_in_shared_memory() -> None:

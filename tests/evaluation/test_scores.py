@@ -1,26 +1,20 @@
 """Scores of tracks: NaN rules, files that museval reads, aggregates, the table."""
 
-import json
 import math
-import os
 from pathlib import Path
 
 import museval
 import numpy as np
 import pytest
 import stempeg
-from museval.aggregate import TrackStore
 from numpy.typing import NDArray
 
-from lightning_modules.evaluation.bss_eval import ScorerUnavailableError
 from lightning_modules.evaluation.scores import (
     METRICS,
     TrackScores,
     aggregate,
-    read_scores,
     score_track,
     usdr,
-    write_scores,
 )
 from lightning_modules.evaluation.table import score_table
 
@@ -55,7 +49,7 @@ def made_up(name: str, **sdr: list[float]) -> TrackScores:
 # --- one track
 
 
-def test_real_music_is_scored_and_written_as_museval_does(tmp_path: Path) -> None:
+def test_real_music_is_scored_as_museval_does() -> None:
     stems, rate = stempeg.read_stems(stempeg.example_stem_path(), duration=2.5)
     names = ("vocals", "drums", "bass", "other")
     # one channel, as museval takes seconds for four stereo sources; 16 bits, as its figures for
@@ -68,13 +62,6 @@ def test_real_music_is_scored_and_written_as_museval_does(tmp_path: Path) -> Non
     assert scores.notes == []
     assert scores.frame_count == 2
     np.testing.assert_allclose(figures(scores, *names), expected, rtol=0, atol=1e-6)
-
-    store = TrackStore("Falcon 69", win=1.0, hop=1.0)
-    for index, source in enumerate(names):
-        store.add_target(source, dict(zip(METRICS, expected[:, index].tolist(), strict=True)))
-    write_scores(scores, tmp_path / "Falcon 69.json")
-    written = json.loads((tmp_path / "Falcon 69.json").read_text())
-    assert written["targets"] == json.loads(store.json)["targets"]
 
 
 def test_silent_reference_leaves_the_others() -> None:
@@ -92,8 +79,8 @@ def test_silent_reference_leaves_the_others() -> None:
     ("value", "note"),
     [
         (0.0, "vocals: the estimate is silent over the whole track"),
-        (np.nan, "vocals: the estimate has NaN or infinite samples"),
-        (np.inf, "vocals: the estimate has NaN or infinite samples"),
+        (np.nan, "vocals: the estimate has NaN or infinite samples, first at 0.000 s"),
+        (np.inf, "vocals: the estimate has NaN or infinite samples, first at 0.000 s"),
     ],
 )
 def test_unusable_estimate_moves_no_other_figure(value: float, note: str) -> None:
@@ -138,7 +125,9 @@ def test_short_tracks(seconds: float, frames: int) -> None:
     scores = score_track("x", references, estimates, RATE, SOURCES)
     assert scores.frame_count == frames
     expected = museval_figures(references, estimates)
-    np.testing.assert_allclose(figures(scores, *SOURCES), expected, rtol=0, atol=1e-6)
+    # the shortest has fewer samples than taps: its SAR is nothing but rounding
+    found, expected = np.minimum(figures(scores, *SOURCES), 150), np.minimum(expected, 150)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     silent = score_track("x", 0 * references, estimates, RATE, SOURCES)
     assert silent.frame_count == frames
 
@@ -159,17 +148,25 @@ def test_unlike_shapes_are_named() -> None:
         score_track("My Song", references, estimates, RATE, SOURCES[:2])
 
 
-def test_usdr_alone_without_ffmpeg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doubts_stand_in_the_notes() -> None:
+    references, estimates = signals(channels=2)
+    references[1, 1] = references[1, 0] + 1e-9 * references[0, 0]
+    scores = score_track("x", references, estimates, RATE, SOURCES)
+    (note,) = scores.notes
+    assert note.startswith("drums: its channels are nearly the same")
+    assert np.isfinite(figures(scores, *SOURCES)).all()
+    references[1] = references[0]
+    scores = score_track("x", references, estimates, RATE, SOURCES)
+    assert [note.split(":")[0] for note in scores.notes] == ["all sources"]
+    assert "all sources" in score_table(aggregate([scores]))
+
+
+def test_ffmpeg_is_not_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     references, estimates = signals()
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ScorerUnavailableError):
-        score_track("x", references, estimates, RATE, SOURCES)
-    scores = score_track("x", references, estimates, RATE, SOURCES, usdr_only=True)
-    assert np.isnan(figures(scores, *SOURCES)).all()
-    assert scores.frame_count == 3
-    assert list(scores.usdr.values()) == usdr(references, estimates).tolist()
-    table = score_table(aggregate([scores]))
-    assert "BSS Eval was not run" in table
+    assert np.isfinite(
+        figures(score_track("x", references, estimates, RATE, SOURCES), *SOURCES)
+    ).all()
 
 
 # --- whole-track SDR
@@ -192,91 +189,6 @@ def test_usdr_of_silence() -> None:
     references[1] = 0
     assert np.isnan(usdr(references, estimates)).tolist() == [False, True, False]
     assert np.isnan(usdr(references, 0 * estimates)).tolist() == [False, True, False]
-
-
-# --- files
-
-
-def test_files_round_trip(tmp_path: Path) -> None:
-    references, estimates = signals()
-    references[1] = 0
-    estimates[0] = references[0]  # perfect: museval's SDR is infinite
-    scores = score_track("a. b", references, estimates, RATE, SOURCES)
-    assert np.isposinf(scores.frames["vocals"]["SDR"]).any()
-    path = tmp_path / "test" / "a. b.json"
-    write_scores(scores, path)
-    assert [file.name for file in path.parent.iterdir()] == ["a. b.json"]
-    assert "Infinity" not in path.read_text()
-
-    back = read_scores(path)
-    assert (back.name, back.window_seconds, back.hop_seconds) == ("a. b", 1.0, 1.0)
-    assert back.notes == scores.notes
-    assert back.usdr == pytest.approx(scores.usdr, nan_ok=True)
-    found = figures(back, *SOURCES)
-    expected = figures(scores, *SOURCES)
-    np.testing.assert_allclose(found, np.where(np.isinf(expected), np.nan, expected), atol=5.1e-6)
-    # infinity does not count in memory either, so a file tells nothing else than its writer
-    for source in SOURCES:
-        expected_medians = pytest.approx(scores.medians[source], abs=1e-5, nan_ok=True)
-        assert back.medians[source] == expected_medians
-    assert scores.skipped_frames == back.skipped_frames
-
-
-def test_museval_reads_our_files_and_agrees(tmp_path: Path) -> None:
-    references, estimates = signals()
-    perfect = estimates.copy()
-    perfect[2] = references[2]
-    tracks = [
-        score_track("one", references, estimates, RATE, SOURCES),
-        score_track("two", *signals(seconds=4, seed=1), RATE, SOURCES),
-        score_track("perfect bass", references, perfect, RATE, SOURCES),
-        score_track("silent drums", references, estimates * [[[1]], [[0]], [[1]]], RATE, SOURCES),
-        score_track("not run", references, estimates, RATE, SOURCES, usdr_only=True),
-    ]
-    for track in tracks:
-        path = tmp_path / "mine" / "test" / f"{track.name}.json"
-        write_scores(track, path)
-        store = TrackStore(track.name)
-        store.scores = json.loads(path.read_text())
-        store.validate()  # against museval's JSON schema
-
-    evaluation = museval.EvalStore()
-    evaluation.add_eval_dir(tmp_path / "mine")
-    methods = museval.MethodStore()
-    methods.add_eval_dir(tmp_path / "mine")
-    summary = aggregate(tracks)
-    for source in SOURCES:
-        for metric in METRICS:
-            ours = summary.figures[source][metric]
-            theirs = evaluation.agg_frames_tracks_scores()[source, metric]
-            assert ours == pytest.approx(theirs, abs=1e-5), (source, metric)
-            theirs = methods.agg_frames_tracks_scores()["mine", source, metric]
-            assert ours == pytest.approx(theirs, abs=1e-5), (source, metric)
-
-
-@pytest.mark.parametrize(
-    "content",
-    ['{"targets": [{"name": "voc', "[]", '{"other": 1}', '{"targets": [{"name": "vocals"}]}'],
-)
-def test_broken_file_is_named(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "half.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=r"half\.json: expected a museval score file"):
-        read_scores(path)
-
-
-def test_published_medians() -> None:
-    if "STEMLAB_TEST_DATA" not in os.environ:
-        pytest.skip("STEMLAB_TEST_DATA is unset: no published scores to compare with")
-    folder = Path(os.environ["STEMLAB_TEST_DATA"]) / "scores"
-    # SiSEC 2018: SDR of vocals, drums, bass, other
-    published = {"STL2": [3.25, 4.22, 3.21, 2.25], "RGT1": [3.85, 3.44, 2.70, 2.63]}
-    for method, medians in published.items():
-        summary = aggregate([read_scores(path) for path in (folder / method).glob("*.json")])
-        assert summary.tracks == 50
-        assert list(summary.figures) == ["vocals", "drums", "bass", "other"]
-        found = [figures["SDR"] for figures in summary.figures.values()]
-        assert found == pytest.approx(medians, abs=0.01)
 
 
 # --- aggregates and the table
@@ -334,6 +246,15 @@ def test_table() -> None:
     assert "skipped, of 10 frames" in table
     assert "vocals 5, drums 10" in table
     assert "(track 0, track 1, track 2 and 2 more)" in table
+
+
+def test_accompaniment_counts_once() -> None:
+    stems = {"vocals": [1.0], "drums": [2.0], "bass": [3.0], "accompaniment": [60.0]}
+    summary = aggregate([made_up("a", **stems)])
+    assert summary.mean("SDR") == 2.0
+    assert score_table(summary).splitlines()[-3].split()[:2] == ["mean", "2.00"]
+    pair = aggregate([made_up("a", vocals=[1.0], accompaniment=[3.0])])
+    assert pair.mean("SDR") == 2.0
 
 
 def test_table_without_tracks_or_baseline() -> None:

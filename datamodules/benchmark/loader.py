@@ -1,0 +1,352 @@
+"""Seconds of four-source audio that a loader makes in a second of processor time.
+
+Crops of four stereo 16-bit WAV stems, each from a track of its own, with random gain and channel
+swap, in batches. Counted is the time of all processes: this one, the workers and what they start.
+The files lie in the page cache, each process has one thread of torch, and the consumer does
+nothing. The loaders take turns, round by round; figures are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from datamodules.audio import DataError
+from datamodules.benchmark import loaders, peers
+from datamodules.benchmark.corpus import SAMPLE_RATE, Task, link_corpus, make_corpus, read_once
+from datamodules.benchmark.measuring import Entrant, Measured, Start, measure_all
+
+BASE = "soundfile"
+FLOAT32_LIMIT, INT16_LIMIT = "limit-float32", "limit-int16"
+_PACKAGES = ("torch", "numpy", "numba", "soundfile", "musdb", "openunmix", "demucs", "torchaudio")
+
+
+class Row(NamedTuple):
+    """A loader of the table.
+
+    Attributes:
+        prepare: Makes it ready to start.
+        what: What it is, in words.
+        limit: The row of the limit that it cannot pass.
+    """
+
+    prepare: Callable[[Task], Start]
+    what: str
+    limit: str = FLOAT32_LIMIT
+
+
+LIMITS = {
+    FLOAT32_LIMIT: Row(
+        partial(loaders.copy_limit, dtype=torch.float32),
+        "copies of crops of the mapped files, converted to float32: the limit",
+    ),
+    INT16_LIMIT: Row(
+        partial(loaders.copy_limit, dtype=torch.int16),
+        "plain copies of them: the limit of int16",
+        INT16_LIMIT,
+    ),
+}
+ROWS = {
+    BASE: Row(
+        loaders.plain_soundfile,
+        "seek, read, gain, swap, stack: an ordinary DataLoader of soundfile",
+    ),
+    "stemlab": Row(loaders.stemlab, "Stemlab: float32, one compiled pass"),
+    "stemlab-torch": Row(
+        partial(loaders.stemlab, compiled=False), "Stemlab: float32, where numba is not installed"
+    ),
+    "stemlab-int16": Row(
+        partial(loaders.stemlab, int16_to_device=True),
+        "Stemlab: int16 for the device, whose work conversion, gain and swap are",
+        INT16_LIMIT,
+    ),
+    "openunmix": Row(
+        peers.openunmix_folders, "openunmix.data.FixedSourcesTrackFolderDataset, by soundfile"
+    ),
+    "openunmix-musdb": Row(peers.openunmix_musdb, "openunmix.data.MUSDBDataset"),
+    "musdb": Row(peers.musdb_chunks, "musdb.DB: chunk_start, chunk_duration"),
+    "demucs": Row(peers.demucs_wavset, "demucs.wav.Wavset and augment on the CPU, by soundfile"),
+    "torchaudio": Row(
+        peers.torchaudio_musdb_hq, "torchaudio.datasets.MUSDB_HQ, whole files, by soundfile"
+    ),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the command line may hold.
+
+    Args:
+        parser: Gets the arguments.
+    """
+    parser.add_argument("--root", type=Path, help="MUSDB18-HQ; by default noise is written")
+    parser.add_argument("--tracks", type=int, default=24, help="number of tracks (default 24)")
+    parser.add_argument(
+        "--track-seconds", type=float, default=60.0, help="length of a track of noise (default 60)"
+    )
+    parser.add_argument("--segment-seconds", type=float, default=6.0, help="crop (default 6)")
+    parser.add_argument("--batch-size", type=int, default=8, help="default 8")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[0, 1, 2], help="processes (default 0 1 2)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=1.0,
+        help="processor time of a measurement, for each process (default 1)",
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME",
+        help=f"loaders, of {', '.join(ROWS)}",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, and print the table.
+
+    Args:
+        options: What ``add_arguments`` asked for.
+
+    Raises:
+        DataError: An option or the data set is not what it must be.
+    """
+    _check(options)
+    report = compare(options)
+    print(table(report))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the limits and the loaders.
+
+    Args:
+        options: What ``add_arguments`` asked for.
+
+    Returns:
+        What was measured, on what and how, in JSON's types.
+
+    Raises:
+        DataError: The data set is not what it must be.
+    """
+    threads = torch.get_num_threads()
+    # The index is told of once for each of Stemlab's rows.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as name:
+            root = (
+                link_corpus(Path(name), options.root.expanduser(), options.tracks)
+                if options.root
+                else make_corpus(Path(name), options.tracks, options.track_seconds, True)
+            )
+            tracks = read_once(root, True)
+            segment_samples = round(options.segment_seconds * SAMPLE_RATE)
+            task = Task(root, tracks, segment_samples, options.batch_size)
+            rows = {name: ROWS[name] for name in options.only}
+            entrants = [
+                Entrant(name, partial(row.prepare, task), [0]) for name, row in LIMITS.items()
+            ]
+            entrants += [
+                Entrant(name, partial(row.prepare, task), options.workers)
+                for name, row in rows.items()
+            ]
+            measured = measure_all(
+                entrants, options.batch_size, options.seconds, options.repeats, True
+            )
+    finally:
+        torch.set_num_threads(threads)
+    return report_of(measured, options, len(tracks))
+
+
+def report_of(
+    measured: dict[str, Measured], options: argparse.Namespace, tracks: int
+) -> dict[str, Any]:
+    """Put figures and ratios together.
+
+    Args:
+        measured: Row name -> what was measured, limits included.
+        options: What the measurements were made with.
+        tracks: Number of tracks read.
+
+    Returns:
+        Machine, settings and rows, in JSON's types; numbers of workers are keys.
+    """
+    seconds = options.segment_seconds
+
+    def figure(name: str, workers: int) -> float | None:
+        examples = measured[name].examples_per_cpu_second(workers) if name in measured else None
+        return None if examples is None else examples * seconds
+
+    def times(name: str, base: str, base_workers: int | None = None) -> dict[str, float]:
+        found = {}
+        for n in options.workers:
+            value, of = figure(name, n), figure(base, n if base_workers is None else base_workers)
+            if value is not None and of is not None:
+                found[str(n)] = value / of
+        return found
+
+    def row(name: str) -> dict[str, Any]:
+        each = measured[name]
+        counts = [0] if name in LIMITS else options.workers
+        content: dict[str, Any] = {
+            "what": (LIMITS | ROWS)[name].what,
+            "fault": each.fault or None,
+            "rounds": max(map(len, each.runs.values())),
+            "audio_seconds_per_cpu_second": {
+                str(n): value for n in counts if (value := figure(name, n)) is not None
+            },
+        }
+        if name not in LIMITS:
+            content |= {
+                "times_soundfile": times(name, BASE),
+                "times_openunmix": times(name, "openunmix"),
+                "share_of_limit": times(name, ROWS[name].limit, 0),
+                "wall_two_workers_to_one": each.wall_ratio(2, 1),
+            }
+        return content
+
+    return {
+        "machine": _machine(),
+        "settings": {
+            "data": str(options.root or f"noise, {options.track_seconds:g} s a track"),
+            "tracks": tracks,
+            **{
+                name: getattr(options, name)
+                for name in ("segment_seconds", "batch_size", "workers", "seconds", "repeats")
+            },
+            "torch_threads_per_process": 1,
+        },
+        "rows": {name: row(name) for name in measured},
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """Write a report for people, as a Markdown table whose columns are aligned.
+
+    Args:
+        report: What ``compare`` returned.
+
+    Returns:
+        Machine, settings and table, in lines.
+    """
+    machine, settings = report["machine"], report["settings"]
+    counts = [str(n) for n in settings["workers"]]
+    slashed = "/".join(counts)
+    lines = [
+        [
+            "loader",
+            *(f"{n} workers" for n in counts),
+            f"x soundfile ({slashed})",
+            f"x openunmix ({slashed})",
+            f"of the limit ({slashed})",
+            "wall 2:1",
+            "rounds",
+            "what",
+        ]
+    ]
+    for name, row in report["rows"].items():
+        figures = row["audio_seconds_per_cpu_second"]
+        wall = row.get("wall_two_workers_to_one")
+        lines.append(
+            [
+                name,
+                *(_number(figures.get(n)) for n in counts),
+                _joined(row.get("times_soundfile"), counts, _ratio),
+                _joined(row.get("times_openunmix"), counts, _ratio),
+                _joined(row.get("share_of_limit"), counts, "{:.0%}".format),
+                f"{wall:.2f}" if wall is not None else "-",
+                str(row["rounds"]),
+                f"not measured: {row['fault']}" if row["fault"] else row["what"],
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    return "\n".join(
+        [
+            "Seconds of four-source audio per second of processor time, all processes together.",
+            f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}, {versions}.",
+            f"Data: {settings['data']}, {settings['tracks']} tracks; crops of "
+            f"{settings['segment_seconds']:g} s, batch {settings['batch_size']}; median of up to "
+            f"{settings['repeats']} rounds of {settings['seconds']:g} s a process; one "
+            "torch thread each.",
+            "",
+            *("| " + " | ".join(map(str.ljust, line, widths)).rstrip() + " |" for line in lines),
+        ]
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
+
+
+def _joined(
+    values: dict[str, float] | None, counts: Sequence[str], form: Callable[[float], str]
+) -> str:
+    if not values:
+        return "-"
+    return " / ".join(form(values[n]) if n in values else "-" for n in counts)
+
+
+def _machine() -> dict[str, Any]:
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": packages,
+    }
+
+
+def _cpu_model() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse numbers that measure nothing."""
+    for name, lowest in (("tracks", 2), ("batch_size", 1), ("repeats", 1)):
+        if getattr(options, name) < lowest:
+            raise DataError(
+                f"--{name.replace('_', '-')} is {getattr(options, name)}: give {lowest} or more"
+            )
+    for name in ("track_seconds", "segment_seconds", "seconds"):
+        if not 0 < getattr(options, name) < float("inf"):
+            raise DataError(
+                f"--{name.replace('_', '-')} is {getattr(options, name)}: give a length above 0"
+            )
+    if min(options.workers) < 0 or len(set(options.workers)) < len(options.workers):
+        raise DataError(
+            f"--workers is {' '.join(map(str, options.workers))}: give each number once, from 0 on"
+        )
+    if options.root is None and options.track_seconds < options.segment_seconds:
+        raise DataError(
+            f"--track-seconds {options.track_seconds:g} is shorter than a crop of "
+            f"{options.segment_seconds:g} s: give a longer one"
+        )
+    if options.json and not options.json.absolute().parent.is_dir():
+        raise DataError(f"--json {options.json}: there is no such folder; make it first")

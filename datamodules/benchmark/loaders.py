@@ -1,0 +1,203 @@
+"""What is compared: the limit that memory sets, an ordinary loader, and Stemlab's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from datamodules import crop_kernel
+from datamodules.augmentations import ChannelSwap, Gain
+from datamodules.benchmark.corpus import Task
+from datamodules.benchmark.measuring import Batches, Start
+from datamodules.layouts import STEMS
+from datamodules.musdb import MUSDBDataModule
+from datamodules.pcm import MappedFile
+from datamodules.ring import Fill, RingLoader
+from datamodules.sampling import Position
+
+# As many examples as a run can want: no loader pays for the beginning of an epoch.
+_ENDLESS = 2**40
+_PLANNED_BATCHES = 64
+_LOWEST_GAIN, _HIGHEST_GAIN = 0.25, 1.25
+
+
+# ---------------------------------------------------------------- the limit of memory traffic
+
+
+def copy_limit(task: Task, dtype: torch.dtype) -> Start:
+    """Nothing but copying: no drawing, no channels to part, no gain, no checks.
+
+    Crops of the mapped files go to a ring of shared memory in the order of the files' samples.
+
+    Args:
+        task: What has to be done.
+        dtype: Type to convert to; int16 is a plain copy.
+
+    Returns:
+        The loader; it has no workers.
+    """
+    files = [[MappedFile(track[stem]).samples for stem in STEMS] for track in task.tracks]
+    random = np.random.default_rng(0)
+
+    def crop(stem: int) -> Tensor:
+        samples = files[random.integers(len(files))][stem]
+        start = random.integers(max(len(samples) - task.segment_samples, 0) + 1)
+        return samples[start : start + task.segment_samples]
+
+    # Drawn beforehand; many enough that no cache holds them.
+    plan = [
+        [[crop(stem) for stem in range(len(STEMS))] for _ in range(task.batch_size)]
+        for _ in range(_PLANNED_BATCHES)
+    ]
+    shape = (task.batch_size, len(STEMS), task.segment_samples, 2)
+
+    def start(workers: int) -> Batches:
+        ring = torch.empty(3, *shape, dtype=dtype).share_memory_()
+        number = 0
+        while True:
+            batch = ring[number % len(ring)]
+            for example, crops in zip(batch, plan[number % len(plan)], strict=True):
+                for place, source in zip(example, crops, strict=True):
+                    place[: len(source)].copy_(source)
+            yield batch
+            number += 1
+
+    return start
+
+
+# ------------------------------------------------------------------------- an ordinary loader
+
+
+class SoundfileCrops(Dataset[Tensor]):
+    """What one writes who has no loader yet: seek, read, gain, swap, stack.
+
+    Args:
+        task: What has to be done.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.lengths = [soundfile.info(track[STEMS[0]]).frames for track in task.tracks]
+
+    def __len__(self) -> int:
+        return len(self.task.tracks)
+
+    def __getitem__(self, number: int) -> Tensor:
+        """Make an example.
+
+        Args:
+            number: Track of the first stem; the others draw theirs.
+
+        Returns:
+            Stems, shape (stems, 2, T).
+        """
+        stems = []
+        for stem in STEMS:
+            samples = self.task.segment_samples
+            start = int(torch.randint(max(self.lengths[number] - samples, 0) + 1, ()))
+            with soundfile.SoundFile(self.task.tracks[number][stem]) as file:
+                file.seek(start)
+                audio = file.read(samples, dtype="float32", always_2d=True, fill_value=0)
+            waveform = torch.from_numpy(audio).T
+            waveform *= torch.empty(()).uniform_(_LOWEST_GAIN, _HIGHEST_GAIN)
+            stems.append(waveform.flip(0) if torch.rand(()) < 0.5 else waveform)
+            number = int(torch.randint(len(self.task.tracks), ()))
+        return torch.stack(stems)
+
+
+def ordinary_loader(dataset: Dataset[Any], task: Task, workers: int) -> DataLoader[Any]:
+    """PyTorch's loader with the settings that serve it best here.
+
+    Args:
+        dataset: What makes the examples.
+        task: What has to be done.
+        workers: Number of processes.
+
+    Returns:
+        The loader, which draws examples with replacement and never ends.
+    """
+    return DataLoader(
+        dataset,
+        task.batch_size,
+        sampler=RandomSampler(dataset, replacement=True, num_samples=_ENDLESS),  # type: ignore[arg-type]
+        num_workers=workers,
+    )
+
+
+def plain_soundfile(task: Task) -> Start:
+    """The ordinary data set in the ordinary loader."""
+    dataset = SoundfileCrops(task)
+
+    def start(workers: int) -> Batches:
+        yield from ordinary_loader(dataset, task, workers)
+
+    return start
+
+
+# -------------------------------------------------------------------------------- Stemlab's
+
+
+def stemlab(task: Task, int16_to_device: bool = False, compiled: bool = True) -> Start:
+    """The stream that models are trained on, with every stem from a track of its own.
+
+    Args:
+        task: What has to be done.
+        int16_to_device: Leave conversion, gain and swap to the device.
+        compiled: Use the compiled kernel; without it, what serves where numba is not there.
+
+    Returns:
+        The loader.
+    """
+    module = MUSDBDataModule(
+        root=str(task.root),
+        segment_seconds=task.segment_seconds,
+        batch_size=task.batch_size,
+        examples_per_epoch=_ENDLESS,
+        mix_probability=1.0,
+        augmentations=[Gain(), ChannelSwap()],
+        validation_tracks=[task.tracks[-1][STEMS[0]].parent.name],
+        int16_to_device=int16_to_device,
+    )
+    module.setup("fit")
+
+    def start(workers: int) -> Batches:
+        module.num_workers = workers
+        loader = module.train_dataloader()
+        assert isinstance(loader, RingLoader)
+        if not compiled:
+            slots: Any = loader.dataset
+            slots.fill = _WithoutKernel(slots.fill)
+        try:
+            yield from loader
+        finally:
+            _end_persistent_workers(loader)
+
+    return start
+
+
+def _end_persistent_workers(loader: DataLoader[Any]) -> None:
+    """End workers that wait for the next epoch, at once, as Lightning does after training."""
+    if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
+        loader._iterator._shutdown_workers()
+    loader._iterator = None
+
+
+class _WithoutKernel:
+    """Writes examples as where numba is not installed; goes to workers as what it wraps does."""
+
+    def __init__(self, fill: Fill) -> None:
+        self.fill = fill
+
+    def __call__(self, example: Tensor, position: Position) -> None:
+        kernel = crop_kernel._stereo_kernel
+        crop_kernel._stereo_kernel = lambda: None  # type: ignore[assignment]
+        try:
+            self.fill(example, position)
+        finally:
+            crop_kernel._stereo_kernel = kernel

@@ -1,0 +1,148 @@
+"""Correlations of stretches of audio at few lags, by short FFTs.
+
+Signals are numbered source by source, channel by channel: P = sources times channels. Correlations
+of adjoining stretches, with the seams between them, add up to those of the whole, so that one pass
+serves every frame and the track.
+"""
+
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+_LEAST_FFT = 2048  # for few lags: shorter ones cost more calls than they save
+_BLOCKS = 16  # multiplied at once: enough for a matrix product, few enough for the cache
+
+
+class Correlator(threading.local):
+    """Correlations of stretches of a track.
+
+    Buffers are kept from one stretch to the next; each thread gets its own.
+
+    Args:
+        references: True sources, shape (S, T, C), of any real type.
+        estimates: Estimates, of the same shape.
+        taps: F, the number of lags.
+        longest: Length of the stretches that the buffers are to suit, samples.
+
+    Attributes:
+        result_bytes: Size of the correlations of a stretch.
+    """
+
+    def __init__(
+        self,
+        references: NDArray[np.generic],
+        estimates: NDArray[np.generic],
+        taps: int,
+        longest: int,
+    ) -> None:
+        self._references, self._estimates = references, estimates
+        self._sources, _, self._channels = references.shape
+        self._past = taps - 1
+        self._n_fft = fft_length(longest, taps)
+        self._hop = self._n_fft - self._past  # new samples a block: no lag may wrap around
+        blocks = max(1, -(-longest // self._hop))
+        blocks = -(-blocks // -(-blocks // _BLOCKS))  # the same number in each round
+        signals, bins = self._sources * self._channels, self._n_fft // 2 + 1
+        # references then estimates, with room for what came before
+        self._audio = np.zeros((2 * signals, self._past + blocks * self._hop))
+        # one block of both without their past, then of references with it: small enough for cache
+        self._waves = np.zeros((3 * signals, self._n_fft))
+        self._spectra = np.empty((3 * signals, bins), np.complex128)
+        # bins first: one small matrix product a bin sums over blocks
+        self._by_bin = np.empty((bins, blocks, 3 * signals), np.complex128)
+        self.result_bytes = 2 * signals**2 * taps * self._audio.itemsize
+
+    def stretch(self, start: int, stop: int) -> tuple[Array, Array]:
+        """Correlate samples start ... stop - 1, as if all was silent around them.
+
+        Args:
+            start: First sample.
+            stop: One past the last sample.
+
+        Returns:
+            sum_n y_q[n] x_k[n - l] for all references, then estimates, y and all references x,
+            shape (2 P, P, F); and |s|^2, |e|^2, |e - s|^2 of each source, shape (3, S).
+        """
+        past, hop = self._past, self._hop
+        signals, size = len(self._audio) // 2, self._audio.shape[1] - past
+        energies = np.zeros((3, self._sources))
+        total = np.zeros((), np.complex128)
+        self._audio[:, :past] = 0
+        for first in range(start, stop, size) or [start]:
+            energies += self._load(first, min(stop, first + size))
+            for block in range(self._by_bin.shape[1]):
+                begin, end = block * hop, block * hop + self._n_fft
+                self._waves[: 2 * signals, past:] = self._audio[:, begin + past : end]
+                self._waves[2 * signals :] = self._audio[:signals, begin:end]
+                np.fft.rfft(self._waves, out=self._spectra)
+                np.conjugate(self._spectra[2 * signals :], out=self._spectra[2 * signals :])
+                self._by_bin[:, block] = self._spectra.T
+            delayed, present = self._by_bin[..., 2 * signals :], self._by_bin[..., : 2 * signals]
+            total = total + delayed.swapaxes(1, 2) @ present
+            self._audio[:, :past] = self._audio[:, size:].copy()
+        spectrum = np.ascontiguousarray(total.transpose(2, 1, 0))
+        # a copy, or every result would hold all the lags that are not wanted
+        return np.fft.irfft(spectrum, self._n_fft)[..., : past + 1].copy(), energies
+
+    def _load(self, start: int, stop: int) -> Array:
+        """Put samples behind the past, as float64, and take their energies."""
+        signals, length = len(self._audio) // 2, stop - start
+        audio = self._audio[:, self._past :]
+        shape = (self._sources, self._channels, -1)
+        for rows, waveform in (
+            (slice(signals), self._references),
+            (slice(signals, None), self._estimates),
+        ):
+            audio[rows].reshape(shape)[..., :length] = waveform[:, start:stop].transpose(0, 2, 1)
+        audio[:, length:] = 0
+        reference, estimate = audio[:signals, :length], audio[signals:, :length]
+        return np.stack(
+            [
+                np.einsum("pt,pt->p", wave, wave).reshape(shape[:2]).sum(axis=1)
+                for wave in (reference, estimate, estimate - reference)
+            ]
+        )
+
+    def seams(self, borders: list[tuple[int, int]]) -> Array:
+        """Correlate the beginnings of stretches with what came before them.
+
+        The correlations of two stretches, with the seam between them, add up to those of both
+        together.
+
+        Args:
+            borders: Start and stop of each stretch that something precedes.
+
+        Returns:
+            The sum over borders of sum_n y_q[n] x_k[n - l], n in the stretch and n - l before it;
+            shape (2 P, P, F).
+        """
+        past, signals = self._past, len(self._audio) // 2
+        n_fft = power_of_two(2 * past + 1)
+        total = np.zeros((2 * signals, signals, n_fft // 2 + 1), np.complex128)
+        for start, stop in borders:
+            before, after = max(0, start - past), min(stop, start + past)
+            waves = np.zeros((3 * signals, n_fft))
+            for row, waveform, first, last in (
+                (0, self._references, start, after),
+                (1, self._estimates, start, after),
+                (2, self._references, before, start),
+            ):
+                rows = waveform[:, first:last].transpose(0, 2, 1).reshape(signals, -1)
+                column = past + first - start
+                waves[row * signals : (row + 1) * signals, column : column + last - first] = rows
+            spectra = np.fft.rfft(waves)
+            total += spectra[: 2 * signals, None] * spectra[2 * signals :].conj()
+        return np.fft.irfft(total, n_fft)[..., : past + 1]
+
+
+def fft_length(samples: int, taps: int) -> int:
+    """Choose the length of the FFTs that correlate at `taps` lags: a power of two."""
+    return power_of_two(min(samples + taps - 1, max(4 * taps, _LEAST_FFT)))
+
+
+def power_of_two(number: int) -> int:
+    """Round up to a power of two, 2 at least."""
+    return max(2, 1 << (number - 1).bit_length())

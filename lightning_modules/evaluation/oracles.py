@@ -1,0 +1,258 @@
+"""Oracles: what a kind of separation could reach if it knew the true sources.
+
+A mask that is computed from the sources themselves bounds what any model of that kind can score;
+the mixture as estimate is the score of doing nothing. Definitions are those of the oracles of
+SiSEC 2018 (Stöter, Liutkus and Ito 2018, "The 2018 Signal Separation Evaluation Campaign"): a
+Hann window of 2048 samples, half of it the hop, channels apart except in `mwf`.
+
+All are functions of a mixture (C, T) and its sources (S, C, T) and return estimates (S, C, T) in
+the same dtype, on the same device. Songs of any length go through some frames at a time.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lightning_modules.evaluation import frames
+from lightning_modules.layers.masks import masks
+
+Oracle = Callable[[Tensor, Tensor], Tensor]
+
+N_FFT = 2048
+HOP_LENGTH = N_FFT // 2
+
+
+def ideal_binary_mask(mixture: Tensor, sources: Tensor, alpha: float, theta: float = 0.5) -> Tensor:
+    """Give a source each bin of the mixture in which it is strong enough.
+
+        E_j = X  where  |Y_j|^alpha >= theta |X|^alpha,  else 0
+
+    Sources do not compete: a bin may go to several, or to none, so that the estimates need not
+    add up to the mixture.
+
+    Args:
+        mixture: Waveform, shape (C, T).
+        sources: True sources, shape (S, C, T).
+        alpha: Exponent of the magnitudes.
+        theta: Part of the mixture that a source must have.
+
+    Returns:
+        Estimates, shape (S, C, T).
+
+    Raises:
+        ValueError: The shapes do not agree.
+    """
+    # both sides to the power 1 / alpha: no power that could underflow
+    threshold = theta ** (1 / alpha)
+
+    def estimates(mixed: Tensor, true: Tensor) -> Tensor:
+        strong: Tensor = true.abs() >= threshold * mixed.abs()
+        return mixed * strong
+
+    return _filtered(mixture, sources, estimates)
+
+
+def ideal_ratio_mask(mixture: Tensor, sources: Tensor, alpha: float) -> Tensor:
+    """Share each bin of the mixture out among the sources.
+
+        E_j = X |Y_j|^alpha / sum_k |Y_k|^alpha
+
+    The estimates add up to the mixture: a bin in which all sources are zero is shared equally
+    (SiSEC's code drops it; with a mixture that is the sum of its sources both are silence).
+
+    Args:
+        mixture: Waveform, shape (C, T).
+        sources: True sources, shape (S, C, T).
+        alpha: Exponent of the magnitudes: 1, or 2 for a Wiener filter of each channel.
+
+    Returns:
+        Estimates, shape (S, C, T).
+
+    Raises:
+        ValueError: The shapes do not agree.
+    """
+
+    def estimates(mixed: Tensor, true: Tensor) -> Tensor:
+        return mixed * masks(true.abs()[None] ** alpha, "ratio")[0]
+
+    return _filtered(mixture, sources, estimates)
+
+
+def multichannel_wiener(mixture: Tensor, sources: Tensor) -> Tensor:
+    """Filter the channels jointly, with the sources' own statistics.
+
+    The local Gaussian model (Duong, Vincent and Gribonval 2010, "Under-determined reverberant
+    audio source separation using a full-rank spatial covariance model"): in frame n and bin f
+    source j has the covariance v_j(n, f) R_j(f) over channels. Its power v_j and its spatial
+    covariance R_j, constant in time, are fitted to the true source Y_j, C channels:
+
+        R_j(f) = mean_n( Y_j Y_j^H / (|Y_j|^2 / C) ),  scaled to the trace C, then + e I
+        v_j(n, f) = trace( R_j^-1 Y_j Y_j^H ) / C
+        E_j = v_j R_j ( sum_k v_k R_k )^-1 X
+
+    The last line is the Wiener filter (Liutkus and Badeau 2015, "Generalized Wiener filtering
+    with fractional power spectrograms"). e is the root of the smallest relative step of the
+    precision, 1.5e-8, and not that step itself as in SiSEC's code: a source with twice the same
+    channel, such as a bass, has a singular R_j, whose inverse would be rounding noise. Computed
+    in float64 where the device has it.
+
+    Args:
+        mixture: Waveform, shape (C, T).
+        sources: True sources, shape (S, C, T).
+
+    Returns:
+        Estimates, shape (S, C, T).
+
+    Raises:
+        ValueError: The shapes do not agree.
+    """
+    spatial, inverse = _spatial_covariances(mixture, sources)
+    channels = mixture.shape[0]
+
+    def estimates(mixed: Tensor, true: Tensor) -> Tensor:
+        true = true.movedim(1, -1)  # (S, C, N, F) -> (S, N, F, C)
+        powers = torch.einsum("snfc,sfcd,snfd->snf", true.conj(), inverse, true).real / channels
+        models = powers[..., None, None] * spatial[:, None]  # (S, N, F, C, C)
+        # Shares of the whole power: inverses of silence and of noise at 1e-300 are none.
+        power = powers.sum(0)[..., None, None]
+        models = models / power.clamp_min(torch.finfo(power.dtype).tiny)
+        total = torch.where(power > 0, models.sum(0), torch.eye(channels).to(models))
+        unmixed = models @ (_inverse(total) @ mixed.movedim(0, -1)[..., None])
+        return unmixed[..., 0].movedim(-1, 1)  # (S, N, F, C) -> (S, C, N, F)
+
+    return _filtered(mixture, sources, estimates, _widest(mixture))
+
+
+def mixture_as_estimate(mixture: Tensor, sources: Tensor) -> Tensor:
+    """Take the mixture as the estimate of every source.
+
+    Args:
+        mixture: Waveform, shape (C, T).
+        sources: True sources, shape (S, C, T).
+
+    Returns:
+        Estimates, shape (S, C, T): views of the mixture.
+
+    Raises:
+        ValueError: The shapes do not agree.
+    """
+    _check(mixture, sources)
+    return mixture.expand_as(sources)
+
+
+ORACLES: dict[str, Oracle] = {
+    "ibm1": partial(ideal_binary_mask, alpha=1),
+    "ibm2": partial(ideal_binary_mask, alpha=2),
+    "irm1": partial(ideal_ratio_mask, alpha=1),
+    "irm2": partial(ideal_ratio_mask, alpha=2),
+    "mwf": multichannel_wiener,
+    "mixture": mixture_as_estimate,
+}
+
+
+def _filtered(
+    mixture: Tensor,
+    sources: Tensor,
+    estimates: Callable[[Tensor, Tensor], Tensor],
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Filter a mixture in the STFT domain.
+
+    Args:
+        mixture: Waveform, shape (C, T).
+        sources: True sources, shape (S, C, T).
+        estimates: Maps spectra of mixture (C, N, F) and sources (S, C, N, F) to estimates.
+        dtype: Precision of the spectra, by default the mixture's.
+
+    Returns:
+        Estimates, shape (S, C, T).
+    """
+    _check(mixture, sources)
+    window = _window(mixture, dtype)
+    result = torch.zeros_like(sources)
+    for block, mixed, true in _spectra(mixture, sources, window):
+        _add_frames(result, estimates(mixed, true), block, window)
+    # Each sample lies in two frames, whose squared windows add up to the inverse's weight.
+    weight = window.square().reshape(2, HOP_LENGTH).sum(0)
+    for start in range(0, result.shape[-1], HOP_LENGTH):
+        part = result[..., start : start + HOP_LENGTH]
+        part /= weight[: part.shape[-1]]
+    return result
+
+
+def _add_frames(waveforms: Tensor, spectra: Tensor, block: range, window: Tensor) -> None:
+    """Add the frames with spectra (..., N, F), transformed back, to waveforms (..., T)."""
+    halves = (torch.fft.irfft(spectra, N_FFT) * window).unflatten(-1, (2, HOP_LENGTH))
+    # (..., N, 2, hop) -> (..., N + 1, hop) -> (..., samples)
+    padding = torch.nn.functional.pad
+    added = padding(halves[..., 0, :], (0, 0, 0, 1)) + padding(halves[..., 1, :], (0, 0, 1, 0))
+    samples = added.flatten(-2)
+    start = (block.start - 1) * HOP_LENGTH  # half a window before the first frame's centre
+    samples = samples[..., max(-start, 0) : waveforms.shape[-1] - start]
+    waveforms[..., max(start, 0) : max(start, 0) + samples.shape[-1]] += samples
+
+
+def _spectra(
+    mixture: Tensor, sources: Tensor, window: Tensor
+) -> Iterator[tuple[range, Tensor, Tensor]]:
+    """Go through the spectra of mixture (C, N, F) and sources (S, C, N, F) block by block."""
+    signals = mixture.shape[0] * (len(sources) + 1)
+    for block in frames.blocks(
+        signals, frames.frame_count(mixture.shape[-1], HOP_LENGTH), len(window)
+    ):
+        mixed, true = (
+            frames.spectra(frames.segments(signal, block, len(window), HOP_LENGTH), window)
+            for signal in (mixture, sources)
+        )
+        yield block, mixed, true
+
+
+def _spatial_covariances(mixture: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit the spatial covariances of the sources; with their inverses, shape (S, F, C, C)."""
+    _check(mixture, sources)
+    window = _window(mixture, _widest(mixture))
+    channels = mixture.shape[0]
+    total: Tensor | int = 0
+    for _, _, true in _spectra(mixture, sources, window):
+        power = true.abs().square().mean(1, keepdim=True)
+        directions = true / power.sqrt().clamp_min(torch.finfo(power.dtype).tiny)
+        total = total + torch.einsum("scnf,sdnf->sfcd", directions, directions.conj())
+    assert isinstance(total, Tensor)
+    trace = total.diagonal(dim1=-2, dim2=-1).real.sum(-1)[..., None, None]
+    identity = torch.eye(channels).to(total)
+    # A source that is silent all through comes from everywhere.
+    spatial = torch.where(
+        trace > 0, total * channels / trace.clamp_min(torch.finfo(trace.dtype).tiny), identity
+    )
+    spatial = spatial + torch.finfo(trace.dtype).eps ** 0.5 * identity
+    return spatial, _inverse(spatial)
+
+
+def _inverse(matrices: Tensor) -> Tensor:
+    """Invert Hermitian matrices (..., C, C); in closed form for stereo, which is much faster."""
+    if matrices.shape[-1] != 2:
+        inverse: Tensor = torch.linalg.inv(matrices)
+        return inverse
+    (a, b), (c, d) = (row.unbind(-1) for row in matrices.unbind(-2))
+    adjugate = torch.stack([torch.stack([d, -b], -1), torch.stack([-c, a], -1)], -2)
+    return adjugate / (a * d - b * c)[..., None, None]
+
+
+def _window(mixture: Tensor, dtype: torch.dtype | None) -> Tensor:
+    dtype = dtype or torch.promote_types(mixture.dtype, torch.float32)
+    return torch.hann_window(N_FFT, dtype=dtype, device=mixture.device)
+
+
+def _widest(mixture: Tensor) -> torch.dtype:
+    """The widest precision that the mixture's device has."""
+    return torch.float32 if mixture.device.type == "mps" else torch.float64
+
+
+def _check(mixture: Tensor, sources: Tensor) -> None:
+    if sources.ndim != 3 or mixture.shape != sources.shape[1:] or not mixture.shape[-1]:
+        raise ValueError(
+            f"the mixture has shape {tuple(mixture.shape)}, the sources {tuple(sources.shape)}: "
+            "expected (channels, samples) and (sources, channels, samples), at least one sample"
+        )

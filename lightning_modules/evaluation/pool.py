@@ -1,0 +1,80 @@
+"""Processes that score tracks beside the one that separates or reports."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+from lightning_modules import signals
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+# What the libraries below NumPy, SciPy and torch read when they are loaded.
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use: a job's share, not the whole machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class ScoringPool(ProcessPoolExecutor):
+    """A pool whose processes share out the cores, and leave signals to stop to the main process.
+
+    Args:
+        processes: Number of processes; each starts when there is work for it.
+        threads: Threads of linear algebra in each; by default one.
+    """
+
+    def __init__(self, processes: int, threads: int = 1) -> None:
+        self._threads = threads
+        super().__init__(
+            processes,
+            # A fork would copy the locks of torch's threads.
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=signals.ignore,
+            initargs=signals.STOP,
+        )
+
+    def submit(
+        self,
+        fn: Callable[Parameters, Result],
+        /,
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
+    ) -> Future[Result]:
+        """Hand work to a process, starting it if it is the first; see ``Executor.submit``."""
+        # A process reads these before any initializer runs: its main module may import NumPy.
+        with _environment(dict.fromkeys(_THREAD_VARIABLES, str(self._threads))):
+            return super().submit(fn, *args, **kwargs)
+
+    def terminate(self) -> None:
+        """End the processes at once, whatever they are working on."""
+        for process in list((self._processes or {}).values()):
+            process.kill()  # they ignore what is gentler
+        self.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,237 @@
+"""Scores a data set in several processes: what is done is kept, what is faulty is left out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from datamodules.audio import DataError
+from datamodules.layouts import MIXTURE, SUBSETS, Entry
+from datamodules.pcm_cache import decode
+from datamodules.tracks import Track, load_tracks
+from lightning_modules.evaluation.estimates import Settings, origin, score_estimates, score_oracle
+from lightning_modules.evaluation.pool import ScoringPool, available_cores
+from lightning_modules.evaluation.score_files import read_scores, write_scores
+from lightning_modules.evaluation.scores import TrackScores
+
+
+class Scorer:
+    """Scores tracks and writes their files; one that cannot be scored does not stop the others.
+
+    Args:
+        settings: How estimates are scored.
+        processes: Number of processes.
+        overwrite: Score tracks again that have scores, whatever those were computed from.
+
+    Attributes:
+        left_out: Track -> why it could not be scored.
+    """
+
+    def __init__(self, settings: Settings, processes: int = 1, overwrite: bool = False) -> None:
+        self.settings, self.processes, self.overwrite = settings, processes, overwrite
+        self.left_out: dict[str, str] = {}
+
+    def find_estimates(self, folder: Path, entries: Sequence[Entry]) -> dict[str, Path]:
+        """Find the estimates of each track; those that have none are left out.
+
+        Args:
+            folder: Holds ``<subset>/<track>`` or ``<track>`` with files named after targets.
+            entries: The tracks.
+
+        Returns:
+            Name of the track -> folder of its estimates.
+
+        Raises:
+            DataError: The folder is not there, or no track has any.
+        """
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no folder of this name; check the path of the estimates")
+        found = {}
+        for entry in entries:
+            places = (folder / entry.subset / entry.name, folder / entry.name)
+            if place := next((place for place in places if place.is_dir()), None):
+                found[entry.name] = place
+            else:
+                self.left_out[entry.name] = f"no folder {places[0]} nor {places[1]}"
+        unknown = _unknown_folders(folder, list(found.values()))
+        if not found:
+            raise DataError(
+                f"{folder}: expected folders named after tracks, such as {entries[0].name!r}; "
+                f"found {unknown or 'none'}; rename them, or check the path and --subset"
+            )
+        if unknown:
+            print(f"passed over, as no track has the name: {unknown}", file=sys.stderr)
+        return found
+
+    def load(self, entries: Sequence[Entry]) -> list[Track]:
+        """Read the headers of tracks, and decode .stem.mp4 files; faulty ones are left out.
+
+        Args:
+            entries: The tracks.
+
+        Returns:
+            Those that can be read.
+
+        Raises:
+            DataError: The cache cannot hold what must be decoded.
+            FFmpegMissingError: ffmpeg is needed and not installed.
+        """
+        faults: dict[Path, DataError] = {}
+        decoded = decode([entry.path for entry in entries if entry.is_stem_file], True, faults)
+        for entry in entries:
+            if entry.path in faults:
+                self.left_out[entry.name] = str(faults[entry.path])
+        entries = [entry for entry in entries if entry.path not in faults]
+        tracks = []
+        loaded = load_tracks(entries, decoded, self.settings.stems, progress=True)
+        for entry, (track, findings, _) in zip(entries, loaded, strict=True):
+            if track is None:
+                errors = [finding for finding in findings if finding.severity == "error"]
+                self.left_out[entry.name] = str(errors[0])
+            else:
+                tracks.append(track)
+        return tracks
+
+    def score_estimates(
+        self, tracks: Sequence[Track], folders: Mapping[str, Path], output: Path
+    ) -> list[TrackScores]:
+        """Score estimates that are files.
+
+        Args:
+            tracks: The tracks.
+            folders: Name of the track -> folder of its estimates.
+            output: Folder in which scores go to ``<subset>/<track>.json``.
+
+        Returns:
+            Scores of the tracks that are not left out, those from before included.
+
+        Raises:
+            DataError: There are scores that were computed from something else.
+        """
+        jobs = [
+            _Job(
+                track.name,
+                output / track.subset / f"{track.name}.json",
+                origin(track, self.settings, folders[track.name]),
+                partial(score_estimates, track, folders[track.name], self.settings),
+            )
+            for track in tracks
+        ]
+        return self._run(jobs, "scoring")
+
+    def score_oracle(
+        self,
+        tracks: Sequence[Track],
+        oracle: str,
+        targets: Mapping[str, Sequence[str]],
+        output: Path,
+    ) -> list[TrackScores]:
+        """Score what an oracle makes of the tracks.
+
+        Args:
+            tracks: The tracks.
+            oracle: Its name; ``mixture`` is the mixture as estimate of every target.
+            targets: Name of the track -> targets that are scored.
+            output: Folder in which scores go to ``<subset>/<track>.json``.
+
+        Returns:
+            Scores of the tracks that are not left out, those from before included.
+
+        Raises:
+            DataError: There are scores that were computed from something else.
+        """
+        jobs = [
+            _Job(
+                track.name,
+                output / track.subset / f"{track.name}.json",
+                origin(track, self.settings, oracle=oracle, targets=targets[track.name]),
+                partial(score_oracle, track, oracle, targets[track.name], self.settings),
+            )
+            for track in tracks
+        ]
+        return self._run(jobs, f"scoring {oracle}")
+
+    def _run(self, jobs: Sequence[_Job], description: str) -> list[TrackScores]:
+        done = {} if self.overwrite else _kept(jobs)
+        if done:
+            print(f"{len(done)} of {len(jobs)} tracks have their scores", file=sys.stderr)
+        jobs = [job for job in jobs if job.name not in done]
+        processes = max(1, min(self.processes, len(jobs)))
+        pool = ScoringPool(processes, threads=max(1, available_cores() // processes))
+        try:
+            futures = {pool.submit(job.work): job for job in jobs}
+            for future in tqdm(as_completed(futures), description, len(jobs), unit="track"):
+                job = futures[future]
+                if error := future.exception():
+                    self.left_out[job.name] = _reason(error)
+                    continue
+                scores = future.result()
+                scores.origin = job.origin
+                write_scores(scores, job.file)
+                done[job.name] = scores
+        except BaseException:
+            pool.terminate()
+            raise
+        pool.shutdown()
+        return [done[name] for name in sorted(done)]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A track to score, its score file, what it is scored from, and the work."""
+
+    name: str
+    file: Path
+    origin: dict[str, Any]
+    work: Callable[[], TrackScores]
+
+
+def _kept(jobs: Sequence[_Job]) -> dict[str, TrackScores]:
+    """Read the scores that are there; refuse those that were computed from something else."""
+    kept = {}
+    for job in jobs:
+        if not job.file.exists():
+            continue
+        try:
+            scores = read_scores(job.file)
+        except ValueError as error:
+            print(f"scored again: {error}", file=sys.stderr)
+            continue
+        if scores.origin != job.origin:
+            unlike = [key for key in job.origin if scores.origin.get(key) != job.origin[key]]
+            what = f"with other {', '.join(unlike)}" if scores.origin else "of unknown origin"
+            raise DataError(
+                f"{job.file}: holds scores {what}; give another folder by -o, or --overwrite to "
+                "score all tracks again"
+            )
+        kept[job.name] = scores
+    return kept
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, BrokenProcessPool):
+        return "a scoring process was ended from outside, memory may be short: try --processes 1"
+    if isinstance(error, (OSError, ValueError)):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _unknown_folders(folder: Path, found: Sequence[Path]) -> str:
+    """Name the folders beside the estimates that belong to no track: their names may be wrong."""
+    parents = {place.parent for place in found} or {folder}
+    names = sorted(
+        place.name
+        for parent in parents
+        for place in parent.iterdir()
+        if place.is_dir() and place not in found and place.name not in (*SUBSETS, MIXTURE)
+    )
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more

@@ -1,0 +1,42 @@
+"""How fast it is, side by side with others: ``python -m lightning_modules.tools.benchmark loader``.
+
+Each sub-command is a module with a docstring, ``add_arguments`` and ``run``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from datamodules.benchmark import loader
+
+COMMANDS = {"loader": loader}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark that the command line names.
+
+    Args:
+        arguments: Command line; by default this process's.
+
+    Returns:
+        Exit status: 0, or 2 for a mistake that the message on stderr explains.
+    """
+    parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.benchmark")
+    commands = parser.add_subparsers(metavar="|".join(COMMANDS), required=True)
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(name, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Oracles: their definitions, what they add up to, and their order on real music."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.signal import istft, stft
+from torch import Tensor
+
+from lightning_modules.evaluation import frames
+from lightning_modules.evaluation.oracles import ORACLES, ideal_binary_mask
+from lightning_modules.evaluation.scores import usdr
+
+Spectra = NDArray[np.complex128]
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64) / 8
+
+
+def song(channels: int = 2, samples: int = 20_123) -> tuple[Tensor, Tensor]:
+    """A mixture and three sources of different colours, channels correlated."""
+    sources = noise(3, channels, samples)
+    sources[0] = sources[0].cumsum(-1) / 20
+    sources[1] += 0.7 * sources[1].roll(1, 0)
+    sources[2, :, 5000:9000] = 0
+    return sources.sum(0), sources
+
+
+def scipy_spectra(signals: Tensor) -> Spectra:
+    """Spectra on the scale of ours, shape (..., F, N)."""
+    found: Spectra = stft(signals.numpy(), nperseg=2048)[-1] * 1024
+    return found
+
+
+def scipy_waveforms(spectra: Spectra, samples: int) -> Tensor:
+    return torch.from_numpy(istft(spectra / 1024)[1][..., :samples])
+
+
+def test_masks_are_those_of_the_definition() -> None:
+    mixture, sources = song()
+    mixed, true = scipy_spectra(mixture), scipy_spectra(sources)
+    magnitudes = np.abs(true)
+    expected = {
+        "ibm1": mixed * (magnitudes >= 0.5 * np.abs(mixed)),
+        "ibm2": mixed * (magnitudes**2 >= 0.5 * np.abs(mixed) ** 2),
+        "irm1": mixed * magnitudes / magnitudes.sum(0),
+        "irm2": mixed * magnitudes**2 / (magnitudes**2).sum(0),
+    }
+    for name, spectra in expected.items():
+        found = ORACLES[name](mixture, sources)
+        torch.testing.assert_close(found, scipy_waveforms(spectra, mixture.shape[-1]), msg=name)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_multichannel_wiener_is_the_formula(channels: int) -> None:
+    mixture, sources = song(channels)
+    mixed, true = (
+        scipy_spectra(signals).transpose(*axes)
+        for signals, axes in ((mixture, (1, 2, 0)), (sources, (0, 2, 3, 1)))
+    )  # (F, N, C) and (S, F, N, C)
+    observed = true[..., :, None] * true[..., None, :].conj()
+    power = np.trace(observed, axis1=-2, axis2=-1).real[..., None, None] / channels
+    spatial = np.divide(observed, power, out=np.zeros_like(observed), where=power > 0).mean(2)
+    spatial *= channels / np.trace(spatial, axis1=-2, axis2=-1)[..., None, None]
+    spatial += 2**-26 * np.eye(channels)
+    inverse = np.linalg.inv(spatial)[:, :, None]
+    powers = np.trace(inverse @ observed, axis1=-2, axis2=-1).real / channels
+    models = powers[..., None, None] * spatial[:, :, None]
+    filters = models @ np.linalg.inv(models.sum(0))
+    separated = (filters @ mixed[..., None])[..., 0].transpose(0, 3, 1, 2)
+    expected = scipy_waveforms(separated, mixture.shape[-1])
+    torch.testing.assert_close(ORACLES["mwf"](mixture, sources), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["irm1", "irm2", "mwf"])
+def test_estimates_add_up_to_the_mixture(name: str, dtype: torch.dtype) -> None:
+    sources = noise(3, 2, 30_000).to(dtype)
+    sources[0, 1] = sources[0, 0]  # a source in the middle
+    sources[1] = 0
+    sources[:, :, 10_000:20_000] = 0
+    mixture = sources.sum(0)
+    estimates = ORACLES[name](mixture, sources)
+    assert estimates.dtype == dtype
+    tolerance = {torch.float32: 1e-6, torch.float64: 1e-9}[dtype]
+    torch.testing.assert_close(estimates.sum(0), mixture, rtol=0, atol=tolerance)
+
+
+def test_ratio_masks_share_out_what_no_source_explains() -> None:
+    mixture = noise(2, 9000)
+    estimates = ORACLES["irm2"](mixture, torch.zeros(4, 2, 9000, dtype=torch.float64))
+    torch.testing.assert_close(estimates, (mixture / 4).expand(4, 2, 9000))
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_a_lone_source_and_silence_come_back(name: str) -> None:
+    _, sources = song()
+    found = ORACLES[name](sources[0], sources[:1])
+    torch.testing.assert_close(found, sources[:1], rtol=1e-6, atol=1e-9)
+    silence = torch.zeros(2, 3, 5000)
+    assert torch.equal(ORACLES[name](silence[0], silence), silence)
+
+
+def test_a_binary_mask_wants_its_part_of_the_mixture() -> None:
+    mixture = noise(1, 8000)
+    sources = torch.stack([0.8 * mixture, 0.2 * mixture])
+    for theta, share in ((0.79, [1, 0]), (0.81, [0, 0]), (0.19, [1, 1])):
+        for alpha in (1, 2):
+            found = ideal_binary_mask(mixture, sources, alpha, theta**alpha)
+            torch.testing.assert_close(found, torch.stack([part * mixture for part in share]))
+
+
+@pytest.mark.parametrize("samples", [1, 1000, 1024, 2048, 10_000])
+@pytest.mark.parametrize("name", ["irm2", "mwf"])
+def test_blocks_do_not_show(name: str, samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture, sources = song(samples=samples)
+    expected = ORACLES[name](mixture, sources)
+    assert expected.shape == (3, 2, samples)
+    for block_frames in (1, 3):
+        monkeypatch.setattr(frames, "_BLOCK_SAMPLES", 8 * 2048 * block_frames)
+        torch.testing.assert_close(ORACLES[name](mixture, sources), expected)
+
+
+@pytest.mark.parametrize("name", ORACLES)
+@pytest.mark.parametrize("shapes", [((2, 90), (3, 1, 90)), ((90,), (3, 90)), ((2, 0), (3, 2, 0))])
+def test_shapes_that_do_not_agree(name: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(ValueError, match=r"the mixture has shape .* expected \(channels"):
+        ORACLES[name](torch.ones(shapes[0]), torch.ones(shapes[1]))
+
+
+# ----------------------------------------------------------------- real music
+
+
+def mean_sdr(mixture: Tensor, sources: Tensor) -> dict[str, float]:
+    return {
+        name: float(np.nanmean(usdr(sources.numpy(), oracle(mixture, sources).numpy())))
+        for name, oracle in ORACLES.items()
+    }
+
+
+def assert_order(figures: dict[str, float]) -> None:
+    """Doing nothing is worst; a soft mask beats both hard ones; square ratios beat plain ones."""
+    assert figures["mixture"] + 5 < min(figures["ibm1"], figures["ibm2"])
+    assert max(figures["ibm1"], figures["ibm2"]) < figures["irm2"]
+    assert figures["irm1"] < figures["irm2"]
+    # one filter for both channels is within a quarter decibel of one for each
+    assert abs(figures["mwf"] - figures["irm2"]) < 0.25
+
+
+def test_order_on_the_musdb18_excerpt() -> None:
+    stempeg = pytest.importorskip("stempeg", exc_type=ImportError)
+    stems, _ = stempeg.read_stems(stempeg.example_stem_path(), dtype=np.float32)
+    streams = torch.from_numpy(stems.transpose(0, 2, 1).copy())
+    assert_order(mean_sdr(streams[0], streams[[4, 1, 2, 3]]))
+
+
+@pytest.mark.skipif("STEMLAB_TEST_DATA" not in os.environ, reason="STEMLAB_TEST_DATA is not set")
+def test_order_on_real_songs() -> None:
+    """Two of them with a source that is silent throughout."""
+    from datamodules.tracks import index_tracks
+
+    root = Path(os.environ["STEMLAB_TEST_DATA"]) / "music"
+    for track in (*index_tracks(root, "train"), *index_tracks(root, "test")):
+        part = (20 * track.sample_rate, 8 * track.sample_rate)
+        sources = torch.from_numpy(track.read_stems(("vocals", "drums", "bass", "other"), *part))
+        assert_order(mean_sdr(torch.from_numpy(track.read_mixture(*part)), sources))

@@ -1,0 +1,134 @@
+"""Whole trainings that are stopped or broken from outside, without SLURM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.slurm.test_slurm import TINY
+from tests.test_cli import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def config(tmp_path: Path, musdb_root: Path) -> list[str]:
+    settings: dict[str, Any] = json.loads(json.dumps(TINY))
+    settings["data"]["init_args"] |= {"root": str(musdb_root), "num_workers": 1}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
+    return ["fit", "--config", "unet.yaml", "--config", str(tmp_path / "tiny.yaml")]
+
+
+def start(*words: str, folder: Path, **variables: str) -> subprocess.Popen[bytes]:
+    """Start a Python module in a session of its own, its output in a file."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    with (folder / "output").open("a") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=folder,
+            env=environment | variables,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def until(reached: Callable[[], bool], folder: Path, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, (folder / "output").read_text()
+        time.sleep(0.02)
+
+
+def members(session: int) -> list[str]:
+    """Command lines of the living processes of a session."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(status[3]) == session and status[0] != "Z":
+                found.append((folder / "cmdline").read_text())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def has_handler(process: int, number: int) -> bool:
+    caught = Path(f"/proc/{process}/status").read_text().partition("SigCgt:\t")[2].split()[0]
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    if members(process.pid):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_sigterm_during_the_imports_of_two_ranks(tmp_path: Path, config: list[str]) -> None:
+    """It is heeded once there is something to save, and no process is left behind."""
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--run_dir=run"]
+    process = start("lightning_modules.cli", *config, *two, folder=tmp_path)
+    try:
+        until(lambda: has_handler(process.pid, signal.SIGTERM), tmp_path, 30)
+        process.send_signal(signal.SIGTERM)
+        process.wait(180)
+        output = (tmp_path / "output").read_text()
+        assert process.returncode == 143, output
+        assert "Traceback" not in output
+        assert output.rstrip().endswith("--run_dir " + str(tmp_path / "run --ckpt_path last"))
+        until(lambda: not members(process.pid), tmp_path, 10)
+    finally:
+        kill_all(process)
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 1
+
+
+def test_torchrun_starts_again_when_a_worker_is_killed(tmp_path: Path, config: list[str]) -> None:
+    """Two agents on one machine; the steps since the last checkpoint come out the same again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = ["torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3"]
+    torchrun += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=test"]
+    torchrun += ["-m", "lightning_modules.cli", *config, "--trainer.max_epochs=2"]
+    run_dir = tmp_path / "run"
+    agents = []
+    try:
+        for _ in range(2):
+            agents.append(
+                start(
+                    *torchrun,
+                    "--ckpt_path=auto",
+                    folder=tmp_path,
+                    STEMLAB_RUN_DIR=str(run_dir),
+                    PAUSE="0:1:7",
+                    TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",
+                )
+            )
+        until((run_dir / "paused-0").exists, tmp_path, 180)
+        os.kill(int((run_dir / "paused-0").read_text()), signal.SIGKILL)
+        for agent in agents:
+            agent.wait(180)
+            assert agent.returncode == 0, (tmp_path / "output").read_text()
+    finally:
+        for agent in agents:
+            kill_all(agent)
+    for rank in (0, 1):
+        text = (run_dir / f"record-{rank}.jsonl").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9, 10]
+        for before, after in zip(lines[5:7], lines[7:9], strict=True):
+            assert (before["ids"], before["loss"]) == (after["ids"], after["loss"])

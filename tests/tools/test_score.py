@@ -1,0 +1,201 @@
+"""The score tool, as a user meets it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from lightning_modules.evaluation.estimates import Settings
+from lightning_modules.evaluation.score_files import read_folder, read_scores
+from lightning_modules.evaluation.scorer import Scorer, _Job
+from lightning_modules.tools import score
+from tests.evaluation.test_estimates import make_estimates, make_track
+
+STEMS = ["--stems", "vocals", "drums"]
+ALL = ["estimates", "data", "-o", "out", "--processes", "1", *STEMS]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def data_set(*names: str, folder: str = "estimates") -> None:
+    for name in names:
+        make_estimates(Path(folder, name), make_track(Path("data"), name, seconds=1.0, channels=1))
+
+
+def test_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """One run over all that can be wrong with a track; a second one after the repair."""
+    data_set("a good", "b half", "c NaN", "d gone", "e damaged", "f unlike")
+    Path("out/test").mkdir(parents=True)
+    Path("out/test/b half.json").write_text('{"targets": [{"name": "voc')
+    nan = np.full((44100, 1), np.nan)
+    soundfile.write("estimates/c NaN/drums.wav", nan, 44100, subtype="FLOAT")
+    shutil.move("estimates/d gone", "estimates/d typo")
+    Path("data/test/e damaged/vocals.wav").write_text("no audio")
+    soundfile.write("estimates/f unlike/vocals.wav", np.ones((44100, 3)), 44100)
+
+    assert score.main(ALL) == 1
+    out, err = capsys.readouterr()
+    assert sorted(os.listdir("out/test")) == ["a good.json", "b half.json"]
+    assert "2 tracks; dB" in out
+    assert "scored again: out/test/b half.json: expected a museval score file" in err
+    assert "passed over, as no track has the name: 'd typo'" in err
+    left_out = [line for line in err.splitlines() if line.startswith("left out: ")]
+    expected = [
+        ("d gone", "no folder estimates/test/d gone nor estimates/d gone"),
+        ("c NaN", "drums.wav: holds NaN or infinity, first at 0.000 s"),
+        ("e damaged", "vocals.wav: is not audio"),
+        ("f unlike", "vocals.wav: has 3 channel(s), its track 1 channel(s)"),
+    ]
+    assert len(left_out) == len(expected)
+    for name, reason in expected:
+        assert any(line.startswith(f"left out: {name}: ") and reason in line for line in left_out)
+
+    before = {path: path.stat().st_mtime_ns for path in Path("out/test").iterdir()}
+    for name in ("c NaN", "d gone", "e damaged", "f unlike"):
+        shutil.rmtree(f"data/test/{name}")
+        data_set(name)
+    shutil.rmtree("estimates/d typo")
+    assert score.main(ALL) == 0
+    out, err = capsys.readouterr()
+    assert "2 of 6 tracks have their scores" in err
+    assert "6 tracks; dB" in out
+    assert len(os.listdir("out/test")) == 6
+    assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
+
+
+def test_whole_scores_are_not_replaced_unasked(capsys: pytest.CaptureFixture[str]) -> None:
+    data_set("a")
+    assert score.main(ALL) == 0
+    written = Path("out/test/a.json").read_bytes()
+    capsys.readouterr()
+    assert score.main([*ALL, "--window-seconds", "0.5"]) == 2
+    assert "out/test/a.json: holds scores with other window_seconds" in capsys.readouterr().err
+    drums, rate = soundfile.read("estimates/a/drums.wav")
+    soundfile.write("estimates/a/drums.wav", 0.5 * drums + 0.001, rate)
+    assert score.main(ALL) == 2
+    assert "with other estimates; give another folder by -o, or --over" in capsys.readouterr().err
+    assert Path("out/test/a.json").read_bytes() == written
+    assert score.main([*ALL, "--overwrite"]) == 0
+    assert Path("out/test/a.json").read_bytes() != written
+    Path("out/test/a.json").write_text('{"targets": []}')
+    assert score.main(ALL) == 2
+    assert "holds scores of unknown origin" in capsys.readouterr().err
+
+
+def test_mixture_beside_estimates_and_as_an_oracle(capsys: pytest.CaptureFixture[str]) -> None:
+    data_set("a", "b", folder="estimates/test")
+    # options between the folders, and both layouts of estimates
+    shutil.move("estimates/test/b", "estimates/b")
+    arguments = ["estimates", "-o", "out", "--processes", "2", "data", *STEMS]
+    assert score.main([*arguments, "--mixture", "--accompaniment"]) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("estimates on data, test")
+    assert "mix SDR" in table
+    baseline = read_folder("out/mixture/test")
+    assert [track.name for track in baseline] == ["a", "b"]
+    assert list(baseline[0].frames) == ["drums", "vocals", "accompaniment"]
+    assert list(read_folder("out/test")[0].frames) == ["drums", "vocals", "accompaniment"]
+
+    alone = ["--oracle", "mixture", "data", "-o", "mix", *STEMS, "--accompaniment"]
+    assert score.main(alone) == 0
+    for track in baseline:
+        again = read_scores(f"mix/test/{track.name}.json")
+        assert again.medians == track.medians
+
+
+def test_an_ideal_mask_is_better_than_the_mixture(capsys: pytest.CaptureFixture[str]) -> None:
+    data_set("a")
+    arguments = ["--oracle", "irm2", "data", "-o", "out", "--mixture", *STEMS]
+    assert score.main(arguments) == 0
+    (ideal,), (mixture,) = read_folder("out/test"), read_folder("out/mixture/test")
+    for stem in ("vocals", "drums"):
+        assert ideal.medians[stem]["SDR"] > mixture.medians[stem]["SDR"] + 2
+    capsys.readouterr()
+    assert score.main([*arguments, "--oracle", "irm1"]) == 2
+    assert "with other oracle; " in capsys.readouterr().err
+
+
+def test_own_folder_of_tracks(capsys: pytest.CaptureFixture[str]) -> None:
+    data_set("a")
+    shutil.move("data/test/a", "songs/a")
+    arguments = ["estimates", "songs", "-o", "out", *STEMS]
+    assert score.main(arguments) == 2
+    assert "songs: has no test tracks; give --subset train" in capsys.readouterr().err
+    assert score.main([*arguments, "--subset", "train"]) == 0
+    assert os.listdir("out/train") == ["a.json"]
+
+
+def test_a_process_that_is_killed_costs_its_tracks_alone(tmp_path: Path) -> None:
+    scorer = Scorer(Settings(), processes=1)
+    job = _Job("a", tmp_path / "a.json", {}, partial(os._exit, 1))
+    assert scorer._run([job], "scoring") == []
+    assert "ended from outside" in scorer.left_out["a"]
+    scorer._run([_Job("b", tmp_path / "b.json", {}, partial(divmod, 1, 0))], "scoring")
+    assert scorer.left_out["b"].startswith("ZeroDivisionError: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    data_set("a")
+    Path("empty/a typo").mkdir(parents=True)
+    cases = [
+        (["estimates", "gone", "-o", "out"], ["gone", "does not exist"]),
+        (["gone", "data", "-o", "out", *STEMS], ["gone", "no folder"]),
+        (["empty", "data", "-o", "out", *STEMS], ["such as 'a'", "found 'a typo'"]),
+        (["--oracle", "magic", "data", "-o", "out", *STEMS], ["magic", "irm2"]),
+    ]
+    for arguments, words in cases:
+        assert score.main(arguments) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: "), error
+        assert all(word in error for word in words), error
+    for arguments in (
+        ["data", "-o", "out"],
+        ["--oracle", "irm2", "estimates", "data", "-o", "out"],
+        ["estimates", "data"],
+        [*ALL, "--hop-seconds", "0"],
+        [*ALL, "--window-seconds", "nan"],
+        [*ALL, "--processes", "0"],
+    ):
+        with pytest.raises(SystemExit) as usage:
+            score.main(arguments)
+        assert usage.value.code == 2
+    assert not Path("out").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_written(tmp_path: Path) -> None:
+    names = [f"track {number}" for number in range(12)]
+    data_set(*names)
+    repository = Path(score.__file__).parents[2]
+    command = [sys.executable, "-m", "lightning_modules.tools.score", *ALL]
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("out/test/*.json")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "stopped; the scores in out stay" in err
+    assert "Traceback" not in err
+    kept = read_folder("out/test")
+    assert 1 <= len(kept) < len(names)
+    assert len(os.listdir("out/test")) == len(kept), "nothing half-written is left"
+    assert score.main(ALL) == 0
+    assert len(read_folder("out/test")) == len(names)
