@@ -1,6 +1,7 @@
 """How fast it is, side by side with others: ``python -m lightning_modules.tools.benchmark loader``.
 
-Each sub-command is a module with a docstring, ``add_arguments`` and ``run``.
+``loader`` measures reading, ``scorer`` BSS Eval. Each sub-command is a module with a docstring,
+``add_arguments`` and ``run``.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from datamodules.benchmark import loader
+from lightning_modules.evaluation import benchmark as scorer
 
-COMMANDS = {"loader": loader}
+COMMANDS = {"loader": loader, "scorer": scorer}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,338 @@
+"""What scoring costs: museval and this project's engine on the same music, one thread each.
+
+Four stereo sources, songs one after another until they are long enough; estimates by an ideal ratio
+mask of their mixture, at 16 bits as the songs are; frames of one second. Each engine runs in a
+process of its own. Counted is the time of the processor, so that other work on the machine does
+little harm, and the memory beyond what the process held before. The floor is how far museval's own
+figures move when all signals are scaled by 0.7, or the sources come in another order: what differs
+by less than 20 floors is as right as museval is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import math
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from datamodules.audio import DataError
+from datamodules.demo import demo_corpus
+from datamodules.layouts import STEMS
+from datamodules.tracks import index_tracks
+from lightning_modules.evaluation.pool import ScoringPool
+
+Signals = NDArray[np.float64]
+
+MUSEVAL = "museval.metrics"
+OURS = "lightning_modules.evaluation.bss_eval"
+_CHECKED_DB = 1e-6
+_FLOORS = 20
+_HIGHEST_DB = 100.0  # beyond, figures are the rounding of something that is zero
+
+
+class Run(NamedTuple):
+    """What an engine took, and found.
+
+    Attributes:
+        seconds: Time of the processor: the median of the runs.
+        extra_bytes: Most memory held beyond what there was before the first run.
+        figures: SDR, ISR, SIR and SAR in dB, shape (4, sources, frames).
+    """
+
+    seconds: float
+    extra_bytes: int
+    figures: Signals
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the command line may hold.
+
+    Args:
+        parser: Gets the arguments.
+    """
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        nargs="+",
+        default=[30.0, 60.0],
+        help="lengths of music (default 30 60). museval takes minutes and gigabytes for 180",
+    )
+    parser.add_argument("--root", type=Path, help="MUSDB18-HQ; by default the embedded corpus")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of our engine (default 3)")
+    parser.add_argument(
+        "--device",
+        help="score tensors on this device, too, such as cuda (default: a GPU if there is one)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, and print the table.
+
+    Args:
+        options: What ``add_arguments`` asked for.
+
+    Raises:
+        DataError: An option or the data set is not what it must be.
+    """
+    for seconds in options.seconds:
+        if not 0 < seconds < math.inf:
+            raise DataError(f"--seconds has {seconds:g}: give lengths above 0")
+    if options.repeats < 1:
+        raise DataError(f"--repeats is {options.repeats}: give 1 or more")
+    if options.json and not options.json.absolute().parent.is_dir():
+        raise DataError(f"--json {options.json}: there is no such folder")
+    report = compare(options)
+    print(table(report))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure all lengths, one engine after the other.
+
+    Args:
+        options: What ``add_arguments`` asked for.
+
+    Returns:
+        What was measured, on what and how, in JSON's types.
+
+    Raises:
+        DataError: The data set is not what it must be.
+    """
+    device = options.device or _gpu()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as name:
+        progress = tqdm(
+            total=len(options.seconds) * (5 if device else 4), disable=None, leave=False
+        )
+        for seconds in options.seconds:
+            path = Path(name) / "signals.npy"
+            rate = write_signals(path, seconds, options.root)
+
+            def measured(engine: str, repeats: int = 1, change: str = "none") -> Run:
+                progress.set_description(f"{seconds:g} s, {engine}, {change}")  # noqa: B023
+                with ScoringPool(1) as pool:
+                    result = pool.submit(measure, engine, path, rate, repeats, change)  # noqa: B023
+                    found = result.result()
+                progress.update()
+                return found
+
+            theirs, ours = measured(MUSEVAL), measured(OURS, options.repeats)
+            floor = max(
+                difference(theirs.figures, measured(MUSEVAL, change=change).figures)
+                for change in ("scaled", "reversed")
+            )
+            row = {
+                "audio_seconds": seconds,
+                "museval_seconds": theirs.seconds,
+                "seconds": ours.seconds,
+                "ratio": theirs.seconds / ours.seconds,
+                "museval_extra_mib": theirs.extra_bytes / 2**20,
+                "extra_mib": ours.extra_bytes / 2**20,
+                "difference_db": difference(theirs.figures, ours.figures),
+                "museval_floor_db": floor,
+            }
+            row["equal"] = row["difference_db"] < max(_CHECKED_DB, _FLOORS * floor)
+            if device:
+                tensors = measured(device, options.repeats)
+                row["device_seconds"] = tensors.seconds
+                row["device_difference_db"] = difference(theirs.figures, tensors.figures)
+            rows.append(row)
+    return {
+        "settings": {
+            "data": str(options.root or "embedded corpus"),
+            "repeats": options.repeats,
+            "device": device,
+            "threads": 1,
+        },
+        "packages": {name: importlib.metadata.version(name) for name in ("museval", "numpy")},
+        "rows": rows,
+    }
+
+
+def write_signals(path: Path, seconds: float, root: Path | None) -> int:
+    """Write references and estimates, shape (2, S, T, C), as float64.
+
+    Args:
+        path: The file, of NumPy's format.
+        seconds: Their length.
+        root: The data set; None for the embedded corpus.
+
+    Returns:
+        The sample rate, Hz.
+
+    Raises:
+        DataError: The data set is not what it must be.
+    """
+    import torch
+
+    from lightning_modules.evaluation.oracles import ideal_ratio_mask
+
+    references, rate = _music(seconds, root)
+    sources = torch.from_numpy(references)
+    estimates = ideal_ratio_mask(sources.sum(0), sources, alpha=1).numpy()
+    signals = np.stack([references, np.round(estimates * 2**15) / 2**15])
+    np.save(path, np.ascontiguousarray(signals.transpose(0, 1, 3, 2)))
+    return rate
+
+
+def _music(seconds: float, root: Path | None) -> tuple[Signals, int]:
+    """Put songs one after another; stems (S, C, T), none of them silent, and their rate."""
+    parts: list[NDArray[np.float32]] = []
+    for track in index_tracks(root or demo_corpus(), "train", progress=False):
+        if not parts:
+            rate, channels = track.sample_rate, track.channels
+        if (track.sample_rate, track.channels) != (rate, channels):
+            continue
+        parts.append(track.read_stems(STEMS, start=track.samples // 3))  # behind the intro
+        music = np.concatenate(parts, axis=2)[..., : round(seconds * rate)]
+        if music.shape[2] == round(seconds * rate):
+            if music.sum(axis=1).any(axis=1).all():
+                return music.astype(np.float64), rate
+            del parts[0]
+    raise DataError(
+        f"--seconds {seconds:g}: the training songs have no {seconds:g} s of music with all of "
+        f"{', '.join(STEMS)}; give a smaller number, or another --root"
+    )
+
+
+def measure(engine: str, path: Path, rate: int, repeats: int, change: str) -> Run:
+    """Score a file, in a process that does nothing else.
+
+    Args:
+        engine: Module that has ``bss_eval``, or the device of tensors to score.
+        path: What ``write_signals`` wrote.
+        rate: Sample rate, Hz: a frame has so many samples.
+        repeats: Number of runs.
+        change: What is done to the signals: ``none``, ``scaled`` or ``reversed``.
+
+    Returns:
+        What it took; figures in the order of the file.
+    """
+    references, estimates = np.load(path)
+    if change == "scaled":
+        references, estimates = 0.7 * references, 0.7 * estimates
+    if change == "reversed":
+        references, estimates = references[::-1].copy(), estimates[::-1].copy()
+    if engine in (MUSEVAL, OURS):
+        bss_eval = importlib.import_module(engine).bss_eval
+        clock = time.process_time
+    else:
+        bss_eval, clock = _tensors(engine), time.perf_counter
+    before, times = _memory("VmRSS"), []
+    for _ in range(repeats):
+        started = clock()
+        results = bss_eval(references, estimates, window=rate, hop=rate)
+        times.append(clock() - started)
+        extra = _memory("VmHWM") - before
+    figures = np.stack(results[:4])
+    return Run(
+        statistics.median(times), extra, figures[:, ::-1] if change == "reversed" else figures
+    )
+
+
+def difference(expected: Signals, found: Signals) -> float:
+    """Take the largest difference of figures, dB; infinity if one has NaN where the other has not.
+
+    Args:
+        expected: Figures, dB.
+        found: Figures of the same shape.
+
+    Returns:
+        The difference; figures above 100 dB count as 100.
+    """
+    known = ~np.isnan(expected)
+    if not np.array_equal(known, ~np.isnan(found)):
+        return math.inf
+    moved = np.minimum(expected, _HIGHEST_DB) - np.minimum(found, _HIGHEST_DB)
+    return float(np.abs(moved[known]).max(initial=0))
+
+
+def table(report: dict[str, Any]) -> str:
+    """Write a report for people, as a Markdown table.
+
+    Args:
+        report: What ``compare`` returned.
+
+    Returns:
+        Settings and table, in lines.
+    """
+    settings, packages = report["settings"], report["packages"]
+    lines = [
+        ["music", "museval", "ours", "ratio", "its memory", "ours", "difference", "floor", "verdict"]
+    ]
+    for row in report["rows"]:
+        lines.append(
+            [
+                f"{row['audio_seconds']:g} s",
+                f"{row['museval_seconds']:.1f} s",
+                f"{row['seconds']:.2f} s",
+                f"{row['ratio']:.0f} x",
+                f"{row['museval_extra_mib']:.0f} MiB",
+                f"{row['extra_mib']:.0f} MiB",
+                f"{row['difference_db']:.0e} dB",
+                f"{row['museval_floor_db']:.0e} dB",
+                "equal" if row["equal"] else "DIFFERS",
+            ]
+        )
+    if settings["device"]:
+        lines[0] += [f"{settings['device']}", "difference"]
+        for line, row in zip(lines[1:], report["rows"], strict=True):
+            line += [f"{row['device_seconds']:.3f} s", f"{row['device_difference_db']:.0e} dB"]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * max(1, width) for width in widths])
+    return "\n".join(
+        [
+            "BSS Eval v4 of four sources, one thread, seconds of the processor; memory beyond what",
+            f"was held before. museval {packages['museval']}, NumPy {packages['numpy']}; "
+            f"{settings['data']}; median of {settings['repeats']} runs of ours, one of museval.",
+            "",
+            *("| " + " | ".join(map(str.ljust, line, widths)).rstrip() + " |" for line in lines),
+        ]
+    )
+
+
+def _tensors(device: str) -> Any:
+    """The engine for tensors, warm; it takes arrays, and its time is that of the clock."""
+    import torch
+
+    from lightning_modules.evaluation.bss_eval_torch import bss_eval
+
+    def scored(references: Signals, estimates: Signals, **options: Any) -> Sequence[Signals]:
+        tensors = [torch.from_numpy(signals).to(device) for signals in (references, estimates)]
+        results = bss_eval(tensors[0], tensors[1], **options)
+        return [result.cpu().numpy() for result in results]
+
+    noise = np.random.default_rng(0).standard_normal((2, 4, 10000, 2))
+    scored(*noise)
+    return scored
+
+
+def _gpu() -> str | None:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else None
+
+
+def _memory(name: str) -> int:
+    """Memory of this process, bytes: ``VmRSS`` for now, ``VmHWM`` for the most so far."""
+    if sys.platform == "linux":
+        # what getrusage tells as the most is inherited from the process that started this one
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
