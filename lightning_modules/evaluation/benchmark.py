@@ -273,7 +273,17 @@ def table(report: dict[str, Any]) -> str:
     """
     settings, packages = report["settings"], report["packages"]
     lines = [
-        ["music", "museval", "ours", "ratio", "its memory", "ours", "difference", "floor", "verdict"]
+        [
+            "music",
+            "museval",
+            "ours",
+            "ratio",
+            "its memory",
+            "ours",
+            "difference",
+            "floor",
+            "verdict",
+        ]
     ]
     for row in report["rows"]:
         lines.append(
