@@ -36,11 +36,14 @@ def write_crop(source: Tensor, target: Tensor, gain: float = 1.0, swap: bool = F
             source.view(-1).numpy(), heard[first].numpy(), heard[second].numpy(), np.float32(scale)
         )
         return
-    parted = source.T.flip(0) if swap else source.T
-    if target.shape[0] == 1 and channels > 1:
-        torch.mean(parted, 0, keepdim=True, dtype=torch.float32, out=heard)
+    if channels == target.shape[0]:
+        # Channel by channel: to flip the source would copy it.
+        for row, channel in zip(heard, range(channels)[:: -1 if swap else 1], strict=True):
+            row.copy_(source[:, channel])
+    elif target.shape[0] == 1:
+        torch.mean(source.T, 0, keepdim=True, dtype=torch.float32, out=heard)
     else:
-        heard.copy_(parted)
+        heard.copy_(source.T)
     heard.mul_(scale)
 
 

@@ -101,7 +101,9 @@ def check_same(path: AnyPath, expected: State) -> None:
         DataError: It was removed, replaced or changed.
     """
     try:
-        same = State.of(os.stat(path)).is_same(expected)
+        status = os.stat(path)
+        # As ``is_same``, in a third of the time: this is asked for every crop.
+        same = (status.st_size, status.st_mtime_ns, status.st_ino) == expected[:3]
     except OSError:
         same = False
     if not same:

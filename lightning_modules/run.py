@@ -212,7 +212,9 @@ class StemlabCLI(LightningCLI):
         config.run_dir = str(run_dir)
         config.trainer.default_root_dir = str(run_dir)
         self.checkpoint: dict[str, Any] | None = None
-        if found := _find_checkpoint(str(self.subcommand), config.ckpt_path, run_dir):
+        found = _find_checkpoint(str(self.subcommand), config.ckpt_path, run_dir)
+        config.ckpt_path = None
+        if found:
             path, self.checkpoint = found
             config.ckpt_path = str(path)
         prepare_loggers(config.trainer, run_dir)

@@ -7,8 +7,8 @@ import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -94,11 +94,13 @@ class Kill:
         hook: Name of a callback's hook, or of a function of ``os``.
         batches: Number of training batches through by then.
         rank: The process that is killed.
+        saves: Whether the hook is through and a checkpoint is written just before.
     """
 
     hook: str
     batches: int
     rank: int = 0
+    saves: bool = False
 
 
 class Witness(Callback):
@@ -120,7 +122,12 @@ class Witness(Callback):
         hook = getattr(place, kill.hook)
 
         def pull(*arguments: Any) -> Any:
-            if batches_done(trainer) >= kill.batches:
+            due = batches_done(trainer) >= kill.batches
+            if due and kill.saves:
+                hook(*arguments)
+                checkpoints: Any = trainer.checkpoint_callback
+                checkpoints._save_last_checkpoint(trainer, checkpoints._monitor_candidates(trainer))
+            if due:
                 os.kill(os.getpid(), signal.SIGKILL)
             return hook(*arguments)
 
@@ -133,6 +140,12 @@ class Witness(Callback):
         weights = nn.utils.parameters_to_vector(pl_module.parameters()).double().sum()
         seen = [positions, float(outputs["loss"]).hex(), float(weights).hex()]
         self._write(trainer, "batch", seen)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, *_: Any
+    ) -> None:
+        state = [float(value.double().sum()).hex() for value in pl_module.state_dict().values()]
+        self._write(trainer, "validated", state)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, "validation", float(trainer.callback_metrics["val/loss"]).hex())
@@ -211,10 +224,12 @@ def start(setting: Setting, root: Path, folder: Path, kill: Kill | None = None) 
 
 
 def records(folder: Path, rank: int = 0) -> dict[tuple[str, int], Any]:
-    """What a rank saw, by batch; what it saw twice must have been the same."""
+    """What a rank saw, by batch; what it saw twice was the same."""
     seen: dict[tuple[str, int], Any] = {}
     for line in (folder / f"{rank}.jsonl").read_text().splitlines():
         kind, batches, value = json.loads(line)
+        # Nor was a validation repeated; a rank that outlives the one that is killed may end it.
+        assert rank or kind != "validation" or (kind, batches) not in seen, batches
         assert seen.setdefault((kind, batches), value) == value, (kind, batches)
     return seen
 
@@ -239,6 +254,10 @@ def assert_same(ours: Any, theirs: Any, place: str = "") -> None:
 def contents(folder: Path) -> Any:
     """A run's last checkpoint, wherever the run's folder is."""
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    # Lightning counts an epoch's steps, and looks at none but the run's.
+    steps = "epoch_loop.automatic_optimization.optim_progress"
+    for progress in checkpoint["loops"]["fit_loop"][steps]["optimizer"].values():
+        del progress["current"]
     for name, state in checkpoint["callbacks"].items():
         if name.startswith("Checkpoints"):
             for key in [key for key in state if "path" in key]:
@@ -250,7 +269,8 @@ def contents(folder: Path) -> Any:
 
 _PLATEAU = partial(ReduceLROnPlateau, patience=0, threshold=10.0)
 _COSINE = partial(CosineAnnealingLR, T_max=5)
-SETTINGS = {
+# Ways to train, and how each is stopped: killed, or with other arguments of the trainer.
+SETTINGS: dict[str, tuple[Setting, Sequence[Kill | Mapping[str, Any]]]] = {
     # Accumulation, a scheduler and early stopping that watch the validation.
     "epochs": (
         Setting(
@@ -259,7 +279,7 @@ SETTINGS = {
         [
             Kill("on_train_batch_start", 3),
             Kill("on_validation_epoch_end", _BATCHES),
-            Kill("on_train_epoch_start", 2 * _BATCHES),
+            Kill("on_train_epoch_start", _BATCHES),
             Kill("fsync", 2 * _BATCHES + 2),
             Kill("on_train_batch_end", 3 * _BATCHES + 4),
         ],
@@ -268,7 +288,7 @@ SETTINGS = {
     "steps": (
         Setting(
             {"max_steps": 21, "max_epochs": -1, "val_check_interval": 0.5},
-            {"save_every_seconds": 0.0, "save_every_n_steps": 4},
+            {"save_every_seconds": 0.0, "save_every_n_steps": 3},
             _COSINE,
             {"decay": 0.9, "every": "epoch", "warm_up": False},
         ),
@@ -291,9 +311,14 @@ SETTINGS = {
         [
             Kill("on_train_batch_start", _BATCHES + 2),
             Kill("on_validation_epoch_end", 2 * _BATCHES),
-            Kill("on_train_batch_end", 3 * _BATCHES),
+            Kill("on_train_batch_end", 3 * _BATCHES, saves=True),
             Kill("on_train_epoch_end", 5 * _BATCHES),
         ],
+    ),
+    # Ends by steps with an epoch that is not validated, then more steps are asked for.
+    "more": (
+        Setting({"max_steps": 15, "max_epochs": -1, "limit_val_batches": 0}),
+        [{"max_steps": 2 * _BATCHES}, {"max_steps": 2 * _BATCHES + 1}],
     ),
     # Early stopping ends it, and a loader's process reads ahead.
     "early": (
@@ -316,11 +341,15 @@ SETTINGS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_a_killed_run_goes_on_to_the_bit(name: str, musdb_root: Path, tmp_path: Path) -> None:
-    setting, kills = SETTINGS[name]
+    setting, ends = SETTINGS[name]
     assert start(setting, musdb_root, tmp_path / "whole") == [0] * setting.ranks
-    for kill in kills:
-        codes = start(setting, musdb_root, tmp_path / "parts", kill)
-        assert codes[kill.rank] == -signal.SIGKILL, (kill, codes)
+    for end in ends:
+        if isinstance(end, Kill):
+            codes = start(setting, musdb_root, tmp_path / "parts", end)
+            assert codes[end.rank] == -signal.SIGKILL, (end, codes)
+        else:
+            shorter = replace(setting, trainer={**setting.trainer, **end})
+            assert start(shorter, musdb_root, tmp_path / "parts") == [0], end
     assert start(setting, musdb_root, tmp_path / "parts") == [0] * setting.ranks
     for rank in range(setting.ranks):
         assert records(tmp_path / "parts", rank) == records(tmp_path / "whole", rank)

@@ -145,18 +145,15 @@ class Checkpoints(ModelCheckpoint):
         self._saved_at_batch, self._saved_at_seconds = batches_done(trainer), time.monotonic()
         self._overdue = False
 
-    def _save_if_due(self, trainer: Trainer) -> None:
-        """Save after a batch, when it is time."""
-        if trainer.fast_dev_run or not between_steps(trainer):  # type: ignore[attr-defined]
-            return
+    def _is_due(self, trainer: Trainer) -> bool:
+        """Whether it is time to save, after a batch and between steps."""
         validates = validation_follows(trainer)
-        if epoch_is_through(trainer) and not validates:
-            return  # what belongs to the epoch's end is yet to come: see on_train_epoch_end
+        if trainer.fast_dev_run or (epoch_is_through(trainer) and not validates):  # type: ignore[attr-defined]
+            return False  # what belongs to the epoch's end is yet to come: see on_train_epoch_end
         step = trainer.global_step
         by_steps = self.save_every_n_steps is not None and step % self.save_every_n_steps == 0
         ends = step == trainer.max_steps and not validates
-        if self._overdue or by_steps or ends or self._by_time(trainer):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        return self._overdue or by_steps or ends or self._by_time(trainer)
 
     def _by_time(self, trainer: Trainer) -> bool:
         if self.save_every_seconds is None or trainer.global_step % _STEPS_BETWEEN_LOOKS:
@@ -164,13 +161,6 @@ class Checkpoints(ModelCheckpoint):
         passed = time.monotonic() - self._saved_at_seconds
         due: bool = trainer.strategy.broadcast(passed >= self.save_every_seconds)
         return due
-
-    def _save_validated(self, trainer: Trainer) -> None:
-        """Save after a validation."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            candidates = self._monitor_candidates(trainer)
-            self._save_topk_checkpoint(trainer, candidates)
-            self._save_last_checkpoint(trainer, candidates)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Have an epoch without a validation saved once it has come to its end."""
@@ -209,28 +199,29 @@ class Checkpoints(ModelCheckpoint):
         batch_idx: int,
     ) -> None:
         """Save when it is due, and when a signal came."""
-        self._save_if_due(trainer)
-        if between_steps(trainer) and self._stop_agreed(trainer):
-            self._save_and_stop(trainer)
+        if not between_steps(trainer):
+            return
+        due, stops = self._is_due(trainer), self._stop_agreed(trainer)
+        if due or stops:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        if stops:
+            raise Interrupted(Path(self.last_model_path))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save when it is due, and when a signal came: the scores are worth the wait."""
-        self._save_validated(trainer)
-        if trainer.state.fn == "fit" and self._stop_agreed(trainer):
-            candidates = self._monitor_candidates(trainer)
-            if self._last_global_step_saved != trainer.global_step:
-                self._save_topk_checkpoint(trainer, candidates)
-            self._save_and_stop(trainer)
+        if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        candidates = self._monitor_candidates(trainer)
+        self._save_topk_checkpoint(trainer, candidates)
+        self._save_last_checkpoint(trainer, candidates)
+        if self._stop_agreed(trainer):
+            raise Interrupted(Path(self.last_model_path))
 
     def _stop_agreed(self, trainer: Trainer) -> bool:
         # Any rank may have had the signal, and all of them must stop at the same batch.
         mine = signals.received is not None
         agreed: bool = trainer.strategy.reduce_boolean_decision(mine, all=False)
         return agreed
-
-    def _save_and_stop(self, trainer: Trainer) -> None:
-        self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-        raise Interrupted(Path(self.last_model_path))
 
 
 def _disarm_lightning(trainer: Trainer) -> None:

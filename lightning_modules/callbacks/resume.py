@@ -32,11 +32,11 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._seed = 0
-        self._metrics: dict[str, torch.Tensor] | None = None
+        self._loaded: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the run's seed from where ``seed_everything`` put it."""
-        self._seed, self._metrics = torch.initial_seed(), None
+        self._seed, self._loaded = torch.initial_seed(), {}
 
     # ------------------------------------------------------------ generators
 
@@ -70,22 +70,24 @@ class ExactResume(Callback):
         if trainer.state.fn != "fit":
             return
         metrics = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
-        checkpoint[_KEY] = {"seed": self._seed, "metrics": metrics}
-        _settle_counters(trainer, checkpoint["loops"]["fit_loop"])
+        awaits_end = _settle_counters(trainer, checkpoint["loops"]["fit_loop"])
+        checkpoint[_KEY] = {"seed": self._seed, "metrics": metrics, "awaits_end": awaits_end}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take over the seed and the metrics."""
+        """Take over what was added."""
         if trainer.state.fn == "fit" and _KEY in checkpoint:
-            self._seed, self._metrics = checkpoint[_KEY]["seed"], checkpoint[_KEY]["metrics"]
+            self._loaded = checkpoint[_KEY]
+            self._seed = self._loaded["seed"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put back what the loops have reset since the checkpoint was loaded."""
-        if self._metrics is None:
+        if not self._loaded:
             return
-        trainer.callback_metrics.update(self._metrics)
-        self._metrics = None
+        trainer.callback_metrics.update(self._loaded["metrics"])
+        # With all batches done, Lightning would otherwise look for one more before it validates.
+        trainer.fit_loop.epoch_loop.val_loop._has_run = self._loaded["awaits_end"]
         # Left set until the epoch's end, it would cost a scheduler that watches a metric a step.
         trainer.fit_loop._restarting = False
         trainer.should_stop = any(
@@ -93,6 +95,10 @@ class ExactResume(Callback):
             and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED
             for callback in trainer.callbacks  # type: ignore[attr-defined]
         )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have the next epoch begin afresh, also when not a batch was left of this one."""
+        trainer.fit_loop.epoch_loop.on_iteration_done()
 
 
 def batches_done(trainer: Trainer) -> int:
@@ -122,32 +128,34 @@ def validation_follows(trainer: Trainer) -> bool:
     return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
-def _settle_counters(trainer: Trainer, counters: dict[str, Any]) -> None:
+def _settle_counters(trainer: Trainer, counters: dict[str, Any]) -> bool:
     """Rewrite the counters of the training loop so that Lightning goes on rightly from them.
 
-    Within an epoch, and after a validation, they are right as they are.
+    Within an epoch, and after a validation, those of the batches are right as they are.
+
+    Returns:
+        Whether nothing but the end of the epoch is left of it.
     """
     batches = counters["epoch_loop.batch_progress"]
     validation = counters["epoch_loop.val_loop.batch_progress"]
+    epochs = counters["epoch_progress"]
     in_batch = batches["current"]["completed"] < batches["current"]["processed"]
     validates = in_batch and validation_follows(trainer)
-    epochs = counters["epoch_progress"]
+    awaits_end = in_batch and not validates and epoch_is_through(trainer)
     epoch_is_over = epochs["current"]["processed"] == epochs["current"]["ready"]
     for part in ("total", "current"):
-        # A validation that was begun is begun again; one that is through leaves no trace.
+        # A validation that was to begin counts as begun; one that is through leaves no trace.
         begun = int(validates)
         validation[part].update(ready=begun, started=begun, processed=0, completed=0)
-    validation["is_last_batch"] = False
-    if validates:
-        for part in ("total", "current"):
+        if validates or awaits_end:
             batches[part]["completed"] = batches[part]["processed"]
-    elif epoch_is_over or (in_batch and epoch_is_through(trainer)):
-        # Between two epochs: the one is through, the other has not begun.
-        for part in ("total", "current"):
-            number = epochs[part]["ready"]
-            epochs[part].update(started=number, processed=number, completed=number)
-        batches["total"]["completed"] = batches["total"]["processed"]
+        if epoch_is_over:
+            epochs[part]["completed"] = epochs[part]["processed"]
+    validation["is_last_batch"] = False
+    if awaits_end:
+        counters["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+    if epoch_is_over:
+        # A run that ends by steps goes on, if more are asked for, with the next epoch's first.
         batches["current"].update(ready=0, started=0, processed=0, completed=0)
         batches["is_last_batch"] = False
-        if in_batch:
-            counters["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+    return awaits_end

@@ -81,7 +81,9 @@ def reason_to_requeue(status: int, run_dir: Path, most_crashes: int) -> str | No
     if status == _STOPPED:
         return "stopped by a signal, its state is saved"
     began = (run_dir / STARTED).stat().st_mtime_ns
-    saved = [path.stat().st_mtime_ns for path in run_dir.glob("checkpoints/*.ckpt")]
+    saved = [
+        path.stat().st_mtime_ns for path in run_dir.glob("checkpoints/*.ckpt") if path.exists()
+    ]
     if max(saved, default=0) <= began:
         print(
             f"Not requeued: the run ended with status {status} before it had saved anything new, "

@@ -18,6 +18,7 @@ from datamodules.audio import DataError
 from datamodules.layouts import find_entries
 from datamodules.tracks import Track
 from lightning_modules.evaluation import scores as scoring
+from lightning_modules.evaluation.bss_eval import Evaluation
 from lightning_modules.evaluation.estimates import (
     Settings,
     origin,
@@ -207,10 +208,12 @@ def test_oracle_estimates_are_scored(tmp_path: Path) -> None:
 def _no_bss_eval(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures are wanted, only what happens before or beside them."""
 
-    def nothing(references: NDArray[np.float64], estimates: object, **frame: int) -> object:
-        return np.zeros((4, len(references), references.shape[1] // frame["window"]))
+    def nothing(references: NDArray[np.float64], estimates: object, **frame: int) -> Evaluation:
+        figures = np.zeros((4, len(references), references.shape[1] // frame["window"]))
+        sdr, isr, sir, sar = figures
+        return Evaluation(sdr, isr, sir, sar, np.zeros((len(references), 1), np.int64))
 
-    monkeypatch.setattr(scoring, "bss_eval", nothing)
+    monkeypatch.setattr(scoring, "evaluate", nothing)
 
 
 @pytest.mark.usefixtures("_no_bss_eval")

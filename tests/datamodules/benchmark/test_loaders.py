@@ -30,10 +30,13 @@ def _seeded() -> None:
 def stems_of(start: Start, workers: int = 0, batches: int = 4) -> Tensor:
     """Some batches of a loader, shape (B, stems, 2, T)."""
     running = start(workers)
-    found = [next(running) for _ in range(batches)]
-    stems = torch.cat([getattr(batch, "stems", batch).clone() for batch in found])
+    found = []
+    for _ in range(batches):
+        batch = next(running)
+        # At once: a ring's batches are overwritten in time.
+        found.append(getattr(batch, "stems", batch).clone())
     running.close()
-    return stems
+    return torch.cat(found)
 
 
 def check(stems: Tensor, task: Task, lowest: float, highest: float) -> None:
