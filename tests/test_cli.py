@@ -167,6 +167,8 @@ def test_training_logs_what_the_docs_promise(musdb_root: Path) -> None:
         "val/usdr",
         "val/usdr/vocals",
         "val/skipped_frames",
+        "val/scoring_seconds",
+        "val/scoring_share",
     }
 
 

@@ -46,6 +46,13 @@ class BSSEval(Callback):
         self._done: dict[str, list[TrackScores]] = {"estimate": [], "mixture": []}
         self._baselines: dict[tuple[str, str], TrackScores] = {}
         self._seconds = 0.0
+        self._epoch_began = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin an epoch, of which scoring takes its share."""
+        self._epoch_began = time.perf_counter()
+
+    on_train_start = on_train_epoch_start  # an epoch that is resumed in its middle has no start
 
     # --------------------------------------------------------------- a track
 
@@ -131,6 +138,10 @@ class BSSEval(Callback):
         metrics = {f"{split}/{name}": value for name, value in summary.as_metrics().items()}
         metrics[f"{split}/skipped_frames"] = float(sum(summary.skipped_frames.values()))
         metrics[f"{split}/scoring_seconds"] = self._seconds
+        if trainer.state.fn == "fit":
+            # Of the training so far and the validation at hand.
+            epoch_seconds = time.perf_counter() - self._epoch_began
+            metrics[f"{split}/scoring_share"] = self._seconds / epoch_seconds
         # Each rank has all scores, so nothing is left to synchronise.
         pl_module.log_dict(metrics, rank_zero_only=False, sync_dist=False)
         if trainer.is_global_zero:
