@@ -297,9 +297,11 @@ def test_every_config_trains_reloads_and_separates(chain: list[str], musdb_root:
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile wants a C++ compiler")
 def test_compiled_networks_train_and_reload(musdb_root: Path) -> None:
     root = f"--data.init_args.root={musdb_root}"
+    # Compiled dropout draws other numbers.
+    settings = [*UNET, *TINY, *CSV, root, "--model.init_args.dropout=0.0"]
     compiled = "--model.init_args.compiled=true"
-    assert run("fit", *UNET, *TINY, *CSV, root, "--run_dir", "plain") == 0
-    assert run("fit", *UNET, *TINY, *CSV, root, compiled, "--run_dir", "compiled") == 0
+    assert run("fit", *settings, "--run_dir", "plain") == 0
+    assert run("fit", *settings, compiled, "--run_dir", "compiled") == 0
     plain, fast = (metrics(Path(name)) for name in ("plain", "compiled"))
     assert float(fast[0]["train/loss"]) == pytest.approx(float(plain[0]["train/loss"]), rel=1e-4)
     weights = [
@@ -512,7 +514,7 @@ def test_faulty_config_files(
         ),
         (["--data.init_args.sources=[vocals, guitar]"], ["guitar", "vocals, drums, bass, other"]),
         (["--data.init_args.batch_size=1000"], ["batch_size 1000", "16 examples", "examples_per"]),
-        (["--data.init_args.sample_rate=44056"], ["44100 Hz", "44056 Hz", "ffmpeg"]),
+        (["--data.init_args.sample_rate=44056"], ["25 faults in the data"]),
         (["--data.init_args.validation_tracks=[Nobody - Nothing]"], ["no validation", "Nobody"]),
         (["--ckpt_path=last"], ["no last.ckpt", "fit"]),
     ],

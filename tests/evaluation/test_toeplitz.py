@@ -100,7 +100,8 @@ def test_singular_systems_are_solved_and_told(solve) -> None:  # type: ignore[no
     assert condition[1] > 1e10
     alone, _ = solve(lags[None, :2, :2], right[None, :, :2])
     together = np.stack([filters[1, :, 0], filters[1, :, 1:].sum(axis=1)], axis=1)
-    np.testing.assert_allclose(together, alone[0], rtol=1e-6)
+    # To what rounding leaves of a condition above 1e10.
+    np.testing.assert_allclose(together, alone[0], rtol=1e-5, atol=1e-5)
 
 
 def test_breakdowns_end_in_the_dense_way(monkeypatch: pytest.MonkeyPatch) -> None:
