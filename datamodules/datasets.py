@@ -196,8 +196,11 @@ class TrainingCrops:
                     f"{file}: {source.dtype} samples of {source.shape[1]} channels, int16 of "
                     f"{self._channels} were expected; set --data.init_args.int16_to_device=false"
                 )
-            stems[stem, : len(source)].copy_(source)
-            stems[stem, len(source) :].zero_()
+            target = stems[stem]
+            if len(source) < samples:  # a track shorter than the segment ends in silence
+                target[len(source) :].zero_()
+                target = target[: len(source)]
+            target.copy_(source)
 
     def _draw_changes(self, position: Position) -> tuple[Parameters, npt.NDArray[np.bool_]]:
         stems = self._stems
