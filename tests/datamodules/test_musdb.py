@@ -436,10 +436,11 @@ def test_16_bit_samples_converted_on_the_device_are_the_same(musdb_root: Path) -
         assert other.stems.dtype == torch.int16
         expected = plain.on_after_batch_transfer(one, 0)
         assert torch.equal(expected.mixture, raw.on_after_batch_transfer(other, 0).mixture)
+    # Longer than any track.
     long: dict[str, Any] = {
         "segment_seconds": 7.0,
         "examples_per_epoch": 4,
-    }  # longer than any track
+    }
     plain, raw = module(musdb_root, **long), module(musdb_root, int16_to_device=True, **long)
     expected = plain.on_after_batch_transfer(next(iter(plain.train_dataloader())), 0)
     found = raw.on_after_batch_transfer(next(iter(raw.train_dataloader())), 0)
