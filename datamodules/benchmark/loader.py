@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -110,23 +109,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME",
         help=f"loaders, of {', '.join(ROWS)}",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-
-
-def run(options: argparse.Namespace) -> None:
-    """Measure, and print the table.
-
-    Args:
-        options: What ``add_arguments`` asked for.
-
-    Raises:
-        DataError: An option or the data set is not what it must be.
-    """
-    _check(options)
-    report = compare(options)
-    print(table(report))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
@@ -327,8 +309,15 @@ def _cpu_model() -> str:
     return next(models, platform.machine())
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Refuse numbers that measure nothing."""
+def check(options: argparse.Namespace) -> None:
+    """Refuse numbers that measure nothing.
+
+    Args:
+        options: What ``add_arguments`` asked for.
+
+    Raises:
+        DataError: An option is not what it must be.
+    """
     for name, lowest in (("tracks", 2), ("batch_size", 1), ("repeats", 1)):
         if getattr(options, name) < lowest:
             raise DataError(
@@ -348,5 +337,3 @@ def _check(options: argparse.Namespace) -> None:
             f"--track-seconds {options.track_seconds:g} is shorter than a crop of "
             f"{options.segment_seconds:g} s: give a longer one"
         )
-    if options.json and not options.json.absolute().parent.is_dir():
-        raise DataError(f"--json {options.json}: there is no such folder; make it first")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
-import json
 import math
 import resource
 import statistics
@@ -76,29 +75,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device",
         help="score tensors on this device, too, such as cuda (default: a GPU if there is one)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Measure, and print the table.
+def check(options: argparse.Namespace) -> None:
+    """Refuse numbers that measure nothing.
 
     Args:
         options: What ``add_arguments`` asked for.
 
     Raises:
-        DataError: An option or the data set is not what it must be.
+        DataError: An option is not what it must be.
     """
     for seconds in options.seconds:
         if not 0 < seconds < math.inf:
             raise DataError(f"--seconds has {seconds:g}: give lengths above 0")
     if options.repeats < 1:
         raise DataError(f"--repeats is {options.repeats}: give 1 or more")
-    if options.json and not options.json.absolute().parent.is_dir():
-        raise DataError(f"--json {options.json}: there is no such folder")
-    report = compare(options)
-    print(table(report))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """How fast it is, side by side with others: ``python -m lightning_modules.tools.benchmark loader``.
 
 ``loader`` measures reading, ``scorer`` BSS Eval. Each sub-command is a module with a docstring,
-``add_arguments`` and ``run``.
+``add_arguments``, ``check``, ``compare`` and ``table``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from datamodules.benchmark import loader
 from lightning_modules.evaluation import benchmark as scorer
@@ -30,10 +32,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, description=module.__doc__)
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.add_argument(
+            "--json", type=Path, metavar="FILE", help="write the figures there, too"
+        )
+        command.set_defaults(module=module)
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
+        options.module.check(options)
+        if options.json and not options.json.absolute().parent.is_dir():
+            raise ValueError(f"--json {options.json}: there is no such folder; make it first")
+        report = options.module.compare(options)
+        print(options.module.table(report))
+        if options.json:
+            options.json.write_text(json.dumps(report, indent=2) + "\n")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
