@@ -8,6 +8,7 @@ import pickle
 import resource
 import shutil
 import struct
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,6 +117,33 @@ def test_crop_is_converted_scaled_swapped_and_padded(
         expected = (exact.flip(0) if swap else exact) * 0.3
         assert torch.allclose(target[:, :100].double(), expected, atol=1e-7)
         assert target[:, 100:].abs().max() == 0
+
+
+def test_without_numba_there_is_no_compiled_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert crop_kernel._stereo_kernel.__wrapped__() is None
+
+
+def test_compiled_pass_does_what_its_source_says() -> None:
+    pytest.importorskip("numba")
+    kernel = crop_kernel._stereo_kernel()
+    assert kernel is not None
+    source = np.arange(20, dtype=np.int16)
+    results = []
+    for run in (kernel, kernel.py_func):  # type: ignore[attr-defined]
+        left, right = np.empty((2, 10), np.float32)
+        run(source, left, right, np.float32(0.5))
+        results.append((left, right))
+    for left, right in results:
+        assert np.array_equal(left, source[::2] / 2)
+        assert np.array_equal(right, source[1::2] / 2)
+
+
+def test_a_header_without_samples_is_none(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(content[: content.index(b"data")])
+    assert read_wav_header(tmp_path / "a.wav") is None
 
 
 def test_crop_past_the_end_is_short(tmp_path: Path) -> None:

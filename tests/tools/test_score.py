@@ -178,7 +178,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_written(tmp_path: Path) -> None:
-    names = [f"track {number}" for number in range(12)]
+    names = [f"track {number}" for number in range(60)]
     data_set(*names)
     repository = Path(score.__file__).parents[2]
     command = [sys.executable, "-m", "lightning_modules.tools.score", *ALL]
