@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import non_negative_factorization
 from torch import Tensor
 
 from lightning_modules.layers import factorisation as nmf
@@ -102,10 +103,9 @@ def test_music_made_of_templates_is_explained(length: int) -> None:
 
 def test_agrees_with_scikit_learn() -> None:
     """Its solver updates the first factor first; so do we, and that is our templates."""
-    decomposition = pytest.importorskip("sklearn.decomposition")
     magnitudes, templates, _ = problem(1)
     flat = magnitudes.flatten(1).numpy()
-    theirs_w, theirs_h, _ = decomposition.non_negative_factorization(
+    theirs_w, theirs_h, _ = non_negative_factorization(
         flat,
         W=templates[..., 0].numpy().copy(),
         H=np.ones((RANK, flat.shape[1])),
