@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ class SpectrogramSeparator(SourceSeparator):
     """
 
     free_arguments = SourceSeparator.free_arguments | {"mask"}
+    pad_mode: ClassVar[Literal["constant", "reflect"]] = "constant"
+    """What is heard beyond the edges: silence, or the waveform in reverse."""
 
     def __init__(
         self,
@@ -106,8 +108,9 @@ class SpectrogramSeparator(SourceSeparator):
     def stft(self, waveform: Tensor) -> Tensor:
         """Transform waveforms.
 
-        Frame n is centred on sample n ``hop_length``; the edges are padded with
-        zeros, so that any length is fine. Magnitudes are not normalised, as in
+        Frame n is centred on sample n ``hop_length``; the edges are padded as
+        ``pad_mode`` tells, or with zeros where a waveform is too short to be
+        reflected, so that any length is fine. Magnitudes are not normalised, as in
         librosa: a full-scale sine has half the window's sum. (Scaled to about 1
         they lie so far under a ReLU output's first values that an L1 loss can
         drive all of it below zero, from where no gradient brings it back.)
@@ -123,14 +126,15 @@ class SpectrogramSeparator(SourceSeparator):
         # the inverse would divide: one frame more covers them.
         extra = self.hop_length if 2 * self.hop_length >= self.n_fft else 0
         flat = waveform.reshape(-1, waveform.shape[-1]).float()  # (..., T) -> (n, T)
+        edge = self.n_fft // 2
+        mode = self.pad_mode if flat.shape[-1] > edge + extra else "constant"
         with torch.autocast(waveform.device.type, enabled=False):
             spectrum = torch.stft(
-                nn.functional.pad(flat, (0, extra)),
+                nn.functional.pad(flat, (edge, edge + extra), mode=mode),
                 self.n_fft,
                 self.hop_length,
                 window=self.window,
-                center=True,
-                pad_mode="constant",
+                center=False,
                 return_complex=True,
             )
         return spectrum.reshape(*waveform.shape[:-1], *spectrum.shape[-2:])
