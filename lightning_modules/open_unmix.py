@@ -298,7 +298,8 @@ def from_package(folder: str | Path) -> OpenUnmix:
             from its ``separator.json``, by default a quarter of the window and 44,100 Hz.
 
     Returns:
-        The separator, in evaluation mode, with one iteration of the Wiener filter.
+        The separator, in evaluation mode, with one iteration of the Wiener filter,
+        which for one source alone takes the residual in.
 
     Raises:
         CheckpointError: A file is missing, or is not what the package writes.
@@ -332,6 +333,8 @@ def from_package(folder: str | Path) -> OpenUnmix:
         n_fft=n_fft,
         hop_length=int(told.get("nhop", n_fft // 4)),
         sample_rate=rate,
+        wiener_iterations=1,
+        wiener_residual=len(names) == 1,
     )
     for name in names:
         _load_state(model.networks[name], states[by_name[name]], by_name[name])

@@ -149,3 +149,40 @@ def test_faulty_package_files(tmp_path: Path) -> None:
     (tmp_path / "bass.pth").write_bytes(b"<html>")
     with pytest.raises(CheckpointError, match=r"bass.pth: cannot be read.*download it again"):
         from_package(tmp_path)
+
+
+# --------------------------------------------------------------- separation
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+@pytest.mark.parametrize("softmask", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_separators_agree(
+    iterations: int, softmask: bool, residual: bool, channels: int, tmp_path: Path
+) -> None:
+    """From waveform to waveform, to float32 rounding, over more than one of its excerpts."""
+    networks = package_networks(channels=channels)
+    write(networks, tmp_path, nhop=128)
+    model = from_package(tmp_path)
+    model.mask = "ratio" if softmask else "none"
+    model.wiener_iterations, model.wiener_residual = iterations, residual
+    theirs = openunmix.model.Separator(
+        networks, iterations, softmask, residual, n_fft=512, n_hop=128, nb_channels=channels
+    ).eval()
+    torch.manual_seed(1)
+    mixture = 0.1 * torch.randn(2, 2, 50_001)
+    if softmask or not residual:  # the package's residual takes silence for 1
+        mixture[0, :, 20_000:25_000] = 0
+    with torch.no_grad():
+        assert close(model(mixture), theirs(mixture)[:, : len(SOURCES)])
+
+
+def test_separator_from_the_package_filters_once(tmp_path: Path) -> None:
+    """As ``openunmix.umxhq`` and its command line do."""
+    networks = package_networks()
+    write(networks, tmp_path, nhop=128)
+    theirs = openunmix.model.Separator(networks, 1, n_fft=512, n_hop=128).eval()
+    mixture = 0.1 * torch.randn(1, 2, 20_000)
+    with torch.no_grad():
+        assert close(from_package(tmp_path)(mixture), theirs(mixture))
