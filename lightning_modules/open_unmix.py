@@ -118,6 +118,11 @@ def _by_frames(norm: nn.BatchNorm1d, frames: Tensor) -> Tensor:
     return normed.view(frames.shape)
 
 
+def bins_up_to(frequency_hz: float, n_fft: int, sample_rate: int) -> int:
+    """Number of bins from 0 Hz up to a frequency, of n_fft // 2 + 1 at most."""
+    return math.floor(min(frequency_hz * n_fft / sample_rate, n_fft // 2)) + 1
+
+
 class OpenUnmix(SpectrogramSeparator):
     """Open-Unmix for all sources: a network each, trained together.
 
@@ -159,7 +164,7 @@ class OpenUnmix(SpectrogramSeparator):
                 name: OpenUnmixNetwork(
                     1 if mono else self.audio_channels,
                     bins,
-                    min(bins, math.floor(bandwidth_hz * self.n_fft / self.sample_rate) + 1),
+                    bins_up_to(bandwidth_hz, self.n_fft, self.sample_rate),
                     hidden_size,
                     layers,
                     unidirectional,
@@ -327,7 +332,10 @@ def from_package(folder: str | Path) -> OpenUnmix:
         names,
         hidden_size=hidden_size,
         layers=sum(key.startswith("lstm.weight_ih") and "reverse" not in key for key in first),
-        bandwidth_hz=float(math.ceil((input_bins - 1) * rate / n_fft)),
+        # The package's default if that is what it was: the weights do not tell.
+        bandwidth_hz=16e3
+        if bins_up_to(16e3, n_fft, rate) == input_bins
+        else math.ceil((input_bins - 1) * rate / n_fft),
         unidirectional="lstm.weight_ih_l0_reverse" not in first,
         mono=channels == 1,
         n_fft=n_fft,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from pytorch_lightning import Trainer
 
 from datamodules.audio import DataError
@@ -18,6 +19,7 @@ from datamodules.musdb import MUSDBDataModule
 from lightning_modules.checkpoint import load_separator
 from lightning_modules.open_unmix import OpenUnmix, input_statistics
 from tests.conftest import STEMS, write_track
+from tests.test_cli import REPOSITORY
 
 FOUR = ["vocals", "drums", "bass", "other"]
 SMALL = {"hidden_size": 16, "n_fft": 512, "hop_length": 256, "segment_seconds": 0.5}
@@ -133,6 +135,41 @@ def test_mono_networks_hear_the_mean_and_serve_all_channels() -> None:
 def test_faulty_numbers_are_refused_at_once(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         small(**settings)
+
+
+def settings_of(*names: str) -> dict[str, dict[str, Any]]:
+    """What configs on top of each other say of model, optimiser, data and trainer."""
+    merged: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "trainer": {}}
+    for name in names:
+        config = yaml.safe_load((REPOSITORY / "configs" / f"{name}.yaml").read_text())
+        for part in ("model", "data"):
+            merged[part] |= config.get(part, {}).get("init_args", {})
+        merged["trainer"] |= config.get("trainer", {})
+    return merged
+
+
+def test_recipes_are_the_published_ones() -> None:
+    """The package's training script, and Goel et al.'s Table 9."""
+    stoter, goel = settings_of("open_unmix"), settings_of("open_unmix", "open_unmix_goel")
+    for recipe, name, n_fft, batch, epochs in (
+        (stoter, "torch.optim.Adam", 4096, 16, 1000),
+        (goel, "torch.optim.RMSprop", 2048, 8, 50),
+    ):
+        model = recipe["model"]
+        optimizer = {"class_path": name, "init_args": {"lr": 1e-3, "weight_decay": 1e-5}}
+        assert model["optimizer"] == optimizer
+        assert (model["n_fft"], model["hop_length"], model["bandwidth_hz"]) == (n_fft, 1024, 16000)
+        assert recipe["data"]["batch_size"] == batch
+        assert recipe["trainer"]["max_epochs"] == epochs
+    plateau = stoter["model"]["lr_scheduler"]["init_args"]
+    assert (plateau["factor"], plateau["patience"], plateau["cooldown"]) == (0.3, 80, 10)
+    assert stoter["data"]["segment_seconds"] == 6
+    (stopping,) = stoter["trainer"]["callbacks+"]
+    assert stopping["init_args"] == {"monitor": "val/loss", "patience": 140}
+    sizes = {name: goel["model"][name] for name in ("hidden_size", "n_fft", "hop_length", "mono")}
+    network = OpenUnmix(FOUR, **sizes).networks["vocals"].state_dict()
+    assert network["fc1.weight"].shape == (512, 744)
+    assert network["lstm.weight_hh_l0"].shape == (4 * 256, 256)
 
 
 # --------------------------------------------------------------------- loss

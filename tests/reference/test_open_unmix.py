@@ -103,6 +103,7 @@ def test_package_files_become_a_separator(tmp_path: Path) -> None:
     write(networks, tmp_path, suffix="-0123abcd", nhop=64, sample_rate=22050.0, nb_channels=2)
     model = from_package(tmp_path)
     assert model.sources == [*SOURCES, "piano"]
+    assert dict(model.hparams)["bandwidth_hz"] == 7968  # 185 x 22050 / 512 Hz, rounded up
     assert (model.n_fft, model.hop_length, model.sample_rate) == (512, 64, 22050)
     assert dict(model.hparams)["unidirectional"]
     assert dict(model.hparams)["layers"] == 2
