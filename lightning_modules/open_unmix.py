@@ -53,8 +53,6 @@ class OpenUnmixNetwork(nn.Module):
         hidden_size: Width of the dense layers, and of the LSTM's two directions together.
         layers: Layers of the LSTM.
         unidirectional: Look at the past only, with an LSTM of the same width.
-        joined_size: Width of what the second dense layer reads; by default the first one's
-            output and the LSTM's.
     """
 
     def __init__(
@@ -65,7 +63,6 @@ class OpenUnmixNetwork(nn.Module):
         hidden_size: int,
         layers: int,
         unidirectional: bool,
-        joined_size: int | None = None,
     ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(input_bins * channels, hidden_size, bias=False)
@@ -77,7 +74,7 @@ class OpenUnmixNetwork(nn.Module):
             bidirectional=not unidirectional,
             dropout=_DROPOUT if layers > 1 else 0.0,
         )
-        self.fc2 = nn.Linear(joined_size or 2 * hidden_size, hidden_size, bias=False)
+        self.fc2 = nn.Linear(2 * hidden_size, hidden_size, bias=False)
         self.bn2 = nn.BatchNorm1d(hidden_size)
         self.fc3 = nn.Linear(hidden_size, bins * channels, bias=False)
         self.bn3 = nn.BatchNorm1d(bins * channels)
@@ -168,7 +165,6 @@ class OpenUnmix(SpectrogramSeparator):
                     hidden_size,
                     layers,
                     unidirectional,
-                    self.joined_size(hidden_size),
                 )
                 for name in self.sources
             }
@@ -176,10 +172,6 @@ class OpenUnmix(SpectrogramSeparator):
         # In the checkpoint, because the statistics are measured only once.
         self.register_buffer("statistics_known", torch.tensor(False))
         self.statistics_known: Tensor
-
-    def joined_size(self, hidden_size: int) -> int:
-        """Width of what the networks' second dense layers read."""
-        return 2 * hidden_size
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
         """Run the networks on magnitudes (B, C, F, N), for estimates (B, S, C, F, N)."""
@@ -196,15 +188,17 @@ class OpenUnmix(SpectrogramSeparator):
 
         A sum, because each network then gets the gradients that it would get alone.
         """
-        errors = self.errors(batch).square().mean((0, 2, 3, 4))  # (B, S, C, F, N) -> (S,)
+        estimates = self.magnitudes(self.to_scale(self.stft(batch.mixture).abs()))
+        errors = (
+            self.errors(estimates, batch).square().mean((0, 2, 3, 4))
+        )  # (B, S, C, F, N) -> (S,)
         parts = {f"loss/{name}": error for name, error in zip(self.sources, errors, strict=True)}
         return {"loss": errors.sum(), **parts}
 
-    def errors(self, batch: Batch) -> Tensor:
+    def errors(self, estimates: Tensor, batch: Batch) -> Tensor:
         """Estimated less true magnitudes, (B, S, C, F, N)."""
-        estimates = self.magnitudes(self.to_scale(self.stft(batch.mixture).abs())).float()
         targets = self.to_scale(self.stft(batch.targets).abs())
-        return estimates - (targets.mean(2, keepdim=True) if self.mono else targets)
+        return estimates.float() - (targets.mean(2, keepdim=True) if self.mono else targets)
 
     def on_fit_start(self) -> None:
         """Measure the input statistics, once, before the first step."""
