@@ -1,7 +1,8 @@
 """How fast it is, side by side with others: ``python -m lightning_modules.tools.benchmark loader``.
 
-``loader`` measures reading, ``scorer`` BSS Eval. Each sub-command is a module with a docstring,
-``add_arguments``, ``check``, ``compare`` and ``table``.
+``loader`` measures reading, ``step`` training steps, ``ranks`` what more processes bring,
+``separation`` whole tracks and ``scorer`` BSS Eval. Each sub-command is a module with a
+docstring, ``add_arguments``, ``check``, ``compare`` and ``table``.
 """
 
 from __future__ import annotations
@@ -13,9 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.benchmark import loader
+from lightning_modules.benchmark import ranks, separation, step
 from lightning_modules.evaluation import benchmark as scorer
 
-COMMANDS = {"loader": loader, "scorer": scorer}
+COMMANDS = {
+    "loader": loader,
+    "step": step,
+    "ranks": ranks,
+    "separation": separation,
+    "scorer": scorer,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
