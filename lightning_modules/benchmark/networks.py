@@ -19,8 +19,8 @@ from datamodules.audio import DataError
 from datamodules.datasets import Batch
 from datamodules.layouts import STEMS
 from lightning_modules.base import SourceSeparator
-from lightning_modules.callbacks.throughput import forward_flops
 from lightning_modules.configured import configured
+from lightning_modules.flops import forward_flops
 
 
 class Entrant(ABC):
