@@ -314,9 +314,7 @@ def from_package(folder: str | Path) -> OpenUnmix:
         )
     # Ours first, in their order; the sort is stable.
     names = sorted(by_name, key=lambda name: STEMS.index(name) if name in STEMS else len(STEMS))
-    told: dict[str, Any] = {}
-    if (folder / "separator.json").is_file():
-        told = json.loads((folder / "separator.json").read_text())
+    told = _read_settings(folder / "separator.json")
     first = states[by_name[names[0]]]
     hidden_size, (input_bins,) = len(first["fc1.weight"]), first["input_mean"].shape
     bins = len(first["output_mean"])
@@ -344,18 +342,20 @@ def from_package(folder: str | Path) -> OpenUnmix:
     return model.eval()
 
 
+def _read_settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: a JSON object was expected ({error})") from error
+
+
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         missing = {"fc1.weight", "fc3.weight", "input_mean", "output_mean"} - set(state)
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        TypeError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as error:
+    except (RuntimeError, EOFError, OSError, TypeError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{path}: cannot be read as a state dict ({str(error).strip()[:120]}); copy or "
             "download it again"

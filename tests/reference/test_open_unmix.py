@@ -150,6 +150,11 @@ def test_faulty_package_files(tmp_path: Path) -> None:
     (tmp_path / "bass.pth").write_bytes(b"<html>")
     with pytest.raises(CheckpointError, match=r"bass.pth: cannot be read.*download it again"):
         from_package(tmp_path)
+    write(networks, tmp_path)
+    for text in ("{", "[1]"):
+        (tmp_path / "separator.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"separator.json: a JSON object was expected"):
+            from_package(tmp_path)
 
 
 # --------------------------------------------------------------- separation
