@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -74,8 +74,8 @@ class SourceSeparator(LightningModule, ABC):
                 f"chunks_at_once is {chunks_at_once} and segment_seconds {segment_seconds}: "
                 "give a number from 1 on, and a length above 0"
             )
-        # Not ``hparams.optimizer``: a callable is not plain data, and reloading needs none.
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        # How a model is trained is not plain data, and reloading needs none of it.
+        self.save_hyperparameters(ignore=list(description.TRAINING_ARGUMENTS))
         self.sources = list(sources)
         self.sample_rate = sample_rate
         self.audio_channels = audio_channels
@@ -246,24 +246,3 @@ def _networks(module: nn.Module) -> Iterator[nn.Module]:
             yield from _networks(part)
         elif next(part.parameters(), None) is not None:
             yield part
-
-
-def check_sources(names: Sequence[str], sources: Sequence[str], argument: str) -> None:
-    """Check that every name is one of the model's sources.
-
-    Args:
-        names: Names that the user gave.
-        sources: Names of the model's sources.
-        argument: The argument that held them, for the message.
-
-    Raises:
-        ValueError: A name is unknown, or a source is left out.
-    """
-    unknown, missing = sorted(set(names) - set(sources)), sorted(set(sources) - set(names))
-    if unknown or missing:
-        raise ValueError(
-            f"{argument} names {', '.join(names)}, the sources are {', '.join(sources)}:"
-            + (f" {', '.join(unknown)} is unknown;" if unknown else "")
-            + (f" {', '.join(missing)} is missing;" if missing else "")
-            + " name each source once"
-        )

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 KEY = "separator"
 # How a run is trained, not what the model is; reloading needs none of it.
-_TRAINING_ARGUMENTS = ("optimizer", "lr_scheduler", "_instantiator", "_class_path")
+TRAINING_ARGUMENTS = ("optimizer", "lr_scheduler", "loss_function")
+# Lightning's own notes.
+_INTERNAL = ("_instantiator", "_class_path")
 
 
 class Described(Protocol):
@@ -58,7 +60,7 @@ def describe(model: Described) -> dict[str, Any]:
     arguments = {
         name: _plain(value)
         for name, value in dict(model.hparams).items()
-        if name not in _TRAINING_ARGUMENTS
+        if name not in TRAINING_ARGUMENTS + _INTERNAL
     }
     kind = type(model)
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
