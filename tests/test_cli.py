@@ -31,6 +31,7 @@ TINY = [
     "--model.init_args.hop_length=256",
     "--data.init_args.segment_seconds=0.5",
     "--data.init_args.examples_per_epoch=16",
+    "--data.init_args.batch_size=8",
     "--data.init_args.validation_crops_per_track=2",
     "--data.init_args.num_workers=0",
     "--trainer.max_epochs=1",
