@@ -22,6 +22,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import WandbLogger
 
 from datamodules.musdb import MUSDBDataModule
+from datamodules.ring import reader_death
 from lightning_modules import run_lock, signals
 from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
@@ -65,6 +66,8 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
         _forget_unbegun()
         if isinstance(error, ArgumentError):
             raise SettingError(legible(str(error))) from error
+        if died := reader_death(error):
+            raise died from error
         raise
     finally:
         # What was set for this run's loggers and ranks is not for the next one's.

@@ -1,8 +1,8 @@
 """How fast it is, side by side with others: ``python -m lightning_modules.tools.benchmark loader``.
 
 ``loader`` measures reading, ``step`` training steps, ``ranks`` what more processes bring,
-``separation`` whole tracks and ``scorer`` BSS Eval. Each sub-command is a module with a
-docstring, ``add_arguments``, ``check``, ``compare`` and ``table``.
+``separation`` whole tracks, ``wiener`` the post-filter and ``scorer`` BSS Eval. Each sub-command
+is a module with a docstring, ``add_arguments``, ``check``, ``compare`` and ``table``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.benchmark import loader
-from lightning_modules.benchmark import ranks, separation, step
+from lightning_modules.benchmark import ranks, separation, step, wiener
 from lightning_modules.evaluation import benchmark as scorer
 
 COMMANDS = {
@@ -22,6 +22,7 @@ COMMANDS = {
     "step": step,
     "ranks": ranks,
     "separation": separation,
+    "wiener": wiener,
     "scorer": scorer,
 }
 
