@@ -30,9 +30,8 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from datamodules.audio import DataError
 from datamodules.datasets import Batch
-from datamodules.musdb import MUSDBDataModule
+from lightning_modules.input_statistics import input_statistics
 from lightning_modules.layers.masks import masks
 from lightning_modules.spectrogram import Mask, SpectrogramSeparator
 
@@ -275,45 +274,9 @@ class Roma(SpectrogramSeparator):
         """Measure the input's statistics, once, before the first step."""
         if self.standardisation is not None and not self.standardisation.measured:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
-            self.standardisation.measure(*input_statistics(self, data))
+            mean, deviation = input_statistics(self, data, self.input_magnitudes)
+            self.standardisation.measure(mean, deviation)
 
-
-@torch.no_grad()
-def input_statistics(
-    model: Roma, data: MUSDBDataModule, crops: int = 1000
-) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of what the network reads in the training tracks, by bin.
-
-    Args:
-        model: Gives the spectrogram.
-        data: Its training tracks' own mixtures are measured, at fixed places.
-        crops: Number of crops measured, a second each.
-
-    Returns:
-        Mean and deviation of each bin, shape (F,) both; no deviation is less than 1e-4 of the
-        largest, so that a bin that is always silent is left in peace.
-
-    Raises:
-        DataError: All crops are silent.
-    """
-    sums = torch.zeros(2, model.bins, dtype=torch.float64)
-    frames = 0
-    for number in range(crops):
-        track = data.train_tracks[number % len(data.train_tracks)]
-        # Multiples of the golden ratio fall evenly into the track, whatever their number.
-        start = int(number * 0.6180339887 % 1 * max(0, track.samples - model.sample_rate))
-        mixture = torch.from_numpy(
-            data.listener.channels(track.read_mixture(start, model.sample_rate))
-        )
-        spectrum = model.whole_frames(mixture.to(model.device))
-        read = model.read(spectrum.mean(0).abs()).cpu().double()  # (F, N)
-        sums += torch.stack([read.sum(1), read.square().sum(1)])
-        frames += read.shape[1]
-    mean, square = sums / frames
-    deviation = (square - mean.square()).clamp_min(0).sqrt()
-    if deviation.max() == 0:
-        raise DataError(
-            f"the input cannot be normalised: the mixtures are silent in {crops} crops of the "
-            "training tracks; use --model.init_args.normalize=false"
-        )
-    return mean.float(), deviation.clamp_min(1e-4 * float(deviation.max())).float()
+    def input_magnitudes(self, spectrum: Tensor) -> Tensor:
+        """What is normalised: spectra (C, F', N) to what the network reads of them, (F, N)."""
+        return self.read(spectrum.mean(0).abs())
