@@ -139,14 +139,14 @@ def test_tracks_are_shared_out_over_ranks_by_length(musdb_root: Path) -> None:
     data = MUSDBDataModule(root=str(musdb_root), num_workers=0)
     data.setup("test")
     data.setup("validate")
-    data.test_tracks = data.train_tracks + data.valid_tracks  # of 3 s to 4.2 s
+    data.test_tracks = data.train_tracks + data.valid_tracks  # 3.3, 3.6, 3.9, 4.2 and 3 s
     shares = []
     for rank in range(2):
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
         shares.append([track.name for track in data.test_dataloader()])
     assert shares == [
-        ["Band A - One", "D - 4"],
-        ["Band B - Two", "Band C - Three", "Actions - One Minute Smile"],
+        ["Band A - One", "D - 4", "Actions - One Minute Smile"],
+        ["Band B - Two", "Band C - Three"],
     ]
 
 
