@@ -1,7 +1,7 @@
 """How fast it is, side by side with others: ``python -m lightning_modules.tools.benchmark loader``.
 
-``loader`` measures reading, ``scorer`` BSS Eval. Each sub-command is a module with a docstring,
-``add_arguments``, ``check``, ``compare`` and ``table``.
+``loader`` measures reading, ``scorer`` BSS Eval, ``epoch`` what that costs a training. Each
+sub-command is a module with a docstring, ``add_arguments``, ``check``, ``compare`` and ``table``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 
 from datamodules.benchmark import loader
 from lightning_modules.evaluation import benchmark as scorer
+from lightning_modules.tools import epoch_benchmark as epoch
 
-COMMANDS = {"loader": loader, "scorer": scorer}
+COMMANDS = {"loader": loader, "scorer": scorer, "epoch": epoch}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
