@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +19,9 @@ from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks.checkpoints import Checkpoints
 from lightning_modules.callbacks.late_scores import (
     Position,
+    Round,
     check_monitors,
+    explained,
     is_score,
     state_of,
     validation_tracks,
@@ -69,7 +66,7 @@ class BSSEval(Callback):
     ) -> None:
         self.processes, self.blocking, self.waiting_gb = processes, blocking, waiting_gb
         self._pool: ScoringPool | None = None
-        self._round: _Round | None = None
+        self._round: Round | None = None
         # The validation whose scores a checkpoint lacks.
         self._owed: dict[str, int] | None = None
         self._baselines: dict[tuple[str, str], TrackScores] = {}
@@ -105,7 +102,7 @@ class BSSEval(Callback):
             return
         self._settle(trainer)
         fitting = trainer.state.fn == "fit"
-        self._round = _Round(
+        self._round = Round(
             split="test" if trainer.testing else "val",
             late=fitting and not self.blocking,
             method=moment(trainer) if fitting else "estimate",
@@ -135,7 +132,7 @@ class BSSEval(Callback):
         self,
         trainer: Trainer,
         model: SourceSeparator,
-        scored: _Round,
+        scored: Round,
         track: TrackBatch,
         estimates: Tensor,
     ) -> None:
@@ -150,7 +147,7 @@ class BSSEval(Callback):
         self,
         trainer: Trainer,
         model: SourceSeparator,
-        scored: _Round,
+        scored: Round,
         kind: str,
         name: str,
         references: Audio,
@@ -168,7 +165,7 @@ class BSSEval(Callback):
         else:
             # Whole tracks are large: no more of them wait in memory than are worked on next.
             scored.collect(all_but=workers)
-        with _explained():
+        with explained():
             future = self._pool.submit(
                 score_track,
                 name,
@@ -216,7 +213,7 @@ class BSSEval(Callback):
         for checkpoints in _choosing(trainer):
             checkpoints.choose(trainer, metrics, position.epoch, position.step)
 
-    def _results(self, trainer: Trainer, scored: _Round) -> dict[str, float]:
+    def _results(self, trainer: Trainer, scored: Round) -> dict[str, float]:
         """Gather all ranks' scores, write and show them; returns what there is to log."""
         split = scored.split
         with scored.holds_up():
@@ -273,7 +270,7 @@ class BSSEval(Callback):
             )
             return
         trainer.print(f"Scoring epoch {position.epoch} again: the run was stopped before its end")
-        scored = self._round = _Round("val", not self.blocking, name, position)
+        scored = self._round = Round("val", not self.blocking, name, position)
         precision = trainer.precision_plugin.val_step_context()
         with scored.holds_up(), state_of(model, weights), torch.no_grad(), precision:
             for track in validation_tracks(trainer):
@@ -281,11 +278,22 @@ class BSSEval(Callback):
 
     # -------------------------------------------------------------- the end
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell of scores that nothing has made up for: no step was left to be trained."""
+        if self._owed is not None:
+            position = Position(**self._owed)
+            name = moment_name(position.epoch, position.step)
+            rank_zero_warn(
+                f"The scores of epoch {position.epoch} were not there when the run was stopped, "
+                f"and it has no steps left: validate with --ckpt_path checkpoints/{name}.ckpt of the "
+                "run, or go on with more steps"
+            )
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """End the pool."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-            self._pool = None
+        self._pool = self._round = None
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -293,79 +301,7 @@ class BSSEval(Callback):
         """End the pool at once, whatever it is working on."""
         if self._pool is not None:
             self._pool.terminate()
-            self._pool = None
-
-
-@dataclass
-class _Round:
-    """A pass over the tracks, and its scores as they come.
-
-    Attributes:
-        split: ``val`` or ``test``.
-        late: Whether other things go on before the scores are there.
-        method: Folder of the estimates' scores, which museval's stores take for a method.
-        position: Where the training stands.
-        scoring: Of each track that is being scored, ``estimate`` or ``mixture``, the bytes that
-            it takes, and its scores to come.
-        done: Scores of both kinds.
-        seconds: How long the scoring held everything else up.
-        epoch_seconds: How long the epoch took, with that; None outside of an epoch.
-    """
-
-    split: str
-    late: bool
-    method: str
-    position: Position
-    scoring: deque[tuple[str, int, Future[TrackScores]]] = field(default_factory=deque)
-    done: dict[str, list[TrackScores]] = field(
-        default_factory=lambda: {"estimate": [], "mixture": []}
-    )
-    seconds: float = 0.0
-    epoch_seconds: float | None = None
-
-    @property
-    def title(self) -> str:
-        """What it is, in words."""
-        if self.split == "test":
-            return "Test"
-        epoch = "" if self.method == "estimate" else f", epoch {self.position.epoch}"
-        return f"Validation{epoch}"
-
-    @contextmanager
-    def holds_up(self) -> Iterator[None]:
-        """Count the time."""
-        began = time.perf_counter()
-        yield
-        passed = time.perf_counter() - began
-        self.seconds += passed
-        if self.epoch_seconds is not None:
-            self.epoch_seconds += passed
-
-    def collect(self, all_but: int = 0) -> None:
-        """Await the scores of all tracks but the last few."""
-        while len(self.scoring) > all_but:
-            kind, _, future = self.scoring.popleft()
-            with _explained():
-                self.done[kind].append(future.result())
-
-    def make_room(self, needed: int, limit: int) -> None:
-        """Await scores until another track can wait without all of them taking too many bytes."""
-        while self.scoring:
-            held = sum(size for _, size, future in self.scoring if not future.done())
-            if held + needed <= limit:
-                break
-            self.collect(all_but=len(self.scoring) - 1)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "A scoring process was ended from outside, perhaps because memory is short: give "
-            "BSSEval fewer processes (or less waiting_gb), and go on with --ckpt_path last"
-        ) from error
+        self._pool = self._round = None
 
 
 def _choosing(trainer: Trainer) -> list[Checkpoints]:

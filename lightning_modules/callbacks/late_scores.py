@@ -1,11 +1,15 @@
-"""Scores that come after their validation: who may wait for them, and how lost ones are made."""
+"""Scores on their way: what they are of, who may wait for them, how lost ones are made up for."""
 
 from __future__ import annotations
 
 import copy
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -13,7 +17,7 @@ from pytorch_lightning import LightningModule, Trainer
 
 from datamodules.datasets import TrackBatch, WholeTracks
 from lightning_modules.callbacks.checkpoints import Checkpoints
-from lightning_modules.evaluation.scores import METRICS
+from lightning_modules.evaluation.scores import METRICS, TrackScores
 
 _SCORES = {metric.lower() for metric in (*METRICS, "uSDR")}
 
@@ -41,6 +45,83 @@ class Position:
         """The position of a trainer."""
         logged_step = trainer.fit_loop.epoch_loop._batches_that_stepped
         return cls(trainer.current_epoch, trainer.global_step, logged_step)
+
+
+@dataclass
+class Round:
+    """A pass over the tracks, and its scores as they come.
+
+    Attributes:
+        split: ``val`` or ``test``.
+        late: Whether other things go on before the scores are there.
+        method: Folder of the estimates' scores, which museval's stores take for a method.
+        position: Where the training stands.
+        scoring: Of each track that is being scored, ``estimate`` or ``mixture``, the bytes that
+            it takes, and its scores to come.
+        done: Scores of both kinds.
+        seconds: How long the scoring held everything else up.
+        epoch_seconds: How long the epoch took, with that; None outside of an epoch.
+    """
+
+    split: str
+    late: bool
+    method: str
+    position: Position
+    scoring: deque[tuple[str, int, Future[TrackScores]]] = field(default_factory=deque)
+    done: dict[str, list[TrackScores]] = field(
+        default_factory=lambda: {"estimate": [], "mixture": []}
+    )
+    seconds: float = 0.0
+    epoch_seconds: float | None = None
+
+    @property
+    def title(self) -> str:
+        """What it is, in words."""
+        if self.split == "test":
+            return "Test"
+        epoch = "" if self.method == "estimate" else f", epoch {self.position.epoch}"
+        return f"Validation{epoch}"
+
+    @contextmanager
+    def holds_up(self) -> Iterator[None]:
+        """Count the time."""
+        began = time.perf_counter()
+        yield
+        passed = time.perf_counter() - began
+        self.seconds += passed
+        if self.epoch_seconds is not None:
+            self.epoch_seconds += passed
+
+    def collect(self, all_but: int = 0) -> None:
+        """Await the scores of all tracks but the last few."""
+        while len(self.scoring) > all_but:
+            kind, _, future = self.scoring.popleft()
+            with explained():
+                self.done[kind].append(future.result())
+
+    def make_room(self, needed: int, limit: int) -> None:
+        """Await scores until another track can wait without all of them taking too many bytes."""
+        while self.scoring:
+            held = sum(size for _, size, future in self.scoring if not future.done())
+            if held + needed <= limit:
+                break
+            self.collect(all_but=len(self.scoring) - 1)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Say what may be done when a scoring process is ended.
+
+    Raises:
+        RuntimeError: One was.
+    """
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "A scoring process was ended from outside, perhaps because memory is short: give "
+            "BSSEval fewer processes (or less waiting_gb), and go on with --ckpt_path last"
+        ) from error
 
 
 def is_score(name: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import yaml
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
@@ -22,17 +24,24 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from datamodules.datasets import Batch
 from datamodules.musdb import MUSDBDataModule
-from lightning_modules import signals
+from lightning_modules import cli, signals
 from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks import bss_eval
-from lightning_modules.callbacks.bss_eval import BSSEval, _Round
+from lightning_modules.callbacks.bss_eval import BSSEval
 from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
-from lightning_modules.callbacks.late_scores import MonitorError, Position, is_score, state_of
+from lightning_modules.callbacks.late_scores import (
+    MonitorError,
+    Position,
+    Round,
+    is_score,
+    state_of,
+)
 from lightning_modules.callbacks.resume import ExactResume
 from lightning_modules.checkpoint_files import WholeCheckpointIO
 from lightning_modules.evaluation.pool import ScoringPool
 from lightning_modules.evaluation.scores import TrackScores, score_track
 from tests.conftest import STEMS, write_track
+from tests.test_cli import CSV, TINY
 
 _GATE = "STEMLAB_TEST_GATE"
 _BATCHES = 2  # in an epoch
@@ -122,6 +131,7 @@ def fit(
     blocking: bool = False,
     top: int = 1,
     epochs: int = 3,
+    steps: int = -1,
     model: Fading | None = None,
     ckpt_path: Path | None = None,
     waiting_gb: float = 8.0,
@@ -130,6 +140,7 @@ def fit(
     checkpoints = Checkpoints(save_top_k=top)
     trainer = Trainer(
         max_epochs=epochs,
+        max_steps=steps,
         accelerator="cpu",
         logger=notes,
         log_every_n_steps=1,
@@ -137,7 +148,7 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        callbacks=[scorer, checkpoints, ExactResume(), *callbacks],
+        callbacks=[*callbacks, scorer, checkpoints, ExactResume()],
         plugins=[WholeCheckpointIO()],
     )
     data = MUSDBDataModule(
@@ -263,6 +274,21 @@ def test_scores_whose_state_is_gone_are_said_to_be_lost(root: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_scores_of_a_run_without_steps_left_are_said_to_be_lost(root: Path, tmp_path: Path) -> None:
+    class Killed(Callback):
+        def on_train_end(self, *_: Any) -> None:
+            raise ConnectionAbortedError
+
+    with pytest.raises(ConnectionAbortedError):
+        fit(root, tmp_path, Killed(), epochs=-1, steps=_BATCHES)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.warns(UserWarning, match=r"checkpoints/epoch_000-step_000002.ckpt of the run, or"):
+        fit(root, tmp_path, epochs=-1, steps=_BATCHES, ckpt_path=last)
+    notes, _, _ = fit(root, tmp_path, epochs=-1, steps=_BATCHES + 1, ckpt_path=last)
+    assert [metrics["epoch"] for metrics in notes.scores().values()] == [0]
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_after_its_end(root: Path, tmp_path: Path) -> None:
     """The last scores are in the last checkpoint, and nothing is scored twice."""
     fit(root, tmp_path, epochs=2)
@@ -283,6 +309,31 @@ def test_the_model_is_as_it_was_after_scoring_another_state() -> None:
     assert model.share.item() == 1.5
     assert model.training
     assert not frozen.training
+
+
+@pytest.mark.slow
+def test_a_config_that_does_not_wait(
+    musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The callbacks of base.yaml, the first of them changed; figures in a table, by epoch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MUSDB_PATH", str(musdb_root))
+    callbacks = yaml.safe_load((cli.CONFIGS / "base.yaml").read_text())["trainer"]["callbacks"]
+    assert callbacks[0]["class_path"].endswith("BSSEval")
+    callbacks[0]["init_args"] = {"blocking": False}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    configs = ["--config", "unet.yaml", "--config", "mine.yaml", "--run_dir", "run"]
+    assert cli.main(["fit", *configs, *TINY, *CSV, "--trainer.max_epochs=2"]) == 0
+
+    with next(tmp_path.glob("run/**/metrics.csv")).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    losses, scores = (
+        [(row["epoch"], row["step"]) for row in rows if row[name]]
+        for name in ("val/loss", "val/sdr")
+    )
+    assert losses == scores == [("0", "1"), ("1", "3")]
+    assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
+    assert len(list(tmp_path.glob("run/scores/epoch_*/val/*.json"))) == 2
 
 
 # ------------------------------------------------------------ who may watch
@@ -315,8 +366,10 @@ def test_nothing_watches_what_comes_late(
     callback: Callback | None, watched: str | None, root: Path, tmp_path: Path
 ) -> None:
     callbacks = [callback] if callback else []
-    with pytest.raises(MonitorError, match=r"monitor: val/u?sdr.*give it monitor: val/loss, or"):
+    message = r"monitor: val/u?sdr.*give it monitor: val/loss, or"
+    with pytest.raises(MonitorError, match=message) as raised:
         fit(root, tmp_path, *callbacks, model=Fading(watched))
+    assert cli._is_for_the_user(raised.value), "the command line shows no traceback"
 
 
 @pytest.mark.slow
@@ -330,7 +383,7 @@ def test_val_loss_may_be_watched(root: Path, tmp_path: Path) -> None:
 
 def test_tracks_wait_as_far_as_memory_is_granted() -> None:
     futures: list[Future[Any]] = [Future() for _ in range(3)]
-    scored = _Round("val", True, "epoch", Position(0, 0, 0))
+    scored = Round("val", True, "epoch", Position(0, 0, 0))
     scored.scoring.extend(("estimate", 4, future) for future in futures)
     scored.make_room(1, 13)
     assert len(scored.scoring) == 3, "it is not awaited"

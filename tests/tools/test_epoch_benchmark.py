@@ -18,8 +18,12 @@ from lightning_modules.tools.benchmark import main
 
 @pytest.mark.slow
 def test_each_way_is_measured(
-    musdb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    musdb_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(epoch_benchmark, "_SEGMENT_SECONDS", 0.1)
     path, threads = tmp_path / "figures.json", torch.get_num_threads()
     arguments = ["--root", str(musdb_root), "--epochs", "3", "--examples", "8", "--threads", "1"]
     assert main(["epoch", *arguments, "--json", str(path)]) == 0
