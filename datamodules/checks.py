@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from datamodules import audio
 from datamodules.cache import ledger
 from datamodules.faults import Finding
-
-if TYPE_CHECKING:
-    from datamodules.tracks import Track
 
 _SCAN_BLOCK_SAMPLES = 2**18
 _ALL_FINITE = -1
@@ -46,32 +42,6 @@ def unlike_files(files: Mapping[str, Path], values: Mapping[str, int], unit: str
         )
         for stem, value in values.items()
         if value != usual
-    ]
-
-
-def unlike_rates(tracks: Sequence[Track]) -> list[Finding]:
-    """Compare the sample rates of tracks.
-
-    Args:
-        tracks: The tracks.
-
-    Returns:
-        A warning for each track at another rate than most.
-    """
-    counts = Counter(track.sample_rate for track in tracks)
-    usual = counts.most_common(1)[0][0] if counts else 0
-    return [
-        Finding(
-            "warning",
-            "unlike-rate",
-            str(next(iter(track.stems.values())).parent),
-            f"sample rate is {track.sample_rate} Hz, but {counts[usual]} of {len(tracks)} tracks "
-            f"have {usual} Hz",
-            "training resamples what is not at its rate; make sure that the track's highest "
-            "frequencies are not missed, or remove it",
-        )
-        for track in tracks
-        if track.sample_rate != usual
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from datamodules.checks import nan_finding
@@ -46,6 +47,32 @@ def diagnose(entry: Entry, track: Track, measures: TrackMeasures) -> list[Findin
     if measures.mixture is not None and not damaged:
         findings += _of_mixture(str(entry.path), measures.mixture)
     return findings
+
+
+def unlike_rates(tracks: Sequence[Track]) -> list[Finding]:
+    """Compare the sample rates of tracks.
+
+    Args:
+        tracks: The tracks.
+
+    Returns:
+        A warning for each track at another rate than most.
+    """
+    counts = Counter(track.sample_rate for track in tracks)
+    usual = counts.most_common(1)[0][0] if counts else 0
+    return [
+        Finding(
+            "warning",
+            "unlike-rate",
+            str(next(iter(track.stems.values())).parent),
+            f"sample rate is {track.sample_rate} Hz, but {counts[usual]} of {len(tracks)} tracks "
+            f"have {usual} Hz",
+            "training resamples what is not at its rate; make sure that the track's highest "
+            "frequencies are not missed, or remove it",
+        )
+        for track in tracks
+        if track.sample_rate != usual
+    ]
 
 
 def duplicates(entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[Finding]:

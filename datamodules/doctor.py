@@ -19,8 +19,8 @@ from typing import Any
 
 from datamodules.audio import DataError
 from datamodules.cache import Decoded
-from datamodules.checks import not_finite, unlike_rates
-from datamodules.diagnosis import channel_names, diagnose, duplicates, is_silent
+from datamodules.checks import not_finite
+from datamodules.diagnosis import channel_names, diagnose, duplicates, is_silent, unlike_rates
 from datamodules.faults import Finding, Severity, for_each
 from datamodules.fingerprints import find_same
 from datamodules.layouts import MIXTURE, STEMS, SUBSETS, Entry, find_entries, subsets_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from itertools import takewhile
@@ -12,11 +11,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.audio import DataError, require_ffmpeg
+from datamodules.audio import DataError
 from datamodules.augmentations import Augmentation, ReadingAugmentation
 from datamodules.datasets import (
     Batch,
@@ -27,11 +25,11 @@ from datamodules.datasets import (
     WholeTracks,
     grouping,
 )
-from datamodules.demo import VALIDATION_TRACKS, demo_corpus
-from datamodules.layouts import STEMS, weighted_roots
+from datamodules.layouts import STEMS
 from datamodules.loudness import Powers, measure_loudness
-from datamodules.preparation import at_rate, in_place
+from datamodules.preparation import in_place
 from datamodules.ring import RingLoader
+from datamodules.roots import Roots
 from datamodules.sampling import (
     CropDraw,
     DrawingRules,
@@ -42,10 +40,7 @@ from datamodules.sampling import (
 )
 from datamodules.songs import find_songs
 from datamodules.tracks import (
-    MUSDB_VALIDATION_TRACKS,
     Track,
-    index_tracks,
-    split_validation,
 )
 
 
@@ -132,9 +127,10 @@ class MUSDBDataModule(LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.root_weights = weighted_roots(root)
         self.listener = Listener(grouping(sources, stems), audio_channels, stems)
-        self.missing_as_silence = missing_as_silence
+        self.roots = Roots(
+            root, download, self.listener, missing_as_silence, sample_rate, validation_tracks
+        )
         self.sample_rate = sample_rate
         self.segment_samples = round(segment_seconds * sample_rate)
         self.crop_lengths = crop_lengths(segment_curriculum, segment_seconds, sample_rate)
@@ -152,10 +148,8 @@ class MUSDBDataModule(LightningDataModule):
         self.augmentations = nn.ModuleList(augmentations or [])
         for augmentation in augmentations or []:
             augmentation.sample_rate = sample_rate
-        self.validation_tracks = validation_tracks
         self.validation_crops_per_track = validation_crops_per_track
         self.predict_paths = predict_paths
-        self.download = download
         self.num_workers = num_workers
         self.int16_to_device = int16_to_device
         self.seed = seed or 0
@@ -167,7 +161,6 @@ class MUSDBDataModule(LightningDataModule):
         self._root_sizes: list[int] = []
         self._loudness: list[Powers] = []
         self.positions: list[Position] = []
-        self._embedded: Path | None = None
         # Epoch and batch at which the training stream begins; a checkpoint moves it.
         self._begin: Position = (0, 0)
 
@@ -175,10 +168,8 @@ class MUSDBDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Render, download, decode or resample what is not there yet (one process per node)."""
-        if self.download:
-            self._download_preview()
-        elif self._given_root() is None and not self.predict_paths:
-            self._embedded = demo_corpus()
+        if self.roots.download or not self.predict_paths:
+            self.roots.fetch()
         if self.trainer is not None and self.trainer.state.fn is not None:
             # Other processes of the node then find it done; without this they would do it.
             self.setup(self.trainer.state.fn.value)
@@ -195,20 +186,13 @@ class MUSDBDataModule(LightningDataModule):
         if stage == "predict" and self.predict_paths:
             self.songs = find_songs(self.predict_paths)
             return
-        root = self._root()
         if stage == "test":
             if not self.test_tracks:
-                self.test_tracks = self._index(root, "test")
+                self.test_tracks = self.roots.test_tracks(self._is_first())
         elif not self.valid_tracks:
-            split = split_validation(self._index(root, "train"), **self._validation_rule(root))
-            self.train_tracks, self.valid_tracks = split.train, split.valid
-            rank_zero_info(
-                f"{len(self.train_tracks)} training and {len(self.valid_tracks)} validation tracks "
-                f"in {root} ({split.rule})"
-            )
-            self._root_sizes = [len(split.train)]
-            for other in list(self.root_weights)[1:]:
-                self._add_root(Path(other).expanduser())
+            by_root, self.valid_tracks = self.roots.fit_tracks(self._is_first())
+            self._root_sizes = [len(tracks) for tracks in by_root]
+            self.train_tracks = [track for tracks in by_root for track in tracks]
         if stage == "fit":
             self._check_batch_size()
             self.train_tracks = in_place(self.train_tracks, self._is_first())
@@ -216,82 +200,6 @@ class MUSDBDataModule(LightningDataModule):
                 self._loudness = measure_loudness(
                     self.train_tracks, self.listener.stems, self._is_first()
                 )
-
-    def _add_root(self, root: Path) -> None:
-        """Train on another root's tracks, but for those that validate under the same name."""
-        held_out = {track.name for track in self.valid_tracks}
-        found = self._index(root, "train")
-        tracks = [track for track in found if track.name not in held_out]
-        if not tracks:
-            raise DataError(
-                f"{root}: all of its {len(found)} training tracks are named as validation tracks "
-                "of the first root, others were expected; leave it out of root"
-            )
-        self.train_tracks = self.train_tracks + tracks
-        self._root_sizes.append(len(tracks))
-        rank_zero_info(
-            f"{len(tracks)} more training tracks in {root} ({len(found) - len(tracks)} left out, "
-            "which validate by name)"
-        )
-
-    def _given_root(self) -> Path | None:
-        given = next(iter(self.root_weights), None) or os.environ.get("MUSDB_PATH")
-        return Path(given).expanduser() if given else None
-
-    def _root(self) -> Path:
-        if self.download:
-            return self._preview_root()
-        given = self._given_root()
-        if given is None:
-            rank_zero_info(
-                "No data set given (MUSDB_PATH or --data.init_args.root): "
-                "using the embedded demo corpus"
-            )
-            # Other processes than the one that prepared it check it themselves.
-            return self._embedded or demo_corpus()
-        return given
-
-    def _preview_root(self) -> Path:
-        return self._given_root() or Path.home() / "MUSDB18" / "MUSDB18-7"
-
-    def _download_preview(self) -> None:
-        require_ffmpeg("the MUSDB18 preview, which comes as .stem.mp4,")
-        import musdb  # here, because importing it needs ffmpeg
-
-        root = self._preview_root()
-        try:
-            musdb.DB(root=str(root), download=True)
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"{root}: the MUSDB18 preview could not be downloaded ({error}); "
-                "check the connection, or leave --data.init_args.download out"
-            ) from error
-
-    def _validation_rule(self, root: Path) -> dict[str, Any]:
-        if self.validation_tracks is not None:
-            return {"names": self.validation_tracks, "required": True}
-        embedded = all((root / "train" / name).is_dir() for name in VALIDATION_TRACKS)
-        return {"names": VALIDATION_TRACKS if embedded else MUSDB_VALIDATION_TRACKS}
-
-    def _index(self, root: Path, subset: str) -> list[Track]:
-        tracks = index_tracks(
-            root,
-            subset,
-            stems=self.listener.stems,
-            missing_as_silence=self.missing_as_silence,
-            progress=self._is_first(),
-        )
-        for track in tracks:
-            if track.channels != self.listener.audio_channels and 1 not in (
-                track.channels,
-                self.listener.audio_channels,
-            ):
-                raise DataError(
-                    f"{root / subset / track.name}: has {track.channels} channels, 1 or "
-                    f"{self.listener.audio_channels} were expected; set "
-                    f"--data.init_args.audio_channels={track.channels}"
-                )
-        return at_rate(tracks, self.sample_rate, self._is_first())
 
     def _is_first(self) -> bool:
         return self.trainer is None or self.trainer.is_global_zero
@@ -360,7 +268,7 @@ class MUSDBDataModule(LightningDataModule):
             self.drawing_rules,
             len(self.listener.stems),
             np.split(lengths, np.cumsum(self._root_sizes)[:-1]),
-            list(self.root_weights.values()) or [1.0],
+            self.roots.weights,
             self._loudness,
             self.sample_rate,
         )

@@ -27,6 +27,31 @@ _PREFETCH = 2
 _SPARE_SLOTS = 3
 
 
+class ReaderDiedError(RuntimeError):
+    """A worker died; the message tells why that happens and what to do."""
+
+
+def reader_death(error: BaseException) -> ReaderDiedError | None:
+    """Put into words that a worker died.
+
+    torch raises in the main process as soon as it knows, whatever is being done there.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        The error to raise in its place; None if it is about something else.
+    """
+    if isinstance(error, ReaderDiedError) or "DataLoader worker" not in str(error):
+        return None
+    return ReaderDiedError(
+        f"a process that reads data died ({str(error).strip()}); the system ends one where memory "
+        "runs out (Killed), or where a file was cut short while it was being read (Bus error). "
+        "Mend that, and go on with --ckpt_path last; fewer --data.init_args.num_workers need less "
+        "memory"
+    )
+
+
 class RingLoader(DataLoader[Any]):
     """Batches of examples in a shared ring.
 
@@ -75,14 +100,10 @@ class RingLoader(DataLoader[Any]):
                 batch = self._slots.view(slot, positions[0][0])
                 yield StemBatch(batch, torch.tensor(positions))
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            told = reader_death(error)
+            if told is None:
                 raise
-            raise RuntimeError(
-                f"a process that reads data died ({str(error).strip()}); the system ends one "
-                "where memory runs out (Killed), or where a file was cut short while it was being "
-                "read (Bus error). Mend that, and go on with --ckpt_path last; fewer "
-                "--data.init_args.num_workers need less memory"
-            ) from error
+            raise told from error
 
     def copied(self, batch: Tensor) -> None:
         """Note that a copy of a batch to a GPU has been started.

@@ -8,7 +8,6 @@ score tracks import this file again.
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -18,14 +17,9 @@ from typing import Any
 import yaml
 
 from lightning_modules import launch, signals
+from lightning_modules.config_files import CONFIGS, ConfigError, find_config, read_config
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
-_SECTIONS = ("seed_everything", "trainer", "model", "data", "ckpt_path", "weights_only", "run_dir")
-
-
-class ConfigError(ValueError):
-    """A config or an argument cannot be used; the message names it and the remedy."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,81 +118,6 @@ def prepare(arguments: Sequence[str]) -> list[str]:
         _check_model(arguments, configs)
     _check_paths(arguments, [settings for _, settings in configs])
     return prepared
-
-
-def find_config(name: str) -> Path:
-    """Find a config by path, or by name in ``configs/``.
-
-    Args:
-        name: A path, or a name with or without ``.yaml``.
-
-    Returns:
-        The file.
-
-    Raises:
-        ConfigError: There is no such file.
-    """
-    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
-        if name and path.is_file():
-            return path.resolve()
-    known = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "base")
-    close = difflib.get_close_matches(Path(name).stem, known, 1)
-    raise ConfigError(
-        f"config {name!r} does not exist, here or in {CONFIGS};"
-        + (f" did you mean {close[0]}.yaml?" if close else "")
-        + f" there are: {', '.join(f'{stem}.yaml' for stem in known)}"
-    )
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key may stand once only; the plain loader keeps the last in silence."""
-
-
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} stands twice; keep one of them", key_node.start_mark
-            )
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a config and check its outline.
-
-    Args:
-        path: The YAML file.
-
-    Returns:
-        Its contents.
-
-    Raises:
-        ConfigError: It is no YAML mapping, a key stands twice, or a section is unknown.
-    """
-    try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).replace("<unicode string>", path.name).split())
-        raise ConfigError(f"{path}: not readable as YAML: {reason}") from error
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path}: holds {type(settings).__name__}, a mapping was expected")
-    for key in settings:
-        if key not in _SECTIONS:
-            close = difflib.get_close_matches(str(key), _SECTIONS, 1)
-            raise ConfigError(
-                f"{path}: unknown key {key!r};"
-                + (f" did you mean {close[0]!r}?" if close else "")
-                + f" expected {', '.join(_SECTIONS)}"
-            )
-    return settings
 
 
 def _check_model(arguments: Sequence[str], configs: list[tuple[Path, dict[str, Any]]]) -> None:

@@ -21,20 +21,19 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 
-from datamodules.datasets import grouping
 from datamodules.musdb import MUSDBDataModule
+from datamodules.ring import reader_death
 from lightning_modules import run_lock, signals
 from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.checkpoint_files import BEST, WholeCheckpointIO, newest_whole
+from lightning_modules.configured import link_shared
 from lightning_modules.description import check_same_model
 from lightning_modules.launch import is_first_process, match_launcher, started_processes
 from lightning_modules.loggers import finish_wandb, prepare_loggers
 from lightning_modules.messages import legible
 
-# Facts that data and model share: written once, with the data.
-_SHARED = ("sample_rate", "audio_channels", "segment_seconds")
 _PARSER = {"parser_mode": "omegaconf", "exit_on_error": False}
 # Ranks that Lightning starts as processes of their own find the directory here.
 _RUN_DIR_VARIABLE = "STEMLAB_RUN_DIR"
@@ -67,6 +66,8 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
         _forget_unbegun()
         if isinstance(error, ArgumentError):
             raise SettingError(legible(str(error))) from error
+        if died := reader_death(error):
+            raise died from error
         raise
     finally:
         # What was set for this run's loggers and ranks is not for the next one's.
@@ -190,13 +191,7 @@ class StemlabCLI(LightningCLI):
             default=None,
             help="Directory of the run; by default runs/ and the config's name",
         )
-        parser.link_arguments(
-            ("data.init_args.sources", "data.init_args.stems"),
-            "model.init_args.sources",
-            compute_fn=lambda sources, stems: list(grouping(sources, stems)),
-        )
-        for name in _SHARED:
-            parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
+        link_shared(parser)
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config alone: the checkpoint is held against it, not merged into it."""

@@ -67,3 +67,36 @@ class Recorder(Callback):
             deadline = time.monotonic() + 60
             while signals.received is None and time.monotonic() < deadline:
                 time.sleep(0.05)
+
+
+def workers_of(trainer: int) -> list[int]:
+    """Process ids of a training's loader workers: they are forks of it."""
+    command = Path(f"/proc/{trainer}/cmdline").read_bytes()
+    children = Path(f"/proc/{trainer}/task/{trainer}/children").read_text().split()
+    return [int(c) for c in children if Path(f"/proc/{c}/cmdline").read_bytes() == command]
+
+
+class Memory(Callback):
+    """Write what the training holds at each epoch's end to ``memory.jsonl`` in the run's directory.
+
+    That is memory that no file stands behind, of this process and of the loader's
+    workers, and the number of open files and of threads of this process.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        line = {
+            "step": trainer.global_step,
+            "bytes": self._own_bytes(os.getpid()),
+            "worker_bytes": sum(map(self._own_bytes, workers_of(os.getpid()))),
+            "files": len(os.listdir("/proc/self/fd")),
+            "threads": len(os.listdir("/proc/self/task")),
+        }
+        with Path(trainer.default_root_dir, "memory.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    @staticmethod
+    def _own_bytes(process: int) -> int:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        return 1024 * sum(
+            int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem"))
+        )

@@ -303,7 +303,7 @@ def test_compiled_networks_train_and_reload(musdb_root: Path) -> None:
     assert run("fit", *settings, "--run_dir", "plain") == 0
     assert run("fit", *settings, compiled, "--run_dir", "compiled") == 0
     plain, fast = (metrics(Path(name)) for name in ("plain", "compiled"))
-    assert float(fast[0]["train/loss"]) == pytest.approx(float(plain[0]["train/loss"]), rel=1e-4)
+    assert float(fast[0]["train/loss"]) == pytest.approx(float(plain[0]["train/loss"]), rel=1e-3)
     weights = [
         load_separator(Path(name, "checkpoints/last.ckpt")).state_dict()
         for name in ("plain", "compiled")

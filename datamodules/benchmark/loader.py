@@ -25,6 +25,7 @@ from datamodules.audio import DataError
 from datamodules.benchmark import loaders, peers
 from datamodules.benchmark.corpus import SAMPLE_RATE, Task, link_corpus, make_corpus, read_once
 from datamodules.benchmark.measuring import Entrant, Measured, Start, measure_all
+from datamodules.benchmark.tables import markdown
 
 BASE = "soundfile"
 FLOAT32_LIMIT, INT16_LIMIT = "limit-float32", "limit-int16"
@@ -254,8 +255,6 @@ def table(report: dict[str, Any]) -> str:
                 f"not measured: {row['fault']}" if row["fault"] else row["what"],
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return "\n".join(
         [
@@ -266,7 +265,7 @@ def table(report: dict[str, Any]) -> str:
             f"{settings['repeats']} rounds of {settings['seconds']:g} s a process; one "
             "torch thread each.",
             "",
-            *("| " + " | ".join(map(str.ljust, line, widths)).rstrip() + " |" for line in lines),
+            *markdown(lines),
         ]
     )
 

@@ -285,8 +285,8 @@ class BSSEval(Callback):
             name = moment_name(position.epoch, position.step)
             rank_zero_warn(
                 f"The scores of epoch {position.epoch} were not there when the run was stopped, "
-                f"and it has no steps left: validate with --ckpt_path checkpoints/{name}.ckpt of the "
-                "run, or go on with more steps"
+                f"and it has no steps left: validate with --ckpt_path checkpoints/{name}.ckpt of "
+                "the run, or go on with more steps"
             )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from datamodules.audio import DataError
+from datamodules.benchmark.tables import markdown
 from datamodules.demo import demo_corpus
 from datamodules.layouts import STEMS
 from datamodules.tracks import index_tracks
@@ -295,15 +296,13 @@ def table(report: dict[str, Any]) -> str:
         lines[0] += [f"{settings['device']}", "difference"]
         for line, row in zip(lines[1:], report["rows"], strict=True):
             line += [f"{row['device_seconds']:.3f} s", f"{row['device_difference_db']:.0e} dB"]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * max(1, width) for width in widths])
     return "\n".join(
         [
             "BSS Eval v4 of four sources, one thread, seconds of the processor; memory beyond what",
             f"was held before. museval {packages['museval']}, NumPy {packages['numpy']}; "
             f"{settings['data']}; median of {settings['repeats']} runs of ours, one of museval.",
             "",
-            *("| " + " | ".join(map(str.ljust, line, widths)).rstrip() + " |" for line in lines),
+            *markdown(lines),
         ]
     )
 

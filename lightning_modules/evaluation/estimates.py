@@ -103,7 +103,7 @@ def score_oracle(
         settings: How they are scored.
 
     Returns:
-        The scores.
+        The scores. Their first note says that they are an oracle's, but for the mixture's.
 
     Raises:
         DataError: A file is faulty.
@@ -122,7 +122,11 @@ def score_oracle(
             made = ORACLES[oracle](torch.from_numpy(mixture), sources).numpy()
         estimates = dict(zip(settings.stems, made, strict=True))
         _add_accompaniment(estimates, settings)
-    return _score(track, {target: estimates[target] for target in targets}, settings)
+    scores = _score(track, {target: estimates[target] for target in targets}, settings)
+    if oracle != MIXTURE:
+        # In the file, so that every table made of it says so.
+        scores.notes.insert(0, f"oracle {oracle}: the estimates are made with the true sources")
+    return scores
 
 
 def origin(

@@ -3,25 +3,32 @@
 A mask that is computed from the sources themselves bounds what any model of that kind can score;
 the mixture as estimate is the score of doing nothing. Definitions are those of the oracles of
 SiSEC 2018 (Stöter, Liutkus and Ito 2018, "The 2018 Signal Separation Evaluation Campaign"): a
-Hann window of 2048 samples, half of it the hop, channels apart except in `mwf`.
+Hann window of 2048 samples, half of it the hop, channels apart except in `mwf`. Beside them stand
+two factorisations of magnitudes, `nmf` and `blind_nmfd`, with a window of 4096 samples and a hop
+of 1024.
 
 All are functions of a mixture (C, T) and its sources (S, C, T) and return estimates (S, C, T) in
-the same dtype, on the same device. Songs of any length go through some frames at a time.
+the same dtype, on the same device. Songs of any length go through some frames at a time, but for
+the factorisations, which hold a spectrogram of the whole song.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from lightning_modules.evaluation import frames
+from lightning_modules.layers import factorisation
 from lightning_modules.layers.masks import masks
 
 Oracle = Callable[[Tensor, Tensor], Tensor]
 
 N_FFT = 2048
 HOP_LENGTH = N_FFT // 2
+# Of the factorisations: Goel et al., Table 3.
+NMF_N_FFT, NMF_HOP_LENGTH, NMF_ITERATIONS = 4096, 1024, 30
 
 
 def ideal_binary_mask(mixture: Tensor, sources: Tensor, alpha: float, theta: float = 0.5) -> Tensor:
@@ -125,6 +132,78 @@ def multichannel_wiener(mixture: Tensor, sources: Tensor) -> Tensor:
     return _filtered(mixture, sources, estimates, _widest(mixture))
 
 
+def factorised(mixture: Tensor, sources: Tensor, rank: int) -> Tensor:
+    """Factorise the mixture by templates learned from its own sources, each from its own.
+
+    What non-negative matrix factorisation with so many templates could reach if it knew the
+    sources' spectra: both templates and activations of each true source are found by 30
+    multiplicative updates, from random templates and activations of ones, then the activations
+    of all templates in the mixture by as many. Channels are apart and share the templates. A
+    bin is shared out by the magnitudes that the sources' templates explain of it.
+
+    Args:
+        mixture: Waveform, shape (C, T).
+        sources: True sources, shape (S, C, T).
+        rank: Templates of each source, of one frame each.
+
+    Returns:
+        Estimates, shape (S, C, T); they add up to the mixture.
+
+    Raises:
+        ValueError: The shapes do not agree.
+    """
+    _check(mixture, sources)
+    learned = []
+    for source in sources:
+        magnitudes = _long_spectra(source).abs().movedim(0, 1)  # (F, C, N)
+        start = _random_templates(magnitudes, rank, 1)
+        learned.append(factorisation.factorise(magnitudes, start, NMF_ITERATIONS)[0])
+    templates = factorisation.normalised(torch.stack(learned))  # (S, F, R, 1)
+    spectra = _long_spectra(mixture)
+    _, activations = factorisation.factorise(
+        spectra.abs().movedim(0, 1),
+        templates.movedim(0, 1).flatten(1, 2),  # (F, S R, 1)
+        NMF_ITERATIONS,
+        learn_templates=False,
+    )
+    return _shared_out(mixture, spectra, templates, activations.unflatten(0, (len(sources), rank)))
+
+
+def blind_deconvolution(mixture: Tensor, sources: Tensor, template_frames: int) -> Tensor:
+    """Factorise the mixture alone; the true sources tell which component is which.
+
+    Goel, Huang, Owoputi and Poudyal, section 3.5 and Table 3: non-negative matrix factor
+    deconvolution into as many components as sources, 30 updates from random templates and
+    activations of ones. A component is not known to be the drums: here each goes to the source
+    that it makes the best estimate of, so that the mean SDR over the sources is highest. This
+    assignment is what makes it an oracle. Channels are apart and share the templates; the paper
+    has one channel.
+
+    Args:
+        mixture: Waveform, shape (C, T).
+        sources: True sources, shape (S, C, T).
+        template_frames: Frames of a template; the paper's 8 are 0.25 s.
+
+    Returns:
+        Estimates, shape (S, C, T); they add up to the mixture.
+
+    Raises:
+        ValueError: The shapes do not agree.
+    """
+    _check(mixture, sources)
+    spectra = _long_spectra(mixture)
+    magnitudes = spectra.abs().movedim(0, 1)  # (F, C, N)
+    start = _random_templates(magnitudes, len(sources), template_frames)
+    templates, activations = factorisation.factorise(magnitudes, start, NMF_ITERATIONS)
+    components = _shared_out(
+        mixture, spectra, templates.movedim(1, 0)[:, :, None], activations[:, None]
+    )
+    # Errors' logarithms: the energies of the sources do not depend on the assignment.
+    errors = torch.stack([(components - source).square().sum((1, 2)) for source in sources])
+    _, order = linear_sum_assignment((errors + 1e-7).log().cpu().numpy())
+    return components[torch.from_numpy(order).to(components.device)]
+
+
 def mixture_as_estimate(mixture: Tensor, sources: Tensor) -> Tensor:
     """Take the mixture as the estimate of every source.
 
@@ -148,6 +227,8 @@ ORACLES: dict[str, Oracle] = {
     "irm1": partial(ideal_ratio_mask, alpha=1),
     "irm2": partial(ideal_ratio_mask, alpha=2),
     "mwf": multichannel_wiener,
+    "nmf": partial(factorised, rank=16),
+    "blind_nmfd": partial(blind_deconvolution, template_frames=8),
     "mixture": mixture_as_estimate,
 }
 
@@ -207,6 +288,49 @@ def _spectra(
             for signal in (mixture, sources)
         )
         yield block, mixed, true
+
+
+def _long_spectra(signals: Tensor) -> Tensor:
+    """Spectra (..., F, N) of whole signals (..., T), as the factorisations want them."""
+    dtype = torch.promote_types(signals.dtype, torch.float32)
+    window = torch.hann_window(NMF_N_FFT, dtype=dtype, device=signals.device)
+    return torch.stft(
+        signals.to(dtype),
+        NMF_N_FFT,
+        NMF_HOP_LENGTH,
+        window=window,
+        pad_mode="constant",
+        return_complex=True,
+    )
+
+
+def _random_templates(magnitudes: Tensor, rank: int, frames: int) -> Tensor:
+    """Templates (F, R, P) to start from, the same ones at any time and on any device."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(len(magnitudes), rank, frames, generator=generator).to(magnitudes)
+
+
+def _shared_out(mixture: Tensor, spectra: Tensor, templates: Tensor, activations: Tensor) -> Tensor:
+    """Share the mixture out by what templates explain (Wiener filter of magnitudes).
+
+    Args:
+        mixture: Waveform, shape (C, T).
+        spectra: Its spectra, shape (C, F, N).
+        templates: Of each source, shape (S, F, R, P).
+        activations: Of each source, shape (S, R, C, N).
+
+    Returns:
+        Estimates, shape (S, C, T).
+    """
+    window = torch.hann_window(NMF_N_FFT, dtype=templates.dtype, device=mixture.device)
+    estimates = mixture.new_empty(len(templates), *mixture.shape)
+    for channel, spectrum in enumerate(spectra):
+        explained = factorisation.reconstruct(templates, activations[:, :, channel, None])
+        shares = masks(explained[None, ..., 0, :], "ratio")[0]  # (S, F, N)
+        estimates[:, channel] = torch.istft(
+            shares * spectrum, NMF_N_FFT, NMF_HOP_LENGTH, window=window, length=mixture.shape[-1]
+        )
+    return estimates
 
 
 def _spatial_covariances(mixture: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:

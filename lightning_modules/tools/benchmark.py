@@ -1,6 +1,7 @@
 """How fast it is, side by side with others: ``python -m lightning_modules.tools.benchmark loader``.
 
-``loader`` measures reading, ``scorer`` BSS Eval, ``epoch`` what that costs a training. Each
+``loader`` measures reading, ``step`` training steps, ``ranks`` what more processes bring,
+``separation`` whole tracks, ``scorer`` BSS Eval and ``epoch`` what that costs a training. Each
 sub-command is a module with a docstring, ``add_arguments``, ``check``, ``compare`` and ``table``.
 """
 
@@ -13,10 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.benchmark import loader
+from lightning_modules.benchmark import epoch, ranks, separation, step
 from lightning_modules.evaluation import benchmark as scorer
-from lightning_modules.tools import epoch_benchmark as epoch
 
-COMMANDS = {"loader": loader, "scorer": scorer, "epoch": epoch}
+COMMANDS = {
+    "loader": loader,
+    "step": step,
+    "ranks": ranks,
+    "separation": separation,
+    "scorer": scorer,
+    "epoch": epoch,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

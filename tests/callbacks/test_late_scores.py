@@ -38,6 +38,7 @@ from lightning_modules.callbacks.late_scores import (
 )
 from lightning_modules.callbacks.resume import ExactResume
 from lightning_modules.checkpoint_files import WholeCheckpointIO
+from lightning_modules.config_files import CONFIGS
 from lightning_modules.evaluation.pool import ScoringPool
 from lightning_modules.evaluation.scores import TrackScores, score_track
 from tests.conftest import STEMS, write_track
@@ -318,7 +319,7 @@ def test_a_config_that_does_not_wait(
     """The callbacks of base.yaml, the first of them changed; figures in a table, by epoch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MUSDB_PATH", str(musdb_root))
-    callbacks = yaml.safe_load((cli.CONFIGS / "base.yaml").read_text())["trainer"]["callbacks"]
+    callbacks = yaml.safe_load((CONFIGS / "base.yaml").read_text())["trainer"]["callbacks"]
     assert callbacks[0]["class_path"].endswith("BSSEval")
     callbacks[0]["init_args"] = {"blocking": False}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))

@@ -269,6 +269,31 @@ def test_blocks_of_a_truncated_m4a_warn(tmp_path: Path, noise: audio.Audio) -> N
         list(audio.blocks(path, RATE))
 
 
+def test_blocks_of_an_m4a_without_samples(tmp_path: Path, noise: audio.Audio) -> None:
+    path = convert(write(tmp_path / "noise.wav", noise), tmp_path / "noise.m4a")
+    content = path.read_bytes()
+    start = content.index(b"mdat") + 4
+    size = int.from_bytes(content[start - 8 : start - 4], "big") - 8
+    path.write_bytes(content[:start] + b"\xff" * size + content[start + size :])
+    with pytest.raises(DataError) as fault:
+        list(audio.blocks(path, RATE))
+    assert_message(fault, path, "ffmpeg could not decode it after", "copy or download it again")
+
+
+def test_a_file_that_ends_early_is_not_rewritten_as_if_whole(
+    tmp_path: Path, noise: audio.Audio
+) -> None:
+    path = cut(write(tmp_path / "noise.mp3", np.tile(noise, 5)))
+    with pytest.raises(DataError) as fault:
+        audio.rewrite(path, tmp_path / "noise.wav", "FLOAT")
+    assert_message(fault, path, "damaged near", "copy or download it again")
+
+
+def test_a_path_that_the_system_refuses(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be opened .File name too long"):
+        audio.inspect(tmp_path / f"{'long' * 100}.wav")
+
+
 def test_blocks_without_ffmpeg(
     tmp_path: Path, noise: audio.Audio, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +235,28 @@ def test_full_disk_is_told(tmp_path: Path) -> None:
         assert len(index_tracks(disk, "train")) == 1
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    write_folder(tmp_path / "root" / "A")
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DataError, match="cannot be written"):
+        convert(tmp_path / "root", tmp_path / "file" / "out")
+
+
+def test_a_file_that_ends_before_its_header_says_is_told(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "root" / "A")
+    whole = audio.blocks
+
+    def cut_short(path: Path, block_samples: int) -> Iterator[audio.Audio]:
+        for block in whole(path, block_samples):
+            yield block[:, :-7] if path.name == "bass.wav" else block
+
+    monkeypatch.setattr(audio, "blocks", cut_short)
+    with pytest.raises(DataError, match=r"bass\.wav: damaged: its header declares"):
+        convert(tmp_path / "root", out)
 
 
 def test_faulty_arguments(tmp_path: Path, out: Path) -> None:

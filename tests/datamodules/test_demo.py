@@ -1,11 +1,13 @@
 """The embedded corpus: is it music in MUSDB18's layout, always the same, and never half-written?"""
 
+import errno
 import json
 import logging
 import os
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,8 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from datamodules import demo
-from datamodules.demo_instruments import SAMPLE_RATE
+from datamodules import demo, demo_instruments
+from datamodules.demo_instruments import SAMPLE_RATE, Kit, Note, play_bass, play_chords
 from datamodules.demo_songs import Plan, Song
 from datamodules.layouts import STEMS
 
@@ -187,6 +189,93 @@ def test_the_manifest_names_every_file(corpus: Path) -> None:
     assert (manifest["version"], manifest["seed"]) == (demo.VERSION, 0)
     files = {path.relative_to(corpus).as_posix() for path in corpus.rglob("*.wav")}
     assert set(manifest["sha256"]) == files
+
+
+@pytest.mark.parametrize(
+    "instrument", ["pad", "electric piano", "organ", "synth", "guitar", "overdriven guitar"]
+)
+def test_chord_instruments_sound_at_their_pitch(instrument: str) -> None:
+    note = Note(0.1, 0.6, 69, 0.8)  # 440 Hz
+    sound = play_chords([note], instrument, SAMPLE_RATE, 0.0, np.random.default_rng(0))
+    assert sound.shape == (SAMPLE_RATE, 2)
+    assert np.isfinite(sound).all()
+    assert np.abs(sound[: SAMPLE_RATE // 20]).max() < 1e-6
+    power = np.abs(np.fft.rfft(sound.mean(1))) ** 2  # bins of 1 Hz
+    harmonics = sum(power[220 * n - 12 : 220 * n + 13].sum() for n in range(1, 60))
+    assert harmonics / power.sum() > 0.5
+    assert power[425:456].sum() > power[460:640].sum()
+
+
+@pytest.mark.parametrize("timbre", ["saw", "square", "sub", "fingers"])
+def test_basses_sound_at_their_pitch(timbre: str) -> None:
+    note = Note(0.1, 0.6, 33, 0.8)  # 55 Hz
+    sound = play_bass([note], timbre, SAMPLE_RATE, np.random.default_rng(0))
+    assert sound.shape == (SAMPLE_RATE,)
+    power = np.abs(np.fft.rfft(sound)) ** 2
+    harmonics = sum(power[55 * n - 6 : 55 * n + 7].sum() for n in range(1, 30))
+    assert harmonics / power.sum() > 0.7
+
+
+def test_a_clap_is_noise_added_to_the_snare() -> None:
+    snare, clapped = (
+        demo_instruments._snare(Kit(clap=clap), np.random.default_rng(0)) for clap in (0.0, 1.0)
+    )
+    difference = np.abs(np.fft.rfft(clapped - snare, SAMPLE_RATE)) ** 2
+    assert difference[900:2600].sum() > 0.6 * difference.sum()
+
+
+@pytest.fixture
+def rendered_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracks of five samples, written by threads of this process."""
+
+    def write_track(seed: int, number: int, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        for name in FILES:
+            soundfile.write(folder / f"{name}.wav", np.full((5, 2), 0.1), SAMPLE_RATE)
+
+    monkeypatch.setattr(demo, "_write_track", write_track)
+    monkeypatch.setattr(
+        demo, "ProcessPoolExecutor", lambda workers, *rest: ThreadPoolExecutor(workers)
+    )
+
+
+@pytest.mark.usefixtures("rendered_here")
+def test_what_killed_runs_left_is_tidied_up_after_a_day(tmp_path: Path) -> None:
+    old, young, other = (tmp_path / name for name in (".demo-old", ".demo-young", "demo-other"))
+    for folder in (old, young, other):
+        folder.mkdir()
+    for folder in (old, other):
+        os.utime(folder, (0, 0))
+    demo.demo_corpus(tmp_path / "demo", numbers=[3])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".demo-young", "demo", "demo-other"]
+
+
+@pytest.mark.usefixtures("rendered_here")
+def test_a_track_that_fails_ends_the_rendering_and_leaves_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo.demo_corpus(tmp_path / "demo", numbers=[3])
+
+    def failing(seed: int, number: int, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "_write_track", failing)
+    with pytest.raises(KeyboardInterrupt):
+        demo.demo_corpus(tmp_path / "demo", numbers=[3, 4])
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    tracks = {file.parent for file in (tmp_path / "demo").rglob("*.wav")}
+    assert tracks == {tmp_path / "demo" / demo.track_folder(3)}
+
+
+def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ours").mkdir()
+
+    def failing(source: Path, target: Path) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match="input/output error"):
+        demo._publish(tmp_path / "ours", tmp_path / "train" / "song", tmp_path / "discarded")
 
 
 def test_a_quicker_process_may_publish_first(

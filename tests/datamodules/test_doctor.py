@@ -375,6 +375,19 @@ def test_command_line(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "1 error, 1 warning: not fit to train on" in lines[-1]
 
 
+def test_long_names_and_more_than_two_channels_in_the_table(root: Path) -> None:
+    name = "Somebody - " + "A Very Long Title " * 3 + "(Live)"
+    shutil.move(root / "train/A", root / "train" / name)
+    for file in (root / "train" / name).iterdir():
+        audio = soundfile.read(file, dtype="float32", always_2d=True)[0]
+        write(file, np.vstack([audio.T, audio.T[:1]]))
+    lines = table(examine(root)).splitlines()
+    assert lines[1].endswith("channel 1 channel 2 channel 3")
+    (row,) = [line for line in lines if "(Live)" in line]
+    assert row.startswith("train/Somebody")
+    assert "...ng Title (Live) " in row
+
+
 def test_many_findings_are_cut_short_in_the_table(root: Path) -> None:
     for number in range(12):
         shutil.copytree(root / "train/A", root / f"train/N{number}")

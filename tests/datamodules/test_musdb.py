@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import soundfile
 import torch
 
+from datamodules import musdb, roots
 from datamodules.audio import DataError
 from datamodules.augmentations import ChannelSwap, Gain, Mono, Polarity
 from datamodules.datasets import Batch, StemBatch, TrackBatch, grouping
@@ -201,6 +204,19 @@ def test_validation_takes_the_tracks_own_mixture(tmp_path: Path) -> None:
     assert torch.allclose(batch.mixture, batch.targets.sum(1), atol=1e-6)
 
 
+@pytest.mark.parametrize(("stored", "wanted"), [(2, 1), (1, 2)])
+def test_whole_tracks_in_mono_and_stereo(tmp_path: Path, stored: int, wanted: int) -> None:
+    for name in ("A - 1", "B - 2"):
+        write_track(tmp_path / "train" / name, channels=stored)
+    data = module(tmp_path, audio_channels=wanted)
+    track = next(iter(data.val_dataloader()[1]))
+    audio, _ = soundfile.read(
+        tmp_path / "train" / track.name / "bass.wav", dtype="float32", always_2d=True
+    )
+    expected = audio.T.mean(0, keepdims=True) if wanted == 1 else np.repeat(audio.T, 2, axis=0)
+    assert np.array_equal(track.targets[2].numpy(), expected)
+
+
 def test_only_test_reads_the_test_subset(musdb_root: Path, tmp_path: Path) -> None:
     (tmp_path / "train").symlink_to(musdb_root / "train")
     for stage in ("fit", "validate", "predict"):
@@ -240,9 +256,7 @@ def test_embedded_corpus_without_a_root(
 ) -> None:
     import logging
 
-    from datamodules import musdb
-
-    monkeypatch.setattr(musdb, "demo_corpus", lambda: musdb_root)
+    monkeypatch.setattr(roots, "demo_corpus", lambda: musdb_root)
     with caplog.at_level(logging.INFO):
         data = MUSDBDataModule(batch_size=1)
         data.prepare_data()
@@ -449,3 +463,53 @@ def test_16_bit_samples_converted_on_the_device_are_the_same(musdb_root: Path) -
     stereo = module(musdb_root, int16_to_device=True, audio_channels=1)
     with pytest.raises(DataError, match=r"2 channels, int16 of 1.*int16_to_device=false"):
         next(iter(stereo.train_dataloader()))
+
+
+def test_channels_that_cannot_be_heard_are_refused(tmp_path: Path) -> None:
+    for name in ("A - 1", "B - 2"):
+        write_track(tmp_path / "train" / name, channels=3)
+    with pytest.raises(DataError, match=r"A - 1: has 3 channels, 1 or 2 were expected; set .*=3"):
+        module(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"validation_crops_per_track": 0}, "validation_crops_per_track 0"),
+        ({"batch_size": 17}, "batch_size 17 is larger than the epoch's 16 examples"),
+    ],
+)
+def test_numbers_that_make_no_epoch(musdb_root: Path, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        module(musdb_root, **settings)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "accumulated", "words"),
+    [
+        (3, 1, "3 ranks; nearest that can: 3 or 6"),
+        (2, 3, "2 ranks times 3 accumulated batches; nearest that can: 6$"),
+    ],
+)
+def test_batches_that_cannot_be_shared_out(
+    musdb_root: Path, ranks: int, accumulated: int, words: str
+) -> None:
+    data = module(musdb_root)
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        world_size=ranks, accumulate_grad_batches=accumulated, is_global_zero=True
+    )
+    with pytest.raises(DataError, match=f"batch_size is 4, the global batch.*{words}"):
+        data.setup("fit")
+
+
+def test_workers_leave_signals_to_the_main_process() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        musdb._ignore_signals(0)
+        assert all(signal.getsignal(number) == signal.SIG_IGN for number in before)
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
+import resource
 import shutil
 import struct
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,9 +119,77 @@ def test_crop_is_converted_scaled_swapped_and_padded(
         assert target[:, 100:].abs().max() == 0
 
 
+def test_without_numba_there_is_no_compiled_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert crop_kernel._stereo_kernel.__wrapped__() is None
+
+
+def test_compiled_pass_does_what_its_source_says() -> None:
+    pytest.importorskip("numba")
+    kernel = crop_kernel._stereo_kernel()
+    assert kernel is not None
+    source = np.arange(20, dtype=np.int16)
+    results = []
+    for run in (kernel, kernel.py_func):  # type: ignore[attr-defined]
+        left, right = np.empty((2, 10), np.float32)
+        run(source, left, right, np.float32(0.5))
+        results.append((left, right))
+    for left, right in results:
+        assert np.array_equal(left, source[::2] / 2)
+        assert np.array_equal(right, source[1::2] / 2)
+
+
+def test_a_header_without_samples_is_none(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(content[: content.index(b"data")])
+    assert read_wav_header(tmp_path / "a.wav") is None
+
+
 def test_crop_past_the_end_is_short(tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
     assert MappedFile(tmp_path / "a.wav").crop(4900, 700).shape == (100, 2)
+
+
+class RecordingMap:
+    """Stands in for a mapping of which only the advice given to the kernel matters."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.advised: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return self.size
+
+    def madvise(self, advice: int, start: int, length: int) -> None:
+        assert advice == mmap.MADV_WILLNEED
+        self.advised.append((start, length))
+
+
+def test_kernel_is_asked_once_for_each_part_and_again_after_waiting_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = SimpleNamespace(ru_majflt=7)
+    monkeypatch.setattr(resource, "getrusage", lambda who: waits)
+    monkeypatch.setattr(pcm, "_PART_BYTES", mmap.PAGESIZE)
+    write(tmp_path / "a.wav")  # 44 bytes of header and 20,000 of samples: five parts
+    file = MappedFile(tmp_path / "a.wav")
+    recording = RecordingMap(len(file._map))
+    monkeypatch.setattr(file, "_map", recording)
+    page = mmap.PAGESIZE
+    file.crop(0, 10)
+    file.crop(5, 100)
+    assert recording.advised == [(0, page)]
+    file.crop(900, 1100)  # bytes 3,644 to 8,044: the first two parts
+    assert recording.advised == [(0, page), (0, 2 * page)]
+    file.crop(4900, 300)  # the last part is short, and the crop goes past it
+    assert recording.advised[2:] == [(4 * page, 20_044 - 4 * page)]
+    file.crop(6000, 300)
+    assert len(recording.advised) == 3
+    waits.ru_majflt = 8
+    file.crop(0, 10)
+    file.crop(0, 10)
+    assert recording.advised[3:] == [(0, page)]
 
 
 def test_unfinished_header_means_until_the_end(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -19,7 +20,7 @@ import pytest
 import soundfile
 
 from datamodules import audio, ledger, pcm_cache
-from datamodules.audio import DataError
+from datamodules.audio import DataError, FFmpegMissingError
 from datamodules.cache import decoded_folder, read_entry
 from datamodules.pcm_cache import decode, find
 
@@ -141,6 +142,37 @@ def test_faulty_copies_are_each_told(tmp_path: Path) -> None:
         find(gone)
     with pytest.raises(DataError, match=f"{tmp_path}: cannot be read .Is a directory"):
         find(tmp_path)
+
+
+def test_a_missing_ffmpeg_is_no_fault_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.stem.mp4"
+    path.write_bytes(b"anything")
+    monkeypatch.setenv("PATH", "")
+    faults: dict[Path, DataError] = {}
+    with pytest.raises(FFmpegMissingError, match="apt install ffmpeg"):
+        decode([path], False, faults)
+    assert faults == {}
+
+
+def test_an_entry_that_cannot_get_its_name_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.flac")
+    replace = os.replace
+
+    def refusing(source: Path, target: Path) -> None:
+        if Path(source).name == "entry":
+            raise PermissionError(errno.EPERM, "refused", str(target))
+        replace(source, target)
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "replace", refusing)
+        with pytest.raises(DataError, match="refused"):
+            decode([path], False)
+    assert find(path) is None
+    assert_right(path)
 
 
 def test_a_file_that_changes_while_it_is_decoded_gets_no_entry(

@@ -177,6 +177,7 @@ def test_frames_of_any_length(root: Path, tmp_path: Path) -> None:
 def test_mixture_as_estimate(root: Path) -> None:
     targets = ("vocals", "drums", "accompaniment")
     scores = score_oracle(track_of(root), "mixture", targets, PAIR)
+    assert not scores.notes
     assert list(scores.frames) == ["drums", "vocals", "accompaniment"]
     # equally loud noises: each is as far from the mixture as it is loud
     for target in targets:
@@ -189,6 +190,7 @@ def test_oracle_estimates_are_scored(tmp_path: Path) -> None:
     make_track(tmp_path, "one", stems, seconds=1.0, channels=1)
     track, settings = track_of(tmp_path, Settings(stems)), Settings(stems)
     scores = score_oracle(track, "irm2", settings.targets, settings)
+    assert scores.notes[0] == "oracle irm2: the estimates are made with the true sources"
     signals = [soundfile.read(tmp_path / f"test/one/{name}.wav")[0] for name in (*stems, "mixture")]
     *sources, mixture = (torch.from_numpy(signal).float()[None] for signal in signals)
     made = ORACLES["irm2"](mixture, torch.stack(sources)).double().numpy().transpose(0, 2, 1)

@@ -128,6 +128,16 @@ def test_an_ideal_mask_is_better_than_the_mixture(capsys: pytest.CaptureFixture[
     assert "with other oracle; " in capsys.readouterr().err
 
 
+def test_a_table_of_an_oracle_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    data_set("a")
+    arguments = ["--oracle", "blind_nmfd", "data", "-o", "out", *STEMS]
+    assert score.main(arguments) == 0
+    note = "note: oracle blind_nmfd: the estimates are made with the true sources (a)"
+    assert note in capsys.readouterr().out
+    assert score.main(arguments) == 0, "and so it does when it is read back"
+    assert note in capsys.readouterr().out
+
+
 def test_own_folder_of_tracks(capsys: pytest.CaptureFixture[str]) -> None:
     data_set("a")
     shutil.move("data/test/a", "songs/a")
@@ -178,7 +188,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_written(tmp_path: Path) -> None:
-    names = [f"track {number}" for number in range(12)]
+    names = [f"track {number}" for number in range(60)]
     data_set(*names)
     repository = Path(score.__file__).parents[2]
     command = [sys.executable, "-m", "lightning_modules.tools.score", *ALL]

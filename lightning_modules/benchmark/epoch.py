@@ -1,11 +1,10 @@
 """What scoring costs a training: epochs without it, with it, and with it in the background.
 
-A small U-Net (as in ``unet_small.yaml``) trains on crops of two seconds in batches of 8, and
-separates all validation tracks after each epoch; BSS Eval has its defaults. Counted is the time
-from the end of one validation to the end of the next, from the second validation on: the first
-one also scores the mixture, and starts the scoring processes. museval, where it is asked for,
-scores one validation's estimates by itself, one track after the other: what an epoch would wait
-for it.
+A config's model trains, without augmentations, and separates all validation tracks after each
+epoch; BSS Eval has its defaults. Counted is the time from the end of one validation to the end of
+the next, from the second validation on: the first one also scores the mixture, and starts the
+scoring processes. museval, where it is asked for, scores one validation's estimates by itself, one
+track after the other: what an epoch would wait for it.
 """
 
 from __future__ import annotations
@@ -26,21 +25,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.audio import DataError
 from datamodules.datasets import TrackBatch
-from datamodules.layouts import STEMS
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.callbacks.bss_eval import BSSEval
+from lightning_modules.config_files import chain
+from lightning_modules.configured import configured
 from lightning_modules.evaluation.pool import available_cores
-from lightning_modules.unet import UNet
 
-_SEGMENT_SECONDS = 2.0
-_SAMPLE_RATE = 44100
+# What a data module is given of a config's settings.
+_OF_THE_DATA = (
+    "sources",
+    "stems",
+    "sample_rate",
+    "audio_channels",
+    "segment_seconds",
+    "batch_size",
+    "examples_per_epoch",
+)
 _FEWEST_EPOCHS = 3  # with fewer, there is no epoch that begins and ends as most do
 _MODES: dict[str, bool | None] = {"none": None, "blocking": True, "background": False}
 _TITLES = {
@@ -57,9 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: Gets the arguments.
     """
+    parser.add_argument(
+        "--config", default="unet_small.yaml", help="of the model (default unet_small.yaml)"
+    )
     parser.add_argument("--root", type=Path, help="MUSDB18-HQ; by default the embedded corpus")
     parser.add_argument("--epochs", type=int, default=5, help="epochs of each way (default 5)")
-    parser.add_argument("--examples", type=int, default=480, help="in an epoch (default 480)")
+    parser.add_argument("--examples", type=int, help="in an epoch (default: as the config says)")
     parser.add_argument(
         "--threads", type=int, help="of the training on a CPU (default: all); others stay free"
     )
@@ -76,7 +86,9 @@ def check(options: argparse.Namespace) -> None:
 
     Raises:
         DataError: An option is not what it must be.
+        ConfigError: There is no such config.
     """
+    chain(options.config)
     if options.epochs < _FEWEST_EPOCHS:
         raise DataError(f"--epochs is {options.epochs}: give {_FEWEST_EPOCHS} or more")
     for name in ("examples", "threads"):
@@ -105,24 +117,26 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     rows: dict[str, dict[str, float]] = {}
     try:
         for mode in tqdm(_MODES, disable=None, leave=False):
-            rows[mode], tracks = _train(options, _MODES[mode])
+            rows[mode], tracks, data = _train(options, _MODES[mode])
     finally:
         torch.set_num_threads(former)
     if options.museval:
-        waited = _score_by_museval(tracks, _SAMPLE_RATE)
+        waited = _score_by_museval(tracks, data.sample_rate)
         epoch_seconds = rows["none"]["epoch_seconds"] + waited
         rows["museval"] = {"epoch_seconds": epoch_seconds, "waited_seconds": waited}
     return {
         "settings": {
+            "config": options.config,
             "data": str(options.root or "embedded corpus"),
             "epochs": options.epochs,
-            "examples": options.examples,
+            "examples": data.examples(),
+            "segment_seconds": data.segment_samples / data.sample_rate,
             "threads": options.threads or former,
             "cores": available_cores(),
             "load": os.getloadavg()[0],
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "tracks": len(tracks),
-            "audio_seconds": sum(track.mixture.shape[-1] for track, _ in tracks) / _SAMPLE_RATE,
+            "audio_seconds": sum(t.mixture.shape[-1] for t, _ in tracks) / data.sample_rate,
         },
         "rows": rows,
     }
@@ -147,9 +161,9 @@ def table(report: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"{settings['examples']} examples of {_SEGMENT_SECONDS:g} s an epoch, "
-            f"{settings['tracks']} validation tracks, {settings['audio_seconds']:.0f} s together, "
-            f"{settings['data']};",
+            f"{settings['config']}: {settings['examples']} examples of "
+            f"{settings['segment_seconds']:g} s an epoch, {settings['tracks']} validation tracks, "
+            f"{settings['audio_seconds']:.0f} s together, {settings['data']};",
             f"{settings['device']}, {settings['threads']} threads to train, {settings['cores']} "
             f"cores, load {settings['load']:.1f} at the end; median over epochs.",
             "",
@@ -205,21 +219,14 @@ class _Waits(Logger):
 
 def _train(
     options: argparse.Namespace, blocking: bool | None
-) -> tuple[dict[str, float], list[tuple[TrackBatch, Tensor]]]:
-    """Train in one way; returns its times in seconds, and the tracks that were separated last."""
-    seed_everything(0, verbose=False)
+) -> tuple[dict[str, float], list[tuple[TrackBatch, Tensor]], MUSDBDataModule]:
+    """Train in one way; returns times in seconds, the tracks that were separated last, the data."""
     clock, waits = _Clock(), _Waits()
     scorer = [] if blocking is None else [BSSEval(blocking=blocking)]
-    model = UNet(
-        list(STEMS), [8, 16, 32, 64], hop_length=1024, dropout=0.1, segment_seconds=_SEGMENT_SECONDS
-    )
-    data = MUSDBDataModule(
-        str(options.root) if options.root else None,
-        sample_rate=_SAMPLE_RATE,
-        segment_seconds=_SEGMENT_SECONDS,
-        batch_size=8,
-        examples_per_epoch=options.examples,
-    )
+    model, settings = configured(options.config)
+    given = {"root": options.root and str(options.root), "examples_per_epoch": options.examples}
+    known = {name: settings[name] for name in _OF_THE_DATA}
+    data = MUSDBDataModule(**known | {name: value for name, value in given.items() if value})
     with tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as folder:
         trainer = Trainer(
             max_epochs=options.epochs,
@@ -235,12 +242,13 @@ def _train(
         with redirect_stdout(io.StringIO()):  # a table of scores for each epoch
             trainer.fit(model, data)
     epochs = [end - began for began, end in pairwise(clock.ends[1:])]
-    # The last scores of all have nothing to come beside.
-    waited = statistics.median(waits.seconds[1:-1]) if scorer else 0.0
+    # Those that are waited for within the epochs that count: what is late, is of the one before.
+    within = waits.seconds[2:] if blocking else waits.seconds[1:-1]
+    waited = statistics.median(within) if scorer else 0.0
     row = {"epoch_seconds": statistics.median(epochs), "waited_seconds": waited}
-    if scorer:
+    if blocking is False:
         row["waited_at_end_seconds"] = waits.seconds[-1]
-    return row, clock.tracks
+    return row, clock.tracks, data
 
 
 def _museval() -> Any:

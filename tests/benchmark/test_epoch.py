@@ -12,31 +12,35 @@ import pytest
 import torch
 
 from datamodules.datasets import TrackBatch
-from lightning_modules.tools import epoch_benchmark
+from lightning_modules.benchmark import epoch
 from lightning_modules.tools.benchmark import main
 
 
 @pytest.mark.slow
 def test_each_way_is_measured(
-    musdb_root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    musdb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(epoch_benchmark, "_SEGMENT_SECONDS", 0.1)
     path, threads = tmp_path / "figures.json", torch.get_num_threads()
-    arguments = ["--root", str(musdb_root), "--epochs", "3", "--examples", "8", "--threads", "1"]
+    # A config of a few lines, so that nothing takes long.
+    (tmp_path / "mine.yaml").write_text(
+        "model: {class_path: lightning_modules.unet.UNet, init_args: {channels: [2]}}\n"
+        "data: {init_args: {segment_seconds: 0.1, batch_size: 2}}\n"
+    )
+    arguments = ["--config", str(tmp_path / "mine.yaml"), "--root", str(musdb_root)]
+    arguments += ["--epochs", "3", "--examples", "8", "--threads", "1"]
     assert main(["epoch", *arguments, "--json", str(path)]) == 0
     report = json.loads(path.read_text())
     rows = report["rows"]
     assert list(rows) == ["none", "blocking", "background"]
     assert rows["none"]["waited_seconds"] == 0
-    for row in rows.values():
-        assert 0 <= row["waited_seconds"] < row["epoch_seconds"]
+    assert 0 < rows["blocking"]["waited_seconds"] < rows["blocking"]["epoch_seconds"]
+    assert rows["background"]["waited_seconds"] > 0
     assert rows["background"]["waited_at_end_seconds"] > 0
     assert report["settings"]["tracks"] == 1
     assert report["settings"]["audio_seconds"] == pytest.approx(3)
     assert report["settings"]["threads"] == 1
+    assert report["settings"]["examples"] == 8
+    assert report["settings"]["segment_seconds"] == pytest.approx(0.1)
     assert torch.get_num_threads() == threads
     table = capsys.readouterr().out
     for name in ("without scoring", "`blocking: true`", "`blocking: false`"):
@@ -56,7 +60,7 @@ def test_museval_scores_the_same_estimates(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "museval.metrics", Engine)
     targets, estimates = torch.rand(4, 2, 10), torch.rand(4, 2, 10)
     track = TrackBatch("a", targets.sum(0), targets)
-    assert epoch_benchmark._score_by_museval([(track, estimates)] * 2, 5) >= 0
+    assert epoch._score_by_museval([(track, estimates)] * 2, 5) >= 0
     assert len(seen) == 2
     references, others, options = seen[0]
     np.testing.assert_array_equal(references, targets.double().numpy().transpose(0, 2, 1))
@@ -67,6 +71,7 @@ def test_museval_scores_the_same_estimates(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--config", "unett"], "did you mean unet.yaml?"),
         (["--epochs", "2"], "--epochs is 2: give 3 or more"),
         (["--examples", "0"], "--examples is 0: give 1 or more"),
         (["--threads", "-1"], "--threads is -1: give 1 or more"),
@@ -91,8 +96,10 @@ def test_museval_is_a_row_of_its_own() -> None:
     rows |= {"blocking": row, "background": row}
     rows["museval"] = {"epoch_seconds": 20.0, "waited_seconds": 18.0}
     settings = {
+        "config": "mine.yaml",
         "data": "songs",
         "examples": 8,
+        "segment_seconds": 2.0,
         "threads": 1,
         "cores": 2,
         "load": 0.25,
@@ -100,7 +107,7 @@ def test_museval_is_a_row_of_its_own() -> None:
         "tracks": 1,
         "audio_seconds": 30.0,
     }
-    table = epoch_benchmark.table({"settings": settings, "rows": rows})
+    table = epoch.table({"settings": settings, "rows": rows})
     assert "| scored by museval | 20.0 s | 10.00 x | 18.0 s | 90% |" in table
     assert "| without scoring | 2.0 s | 1.00 x | 0.0 s | 0% |" in table
     assert "at its end: 2.5 s." in table

@@ -1,0 +1,19 @@
+"""Tables of benchmarks: Markdown, with columns that are aligned for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Write a table.
+
+    Args:
+        lines: Its cells, the headings first; as many in each line.
+
+    Returns:
+        The table's lines of text.
+    """
+    widths = [max(1, *map(len, column)) for column in zip(*lines, strict=True)]
+    rows = [lines[0], ["-" * width for width in widths], *lines[1:]]
+    return ["| " + " | ".join(map(str.ljust, row, widths)).rstrip() + " |" for row in rows]

@@ -1,0 +1,1 @@
+"""What training and separation cost, beside other projects' networks."""

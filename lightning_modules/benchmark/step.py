@@ -1,0 +1,210 @@
+"""What a training step costs: forward pass, backward pass and optimiser, on noise in memory.
+
+Models of this project's configs beside networks of other projects, all with batches of one size,
+in turn; figures are medians. No data are read, so this is what the loader has to keep up with.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from datamodules.benchmark.tables import markdown
+from datamodules.datasets import Batch
+from lightning_modules.benchmark import turns
+from lightning_modules.benchmark.networks import PEERS, Entrant, entrants_of
+from lightning_modules.config_files import chain
+
+_PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the command line may hold.
+
+    Args:
+        parser: Gets the arguments.
+    """
+    add_entrants(parser)
+    parser.add_argument("--batch-size", type=int, default=4, help="default 4")
+    parser.add_argument("--segment-seconds", type=float, default=6.0, help="crop (default 6)")
+    parser.add_argument("--precision", choices=list(_PRECISIONS), default="32-true")
+    parser.add_argument("--compiled", action="store_true", help="each config by torch.compile, too")
+    turns.add_arguments(parser)
+
+
+def add_entrants(parser: argparse.ArgumentParser) -> None:
+    """Say who may take part.
+
+    Args:
+        parser: Gets the arguments.
+    """
+    parser.add_argument(
+        "configs", nargs="*", default=["unet_small"], metavar="CONFIG",
+        help="configs of models, as unet_small or unet+my_variant (default unet_small)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--peers", nargs="*", choices=list(PEERS), default=list(PEERS),
+        help=f"other projects' networks, of {', '.join(PEERS)} (default all)",
+    )  # fmt: skip
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse what cannot be measured.
+
+    Args:
+        options: What ``add_arguments`` asked for.
+
+    Raises:
+        ValueError: An option is not what it must be, or a config does not exist.
+    """
+    turns.check(options, "batch_size", "segment_seconds")
+    for name in options.configs:
+        chain(name)
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure all.
+
+    Args:
+        options: What ``add_arguments`` asked for.
+
+    Returns:
+        What was measured, on what and how, in JSON's types.
+    """
+    settings = [f"--data.init_args.segment_seconds={options.segment_seconds:g}"]
+    makers = entrants_of(options.configs, options.peers, settings, options.device)
+    if options.compiled:
+        settings = [*settings, "--model.init_args.compiled=true"]
+        compiled = entrants_of(options.configs, [], settings, options.device)
+        makers |= {f"{name} (compiled)": maker for name, maker in compiled.items()}
+    entrants: dict[str, Entrant] = {}
+
+    def prepare(name: str, make: Callable[[], Entrant]) -> Callable[[], object]:
+        entrants[name] = make()
+        return training_step(
+            entrants[name],
+            options.batch_size,
+            round(options.segment_seconds * entrants[name].sample_rate),
+            options.precision,
+            options.device,
+        )
+
+    # Compiled networks of one class would pass for one network whose shapes change.
+    with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+        measured = turns.take_turns(
+            {name: partial(prepare, name, make) for name, make in makers.items()},
+            options.repeats,
+            options.device,
+        )
+    rows = {}
+    for name, timed in measured.items():
+        row: dict[str, Any] = {"fault": timed.fault or None, "seconds": timed.median}
+        if timed.median is not None:
+            entrant = entrants[name]
+            samples = options.batch_size * round(options.segment_seconds * entrant.sample_rate)
+            row |= {
+                "parameters": sum(p.numel() for p in entrant.network.parameters()),
+                "examples_per_second": options.batch_size / timed.median,
+                "audio_seconds_per_second": samples / entrant.sample_rate / timed.median,
+                "teraflops_per_second": 3 * entrant.flops * samples / timed.median / 1e12,
+                "gpu_peak_gb": timed.peak_bytes / 1e9,
+            }
+        rows[name] = row
+    return {"settings": settings_of(options), "rows": rows}
+
+
+def training_step(
+    entrant: Entrant, batch_size: int, samples: int, precision: str, device: str
+) -> Callable[[], object]:
+    """Make a training step on noise.
+
+    Args:
+        entrant: The network.
+        batch_size: Examples in a batch.
+        samples: Samples of an example.
+        precision: As of Lightning's trainer.
+        device: Torch device.
+
+    Returns:
+        The step.
+    """
+    random = torch.Generator().manual_seed(0)
+    shape = (batch_size, entrant.sources, entrant.channels, samples)
+    targets = (0.1 * torch.randn(shape, generator=random)).to(device)
+    batch = Batch(targets.sum(1), targets)
+    optimizer = entrant.make_optimizer()
+    dtype = _PRECISIONS[precision]
+    kind = torch.device(device).type
+    scaler = torch.amp.GradScaler(kind, enabled=dtype == torch.float16)
+    entrant.network.train()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(kind, dtype, enabled=dtype is not None):
+            loss = entrant.loss(batch)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Tell what figures were measured with, in JSON's types.
+
+    Args:
+        options: What was asked for.
+    """
+    gpu = torch.device(options.device).type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(options.device) if gpu else "CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    } | {
+        name: value
+        for name, value in vars(options).items()
+        if name in ("batch_size", "segment_seconds", "precision", "repeats", "track_seconds")
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """Write a report for people, as a Markdown table whose columns are aligned.
+
+    Args:
+        report: What ``compare`` returned.
+
+    Returns:
+        Settings and table, in lines.
+    """
+    settings = report["settings"]
+    lines = [["network", "parameters", "step", "examples/s", "audio s/s", "TFLOP/s", "GPU memory"]]
+    for name, row in report["rows"].items():
+        if row["fault"]:
+            lines.append([name, f"not measured: {row['fault']}", *[""] * 5])
+            continue
+        flops, memory = row["teraflops_per_second"], row["gpu_peak_gb"]
+        lines.append(
+            [
+                name,
+                f"{row['parameters']:,}",
+                f"{row['seconds']:.3g} s",
+                f"{row['examples_per_second']:.3g}",
+                f"{row['audio_seconds_per_second']:.3g}",
+                f"{flops:.3g}" if flops else "-",
+                f"{memory:.2f} GB" if memory else "-",
+            ]
+        )
+    return "\n".join(
+        [
+            f"Training steps of {settings['batch_size']} examples of "
+            f"{settings['segment_seconds']:g} s, {settings['precision']}; {settings['device']}, "
+            f"{settings['threads']} threads, torch {settings['torch']}; median of "
+            f"{settings['repeats']}.",
+            "",
+            *markdown(lines),
+        ]
+    )

@@ -1,0 +1,184 @@
+"""Non-negative matrix factor deconvolution by multiplicative updates.
+
+A magnitude spectrogram V (F x N) is explained by R templates of P frames each, which sound again
+and again with activations H (R x N):
+
+    U(f, n) = sum_r sum_p W(f, r, p) H(r, n - p)
+
+One frame, P = 1, is plain non-negative matrix factorisation, U = W H. Both updates lower the
+generalised Kullback-Leibler divergence (Goel et al., equation 3), or keep it:
+
+    D(V | U) = sum( V log(V / U) - V + U )
+
+For P = 1 they are Goel et al.'s equations 4 and 5 (Lee and Seung 2001, "Algorithms for
+non-negative matrix factorization"), with J of ones as large as V. For P > 1 they are those of
+Smaragdis 2004, "Non-negative matrix factor deconvolution", but for one thing: he averages the
+updates of H over the shifts p, which may raise the divergence. Here numerators and denominators
+are summed over the shifts first, and frames beyond the end of V are in neither, so that each
+update minimises a function above the divergence that touches it.
+
+Axes: F bins, R templates, P frames of a template, G segments that share templates and are
+shifted each by itself, N frames; leading axes (...) are independent factorisations.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def reconstruct(templates: Tensor, activations: Tensor) -> Tensor:
+    """Compute what templates and activations explain.
+
+    Args:
+        templates: Non-negative, shape (..., F, R, P).
+        activations: Non-negative, shape (..., R, G, N).
+
+    Returns:
+        Magnitudes U, shape (..., F, G, N).
+    """
+    shifted = _shifted(activations, templates.shape[-1]).flatten(-2)  # (..., R P, G N)
+    explained: Tensor = (templates.flatten(-2) @ shifted).unflatten(-1, activations.shape[-2:])
+    return explained
+
+
+def divergence(magnitudes: Tensor, model: Tensor) -> Tensor:
+    """Measure how badly a model explains magnitudes (Goel et al., equation 3).
+
+    Args:
+        magnitudes: Non-negative, V, shape (..., F, G, N).
+        model: Non-negative, U, same shape.
+
+    Returns:
+        Generalised Kullback-Leibler divergence, shape (...).
+    """
+    bins = torch.xlogy(magnitudes, _ratio(magnitudes, model)) - magnitudes + model
+    return bins.flatten(-3).sum(-1)
+
+
+def update_activations(magnitudes: Tensor, templates: Tensor, activations: Tensor) -> Tensor:
+    """Update the activations once (Goel et al., equation 5, summed over the shifts).
+
+    A template of zeros, and one that meets silence alone, gets zeros.
+
+    Args:
+        magnitudes: Non-negative, shape (..., F, G, N).
+        templates: Non-negative, shape (..., F, R, P).
+        activations: Non-negative, shape (..., R, G, N).
+
+    Returns:
+        Activations, shape (..., R, G, N).
+    """
+    ratio = _unexplained(magnitudes, templates, activations)
+    transposed = templates.flatten(-2).mT  # (..., R P, F)
+    shape = (*templates.shape[-2:], *activations.shape[-2:])
+    numerators = (transposed @ ratio.flatten(-2)).unflatten(-1, shape[2:]).unflatten(-3, shape[:2])
+    # (..., R, P) -> (..., R, P, 1, N): a frame that a template cannot reach is not counted.
+    sums = templates.sum(-3)[..., None, None].expand(*templates.shape[:-3], *shape[:2], 1, shape[3])
+    return activations * _ratio(_unshifted(numerators), _unshifted(sums))
+
+
+def template_sums(
+    magnitudes: Tensor, templates: Tensor, activations: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute what an update divides to get the templates (Goel et al., equation 4).
+
+    They add up over segments, so that templates of more music than fits into memory are the
+    ratio of sums over parts of it.
+
+    Args:
+        magnitudes: Non-negative, shape (..., F, G, N).
+        templates: Non-negative, shape (..., F, R, P).
+        activations: Non-negative, shape (..., R, G, N).
+
+    Returns:
+        Numerators, W times those of the equation, shape (..., F, R, P), and denominators,
+        shape (..., 1, R, P).
+    """
+    ratio = _unexplained(magnitudes, templates, activations)
+    shifted = _shifted(activations, templates.shape[-1])  # (..., R P, G, N)
+    numerators = ratio.flatten(-2) @ shifted.flatten(-2).mT
+    denominators = shifted.sum((-2, -1))[..., None, :]
+    shape = templates.shape[-2:]
+    return templates * numerators.unflatten(-1, shape), denominators.unflatten(-1, shape)
+
+
+def update_templates(magnitudes: Tensor, templates: Tensor, activations: Tensor) -> Tensor:
+    """Update the templates once (Goel et al., equation 4).
+
+    Args:
+        magnitudes: Non-negative, shape (..., F, G, N).
+        templates: Non-negative, shape (..., F, R, P).
+        activations: Non-negative, shape (..., R, G, N).
+
+    Returns:
+        Templates, shape (..., F, R, P).
+    """
+    return _ratio(*template_sums(magnitudes, templates, activations))
+
+
+def factorise(
+    magnitudes: Tensor, templates: Tensor, iterations: int, learn_templates: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Explain magnitudes, with activations that start at ones.
+
+    Args:
+        magnitudes: Non-negative and finite, shape (..., F, G, N); fewer frames than a template
+            has are fine, and so is silence.
+        templates: Templates to begin with, non-negative, shape (..., F, R, P).
+        iterations: How often each is updated, templates first.
+        learn_templates: Update the templates too; otherwise the activations alone.
+
+    Returns:
+        Templates, shape (..., F, R, P), and activations, shape (..., R, G, N).
+    """
+    shape = (*magnitudes.shape[:-3], templates.shape[-2], *magnitudes.shape[-2:])
+    activations = magnitudes.new_ones(shape)
+    for _ in range(iterations):
+        if learn_templates:
+            templates = update_templates(magnitudes, templates, activations)
+        activations = update_activations(magnitudes, templates, activations)
+    return templates, activations
+
+
+def normalised(templates: Tensor) -> Tensor:
+    """Scale templates to a sum of one over bins and frames.
+
+    Args:
+        templates: Non-negative, shape (..., F, R, P).
+
+    Returns:
+        Templates, same shape; those of zeros stay zeros.
+    """
+    return _ratio(templates, templates.sum((-3, -1), keepdim=True))
+
+
+def _ratio(numerators: Tensor, denominators: Tensor) -> Tensor:
+    """Divide; 0 / 0 is 0, and what no template explains stays far from overflow."""
+    return numerators / denominators.clamp_min(torch.finfo(denominators.dtype).tiny ** 0.5)
+
+
+def _unexplained(magnitudes: Tensor, templates: Tensor, activations: Tensor) -> Tensor:
+    """The ratio V / U, in the memory of U: fresh memory would take longer than the division."""
+    model = reconstruct(templates, activations)
+    model.clamp_min_(torch.finfo(model.dtype).tiny ** 0.5)
+    return torch.div(magnitudes, model, out=model)
+
+
+def _shifted(activations: Tensor, frames: int) -> Tensor:
+    """Delay activations (..., R, G, N) by 0 to ``frames - 1`` frames: (..., R P, G, N)."""
+    if frames == 1:
+        return activations
+    padded = torch.nn.functional.pad(activations, (frames - 1, 0))
+    # (..., R, G, P, N), the longest delay first -> (..., R, P, G, N)
+    delayed = padded.unfold(-1, activations.shape[-1], 1).flip(-2)
+    return delayed.transpose(-3, -2).flatten(-4, -3)
+
+
+def _unshifted(parts: Tensor) -> Tensor:
+    """Undo the delays of parts (..., R, P, G, N), drop what they begin with, and add up."""
+    total = parts[..., 0, :, :].clone() if parts.shape[-3] > 1 else parts[..., 0, :, :]
+    frames = parts.shape[-1]
+    for delay in range(1, min(parts.shape[-3], frames)):
+        total[..., : frames - delay] += parts[..., delay, :, delay:]
+    return total

@@ -1,0 +1,147 @@
+"""Benchmarks of steps, ranks and separation: what takes part, figures, tables and mistakes."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datamodules.audio import DataError
+from datamodules.benchmark.tables import markdown
+from lightning_modules.benchmark import turns
+from lightning_modules.benchmark.networks import Ours
+from lightning_modules.benchmark.step import training_step
+from lightning_modules.evaluation.pool import available_cores
+from lightning_modules.tools.benchmark import main
+
+SHORT = ["--repeats", "1", "--device", "cpu"]
+STEP = ["step", "--batch-size", "1", "--segment-seconds", "0.3", *SHORT]
+
+
+def report_of(tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    path = tmp_path / "figures.json"
+    assert main([*arguments, "--json", str(path)]) == 0
+    report: dict[str, Any] = json.loads(path.read_text())
+    return report
+
+
+def test_a_step_of_the_benchmark_trains() -> None:
+    model = Ours("unet_small", ["--data.init_args.segment_seconds=0.3"], "cpu")
+    before = [p.detach().clone() for p in model.network.parameters()]
+    step = training_step(model, 2, 13230, "bf16-mixed", "cpu")
+    step()
+    assert model.network.training
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.network.parameters(), strict=True)]
+    assert any(moved)
+    assert all(p.isfinite().all() for p in model.network.parameters())
+
+
+def test_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for absent in ("openunmix", "demucs"):
+        monkeypatch.setitem(sys.modules, absent, None)
+    report = report_of(tmp_path, *STEP)
+    rows = report["rows"]
+    assert list(rows) == ["unet_small", "openunmix (package)", "demucs (package)"]
+    ours = rows["unet_small"]
+    assert ours["fault"] is None
+    assert ours["examples_per_second"] == pytest.approx(1 / ours["seconds"])
+    assert ours["audio_seconds_per_second"] == pytest.approx(0.3 / ours["seconds"], rel=1e-4)
+    model = Ours("unet_small", ["--data.init_args.segment_seconds=0.3"], "cpu")
+    assert ours["parameters"] == sum(p.numel() for p in model.network.parameters())
+    flops = 3 * model.flops * 13230
+    assert ours["teraflops_per_second"] == pytest.approx(flops / ours["seconds"] / 1e12)
+    assert "not installed: pip install 'demucs'" in rows["demucs (package)"]["fault"]
+    assert report["settings"]["batch_size"] == 1
+    shown = capsys.readouterr().out
+    assert f"| {ours['parameters']:,} |" in " ".join(shown.split())
+    assert "not measured: openunmix is not installed" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("peer", ["openunmix", "demucs"])
+def test_peers_train_and_separate(tmp_path: Path, peer: str) -> None:
+    pytest.importorskip(peer)
+    step = report_of(tmp_path, *STEP, "--peers", peer)["rows"][f"{peer} (package)"]
+    assert step["fault"] is None
+    assert step["parameters"] > 30e6
+    arguments = ["--track-seconds", "1", "--peers", peer, *SHORT]
+    separation = report_of(tmp_path, "separation", *arguments)["rows"][f"{peer} (package)"]
+    assert separation["fault"] is None
+    assert separation["times_real_time"] == pytest.approx(1 / separation["seconds"])
+
+
+def test_separation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_of(tmp_path, "separation", "--track-seconds", "2", "--peers", *SHORT)
+    (row,) = report["rows"].values()
+    assert row["times_real_time"] == pytest.approx(2 / row["seconds"])
+    assert f"{row['times_real_time']:.3g}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    size = ["--batch-size", "1", "--segment-seconds", "0.3", "--ranks", "1", "2"]
+    if available_cores() < 2:
+        pytest.skip("two ranks need two cores")
+    report = report_of(tmp_path, "ranks", *size, *SHORT)
+    one, two = report["rows"]
+    assert (one["ranks"], one["efficiency"]) == (1, 1.0)
+    assert two["efficiency"] == pytest.approx(
+        two["examples_per_second"] / (2 * one["examples_per_second"])
+    )
+    model = Ours("unet_small", [], "cpu").network
+    assert two["gradient_bytes"] == 4 * sum(p.numel() for p in model.parameters())
+    assert two["all_reduce_seconds"] > 0
+    assert f"| {two['efficiency']:.0%}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["step", "no_such_config"], "config 'no_such_config' does not exist"),
+        (["separation", "unet_smal"], "did you mean unet_small.yaml"),
+        ([*STEP, "--batch-size", "0"], "--batch-size is 0"),
+        ([*STEP, "--repeats", "-1"], "--repeats is -1"),
+        ([*STEP, "--device", "nowhere"], "--device nowhere: cannot be used here"),
+        (["separation", "--track-seconds", "nan"], "--track-seconds is nan"),
+        (["ranks", "--ranks", "2"], "begin with 1"),
+        (["ranks", "--ranks", "1", "4096"], "--ranks has 4096, there are"),
+    ],
+)
+def test_mistakes(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_turns_leave_out_the_first_run_and_those_that_fail() -> None:
+    calls: list[str] = []
+
+    def failing() -> object:
+        calls.append("failing")
+        raise RuntimeError("no\n  such thing" if len(calls) < 9 else "")
+
+    def unprepared() -> Any:
+        raise DataError("is not installed")
+
+    measured = turns.take_turns(
+        {"good": lambda: lambda: calls.append("good"), "bad": lambda: failing, "no": unprepared},
+        2,
+        "cpu",
+        progress=False,
+    )
+    assert calls == ["good", "failing", "good", "good"]
+    assert len(measured["good"].seconds) == 2
+    assert measured["good"].median is not None
+    assert (measured["bad"].fault, measured["bad"].median) == ("no such thing", None)
+    assert measured["no"].fault == "is not installed"
+    assert not math.isnan(turns.timed(lambda: None, "cpu")[0])
+
+
+def test_columns_are_aligned() -> None:
+    lines = markdown([["a", "bb", ""], ["ccc", "d", ""]])
+    assert lines == ["| a   | bb | |", "| --- | -- | - |", "| ccc | d  | |"]
