@@ -1,15 +1,16 @@
-"""What all models of magnitude spectrograms share: STFT, masks, inverse STFT."""
+"""What all models of magnitude spectrograms share: STFT, masks, Wiener filter, inverse STFT."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import SourceSeparator
 from lightning_modules.layers.masks import masks
+from lightning_modules.layers.wiener import wiener
 
 Mask = Literal["none", "ratio", "binary"]
 Scale = Literal["linear", "db"]
@@ -36,10 +37,20 @@ class SpectrogramSeparator(SourceSeparator):
             each source its share of them, ``binary`` gives each bin to the
             strongest; estimates then add up to the mixture.
         magnitude_scale: ``linear`` or ``db``: what the network reads and writes.
+        wiener_iterations: Iterations of the multichannel Wiener filter that refines what
+            ``mask`` made; 0 leaves it out.
+        wiener_residual: Let what the sources leave of the mixture take part in the filter,
+            and drop it; for sources that are not all of the mixture.
         **kwargs: Arguments of ``SourceSeparator``.
     """
 
-    free_arguments = SourceSeparator.free_arguments | {"mask"}
+    free_arguments = SourceSeparator.free_arguments | {
+        "mask",
+        "wiener_iterations",
+        "wiener_residual",
+    }
+    pad_mode: ClassVar[Literal["constant", "reflect"]] = "constant"
+    """What is heard beyond the edges: silence, or the waveform in reverse."""
 
     def __init__(
         self,
@@ -48,6 +59,8 @@ class SpectrogramSeparator(SourceSeparator):
         hop_length: int = 512,
         mask: Mask = "none",
         magnitude_scale: Scale = "linear",
+        wiener_iterations: int = 0,
+        wiener_residual: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(sources, **kwargs)
@@ -65,8 +78,17 @@ class SpectrogramSeparator(SourceSeparator):
                 f"mask is {mask!r} with one source, {sources[0]}: its estimate would be the "
                 "mixture; use mask: none, or name a second source that holds the rest"
             )
+        if wiener_iterations < 0:
+            raise ValueError(f"wiener_iterations is {wiener_iterations}: give a number from 0 on")
+        if wiener_iterations and len(sources) < 2 and not wiener_residual:
+            raise ValueError(
+                f"wiener_iterations is {wiener_iterations} with one source, {sources[0]}: the "
+                "filter would give it the whole mixture; use wiener_residual: true, or name a "
+                "second source that holds the rest"
+            )
         self.n_fft, self.hop_length = n_fft, hop_length
         self.mask, self.magnitude_scale = mask, magnitude_scale
+        self.wiener_iterations, self.wiener_residual = wiener_iterations, wiener_residual
         # Not stored: it follows from n_fft.
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.window: Tensor
@@ -101,13 +123,15 @@ class SpectrogramSeparator(SourceSeparator):
             spectra = estimates * torch.sgn(spectrum)[:, None]
         else:
             spectra = masks(estimates, self.mask) * spectrum[:, None]
+        spectra = wiener(spectra, spectrum, self.wiener_iterations, residual=self.wiener_residual)
         return self.istft(spectra, mixture.shape[-1]).to(mixture.dtype)
 
     def stft(self, waveform: Tensor) -> Tensor:
         """Transform waveforms.
 
-        Frame n is centred on sample n ``hop_length``; the edges are padded with
-        zeros, so that any length is fine. Magnitudes are not normalised, as in
+        Frame n is centred on sample n ``hop_length``; the edges are padded as
+        ``pad_mode`` tells, or with zeros where a waveform is too short to be
+        reflected, so that any length is fine. Magnitudes are not normalised, as in
         librosa: a full-scale sine has half the window's sum. (Scaled to about 1
         they lie so far under a ReLU output's first values that an L1 loss can
         drive all of it below zero, from where no gradient brings it back.)
@@ -123,14 +147,15 @@ class SpectrogramSeparator(SourceSeparator):
         # the inverse would divide: one frame more covers them.
         extra = self.hop_length if 2 * self.hop_length >= self.n_fft else 0
         flat = waveform.reshape(-1, waveform.shape[-1]).float()  # (..., T) -> (n, T)
+        edge = self.n_fft // 2
+        mode = self.pad_mode if flat.shape[-1] > edge + extra else "constant"
         with torch.autocast(waveform.device.type, enabled=False):
             spectrum = torch.stft(
-                nn.functional.pad(flat, (0, extra)),
+                nn.functional.pad(flat, (edge, edge + extra), mode=mode),
                 self.n_fft,
                 self.hop_length,
                 window=self.window,
-                center=True,
-                pad_mode="constant",
+                center=False,
                 return_complex=True,
             )
         return spectrum.reshape(*waveform.shape[:-1], *spectrum.shape[-2:])

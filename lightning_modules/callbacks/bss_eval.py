@@ -265,11 +265,12 @@ class BSSEval(Callback):
             weights, fault = {}, str(error)
         if not trainer.strategy.reduce_boolean_decision(not fault):
             rank_zero_warn(
-                f"The scores of epoch {position.epoch} are lost: the run was stopped before they "
-                f"were there, and the state that they are of is not ({fault or 'on another rank'})"
+                f"The scores of epoch {position.epoch} are lost: they were not there when this "
+                "state was saved, and the one that they are of is gone "
+                f"({fault or 'on another rank'})"
             )
             return
-        trainer.print(f"Scoring epoch {position.epoch} again: the run was stopped before its end")
+        trainer.print(f"Scoring epoch {position.epoch} again: its scores were still to come")
         scored = self._round = Round("val", not self.blocking, name, position)
         precision = trainer.precision_plugin.val_step_context()
         with scored.holds_up(), state_of(model, weights), torch.no_grad(), precision:
