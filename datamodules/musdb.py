@@ -39,6 +39,7 @@ from datamodules.sampling import (
     ExampleSampler,
     Position,
     crop_lengths,
+    share_by_length,
 )
 from datamodules.songs import find_songs
 from datamodules.tracks import (
@@ -239,9 +240,7 @@ class MUSDBDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Random crops of the training tracks, a share of each global batch."""
-        rank, ranks = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
+        rank, ranks = self._place()
         # Whole steps only, whatever the number of batches that a step is accumulated from.
         examples = self.examples() // self.batch_size * self.batch_size
         part = self.batch_size // self._accumulated()
@@ -286,7 +285,7 @@ class MUSDBDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Fixed crops for the loss, and whole tracks for the scores."""
-        share = max(1, self.batch_size // (self.trainer.world_size if self.trainer else 1))
+        share = max(1, self.batch_size // self._place()[1])
         crops = ValidationCrops(
             self.valid_tracks,
             self.listener,
@@ -313,20 +312,22 @@ class MUSDBDataModule(LightningDataModule):
         return self._tracks_loader(self.valid_tracks)
 
     def _tracks_loader(self, tracks: Sequence[Track]) -> DataLoader[Any]:
-        return self._loader(
-            WholeTracks(tracks, self.listener), sampler=self._mine(len(tracks)), batch_size=None
-        )
+        """Whole tracks; one that two ranks have counts once, as scores are gathered by name."""
+        rank, ranks = self._place()
+        mine = share_by_length([track.samples for track in tracks], ranks)[rank]
+        return self._loader(WholeTracks(tracks, self.listener), sampler=mine, batch_size=None)
 
     def _mine(self, items: int) -> range:
-        """Numbers of the validation items of this rank: each item once over all ranks.
+        """Numbers of this rank's items, which take equally long: each once over all ranks.
 
-        A rank beyond the last item repeats one, because Lightning wants work for
-        every rank; scores are gathered by name, so it counts once.
+        A rank beyond the last item repeats one, because Lightning wants work for every rank.
         """
-        if self.trainer is None:
-            return range(items)
-        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        rank, ranks = self._place()
         return range(rank % items if rank >= items else rank, items, ranks)
+
+    def _place(self) -> tuple[int, int]:
+        """Number of this rank, and of all."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: Dataset[Any], **arguments: Any) -> DataLoader[Any]:
         return DataLoader(
