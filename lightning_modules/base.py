@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from datamodules.datasets import Batch, TrackBatch
 from datamodules.songs import song_name
 from lightning_modules import description
+from lightning_modules.postprocessing import PostProcessing, PostProcessor
 from lightning_modules.separation import check_overlap, separate
 from lightning_modules.stem_files import StemFiles, separate_file
 
@@ -42,6 +43,7 @@ class SourceSeparator(LightningModule, ABC):
         chunks_at_once: Chunks that go through the model at once in separation.
         compiled: Compile the networks by ``torch.compile``: minutes at the start, faster
             steps after. Weights and checkpoints stay the same.
+        postprocessing: What separation does to the estimates; by default nothing.
 
     Attributes:
         step_is_skipped: Set by a callback when the optimiser is to leave out the step at hand,
@@ -51,7 +53,7 @@ class SourceSeparator(LightningModule, ABC):
     tiny: ClassVar[Mapping[str, Any]]
     """Arguments that make the model small enough to train in a second."""
     free_arguments: frozenset[str] = frozenset(
-        {"segment_seconds", "overlap", "chunks_at_once", "compiled"}
+        {"segment_seconds", "overlap", "chunks_at_once", "compiled", "postprocessing"}
     )
     """Arguments that may differ from those that the weights were trained with."""
 
@@ -66,9 +68,11 @@ class SourceSeparator(LightningModule, ABC):
         overlap: float = 0.25,
         chunks_at_once: int = 4,
         compiled: bool = False,
+        postprocessing: PostProcessing | None = None,
     ) -> None:
         super().__init__()
         check_overlap(overlap)
+        PostProcessor(postprocessing or {}, sources, sample_rate)  # checks the settings
         if chunks_at_once < 1 or segment_seconds <= 0:
             raise ValueError(
                 f"chunks_at_once is {chunks_at_once} and segment_seconds {segment_seconds}: "
@@ -85,6 +89,7 @@ class SourceSeparator(LightningModule, ABC):
         self.overlap = overlap
         self.chunks_at_once = chunks_at_once
         self.compiled = compiled
+        self.postprocessing = postprocessing
         self.step_is_skipped = False
 
     @abstractmethod
@@ -126,6 +131,7 @@ class SourceSeparator(LightningModule, ABC):
             sample_rate,
             overlap=self.overlap,
             batch_size=self.chunks_at_once,
+            postprocessing=self.postprocessing,
         )
 
     # ----------------------------------------------------------------- steps
