@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--postprocessing",
         default=None,
         metavar="SETTINGS",
-        help="as in a config, such as '{softness: 8}'; '{}' for none; by default the model's",
+        help="as in a config, such as '{softness: 4}'; '{}' for none; by default the model's",
     )
     options = parser.parse_args(arguments)
     try:
@@ -140,7 +140,7 @@ def _settings(text: str | None) -> PostProcessing | None:
         settings: PostProcessing = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise ValueError(
-            f"--postprocessing is {text!r}: settings as in '{{softness: 8}}' were expected"
+            f"--postprocessing is {text!r}: settings as in '{{softness: 4}}' were expected"
         ) from error
     return settings
 
