@@ -35,7 +35,9 @@ class SourceSeparator(LightningModule, ABC):
         sources: Names of the sources, in the order of the estimates.
         sample_rate: Sample rate of mixture and estimates, Hz.
         audio_channels: Channels of mixture and estimates.
-        segment_seconds: Length of a training crop, and of a chunk in separation, seconds.
+        segment_seconds: Length of a training crop, seconds.
+        chunk_seconds: Length of a chunk in separation, seconds; by default a training crop's.
+            Models that learn from a few frames at a time separate more at once.
         optimizer: Makes the optimiser from the parameters.
         lr_scheduler: Makes the learning rate scheduler from the optimiser. One that
             watches a metric watches ``val/loss``.
@@ -46,6 +48,7 @@ class SourceSeparator(LightningModule, ABC):
         postprocessing: What separation does to the estimates; by default nothing.
 
     Attributes:
+        segment_seconds: Length of a chunk in separation, seconds.
         step_is_skipped: Set by a callback when the optimiser is to leave out the step at hand,
             on all ranks alike.
     """
@@ -53,7 +56,14 @@ class SourceSeparator(LightningModule, ABC):
     tiny: ClassVar[Mapping[str, Any]]
     """Arguments that make the model small enough to train in a second."""
     free_arguments: frozenset[str] = frozenset(
-        {"segment_seconds", "overlap", "chunks_at_once", "compiled", "postprocessing"}
+        {
+            "segment_seconds",
+            "chunk_seconds",
+            "overlap",
+            "chunks_at_once",
+            "compiled",
+            "postprocessing",
+        }
     )
     """Arguments that may differ from those that the weights were trained with."""
 
@@ -68,22 +78,25 @@ class SourceSeparator(LightningModule, ABC):
         overlap: float = 0.25,
         chunks_at_once: int = 4,
         compiled: bool = False,
+        chunk_seconds: float | None = None,
         postprocessing: PostProcessing | None = None,
     ) -> None:
         super().__init__()
         check_overlap(overlap)
         PostProcessor(postprocessing or {}, sources, sample_rate)  # checks the settings
-        if chunks_at_once < 1 or segment_seconds <= 0:
+        chunk = segment_seconds if chunk_seconds is None else chunk_seconds
+        if chunks_at_once < 1 or min(segment_seconds, chunk) <= 0:
             raise ValueError(
-                f"chunks_at_once is {chunks_at_once} and segment_seconds {segment_seconds}: "
-                "give a number from 1 on, and a length above 0"
+                f"chunks_at_once is {chunks_at_once}, segment_seconds {segment_seconds} and "
+                f"chunk_seconds {chunk_seconds}: give a number from 1 on, and lengths above 0"
             )
         # Not ``hparams.optimizer``: a callable is not plain data, and reloading needs none.
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.sources = list(sources)
         self.sample_rate = sample_rate
         self.audio_channels = audio_channels
-        self.segment_seconds = segment_seconds
+        # What separation asks for; the crops are the data's affair.
+        self.segment_seconds = chunk
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.overlap = overlap

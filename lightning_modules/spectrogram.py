@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.datasets import Batch
 from lightning_modules.base import SourceSeparator
 from lightning_modules.layers.masks import masks
 from lightning_modules.layers.wiener import wiener
@@ -116,9 +118,7 @@ class SpectrogramSeparator(SourceSeparator):
             Estimates, shape (B, S, C, T), ordered as ``self.sources``.
         """
         spectrum = self.stft(mixture)
-        estimated = self.magnitudes(self.to_scale(spectrum.abs()))
-        # Masks and phase want full precision, whatever the network ran in.
-        estimates = self.from_scale(estimated.float())
+        estimates = self.estimated(spectrum)
         if self.mask == "none":
             # |estimate| with the mixture's phase; torch.sgn is X / |X|, and 0 where X is 0.
             spectra = estimates * torch.sgn(spectrum)[:, None]
@@ -126,6 +126,19 @@ class SpectrogramSeparator(SourceSeparator):
             spectra = masks(estimates, self.mask) * spectrum[:, None]
         spectra = wiener(spectra, spectrum, self.wiener_iterations, residual=self.wiener_residual)
         return self.istft(spectra, mixture.shape[-1]).to(mixture.dtype)
+
+    def estimated(self, spectrum: Tensor) -> Tensor:
+        """Estimate the sources' linear magnitudes from the mixture's spectrum.
+
+        Args:
+            spectrum: Complex spectra, shape (B, C, F, N).
+
+        Returns:
+            Non-negative magnitudes in full precision, shape (B, S, C, F, N).
+        """
+        estimated = self.magnitudes(self.to_scale(spectrum.abs()))
+        # Masks and phase want full precision, whatever the network ran in.
+        return self.from_scale(estimated.float())
 
     def stft(self, waveform: Tensor) -> Tensor:
         """Transform waveforms.
@@ -161,6 +174,23 @@ class SpectrogramSeparator(SourceSeparator):
             )
         return spectrum.reshape(*waveform.shape[:-1], *spectrum.shape[-2:])
 
+    def whole_frames(self, waveform: Tensor) -> Tensor:
+        """Transform waveforms, and keep the frames that do not reach over an edge.
+
+        Training on a few frames wants them as they are in the middle of a song.
+
+        Args:
+            waveform: Waveforms, shape (..., T).
+
+        Returns:
+            Complex spectra, shape (..., F, N), N = 1 + (T - n_fft) // hop_length if half the
+            window is a multiple of the hop; all frames if the waveform is shorter than one.
+        """
+        spectrum, samples = self.stft(waveform), waveform.shape[-1]
+        first = math.ceil(self.n_fft // 2 / self.hop_length)
+        last = (samples - self.n_fft // 2) // self.hop_length
+        return spectrum if last < first else spectrum[..., first : last + 1]
+
     def istft(self, spectra: Tensor, samples: int) -> Tensor:
         """Transform spectra back.
 
@@ -193,3 +223,28 @@ class SpectrogramSeparator(SourceSeparator):
         if self.magnitude_scale == "linear":
             return magnitudes
         return self.floor * (10 ** (magnitudes / 20) - 1)
+
+
+class NetworkPerSource(SpectrogramSeparator):
+    """A network for each source, which learns its own source's magnitudes from the mixture's.
+
+    They are trained at once: the gradients of a sum are those of its parts, so that each
+    network takes the steps that it would take alone.
+
+    Attributes:
+        networks: By source; each maps magnitudes (B, C, F, N) to magnitudes of the same shape.
+    """
+
+    networks: nn.ModuleDict
+
+    def magnitudes(self, mixture: Tensor) -> Tensor:
+        """Run the networks on magnitudes (B, C, F, N), for estimates (B, S, C, F, N)."""
+        return torch.stack([self.networks[name](mixture) for name in self.sources], 1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Squared error of magnitudes, mean over bins, sum over sources."""
+        mixture, targets = (self.whole_frames(waveform).abs() for waveform in batch)
+        differences = self.magnitudes(self.to_scale(mixture)).float() - self.to_scale(targets)
+        errors = differences.square().mean((0, 2, 3, 4))  # (B, S, C, F, N) -> (S,)
+        parts = {f"loss/{name}": error for name, error in zip(self.sources, errors, strict=True)}
+        return {"loss": errors.sum(), **parts}
