@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from datamodules.datasets import Batch, TrackBatch
 from datamodules.songs import song_name
 from lightning_modules import description
+from lightning_modules.postprocessing import PostProcessing, PostProcessor
 from lightning_modules.separation import check_overlap, separate
 from lightning_modules.stem_files import StemFiles, separate_file
 
@@ -44,6 +45,7 @@ class SourceSeparator(LightningModule, ABC):
         chunks_at_once: Chunks that go through the model at once in separation.
         compiled: Compile the networks by ``torch.compile``: minutes at the start, faster
             steps after. Weights and checkpoints stay the same.
+        postprocessing: What separation does to the estimates; by default nothing.
 
     Attributes:
         segment_seconds: Length of a chunk in separation, seconds.
@@ -54,7 +56,14 @@ class SourceSeparator(LightningModule, ABC):
     tiny: ClassVar[Mapping[str, Any]]
     """Arguments that make the model small enough to train in a second."""
     free_arguments: frozenset[str] = frozenset(
-        {"segment_seconds", "chunk_seconds", "overlap", "chunks_at_once", "compiled"}
+        {
+            "segment_seconds",
+            "chunk_seconds",
+            "overlap",
+            "chunks_at_once",
+            "compiled",
+            "postprocessing",
+        }
     )
     """Arguments that may differ from those that the weights were trained with."""
 
@@ -70,9 +79,11 @@ class SourceSeparator(LightningModule, ABC):
         chunks_at_once: int = 4,
         compiled: bool = False,
         chunk_seconds: float | None = None,
+        postprocessing: PostProcessing | None = None,
     ) -> None:
         super().__init__()
         check_overlap(overlap)
+        PostProcessor(postprocessing or {}, sources, sample_rate)  # checks the settings
         chunk = segment_seconds if chunk_seconds is None else chunk_seconds
         if chunks_at_once < 1 or min(segment_seconds, chunk) <= 0:
             raise ValueError(
@@ -91,6 +102,7 @@ class SourceSeparator(LightningModule, ABC):
         self.overlap = overlap
         self.chunks_at_once = chunks_at_once
         self.compiled = compiled
+        self.postprocessing = postprocessing
         self.step_is_skipped = False
 
     @abstractmethod
@@ -132,6 +144,7 @@ class SourceSeparator(LightningModule, ABC):
             sample_rate,
             overlap=self.overlap,
             batch_size=self.chunks_at_once,
+            postprocessing=self.postprocessing,
         )
 
     # ----------------------------------------------------------------- steps

@@ -34,7 +34,8 @@ class SpectrogramSeparator(SourceSeparator):
     Args:
         sources: Names of the sources, in the order of the estimates.
         n_fft: Length of the STFT's Hann window, samples.
-        hop_length: Hop of the STFT, samples, at most half the window.
+        hop_length: Hop of the STFT, samples, at most three quarters of the window. Beyond half
+            of it samples between two frames are heard faintly, and errors there are amplified.
         mask: ``none`` takes the network's magnitudes as they are. ``ratio`` gives
             each source its share of them, ``binary`` gives each bin to the
             strongest; estimates then add up to the mixture.
@@ -70,10 +71,10 @@ class SpectrogramSeparator(SourceSeparator):
             raise ValueError(f"mask is {mask!r}: give one of {', '.join(get_args(Mask))}")
         if magnitude_scale not in get_args(Scale):
             raise ValueError(f"magnitude_scale is {magnitude_scale!r}: give linear or db")
-        if not 0 < hop_length <= n_fft // 2:
+        if not 0 < 4 * hop_length <= 3 * n_fft:
             raise ValueError(
-                f"hop_length is {hop_length} with n_fft {n_fft}: give 1 to {n_fft // 2}, so that "
-                "every sample is heard in two frames"
+                f"hop_length is {hop_length} with n_fft {n_fft}: give 1 to {3 * n_fft // 4}, so "
+                "that windows overlap enough to be undone"
             )
         if mask != "none" and len(sources) < 2:
             raise ValueError(
@@ -154,9 +155,9 @@ class SpectrogramSeparator(SourceSeparator):
 
         Returns:
             Complex spectra, shape (..., F, N), F = n_fft // 2 + 1, N = T // hop_length + 1,
-            and one frame more where the hop is half the window.
+            and one frame more where the hop is half the window or longer.
         """
-        # Half-window hops leave the last samples to one frame's tail, by the square of which
+        # Such hops leave the last samples to one frame's tail, by the square of which
         # the inverse would divide: one frame more covers them.
         extra = self.hop_length if 2 * self.hop_length >= self.n_fft else 0
         flat = waveform.reshape(-1, waveform.shape[-1]).float()  # (..., T) -> (n, T)
