@@ -289,9 +289,11 @@ def test_block_by_block_is_the_same_as_the_whole(settings: PostProcessing, block
 def test_empty_pieces_and_nothing_at_all() -> None:
     estimate = tones(1, 0.1, 1, 1)
     nothing = estimate[..., :0]
-    assert torch.equal(processed(BOTH, nothing, estimate, nothing), processed(BOTH, estimate))
-    assert list(PostProcessor(BOTH, ["s0"], RATE)([])) == []
-    assert list(PostProcessor(BOTH, ["s0"], RATE)([nothing])) == []
+    for settings in (GATE, BOTH):
+        whole = processed(settings, estimate)
+        assert torch.equal(processed(settings, nothing, estimate, nothing), whole)
+        assert list(PostProcessor(settings, ["s0"], RATE)([])) == []
+        assert list(PostProcessor(settings, ["s0"], RATE)([nothing])) == []
 
 
 def test_estimates_wait_in_a_file_once_they_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
