@@ -93,11 +93,11 @@ def test_parameters_are_those_of_the_written_out_sum() -> None:
 def test_variants(
     name: str, sources: list[str], channels: int, rate: int, inputs: int, outputs: int
 ) -> None:
-    model = configured(name).model
+    model, data = configured(name)
     assert isinstance(model, WaveUNet)
     assert model.sources == sources
     assert (model.audio_channels, model.sample_rate) == (channels, rate)
-    assert round(model.segment_seconds * rate) == inputs
+    assert round(data["segment_seconds"] * rate) == inputs
     assert inputs - model.network.context == outputs
     assert (outputs - model.network.remainder) % model.network.multiple == 0
     assert model.output == ("direct" if name.endswith("m1") else "difference")
