@@ -398,7 +398,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(musdb_root: Path) -> N
             output += character
         time.sleep(2)
         os.killpg(process.pid, signal.SIGINT)
-        rest, _ = process.communicate(timeout=60)
+        rest, _ = process.communicate(timeout=180)
     finally:
         process.kill()
     output += rest
