@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.separate")
     parser.add_argument("inputs", nargs="+", type=Path, help="audio files, or folders of them")
     parser.add_argument("--checkpoint", required=True, type=Path, help="a checkpoint of `fit`")
+    parser.add_argument("--denoiser", type=Path, help="checkpoint of a denoiser to go in front")
     parser.add_argument("-o", "--output", type=Path, default=Path("separated"), help="folder")
     parser.add_argument("--force", action="store_true", help="overwrite what is there")
     parser.add_argument("--device", default=None, help="cpu, cuda, ...; by default the fastest")
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             force=options.force,
             device=options.device,
             overlap=options.overlap,
+            denoiser=options.denoiser,
         )
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -54,6 +56,7 @@ def separate_files(
     force: bool = False,
     device: str | None = None,
     overlap: float | None = None,
+    denoiser: Path | None = None,
 ) -> list[Path]:
     """Separate files, block by block, so that their length does not matter.
 
@@ -64,6 +67,7 @@ def separate_files(
         force: Overwrite what is there.
         device: Torch device; by default CUDA where there is one.
         overlap: Part of a chunk that is cross-faded with the next; by default the model's.
+        denoiser: Checkpoint of a denoiser whose estimate is separated in place of the song.
 
     Returns:
         Folder of each song's stems.
@@ -71,10 +75,13 @@ def separate_files(
     Raises:
         FileExistsError: Stems are there and ``force`` is not given.
     """
-    check_is_there(checkpoint)
+    for path in (checkpoint, denoiser):
+        if path is not None:
+            check_is_there(path)
     import torch
     from tqdm import tqdm
 
+    from lightning_modules.cascade import Cascade
     from lightning_modules.checkpoint import load_separator
     from lightning_modules.stem_files import StemFiles, separate_file
 
@@ -84,7 +91,7 @@ def separate_files(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"device {device!r} cannot be used here: {reason}; try cpu") from error
-    model = load_separator(checkpoint, place)
+    model = Cascade(denoiser, checkpoint, place) if denoiser else load_separator(checkpoint, place)
     folders = [output / song_name(song) for song in songs]
     for folder in folders if not force else []:  # all of them before the first is separated
         StemFiles.check_free(folder, model.sources)
