@@ -1,8 +1,8 @@
 """How fast it is, side by side with others: ``python -m lightning_modules.tools.benchmark loader``.
 
 ``loader`` measures reading, ``step`` training steps, ``ranks`` what more processes bring,
-``separation`` whole tracks and ``scorer`` BSS Eval. Each sub-command is a module with a
-docstring, ``add_arguments``, ``check``, ``compare`` and ``table``.
+``separation`` whole tracks, ``scorer`` BSS Eval and ``convolution`` rooms. Each sub-command is a
+module with a docstring, ``add_arguments``, ``check``, ``compare`` and ``table``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.benchmark import loader
+from datamodules.benchmark import convolution, loader
 from lightning_modules.benchmark import ranks, separation, step
 from lightning_modules.evaluation import benchmark as scorer
 
@@ -23,6 +23,7 @@ COMMANDS = {
     "ranks": ranks,
     "separation": separation,
     "scorer": scorer,
+    "convolution": convolution,
 }
 
 
