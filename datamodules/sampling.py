@@ -297,6 +297,31 @@ def samples_at(epoch: int, curriculum: Mapping[int, int]) -> int:
     return curriculum[max(first for first in curriculum if first <= epoch)]
 
 
+def share_by_length(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Share out whole tracks, so that no rank has much more music than another.
+
+    The longest track that is left goes to the rank that has the least so far: no rank gets more
+    than 4/3 of what the best division would give the fullest one (Graham 1969, "Bounds on
+    multiprocessing timing anomalies").
+
+    Args:
+        lengths: Length of each track, samples.
+        ranks: Number of ranks.
+
+    Returns:
+        Numbers of each rank's tracks, in their order. A rank for which none is left repeats the
+        shortest one, because Lightning wants work for every rank.
+    """
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    longest_first = sorted(range(len(lengths)), key=lambda number: -lengths[number])
+    for number in longest_first:
+        rank = loads.index(min(loads))
+        shares[rank].append(number)
+        loads[rank] += lengths[number]
+    return [sorted(share) or longest_first[-1:] for share in shares]
+
+
 class ExampleSampler(Sampler[Position]):
     """The positions that one rank works through, batch after batch.
 

@@ -57,6 +57,7 @@ class Cascade(SourceSeparator):
             second.segment_seconds,
             overlap=second.overlap,
             chunks_at_once=second.chunks_at_once,
+            postprocessing=second.postprocessing,
         )
         self.denoiser, self.separator = first, second
         self.to(map_location).eval()

@@ -181,8 +181,8 @@ class DenoisingAutoencoder(SpectrogramSeparator):
         if upsampling not in get_args(Upsampling):
             raise ValueError(f"upsampling is {upsampling!r}: give transposed or bilinear")
         self.network = Autoencoder(len(self.sources), channels, kernel_size, upsampling)
-        frames = round(self.segment_seconds * self.sample_rate) // hop_length + 1
-        for size in (n_fft // 2 + 1, frames):
+        crop = round(self.hparams["segment_seconds"] * self.sample_rate)
+        for size in (n_fft // 2 + 1, crop // hop_length + 1):
             self.network.fitting(size)
 
     def magnitudes(self, mixture: Tensor) -> Tensor:

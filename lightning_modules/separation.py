@@ -10,13 +10,15 @@ chunks at hand are in memory, however long the audio is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import torch
 import torchaudio
 from scipy.signal import resample_poly
 from torch import Tensor
+
+from lightning_modules.postprocessing import PostProcessing, PostProcessor
 
 
 class Separator(Protocol):
@@ -39,6 +41,7 @@ def separate(
     *,
     overlap: float = 0.25,
     batch_size: int = 4,
+    postprocessing: PostProcessing | None = None,
 ) -> Tensor:
     """Separate a mixture that fits into memory.
 
@@ -48,6 +51,7 @@ def separate(
         sample_rate: Rate of the mixture, Hz; by default the model's.
         overlap: Part of a chunk that it shares with the next, in [0, 0.5].
         batch_size: Chunks that go through the model at once.
+        postprocessing: What is done to the estimates; by default nothing.
 
     Returns:
         Estimates at the mixture's rate, shape (S, C, T), ordered as ``model.sources``.
@@ -57,7 +61,14 @@ def separate(
     """
     if mixture.ndim != 2:
         raise ValueError(f"mixture has shape {tuple(mixture.shape)}: (channels, samples) expected")
-    parts = separate_stream(model, [mixture], sample_rate, overlap=overlap, batch_size=batch_size)
+    parts = separate_stream(
+        model,
+        [mixture],
+        sample_rate,
+        overlap=overlap,
+        batch_size=batch_size,
+        postprocessing=postprocessing,
+    )
     estimates = mixture.new_empty(len(model.sources), *mixture.shape)
     position = 0
     for part in parts:
@@ -74,6 +85,8 @@ def separate_stream(
     *,
     overlap: float = 0.25,
     batch_size: int = 4,
+    postprocessing: PostProcessing | None = None,
+    progress: Callable[[int], None] = lambda samples: None,
 ) -> Iterator[Tensor]:
     """Separate a mixture that comes, and goes, piece by piece.
 
@@ -83,16 +96,33 @@ def separate_stream(
         sample_rate: Rate of the mixture, Hz; by default the model's.
         overlap: Part of a chunk that it shares with the next, in [0, 0.5].
         batch_size: Chunks that go through the model at once.
+        postprocessing: What is done to the estimates; by default nothing. Muting gives
+            nothing back before all has come.
+        progress: Told the number of samples that have just been separated.
 
     Yields:
         Consecutive pieces of the estimates, shape (S, C, n), together as long
         as the mixture.
 
     Raises:
-        ValueError: The overlap is outside [0, 0.5].
+        ValueError: The overlap is outside [0, 0.5], or a setting of the post-processing is wrong.
     """
     check_overlap(overlap)
     rate = sample_rate or model.sample_rate
+    process = PostProcessor(postprocessing or {}, model.sources, rate)
+
+    def separated() -> Iterator[Tensor]:
+        for part in _joined_chunks(model, blocks, rate, overlap, batch_size):
+            progress(part.shape[-1])
+            yield part
+
+    yield from process(separated())
+
+
+def _joined_chunks(
+    model: Separator, blocks: Iterable[Tensor], rate: int, overlap: float, batch_size: int
+) -> Iterator[Tensor]:
+    """Separate chunk by chunk, and cross-fade neighbours."""
     length = max(2, round(model.segment_seconds * rate))
     shared = int(length * overlap)
     hop = length - shared

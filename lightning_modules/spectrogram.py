@@ -1,15 +1,18 @@
-"""What all models of magnitude spectrograms share: STFT, masks, inverse STFT."""
+"""What all models of magnitude spectrograms share: STFT, masks, Wiener filter, inverse STFT."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.datasets import Batch
 from lightning_modules.base import SourceSeparator
 from lightning_modules.layers.masks import masks
+from lightning_modules.layers.wiener import wiener
 
 Mask = Literal["none", "ratio", "binary"]
 Scale = Literal["linear", "db"]
@@ -31,15 +34,26 @@ class SpectrogramSeparator(SourceSeparator):
     Args:
         sources: Names of the sources, in the order of the estimates.
         n_fft: Length of the STFT's Hann window, samples.
-        hop_length: Hop of the STFT, samples, at most half the window.
+        hop_length: Hop of the STFT, samples, at most three quarters of the window. Beyond half
+            of it samples between two frames are heard faintly, and errors there are amplified.
         mask: ``none`` takes the network's magnitudes as they are. ``ratio`` gives
             each source its share of them, ``binary`` gives each bin to the
             strongest; estimates then add up to the mixture.
         magnitude_scale: ``linear`` or ``db``: what the network reads and writes.
+        wiener_iterations: Iterations of the multichannel Wiener filter that refines what
+            ``mask`` made; 0 leaves it out.
+        wiener_residual: Let what the sources leave of the mixture take part in the filter,
+            and drop it; for sources that are not all of the mixture.
         **kwargs: Arguments of ``SourceSeparator``.
     """
 
-    free_arguments = SourceSeparator.free_arguments | {"mask"}
+    free_arguments = SourceSeparator.free_arguments | {
+        "mask",
+        "wiener_iterations",
+        "wiener_residual",
+    }
+    pad_mode: ClassVar[Literal["constant", "reflect"]] = "constant"
+    """What is heard beyond the edges: silence, or the waveform in reverse."""
 
     def __init__(
         self,
@@ -48,6 +62,8 @@ class SpectrogramSeparator(SourceSeparator):
         hop_length: int = 512,
         mask: Mask = "none",
         magnitude_scale: Scale = "linear",
+        wiener_iterations: int = 0,
+        wiener_residual: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(sources, **kwargs)
@@ -55,18 +71,27 @@ class SpectrogramSeparator(SourceSeparator):
             raise ValueError(f"mask is {mask!r}: give one of {', '.join(get_args(Mask))}")
         if magnitude_scale not in get_args(Scale):
             raise ValueError(f"magnitude_scale is {magnitude_scale!r}: give linear or db")
-        if not 0 < hop_length <= n_fft // 2:
+        if not 0 < 4 * hop_length <= 3 * n_fft:
             raise ValueError(
-                f"hop_length is {hop_length} with n_fft {n_fft}: give 1 to {n_fft // 2}, so that "
-                "every sample is heard in two frames"
+                f"hop_length is {hop_length} with n_fft {n_fft}: give 1 to {3 * n_fft // 4}, so "
+                "that windows overlap enough to be undone"
             )
         if mask != "none" and len(sources) < 2:
             raise ValueError(
                 f"mask is {mask!r} with one source, {sources[0]}: its estimate would be the "
                 "mixture; use mask: none, or name a second source that holds the rest"
             )
+        if wiener_iterations < 0:
+            raise ValueError(f"wiener_iterations is {wiener_iterations}: give a number from 0 on")
+        if wiener_iterations and len(sources) < 2 and not wiener_residual:
+            raise ValueError(
+                f"wiener_iterations is {wiener_iterations} with one source, {sources[0]}: the "
+                "filter would give it the whole mixture; use wiener_residual: true, or name a "
+                "second source that holds the rest"
+            )
         self.n_fft, self.hop_length = n_fft, hop_length
         self.mask, self.magnitude_scale = mask, magnitude_scale
+        self.wiener_iterations, self.wiener_residual = wiener_iterations, wiener_residual
         # Not stored: it follows from n_fft.
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.window: Tensor
@@ -93,21 +118,34 @@ class SpectrogramSeparator(SourceSeparator):
             Estimates, shape (B, S, C, T), ordered as ``self.sources``.
         """
         spectrum = self.stft(mixture)
-        estimated = self.magnitudes(self.to_scale(spectrum.abs()))
-        # Masks and phase want full precision, whatever the network ran in.
-        estimates = self.from_scale(estimated.float())
+        estimates = self.estimated(spectrum)
         if self.mask == "none":
             # |estimate| with the mixture's phase; torch.sgn is X / |X|, and 0 where X is 0.
             spectra = estimates * torch.sgn(spectrum)[:, None]
         else:
             spectra = masks(estimates, self.mask) * spectrum[:, None]
+        spectra = wiener(spectra, spectrum, self.wiener_iterations, residual=self.wiener_residual)
         return self.istft(spectra, mixture.shape[-1]).to(mixture.dtype)
+
+    def estimated(self, spectrum: Tensor) -> Tensor:
+        """Estimate the sources' linear magnitudes from the mixture's spectrum.
+
+        Args:
+            spectrum: Complex spectra, shape (B, C, F, N).
+
+        Returns:
+            Non-negative magnitudes in full precision, shape (B, S, C, F, N).
+        """
+        estimated = self.magnitudes(self.to_scale(spectrum.abs()))
+        # Masks and phase want full precision, whatever the network ran in.
+        return self.from_scale(estimated.float())
 
     def stft(self, waveform: Tensor) -> Tensor:
         """Transform waveforms.
 
-        Frame n is centred on sample n ``hop_length``; the edges are padded with
-        zeros, so that any length is fine. Magnitudes are not normalised, as in
+        Frame n is centred on sample n ``hop_length``; the edges are padded as
+        ``pad_mode`` tells, or with zeros where a waveform is too short to be
+        reflected, so that any length is fine. Magnitudes are not normalised, as in
         librosa: a full-scale sine has half the window's sum. (Scaled to about 1
         they lie so far under a ReLU output's first values that an L1 loss can
         drive all of it below zero, from where no gradient brings it back.)
@@ -117,23 +155,41 @@ class SpectrogramSeparator(SourceSeparator):
 
         Returns:
             Complex spectra, shape (..., F, N), F = n_fft // 2 + 1, N = T // hop_length + 1,
-            and one frame more where the hop is half the window.
+            and one frame more where the hop is half the window or longer.
         """
-        # Half-window hops leave the last samples to one frame's tail, by the square of which
+        # Such hops leave the last samples to one frame's tail, by the square of which
         # the inverse would divide: one frame more covers them.
         extra = self.hop_length if 2 * self.hop_length >= self.n_fft else 0
         flat = waveform.reshape(-1, waveform.shape[-1]).float()  # (..., T) -> (n, T)
+        edge = self.n_fft // 2
+        mode = self.pad_mode if flat.shape[-1] > edge + extra else "constant"
         with torch.autocast(waveform.device.type, enabled=False):
             spectrum = torch.stft(
-                nn.functional.pad(flat, (0, extra)),
+                nn.functional.pad(flat, (edge, edge + extra), mode=mode),
                 self.n_fft,
                 self.hop_length,
                 window=self.window,
-                center=True,
-                pad_mode="constant",
+                center=False,
                 return_complex=True,
             )
         return spectrum.reshape(*waveform.shape[:-1], *spectrum.shape[-2:])
+
+    def whole_frames(self, waveform: Tensor) -> Tensor:
+        """Transform waveforms, and keep the frames that do not reach over an edge.
+
+        Training on a few frames wants them as they are in the middle of a song.
+
+        Args:
+            waveform: Waveforms, shape (..., T).
+
+        Returns:
+            Complex spectra, shape (..., F, N), N = 1 + (T - n_fft) // hop_length if half the
+            window is a multiple of the hop; all frames if the waveform is shorter than one.
+        """
+        spectrum, samples = self.stft(waveform), waveform.shape[-1]
+        first = math.ceil(self.n_fft // 2 / self.hop_length)
+        last = (samples - self.n_fft // 2) // self.hop_length
+        return spectrum if last < first else spectrum[..., first : last + 1]
 
     def istft(self, spectra: Tensor, samples: int) -> Tensor:
         """Transform spectra back.
@@ -167,3 +223,28 @@ class SpectrogramSeparator(SourceSeparator):
         if self.magnitude_scale == "linear":
             return magnitudes
         return self.floor * (10 ** (magnitudes / 20) - 1)
+
+
+class NetworkPerSource(SpectrogramSeparator):
+    """A network for each source, which learns its own source's magnitudes from the mixture's.
+
+    They are trained at once: the gradients of a sum are those of its parts, so that each
+    network takes the steps that it would take alone.
+
+    Attributes:
+        networks: By source; each maps magnitudes (B, C, F, N) to magnitudes of the same shape.
+    """
+
+    networks: nn.ModuleDict
+
+    def magnitudes(self, mixture: Tensor) -> Tensor:
+        """Run the networks on magnitudes (B, C, F, N), for estimates (B, S, C, F, N)."""
+        return torch.stack([self.networks[name](mixture) for name in self.sources], 1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Squared error of magnitudes, mean over bins, sum over sources."""
+        mixture, targets = (self.whole_frames(waveform).abs() for waveform in batch)
+        differences = self.magnitudes(self.to_scale(mixture)).float() - self.to_scale(targets)
+        errors = differences.square().mean((0, 2, 3, 4))  # (B, S, C, F, N) -> (S,)
+        parts = {f"loss/{name}": error for name, error in zip(self.sources, errors, strict=True)}
+        return {"loss": errors.sum(), **parts}

@@ -19,8 +19,8 @@ from datamodules.audio import DataError
 from datamodules.datasets import Batch
 from datamodules.layouts import STEMS
 from lightning_modules.base import SourceSeparator
-from lightning_modules.callbacks.throughput import forward_flops
 from lightning_modules.configured import configured
+from lightning_modules.flops import forward_flops
 
 
 class Entrant(ABC):
@@ -103,8 +103,8 @@ class OpenUnmix(Entrant):
     """
 
     def __init__(self, device: str) -> None:
-        model, transforms = _peer("openunmix.model"), _peer("openunmix.transforms")
-        bins = _peer("openunmix.utils").bandwidth_to_max_bin(self.sample_rate, 4096, 16000)
+        model, transforms = peer("openunmix.model"), peer("openunmix.transforms")
+        bins = peer("openunmix.utils").bandwidth_to_max_bin(self.sample_rate, 4096, 16000)
         networks = {
             stem: model.OpenUnmix(nb_bins=2049, nb_channels=2, hidden_size=512, max_bin=bins)
             for stem in STEMS
@@ -145,7 +145,7 @@ class Demucs(Entrant):
 
     def __init__(self, device: str) -> None:
         # Its augmentation is no part of a step.
-        self.model = _peer("demucs.demucs").Demucs(list(STEMS), channels=64).to(device)
+        self.model = peer("demucs.demucs").Demucs(list(STEMS), channels=64).to(device)
 
     @property
     def network(self) -> nn.Module:
@@ -160,7 +160,7 @@ class Demucs(Entrant):
     def separate(self, mixture: Tensor) -> Tensor:
         """In overlapping chunks, without shifts."""
         self.model.eval()
-        apply_model = _peer("demucs.apply").apply_model
+        apply_model = peer("demucs.apply").apply_model
         with torch.no_grad():
             estimates: Tensor = apply_model(
                 self.model, mixture[None], shifts=0, split=True, overlap=0.25
@@ -191,7 +191,15 @@ def entrants_of(
     return found | {f"{name} (package)": partial(PEERS[name], device) for name in peers}
 
 
-def _peer(module: str) -> Any:
+def peer(module: str) -> Any:
+    """Import a module of another project.
+
+    Args:
+        module: Its dotted name.
+
+    Raises:
+        DataError: The project, or one that it needs, is not installed.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.profilers import PassThroughProfiler, Profiler
-from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.base import SourceSeparator
+from lightning_modules.flops import forward_flops
 
 # What Lightning calls the parts of a step -> what the field calls them.
 _PARTS = {
@@ -94,8 +94,7 @@ class Throughput(Callback):
     The first step of an epoch, which waits for the loader to start, is left out.
 
     A training step is taken for three forward passes' operations (one forward, two backward).
-    They are those of convolutions and matrix products: torch counts no others, and none of a
-    recurrent layer.
+    They are those of convolutions, matrix products and recurrent layers; see ``flops``.
     """
 
     def __init__(self) -> None:
@@ -254,30 +253,3 @@ class _Steps:
         self.count(other.seconds, other.examples, other.samples)
         self.add(other.parts)
         return self
-
-
-def forward_flops(model: SourceSeparator) -> float:
-    """Count the floating-point operations of a forward pass.
-
-    Args:
-        model: The model; nothing in it changes.
-
-    Returns:
-        Operations for each sample of the mixture, counting a multiplication and an addition
-        as two.
-    """
-    samples = round(model.segment_seconds * model.sample_rate)
-    silence = torch.zeros(1, model.audio_channels, samples, device=model.device)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()  # lest batch norm learn from the silence
-    try:
-        with (
-            torch.no_grad(),
-            torch.compiler.set_stance("force_eager"),
-            FlopCounterMode(display=False) as counter,
-        ):
-            model(silence)
-    finally:
-        for module, training in modes:
-            module.training = training
-    return float(counter.get_total_flops()) / samples

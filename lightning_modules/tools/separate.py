@@ -6,10 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
 
 from datamodules.audio import DataError, inspect
 from datamodules.songs import find_songs, song_name
 from lightning_modules.description import check_is_there
+
+if TYPE_CHECKING:
+    from lightning_modules.postprocessing import PostProcessing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--overlap", type=float, default=None, help="part of a chunk shared with the next, 0 to 0.5"
     )
+    parser.add_argument(
+        "--postprocessing",
+        default=None,
+        metavar="SETTINGS",
+        help="as in a config, such as '{softness: 4}'; '{}' for none; by default the model's",
+    )
     options = parser.parse_args(arguments)
     try:
         separate_files(
@@ -41,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device=options.device,
             overlap=options.overlap,
             denoiser=options.denoiser,
+            postprocessing=_settings(options.postprocessing),
         )
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,6 +70,7 @@ def separate_files(
     device: str | None = None,
     overlap: float | None = None,
     denoiser: Path | None = None,
+    postprocessing: PostProcessing | None = None,
 ) -> list[Path]:
     """Separate files, block by block, so that their length does not matter.
 
@@ -68,6 +82,7 @@ def separate_files(
         device: Torch device; by default CUDA where there is one.
         overlap: Part of a chunk that is cross-faded with the next; by default the model's.
         denoiser: Checkpoint of a denoiser whose estimate is separated in place of the song.
+        postprocessing: What is done to the estimates; by default what the model's settings say.
 
     Returns:
         Folder of each song's stems.
@@ -111,9 +126,30 @@ def separate_files(
                 bar.total = max(bar.total or 0, bar.n + samples)
                 bar.update(samples)
 
-            separate_file(model, song, folder, force=force, overlap=overlap, progress=advance)
+            separate_file(
+                model,
+                song,
+                folder,
+                force=force,
+                overlap=overlap,
+                postprocessing=postprocessing,
+                progress=advance,
+            )
         print(folder)
     return folders
+
+
+def _settings(text: str | None) -> PostProcessing | None:
+    """Read settings as a config has them."""
+    if text is None:
+        return None
+    try:
+        settings: PostProcessing = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"--postprocessing is {text!r}: settings as in '{{softness: 4}}' were expected"
+        ) from error
+    return settings
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from datamodules.datasets import Batch
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks import throughput
-from lightning_modules.callbacks.throughput import PARTS, StepTimes, Throughput, forward_flops
+from lightning_modules.callbacks.throughput import PARTS, StepTimes, Throughput
+from lightning_modules.flops import forward_flops
 
 
 class Clock:

@@ -1,0 +1,194 @@
+"""The table of docs/architectures.md: ``python -m lightning_modules.tools.architectures unet``.
+
+For each config named, size, cost and delay come from code and config; then the config, or its
+variant ``_small`` where there is one, is trained on the embedded corpus as long as it says and
+scored on the test songs. What was found is kept in ``docs/architectures.json``, so that configs
+can be done one by one, and the table is written anew between its two marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datamodules.benchmark.tables import markdown
+from lightning_modules.config_files import CONFIGS, ConfigError, chain
+
+DOCS = CONFIGS.parent / "docs"
+_BEGIN, _END = "<!-- table: made by lightning_modules.tools.architectures -->", "<!-- end -->"
+_HEADINGS = (
+    "config",
+    "paper",
+    "parameters",
+    "GMAC/s",
+    "real-time factor",
+    "latency",
+    "training",
+    "SDR",
+    "mixture",
+    "command",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure the configs that the command line names, and write the table.
+
+    Args:
+        arguments: Command line; by default this process's.
+
+    Returns:
+        Exit status: 0, 1 if a training failed, or 2 for a mistake.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m lightning_modules.tools.architectures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("configs", nargs="*", help="configs; none writes the table alone")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of table and figures")
+    parser.add_argument("--no-training", action="store_true", help="facts alone; keep the scores")
+    options = parser.parse_args(arguments)
+    figures = options.docs / "architectures.json"
+    try:
+        for name in options.configs:
+            chain(name)
+        rows = json.loads(figures.read_text()) if figures.is_file() else {}
+        for name in options.configs:
+            print(f"--- {name}", flush=True)
+            row = rows.setdefault(name, {}) | facts(name)
+            if not options.no_training:
+                row |= train_and_score(name)
+            rows[name] = row
+            text = json.dumps(dict(sorted(rows.items())), indent=2, ensure_ascii=False)
+            figures.write_text(text + "\n")
+        page = options.docs / "architectures.md"
+        page.write_text(with_table(page.read_text(), rows))
+    except subprocess.CalledProcessError as error:
+        print(f"error: {' '.join(error.cmd[1:])} ended with {error.returncode}", file=sys.stderr)
+        return 1
+    except (ConfigError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def facts(name: str) -> dict[str, Any]:
+    """Tell what needs no training.
+
+    Args:
+        name: The config.
+
+    Returns:
+        Paper, parameters, multiply-adds, real-time factor and latency, in JSON's types.
+    """
+    from lightning_modules.benchmark.facts import facts_of, real_time_factor
+
+    return {
+        "paper": paper(name),
+        **facts_of(name)._asdict(),
+        "real_time_factor": real_time_factor(name),
+    }
+
+
+def paper(name: str) -> str:
+    """Read what a config's first line says of it.
+
+    Args:
+        name: The config.
+
+    Returns:
+        The comment.
+    """
+    first = chain(name)[-1].read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def train_and_score(name: str) -> dict[str, Any]:
+    """Train on the embedded corpus, and score on its test songs.
+
+    Args:
+        name: The config; its variant ``_small`` takes its place where there is one.
+
+    Returns:
+        Seconds of training, SDR of model and mixture and the command, in JSON's types.
+
+    Raises:
+        subprocess.CalledProcessError: Training or scoring failed.
+    """
+    from lightning_modules.evaluation.score_files import read_folder
+    from lightning_modules.evaluation.scores import aggregate
+
+    small = CONFIGS / f"{name}_small.yaml"
+    trained = f"{name}_small" if small.is_file() else name
+    paths = [str(path) if path.parent != CONFIGS else path.name for path in chain(trained)[1:]]
+    words = [word for path in paths for word in ("--config", path)]
+    environment = dict(os.environ)
+    environment.pop("MUSDB_PATH", None)  # the embedded corpus
+    with tempfile.TemporaryDirectory(prefix="stemlab-architectures-") as folder:
+        here = ["--run_dir", folder + "/run", "--trainer.logger=CSVLogger"]
+        here += ["--trainer.accelerator=cpu", "--trainer.devices=1"]
+        started = time.perf_counter()
+        for step in ("fit", "test"):
+            command = [sys.executable, "-m", "lightning_modules.cli", step, *words, *here]
+            subprocess.run(command, check=True, cwd=CONFIGS.parent, env=environment)
+            if step == "fit":
+                seconds = time.perf_counter() - started
+        scores = {
+            kind: aggregate(read_folder(Path(folder, "run", "scores", kind, "test"))).mean("SDR")
+            for kind in ("estimate", "mixture")
+        }
+    return {
+        "training_seconds": seconds,
+        "sdr": scores["estimate"],
+        "mixture_sdr": scores["mixture"],
+        "command": f"fit {' '.join(words)}",
+    }
+
+
+def with_table(page: str, rows: dict[str, dict[str, Any]]) -> str:
+    """Put the table in its place.
+
+    Args:
+        page: The page, which has both marks.
+        rows: Config -> its figures.
+
+    Returns:
+        The page with the table between the marks.
+
+    Raises:
+        ValueError: A mark is missing.
+    """
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"architectures.md has no lines {_BEGIN} and {_END}: put them back")
+    lines = [list(_HEADINGS), *(_cells(name, row) for name, row in sorted(rows.items()))]
+    return "\n".join([before + begin, *markdown(lines), end + after])
+
+
+def _cells(name: str, row: dict[str, Any]) -> list[str]:
+    latency, sdr = row["latency_seconds"], row.get("sdr")
+    return [
+        f"`{name}`",
+        row["paper"],
+        f"{row['parameters']:,}",
+        f"{row['multiply_adds_per_second'] / 1e9:.3g}",
+        f"{row['real_time_factor']:.2g}",
+        "chunk" if latency is None else f"{1000 * latency:.0f} ms",
+        "-" if sdr is None else f"{row['training_seconds'] / 60:.1f} min",
+        "-" if sdr is None else f"{sdr:.2f} dB",
+        "-" if sdr is None else f"{row['mixture_sdr']:.2f} dB",
+        f"`{row['command']}`" if sdr is not None else "",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

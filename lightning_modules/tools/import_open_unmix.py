@@ -1,0 +1,64 @@
+"""Weights of the package ``openunmix`` as a checkpoint.
+
+``python -m lightning_modules.tools.import_open_unmix umxhq -o umxhq.ckpt``, where ``umxhq`` is
+a folder of ``vocals-<hash>.pth``, ``drums-<hash>.pth`` and so on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the checkpoint that the command line asks for.
+
+    Args:
+        arguments: Command line; by default this process's.
+
+    Returns:
+        Exit status: 0, or 2 for a mistake that the message on stderr explains.
+    """
+    parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.import_open_unmix")
+    parser.add_argument("folder", type=Path, help="folder of <source>.pth files")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="the checkpoint to write")
+    options = parser.parse_args(arguments)
+    try:
+        convert(options.folder, options.output)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(options.output)
+    return 0
+
+
+def convert(folder: Path, output: Path) -> None:
+    """Write a checkpoint that ``load_separator``, ``test`` and the separate tool take.
+
+    Args:
+        folder: Holds a state dict a source; see ``open_unmix.from_package``.
+        output: The checkpoint.
+
+    Raises:
+        FileExistsError: It is there already.
+        CheckpointError: A state dict is missing or unusable.
+    """
+    if output.exists():
+        raise FileExistsError(f"{output} is there already; give another name with -o")
+    from pytorch_lightning import Trainer
+
+    from lightning_modules.checkpoint_files import WholeCheckpointIO
+    from lightning_modules.open_unmix import from_package
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # nothing is trained here
+    model = from_package(folder)
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, plugins=[WholeCheckpointIO()])
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(output, weights_only=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

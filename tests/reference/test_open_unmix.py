@@ -1,0 +1,194 @@
+"""Open-Unmix against the package ``openunmix``, on the same weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import openunmix.model
+import openunmix.utils
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.description import CheckpointError
+from lightning_modules.open_unmix import OpenUnmix, from_package
+
+SOURCES = ["vocals", "drums", "bass", "other"]
+
+
+def package_networks(
+    sources: list[str] = SOURCES, n_fft: int = 512, channels: int = 2, **arguments: Any
+) -> dict[str, nn.Module]:
+    """The package's networks, with weights and statistics that nothing hides behind."""
+    torch.manual_seed(0)
+    networks = {}
+    for name in sources:
+        network = openunmix.model.OpenUnmix(
+            n_fft // 2 + 1,
+            channels,
+            hidden_size=16,
+            max_bin=n_fft * 16000 // 44100 + 1,
+            **arguments,
+        )
+        for key, value in network.state_dict().items():
+            if key.startswith(("input", "output", "bn")) and value.is_floating_point():
+                value.copy_(0.5 + torch.rand_like(value))
+        networks[name] = network.eval()
+    return networks
+
+
+def write(networks: dict[str, nn.Module], folder: Path, suffix: str = "", **settings: Any) -> None:
+    """Files as the package's training leaves them."""
+    for name, network in networks.items():
+        torch.save(network.state_dict(), folder / f"{name}{suffix}.pth")
+    (folder / "separator.json").write_text(json.dumps({"sample_rate": 44100.0, **settings}))
+
+
+def close(ours: Tensor, theirs: Tensor) -> bool:
+    """Equal to float32 rounding."""
+    return bool((ours - theirs).abs().max() <= 2e-6 * theirs.abs().max())
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("unidirectional", [False, True])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_networks_agree(channels: int, unidirectional: bool, layers: int, tmp_path: Path) -> None:
+    theirs = package_networks(channels=channels, unidirectional=unidirectional, nb_layers=layers)
+    write(theirs, tmp_path, nhop=128)
+    model = from_package(tmp_path)
+    magnitudes = 10 * torch.rand(2, channels, 257, 30)
+    magnitudes[..., :5] = 0
+    with torch.no_grad():
+        ours = model.magnitudes(magnitudes)
+        for number, network in enumerate(theirs.values()):
+            assert close(ours[:, number], network(magnitudes.clone()))
+
+
+def test_networks_agree_in_training() -> None:
+    """Statistics of batch norm and gradients too, but for dropout."""
+    theirs = package_networks(["vocals"], nb_layers=1)["vocals"].train()
+    model = OpenUnmix(["vocals"], hidden_size=16, layers=1, n_fft=512, hop_length=256).train()
+    ours = model.networks["vocals"]
+    ours.load_state_dict(theirs.state_dict())
+    magnitudes = torch.rand(2, 2, 257, 30)
+    for network in (ours, theirs):
+        network(magnitudes.clone()).square().mean().backward()
+    for (key, mine), (_, other) in zip(
+        sorted(ours.named_parameters()), sorted(theirs.named_parameters()), strict=True
+    ):
+        assert mine.grad is not None
+        assert other.grad is not None
+        assert torch.allclose(mine.grad, other.grad, rtol=1e-4, atol=1e-6), key
+    for key, value in ours.state_dict().items():
+        assert torch.allclose(value, theirs.state_dict()[key], rtol=1e-5, atol=1e-6), key
+
+
+def test_published_sizes_agree() -> None:
+    for n_fft, lowest in ((4096, 1487), (2048, 744)):
+        theirs = openunmix.model.OpenUnmix(n_fft // 2 + 1, 2, 512, 3, max_bin=lowest)
+        model = OpenUnmix(["vocals"], n_fft=n_fft, hop_length=1024)
+        shapes = {key: value.shape for key, value in model.networks["vocals"].state_dict().items()}
+        assert shapes == {key: value.shape for key, value in theirs.state_dict().items()}
+        assert openunmix.utils.bandwidth_to_max_bin(44100, n_fft, 16000) == lowest
+
+
+# -------------------------------------------------------------------- files
+
+
+def test_package_files_become_a_separator(tmp_path: Path) -> None:
+    """Sources in our order, strangers last; facts from the weights and ``separator.json``."""
+    networks = package_networks(["piano", *SOURCES[::-1]], nb_layers=2, unidirectional=True)
+    write(networks, tmp_path, suffix="-0123abcd", nhop=64, sample_rate=22050.0, nb_channels=2)
+    model = from_package(tmp_path)
+    assert model.sources == [*SOURCES, "piano"]
+    assert dict(model.hparams)["bandwidth_hz"] == 7968  # 185 x 22050 / 512 Hz, rounded up
+    assert (model.n_fft, model.hop_length, model.sample_rate) == (512, 64, 22050)
+    assert dict(model.hparams)["unidirectional"]
+    assert dict(model.hparams)["layers"] == 2
+    assert bool(model.statistics_known)
+    assert not model.training
+
+
+def test_published_settings_are_those_of_the_config(tmp_path: Path) -> None:
+    """So that a checkpoint made from published weights goes into the config's model."""
+    network = openunmix.model.OpenUnmix(2049, 2, 512, 3, max_bin=1487)
+    torch.save(network.state_dict(), tmp_path / "vocals-b62c91ce.pth")
+    model = from_package(tmp_path)
+    assert dict(model.hparams)["bandwidth_hz"] == 16000
+    assert (model.n_fft, model.hop_length, model.sample_rate) == (4096, 1024, 44100)
+
+
+def test_first_generation_has_keys_besides(tmp_path: Path) -> None:
+    networks = package_networks(["vocals"])
+    state = {**networks["vocals"].state_dict(), "stft.window": torch.ones(512)}
+    torch.save({**state, "sample_rate": torch.tensor(44100)}, tmp_path / "vocals.pth")
+    with pytest.warns(UserWarning, match=r"vocals.pth: left out stft.window, sample_rate"):
+        from_package(tmp_path)
+
+
+def test_faulty_package_files(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"\.pth files are none: one a source"):
+        from_package(tmp_path)
+    networks = package_networks(["vocals", "bass"])
+    write(networks, tmp_path)
+    (tmp_path / "vocals-1234.pth").write_bytes((tmp_path / "vocals.pth").read_bytes())
+    with pytest.raises(CheckpointError, match=r"vocals-1234\.pth, vocals\.pth: one a source"):
+        from_package(tmp_path)
+    (tmp_path / "vocals-1234.pth").unlink()
+    whole = networks["bass"].state_dict()
+    for state, words in (
+        ({k: v for k, v in whole.items() if k != "bn2.bias"}, "bass.pth: has no bn2.bias"),
+        ({**whole, "bn2.bias": torch.ones(3)}, "bass.pth: is of another size"),
+        ({"epoch": 3}, "bass.pth: has no fc1.weight, fc3.weight, input_mean, output_mean"),
+        (3, "bass.pth: cannot be read as a state dict"),
+    ):
+        torch.save(state, tmp_path / "bass.pth")
+        with pytest.raises(CheckpointError, match=words):
+            from_package(tmp_path)
+    (tmp_path / "bass.pth").write_bytes(b"<html>")
+    with pytest.raises(CheckpointError, match=r"bass.pth: cannot be read.*download it again"):
+        from_package(tmp_path)
+    write(networks, tmp_path)
+    for text in ("{", "[1]"):
+        (tmp_path / "separator.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"separator.json: a JSON object was expected"):
+            from_package(tmp_path)
+
+
+# --------------------------------------------------------------- separation
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+@pytest.mark.parametrize("softmask", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_separators_agree(
+    iterations: int, softmask: bool, residual: bool, channels: int, tmp_path: Path
+) -> None:
+    """From waveform to waveform, to float32 rounding, over more than one of its excerpts."""
+    networks = package_networks(channels=channels)
+    write(networks, tmp_path, nhop=128)
+    model = from_package(tmp_path)
+    model.mask = "ratio" if softmask else "none"
+    model.wiener_iterations, model.wiener_residual = iterations, residual
+    theirs = openunmix.model.Separator(
+        networks, iterations, softmask, residual, n_fft=512, n_hop=128, nb_channels=channels
+    ).eval()
+    torch.manual_seed(1)
+    mixture = 0.1 * torch.randn(2, 2, 50_001)
+    if softmask or not residual:  # the package's residual takes silence for 1
+        mixture[0, :, 20_000:25_000] = 0
+    with torch.no_grad():
+        assert close(model(mixture), theirs(mixture)[:, : len(SOURCES)])
+
+
+def test_separator_from_the_package_filters_once(tmp_path: Path) -> None:
+    """As ``openunmix.umxhq`` and its command line do."""
+    networks = package_networks()
+    write(networks, tmp_path, nhop=128)
+    theirs = openunmix.model.Separator(networks, 1, n_fft=512, n_hop=128).eval()
+    mixture = 0.1 * torch.randn(1, 2, 20_000)
+    with torch.no_grad():
+        assert close(from_package(tmp_path)(mixture), theirs(mixture))

@@ -1,0 +1,65 @@
+"""Weights of the package ``openunmix`` become a checkpoint like any other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_modules import cli
+from lightning_modules.checkpoint import load_separator
+from lightning_modules.open_unmix import from_package
+from lightning_modules.tools.import_open_unmix import main
+from tests.reference.test_open_unmix import package_networks, write
+from tests.test_cli import CSV
+
+
+def test_checkpoint_separates_like_the_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(package_networks(["bass", "vocals"]), tmp_path, nhop=128)
+    output = tmp_path / "new" / "umx.ckpt"
+    assert main([str(tmp_path), "-o", str(output)]) == 0
+    assert capsys.readouterr().out == f"{output}\n"
+    separator = load_separator(output)
+    assert separator.sources == ["vocals", "bass"]
+    mixture = 0.1 * torch.randn(1, 2, 10_000)
+    with torch.no_grad():
+        assert torch.equal(separator(mixture), from_package(tmp_path)(mixture))
+
+
+@pytest.mark.slow
+def test_checkpoint_goes_into_the_configs_model(
+    tmp_path: Path, musdb_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(package_networks(), tmp_path, nhop=128)
+    assert main([".", "-o", "umx.ckpt"]) == 0
+    sizes = {"hidden_size": 16, "n_fft": 512, "hop_length": 128}
+    arguments = [f"--model.init_args.{name}={value}" for name, value in sizes.items()]
+    arguments += [f"--data.init_args.root={musdb_root}", "--data.init_args.num_workers=0", *CSV]
+    config = ["--config", "open_unmix.yaml", "--ckpt_path", "umx.ckpt", "--run_dir", "run"]
+    assert cli.main(["test", *config, *arguments, "--trainer.accelerator=cpu"]) == 0
+    assert Path("run/scores/estimate/test/Test - Song.json").is_file()
+
+
+def test_mistakes_are_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "umx.ckpt"
+    assert main([str(tmp_path), "-o", str(output)]) == 2
+    assert "one a source was expected" in capsys.readouterr().err
+    output.write_text("precious")
+    assert main([str(tmp_path), "-o", str(output)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert output.read_text() == "precious"
+
+
+def test_help_comes_without_lightnings_seconds() -> None:
+    script = (
+        "import sys; from lightning_modules.tools.import_open_unmix import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
