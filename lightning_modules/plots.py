@@ -134,7 +134,7 @@ def denoising_figure(
         levels.semilogx(band_centres(sample_rate, 3), decibels, color=colour, label=name)
     levels.set_xticks(list(_FREQUENCY_TICKS_HZ), list(_FREQUENCY_TICKS_HZ.values()), minor=False)
     levels.set_xticks([], minor=True)
-    levels.set_ylim(-_DYNAMIC_RANGE_DB, 15)
+    levels.set_ylim(-60, 10)
     levels.set_xlabel("frequency (Hz)")
     levels.set_ylabel("level of a third octave (dB)")
     levels.grid(color="0.9")

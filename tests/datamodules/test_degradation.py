@@ -136,6 +136,8 @@ def test_validation_and_test_are_fixed(musdb_root: Path) -> None:
     crops, tracks = module.val_dataloader()
     first, second = next(iter(crops)), next(iter(module.val_dataloader()[0]))
     assert torch.equal(first.mixture, second.mixture)
+    assert module.on_after_batch_transfer(first, 0) is first, "nothing is done to it twice"
+    assert (len(crops.dataset), len(tracks.dataset)) == (2, 1)
     (track,) = list(tracks)
     assert isinstance(track, TrackBatch)
     assert track.name == "Actions - One Minute Smile"
