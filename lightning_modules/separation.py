@@ -132,7 +132,7 @@ def _joined_chunks(
     tail: Tensor | None = None  # what the last chunk says of the samples shared with the next
     received = emitted = 0
     for chunks, received in _batches(blocks, length, hop, batch_size):
-        estimates = _apply(model, chunks, rate)
+        estimates = apply(model, chunks, rate)
         ramp = ramp.to(estimates)
         for chunk in estimates:
             if tail is not None:
@@ -145,6 +145,47 @@ def _joined_chunks(
             yield part
     if tail is not None and emitted < received:
         yield tail[..., : received - emitted]
+
+
+def apply(model: Separator, chunks: Tensor, rate: int) -> Tensor:
+    """Run the model on chunks of any rate and number of channels.
+
+    Args:
+        model: The separator.
+        chunks: Waveforms, shape (B, C, T).
+        rate: Their sample rate, Hz.
+
+    Returns:
+        Estimates, shape (B, S, C, T).
+    """
+    batch, channels, length = chunks.shape
+    inputs = chunks.contiguous()  # the chunks overlap in memory
+    if rate != model.sample_rate:
+        # Edges of a resampled chunk ring a little; the cross-fade weighs them near zero.
+        inputs = _resample(inputs, rate, model.sample_rate)
+    if channels != model.audio_channels:
+        if model.audio_channels == 1:
+            inputs = inputs.reshape(batch * channels, 1, -1)  # (B, C, T) -> (B C, 1, T)
+        elif channels == 1:
+            inputs = inputs.expand(-1, model.audio_channels, -1)
+        else:
+            raise ValueError(
+                f"the audio has {channels} channels, the model separates {model.audio_channels}: "
+                "mix it down first"
+            )
+    estimates = model(inputs).contiguous()
+    if channels != model.audio_channels:
+        if model.audio_channels == 1:
+            # (B C, S, 1, T) -> (B, S, C, T)
+            estimates = estimates.reshape(batch, channels, -1, estimates.shape[-1]).transpose(1, 2)
+        else:
+            estimates = estimates.mean(-2, keepdim=True)
+    if rate != model.sample_rate:
+        estimates = _resample(estimates, model.sample_rate, rate)
+        estimates = estimates[..., :length]
+        estimates = torch.nn.functional.pad(estimates, (0, length - estimates.shape[-1]))
+    # The cross-fade writes into it, and an identity model hands back its input.
+    return estimates.clone()
 
 
 def check_overlap(overlap: float) -> None:
@@ -193,47 +234,6 @@ def _chunks(waveform: Tensor, length: int, hop: int, number: int) -> Tensor:
     """The first ``number`` chunks of a waveform (C, T), as (number, C, length)."""
     span = length + (number - 1) * hop
     return waveform[..., :span].unfold(-1, length, hop).transpose(0, 1)
-
-
-def _apply(model: Separator, chunks: Tensor, rate: int) -> Tensor:
-    """Run the model on chunks of any rate and number of channels.
-
-    Args:
-        model: The separator.
-        chunks: Waveforms, shape (B, C, T).
-        rate: Their sample rate, Hz.
-
-    Returns:
-        Estimates, shape (B, S, C, T).
-    """
-    batch, channels, length = chunks.shape
-    inputs = chunks.contiguous()  # the chunks overlap in memory
-    if rate != model.sample_rate:
-        # Edges of a resampled chunk ring a little; the cross-fade weighs them near zero.
-        inputs = _resample(inputs, rate, model.sample_rate)
-    if channels != model.audio_channels:
-        if model.audio_channels == 1:
-            inputs = inputs.reshape(batch * channels, 1, -1)  # (B, C, T) -> (B C, 1, T)
-        elif channels == 1:
-            inputs = inputs.expand(-1, model.audio_channels, -1)
-        else:
-            raise ValueError(
-                f"the audio has {channels} channels, the model separates {model.audio_channels}: "
-                "mix it down first"
-            )
-    estimates = model(inputs).contiguous()
-    if channels != model.audio_channels:
-        if model.audio_channels == 1:
-            # (B C, S, 1, T) -> (B, S, C, T)
-            estimates = estimates.reshape(batch, channels, -1, estimates.shape[-1]).transpose(1, 2)
-        else:
-            estimates = estimates.mean(-2, keepdim=True)
-    if rate != model.sample_rate:
-        estimates = _resample(estimates, model.sample_rate, rate)
-        estimates = estimates[..., :length]
-        estimates = torch.nn.functional.pad(estimates, (0, length - estimates.shape[-1]))
-    # The cross-fade writes into it, and an identity model hands back its input.
-    return estimates.clone()
 
 
 def _resample(waveform: Tensor, old: int, new: int) -> Tensor:

@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.separate")
     parser.add_argument("inputs", nargs="+", type=Path, help="audio files, or folders of them")
     parser.add_argument("--checkpoint", required=True, type=Path, help="a checkpoint of `fit`")
+    parser.add_argument("--denoiser", type=Path, help="checkpoint of a denoiser to go in front")
     parser.add_argument("-o", "--output", type=Path, default=Path("separated"), help="folder")
     parser.add_argument("--force", action="store_true", help="overwrite what is there")
     parser.add_argument("--device", default=None, help="cpu, cuda, ...; by default the fastest")
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             force=options.force,
             device=options.device,
             overlap=options.overlap,
+            denoiser=options.denoiser,
             postprocessing=_settings(options.postprocessing),
         )
     except (OSError, ValueError) as error:
@@ -67,6 +69,7 @@ def separate_files(
     force: bool = False,
     device: str | None = None,
     overlap: float | None = None,
+    denoiser: Path | None = None,
     postprocessing: PostProcessing | None = None,
 ) -> list[Path]:
     """Separate files, block by block, so that their length does not matter.
@@ -78,6 +81,7 @@ def separate_files(
         force: Overwrite what is there.
         device: Torch device; by default CUDA where there is one.
         overlap: Part of a chunk that is cross-faded with the next; by default the model's.
+        denoiser: Checkpoint of a denoiser whose estimate is separated in place of the song.
         postprocessing: What is done to the estimates; by default what the model's settings say.
 
     Returns:
@@ -86,10 +90,13 @@ def separate_files(
     Raises:
         FileExistsError: Stems are there and ``force`` is not given.
     """
-    check_is_there(checkpoint)
+    for path in (checkpoint, denoiser):
+        if path is not None:
+            check_is_there(path)
     import torch
     from tqdm import tqdm
 
+    from lightning_modules.cascade import Cascade
     from lightning_modules.checkpoint import load_separator
     from lightning_modules.stem_files import StemFiles, separate_file
 
@@ -99,7 +106,7 @@ def separate_files(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"device {device!r} cannot be used here: {reason}; try cpu") from error
-    model = load_separator(checkpoint, place)
+    model = Cascade(denoiser, checkpoint, place) if denoiser else load_separator(checkpoint, place)
     folders = [output / song_name(song) for song in songs]
     for folder in folders if not force else []:  # all of them before the first is separated
         StemFiles.check_free(folder, model.sources)
