@@ -7,7 +7,6 @@ a folder of ``vocals-<hash>.pth``, ``drums-<hash>.pth`` and so on.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,14 +47,16 @@ def convert(folder: Path, output: Path) -> None:
     """
     if output.exists():
         raise FileExistsError(f"{output} is there already; give another name with -o")
+    import torch
     from pytorch_lightning import Trainer
 
+    from datamodules.benchmark.measuring import quiet
     from lightning_modules.checkpoint_files import WholeCheckpointIO
     from lightning_modules.open_unmix import from_package
 
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # nothing is trained here
     model = from_package(folder)
-    trainer = Trainer(accelerator="cpu", devices=1, logger=False, plugins=[WholeCheckpointIO()])
+    with quiet(torch.get_num_threads()):  # nothing is trained here
+        trainer = Trainer(accelerator="cpu", devices=1, logger=False, plugins=[WholeCheckpointIO()])
     trainer.strategy.connect(model)
     trainer.save_checkpoint(output, weights_only=True)
 
