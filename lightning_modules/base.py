@@ -18,6 +18,7 @@ from datamodules.datasets import Batch, TrackBatch
 from datamodules.songs import song_name
 from lightning_modules import description
 from lightning_modules.separation import check_overlap, separate
+from lightning_modules.shifts import check_shifts
 from lightning_modules.stem_files import StemFiles, separate_file
 
 OptimizerCallable = Callable[[Any], Optimizer]
@@ -42,6 +43,8 @@ class SourceSeparator(LightningModule, ABC):
         chunks_at_once: Chunks that go through the model at once in separation.
         compiled: Compile the networks by ``torch.compile``: minutes at the start, faster
             steps after. Weights and checkpoints stay the same.
+        shifts: Random delays of the mixture that separation averages over, at as many times the
+            cost (the shift trick of Demucs); 0 separates the mixture as it is.
 
     Attributes:
         step_is_skipped: Set by a callback when the optimiser is to leave out the step at hand,
@@ -51,7 +54,7 @@ class SourceSeparator(LightningModule, ABC):
     tiny: ClassVar[Mapping[str, Any]]
     """Arguments that make the model small enough to train in a second."""
     free_arguments: frozenset[str] = frozenset(
-        {"segment_seconds", "overlap", "chunks_at_once", "compiled"}
+        {"segment_seconds", "overlap", "chunks_at_once", "compiled", "shifts"}
     )
     """Arguments that may differ from those that the weights were trained with."""
 
@@ -66,9 +69,11 @@ class SourceSeparator(LightningModule, ABC):
         overlap: float = 0.25,
         chunks_at_once: int = 4,
         compiled: bool = False,
+        shifts: int = 0,
     ) -> None:
         super().__init__()
         check_overlap(overlap)
+        check_shifts(shifts)
         if chunks_at_once < 1 or segment_seconds <= 0:
             raise ValueError(
                 f"chunks_at_once is {chunks_at_once} and segment_seconds {segment_seconds}: "
@@ -85,6 +90,7 @@ class SourceSeparator(LightningModule, ABC):
         self.overlap = overlap
         self.chunks_at_once = chunks_at_once
         self.compiled = compiled
+        self.shifts = shifts
         self.step_is_skipped = False
 
     @abstractmethod
@@ -126,6 +132,7 @@ class SourceSeparator(LightningModule, ABC):
             sample_rate,
             overlap=self.overlap,
             batch_size=self.chunks_at_once,
+            shifts=self.shifts,
         )
 
     # ----------------------------------------------------------------- steps

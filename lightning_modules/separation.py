@@ -18,6 +18,8 @@ import torchaudio
 from scipy.signal import resample_poly
 from torch import Tensor
 
+from lightning_modules.shifts import averaged, check_shifts, draw_delays
+
 
 class Separator(Protocol):
     """What ``separate`` needs to know of a model."""
@@ -39,6 +41,8 @@ def separate(
     *,
     overlap: float = 0.25,
     batch_size: int = 4,
+    shifts: int = 0,
+    seed: int = 0,
 ) -> Tensor:
     """Separate a mixture that fits into memory.
 
@@ -48,16 +52,26 @@ def separate(
         sample_rate: Rate of the mixture, Hz; by default the model's.
         overlap: Part of a chunk that it shares with the next, in [0, 0.5].
         batch_size: Chunks that go through the model at once.
+        shifts: Random delays of the mixture to average over; 0 separates it as it is.
+        seed: The same one gives the same delays.
 
     Returns:
         Estimates at the mixture's rate, shape (S, C, T), ordered as ``model.sources``.
 
     Raises:
-        ValueError: The mixture's shape or the overlap is not as described.
+        ValueError: The mixture's shape, the overlap or the shifts are not as described.
     """
     if mixture.ndim != 2:
         raise ValueError(f"mixture has shape {tuple(mixture.shape)}: (channels, samples) expected")
-    parts = separate_stream(model, [mixture], sample_rate, overlap=overlap, batch_size=batch_size)
+    parts = separate_stream(
+        model,
+        [mixture],
+        sample_rate,
+        overlap=overlap,
+        batch_size=batch_size,
+        shifts=shifts,
+        seed=seed,
+    )
     estimates = mixture.new_empty(len(model.sources), *mixture.shape)
     position = 0
     for part in parts:
@@ -74,6 +88,8 @@ def separate_stream(
     *,
     overlap: float = 0.25,
     batch_size: int = 4,
+    shifts: int = 0,
+    seed: int = 0,
 ) -> Iterator[Tensor]:
     """Separate a mixture that comes, and goes, piece by piece.
 
@@ -83,16 +99,31 @@ def separate_stream(
         sample_rate: Rate of the mixture, Hz; by default the model's.
         overlap: Part of a chunk that it shares with the next, in [0, 0.5].
         batch_size: Chunks that go through the model at once.
+        shifts: Random delays of the mixture to average over; 0 separates it as it is.
+        seed: The same one gives the same delays.
 
     Yields:
         Consecutive pieces of the estimates, shape (S, C, n), together as long
         as the mixture.
 
     Raises:
-        ValueError: The overlap is outside [0, 0.5].
+        ValueError: The overlap is outside [0, 0.5], or the shifts are below 0.
     """
     check_overlap(overlap)
+    check_shifts(shifts)
     rate = sample_rate or model.sample_rate
+
+    def separated(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        return _joined_chunks(model, blocks, rate, overlap, batch_size)
+
+    delays = draw_delays(shifts, rate, seed)
+    yield from averaged(separated, blocks, delays) if delays else separated(blocks)
+
+
+def _joined_chunks(
+    model: Separator, blocks: Iterable[Tensor], rate: int, overlap: float, batch_size: int
+) -> Iterator[Tensor]:
+    """Separate chunk by chunk, and cross-fade neighbours."""
     length = max(2, round(model.segment_seconds * rate))
     shared = int(length * overlap)
     hop = length - shared

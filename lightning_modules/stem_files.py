@@ -23,6 +23,7 @@ class SeparatingModule(Separator, Protocol):
 
     overlap: float
     chunks_at_once: int
+    shifts: int
 
     @property
     def device(self) -> torch.device:
@@ -126,6 +127,7 @@ def separate_file(
     *,
     force: bool = False,
     overlap: float | None = None,
+    shifts: int | None = None,
     progress: Callable[[int], None] = lambda samples: None,
 ) -> None:
     """Separate an audio file of any length and rate, block by block.
@@ -136,6 +138,7 @@ def separate_file(
         folder: Where the stems go.
         force: Overwrite what is there.
         overlap: Part of a chunk that is cross-faded with the next; by default the model's.
+        shifts: Random delays of the mixture to average over; by default the model's.
         progress: Told the number of samples that have just been separated.
 
     Raises:
@@ -153,6 +156,7 @@ def separate_file(
         info.sample_rate,
         overlap=model.overlap if overlap is None else overlap,
         batch_size=model.chunks_at_once,
+        shifts=model.shifts if shifts is None else shifts,
     )
     with StemFiles(folder, model.sources, info.sample_rate, info.channels, force=force) as files:
         for estimate in estimates:

@@ -30,6 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--overlap", type=float, default=None, help="part of a chunk shared with the next, 0 to 0.5"
     )
+    parser.add_argument(
+        "--shifts",
+        type=int,
+        default=None,
+        help="random delays averaged over, at as many times the cost",
+    )
     options = parser.parse_args(arguments)
     try:
         separate_files(
@@ -39,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             force=options.force,
             device=options.device,
             overlap=options.overlap,
+            shifts=options.shifts,
         )
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -54,6 +61,7 @@ def separate_files(
     force: bool = False,
     device: str | None = None,
     overlap: float | None = None,
+    shifts: int | None = None,
 ) -> list[Path]:
     """Separate files, block by block, so that their length does not matter.
 
@@ -64,6 +72,7 @@ def separate_files(
         force: Overwrite what is there.
         device: Torch device; by default CUDA where there is one.
         overlap: Part of a chunk that is cross-faded with the next; by default the model's.
+        shifts: Random delays of the mixture to average over; by default the model's.
 
     Returns:
         Folder of each song's stems.
@@ -104,7 +113,15 @@ def separate_files(
                 bar.total = max(bar.total or 0, bar.n + samples)
                 bar.update(samples)
 
-            separate_file(model, song, folder, force=force, overlap=overlap, progress=advance)
+            separate_file(
+                model,
+                song,
+                folder,
+                force=force,
+                overlap=overlap,
+                shifts=shifts,
+                progress=advance,
+            )
         print(folder)
     return folders
 
