@@ -4,9 +4,9 @@ Defossez, Usunier, Bottou and Bach 2019, "Music Source Separation in the Wavefor
 arXiv:1911.13254, with what the authors' package ``demucs`` does and the paper does not print,
 and its revision of 2020, which works at twice the sample rate with fewer channels. Weights of
 the package can be read (``demucs_package``). And two variants of Goel, Huang, Owoputi and
-Poudyal, section 3.7: a light one with one unidirectional LSTM, and one with a decoder for each
-source. Theirs has "reduced depth", without a number; as a skip joins equal levels, encoder and
-decoders here have the same depth.
+Poudyal, their Table 13 and section 5: a light one with one unidirectional LSTM, which needs no
+dense layer behind it, and one with a decoder for each source. Theirs has "reduced depth",
+without a number; as a skip joins equal levels, encoder and decoders here have the same depth.
 
 Departs from the papers: the input is brought to mean 0 and deviation 1 in each crop, as the
 package's later networks do, where the first ones did it to whole tracks, which neither a crop

@@ -240,16 +240,30 @@ def test_compiled_networks_agree() -> None:
 
 
 def test_recipes_are_the_published_ones() -> None:
-    """Epochs are ten, or for the light one half of, the authors' passes; see the configs."""
-    for names, model, data, epochs in (
-        (["demucs"], {"channels": 100, "depth": 6, "lstm_layers": 2}, (64, 10.0), 2400),
-        (["demucs", "demucs_2020"], {"channels": 64, "resample": True}, (64, 10.0), 3600),
+    """The package's first two versions, and Goel et al.'s Table 13 and section 5."""
+    one_lstm = {"lstm_layers": 1, "bidirectional": False}
+    goel = {"channels": 64, "depth": 3, "loss_function": "lightning_modules.losses.MSE"}
+    for name, model, batch, seconds, epochs in (
+        ("demucs", {"channels": 100, "depth": 6, "lstm_layers": 2}, 64, 10.0, 2400),
+        ("demucs_2020", {"channels": 64, "depth": 6, "resample": True}, 64, 10.0, 3600),
+        ("demucs_light", {**goel, **one_lstm}, 4, 20_000 / 44100, 2),
+        ("demucs_multi_decoder", {**goel, "decoder_per_source": True}, 4, 10.0, 2400),
     ):
-        recipe = settings_of(*names)
+        recipe = settings_of("demucs", name)
         assert recipe["model"].items() >= model.items()
         assert recipe["model"]["optimizer"]["init_args"] == {"lr": 3e-4}
-        assert (recipe["data"]["batch_size"], recipe["data"]["segment_seconds"]) == data
+        assert recipe["data"]["batch_size"] == batch
+        assert round(recipe["data"]["segment_seconds"] * 44100) == round(seconds * 44100)
         assert recipe["trainer"]["max_epochs"] == epochs
+
+
+def test_the_light_network_by_its_written_out_sum() -> None:
+    levels = [(2, 64), (64, 128), (128, 256)]
+    encoder = sum(8 * a * b + b + 2 * b * b + 2 * b for a, b in levels)
+    lstm = 4 * (256 * 256 + 256 * 256 + 2 * 256)
+    decoder = sum(3 * b * 2 * b + 2 * b + 8 * a * b + a for a, b in [(8, 64), *levels[1:]])
+    model = configured("demucs_light").model
+    assert sum(p.numel() for p in model.parameters()) == encoder + lstm + decoder == 1_877_384
 
 
 def test_the_config_chooses_the_loss() -> None:
