@@ -14,29 +14,33 @@ from torch import Tensor
 from datamodules.layouts import STEMS
 from lightning_modules.demucs import Demucs
 from lightning_modules.description import CheckpointError
+from lightning_modules.hybrid_demucs import UNUSED, HybridDemucs
 
 # The order in which it writes them.
 PACKAGE_SOURCES = ("drums", "bass", "other", "vocals")
 
 
 class _PackageClass:
-    """Stands for the package's class, which its files name and which nothing here calls."""
+    """Stands for the package's classes, which its files name and which nothing here calls."""
+
+
+_CLASSES = ("model.Demucs", "demucs.Demucs", "hdemucs.HDemucs")
 
 
 def from_package(
     path: str | Path,
     sources: Sequence[str] = PACKAGE_SOURCES,
     resample: bool | None = None,
-) -> Demucs:
-    """Build a separator from weights of the package ``demucs``.
+) -> Demucs | HybridDemucs:
+    """Build a separator from weights of the package ``demucs``, or of torchaudio's Hybrid Demucs.
 
     Args:
-        path: What a version of the package saved of a network of its first two versions: a state
-            dict, or one beside the arguments of its class. Names of weights as in the package's
-            third version and later tell that the decoder's convolutions are padded.
+        path: A state dict, or what a version of the package saved beside one: the network of its
+            first two versions, or the hybrid of its third. Of the former, names of weights as in
+            the third version and later tell that the decoder's convolutions are padded.
         sources: Their order in the file, unless the file tells it.
-        resample: The network works at twice the sample rate; by default what the file tells,
-            else the first version's does not, and the second's does.
+        resample: The network of the first two versions works at twice the sample rate; by
+            default what the file tells, else the first version's does not, the second's does.
 
     Returns:
         The separator, in evaluation mode, with sources in our order.
@@ -48,43 +52,68 @@ def from_package(
     state, told = _read(path)
     given = told.get("sources")
     names = list(sources if given is None or isinstance(given, int) else given)
+    facts = {
+        "sample_rate": int(told.get("samplerate", 44100)),
+        "segment_seconds": 10.0,  # that of their training
+    }
+    if any(key.startswith(("tencoder.", "time_encoder.")) for key in state):
+        return _hybrid(path, state, names, facts)
+    doubled = told.get("resample", True) if resample is None else resample
+    return _demucs(path, state, names, {**facts, "resample": bool(doubled)})
+
+
+def _demucs(
+    path: Path, state: Mapping[str, Tensor], names: Sequence[str], facts: Mapping[str, Any]
+) -> Demucs:
     renamed = {_LATER.sub(r"\1.2.\2", key): value for key, value in state.items()}
-    padded = renamed.keys() != state.keys()
     depth = sum(_LEVEL.fullmatch(key) is not None for key in renamed)
-    last = f"decoder.{depth - 1}.2."
-    first, output = renamed.get("encoder.0.0.weight"), renamed.get(f"{last}weight")
-    if first is None or output is None or f"{last}bias" not in renamed:
-        raise CheckpointError(
-            f"{path}: has no encoder.0.0.weight, {last}weight or {last}bias: weights of the first "
-            "or second version's network were expected"
-        )
-    channels, audio_channels = first.shape[:2]
-    if output.shape[1] != len(names) * audio_channels:
-        raise CheckpointError(
-            f"{path}: writes {output.shape[1]} channels of audio, {audio_channels} for each of "
-            f"{', '.join(names)} were expected: give the sources in the file's order"
-        )
-    ours, order = our_order(names)
-    renamed[f"{last}weight"] = reordered(output, order, 1)  # (channels, S C, kernel)
-    renamed[f"{last}bias"] = reordered(renamed[f"{last}bias"], order, 0)
+    first, last = "encoder.0.0.weight", f"decoder.{depth - 1}.2."
+    _check_names(path, renamed, (first, f"{last}weight", f"{last}bias"))
+    channels, audio_channels = renamed[first].shape[:2]
+    ours = _put_in_order(path, renamed, names, {last: audio_channels})
     model = Demucs(
         ours,
         channels=channels,
         depth=depth,
         lstm_layers=sum(_LSTM_LAYER.fullmatch(key) is not None for key in renamed),
-        padded=padded,
-        resample=bool(told.get("resample", True) if resample is None else resample),
+        padded=renamed.keys() != state.keys(),
         audio_channels=audio_channels,
-        sample_rate=int(told.get("samplerate", 44100)),
-        segment_seconds=10.0,  # that of its training
+        **facts,
     )
+    _load(path, model, renamed)
+    return model.eval()
+
+
+def _hybrid(
+    path: Path, state: Mapping[str, Tensor], names: Sequence[str], facts: Mapping[str, Any]
+) -> HybridDemucs:
+    renamed = {
+        _BRANCH.sub(lambda found: _BRANCHES[found[1]] + found[2], key): value
+        for key, value in state.items()
+    }
+    first, embedding = "time_encoder.0.conv.weight", "freq_emb.embedding.weight"
+    _check_names(path, renamed, (first, embedding))
+    bins, channels = renamed[embedding].shape  # of the first level: an eighth of the window
+    audio_channels = renamed[first].shape[1]
+    depths = {
+        branch: sum(key.startswith(branch) and key.endswith(".conv_tr.bias") for key in renamed)
+        for branch in ("time_decoder.", "freq_decoder.")
+    }
+    heads = {f"{branch}{depth - 1}.conv_tr.": depth for branch, depth in depths.items()}
+    _check_names(path, renamed, [f"{head}{kind}" for head in heads for kind in ("weight", "bias")])
+    time, frequency = heads
+    # Spectra have a real and an imaginary part.
+    widths = {time: audio_channels, frequency: 2 * audio_channels}
+    ours = _put_in_order(path, renamed, names, widths)
     try:
-        model.network.load_state_dict(renamed)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{path}: weights of the first or second version's network were expected: {reason} ..."
-        ) from error
+        model = HybridDemucs(
+            ours, channels=channels, n_fft=8 * bins, audio_channels=audio_channels, **facts
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    # The package has no weights where torchaudio has some that it does not use.
+    unused = {k: v for k, v in model.network.state_dict().items() if k.startswith(UNUSED)}
+    _load(path, model, {**unused, **renamed})
     return model.eval()
 
 
@@ -92,6 +121,11 @@ def from_package(
 _LATER = re.compile(r"((?:en|de)coder\.\d+)\.3\.(weight|bias)")
 _LEVEL = re.compile(r"encoder\.\d+\.0\.weight")
 _LSTM_LAYER = re.compile(r"lstm\.lstm\.weight_ih_l\d+")
+
+
+# Where the package has the branches of the hybrid that torchaudio names otherwise.
+_BRANCH = re.compile(r"^(t?)((?:en|de)coder\.)")
+_BRANCHES = {"t": "time_", "": "freq_"}
 
 
 def our_order(names: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -125,11 +159,48 @@ def reordered(weights: Tensor, order: Sequence[int], axis: int) -> Tensor:
     return by_source.index_select(axis, torch.tensor(order)).flatten(axis, axis + 1)
 
 
+def _put_in_order(
+    path: Path, state: dict[str, Tensor], names: Sequence[str], widths: Mapping[str, int]
+) -> list[str]:
+    """Put the heads, each with channels a source, into our order of sources, and tell that."""
+    ours, order = our_order(names)
+    for head, width in widths.items():
+        weight, bias = state[f"{head}weight"], state[f"{head}bias"]
+        if len(bias) != len(names) * width:
+            raise CheckpointError(
+                f"{path}: {head}bias has {len(bias)} channels, {width} for each of "
+                f"{', '.join(names)} were expected: give the sources in the file's order"
+            )
+        state[f"{head}weight"] = reordered(weight, order, 1)  # (inputs, outputs, kernel ...)
+        state[f"{head}bias"] = reordered(bias, order, 0)
+    return ours
+
+
+def _check_names(path: Path, state: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise CheckpointError(
+            f"{path}: has no {', '.join(missing)}: weights of the first or second version's "
+            "network, or of the hybrid, were expected"
+        )
+
+
+def _load(path: Path, model: Demucs | HybridDemucs, state: Mapping[str, Tensor]) -> None:
+    try:
+        model.network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path}: weights of the first or second version's network, or of the hybrid, were "
+            f"expected: {reason} ..."
+        ) from error
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """Read weights, and the arguments that the file tells."""
-    names = [(_PackageClass, f"demucs.{module}.Demucs") for module in ("model", "demucs")]
+    kinds = [(_PackageClass, f"demucs.{name}") for name in _CLASSES]
     try:
-        with torch.serialization.safe_globals(names):  # type: ignore[arg-type]
+        with torch.serialization.safe_globals(kinds):  # type: ignore[arg-type]
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise CheckpointError(

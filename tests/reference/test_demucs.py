@@ -53,6 +53,7 @@ def pair(network: nn.Module, folder: Path, **arguments: Any) -> tuple[Demucs, Te
     """Our model of the package's weights, and what both make of the same noise."""
     torch.save(network.state_dict(), folder / "weights.th")
     model = from_package(folder / "weights.th", **arguments)
+    assert isinstance(model, Demucs)
     with torch.no_grad():
         theirs = network(noise())[:, [3, 0, 1, 2]]  # vocals first
         return model, model(noise()), theirs
