@@ -243,6 +243,10 @@ class ValidationCrops(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.places)
 
+    def place(self, number: int) -> tuple[Track, int]:
+        """Track and first sample of a crop."""
+        return self.places[number]
+
     def __getitem__(self, number: int) -> Batch:
         track, start = self.places[number]
         mixture, targets = self.listener.read(track, start, self.segment_samples)
@@ -263,6 +267,10 @@ class WholeTracks(Dataset[TrackBatch]):
 
     def __len__(self) -> int:
         return len(self.tracks)
+
+    def place(self, number: int) -> tuple[Track, int]:
+        """A track, and its first sample."""
+        return self.tracks[number], 0
 
     def __getitem__(self, number: int) -> TrackBatch:
         track = self.tracks[number]

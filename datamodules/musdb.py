@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import signal
 import warnings
 from collections.abc import Sequence
 from itertools import takewhile
@@ -36,6 +39,7 @@ from datamodules.sampling import (
     ExampleSampler,
     Position,
     crop_lengths,
+    share_by_length,
 )
 from datamodules.songs import find_songs
 from datamodules.tracks import (
@@ -236,9 +240,7 @@ class MUSDBDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Random crops of the training tracks, a share of each global batch."""
-        rank, ranks = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
+        rank, ranks = self._place()
         # Whole steps only, whatever the number of batches that a step is accumulated from.
         examples = self.examples() // self.batch_size * self.batch_size
         part = self.batch_size // self._accumulated()
@@ -283,7 +285,7 @@ class MUSDBDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Fixed crops for the loss, and whole tracks for the scores."""
-        share = max(1, self.batch_size // (self.trainer.world_size if self.trainer else 1))
+        share = max(1, self.batch_size // self._place()[1])
         crops = ValidationCrops(
             self.valid_tracks,
             self.listener,
@@ -310,20 +312,22 @@ class MUSDBDataModule(LightningDataModule):
         return self._tracks_loader(self.valid_tracks)
 
     def _tracks_loader(self, tracks: Sequence[Track]) -> DataLoader[Any]:
-        return self._loader(
-            WholeTracks(tracks, self.listener), sampler=self._mine(len(tracks)), batch_size=None
-        )
+        """Whole tracks; one that two ranks have counts once, as scores are gathered by name."""
+        rank, ranks = self._place()
+        mine = share_by_length([track.samples for track in tracks], ranks)[rank]
+        return self._loader(WholeTracks(tracks, self.listener), sampler=mine, batch_size=None)
 
     def _mine(self, items: int) -> range:
-        """Numbers of the validation items of this rank: each item once over all ranks.
+        """Numbers of this rank's items, which take equally long: each once over all ranks.
 
-        A rank beyond the last item repeats one, because Lightning wants work for
-        every rank; scores are gathered by name, so it counts once.
+        A rank beyond the last item repeats one, because Lightning wants work for every rank.
         """
-        if self.trainer is None:
-            return range(items)
-        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        rank, ranks = self._place()
         return range(rank % items if rank >= items else rank, items, ranks)
+
+    def _place(self) -> tuple[int, int]:
+        """Number of this rank, and of all."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: Dataset[Any], **arguments: Any) -> DataLoader[Any]:
         return DataLoader(
@@ -385,9 +389,19 @@ class MUSDBDataModule(LightningDataModule):
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
 
+@atexit.register
+def _end_workers() -> None:
+    """End workers that something still holds at exit, as a stopped run's traceback may.
+
+    Python sends them SIGTERM then, which they leave to the main process, and waits for ever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise an alarm
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
 def _ignore_signals(worker: int) -> None:
     """Leave Ctrl-C and SLURM's signals to the main process, which stops the workers in time."""
-    import signal
-
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -27,6 +27,8 @@ Position = tuple[int, int]
 
 # One purpose, one independent stream; augmentation number n draws from AUGMENTATION + n.
 TRACK_ORDER, CROP, ROOT_ORDER, AUGMENTATION = 0, 1, 2, 3
+# Degradation n likewise, in training and where examples are fixed; rooms have numbers for seeds.
+DEGRADATION, FIXED_DEGRADATION, ROOM = 2**32, 2**33, 2**34
 # Examples among which the roots are shared out and then shuffled: any stretch of the stream
 # holds them by their weights, to within a few examples.
 _BLOCK = 16
@@ -293,6 +295,31 @@ def samples_at(epoch: int, curriculum: Mapping[int, int]) -> int:
         curriculum: First epoch -> length from there on.
     """
     return curriculum[max(first for first in curriculum if first <= epoch)]
+
+
+def share_by_length(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Share out whole tracks, so that no rank has much more music than another.
+
+    The longest track that is left goes to the rank that has the least so far: no rank gets more
+    than 4/3 of what the best division would give the fullest one (Graham 1969, "Bounds on
+    multiprocessing timing anomalies").
+
+    Args:
+        lengths: Length of each track, samples.
+        ranks: Number of ranks.
+
+    Returns:
+        Numbers of each rank's tracks, in their order. A rank for which none is left repeats the
+        shortest one, because Lightning wants work for every rank.
+    """
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    longest_first = sorted(range(len(lengths)), key=lambda number: -lengths[number])
+    for number in longest_first:
+        rank = loads.index(min(loads))
+        shares[rank].append(number)
+        loads[rank] += lengths[number]
+    return [sorted(share) or longest_first[-1:] for share in shares]
 
 
 class ExampleSampler(Sampler[Position]):

@@ -69,11 +69,12 @@ def _report(error: Exception) -> int:
 def _is_for_the_user(error: ValueError) -> bool:
     """Whether the message was written for the person at the keyboard."""
     from datamodules.audio import DataError
+    from lightning_modules.callbacks.late_scores import MonitorError
     from lightning_modules.callbacks.non_finite import LossError
     from lightning_modules.description import CheckpointError
     from lightning_modules.run import SettingError
 
-    return isinstance(error, (DataError, CheckpointError, LossError, SettingError))
+    return isinstance(error, (DataError, CheckpointError, LossError, MonitorError, SettingError))
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 from datamodules.datasets import Batch
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base import SourceSeparator
+from lightning_modules.callbacks.bss_eval import BSSEval
 from lightning_modules.callbacks.checkpoints import Checkpoints
 from lightning_modules.callbacks.ema import EMA
 from lightning_modules.callbacks.non_finite import SkipNonFinite
@@ -73,6 +74,7 @@ class Setting:
         bad_batches: How many after the first have no loss on the last rank.
         ranks: Number of processes.
         num_workers: Of the loader.
+        scored: Whether checkpoints are chosen by scores that come while the next epoch trains.
     """
 
     trainer: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +86,7 @@ class Setting:
     bad_batches: int = 0
     ranks: int = 1
     num_workers: int = 0
+    scored: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,12 +159,15 @@ def train(setting: Setting, root: Path, folder: Path, kill: Kill | None, rank: i
     os.environ.update(WORLD_SIZE=str(setting.ranks), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     seed_everything(1)
+    watched = ("val/usdr", "max") if setting.scored else ("val/loss", "min")
     callbacks: list[Callback] = [
         ExactResume(),
         SkipNonFinite(),
-        Checkpoints("val/loss", "min", 2, **setting.checkpoints),
+        Checkpoints(*watched, 2, **setting.checkpoints),
         Witness(folder, kill),
     ]
+    if setting.scored:
+        callbacks.append(BSSEval(1, blocking=False))
     if setting.ema:
         callbacks.append(EMA(**setting.ema))
     if setting.patience is not None:
@@ -335,6 +341,16 @@ SETTINGS: dict[str, tuple[Setting, Sequence[Kill | Mapping[str, Any]]]] = {
         ),
         [Kill("on_train_batch_start", 4, rank=1), Kill("on_validation_epoch_end", _BATCHES)],
     ),
+    # Killed while scores are on the way, of one of two ranks too; while others are chosen by.
+    "scores": (
+        Setting(checkpoints={"save_every_n_steps": 1}, ema={"decay": 0.9}, ranks=2, scored=True),
+        [
+            Kill("on_train_batch_start", _BATCHES + 1, rank=1),
+            Kill("on_validation_epoch_end", 2 * _BATCHES),
+            Kill("replace", 3 * _BATCHES + 1),
+            Kill("on_train_end", 4 * _BATCHES),
+        ],
+    ),
 }
 
 
@@ -370,3 +386,12 @@ def test_a_killed_run_goes_on_to_the_bit(name: str, musdb_root: Path, tmp_path: 
         for run in ("parts", "whole")
     ]
     assert files[0] == files[1]
+    scores = [
+        {
+            path.relative_to(tmp_path / run): path.read_text()
+            for path in tmp_path.glob(f"{run}/scores/**/*.json")
+        }
+        for run in ("parts", "whole")
+    ]
+    assert scores[0] == scores[1]
+    assert bool(scores[0]) == setting.scored

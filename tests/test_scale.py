@@ -65,7 +65,7 @@ def fit(root: Path, folder: Path, ranks: int, num_workers: int = 0, accumulated:
         batch_size=BATCH,
         examples_per_epoch=EXAMPLES,
         num_workers=num_workers,
-        validation_tracks=["1", "3", "5"],  # one rank has one more than the other
+        validation_tracks=["1", "3", "5"],  # the longest on one rank, the others on another
     )
     trainer = Trainer(
         max_epochs=2,
@@ -80,7 +80,8 @@ def fit(root: Path, folder: Path, ranks: int, num_workers: int = 0, accumulated:
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        callbacks=[BSSEval(processes=1)],
+        # Several ranks need not wait for scores to have the same ones.
+        callbacks=[BSSEval(processes=1, blocking=ranks == 1)],
     )
     model = Separator()
     trainer.fit(model, data)
@@ -105,7 +106,7 @@ def test_the_same_run_at_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     root = tmp_path / "data"
     for number in range(6):
-        write_track(root / "train" / str(number), seconds=1.5, seed=number)
+        write_track(root / "train" / str(number), seconds=2.6 if number == 3 else 1.5, seed=number)
     sizes = {"one": (1, 0, 1), "two": (2, 1, 2)}
     for name, (ranks, workers, accumulated) in sizes.items():
         fit(root, tmp_path / name, ranks, workers, accumulated)
@@ -132,6 +133,21 @@ def test_the_same_run_at_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for path, score in zip(found, scores.values(), strict=True):
         for source, usdr in score.usdr.items():
             assert read_scores(path).usdr[source] == pytest.approx(usdr, abs=1e-3)
+
+
+def test_tracks_are_shared_out_over_ranks_by_length(musdb_root: Path) -> None:
+    data = MUSDBDataModule(root=str(musdb_root), num_workers=0)
+    data.setup("test")
+    data.setup("validate")
+    data.test_tracks = data.train_tracks + data.valid_tracks  # 3.3, 3.6, 3.9, 4.2 and 3 s
+    shares = []
+    for rank in range(2):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        shares.append([track.name for track in data.test_dataloader()])
+    assert shares == [
+        ["Band A - One", "D - 4", "Actions - One Minute Smile"],
+        ["Band B - Two", "Band C - Three"],
+    ]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

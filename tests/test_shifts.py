@@ -80,6 +80,18 @@ def test_stream_holds_no_more_than_the_delays_and_a_few_chunks() -> None:
     assert worst < 1000 + 5 * 441 + max(draw_delays(3, 44100, 0))
 
 
+def test_estimates_are_processed_after_they_are_averaged() -> None:
+    mixture = torch.randn(2, 5000)
+    told: list[int] = []
+    stream = separate_stream(
+        Half(), [mixture], shifts=2, postprocessing={"low_pass_hz": 1000}, progress=told.append
+    )
+    shifted = torch.cat(list(stream), -1)
+    plain = separate(Half(), mixture, postprocessing={"low_pass_hz": 1000})
+    assert torch.allclose(shifted, plain, atol=1e-5)
+    assert sum(told) == 5000
+
+
 def test_nothing_in_nothing_out() -> None:
     assert separate(Identity(), torch.zeros(2, 0), shifts=2).shape == (2, 2, 0)
     assert list(separate_stream(Identity(), [], shifts=2)) == []

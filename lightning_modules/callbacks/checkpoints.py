@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ class Checkpoints(ModelCheckpoint):
     The best are chosen after each validation. ``last.ckpt`` is written after each validation
     or epoch, at the end, and by steps or time between them; only when no gradients are
     half accumulated. The one before it is kept as ``previous.ckpt``.
+
+    Where the figure to choose by comes later than the validation (``BSSEval`` with
+    ``blocking: false``), the validated state is saved at once and waits for it under its own
+    name, to become one of the best or to be removed.
 
     Ctrl-C, SIGTERM and SIGUSR1 (what SLURM sends ahead of the time limit) end the run
     after the batch or the validation at hand and leave its state in ``last.ckpt``; a second
@@ -84,6 +89,11 @@ class Checkpoints(ModelCheckpoint):
         self._saved_at_batch = 0
         self._saved_at_seconds = 0.0
         self._overdue = False
+        # Files whose removal waits until last.ckpt does not speak of them any more.
+        self._outdone: list[str] = []
+        # The one that has waited for its figures, and the next one's figures are to come later.
+        self._chosen = ""
+        self.awaits_scores = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the directory, in which loggers have no say; remove half-written files."""
@@ -112,10 +122,10 @@ class Checkpoints(ModelCheckpoint):
     # ------------------------------------------------------------ what is saved
 
     def _monitor_candidates(self, trainer: Trainer) -> dict[str, Tensor]:
-        candidates = super()._monitor_candidates(trainer)
-        if self.monitor == "val/sdr":
-            candidates |= _whole_sdr(candidates)
-        return candidates
+        return self._with_whole_sdr(super()._monitor_candidates(trainer))
+
+    def _with_whole_sdr(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        return metrics | (_whole_sdr(metrics) if self.monitor == "val/sdr" else {})
 
     def _save_topk_checkpoint(
         self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
@@ -125,15 +135,45 @@ class Checkpoints(ModelCheckpoint):
             super()._save_topk_checkpoint(trainer, monitor_candidates)
             self._link_best(trainer)
 
+    def choose(self, trainer: Trainer, metrics: Mapping[str, float], epoch: int, step: int) -> None:
+        """Choose by figures that came late, on all ranks: the state that they are of is saved.
+
+        Args:
+            trainer: The trainer.
+            metrics: The figures by name; without the one that is monitored, the state is given up.
+            epoch: Epoch of the validation.
+            step: Steps of the optimiser by then.
+        """
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        candidates = {name: torch.tensor(value) for name, value in metrics.items()}
+        candidates |= {"epoch": torch.tensor(epoch), "step": torch.tensor(step)}
+        self._chosen = self.format_checkpoint_name(candidates)
+        self._save_topk_checkpoint(trainer, self._with_whole_sdr(candidates))
+        if self._chosen not in self.best_k_models and self._should_remove_checkpoint(
+            trainer, self._chosen, ""
+        ):
+            self._outdone.append(self._chosen)
+        self._chosen = ""
+        self._overdue = True
+
     def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        self._link_best(trainer)  # first: it may have stood for the one that goes
-        super()._remove_checkpoint(trainer, filepath)
+        self._outdone.append(filepath)
+
+    def _save_last_checkpoint(
+        self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
+    ) -> None:
+        super()._save_last_checkpoint(trainer, monitor_candidates)
+        while self._outdone:
+            super()._remove_checkpoint(trainer, self._outdone.pop())
 
     def _link_best(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and self.best_model_path:
             link_best(Path(self.best_model_path))
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        if filepath == self._chosen:
+            return  # it was saved after its validation, and the weights have moved on
         super()._save_checkpoint(trainer, filepath)
         self._saved_at_batch, self._saved_at_seconds = batches_done(trainer), time.monotonic()
         self._overdue = False
@@ -167,7 +207,7 @@ class Checkpoints(ModelCheckpoint):
         self._overdue = self._saved_at_batch != batches_done(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the last epoch if it had no validation."""
+        """Save the last epoch if it had no validation, or late scores."""
         if self._overdue and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
@@ -212,7 +252,11 @@ class Checkpoints(ModelCheckpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         candidates = self._monitor_candidates(trainer)
-        self._save_topk_checkpoint(trainer, candidates)
+        if not self.awaits_scores:
+            self._save_topk_checkpoint(trainer, candidates)
+        elif self.save_top_k != 0:
+            self._save_checkpoint(trainer, self.format_checkpoint_name(candidates))
+        self.awaits_scores = False
         self._save_last_checkpoint(trainer, candidates)
         if self._stop_agreed(trainer):
             raise Interrupted(Path(self.last_model_path))

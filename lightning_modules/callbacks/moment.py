@@ -16,7 +16,20 @@ def moment(trainer: Trainer) -> str:
     Returns:
         Epoch and step.
     """
-    return f"epoch_{trainer.current_epoch:03d}-step_{trainer.global_step:06d}"
+    return moment_name(trainer.current_epoch, trainer.global_step)
+
+
+def moment_name(epoch: int, step: int) -> str:
+    """Name a state of a training.
+
+    Args:
+        epoch: Its epoch.
+        step: Steps of the optimiser by then.
+
+    Returns:
+        The name.
+    """
+    return f"epoch_{epoch:03d}-step_{step:06d}"
 
 
 def run_folder(trainer: Trainer, *parts: str) -> Path:

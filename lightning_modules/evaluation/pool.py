@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +25,10 @@ _THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
 )
 
+# How much work for others goes before what nobody waits for, on the scale of Unix (0 to 19).
+_BACKGROUND_NICENESS = 10
+_SECONDS_BETWEEN_LOOKS = 1.0
+
 
 def available_cores() -> int:
     """Count the cores that this process may use: a job's share, not the whole machine."""
@@ -32,19 +38,22 @@ def available_cores() -> int:
 class ScoringPool(ProcessPoolExecutor):
     """A pool whose processes share out the cores, and leave signals to stop to the main process.
 
+    They end with the process that made the pool, also if that is killed.
+
     Args:
         processes: Number of processes; each starts when there is work for it.
         threads: Threads of linear algebra in each; by default one.
+        background: Let other processes go first where cores are short.
     """
 
-    def __init__(self, processes: int, threads: int = 1) -> None:
+    def __init__(self, processes: int, threads: int = 1, background: bool = False) -> None:
         self._threads = threads
         super().__init__(
             processes,
             # A fork would copy the locks of torch's threads.
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=signals.ignore,
-            initargs=signals.STOP,
+            initializer=_begin,
+            initargs=(os.getpid(), background),
         )
 
     def submit(
@@ -64,6 +73,24 @@ class ScoringPool(ProcessPoolExecutor):
         for process in list((self._processes or {}).values()):
             process.kill()  # they ignore what is gentler
         self.shutdown(cancel_futures=True)
+
+
+def _begin(parent: int, background: bool) -> None:
+    signals.ignore(*signals.STOP)
+    if background:
+        os.nice(_BACKGROUND_NICENESS)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: one that is killed tells nobody.
+
+    The queue that work comes from does not: this process itself could write to it, so that it
+    has no end.
+    """
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
 
 
 @contextmanager

@@ -45,6 +45,8 @@ def test_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for absent in ("openunmix", "demucs"):
+        for module in [name for name in sys.modules if name.startswith(f"{absent}.")]:
+            monkeypatch.delitem(sys.modules, module)
         monkeypatch.setitem(sys.modules, absent, None)
     report = report_of(tmp_path, *STEP)
     rows = report["rows"]

@@ -130,9 +130,11 @@ def test_baseline_is_computed_once(
     submitted: list[str] = []
     submit = BSSEval._submit
 
-    def counting(self: BSSEval, trainer: Any, model: Any, kind: str, *rest: Any) -> None:
+    def counting(
+        self: BSSEval, trainer: Any, model: Any, scored: Any, kind: str, *rest: Any
+    ) -> None:
         submitted.append(kind)
-        submit(self, trainer, model, kind, *rest)
+        submit(self, trainer, model, scored, kind, *rest)
 
     monkeypatch.setattr(BSSEval, "_submit", counting)
     scorer = BSSEval(processes=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter
-from itertools import pairwise
+from itertools import chain, pairwise, product
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from datamodules.sampling import (
     crop_lengths,
     generator,
     samples_at,
+    share_by_length,
 )
 
 LENGTHS = np.array([1000, 2000, 500, 4000, 100])
@@ -264,6 +265,26 @@ def test_every_rank_takes_as_many_steps_in_every_epoch(ranks: int) -> None:
             for epoch in range(3):
                 sampler.set_epoch(epoch)
                 assert len(list(sampler)) == len(sampler) == 8 * 8 // ranks
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_tracks_are_shared_by_length(ranks: int) -> None:
+    """All of them, each once, and no rank has more than 4/3 of the best division's most."""
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        lengths = random.integers(1, 20, 6).tolist()
+        shares = share_by_length(lengths, ranks)
+        assert sorted(chain.from_iterable(shares)) == list(range(6))
+        assert all(share == sorted(share) for share in shares)
+        best = min(
+            max(np.bincount(owners, lengths, ranks)) for owners in product(range(ranks), repeat=6)
+        )
+        assert max(sum(lengths[number] for number in share) for share in shares) <= 4 / 3 * best
+
+
+def test_tracks_go_longest_first_to_who_has_least() -> None:
+    assert share_by_length([5, 5, 4, 4, 3, 3, 3], 3) == [[0, 4, 6], [1, 5], [2, 3]]
+    assert share_by_length([2, 1], 4) == [[0], [1], [1], [1]], "no rank goes without"
 
 
 def test_an_epoch_of_ten_million_examples_takes_no_memory() -> None:

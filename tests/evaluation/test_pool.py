@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +35,53 @@ def test_terminate_does_not_wait() -> None:
     assert futures[-1].done()
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+_TRAINER = """
+import os, signal, time
+from lightning_modules.evaluation.pool import ScoringPool
+if __name__ == "__main__":
+    pool = ScoringPool(2)
+    # One is at work at the end, and one waits for some.
+    idle, busy = (pool.submit(os.getpid) for _ in range(2))
+    pool.submit(time.sleep, 0.2).result()
+    print(*pool._processes)
+    with open("/proc/self/maps") as maps:  # semaphores: another process may make some meanwhile
+        print(*{line.split()[4] for line in maps if "/dev/shm/" in line}, flush=True)
+    pool.submit(time.sleep, 600)
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and /dev/shm")
+def test_processes_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "trainer.py").write_text(_TRAINER)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "trainer.py"]
+    with (tmp_path / "output").open("w") as output:
+        trainer = subprocess.run(command, cwd=tmp_path, env=environment, stdout=output)
+    assert trainer.returncode == -signal.SIGKILL
+    lines = (tmp_path / "output").read_text().splitlines()
+    processes, semaphores = (line.split() for line in lines)
+    assert len(processes) == 2
+    assert semaphores
+    deadline = time.monotonic() + 20
+    while any(Path("/proc", number).exists() for number in processes):
+        assert time.monotonic() < deadline, "a scoring process has outlived its trainer"
+        time.sleep(0.05)
+    while {str(entry.inode()) for entry in os.scandir("/dev/shm")} & set(semaphores):
+        assert time.monotonic() < deadline, "a semaphore was left behind"
+        time.sleep(0.05)
+    assert {path.name for path in tmp_path.iterdir()} == {"trainer.py", "output"}
+
+
+def test_background_gives_way(tmp_path: Path) -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with ScoringPool(1, background=True) as pool:
+        niceness = pool.submit(os.getpriority, os.PRIO_PROCESS, 0).result()
+    assert niceness == min(19, before + 10)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 def test_cores_are_those_of_this_process() -> None:

@@ -1,0 +1,113 @@
+"""What scoring costs: the command runs, and its figures agree with each other."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.datasets import TrackBatch
+from lightning_modules.benchmark import epoch
+from lightning_modules.tools.benchmark import main
+
+
+@pytest.mark.slow
+def test_each_way_is_measured(
+    musdb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, threads = tmp_path / "figures.json", torch.get_num_threads()
+    # A config of a few lines, so that nothing takes long.
+    (tmp_path / "mine.yaml").write_text(
+        "model: {class_path: lightning_modules.unet.UNet, init_args: {channels: [2]}}\n"
+        "data: {init_args: {segment_seconds: 0.1, batch_size: 2}}\n"
+    )
+    arguments = ["--config", str(tmp_path / "mine.yaml"), "--root", str(musdb_root)]
+    arguments += ["--epochs", "3", "--examples", "8", "--threads", "1"]
+    assert main(["epoch", *arguments, "--json", str(path)]) == 0
+    report = json.loads(path.read_text())
+    rows = report["rows"]
+    assert list(rows) == ["none", "blocking", "background"]
+    assert rows["none"]["waited_seconds"] == 0
+    assert 0 < rows["blocking"]["waited_seconds"] < rows["blocking"]["epoch_seconds"]
+    assert rows["background"]["waited_seconds"] > 0
+    assert rows["background"]["waited_at_end_seconds"] > 0
+    assert report["settings"]["tracks"] == 1
+    assert report["settings"]["audio_seconds"] == pytest.approx(3)
+    assert report["settings"]["threads"] == 1
+    assert report["settings"]["examples"] == 8
+    assert report["settings"]["segment_seconds"] == pytest.approx(0.1)
+    assert torch.get_num_threads() == threads
+    table = capsys.readouterr().out
+    for name in ("without scoring", "`blocking: true`", "`blocking: false`"):
+        assert name in table
+    assert "Validation" not in table
+
+
+def test_museval_scores_the_same_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    class Engine:
+        @staticmethod
+        def bss_eval(references: Any, estimates: Any, **options: int) -> None:
+            seen.append((references, estimates, options))
+
+    monkeypatch.setitem(sys.modules, "museval", Engine)
+    monkeypatch.setitem(sys.modules, "museval.metrics", Engine)
+    targets, estimates = torch.rand(4, 2, 10), torch.rand(4, 2, 10)
+    track = TrackBatch("a", targets.sum(0), targets)
+    assert epoch._score_by_museval([(track, estimates)] * 2, 5) >= 0
+    assert len(seen) == 2
+    references, others, options = seen[0]
+    np.testing.assert_array_equal(references, targets.double().numpy().transpose(0, 2, 1))
+    np.testing.assert_array_equal(others, estimates.double().numpy().transpose(0, 2, 1))
+    assert options == {"window": 5, "hop": 5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "unett"], "did you mean unet.yaml?"),
+        (["--epochs", "2"], "--epochs is 2: give 3 or more"),
+        (["--examples", "0"], "--examples is 0: give 1 or more"),
+        (["--threads", "-1"], "--threads is -1: give 1 or more"),
+        (["--museval"], "--museval: it cannot be imported"),
+    ],
+)
+def test_mistakes_are_explained(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "museval", None)
+    monkeypatch.delitem(sys.modules, "museval.metrics", raising=False)
+    assert main(["epoch", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_museval_is_a_row_of_its_own() -> None:
+    row = {"epoch_seconds": 4.0, "waited_seconds": 1.0, "waited_at_end_seconds": 2.5}
+    rows = {"none": {"epoch_seconds": 2.0, "waited_seconds": 0.0}}
+    rows |= {"blocking": row, "background": row}
+    rows["museval"] = {"epoch_seconds": 20.0, "waited_seconds": 18.0}
+    settings = {
+        "config": "mine.yaml",
+        "data": "songs",
+        "examples": 8,
+        "segment_seconds": 2.0,
+        "threads": 1,
+        "cores": 2,
+        "load": 0.25,
+        "device": "cpu",
+        "tracks": 1,
+        "audio_seconds": 30.0,
+    }
+    table = epoch.table({"settings": settings, "rows": rows})
+    assert "| scored by museval | 20.0 s | 10.00 x | 18.0 s | 90% |" in table
+    assert "| without scoring | 2.0 s | 1.00 x | 0.0 s | 0% |" in table
+    assert "at its end: 2.5 s." in table
