@@ -19,6 +19,7 @@ from datamodules.songs import song_name
 from lightning_modules import description
 from lightning_modules.postprocessing import PostProcessing, PostProcessor
 from lightning_modules.separation import check_overlap, separate
+from lightning_modules.shifts import check_shifts
 from lightning_modules.stem_files import StemFiles, separate_file
 
 OptimizerCallable = Callable[[Any], Optimizer]
@@ -45,6 +46,8 @@ class SourceSeparator(LightningModule, ABC):
         chunks_at_once: Chunks that go through the model at once in separation.
         compiled: Compile the networks by ``torch.compile``: minutes at the start, faster
             steps after. Weights and checkpoints stay the same.
+        shifts: Random delays of the mixture that separation averages over, at as many times the
+            cost (the shift trick of Demucs); 0 separates the mixture as it is.
         postprocessing: What separation does to the estimates; by default nothing.
 
     Attributes:
@@ -62,6 +65,7 @@ class SourceSeparator(LightningModule, ABC):
             "overlap",
             "chunks_at_once",
             "compiled",
+            "shifts",
             "postprocessing",
         }
     )
@@ -79,10 +83,12 @@ class SourceSeparator(LightningModule, ABC):
         chunks_at_once: int = 4,
         compiled: bool = False,
         chunk_seconds: float | None = None,
+        shifts: int = 0,
         postprocessing: PostProcessing | None = None,
     ) -> None:
         super().__init__()
         check_overlap(overlap)
+        check_shifts(shifts)
         PostProcessor(postprocessing or {}, sources, sample_rate)  # checks the settings
         chunk = segment_seconds if chunk_seconds is None else chunk_seconds
         if chunks_at_once < 1 or min(segment_seconds, chunk) <= 0:
@@ -102,6 +108,7 @@ class SourceSeparator(LightningModule, ABC):
         self.overlap = overlap
         self.chunks_at_once = chunks_at_once
         self.compiled = compiled
+        self.shifts = shifts
         self.postprocessing = postprocessing
         self.step_is_skipped = False
 
@@ -144,6 +151,7 @@ class SourceSeparator(LightningModule, ABC):
             sample_rate,
             overlap=self.overlap,
             batch_size=self.chunks_at_once,
+            shifts=self.shifts,
             postprocessing=self.postprocessing,
         )
 

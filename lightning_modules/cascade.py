@@ -57,6 +57,7 @@ class Cascade(SourceSeparator):
             second.segment_seconds,
             overlap=second.overlap,
             chunks_at_once=second.chunks_at_once,
+            shifts=second.shifts,
             postprocessing=second.postprocessing,
         )
         self.denoiser, self.separator = first, second

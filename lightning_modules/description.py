@@ -48,6 +48,19 @@ def check_is_there(path: Path) -> None:
     raise CheckpointError(f"{path}: there is no such checkpoint; {nearby}")
 
 
+def check_is_free(path: Path) -> None:
+    """Check that a checkpoint to be written would replace none.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileExistsError: It is there.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} is there already; give another name with -o")
+
+
 def describe(model: Described) -> dict[str, Any]:
     """Say in plain data how to build a model again.
 

@@ -19,6 +19,7 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from lightning_modules.postprocessing import PostProcessing, PostProcessor
+from lightning_modules.shifts import averaged, check_shifts, draw_delays
 
 
 class Separator(Protocol):
@@ -41,6 +42,8 @@ def separate(
     *,
     overlap: float = 0.25,
     batch_size: int = 4,
+    shifts: int = 0,
+    seed: int = 0,
     postprocessing: PostProcessing | None = None,
 ) -> Tensor:
     """Separate a mixture that fits into memory.
@@ -51,13 +54,15 @@ def separate(
         sample_rate: Rate of the mixture, Hz; by default the model's.
         overlap: Part of a chunk that it shares with the next, in [0, 0.5].
         batch_size: Chunks that go through the model at once.
+        shifts: Random delays of the mixture to average over; 0 separates it as it is.
+        seed: The same one gives the same delays.
         postprocessing: What is done to the estimates; by default nothing.
 
     Returns:
         Estimates at the mixture's rate, shape (S, C, T), ordered as ``model.sources``.
 
     Raises:
-        ValueError: The mixture's shape or the overlap is not as described.
+        ValueError: The mixture's shape, the overlap or the shifts are not as described.
     """
     if mixture.ndim != 2:
         raise ValueError(f"mixture has shape {tuple(mixture.shape)}: (channels, samples) expected")
@@ -67,6 +72,8 @@ def separate(
         sample_rate,
         overlap=overlap,
         batch_size=batch_size,
+        shifts=shifts,
+        seed=seed,
         postprocessing=postprocessing,
     )
     estimates = mixture.new_empty(len(model.sources), *mixture.shape)
@@ -85,6 +92,8 @@ def separate_stream(
     *,
     overlap: float = 0.25,
     batch_size: int = 4,
+    shifts: int = 0,
+    seed: int = 0,
     postprocessing: PostProcessing | None = None,
     progress: Callable[[int], None] = lambda samples: None,
 ) -> Iterator[Tensor]:
@@ -96,6 +105,8 @@ def separate_stream(
         sample_rate: Rate of the mixture, Hz; by default the model's.
         overlap: Part of a chunk that it shares with the next, in [0, 0.5].
         batch_size: Chunks that go through the model at once.
+        shifts: Random delays of the mixture to average over; 0 separates it as it is.
+        seed: The same one gives the same delays.
         postprocessing: What is done to the estimates; by default nothing. Muting gives
             nothing back before all has come.
         progress: Told the number of samples that have just been separated.
@@ -105,14 +116,20 @@ def separate_stream(
         as the mixture.
 
     Raises:
-        ValueError: The overlap is outside [0, 0.5], or a setting of the post-processing is wrong.
+        ValueError: The overlap is outside [0, 0.5], the shifts are below 0, or a setting of the
+            post-processing is wrong.
     """
     check_overlap(overlap)
+    check_shifts(shifts)
     rate = sample_rate or model.sample_rate
+    delays = draw_delays(shifts, rate, seed)
     process = PostProcessor(postprocessing or {}, model.sources, rate)
 
+    def joined(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        return _joined_chunks(model, blocks, rate, overlap, batch_size)
+
     def separated() -> Iterator[Tensor]:
-        for part in _joined_chunks(model, blocks, rate, overlap, batch_size):
+        for part in averaged(joined, blocks, delays) if delays else joined(blocks):
             progress(part.shape[-1])
             yield part
 

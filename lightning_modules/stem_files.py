@@ -24,6 +24,7 @@ class SeparatingModule(Separator, Protocol):
 
     overlap: float
     chunks_at_once: int
+    shifts: int
     postprocessing: PostProcessing | None
 
     @property
@@ -128,6 +129,7 @@ def separate_file(
     *,
     force: bool = False,
     overlap: float | None = None,
+    shifts: int | None = None,
     postprocessing: PostProcessing | None = None,
     progress: Callable[[int], None] = lambda samples: None,
 ) -> None:
@@ -139,6 +141,7 @@ def separate_file(
         folder: Where the stems go.
         force: Overwrite what is there.
         overlap: Part of a chunk that is cross-faded with the next; by default the model's.
+        shifts: Random delays of the mixture to average over; by default the model's.
         postprocessing: What is done to the estimates; by default what the model's settings say.
         progress: Told the number of samples that have just been separated.
 
@@ -157,6 +160,7 @@ def separate_file(
         info.sample_rate,
         overlap=model.overlap if overlap is None else overlap,
         batch_size=model.chunks_at_once,
+        shifts=model.shifts if shifts is None else shifts,
         postprocessing=model.postprocessing if postprocessing is None else postprocessing,
         progress=progress,
     )

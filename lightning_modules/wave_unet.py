@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.datasets import Batch
+from lightning_modules.layers.centre import centre
 from lightning_modules.waveform import WaveformSeparator
 
 Output = Literal["direct", "difference"]
@@ -273,12 +274,6 @@ class WaveUNet(WaveformSeparator):
         return self.compared(
             estimates, Batch(*(centre(signals, estimates.shape[-1]) for signals in batch))
         )
-
-
-def centre(signals: Tensor, samples: int) -> Tensor:
-    """The middle of signals (..., N), shape (..., samples)."""
-    first = (signals.shape[-1] - samples) // 2
-    return signals[..., first : first + samples]
 
 
 def _glorot(convolution: nn.Conv1d) -> nn.Conv1d:

@@ -277,6 +277,7 @@ def test_every_config_trains_reloads_and_separates(chain: list[str], musdb_root:
     tiny = getattr(__import__(module, fromlist=[name]), name).tiny
     small = [f"--model.init_args.{key}={json.dumps(value)}" for key, value in tiny.items()]
     settings = [word for word in TINY if not word.startswith("--model")]
+    settings.append("--data.init_args.batch_size=8")  # no more than the examples of an epoch
     root = f"--data.init_args.root={musdb_root}"
     assert run("fit", *configs, *small, *settings, *CSV, root, "--run_dir", "here") == 0
     separator = load_separator(Path("here/checkpoints/last.ckpt"))

@@ -86,15 +86,15 @@ class Entrant(NamedTuple):
 
 
 @contextmanager
-def quiet(threads: int) -> Iterator[None]:
-    """Give torch a number of threads for a while, and leave Lightning's notices out.
+def quiet(threads: int | None = None) -> Iterator[None]:
+    """Leave Lightning's notices out for a while, and give torch a number of threads.
 
     Args:
-        threads: Threads of this process.
+        threads: Threads of this process; by default they stay as many as they are.
     """
     former, notices = torch.get_num_threads(), logging.getLogger("pytorch_lightning")
     level = notices.level
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or former)
     notices.setLevel(logging.WARNING)
     try:
         yield

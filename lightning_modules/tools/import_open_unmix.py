@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_modules.description import check_is_free
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the checkpoint that the command line asks for.
@@ -45,20 +47,11 @@ def convert(folder: Path, output: Path) -> None:
         FileExistsError: It is there already.
         CheckpointError: A state dict is missing or unusable.
     """
-    if output.exists():
-        raise FileExistsError(f"{output} is there already; give another name with -o")
-    import torch
-    from pytorch_lightning import Trainer
-
-    from datamodules.benchmark.measuring import quiet
-    from lightning_modules.checkpoint_files import WholeCheckpointIO
+    check_is_free(output)
+    from lightning_modules.checkpoint_files import save_separator
     from lightning_modules.open_unmix import from_package
 
-    model = from_package(folder)
-    with quiet(torch.get_num_threads()):  # nothing is trained here
-        trainer = Trainer(accelerator="cpu", devices=1, logger=False, plugins=[WholeCheckpointIO()])
-    trainer.strategy.connect(model)
-    trainer.save_checkpoint(output, weights_only=True)
+    save_separator(from_package(folder), output)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--overlap", type=float, default=None, help="part of a chunk shared with the next, 0 to 0.5"
     )
     parser.add_argument(
+        "--shifts",
+        type=int,
+        default=None,
+        help="random delays averaged over, at as many times the cost",
+    )
+    parser.add_argument(
         "--postprocessing",
         default=None,
         metavar="SETTINGS",
@@ -52,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             force=options.force,
             device=options.device,
             overlap=options.overlap,
+            shifts=options.shifts,
             denoiser=options.denoiser,
             postprocessing=_settings(options.postprocessing),
         )
@@ -69,6 +76,7 @@ def separate_files(
     force: bool = False,
     device: str | None = None,
     overlap: float | None = None,
+    shifts: int | None = None,
     denoiser: Path | None = None,
     postprocessing: PostProcessing | None = None,
 ) -> list[Path]:
@@ -81,6 +89,7 @@ def separate_files(
         force: Overwrite what is there.
         device: Torch device; by default CUDA where there is one.
         overlap: Part of a chunk that is cross-faded with the next; by default the model's.
+        shifts: Random delays of the mixture to average over; by default the model's.
         denoiser: Checkpoint of a denoiser whose estimate is separated in place of the song.
         postprocessing: What is done to the estimates; by default what the model's settings say.
 
@@ -132,6 +141,7 @@ def separate_files(
                 folder,
                 force=force,
                 overlap=overlap,
+                shifts=shifts,
                 postprocessing=postprocessing,
                 progress=advance,
             )
