@@ -55,6 +55,7 @@ ALL: dict[str, Callable[[Path], Augmentation]] = {
     "BandStop": lambda _: filters.BandStop(probability=0.7),
     "Reverb": lambda folder: filters.Reverb(str(folder), probability=0.7),
     "GaussianNoise": lambda _: noise.GaussianNoise(probability=0.7),
+    "ColouredNoise": lambda _: noise.ColouredNoise(probability=0.7),
     "RecordedNoise": lambda folder: noise.RecordedNoise(str(folder), probability=0.7),
     "Repitch": lambda _: repitch.Repitch(probability=0.7),
     "Speed": lambda _: repitch.Speed(probability=0.7),
