@@ -243,6 +243,10 @@ class ValidationCrops(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.places)
 
+    def place(self, number: int) -> tuple[Track, int]:
+        """Track and first sample of a crop."""
+        return self.places[number]
+
     def __getitem__(self, number: int) -> Batch:
         track, start = self.places[number]
         mixture, targets = self.listener.read(track, start, self.segment_samples)
@@ -263,6 +267,10 @@ class WholeTracks(Dataset[TrackBatch]):
 
     def __len__(self) -> int:
         return len(self.tracks)
+
+    def place(self, number: int) -> tuple[Track, int]:
+        """A track, and its first sample."""
+        return self.tracks[number], 0
 
     def __getitem__(self, number: int) -> TrackBatch:
         track = self.tracks[number]
@@ -307,3 +315,24 @@ def grouping(
         if len(set(group)) < len(group):
             raise DataError(f"source {name!r} is made of {group}: name each stem once")
     return groups
+
+
+def check_sources(names: Sequence[str], sources: Sequence[str], argument: str) -> None:
+    """Check that every name is one of the model's sources.
+
+    Args:
+        names: Names that the user gave.
+        sources: Names of the model's sources.
+        argument: The argument that held them, for the message.
+
+    Raises:
+        ValueError: A name is unknown, or a source is left out.
+    """
+    unknown, missing = sorted(set(names) - set(sources)), sorted(set(sources) - set(names))
+    if unknown or missing:
+        raise ValueError(
+            f"{argument} names {', '.join(names)}, the sources are {', '.join(sources)}:"
+            + (f" {', '.join(unknown)} is unknown;" if unknown else "")
+            + (f" {', '.join(missing)} is missing;" if missing else "")
+            + " name each source once"
+        )

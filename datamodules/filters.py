@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from functools import lru_cache
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import scipy.fft
 import scipy.signal
 import torch
 import torchaudio
 from torch import Tensor
 
-from datamodules.audio import DataError, read
 from datamodules.augmentations import (
     Parameters,
     Probability,
@@ -29,14 +25,13 @@ from datamodules.augmentations import (
     log_uniform,
     on_device,
 )
-from datamodules.recordings import Recordings, resampled, with_channels
+from datamodules.convolution import convolve, recorded_response
+from datamodules.recordings import Recordings
 
 # Share of the sample rate above which no frequency is drawn: filters degenerate at one half.
 _HIGHEST_SHARE = 0.45
 # Order of the low-pass filter that a band-stop is made of; the slopes' steepness.
 _BAND_STOP_ORDER = 4
-# An impulse response begins where it first comes this close to its peak.
-_ONSET_BELOW_PEAK_DB = 20.0
 
 
 class _Biquad(StemAugmentation):
@@ -314,33 +309,15 @@ class Reverb(StemAugmentation):
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
         """Convolve each stem with its response, and add."""
         _, channels, samples = waveforms.shape
-        # One length for all responses, so that rounding does not depend on the batch; it
-        # makes the transform's length, samples + length - 1, a fast one.
-        length = scipy.fft.next_fast_len(2 * samples - 1, real=True) - samples + 1
-        responses = torch.zeros(len(waveforms), channels, length)
+        # One length for all responses, so that rounding does not depend on the batch.
+        responses = torch.zeros(len(waveforms), channels, samples)
         for place, number in enumerate(parameters[:, 1].long().tolist()):
             path, rate = self.responses.files[number], self.responses.infos[number].sample_rate
-            heard = _impulse_response(path, rate, self.sample_rate, channels)[:, :samples]
+            heard = recorded_response(path, rate, self.sample_rate, channels)[:, :samples]
             responses[place, :, : heard.shape[-1]] = heard
-        wet: Tensor = torchaudio.functional.fftconvolve(waveforms, responses.to(waveforms))
+        wet = convolve(waveforms, responses.to(waveforms))
         factors = torch.from_numpy(decibels_to_factors(parameters[:, 0].double().numpy()))
-        return waveforms + on_device(factors, waveforms) * wet[..., :samples]
-
-
-# The bound is for folders of many; most hold fewer.
-@lru_cache(maxsize=256)
-def _impulse_response(path: Path, file_rate: int, sample_rate: int, channels: int) -> Tensor:
-    """An impulse response, cut and scaled as ``Reverb`` tells, shape (channels, T)."""
-    audio = read(path)
-    levels = np.abs(audio).max(0)
-    if levels.max() == 0:
-        raise DataError(f"{path}: is silent, an impulse response was expected; take it away")
-    # Cut before resampling: the filter's ripple would pass for an early onset.
-    onset = int(np.argmax(levels >= levels.max() * 10 ** (-_ONSET_BELOW_PEAK_DB / 20)))
-    response = resampled(audio[:, onset:], file_rate, sample_rate)
-    response = with_channels(response, channels)
-    energy = np.square(response, dtype=np.float64).sum() / channels
-    return torch.from_numpy((response / np.sqrt(energy)).astype(np.float32))
+        return waveforms + on_device(factors, waveforms) * wet
 
 
 def _filtered(waveforms: Tensor, sections: Parameters) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import signal
 import warnings
 from collections.abc import Sequence
 from itertools import takewhile
@@ -386,9 +389,19 @@ class MUSDBDataModule(LightningDataModule):
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
 
+@atexit.register
+def _end_workers() -> None:
+    """End workers that something still holds at exit, as a stopped run's traceback may.
+
+    Python sends them SIGTERM then, which they leave to the main process, and waits for ever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise an alarm
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
 def _ignore_signals(worker: int) -> None:
     """Leave Ctrl-C and SLURM's signals to the main process, which stops the workers in time."""
-    import signal
-
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """Augmentations that add noise to stems.
 
-The noise becomes part of the target: the model learns to keep it with its stem. An input
-that is noisy while the targets are clean is the business of the denoising experiments.
+The noise becomes part of the target: the model learns to keep it with its stem. The same
+classes make an input that is noisy while the targets are clean in ``datamodules.degradation``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy.fft
 import torch
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from datamodules.recordings import Recordings
 
 # Whole numbers up to here are exact in float32, which parameters are.
 _EXACT = 2**24
+# Bounds the memory that noise for a whole song takes.
+_LONGEST_PERIOD = 2**20
 
 
 class GaussianNoise(StemAugmentation):
@@ -59,7 +62,59 @@ class GaussianNoise(StemAugmentation):
         """Add noise to each stem."""
         keys = parameters[:, 1:].long().to(waveforms.device)
         noise = normal(keys, waveforms[0].numel()).view_as(waveforms).to(waveforms)
-        return _add_noise(waveforms, noise, parameters[:, 0])
+        return add_noise(waveforms, noise, parameters[:, 0])
+
+
+class ColouredNoise(StemAugmentation):
+    """Add noise whose power falls with frequency, of which each channel has its own.
+
+    Power goes with 1 / f to a drawn exponent: 0 is white, 1 pink, 2 brown noise. It is white
+    noise (that of ``GaussianNoise``) whose spectrum is weighted, of a length that the Fourier
+    transform likes, repeated without a seam after at most 24 seconds at 44.1 kHz.
+
+    Args:
+        lowest_db: Lowest signal-to-noise ratio, dB.
+        highest_db: Highest signal-to-noise ratio, dB.
+        lowest_exponent: Smallest exponent.
+        highest_exponent: Largest exponent.
+        probability: Probability per stem, one number or one a stem.
+    """
+
+    neutral = math.inf
+
+    def __init__(
+        self,
+        lowest_db: float = 0.0,
+        highest_db: float = 20.0,
+        lowest_exponent: float = 0.0,
+        highest_exponent: float = 2.0,
+        probability: Probability = 1.0,
+    ) -> None:
+        super().__init__(probability)
+        check_range("db", lowest_db, highest_db)
+        check_range("exponent", lowest_exponent, highest_exponent)
+        self.decibels = lowest_db, highest_db
+        self.exponents = lowest_exponent, highest_exponent
+
+    def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
+        """Draw a ratio in dB, an exponent and the two halves of a key for each stem."""
+        ratios = random.uniform(*self.decibels, stems)
+        exponents = random.uniform(*self.exponents, stems)
+        return np.column_stack([ratios, exponents, random.integers(_EXACT, size=(stems, 2))])
+
+    def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
+        """Add noise to each stem."""
+        count, channels, samples = waveforms.shape
+        period = min(scipy.fft.next_fast_len(samples, real=True), _LONGEST_PERIOD)
+        keys = parameters[:, 2:].long().to(waveforms.device)
+        white = normal(keys, channels * period).view(count, channels, period)
+        frequencies = torch.arange(period // 2 + 1, device=waveforms.device).clamp_min(1)
+        weights = frequencies ** (-on_device(parameters[:, 1], white) / 2)
+        weights[..., 0] = 0  # noise has no mean
+        noise = torch.fft.irfft(torch.fft.rfft(white) * weights, period)
+        repeats = -(-samples // period)
+        noise = noise.repeat(1, 1, repeats)[..., :samples].to(waveforms)
+        return add_noise(waveforms, noise, parameters[:, 0])
 
 
 class RecordedNoise(StemAugmentation):
@@ -108,10 +163,10 @@ class RecordedNoise(StemAugmentation):
                 for _, number, place in parameters.tolist()
             ]
         )
-        return _add_noise(waveforms, torch.from_numpy(noise).to(waveforms), parameters[:, 0])
+        return add_noise(waveforms, torch.from_numpy(noise).to(waveforms), parameters[:, 0])
 
 
-def _add_noise(waveforms: Tensor, noise: Tensor, ratios_db: Tensor) -> Tensor:
+def add_noise(waveforms: Tensor, noise: Tensor, ratios_db: Tensor) -> Tensor:
     """Add noise at a ratio of the powers of whole stems, all channels together.
 
     As torchaudio's ``add_noise``, which however makes NaN of silent noise and treats

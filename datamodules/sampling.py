@@ -27,6 +27,8 @@ Position = tuple[int, int]
 
 # One purpose, one independent stream; augmentation number n draws from AUGMENTATION + n.
 TRACK_ORDER, CROP, ROOT_ORDER, AUGMENTATION = 0, 1, 2, 3
+# Degradation n likewise, in training and where examples are fixed; rooms have numbers for seeds.
+DEGRADATION, FIXED_DEGRADATION, ROOM = 2**32, 2**33, 2**34
 # Examples among which the roots are shared out and then shuffled: any stretch of the stream
 # holds them by their weights, to within a few examples.
 _BLOCK = 16

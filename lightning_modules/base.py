@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from datamodules.datasets import Batch, TrackBatch
 from datamodules.songs import song_name
 from lightning_modules import description
+from lightning_modules.postprocessing import PostProcessing, PostProcessor
 from lightning_modules.separation import check_overlap, separate
+from lightning_modules.shifts import check_shifts
 from lightning_modules.stem_files import StemFiles, separate_file
 
 OptimizerCallable = Callable[[Any], Optimizer]
@@ -34,7 +36,9 @@ class SourceSeparator(LightningModule, ABC):
         sources: Names of the sources, in the order of the estimates.
         sample_rate: Sample rate of mixture and estimates, Hz.
         audio_channels: Channels of mixture and estimates.
-        segment_seconds: Length of a training crop, and of a chunk in separation, seconds.
+        segment_seconds: Length of a training crop, seconds.
+        chunk_seconds: Length of a chunk in separation, seconds; by default a training crop's.
+            Models that learn from a few frames at a time separate more at once.
         optimizer: Makes the optimiser from the parameters.
         lr_scheduler: Makes the learning rate scheduler from the optimiser. One that
             watches a metric watches ``val/loss``.
@@ -42,8 +46,12 @@ class SourceSeparator(LightningModule, ABC):
         chunks_at_once: Chunks that go through the model at once in separation.
         compiled: Compile the networks by ``torch.compile``: minutes at the start, faster
             steps after. Weights and checkpoints stay the same.
+        shifts: Random delays of the mixture that separation averages over, at as many times the
+            cost (the shift trick of Demucs); 0 separates the mixture as it is.
+        postprocessing: What separation does to the estimates; by default nothing.
 
     Attributes:
+        segment_seconds: Length of a chunk in separation, seconds.
         step_is_skipped: Set by a callback when the optimiser is to leave out the step at hand,
             on all ranks alike.
     """
@@ -51,7 +59,15 @@ class SourceSeparator(LightningModule, ABC):
     tiny: ClassVar[Mapping[str, Any]]
     """Arguments that make the model small enough to train in a second."""
     free_arguments: frozenset[str] = frozenset(
-        {"segment_seconds", "overlap", "chunks_at_once", "compiled"}
+        {
+            "segment_seconds",
+            "chunk_seconds",
+            "overlap",
+            "chunks_at_once",
+            "compiled",
+            "shifts",
+            "postprocessing",
+        }
     )
     """Arguments that may differ from those that the weights were trained with."""
 
@@ -66,25 +82,34 @@ class SourceSeparator(LightningModule, ABC):
         overlap: float = 0.25,
         chunks_at_once: int = 4,
         compiled: bool = False,
+        chunk_seconds: float | None = None,
+        shifts: int = 0,
+        postprocessing: PostProcessing | None = None,
     ) -> None:
         super().__init__()
         check_overlap(overlap)
-        if chunks_at_once < 1 or segment_seconds <= 0:
+        check_shifts(shifts)
+        PostProcessor(postprocessing or {}, sources, sample_rate)  # checks the settings
+        chunk = segment_seconds if chunk_seconds is None else chunk_seconds
+        if chunks_at_once < 1 or min(segment_seconds, chunk) <= 0:
             raise ValueError(
-                f"chunks_at_once is {chunks_at_once} and segment_seconds {segment_seconds}: "
-                "give a number from 1 on, and a length above 0"
+                f"chunks_at_once is {chunks_at_once}, segment_seconds {segment_seconds} and "
+                f"chunk_seconds {chunk_seconds}: give a number from 1 on, and lengths above 0"
             )
-        # Not ``hparams.optimizer``: a callable is not plain data, and reloading needs none.
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        # How a model is trained is not plain data, and reloading needs none of it.
+        self.save_hyperparameters(ignore=list(description.TRAINING_ARGUMENTS))
         self.sources = list(sources)
         self.sample_rate = sample_rate
         self.audio_channels = audio_channels
-        self.segment_seconds = segment_seconds
+        # What separation asks for; the crops are the data's affair.
+        self.segment_seconds = chunk
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.overlap = overlap
         self.chunks_at_once = chunks_at_once
         self.compiled = compiled
+        self.shifts = shifts
+        self.postprocessing = postprocessing
         self.step_is_skipped = False
 
     @abstractmethod
@@ -126,6 +151,8 @@ class SourceSeparator(LightningModule, ABC):
             sample_rate,
             overlap=self.overlap,
             batch_size=self.chunks_at_once,
+            shifts=self.shifts,
+            postprocessing=self.postprocessing,
         )
 
     # ----------------------------------------------------------------- steps
@@ -246,24 +273,3 @@ def _networks(module: nn.Module) -> Iterator[nn.Module]:
             yield from _networks(part)
         elif next(part.parameters(), None) is not None:
             yield part
-
-
-def check_sources(names: Sequence[str], sources: Sequence[str], argument: str) -> None:
-    """Check that every name is one of the model's sources.
-
-    Args:
-        names: Names that the user gave.
-        sources: Names of the model's sources.
-        argument: The argument that held them, for the message.
-
-    Raises:
-        ValueError: A name is unknown, or a source is left out.
-    """
-    unknown, missing = sorted(set(names) - set(sources)), sorted(set(sources) - set(names))
-    if unknown or missing:
-        raise ValueError(
-            f"{argument} names {', '.join(names)}, the sources are {', '.join(sources)}:"
-            + (f" {', '.join(unknown)} is unknown;" if unknown else "")
-            + (f" {', '.join(missing)} is missing;" if missing else "")
-            + " name each source once"
-        )

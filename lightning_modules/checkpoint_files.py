@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
+from datamodules.benchmark.measuring import quiet
+from lightning_modules.base import SourceSeparator
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.description import CheckpointError
 
@@ -59,6 +62,22 @@ class WholeCheckpointIO(TorchCheckpointIO):
             _sync_folder(path.parent)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(_failure(path, partial, error)) from error
+
+
+def save_separator(model: SourceSeparator, path: Path) -> None:
+    """Write a checkpoint of a model that was not trained here.
+
+    Args:
+        model: The separator.
+        path: The checkpoint, for ``load_separator``, ``test`` and the separate tool.
+
+    Raises:
+        CheckpointError: The file could not be written.
+    """
+    with quiet():  # nothing is trained here
+        trainer = Trainer(accelerator="cpu", devices=1, logger=False, plugins=[WholeCheckpointIO()])
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(path, weights_only=True)
 
 
 def _sync_folder(folder: Path) -> None:

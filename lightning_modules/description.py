@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 KEY = "separator"
 # How a run is trained, not what the model is; reloading needs none of it.
-_TRAINING_ARGUMENTS = ("optimizer", "lr_scheduler", "_instantiator", "_class_path")
+TRAINING_ARGUMENTS = ("optimizer", "lr_scheduler", "loss_function")
+# Lightning's own notes.
+_INTERNAL = ("_instantiator", "_class_path")
 
 
 class Described(Protocol):
@@ -46,6 +48,19 @@ def check_is_there(path: Path) -> None:
     raise CheckpointError(f"{path}: there is no such checkpoint; {nearby}")
 
 
+def check_is_free(path: Path) -> None:
+    """Check that a checkpoint to be written would replace none.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileExistsError: It is there.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} is there already; give another name with -o")
+
+
 def describe(model: Described) -> dict[str, Any]:
     """Say in plain data how to build a model again.
 
@@ -58,7 +73,7 @@ def describe(model: Described) -> dict[str, Any]:
     arguments = {
         name: _plain(value)
         for name, value in dict(model.hparams).items()
-        if name not in _TRAINING_ARGUMENTS
+        if name not in TRAINING_ARGUMENTS + _INTERNAL
     }
     kind = type(model)
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}

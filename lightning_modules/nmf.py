@@ -25,8 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from datamodules.datasets import Batch
-from lightning_modules.base import check_sources
+from datamodules.datasets import Batch, check_sources
 from lightning_modules.layers import factorisation
 from lightning_modules.spectrogram import Mask, SpectrogramSeparator
 

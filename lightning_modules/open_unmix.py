@@ -24,21 +24,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from datamodules.audio import DataError
 from datamodules.datasets import Batch
-from datamodules.faults import for_each
 from datamodules.layouts import STEMS
-from datamodules.musdb import MUSDBDataModule
-from datamodules.tracks import Track
 from lightning_modules.description import CheckpointError
+from lightning_modules.input_statistics import input_statistics
 from lightning_modules.spectrogram import SpectrogramSeparator
 
 # Between the layers of the LSTM.
 _DROPOUT = 0.4
-# Deviations of the input are at least this part of the largest one.
-_SMALLEST_DEVIATION = 1e-4
-# Frames that the input statistics read at once.
-_FRAMES_AT_ONCE = 512
 
 
 class OpenUnmixNetwork(nn.Module):
@@ -204,8 +197,12 @@ class OpenUnmix(SpectrogramSeparator):
         """Measure the input statistics, once, before the first step."""
         if not self.statistics_known:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
-            mean, deviation = input_statistics(self, data)
+            mean, deviation = input_statistics(self, data, self.input_magnitudes)
             self.standardise(mean.to(self.device), deviation.to(self.device))
+
+    def input_magnitudes(self, spectrum: Tensor) -> Tensor:
+        """What the package takes statistics of: spectra (C, F, N) to mean magnitudes (F, N)."""
+        return self.to_scale(spectrum.abs()).mean(0)
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, deviation: Tensor) -> None:
@@ -215,74 +212,6 @@ class OpenUnmix(SpectrogramSeparator):
             network.input_mean.copy_(-mean[: len(network.input_mean)])
             network.input_scale.copy_(1 / deviation[: len(network.input_scale)])
         self.statistics_known.fill_(True)
-
-
-# ------------------------------------------------------------------- statistics
-
-
-def input_statistics(model: OpenUnmix, data: MUSDBDataModule) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of the mixtures' magnitudes in the training tracks, by bin.
-
-    As the package's training script takes them: over all frames of the tracks' own mixtures,
-    of the mean of the channels' magnitudes; no deviation less than 1e-4 of the largest. Ranks
-    share the tracks, and all get the same figures.
-
-    Args:
-        model: Gives the spectrogram and its scale.
-        data: Its training tracks are measured, unaugmented.
-
-    Returns:
-        Mean and deviation of each bin, float32, shape (F,) both.
-
-    Raises:
-        DataError: A track holds samples that are not finite, or all tracks are silent.
-    """
-    rank, ranks = model.trainer.global_rank, model.trainer.world_size
-    mine = data.train_tracks[rank::ranks]
-    sums = for_each(
-        lambda track: _sums(model, data, track), mine, "measuring input statistics", rank == 0
-    )
-    total = torch.stack([torch.zeros(3, model.n_fft // 2 + 1).double(), *sums]).sum(0)
-    if ranks > 1:
-        # Added up in the order of the ranks: the same figures everywhere, to the bit.
-        gathered = model.all_gather(total.to(model.device))
-        assert isinstance(gathered, Tensor)
-        total = gathered.sum(0).cpu()
-    mean = total[0] / total[2]
-    deviation = (total[1] / total[2] - mean**2).clamp_min(0).sqrt()
-    largest = deviation.max()
-    if largest == 0:
-        raise DataError(
-            f"the mixtures of all {len(data.train_tracks)} training tracks are silent, music was "
-            "expected: there is nothing to take input statistics from, nor to learn; check "
-            "--data.init_args.root"
-        )
-    return mean.float(), deviation.clamp_min(_SMALLEST_DEVIATION * largest).float()
-
-
-def _sums(model: OpenUnmix, data: MUSDBDataModule, track: Track) -> Tensor:
-    """Sum of a track's magnitudes, sum of their squares, number of frames; shape (3, F)."""
-    n_fft, hop, window = model.n_fft, model.hop_length, model.window.cpu()
-    sums = torch.zeros(3, n_fft // 2 + 1, dtype=torch.float64)
-    frames = 1 + max(0, track.samples - n_fft) // hop
-    for first in range(0, frames, _FRAMES_AT_ONCE):
-        count = min(_FRAMES_AT_ONCE, frames - first)
-        samples = n_fft + (count - 1) * hop
-        audio = data.listener.channels(track.read_mixture(first * hop, samples))
-        # Only a track shorter than a frame is.
-        padded = nn.functional.pad(torch.from_numpy(audio), (0, samples - audio.shape[-1]))
-        spectrum = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True)
-        magnitudes = model.to_scale(spectrum.abs()).mean(0).double()  # (C, F, N) -> (F, N)
-        sums[0] += magnitudes.sum(1)
-        sums[1] += magnitudes.square().sum(1)
-        sums[2] += count
-    if not sums.isfinite().all():
-        raise DataError(
-            f"{track.mixture or track.name}: the mixture holds samples that are NaN, infinite or "
-            "beyond all measure, numbers of about -1 to 1 were expected; mend the file or take the "
-            "track out (`python -m datamodules.doctor` helps to find what is wrong)"
-        )
-    return sums
 
 
 # ------------------------------------------------------------ the package's files

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from lightning_modules.evaluation.bands import band_centres, band_energies
 from lightning_modules.evaluation.scores import METRICS, TrackScores, aggregate
 
 _Signal = NDArray[np.floating]
@@ -85,6 +86,59 @@ def spectrogram_figure(
         aspect=50,
         pad=0.01,
     )
+    return figure
+
+
+def denoising_figure(
+    clean: _Signal, noisy: _Signal, denoised: _Signal, sample_rate: int, title: str
+) -> Figure:
+    """Draw clean, noisy and denoised music side by side, and below how loud they are in bands.
+
+    Spectrograms are in dB below the clean one's loudest point; levels are those of third octaves,
+    in dB below the clean one's loudest.
+
+    Args:
+        clean: Waveform, nominally in [-1, 1], shape (C, T).
+        noisy: Waveform, same shape.
+        denoised: Waveform, same shape.
+        sample_rate: Samples per second.
+        title: Title of the figure.
+
+    Returns:
+        The figure, 1200 pixels wide.
+    """
+    figure = Figure(figsize=(12, 7), dpi=_DPI, layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    grid = figure.add_gridspec(2, 3, height_ratios=(1.1, 1))
+    signals = {"clean": clean, "noisy": noisy, "denoised": denoised}
+    powers = [_band_power(signal, sample_rate, columns=400) for signal in signals.values()]
+    loudest = max(float(powers[0].max()), 1e-12)
+    panels = []
+    for column, (name, power) in enumerate(zip(signals, powers, strict=True)):
+        axes = figure.add_subplot(grid[0, column])
+        _draw_spectrogram(axes, power, loudest, clean.shape[-1] / sample_rate)
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("time (s)")
+        axes.tick_params(labelleft=column == 0)
+        panels.append(axes)
+    panels[0].set_ylabel("frequency (Hz)")
+    label = "dB re the clean maximum"
+    figure.colorbar(panels[0].images[0], ax=panels, label=label, pad=0.01)
+
+    levels = figure.add_subplot(grid[1, :])
+    energies = [band_energies(signal, sample_rate, 3) for signal in signals.values()]
+    reference = max(float(energies[0].max()), 1e-12)
+    colours = ("#2f5f9f", "0.55", _ESTIMATE_COLOUR)
+    for name, energy, colour in zip(signals, energies, colours, strict=True):
+        decibels = 10 * np.log10(np.maximum(energy / reference, 1e-12))
+        levels.semilogx(band_centres(sample_rate, 3), decibels, color=colour, label=name)
+    levels.set_xticks(list(_FREQUENCY_TICKS_HZ), list(_FREQUENCY_TICKS_HZ.values()), minor=False)
+    levels.set_xticks([], minor=True)
+    levels.set_ylim(-60, 10)
+    levels.set_xlabel("frequency (Hz)")
+    levels.set_ylabel("level of a third octave (dB)")
+    levels.grid(color="0.9")
+    levels.legend(frameon=False)
     return figure
 
 

@@ -10,13 +10,16 @@ chunks at hand are in memory, however long the audio is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import torch
 import torchaudio
 from scipy.signal import resample_poly
 from torch import Tensor
+
+from lightning_modules.postprocessing import PostProcessing, PostProcessor
+from lightning_modules.shifts import averaged, check_shifts, draw_delays
 
 
 class Separator(Protocol):
@@ -39,6 +42,9 @@ def separate(
     *,
     overlap: float = 0.25,
     batch_size: int = 4,
+    shifts: int = 0,
+    seed: int = 0,
+    postprocessing: PostProcessing | None = None,
 ) -> Tensor:
     """Separate a mixture that fits into memory.
 
@@ -48,16 +54,28 @@ def separate(
         sample_rate: Rate of the mixture, Hz; by default the model's.
         overlap: Part of a chunk that it shares with the next, in [0, 0.5].
         batch_size: Chunks that go through the model at once.
+        shifts: Random delays of the mixture to average over; 0 separates it as it is.
+        seed: The same one gives the same delays.
+        postprocessing: What is done to the estimates; by default nothing.
 
     Returns:
         Estimates at the mixture's rate, shape (S, C, T), ordered as ``model.sources``.
 
     Raises:
-        ValueError: The mixture's shape or the overlap is not as described.
+        ValueError: The mixture's shape, the overlap or the shifts are not as described.
     """
     if mixture.ndim != 2:
         raise ValueError(f"mixture has shape {tuple(mixture.shape)}: (channels, samples) expected")
-    parts = separate_stream(model, [mixture], sample_rate, overlap=overlap, batch_size=batch_size)
+    parts = separate_stream(
+        model,
+        [mixture],
+        sample_rate,
+        overlap=overlap,
+        batch_size=batch_size,
+        shifts=shifts,
+        seed=seed,
+        postprocessing=postprocessing,
+    )
     estimates = mixture.new_empty(len(model.sources), *mixture.shape)
     position = 0
     for part in parts:
@@ -74,6 +92,10 @@ def separate_stream(
     *,
     overlap: float = 0.25,
     batch_size: int = 4,
+    shifts: int = 0,
+    seed: int = 0,
+    postprocessing: PostProcessing | None = None,
+    progress: Callable[[int], None] = lambda samples: None,
 ) -> Iterator[Tensor]:
     """Separate a mixture that comes, and goes, piece by piece.
 
@@ -83,16 +105,41 @@ def separate_stream(
         sample_rate: Rate of the mixture, Hz; by default the model's.
         overlap: Part of a chunk that it shares with the next, in [0, 0.5].
         batch_size: Chunks that go through the model at once.
+        shifts: Random delays of the mixture to average over; 0 separates it as it is.
+        seed: The same one gives the same delays.
+        postprocessing: What is done to the estimates; by default nothing. Muting gives
+            nothing back before all has come.
+        progress: Told the number of samples that have just been separated.
 
     Yields:
         Consecutive pieces of the estimates, shape (S, C, n), together as long
         as the mixture.
 
     Raises:
-        ValueError: The overlap is outside [0, 0.5].
+        ValueError: The overlap is outside [0, 0.5], the shifts are below 0, or a setting of the
+            post-processing is wrong.
     """
     check_overlap(overlap)
+    check_shifts(shifts)
     rate = sample_rate or model.sample_rate
+    delays = draw_delays(shifts, rate, seed)
+    process = PostProcessor(postprocessing or {}, model.sources, rate)
+
+    def joined(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        return _joined_chunks(model, blocks, rate, overlap, batch_size)
+
+    def separated() -> Iterator[Tensor]:
+        for part in averaged(joined, blocks, delays) if delays else joined(blocks):
+            progress(part.shape[-1])
+            yield part
+
+    yield from process(separated())
+
+
+def _joined_chunks(
+    model: Separator, blocks: Iterable[Tensor], rate: int, overlap: float, batch_size: int
+) -> Iterator[Tensor]:
+    """Separate chunk by chunk, and cross-fade neighbours."""
     length = max(2, round(model.segment_seconds * rate))
     shared = int(length * overlap)
     hop = length - shared
@@ -102,7 +149,7 @@ def separate_stream(
     tail: Tensor | None = None  # what the last chunk says of the samples shared with the next
     received = emitted = 0
     for chunks, received in _batches(blocks, length, hop, batch_size):
-        estimates = _apply(model, chunks, rate)
+        estimates = apply(model, chunks, rate)
         ramp = ramp.to(estimates)
         for chunk in estimates:
             if tail is not None:
@@ -115,6 +162,47 @@ def separate_stream(
             yield part
     if tail is not None and emitted < received:
         yield tail[..., : received - emitted]
+
+
+def apply(model: Separator, chunks: Tensor, rate: int) -> Tensor:
+    """Run the model on chunks of any rate and number of channels.
+
+    Args:
+        model: The separator.
+        chunks: Waveforms, shape (B, C, T).
+        rate: Their sample rate, Hz.
+
+    Returns:
+        Estimates, shape (B, S, C, T).
+    """
+    batch, channels, length = chunks.shape
+    inputs = chunks.contiguous()  # the chunks overlap in memory
+    if rate != model.sample_rate:
+        # Edges of a resampled chunk ring a little; the cross-fade weighs them near zero.
+        inputs = _resample(inputs, rate, model.sample_rate)
+    if channels != model.audio_channels:
+        if model.audio_channels == 1:
+            inputs = inputs.reshape(batch * channels, 1, -1)  # (B, C, T) -> (B C, 1, T)
+        elif channels == 1:
+            inputs = inputs.expand(-1, model.audio_channels, -1)
+        else:
+            raise ValueError(
+                f"the audio has {channels} channels, the model separates {model.audio_channels}: "
+                "mix it down first"
+            )
+    estimates = model(inputs).contiguous()
+    if channels != model.audio_channels:
+        if model.audio_channels == 1:
+            # (B C, S, 1, T) -> (B, S, C, T)
+            estimates = estimates.reshape(batch, channels, -1, estimates.shape[-1]).transpose(1, 2)
+        else:
+            estimates = estimates.mean(-2, keepdim=True)
+    if rate != model.sample_rate:
+        estimates = _resample(estimates, model.sample_rate, rate)
+        estimates = estimates[..., :length]
+        estimates = torch.nn.functional.pad(estimates, (0, length - estimates.shape[-1]))
+    # The cross-fade writes into it, and an identity model hands back its input.
+    return estimates.clone()
 
 
 def check_overlap(overlap: float) -> None:
@@ -163,47 +251,6 @@ def _chunks(waveform: Tensor, length: int, hop: int, number: int) -> Tensor:
     """The first ``number`` chunks of a waveform (C, T), as (number, C, length)."""
     span = length + (number - 1) * hop
     return waveform[..., :span].unfold(-1, length, hop).transpose(0, 1)
-
-
-def _apply(model: Separator, chunks: Tensor, rate: int) -> Tensor:
-    """Run the model on chunks of any rate and number of channels.
-
-    Args:
-        model: The separator.
-        chunks: Waveforms, shape (B, C, T).
-        rate: Their sample rate, Hz.
-
-    Returns:
-        Estimates, shape (B, S, C, T).
-    """
-    batch, channels, length = chunks.shape
-    inputs = chunks.contiguous()  # the chunks overlap in memory
-    if rate != model.sample_rate:
-        # Edges of a resampled chunk ring a little; the cross-fade weighs them near zero.
-        inputs = _resample(inputs, rate, model.sample_rate)
-    if channels != model.audio_channels:
-        if model.audio_channels == 1:
-            inputs = inputs.reshape(batch * channels, 1, -1)  # (B, C, T) -> (B C, 1, T)
-        elif channels == 1:
-            inputs = inputs.expand(-1, model.audio_channels, -1)
-        else:
-            raise ValueError(
-                f"the audio has {channels} channels, the model separates {model.audio_channels}: "
-                "mix it down first"
-            )
-    estimates = model(inputs).contiguous()
-    if channels != model.audio_channels:
-        if model.audio_channels == 1:
-            # (B C, S, 1, T) -> (B, S, C, T)
-            estimates = estimates.reshape(batch, channels, -1, estimates.shape[-1]).transpose(1, 2)
-        else:
-            estimates = estimates.mean(-2, keepdim=True)
-    if rate != model.sample_rate:
-        estimates = _resample(estimates, model.sample_rate, rate)
-        estimates = estimates[..., :length]
-        estimates = torch.nn.functional.pad(estimates, (0, length - estimates.shape[-1]))
-    # The cross-fade writes into it, and an identity model hands back its input.
-    return estimates.clone()
 
 
 def _resample(waveform: Tensor, old: int, new: int) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.datasets import Batch
 from lightning_modules.base import SourceSeparator
 from lightning_modules.layers.masks import masks
 from lightning_modules.layers.wiener import wiener
@@ -32,7 +34,8 @@ class SpectrogramSeparator(SourceSeparator):
     Args:
         sources: Names of the sources, in the order of the estimates.
         n_fft: Length of the STFT's Hann window, samples.
-        hop_length: Hop of the STFT, samples, at most half the window.
+        hop_length: Hop of the STFT, samples, at most three quarters of the window. Beyond half
+            of it samples between two frames are heard faintly, and errors there are amplified.
         mask: ``none`` takes the network's magnitudes as they are. ``ratio`` gives
             each source its share of them, ``binary`` gives each bin to the
             strongest; estimates then add up to the mixture.
@@ -68,10 +71,10 @@ class SpectrogramSeparator(SourceSeparator):
             raise ValueError(f"mask is {mask!r}: give one of {', '.join(get_args(Mask))}")
         if magnitude_scale not in get_args(Scale):
             raise ValueError(f"magnitude_scale is {magnitude_scale!r}: give linear or db")
-        if not 0 < hop_length <= n_fft // 2:
+        if not 0 < 4 * hop_length <= 3 * n_fft:
             raise ValueError(
-                f"hop_length is {hop_length} with n_fft {n_fft}: give 1 to {n_fft // 2}, so that "
-                "every sample is heard in two frames"
+                f"hop_length is {hop_length} with n_fft {n_fft}: give 1 to {3 * n_fft // 4}, so "
+                "that windows overlap enough to be undone"
             )
         if mask != "none" and len(sources) < 2:
             raise ValueError(
@@ -115,9 +118,7 @@ class SpectrogramSeparator(SourceSeparator):
             Estimates, shape (B, S, C, T), ordered as ``self.sources``.
         """
         spectrum = self.stft(mixture)
-        estimated = self.magnitudes(self.to_scale(spectrum.abs()))
-        # Masks and phase want full precision, whatever the network ran in.
-        estimates = self.from_scale(estimated.float())
+        estimates = self.estimated(spectrum)
         if self.mask == "none":
             # |estimate| with the mixture's phase; torch.sgn is X / |X|, and 0 where X is 0.
             spectra = estimates * torch.sgn(spectrum)[:, None]
@@ -125,6 +126,19 @@ class SpectrogramSeparator(SourceSeparator):
             spectra = masks(estimates, self.mask) * spectrum[:, None]
         spectra = wiener(spectra, spectrum, self.wiener_iterations, residual=self.wiener_residual)
         return self.istft(spectra, mixture.shape[-1]).to(mixture.dtype)
+
+    def estimated(self, spectrum: Tensor) -> Tensor:
+        """Estimate the sources' linear magnitudes from the mixture's spectrum.
+
+        Args:
+            spectrum: Complex spectra, shape (B, C, F, N).
+
+        Returns:
+            Non-negative magnitudes in full precision, shape (B, S, C, F, N).
+        """
+        estimated = self.magnitudes(self.to_scale(spectrum.abs()))
+        # Masks and phase want full precision, whatever the network ran in.
+        return self.from_scale(estimated.float())
 
     def stft(self, waveform: Tensor) -> Tensor:
         """Transform waveforms.
@@ -141,9 +155,9 @@ class SpectrogramSeparator(SourceSeparator):
 
         Returns:
             Complex spectra, shape (..., F, N), F = n_fft // 2 + 1, N = T // hop_length + 1,
-            and one frame more where the hop is half the window.
+            and one frame more where the hop is half the window or longer.
         """
-        # Half-window hops leave the last samples to one frame's tail, by the square of which
+        # Such hops leave the last samples to one frame's tail, by the square of which
         # the inverse would divide: one frame more covers them.
         extra = self.hop_length if 2 * self.hop_length >= self.n_fft else 0
         flat = waveform.reshape(-1, waveform.shape[-1]).float()  # (..., T) -> (n, T)
@@ -159,6 +173,23 @@ class SpectrogramSeparator(SourceSeparator):
                 return_complex=True,
             )
         return spectrum.reshape(*waveform.shape[:-1], *spectrum.shape[-2:])
+
+    def whole_frames(self, waveform: Tensor) -> Tensor:
+        """Transform waveforms, and keep the frames that do not reach over an edge.
+
+        Training on a few frames wants them as they are in the middle of a song.
+
+        Args:
+            waveform: Waveforms, shape (..., T).
+
+        Returns:
+            Complex spectra, shape (..., F, N), N = 1 + (T - n_fft) // hop_length if half the
+            window is a multiple of the hop; all frames if the waveform is shorter than one.
+        """
+        spectrum, samples = self.stft(waveform), waveform.shape[-1]
+        first = math.ceil(self.n_fft // 2 / self.hop_length)
+        last = (samples - self.n_fft // 2) // self.hop_length
+        return spectrum if last < first else spectrum[..., first : last + 1]
 
     def istft(self, spectra: Tensor, samples: int) -> Tensor:
         """Transform spectra back.
@@ -192,3 +223,28 @@ class SpectrogramSeparator(SourceSeparator):
         if self.magnitude_scale == "linear":
             return magnitudes
         return self.floor * (10 ** (magnitudes / 20) - 1)
+
+
+class NetworkPerSource(SpectrogramSeparator):
+    """A network for each source, which learns its own source's magnitudes from the mixture's.
+
+    They are trained at once: the gradients of a sum are those of its parts, so that each
+    network takes the steps that it would take alone.
+
+    Attributes:
+        networks: By source; each maps magnitudes (B, C, F, N) to magnitudes of the same shape.
+    """
+
+    networks: nn.ModuleDict
+
+    def magnitudes(self, mixture: Tensor) -> Tensor:
+        """Run the networks on magnitudes (B, C, F, N), for estimates (B, S, C, F, N)."""
+        return torch.stack([self.networks[name](mixture) for name in self.sources], 1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Squared error of magnitudes, mean over bins, sum over sources."""
+        mixture, targets = (self.whole_frames(waveform).abs() for waveform in batch)
+        differences = self.magnitudes(self.to_scale(mixture)).float() - self.to_scale(targets)
+        errors = differences.square().mean((0, 2, 3, 4))  # (B, S, C, F, N) -> (S,)
+        parts = {f"loss/{name}": error for name, error in zip(self.sources, errors, strict=True)}
+        return {"loss": errors.sum(), **parts}

@@ -13,6 +13,7 @@ import soundfile
 import torch
 
 from datamodules.audio import Audio, blocks, inspect
+from lightning_modules.postprocessing import PostProcessing
 from lightning_modules.separation import Separator, separate_stream
 
 _BLOCK_SECONDS = 30
@@ -23,6 +24,8 @@ class SeparatingModule(Separator, Protocol):
 
     overlap: float
     chunks_at_once: int
+    shifts: int
+    postprocessing: PostProcessing | None
 
     @property
     def device(self) -> torch.device:
@@ -126,6 +129,8 @@ def separate_file(
     *,
     force: bool = False,
     overlap: float | None = None,
+    shifts: int | None = None,
+    postprocessing: PostProcessing | None = None,
     progress: Callable[[int], None] = lambda samples: None,
 ) -> None:
     """Separate an audio file of any length and rate, block by block.
@@ -136,6 +141,8 @@ def separate_file(
         folder: Where the stems go.
         force: Overwrite what is there.
         overlap: Part of a chunk that is cross-faded with the next; by default the model's.
+        shifts: Random delays of the mixture to average over; by default the model's.
+        postprocessing: What is done to the estimates; by default what the model's settings say.
         progress: Told the number of samples that have just been separated.
 
     Raises:
@@ -153,8 +160,10 @@ def separate_file(
         info.sample_rate,
         overlap=model.overlap if overlap is None else overlap,
         batch_size=model.chunks_at_once,
+        shifts=model.shifts if shifts is None else shifts,
+        postprocessing=model.postprocessing if postprocessing is None else postprocessing,
+        progress=progress,
     )
     with StemFiles(folder, model.sources, info.sample_rate, info.channels, force=force) as files:
         for estimate in estimates:
             files.write(estimate.cpu().numpy())
-            progress(estimate.shape[-1])

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from datamodules.audio import DataError
 from datamodules.datasets import Batch
 from datamodules.musdb import MUSDBDataModule
-from lightning_modules.base import check_sources
+from lightning_modules.losses import L1, alpha_weights
 from lightning_modules.spectrogram import SpectrogramSeparator
 
 
@@ -155,6 +155,7 @@ class UNet(SpectrogramSeparator):
         super().__init__(sources, **kwargs)
         outputs = len(self.sources) * self.audio_channels
         self.network = UNetwork(self.audio_channels, outputs, channels, dropout)
+        self.distance = L1()
         self.alphas = alphas
         # In the checkpoint, because balanced weights are measured only once.
         self.register_buffer("source_weights", self._weights(alphas))
@@ -167,14 +168,7 @@ class UNet(SpectrogramSeparator):
             # NaN until they are measured: a loss before that would show.
             value = 1 / len(self.sources) if alphas == "equal" else math.nan
             return torch.full((len(self.sources),), value)
-        check_sources(list(alphas), self.sources, "alphas")
-        total = sum(alphas.values())
-        if not abs(total - 1) <= 1e-6 or min(alphas.values()) < 0:
-            raise ValueError(
-                f"alphas are {alphas} and add up to {total:g}: give weights from 0 on that "
-                "add up to 1"
-            )
-        return torch.tensor([float(alphas[name]) for name in self.sources])
+        return alpha_weights(alphas, self.sources)
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
         """Run the network on magnitudes (B, C, F, N), for estimates (B, S, C, F, N)."""
@@ -184,9 +178,8 @@ class UNet(SpectrogramSeparator):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted L1 distance of magnitudes (Pourtorkan 2022, equations 12 and 13)."""
-        estimates = self.magnitudes(self.to_scale(self.stft(batch.mixture).abs())).float()
-        targets = self.to_scale(self.stft(batch.targets).abs())
-        distances = (estimates - targets).abs().mean((0, 2, 3, 4))  # (B, S, C, F, N) -> (S,)
+        mixture, targets = (self.to_scale(self.stft(signals).abs()) for signals in batch)
+        distances = self.distance(self.magnitudes(mixture), targets, mixture).mean(0)  # (S,)
         parts = {
             f"loss/{name}": distance for name, distance in zip(self.sources, distances, strict=True)
         }

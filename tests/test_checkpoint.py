@@ -10,6 +10,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
+from lightning_modules.base import SourceSeparator
 from lightning_modules.checkpoint import load_separator, read_checkpoint
 from lightning_modules.description import KEY, CheckpointError, check_same_model
 from lightning_modules.unet import UNet
@@ -23,7 +24,7 @@ def model(**arguments: Any) -> UNet:
     return UNet(SOURCES, **settings)
 
 
-def save(module: UNet, path: Path, **changes: Any) -> Path:
+def save(module: SourceSeparator, path: Path, **changes: Any) -> Path:
     """Save as Lightning does, without a training."""
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     trainer.strategy.connect(module)

@@ -18,7 +18,7 @@ import soundfile
 import torch
 import yaml
 
-from lightning_modules import cli
+from lightning_modules import cli, config_files
 from lightning_modules.checkpoint import load_separator
 from tests.conftest import STEMS, write_track
 
@@ -31,6 +31,7 @@ TINY = [
     "--model.init_args.hop_length=256",
     "--data.init_args.segment_seconds=0.5",
     "--data.init_args.examples_per_epoch=16",
+    "--data.init_args.batch_size=8",
     "--data.init_args.validation_crops_per_track=2",
     "--data.init_args.num_workers=0",
     "--trainer.max_epochs=1",
@@ -262,15 +263,7 @@ def architectures() -> list[list[str]]:
     """Each config, with those it stands on top of in front."""
     names = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yaml"))
     names.remove("base")
-    chains = []
-    for name in names:
-        config = yaml.safe_load((REPOSITORY / "configs" / f"{name}.yaml").read_text())
-        if (config.get("model") or {}).get("class_path"):
-            chains.append([name])
-        else:
-            parent = max((n for n in names if name.startswith(f"{n}_")), key=len)
-            chains.append([parent, name])
-    return chains
+    return [[path.stem for path in config_files.chain(name)[1:]] for name in names]
 
 
 @pytest.mark.slow
@@ -284,6 +277,7 @@ def test_every_config_trains_reloads_and_separates(chain: list[str], musdb_root:
     tiny = getattr(__import__(module, fromlist=[name]), name).tiny
     small = [f"--model.init_args.{key}={json.dumps(value)}" for key, value in tiny.items()]
     settings = [word for word in TINY if not word.startswith("--model")]
+    settings.append("--data.init_args.batch_size=8")  # no more than the examples of an epoch
     root = f"--data.init_args.root={musdb_root}"
     assert run("fit", *configs, *small, *settings, *CSV, root, "--run_dir", "here") == 0
     separator = load_separator(Path("here/checkpoints/last.ckpt"))
@@ -405,7 +399,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(musdb_root: Path) -> N
             output += character
         time.sleep(2)
         os.killpg(process.pid, signal.SIGINT)
-        rest, _ = process.communicate(timeout=60)
+        rest, _ = process.communicate(timeout=180)
     finally:
         process.kill()
     output += rest

@@ -17,7 +17,8 @@ from datamodules.audio import DataError
 from datamodules.datasets import Batch
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.checkpoint import load_separator
-from lightning_modules.open_unmix import OpenUnmix, input_statistics
+from lightning_modules.input_statistics import input_statistics
+from lightning_modules.open_unmix import OpenUnmix
 from tests.conftest import STEMS, write_track
 from tests.test_cli import REPOSITORY
 
@@ -226,12 +227,12 @@ def expected_statistics(tracks: list[np.ndarray[Any, Any]]) -> tuple[Any, Any]:
 def test_input_statistics_are_those_of_the_definition(
     musdb_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_modules.open_unmix._FRAMES_AT_ONCE", 50)
+    monkeypatch.setattr("lightning_modules.input_statistics._FRAMES_AT_ONCE", 50)
     model, data = small(), data_of(musdb_root)
     fit(model, data)
     paths = [track.mixture for track in data.train_tracks]
     mean, deviation = expected_statistics([soundfile.read(str(path))[0] for path in paths])
-    measured = input_statistics(model, data)
+    measured = input_statistics(model, data, model.input_magnitudes)
     assert np.allclose(measured[0], mean, rtol=1e-4, atol=1e-5)
     assert np.allclose(measured[1], deviation, rtol=1e-4, atol=1e-5)
     assert measured[1].min() >= 0.99e-4 * measured[1].max()
@@ -243,7 +244,8 @@ def test_training_begins_with_the_statistics_and_measures_them_once(
     model = small(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
     assert not model.statistics_known
     trainer = fit(model, data_of(musdb_root))
-    mean, deviation = input_statistics(model, trainer.datamodule)  # type: ignore[attr-defined]
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    mean, deviation = input_statistics(model, data, model.input_magnitudes)
     for network in model.networks.values():
         state = network.state_dict()
         assert torch.equal(state["input_mean"], -mean[:186])

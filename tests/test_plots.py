@@ -124,6 +124,32 @@ def test_pictures_are_1200_pixels_wide_and_drawn_in_threads(tmp_path: Path) -> N
     assert shapes[0] == shapes[2]
 
 
+def test_denoising_is_drawn_side_by_side_with_its_levels(tmp_path: Path) -> None:
+    time = np.arange(2 * RATE) / RATE
+    low, high = (0.5 * np.sin(2 * np.pi * hertz * time) for hertz in (250, 8000))
+    clean = np.stack([low + high] * 2).astype(np.float32)
+    dull = np.stack([low + 0.1 * high] * 2).astype(np.float32)
+    figure = plots.denoising_figure(clean, clean, dull, RATE, "title")
+    drawn = panels(figure)
+    assert list(drawn) == ["clean", "noisy", "denoised"]
+    assert image(drawn["clean"]).max() == pytest.approx(0, abs=0.01)
+    assert {axes.images[0].get_clim() for axes in drawn.values()} == {(-80, 0)}
+
+    (levels,) = [axes for axes in figure.axes if axes.get_xscale() == "log"]
+    lines = {str(line.get_label()): line for line in levels.lines}
+    centres = np.asarray(lines["clean"].get_xdata())
+    heights = {name: np.asarray(line.get_ydata()) for name, line in lines.items()}
+    assert list(heights) == ["clean", "noisy", "denoised"]
+    for hertz, lower in ((250, 0), (8000, 20)):
+        band = int(np.argmin(np.abs(centres - hertz)))
+        assert heights["clean"][band] == pytest.approx(0, abs=0.1)
+        assert heights["denoised"][band] == pytest.approx(-lower, abs=0.1)
+    plots.save(figure, tmp_path / "denoising.png")
+    assert imread(tmp_path / "denoising.png").shape[1] == 1200
+    silence = np.zeros((1, 100), np.float32)
+    plots.save(plots.denoising_figure(silence, silence, silence, RATE, ""), tmp_path / "none.png")
+
+
 def test_waveforms_keep_their_peaks() -> None:
     references = tone_and_click()
     figure = plots.waveform_figure(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import logging
 import os
 import platform
 import tempfile
@@ -24,7 +23,7 @@ import torch
 from datamodules.audio import DataError
 from datamodules.benchmark import loaders, peers
 from datamodules.benchmark.corpus import SAMPLE_RATE, Task, link_corpus, make_corpus, read_once
-from datamodules.benchmark.measuring import Entrant, Measured, Start, measure_all
+from datamodules.benchmark.measuring import Entrant, Measured, Start, measure_all, quiet
 from datamodules.benchmark.tables import markdown
 
 BASE = "soundfile"
@@ -124,33 +123,25 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         DataError: The data set is not what it must be.
     """
-    threads = torch.get_num_threads()
-    # The index is told of once for each of Stemlab's rows.
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as name:
-            root = (
-                link_corpus(Path(name), options.root.expanduser(), options.tracks)
-                if options.root
-                else make_corpus(Path(name), options.tracks, options.track_seconds, True)
-            )
-            tracks = read_once(root, True)
-            segment_samples = round(options.segment_seconds * SAMPLE_RATE)
-            task = Task(root, tracks, segment_samples, options.batch_size)
-            rows = {name: ROWS[name] for name in options.only}
-            entrants = [
-                Entrant(name, partial(row.prepare, task), [0]) for name, row in LIMITS.items()
-            ]
-            entrants += [
-                Entrant(name, partial(row.prepare, task), options.workers)
-                for name, row in rows.items()
-            ]
-            measured = measure_all(
-                entrants, options.batch_size, options.seconds, options.repeats, True
-            )
-    finally:
-        torch.set_num_threads(threads)
+    # The index would be told of once for each of Stemlab's rows.
+    with (
+        quiet(threads=1),
+        tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as name,
+    ):
+        root = (
+            link_corpus(Path(name), options.root.expanduser(), options.tracks)
+            if options.root
+            else make_corpus(Path(name), options.tracks, options.track_seconds, True)
+        )
+        tracks = read_once(root, True)
+        segment_samples = round(options.segment_seconds * SAMPLE_RATE)
+        task = Task(root, tracks, segment_samples, options.batch_size)
+        rows = {name: ROWS[name] for name in options.only}
+        entrants = [Entrant(name, partial(row.prepare, task), [0]) for name, row in LIMITS.items()]
+        entrants += [
+            Entrant(name, partial(row.prepare, task), options.workers) for name, row in rows.items()
+        ]
+        measured = measure_all(entrants, options.batch_size, options.seconds, options.repeats, True)
     return report_of(measured, options, len(tracks))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import logging
 import os
 import statistics
 import tempfile
@@ -31,6 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.audio import DataError
+from datamodules.benchmark.measuring import quiet
 from datamodules.datasets import TrackBatch
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.callbacks.bss_eval import BSSEval
@@ -111,15 +111,11 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         DataError: The data set is not what it must be.
     """
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    former = torch.get_num_threads()
-    torch.set_num_threads(options.threads or former)
+    threads = options.threads or torch.get_num_threads()
     rows: dict[str, dict[str, float]] = {}
-    try:
+    with quiet(threads):
         for mode in tqdm(_MODES, disable=None, leave=False):
             rows[mode], tracks, data = _train(options, _MODES[mode])
-    finally:
-        torch.set_num_threads(former)
     if options.museval:
         waited = _score_by_museval(tracks, data.sample_rate)
         epoch_seconds = rows["none"]["epoch_seconds"] + waited
@@ -131,7 +127,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             "epochs": options.epochs,
             "examples": data.examples(),
             "segment_seconds": data.segment_samples / data.sample_rate,
-            "threads": options.threads or former,
+            "threads": threads,
             "cores": available_cores(),
             "load": os.getloadavg()[0],
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

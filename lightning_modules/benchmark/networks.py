@@ -123,7 +123,8 @@ class OpenUnmix(Entrant):
         """Squared error of magnitudes, summed over the sources."""
         mixture = self.spectrogram(batch.mixture)
         errors = [
-            nn.functional.mse_loss(network(mixture), self.spectrogram(target))
+            # Its transform wants one block of memory.
+            nn.functional.mse_loss(network(mixture), self.spectrogram(target.contiguous()))
             for network, target in zip(self.networks.values(), batch.targets.unbind(1), strict=True)
         ]
         return torch.stack(errors).sum()

@@ -16,7 +16,12 @@ def masks(magnitudes: Tensor, kind: Literal["ratio", "binary"]) -> Tensor:
     Returns:
         Masks in [0, 1], same shape. Where all sources are zero, a ratio mask
         gives them equal shares and a binary one gives the bin to the first.
+        A magnitude that is not a number counts as zero, an infinite one as the
+        largest number.
     """
+    # The largest of which the sum over the sources is a number still.
+    largest = torch.finfo(magnitudes.dtype).max / magnitudes.shape[1]
+    magnitudes = magnitudes.nan_to_num(nan=0.0, posinf=largest).clamp(max=largest)
     if kind == "binary":
         strongest = magnitudes.argmax(1, keepdim=True)
         return torch.zeros_like(magnitudes).scatter_(1, strongest, 1.0)

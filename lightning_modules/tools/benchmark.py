@@ -1,9 +1,9 @@
 """How fast it is, side by side with others: ``python -m lightning_modules.tools.benchmark loader``.
 
 ``loader`` measures reading, ``step`` training steps, ``ranks`` what more processes bring,
-``separation`` whole tracks, ``wiener`` the post-filter, ``scorer`` BSS Eval and ``epoch`` what that
-costs a training. Each sub-command is a module with a docstring, ``add_arguments``, ``check``,
-``compare`` and ``table``.
+``separation`` whole tracks, ``wiener`` the post-filter, ``convolution`` rooms, ``scorer`` BSS Eval
+and ``epoch`` what that costs a training. Each sub-command is a module with a docstring,
+``add_arguments``, ``check``, ``compare`` and ``table``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.benchmark import loader
+from datamodules.benchmark import convolution, loader
 from lightning_modules.benchmark import epoch, ranks, separation, step, wiener
 from lightning_modules.evaluation import benchmark as scorer
 
@@ -25,6 +25,7 @@ COMMANDS = {
     "separation": separation,
     "wiener": wiener,
     "scorer": scorer,
+    "convolution": convolution,
     "epoch": epoch,
 }
 

@@ -7,10 +7,11 @@ a folder of ``vocals-<hash>.pth``, ``drums-<hash>.pth`` and so on.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from lightning_modules.description import check_is_free
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,18 +47,11 @@ def convert(folder: Path, output: Path) -> None:
         FileExistsError: It is there already.
         CheckpointError: A state dict is missing or unusable.
     """
-    if output.exists():
-        raise FileExistsError(f"{output} is there already; give another name with -o")
-    from pytorch_lightning import Trainer
-
-    from lightning_modules.checkpoint_files import WholeCheckpointIO
+    check_is_free(output)
+    from lightning_modules.checkpoint_files import save_separator
     from lightning_modules.open_unmix import from_package
 
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # nothing is trained here
-    model = from_package(folder)
-    trainer = Trainer(accelerator="cpu", devices=1, logger=False, plugins=[WholeCheckpointIO()])
-    trainer.strategy.connect(model)
-    trainer.save_checkpoint(output, weights_only=True)
+    save_separator(from_package(folder), output)
 
 
 if __name__ == "__main__":

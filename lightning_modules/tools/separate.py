@@ -6,10 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
 
 from datamodules.audio import DataError, inspect
 from datamodules.songs import find_songs, song_name
 from lightning_modules.description import check_is_there
+
+if TYPE_CHECKING:
+    from lightning_modules.postprocessing import PostProcessing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,11 +30,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.separate")
     parser.add_argument("inputs", nargs="+", type=Path, help="audio files, or folders of them")
     parser.add_argument("--checkpoint", required=True, type=Path, help="a checkpoint of `fit`")
+    parser.add_argument("--denoiser", type=Path, help="checkpoint of a denoiser to go in front")
     parser.add_argument("-o", "--output", type=Path, default=Path("separated"), help="folder")
     parser.add_argument("--force", action="store_true", help="overwrite what is there")
     parser.add_argument("--device", default=None, help="cpu, cuda, ...; by default the fastest")
     parser.add_argument(
         "--overlap", type=float, default=None, help="part of a chunk shared with the next, 0 to 0.5"
+    )
+    parser.add_argument(
+        "--shifts",
+        type=int,
+        default=None,
+        help="random delays averaged over, at as many times the cost",
+    )
+    parser.add_argument(
+        "--postprocessing",
+        default=None,
+        metavar="SETTINGS",
+        help="as in a config, such as '{softness: 4}'; '{}' for none; by default the model's",
     )
     options = parser.parse_args(arguments)
     try:
@@ -39,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             force=options.force,
             device=options.device,
             overlap=options.overlap,
+            shifts=options.shifts,
+            denoiser=options.denoiser,
+            postprocessing=_settings(options.postprocessing),
         )
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -54,6 +76,9 @@ def separate_files(
     force: bool = False,
     device: str | None = None,
     overlap: float | None = None,
+    shifts: int | None = None,
+    denoiser: Path | None = None,
+    postprocessing: PostProcessing | None = None,
 ) -> list[Path]:
     """Separate files, block by block, so that their length does not matter.
 
@@ -64,6 +89,9 @@ def separate_files(
         force: Overwrite what is there.
         device: Torch device; by default CUDA where there is one.
         overlap: Part of a chunk that is cross-faded with the next; by default the model's.
+        shifts: Random delays of the mixture to average over; by default the model's.
+        denoiser: Checkpoint of a denoiser whose estimate is separated in place of the song.
+        postprocessing: What is done to the estimates; by default what the model's settings say.
 
     Returns:
         Folder of each song's stems.
@@ -71,10 +99,13 @@ def separate_files(
     Raises:
         FileExistsError: Stems are there and ``force`` is not given.
     """
-    check_is_there(checkpoint)
+    for path in (checkpoint, denoiser):
+        if path is not None:
+            check_is_there(path)
     import torch
     from tqdm import tqdm
 
+    from lightning_modules.cascade import Cascade
     from lightning_modules.checkpoint import load_separator
     from lightning_modules.stem_files import StemFiles, separate_file
 
@@ -84,7 +115,7 @@ def separate_files(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"device {device!r} cannot be used here: {reason}; try cpu") from error
-    model = load_separator(checkpoint, place)
+    model = Cascade(denoiser, checkpoint, place) if denoiser else load_separator(checkpoint, place)
     folders = [output / song_name(song) for song in songs]
     for folder in folders if not force else []:  # all of them before the first is separated
         StemFiles.check_free(folder, model.sources)
@@ -104,9 +135,31 @@ def separate_files(
                 bar.total = max(bar.total or 0, bar.n + samples)
                 bar.update(samples)
 
-            separate_file(model, song, folder, force=force, overlap=overlap, progress=advance)
+            separate_file(
+                model,
+                song,
+                folder,
+                force=force,
+                overlap=overlap,
+                shifts=shifts,
+                postprocessing=postprocessing,
+                progress=advance,
+            )
         print(folder)
     return folders
+
+
+def _settings(text: str | None) -> PostProcessing | None:
+    """Read settings as a config has them."""
+    if text is None:
+        return None
+    try:
+        settings: PostProcessing = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"--postprocessing is {text!r}: settings as in '{{softness: 4}}' were expected"
+        ) from error
+    return settings
 
 
 if __name__ == "__main__":

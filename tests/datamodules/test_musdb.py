@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -513,3 +516,25 @@ def test_workers_leave_signals_to_the_main_process() -> None:
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+HELD = """
+import sys
+from torch.utils.data import DataLoader
+from datamodules.musdb import _ignore_signals
+settings = {"num_workers": 1, "persistent_workers": True, "worker_init_fn": _ignore_signals}
+loader = DataLoader(range(9), **settings)
+batches = iter(loader)
+next(batches)
+sys.held = [batches]  # as a traceback holds what its frames hold
+"""
+
+
+def test_workers_do_not_keep_the_program_from_ending() -> None:
+    repository = Path(musdb.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    command = [sys.executable, "-c", HELD]
+    ended = subprocess.run(
+        command, env=environment, timeout=60, capture_output=True, text=True, check=True
+    )
+    assert ended.stderr == ""

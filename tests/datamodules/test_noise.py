@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.audio import DataError
-from datamodules.noise import GaussianNoise, RecordedNoise, normal, philox
+from datamodules.noise import ColouredNoise, GaussianNoise, RecordedNoise, normal, philox
 from datamodules.recordings import Recordings, with_channels
 from datamodules.sampling import generator
 
@@ -72,6 +72,37 @@ def test_gaussian_noise_has_the_ratio_asked_for() -> None:
     keys = GaussianNoise().draw(generator(0, 2, 0, 0), 4)
     assert keys.shape == (4, 3)
     assert np.array_equal(keys[:, 1:], np.round(keys[:, 1:]))
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+def test_coloured_noise_falls_with_frequency(exponent: float) -> None:
+    stems = torch.randn(2, 1, 2, 50_000, generator=torch.Generator().manual_seed(0))
+    parameters = torch.tensor([[[5.0, exponent, 1, 2]], [[5.0, exponent, 3, 4]]])
+    result = ColouredNoise()(stems, parameters)
+    added = result - stems
+    assert snr_db(stems[0], result[0]) == pytest.approx(5, abs=1e-3)
+    # Power in octaves: (1 - exponent) times 3 dB more in each.
+    power = torch.fft.rfft(added.double()).abs().square().mean((0, 1, 2))
+    octaves = [10 * torch.log10(power[2**n : 2 ** (n + 1)].sum()) for n in range(7, 14)]
+    slope = np.polyfit(range(7), octaves, 1)[0]
+    assert slope == pytest.approx(10 * np.log10(2) * (1 - exponent), abs=0.15)
+    assert float(added.mean()) == pytest.approx(0, abs=1e-5)
+    # Each channel and each key has its own.
+    correlations = np.corrcoef(added.flatten(0, 2).diff().numpy())
+    assert np.abs(correlations - np.eye(4)).max() < 0.05
+    # An example does not depend on the others.
+    assert torch.allclose(ColouredNoise()(stems[1:], parameters[1:]), result[1:])
+    drawn = ColouredNoise(3.0, 4.0, 0.5, 0.75).draw(generator(0, 2, 0, 0), 4)
+    assert ((drawn[:, :2] >= [3, 0.5]) & (drawn[:, :2] <= [4, 0.75])).all()
+
+
+def test_coloured_noise_of_a_song_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.noise._LONGEST_PERIOD", 1024)
+    stems = torch.ones(1, 1, 1, 5000)
+    added = (ColouredNoise()(stems, torch.tensor([[[0.0, 1.0, 1, 2]]])) - stems).flatten()
+    assert torch.equal(added[:1024], added[1024:2048])
+    # A seam would stand out among the steps.
+    assert added.diff()[1020:1028].abs().max() < 5 * added.diff().std()
 
 
 # -------------------------------------------------------------------- recordings

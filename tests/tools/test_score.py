@@ -200,7 +200,7 @@ def test_ctrl_c_keeps_what_is_written(tmp_path: Path) -> None:
         while not list(tmp_path.glob("out/test/*.json")) and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
     assert process.returncode == 130, err
     assert "stopped; the scores in out stay" in err
     assert "Traceback" not in err

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from lightning_modules.checkpoint import load_separator
 from lightning_modules.tools import separate
 from lightning_modules.unet import UNet
 from tests.test_checkpoint import save
@@ -53,6 +55,23 @@ def test_stems_add_up_to_the_song(checkpoint: str, suffix: str, channels: int) -
     assert summed.shape == audio.shape
     assert np.abs(summed - audio).max() < 1e-5
     assert sorted(path.name for path in Path("out").iterdir()) == ["my song"]
+
+
+def test_shifts_are_averaged(checkpoint: str) -> None:
+    """Sources change, their sum does not; without the option the model's own number counts."""
+    audio = song(Path("song.wav"))
+    arguments = ["song.wav", "--checkpoint", checkpoint, "-o"]
+    assert separate.main([*arguments, "out"]) == 0
+    assert separate.main([*arguments, "shifted", "--shifts", "2"]) == 0
+    assert np.abs(total(Path("shifted/song"))[0] - audio).max() < 1e-5
+    waveform, _ = soundfile.read("song.wav", dtype="float32", always_2d=True)
+    model = load_separator(checkpoint)
+    for folder, shifts in (("out", 0), ("shifted", 2)):
+        model.shifts = shifts
+        expected = model.separate(torch.from_numpy(waveform.T))[0].T
+        assert np.allclose(soundfile.read(f"{folder}/song/vocals.wav")[0], expected, atol=1e-6)
+    apart = [soundfile.read(f"{folder}/song/vocals.wav")[0] for folder in ("out", "shifted")]
+    assert np.abs(apart[0] - apart[1]).max() > 1e-4
 
 
 def test_another_rate_comes_back_at_that_rate(checkpoint: str) -> None:
@@ -116,6 +135,7 @@ def test_mistakes(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["song.wav", "other/song.wav", *good], ["both be written to song/"]),
         (["song.wav", "--checkpoint", "gone.ckpt"], ["gone.ckpt", "model.ckpt"]),
         (["song.wav", *good, "--overlap", "0.9"], ["0.9", "0 to 0.5"]),
+        (["song.wav", *good, "--shifts", "-1"], ["shifts is -1", "give 0"]),
         (["six.wav", *good], ["6 channels"]),
     ]
     for arguments, words in cases:

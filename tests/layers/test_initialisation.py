@@ -1,0 +1,20 @@
+"""An output ReLU begins above zero."""
+
+import torch
+from torch import nn
+
+from lightning_modules.layers.initialisation import alive_from_the_start
+
+
+def test_what_is_read_through_a_relu_comes_out_above_zero() -> None:
+    torch.manual_seed(0)
+    for layer, read in (
+        (nn.Linear(8, 5), torch.rand(3, 8)),
+        (nn.Conv2d(4, 2, 3), torch.rand(1, 4, 6, 6)),
+    ):
+        before = layer.weight.detach().abs()
+        assert (layer.weight < 0).any(), "otherwise there is nothing to see"
+        alive_from_the_start(layer)
+        assert (layer(read) > 0).all()
+        assert torch.equal(layer.weight, before)
+        assert layer.weight.requires_grad
