@@ -17,7 +17,15 @@ from typing import Any
 import yaml
 
 from lightning_modules import launch, signals
-from lightning_modules.config_files import CONFIGS, ConfigError, find_config, read_config
+from lightning_modules.config_files import (
+    CONFIGS,
+    ConfigError,
+    find_config,
+    names_model,
+    parents_of,
+    part,
+    read_config,
+)
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
@@ -124,19 +132,12 @@ def _check_model(arguments: Sequence[str], configs: list[tuple[Path, dict[str, A
     """Check that some config or argument names the architecture."""
     if any(argument.split("=")[0] in ("--model", "--model.class_path") for argument in arguments):
         return
-    if any(
-        isinstance(settings.get("model"), str) or _part(settings, "model").get("class_path")
-        for _, settings in configs
-    ):
+    if any(names_model(settings) for _, settings in configs):
         return
     if configs:
         variant = configs[-1][0]
-        parents = [
-            path.name
-            for path in sorted(variant.parent.glob("*.yaml"), key=lambda path: -len(path.stem))
-            if variant.stem.startswith(f"{path.stem}_")
-        ]
-        parent = parents[-1] if parents else "unet.yaml"
+        parents = parents_of(variant)
+        parent = parents[-1].name if parents else "unet.yaml"
         raise ConfigError(
             f"{variant.name} names no model (model.class_path): it is a variant; put its "
             f"architecture in front: --config {parent} --config {variant.name}"
@@ -147,19 +148,13 @@ def _check_model(arguments: Sequence[str], configs: list[tuple[Path, dict[str, A
     )
 
 
-def _part(settings: dict[str, Any], name: str) -> dict[str, Any]:
-    """A part of a config; none if it is absent, or a bare class name."""
-    part = settings.get(name)
-    return part if isinstance(part, dict) else {}
-
-
 def _check_paths(arguments: Sequence[str], configs: list[dict[str, Any]]) -> None:
     """Check the data's roots and the checkpoint's path, wherever they are given."""
     root: Any = os.environ.get("MUSDB_PATH")
     checkpoint: Any = None
     download: Any = False
     for settings in configs:
-        data = _part(_part(settings, "data"), "init_args")
+        data = part(part(settings, "data"), "init_args")
         root, download = data.get("root") or root, data.get("download", download)
         checkpoint = settings.get("ckpt_path") or checkpoint
     words = list(arguments)

@@ -91,6 +91,44 @@ def read_config(path: Path) -> dict[str, Any]:
     return settings
 
 
+def part(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """Take a part of a config.
+
+    Args:
+        settings: The config, or a part of it.
+        name: The part's name.
+
+    Returns:
+        The part; empty if it is absent, or a bare class name.
+    """
+    found = settings.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def names_model(settings: dict[str, Any]) -> bool:
+    """Whether a config names an architecture, in place of varying one.
+
+    Args:
+        settings: The config.
+    """
+    return isinstance(settings.get("model"), str) or bool(part(settings, "model").get("class_path"))
+
+
+def parents_of(variant: Path) -> list[Path]:
+    """Find the configs beside one that it is named after, as ``unet`` of ``unet_small``.
+
+    Args:
+        variant: The config.
+
+    Returns:
+        The files, the nearest first.
+    """
+    words = variant.stem.split("_")
+    stems = ["_".join(words[:count]) for count in range(len(words) - 1, 0, -1)]
+    parents = [variant.with_name(f"{stem}.yaml") for stem in stems]
+    return [path for path in parents if path.is_file()]
+
+
 def chain(name: str) -> list[Path]:
     """Find a config, with those that it stands on top of in front.
 
@@ -107,11 +145,8 @@ def chain(name: str) -> list[Path]:
     """
     paths = [find_config(part) for part in name.split("+")]
     first = paths[0]
-    if not (read_config(first).get("model") or {}).get("class_path"):
-        words = first.stem.split("_")
-        names = ["_".join(words[:count]) for count in range(len(words) - 1, 0, -1)]
-        parents = [first.parent / f"{stem}.yaml" for stem in names]
-        parents = [path for path in parents if path.is_file()]
+    if not names_model(read_config(first)):
+        parents = parents_of(first)
         if not parents:
             raise ConfigError(
                 f"{first} names no model (model.class_path) and is named after no other config: "

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.datasets import Batch
+from lightning_modules.layers.images import up_to_multiple
 from lightning_modules.spectrogram import SpectrogramSeparator
 
 _KERNEL, _LEAKINESS = 5, 0.2
@@ -82,11 +83,7 @@ class MaskNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Map magnitudes (B, C, F, N) to a mask in [0, 1] of the same shape, any F and N."""
         height, width = image.shape[-2:]
-        # Zeros above and to the right only.
-        x: Tensor = nn.functional.pad(
-            image, (0, -width % self.multiple, 0, -height % self.multiple)
-        )
-        x = x.contiguous(memory_format=torch.channels_last)
+        x: Tensor = up_to_multiple(image, self.multiple)
         skips = []
         for layer in self.encoder:
             x = layer(x)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from datamodules.audio import DataError
 from datamodules.datasets import Batch
 from datamodules.musdb import MUSDBDataModule
+from lightning_modules.layers.images import up_to_multiple
 from lightning_modules.losses import L1, alpha_weights
 from lightning_modules.spectrogram import SpectrogramSeparator
 
@@ -110,11 +111,7 @@ class UNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, inputs, F, N) to (B, outputs, F, N), any F and N."""
         height, width = image.shape[-2:]
-        # 1025 x 173 -> 1040 x 176, zeros above and to the right only.
-        x: Tensor = nn.functional.pad(
-            image, (0, -width % self.multiple, 0, -height % self.multiple)
-        )
-        x = x.contiguous(memory_format=torch.channels_last)
+        x: Tensor = up_to_multiple(image, self.multiple)
         skips = []
         for block in self.encoder:
             x = block(x)

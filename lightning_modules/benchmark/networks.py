@@ -5,6 +5,7 @@ Other projects' networks have random weights: only their speed is looked at.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from datamodules.audio import DataError
 from datamodules.datasets import Batch
 from datamodules.layouts import STEMS
 from lightning_modules.base import SourceSeparator
+from lightning_modules.config_files import chain
 from lightning_modules.configured import configured
 from lightning_modules.flops import forward_flops
 
@@ -170,6 +172,35 @@ class Demucs(Entrant):
 
 
 PEERS: dict[str, Callable[[str], Entrant]] = {"openunmix": OpenUnmix, "demucs": Demucs}
+
+
+def add_entrants(parser: argparse.ArgumentParser) -> None:
+    """Say who may take part.
+
+    Args:
+        parser: Gets the arguments.
+    """
+    parser.add_argument(
+        "configs", nargs="*", default=["unet_small"], metavar="CONFIG",
+        help="configs of models, as unet_small or unet+my_variant (default unet_small)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--peers", nargs="*", choices=list(PEERS), default=list(PEERS),
+        help=f"other projects' networks, of {', '.join(PEERS)} (default all)",
+    )  # fmt: skip
+
+
+def check_entrants(options: argparse.Namespace) -> None:
+    """Refuse configs that are not there.
+
+    Args:
+        options: What ``add_entrants`` asked for.
+
+    Raises:
+        ConfigError: A config does not exist.
+    """
+    for name in options.configs:
+        chain(name)
 
 
 def entrants_of(

@@ -15,9 +15,8 @@ import torch
 
 from datamodules.benchmark.tables import markdown
 from lightning_modules.benchmark import turns
-from lightning_modules.benchmark.networks import Entrant, entrants_of
-from lightning_modules.benchmark.step import add_entrants, settings_of
-from lightning_modules.config_files import chain
+from lightning_modules.benchmark.networks import Entrant, add_entrants, check_entrants, entrants_of
+from lightning_modules.benchmark.step import settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,8 +42,7 @@ def check(options: argparse.Namespace) -> None:
         ValueError: An option is not what it must be, or a config does not exist.
     """
     turns.check(options, "track_seconds")
-    for name in options.configs:
-        chain(name)
+    check_entrants(options)
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:

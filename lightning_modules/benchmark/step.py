@@ -16,8 +16,12 @@ import torch
 from datamodules.benchmark.tables import markdown
 from datamodules.datasets import Batch
 from lightning_modules.benchmark import turns
-from lightning_modules.benchmark.networks import PEERS, Entrant, entrants_of
-from lightning_modules.config_files import chain
+from lightning_modules.benchmark.networks import (
+    Entrant,
+    add_entrants,
+    check_entrants,
+    entrants_of,
+)
 
 _PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -36,22 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     turns.add_arguments(parser)
 
 
-def add_entrants(parser: argparse.ArgumentParser) -> None:
-    """Say who may take part.
-
-    Args:
-        parser: Gets the arguments.
-    """
-    parser.add_argument(
-        "configs", nargs="*", default=["unet_small"], metavar="CONFIG",
-        help="configs of models, as unet_small or unet+my_variant (default unet_small)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--peers", nargs="*", choices=list(PEERS), default=list(PEERS),
-        help=f"other projects' networks, of {', '.join(PEERS)} (default all)",
-    )  # fmt: skip
-
-
 def check(options: argparse.Namespace) -> None:
     """Refuse what cannot be measured.
 
@@ -62,8 +50,7 @@ def check(options: argparse.Namespace) -> None:
         ValueError: An option is not what it must be, or a config does not exist.
     """
     turns.check(options, "batch_size", "segment_seconds")
-    for name in options.configs:
-        chain(name)
+    check_entrants(options)
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:

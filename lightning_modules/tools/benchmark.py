@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.benchmark import convolution, loader
-from lightning_modules.benchmark import epoch, ranks, separation, step, wiener
-from lightning_modules.evaluation import benchmark as scorer
+from lightning_modules.benchmark import epoch, ranks, scorer, separation, step, wiener
 
 COMMANDS = {
     "loader": loader,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_modules.evaluation import benchmark
+from lightning_modules.benchmark import scorer
 from lightning_modules.tools.benchmark import main
 from tests.conftest import write_track
 
@@ -32,7 +32,7 @@ def test_table_and_figures_agree(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     # five new processes would take most of a minute to import what they need
-    monkeypatch.setattr(benchmark, "ScoringPool", ThreadPoolExecutor)
+    monkeypatch.setattr(scorer, "ScoringPool", ThreadPoolExecutor)
     path = tmp_path / "figures.json"
     options = ["--root", str(root), "--device", "cpu", "--repeats", "2", "--json", str(path)]
     assert main(["scorer", "--seconds", "1.9", *options]) == 0
@@ -61,7 +61,7 @@ def test_table_and_figures_agree(
 
 def test_music_is_of_one_rate_with_all_sources(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "signals.npy"
-    assert benchmark.write_signals(path, 1.9, root) == 4000
+    assert scorer.write_signals(path, 1.9, root) == 4000
     references, estimates = np.load(path)
     assert references.shape == (4, 7600, 1)
     assert references.any(axis=(1, 2)).all()
@@ -75,21 +75,21 @@ def test_figures_come_in_one_order(root: Path, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     references = generator.standard_normal((3, 3000, 1))
     np.save(path, np.stack([references, references + generator.standard_normal(references.shape)]))
-    plain = benchmark.measure(benchmark.OURS, path, 1000, 1, "none")
+    plain = scorer.measure(scorer.OURS, path, 1000, 1, "none")
     assert plain.figures.shape == (4, 3, 3)
     assert plain.seconds > 0
     for change in ("scaled", "reversed"):
-        found = benchmark.measure(benchmark.OURS, path, 1000, 1, change).figures
-        assert 0 <= benchmark.difference(plain.figures, found) < 1e-8
+        found = scorer.measure(scorer.OURS, path, 1000, 1, change).figures
+        assert 0 <= scorer.difference(plain.figures, found) < 1e-8
         np.testing.assert_allclose(found, plain.figures, rtol=1e-8)
 
 
 def test_differences() -> None:
     figures = np.array([1.0, np.nan, np.inf, -3])
-    assert benchmark.difference(figures, figures) == 0
-    assert benchmark.difference(figures, figures + 0.5) == 0.5
-    assert benchmark.difference(figures, np.array([1.0, np.nan, 250, -3])) == 0
-    assert benchmark.difference(figures, np.array([1.0, 2.0, np.inf, -3])) == math.inf
+    assert scorer.difference(figures, figures) == 0
+    assert scorer.difference(figures, figures + 0.5) == 0.5
+    assert scorer.difference(figures, np.array([1.0, np.nan, 250, -3])) == 0
+    assert scorer.difference(figures, np.array([1.0, 2.0, np.inf, -3])) == math.inf
 
 
 def test_what_differs_is_said() -> None:
@@ -105,7 +105,7 @@ def test_what_differs_is_said() -> None:
         "packages": {"museval": "1", "numpy": "2"},
         "rows": [row | {"equal": False}],
     }
-    assert "DIFFERS" in benchmark.table(report)
+    assert "DIFFERS" in scorer.table(report)
 
 
 @pytest.mark.parametrize(
