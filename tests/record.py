@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -79,15 +80,15 @@ def workers_of(trainer: int) -> list[int]:
 class Memory(Callback):
     """Write what the training holds at each epoch's end to ``memory.jsonl`` in the run's directory.
 
-    That is memory that no file stands behind, of this process and of the loader's
-    workers, and the number of open files and of threads of this process.
+    That is memory that no file stands behind, of this process and the mean over the
+    loader's workers, and the number of open files and of threads of this process.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         line = {
             "step": trainer.global_step,
             "bytes": self._own_bytes(os.getpid()),
-            "worker_bytes": sum(map(self._own_bytes, workers_of(os.getpid()))),
+            "worker_bytes": statistics.mean(map(self._own_bytes, workers_of(os.getpid()))),
             "files": len(os.listdir("/proc/self/fd")),
             "threads": len(os.listdir("/proc/self/task")),
         }
