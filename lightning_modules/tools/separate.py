@@ -222,12 +222,13 @@ def _separate_all(
     stopped = threading.Event()
     with tqdm(
         total=sum(song.seconds for song in songs),
+        desc="separating",
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s "
         "[{elapsed}<{remaining}]",
     ) as bar:
 
         def separate(song: _Song) -> None:
-            bar.set_description(song_name(song.path))
+            bar.set_description_str(song_name(song.path))
 
             def advance(samples: int) -> None:
                 if stopped.is_set():
