@@ -93,8 +93,8 @@ def test_losses_and_gradients_of_one_example_and_of_silence(model: SourceSeparat
 def test_networks_compile_as_one_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph is caught and run as it is: whether it is faster is the compiler's affair."""
     model = tiny_model(name)
-    if not model.automatic_optimization:
-        pytest.skip("has no network that gradients train")
+    if not any(list(part.parameters()) for part in model.children()):
+        pytest.skip("has no network")
     graphs = 0
 
     def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
