@@ -121,7 +121,7 @@ def system_boxplot(
             axes.grid(axis="x", color="0.9")
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.tick_params(labelleft=column == 0)
+            axes.tick_params(axis="y", left=column == 0, labelleft=column == 0)
             if row == 0:
                 axes.set_title(kind, fontsize=11)
             if row == len(values) - 1:
@@ -168,11 +168,12 @@ def track_heatmap(
             vmax=max(high, low + 1e-6),
         )
         axes.set_title(source, fontsize=11)
-        axes.set_xticks(range(len(systems)), list(systems), rotation=45, ha="right")
+        axes.set_xticks(range(len(systems)), list(systems), rotation=90)
         # Thin lines between systems, so that columns do not run into each other.
         axes.set_xticks(np.arange(len(systems) - 1) + 0.5, minor=True)
         axes.grid(which="minor", axis="x", color="white", linewidth=1.5)
         axes.tick_params(which="minor", length=0)
+        axes.tick_params(axis="y", length=0)
     panels[0].set_yticks(range(len(names)), names, fontsize=8)
     figure.colorbar(image, ax=panels, label=label, extend="both", aspect=40, pad=0.01)
     return figure

@@ -19,8 +19,8 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Write a config as dotted keys.
 
     Args:
-        config: Nested mappings. Lists that hold mappings, such as callbacks, count as mappings
-            from number to element; others stay whole.
+        config: Nested mappings. A list of classes, such as callbacks, is the list of their names,
+            and each one's arguments stand under ``callbacks[Name]``, in whatever place it has.
 
     Returns:
         Dotted key -> value.
@@ -31,11 +31,21 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flatten(key: str, value: Any, found: dict[str, Any]) -> None:
-    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        value = dict(enumerate(value))
     if isinstance(value, Mapping) and value:
         for name, item in value.items():
             _flatten(f"{key}.{name}" if key else str(name), item, found)
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        names: list[Any] = []
+        for item in value:
+            if not isinstance(item, Mapping) or "class_path" not in item:
+                names.append(item)
+                continue
+            name = str(item["class_path"]).rpartition(".")[2]
+            twice = names.count(name)
+            names.append(name)
+            owner = f"{key}[{name}{f' {twice + 1}' if twice else ''}]"
+            _flatten(owner, {"class_path": item["class_path"]} | dict(item), found)
+        found[key] = names
     else:
         found[key] = value
 
@@ -79,17 +89,31 @@ def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 
     Returns:
         Dotted key -> name -> value as text, ``-`` where the config lacks the key; in the order
-        of the configs. Empty if they try the same.
+        of the configs. Empty if they try the same. Arguments that a config lacks because it has
+        no such class, or another one, are no difference of their own.
     """
     known = {name: tried(config) for name, config in configs.items()}
-    keys = list(dict.fromkeys(key for config in known.values() for key in config))
-    rows = {
-        key: {
-            name: _text(config[key]) if key in config else ABSENT for name, config in known.items()
-        }
-        for key in keys
-    }
-    return {key: row for key, row in rows.items() if len(set(row.values())) > 1}
+    rows: dict[str, dict[str, str]] = {}
+    for key in dict.fromkeys(key for config in known.values() for key in config):
+        holders = [config for config in known.values() if key in config]
+        classes = {_class_of(key, config) for config in holders}
+        lacking = [config for config in known.values() if key not in config]
+        values = {_text(config[key]) for config in holders}
+        missed = any(_class_of(key, config) in classes for config in lacking)
+        if len(values) > 1 or missed:
+            rows[key] = {
+                name: _text(config[key]) if key in config else ABSENT
+                for name, config in known.items()
+            }
+    return rows
+
+
+def _class_of(key: str, config: Mapping[str, Any]) -> Any:
+    """The class that a key is an argument of, or an element's own; None for what has no class."""
+    if key.endswith("].class_path"):
+        return config.get(key, ABSENT)
+    owner, argument, _ = key.rpartition(".init_args.")
+    return config.get(f"{owner}.class_path", ABSENT) if argument else None
 
 
 def _text(value: Any) -> str:

@@ -167,7 +167,7 @@ class System:
             source: Name of the source.
 
         Returns:
-            Its ends, dB; NaN if there are fewer than two tracks.
+            Its ends, dB; NaN if there are fewer than six tracks.
         """
         rows = list(self._matrix(kind, source).values())
         return median_interval(np.array(rows).T) if rows else (math.nan, math.nan)

@@ -27,7 +27,7 @@ from lightning_modules.evaluation.statistics import (
     least_p,
 )
 
-_WIDEST_CELL = 48
+_WIDEST_CELL = 32
 _MOST_TRACKS_NAMED = 5
 
 
@@ -51,7 +51,10 @@ class Table:
 
     def text(self) -> str:
         """Set the table for a terminal: names to the left, figures to the right."""
-        rows = [[_shortened(cell) for cell in row] for row in [self.header, *self.rows]]
+        rows = [
+            [*row[: self.labels], *map(_shortened, row[self.labels :])]
+            for row in [self.header, *self.rows]
+        ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(
@@ -76,7 +79,9 @@ class Table:
 
 
 def _shortened(cell: str) -> str:
-    return cell if len(cell) <= _WIDEST_CELL else cell[: _WIDEST_CELL - 1] + "…"
+    """Cut the middle out of a long cell: class paths differ at their ends."""
+    half = _WIDEST_CELL // 2
+    return cell if len(cell) <= _WIDEST_CELL else f"{cell[: half - 1]}…{cell[-half:]}"
 
 
 def _piped(cells: Sequence[str]) -> str:

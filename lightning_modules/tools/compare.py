@@ -27,6 +27,8 @@ from lightning_modules.comparison.systems import (
 )
 
 WANDB = "wandb:"
+# Names of the pictures' files.
+_FIGURES = ("scores", "improvement", "tracks", "curves")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,7 +126,10 @@ def _said(comparison: Comparison) -> list[str]:
 
 def _outputs(options: argparse.Namespace) -> list[Path]:
     found = [options.markdown] if options.markdown else []
-    return found + (list(_csv_paths(options.csv)) if options.csv else [])
+    found += list(_csv_paths(options.csv)) if options.csv else []
+    if options.figures:
+        found += [options.figures / f"{name}.{one}" for name in _FIGURES for one in options.format]
+    return found
 
 
 def _csv_paths(path: Path) -> tuple[Path, Path]:
@@ -157,7 +162,22 @@ def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path]:
     for path, content in written:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
-    return [path for path, _ in written]
+    return [path for path, _ in written] + _draw(comparison, options)
+
+
+def _draw(comparison: Comparison, options: argparse.Namespace) -> list[Path]:
+    if not options.figures:
+        return []
+    # They take a second to be imported.
+    from lightning_modules import plots
+    from lightning_modules.comparison.figures import figures
+
+    written = []
+    for name, figure in figures(comparison.systems, comparison.kinds).items():
+        for suffix in options.format:
+            written.append(options.figures / f"{name}.{suffix}")
+            plots.save(figure, written[-1])
+    return written
 
 
 # ----------------------------------------------------------------------- command line
@@ -189,6 +209,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--markdown", type=Path, metavar="FILE", help="write the tables")
     add("--csv", type=Path, metavar="FILE", help="write statistics, and pairs to FILE_pairs")
+    add("--figures", type=Path, metavar="FOLDER", help=f"draw {', '.join(_FIGURES)}")
+    add("--format", nargs="+", choices=("png", "svg"), default=["png"], help="by default png")
     add("--force", action="store_true", help="write over files that are there")
     return parser
 

@@ -63,12 +63,12 @@ def test_seeds_show_their_deviation() -> None:
 
 
 def test_statistics_of_a_source() -> None:
-    table = tables.statistics([system("one", [1.0, 2.0, 3.0, 4.0, 10.0])], "SDR")
+    table = tables.statistics([system("one", [1.0, 2.0, 3.0, 3.0, 3.0, 4.0, 10.0])], "SDR")
     median, interval, *others = cells(table, "vocals", "one")
     assert median == "3.00"
     low, _, high = interval.partition(" to ")
-    assert 1 <= float(low) < 3 < float(high) <= 10
-    assert others == ["2.00 to 4.00", "4.00", "1", "5", "5 of 15"]
+    assert 1 <= float(low) < 3 <= float(high) <= 10
+    assert others == ["2.50 to 3.50", "3.71", "1", "7", "7 of 21"]
     assert cells(tables.statistics([system("one", [1.0])], "uSDR"), "vocals", "one") == [
         *("0.00", "-", "0.00 to 0.00", "0.00", "1", "1", "-"),
     ]
@@ -120,15 +120,17 @@ def test_settings_that_differ() -> None:
 
 
 def test_text_and_markdown() -> None:
-    table = tables.Table("Title", ["", "SDR"], [["a|b", "1.00"], ["c" * 60, "-"]], ["a note"])
+    table = tables.Table(
+        "Title", ["", "SDR"], [["a|b", "1.00"], ["c", "d" * 30 + "e" * 30]], ["a note"]
+    )
     lines = table.text().splitlines()
     assert lines[0] == "Title"
-    assert lines[4] == "a|b" + " " * 47 + "1.00"
-    assert lines[5] == "c" * 47 + "…" + " " * 5 + "-"
+    assert lines[4] == "a|b" + " " * 30 + "1.00"
+    assert lines[5] == "c    " + "d" * 15 + "…" + "e" * 16
     assert lines[-1] == "a note"
     assert table.markdown().splitlines() == [
         *("## Title", "", "|  | SDR |", "|---|---:|", r"| a\|b | 1.00 |"),
-        *(f"| {'c' * 60} | - |", "", "a note"),
+        *(f"| c | {'d' * 30}{'e' * 30} |", "", "a note"),
     ]
 
 

@@ -80,5 +80,6 @@ def test_interval_of_runs_draws_the_same_tracks_for_each() -> None:
     with_gap = np.stack([values, values])
     with_gap[0, 3] = math.nan
     assert median_interval(with_gap) == pytest.approx(median_interval(np.delete(values, 3)))
-    assert all(map(math.isnan, median_interval([1.0])))
+    assert all(map(math.isnan, median_interval(values[:5])))
+    assert not any(map(math.isnan, median_interval(values[:6])))
     assert all(map(math.isnan, median_interval([])))
