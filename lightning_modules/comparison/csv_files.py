@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lightning_modules.comparison.pairs import Pair
-from lightning_modules.comparison.systems import System
+from lightning_modules.comparison.systems import System, headline
 
 
 def statistics_rows(systems: Sequence[System], kind: str, source: str) -> list[dict[str, object]]:
@@ -25,7 +25,7 @@ def statistics_rows(systems: Sequence[System], kind: str, source: str) -> list[d
     rows: list[dict[str, object]] = []
     for system in systems:
         found = system.spread(kind, source)
-        if not math.isfinite(found.median):
+        if not math.isfinite(headline(kind, found)):
             continue
         low, high = system.interval(kind, source)
         skipped, frames = system.frames(source)

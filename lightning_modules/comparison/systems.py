@@ -79,11 +79,12 @@ class Run:
             source: Name of the source.
 
         Returns:
-            Its spread; a median alone for a run without scores of tracks.
+            Its spread; its headline alone for a run without scores of tracks.
         """
         if not self.tracks:
             known = self.figures.get(source, {}).get(kind, math.nan)
-            return Spread(known, math.nan, math.nan, math.nan, 0)
+            median, mean = (math.nan, known) if kind == USDR else (known, math.nan)
+            return Spread(median, mean, math.nan, math.nan, 0)
         return spread(list(self.values(kind, source).values()))
 
 
@@ -153,10 +154,10 @@ class System:
             source: Name of the source.
 
         Returns:
-            Standard deviation of the runs' medians, dB; NaN for fewer than two.
+            Standard deviation of the runs' headlines, dB; NaN for fewer than two.
         """
-        medians = [run.spread(kind, source).median for run in self.runs]
-        found = [median for median in medians if math.isfinite(median)]
+        headlines = [headline(kind, run.spread(kind, source)) for run in self.runs]
+        found = [figure for figure in headlines if math.isfinite(figure)]
         return float(np.std(found, ddof=1)) if len(found) > 1 else math.nan
 
     def interval(self, kind: str, source: str) -> tuple[float, float]:
@@ -193,6 +194,20 @@ class System:
             for name in found[0]
             if all(name in values for values in found)
         }
+
+
+def headline(kind: str, spread: Spread) -> float:
+    """Choose the figure that a table of one figure a system has.
+
+    Args:
+        kind: One of ``KINDS``.
+        spread: Its spread over tracks.
+
+    Returns:
+        The median over tracks, as SiSEC 2018 gives it; of uSDR the mean, as the Music Demixing
+        challenges do. dB.
+    """
+    return spread.mean if kind == USDR else spread.median
 
 
 def ordered(sources: Iterable[str]) -> list[str]:

@@ -15,6 +15,7 @@ from lightning_modules.comparison.systems import (
     STREAMS,
     USDR,
     System,
+    headline,
     notes_of,
     ordered,
 )
@@ -104,7 +105,7 @@ def kinds_of(systems: Sequence[System]) -> list[str]:
         kind
         for kind in KINDS
         if any(
-            math.isfinite(system.spread(kind, source).median)
+            math.isfinite(headline(kind, system.spread(kind, source)))
             for system in systems
             for source in system.sources
             # The mixture's gain over itself says nothing.
@@ -129,7 +130,7 @@ def sources_of(systems: Sequence[System]) -> list[str]:
 
 
 def overview(systems: Sequence[System], kind: str) -> Table:
-    """Show the medians of all systems, a row each.
+    """Show the headlines of all systems, a row each.
 
     Args:
         systems: The systems and bounds.
@@ -148,14 +149,14 @@ def overview(systems: Sequence[System], kind: str) -> Table:
     header = ["", *sources, *means]
     rows = []
     for system in _bounds_last(systems):
-        medians = {source: system.spread(kind, source).median for source in sources}
+        figures = {source: headline(kind, system.spread(kind, source)) for source in sources}
         cells = [
-            number(medians[source]) + _deviation(system.seed_deviation(kind, source))
+            number(figures[source]) + _deviation(system.seed_deviation(kind, source))
             for source in sources
         ]
         for names in means.values():
-            whole = all(math.isfinite(medians.get(name, math.nan)) for name in names)
-            cells.append(number(finite_mean([medians[n] for n in names])) if whole else ABSENT)
+            whole = all(math.isfinite(figures.get(name, math.nan)) for name in names)
+            cells.append(number(finite_mean([figures[n] for n in names])) if whole else ABSENT)
         if any(cell != ABSENT for cell in cells):
             rows.append([system.name, *cells])
     notes = ["±: standard deviation over seeds"] if any("±" in c for r in rows for c in r) else []
@@ -185,18 +186,18 @@ def statistics(systems: Sequence[System], kind: str) -> Table:
     rows = []
     for source in sources_of(systems):
         spreads = [(system, system.spread(kind, source)) for system in _bounds_last(systems)]
-        shown = [(system, one) for system, one in spreads if math.isfinite(one.median)]
+        shown = [(system, one) for system, one in spreads if math.isfinite(headline(kind, one))]
         for place, (system, found) in enumerate(shown):
             skipped, frames = system.frames(source)
             rows.append(
                 [
                     source if place == 0 else "",
                     system.name,
-                    number(found.median) + _deviation(system.seed_deviation(kind, source)),
+                    number(found.median),
                     _range(*system.interval(kind, source)),
                     _range(found.lower, found.upper),
                     number(found.mean),
-                    str(len(system.runs)),
+                    f"{len(system.runs)}{_deviation(system.seed_deviation(kind, source))}",
                     str(found.tracks) if found.tracks else ABSENT,
                     f"{skipped} of {frames}" if frames and kind != USDR else ABSENT,
                 ]
@@ -294,7 +295,7 @@ def _named(tracks: Sequence[str]) -> str:
 
 def _rule(kind: str) -> str:
     if kind == USDR:
-        return "median over tracks of the whole track's SDR"
+        return "mean over tracks of the whole track's SDR"
     if kind in NORMALISED:
         return f"median over tracks of {NORMALISED[kind]} less that of the mixture"
     return "median over tracks of the median over frames"

@@ -11,12 +11,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 from lightning_modules.comparison import csv_files, tables
 from lightning_modules.comparison.pairs import Pair, pairs
-from lightning_modules.comparison.reading import CompareError, name_apart, read_run
+from lightning_modules.comparison.reading import CompareError, name_apart, read_run, split_name
 from lightning_modules.comparison.systems import (
     KINDS,
     Run,
@@ -26,7 +26,7 @@ from lightning_modules.comparison.systems import (
     pool,
 )
 
-WANDB = "wandb:"
+_WANDB = "wandb:"
 # Names of the pictures' files.
 _FIGURES = ("scores", "improvement", "tracks", "curves")
 
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_outputs(options)
         comparison = _compare(options)
         print("\n\n".join([*(table.text() for table in comparison.tables), *_said(comparison)]))
-        for path in _write(comparison, options):
-            print(f"wrote {path}", file=sys.stderr)
+        for place in _write(comparison, options):
+            print(f"wrote {place}", file=sys.stderr)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -114,7 +114,11 @@ def _systems(options: argparse.Namespace) -> list[System]:
 
 
 def _read(given: str, subset: str) -> list[Run]:
-    return [read_run(given, subset)]
+    if not split_name(given)[1].startswith(_WANDB):
+        return [read_run(given, subset)]
+    from lightning_modules.comparison.wandb_runs import read_wandb
+
+    return read_wandb(given, subset)
 
 
 # ----------------------------------------------------------------------- output
@@ -142,41 +146,45 @@ def _check_outputs(options: argparse.Namespace) -> None:
             raise FileExistsError(f"{path} is there already; give another name, or --force")
 
 
-def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path]:
-    written: list[tuple[Path, str]] = []
-    if options.markdown:
-        text = "\n".join(table.markdown() for table in comparison.tables)
-        said = "".join(f"- {line}\n" for line in comparison.remarks)
-        written.append((options.markdown, f"{text}\n{said}" if said else text))
-    if options.csv:
-        rows: list[dict[str, Any]] = [
+def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path | str]:
+    """Write what was asked for; returns the files, and where W&B's run is."""
+    rows = {
+        "statistics": [
             row
             for kind in comparison.kinds
             for source in tables.sources_of(comparison.systems)
             for row in csv_files.statistics_rows(comparison.systems, kind, source)
-        ]
-        first, second = _csv_paths(options.csv)
-        written.append((first, csv_files.as_csv(rows)))
-        if comparison.pairs:
-            written.append((second, csv_files.as_csv(csv_files.pair_rows(comparison.pairs))))
-    for path, content in written:
+        ],
+        "pairs": csv_files.pair_rows(comparison.pairs),
+    }
+    texts: dict[Path, str] = {}
+    if options.markdown:
+        said = "".join(f"- {line}\n" for line in comparison.remarks)
+        shown = [table.markdown() for table in comparison.tables]
+        texts[options.markdown] = "\n".join([*shown, said] if said else shown)
+    if options.csv:
+        paths = zip(_csv_paths(options.csv), rows.values(), strict=True)
+        texts |= {path: csv_files.as_csv(each) for path, each in paths if each}
+    for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
-    return [path for path, _ in written] + _draw(comparison, options)
+        path.write_text(text, encoding="utf-8")
+    written: list[Path | str] = list(texts)
+    if not options.figures and not options.wandb:
+        return written
 
-
-def _draw(comparison: Comparison, options: argparse.Namespace) -> list[Path]:
-    if not options.figures:
-        return []
     # They take a second to be imported.
     from lightning_modules import plots
     from lightning_modules.comparison.figures import figures
 
-    written = []
-    for name, figure in figures(comparison.systems, comparison.kinds).items():
-        for suffix in options.format:
+    drawn = figures(comparison.systems, comparison.kinds)
+    if options.figures:
+        for name, suffix in product(drawn, options.format):
             written.append(options.figures / f"{name}.{suffix}")
-            plots.save(figure, written[-1])
+            plots.save(drawn[name], options.figures / f"{name}.{suffix}")
+    if options.wandb:
+        from lightning_modules.comparison.wandb_runs import publish
+
+        written.append(publish(options.wandb_project, rows, drawn))
     return written
 
 
@@ -189,7 +197,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0, or 2 for a mistake.",
     )
     add = parser.add_argument
-    add("runs", nargs="+", metavar="[NAME=]RUN", help="run directories, folders of museval JSON")
+    add(
+        "runs",
+        nargs="+",
+        metavar="[NAME=]RUN",
+        help="run directories, folders of museval JSON, or wandb:entity/project?group=...",
+    )
     add("--mixture", metavar="FOLDER", help="scores of the mixture; by default those of the runs")
     add(
         "--bounds",
@@ -211,6 +224,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--csv", type=Path, metavar="FILE", help="write statistics, and pairs to FILE_pairs")
     add("--figures", type=Path, metavar="FOLDER", help=f"draw {', '.join(_FIGURES)}")
     add("--format", nargs="+", choices=("png", "svg"), default=["png"], help="by default png")
+    add("--wandb", action="store_true", help="keep tables and pictures as a run of W&B")
+    add(
+        "--wandb-project", default="stemlab", metavar="NAME", help="its project, by default stemlab"
+    )
     add("--force", action="store_true", help="write over files that are there")
     return parser
 
