@@ -69,6 +69,20 @@ def tried(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def data_root(config: Mapping[str, Any]) -> str:
+    """Tell where a run's data lay, which does not tell runs apart but may matter.
+
+    Args:
+        config: The config.
+
+    Returns:
+        The root, or roots with their shares, as text.
+    """
+    data = config.get("data")
+    arguments = data.get("init_args") if isinstance(data, Mapping) else None
+    return _text(arguments.get("root")) if isinstance(arguments, Mapping) else ABSENT
+
+
 def identity(config: Mapping[str, Any]) -> str:
     """Tell configs apart that differ by more than seeds, paths and loggers.
 

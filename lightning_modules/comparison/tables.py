@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lightning_modules.comparison.pairs import Pair
-from lightning_modules.comparison.settings import ABSENT, differences
+from lightning_modules.comparison.settings import ABSENT, data_root, differences
 from lightning_modules.comparison.systems import (
     KINDS,
     NORMALISED,
@@ -267,13 +267,22 @@ def remarks(systems: Sequence[System]) -> list[str]:
         systems: The systems and bounds.
 
     Returns:
-        A line each: pooled runs, tracks that not all have, notes of the scores.
+        A line each: pooled runs, frames of unlike length, tracks that not all have, notes of the
+        scores.
     """
-    lines = [
-        f"{system.name}: {', '.join(run.name for run in system.runs)}, which differ by seed only"
-        for system in systems
-        if len(system.runs) > 1
-    ]
+    lines = []
+    for system in systems:
+        if len(system.runs) > 1:
+            names = ", ".join(run.name for run in system.runs)
+            roots = sorted({data_root(run.config) for run in system.runs})
+            where = f", and by where their data lay: {', '.join(roots)}" if len(roots) > 1 else ""
+            lines.append(f"{system.name}: {names}, which differ by seed only{where}")
+    windows = sorted(
+        {track.window_seconds for s in systems for run in s.runs for track in run.tracks}
+    )
+    if len(windows) > 1:
+        lengths = ", ".join(f"{window:g}" for window in windows)
+        lines.append(f"frames of unlike length, {lengths} s: figures over them cannot be compared")
     scored = [system for system in systems if not system.bound and system.track_names]
     everything = set().union(*(system.track_names for system in scored))
     for system in scored:

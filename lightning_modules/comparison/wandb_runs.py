@@ -122,16 +122,25 @@ def publish(
 
     Returns:
         Where it is: the run's address, or its folder and the command that sends it.
+
+    Raises:
+        CompareError: W&B cannot be reached.
     """
     offline = os.environ.get("WANDB_MODE") == "offline" or not logged_in()
     import wandb
 
-    run = wandb.init(
-        project=project,
-        job_type="compare",
-        mode="offline" if offline else None,
-        settings=wandb.Settings(silent=offline, console="off"),
-    )
+    try:
+        run = wandb.init(
+            project=project,
+            job_type="compare",
+            mode="offline" if offline else None,
+            settings=wandb.Settings(silent=offline, console="off"),
+        )
+    except wandb.errors.Error as error:
+        raise CompareError(
+            f"Weights & Biases: {' '.join(str(error).split())}; set WANDB_MODE=offline to keep the "
+            "run here"
+        ) from error
     run.log(
         {
             name: wandb.Table(list(rows[0]), [list(row.values()) for row in rows])

@@ -60,6 +60,13 @@ def test_seeds_show_their_deviation() -> None:
     assert cells(table, "both")[0] == "2.00 ± 1.41"
     assert table.notes == ["±: standard deviation over seeds"]
     assert tables.remarks([System("both", runs)]) == ["both: 1.0, 3.0, which differ by seed only"]
+    for run, root in zip(runs, ("/a", {"/b": 1}), strict=True):
+        run.config = {"data": {"init_args": {"root": root}}}
+    runs[0].tracks[0].window_seconds = 0.5
+    assert tables.remarks([System("both", runs)]) == [
+        'both: 1.0, 3.0, which differ by seed only, and by where their data lay: /a, {"/b": 1}',
+        "frames of unlike length, 0.5, 1 s: figures over them cannot be compared",
+    ]
 
 
 def test_statistics_of_a_source() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import glob
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -41,9 +43,9 @@ def test_runs_folders_seeds_and_bounds(capsys: pytest.CaptureFixture[str]) -> No
     assert "irm2" in out
     assert "mixture" in out
     assert "model.init_args.channels" in out
-    assert "large x2: large-0, large-1, which differ by seed only" in out
+    assert "large x2: large-0, large-1, which differ by seed only, and by where" in out
     assert "THEM: has no scores of 1 of 9 tracks" in out
-    assert "root" not in out
+    assert "data.init_args" not in out
     assert err.splitlines() == [
         f"wrote {Path('out', name)}" for name in ("all.md", "all.csv", "all_pairs.csv")
     ]
@@ -81,6 +83,30 @@ def test_a_mixture_of_one_s_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nSDR, dB: median over tracks of SDR less that of the mixture" in out
     assert "theirs    3.00   3.00  3.00   3.00       3.00" in out
     assert "SAR" not in out
+
+
+def test_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("runs/a"), LEVELS)
+    write_run(Path("runs/b"), higher(1.0), channels=16)
+    assert compare.main(["runs/a", "runs/b", "--figures", "out", "--format", "png", "svg"]) == 0
+    names = ["curves", "improvement", "scores", "tracks"]
+    found = sorted(path.name for path in Path("out").iterdir())
+    assert found == [f"{name}.{suffix}" for name in names for suffix in ("png", "svg")]
+    capsys.readouterr()
+    assert compare.main(["runs/a", "--figures", "out"]) == 2
+    assert "out/scores.png is there already" in capsys.readouterr().err
+    write_folder(Path("theirs"), LEVELS)
+    assert compare.main(["theirs", "--figures", "theirs_out", "--metrics", "SAR"]) == 0
+    assert sorted(os.listdir("theirs_out")) == ["scores.png", "tracks.png"]
+
+
+def test_a_run_that_is_called_mixture(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("runs/a"), LEVELS)
+    arguments = ["runs/a", "runs/a/scores/mixture", "--metrics", "SDR"]
+    assert compare.main(arguments) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["mixture", "-2.00", "-1.00", "0.00", "1.00", "-0.50"] in lines
+    assert ["mixture", "as", "estimate", "-2.00", "-1.00", "0.00", "1.00", "-0.50"] in lines
 
 
 def test_nothing_is_written_over_unasked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +158,28 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as usage:
             compare.main(arguments)
         assert usage.value.code == 2
+
+
+def test_commands_of_the_guide(capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(("unet", "unet-2", "unet-3", "demucs")):
+        write_run(Path("runs", name), higher(number), seed=number, channels=number)
+    for name in ("published/STL2", "published/MIX", "scores/irm2/test"):
+        write_folder(Path(name), LEVELS)
+    page = (Path(compare.__file__).parents[2] / "docs/compare.md").read_text()
+    start = "python -m lightning_modules.tools.compare "
+    commands = [line.removeprefix(start) for line in page.splitlines() if line.startswith(start)]
+    here = [command for command in commands if "wandb:" not in command]
+    assert len(here) == 3
+    for command in here:
+        words = [
+            found
+            for word in shlex.split(command)
+            for found in (sorted(glob.glob(word)) if "*" in word else [word])
+        ]
+        assert compare.main(words) == 0, command
+    assert Path("results_pairs.csv").is_file()
+    assert Path("pictures/improvement.svg").is_file()
+    assert "Wave-U-Net" in capsys.readouterr().out
 
 
 @pytest.mark.skipif("STEMLAB_TEST_DATA" not in os.environ, reason="STEMLAB_TEST_DATA is not set")
