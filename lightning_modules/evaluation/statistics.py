@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,10 +102,28 @@ def median_interval(values: _Figures) -> tuple[float, float]:
     count = runs.shape[1]
     if count < _FEWEST_FOR_INTERVAL:
         return math.nan, math.nan
-    drawn = np.random.default_rng(_SEED).integers(0, count, (RESAMPLES, count))
-    medians = np.mean([np.median(run[drawn], axis=1) for run in runs], axis=0)
+    runs = runs[:, np.argsort(runs.mean(axis=0))]
+    if len(runs) == 1:
+        medians = runs[0][_middles(count)].mean(axis=1)
+    else:
+        medians = np.mean([np.median(run[_drawn(count)], axis=1) for run in runs], axis=0)
     low, high = np.quantile(medians, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return float(low), float(high)
+
+
+@lru_cache(maxsize=8)
+def _drawn(count: int) -> NDArray[np.int64]:
+    """Tracks of each resample, shape (resamples, tracks)."""
+    return np.random.default_rng(_SEED).integers(0, count, (RESAMPLES, count))
+
+
+@lru_cache
+def _middles(count: int) -> NDArray[np.int64]:
+    """Where in sorted figures each resample has its one or two middles, shape (resamples, 2).
+
+    The median of values drawn from a sorted list is the value at the median of the places drawn.
+    """
+    return np.sort(_drawn(count), axis=1)[:, [(count - 1) // 2, count // 2]]
 
 
 def compare(first: _Figures, second: _Figures) -> Difference:

@@ -70,6 +70,15 @@ def test_interval_covers_as_often_as_it_says() -> None:
     assert median_interval(samples[0]) == intervals[0], "the same figures, the same interval"
 
 
+@pytest.mark.parametrize("count", [6, 9, 50])
+def test_interval_is_that_of_resampled_medians(count: int) -> None:
+    """The slow way: draw tracks, take their median, 10,000 times."""
+    values = np.random.default_rng(3).standard_normal(count)
+    drawn = np.random.default_rng(0).integers(0, count, (10_000, count))
+    medians = np.median(np.sort(values)[drawn], axis=1)
+    assert median_interval(values) == pytest.approx(np.quantile(medians, (0.025, 0.975)), abs=1e-12)
+
+
 def test_interval_of_runs_draws_the_same_tracks_for_each() -> None:
     values = np.random.default_rng(2).standard_normal(20)
     alone = median_interval(values)

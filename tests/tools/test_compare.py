@@ -160,6 +160,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
         assert usage.value.code == 2
 
 
+@pytest.mark.slow
 def test_commands_of_the_guide(capsys: pytest.CaptureFixture[str]) -> None:
     for number, name in enumerate(("unet", "unet-2", "unet-3", "demucs")):
         write_run(Path("runs", name), higher(number), seed=number, channels=number)
