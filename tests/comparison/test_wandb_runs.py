@@ -1,18 +1,12 @@
-"""W&B runs read through its API from a stand-in for its service, and comparisons kept offline.
-
-The stand-in answers the queries that wandb sends over HTTP with the schema that wandb's client
-reads; it filters as the service documents. It is not the service.
-"""
+"""W&B runs read through its API from a stand-in for its service, and comparisons kept offline."""
 
 from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import matplotlib.image
 import pytest
@@ -23,6 +17,7 @@ from lightning_modules.comparison.reading import CompareError
 from lightning_modules.comparison.wandb_runs import read_wandb
 from lightning_modules.tools import compare
 from tests.comparison.material import SOURCES, write_folder
+from tests.wandb_service import Service, serving
 
 LEVELS = {f"song {number}": float(number) for number in range(8)}
 
@@ -58,34 +53,8 @@ RUNS = [
 ]
 
 
-class Service(BaseHTTPRequestHandler):
-    """What of W&B's GraphQL service is asked for."""
-
-    asked: ClassVar[list[dict[str, Any]]] = []
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path != "/graphql":  # wandb's own statistics of itself
-            return self.answer(404, {})
-        request = json.loads(body)
-        (operation,) = re.findall(r"^\s*query (\w+)", request["query"], re.MULTILINE)
-        variables = request.get("variables") or {}
-        self.asked.append({"operation": operation, **variables})
-        self.answer(200, {"data": getattr(self, f"answer_{operation}")(variables)})
-
-    def answer(self, status: int, content: dict[str, Any]) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def answer_Viewer(self, _: dict[str, Any]) -> dict[str, Any]:
-        viewer = {"id": "1", "entity": "me", "username": "me", "email": "", "flags": "{}"}
-        return {"viewer": viewer | {"teams": {"edges": []}, "defaultEntity": {"name": "me"}}}
-
-    answer_GetDefaultEntity = answer_Viewer
+class Project(Service):
+    """A project with these runs."""
 
     def answer_Runs(self, variables: dict[str, Any]) -> dict[str, Any]:
         if (variables["entity"], variables["project"]) != ("me", "stems"):
@@ -117,9 +86,6 @@ class Service(BaseHTTPRequestHandler):
             if all(key in row for key in spec["keys"])
         ]
         return {"project": {"run": {"sampledHistory": [kept[: spec["samples"]]]}}}
-
-    def log_message(self, *_: Any) -> None:
-        """Keep the terminal clean."""
 
 
 def of_identity(identity: str) -> dict[str, Any]:
@@ -157,15 +123,11 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """The stand-in; what it was asked."""
     wandb.teardown()
-    Service.asked.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    yield Service.asked
-    server.shutdown()
-    server.server_close()
+    with serving(Project) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield Project.asked
 
 
 # ----------------------------------------------------------------------- reading
