@@ -55,6 +55,8 @@ def read_run(given: str, subset: str) -> Run:
         )
     scores, notes = _find_scores(folder, subset)
     run = Run(name or folder.resolve().name, place, read_folder(scores), notes=notes)
+    if not run.sources:
+        raise CompareError(f"{scores}: its score files hold no source; score the system again")
     method = scores if scores == folder else scores.parent
     for beside in (method / "mixture", method.parent / "mixture"):
         if beside != method and _holds_scores(beside / subset):

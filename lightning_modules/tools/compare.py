@@ -147,6 +147,8 @@ def _check_outputs(options: argparse.Namespace) -> None:
     for path in _outputs(options):
         if path.exists() and not options.force:
             raise FileExistsError(f"{path} is there already; give another name, or --force")
+    if options.figures and options.figures.is_file():
+        raise FileExistsError(f"{options.figures} is a file; --figures wants a folder")
 
 
 def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path | str]:

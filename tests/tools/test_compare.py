@@ -131,6 +131,8 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     Path("array").mkdir()
     Path("array/a.json").write_text("[1, 2]")
     Path("empty").mkdir()
+    Path("hollow").mkdir()
+    Path("hollow/a.json").write_text('{"targets": []}')
     write_run(Path("run"), {"a": 1.0})
     Path("run/config.yaml").write_text("seed_everything: 1\nseed_everything: 2\n")
     cases = [
@@ -139,6 +141,8 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
         (["one/a.json"], ["one/a.json: there is no such folder"]),
         (["empty"], ["empty: no test scores in it", "score the system first"]),
         (["one", "broken"], ["broken/a.json: expected a museval score file"]),
+        (["hollow"], ["hollow: its score files hold no source; score"]),
+        (["one", "--figures", "one/a.json"], ["one/a.json is a file; --figures wants a folder"]),
         (["array"], ["array/a.json: expected a museval score file"]),
         (["run"], ["run/config.yaml", "stands twice"]),
         (["one", "one"], ["is given twice", "NAME=FOLDER"]),
