@@ -270,8 +270,8 @@ def _common_name(runs: Sequence[Run]) -> str:
     same = 0
     while same < min(len(first), len(last)) and first[same] == last[same]:
         same += 1
-    common = re.sub(r"[-_ .=+]*(seed)?[-_ .=+]*$", "", first[:same])
-    return f"{common or first} x{len(runs)}"
+    common = first[:same].rstrip("-_ .=+/")
+    return f"{re.sub('[-_ .=+/]*seed$', '', common) or common or first} x{len(runs)}"
 
 
 def mixture_of(systems: Sequence[System]) -> System | None:

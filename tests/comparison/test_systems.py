@@ -69,7 +69,21 @@ def test_seeds_are_pooled() -> None:
     runs[2].tracks.pop()
     assert both.track_names == {"a", "b"}
     assert both.values("SDR", "vocals").keys() == {"a", "b"}
-    assert [system.name for system in pool([run("1", {}, 0), run("2", {}, 1)])] == ["1 x2"]
+
+
+@pytest.mark.parametrize(
+    ("names", "common"),
+    [
+        (("unet-seed0", "unet-seed1"), "unet x2"),
+        (("unet", "unet-2", "unet-3"), "unet x3"),
+        (("seed-0", "seed-1"), "seed x2"),
+        (("1", "2"), "1 x2"),
+        (("it/unet_0", "it/unet_1"), "it/unet x2"),
+    ],
+)
+def test_names_of_seeds(names: tuple[str, ...], common: str) -> None:
+    (system,) = pool([run(name, {}, seed) for seed, name in enumerate(names)])
+    assert system.name == common
 
 
 def test_interval_of_seeds() -> None:

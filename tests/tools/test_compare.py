@@ -9,9 +9,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+import wandb
 
+from lightning_modules import cli
 from lightning_modules.tools import compare
 from tests.comparison.material import write_folder, write_run
+from tests.test_cli import TINY
 
 LEVELS = {f"song {number}": 0.5 * number for number in range(9)}
 
@@ -162,6 +165,27 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as usage:
             compare.main(arguments)
         assert usage.value.code == 2
+
+
+@pytest.mark.slow
+def test_seeds_trained_and_compared(
+    musdb_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What fit and test leave, with curves from W&B's files."""
+    monkeypatch.setenv("MUSDB_PATH", str(musdb_root))
+    for seed in (0, 1):
+        fit = ["fit", "--config", "unet.yaml", *TINY, f"--seed_everything={seed}"]
+        assert cli.main([*fit, f"--run_dir=runs/seed-{seed}"]) == 0
+        assert cli.main(["test", "--config", f"runs/seed-{seed}/config.yaml"]) == 0
+    wandb.teardown()
+    capsys.readouterr()
+    assert compare.main(["runs/seed-0", "runs/seed-1", "--figures", "out"]) == 0
+    out = capsys.readouterr().out
+    assert "seed x2" in out
+    assert "seed-0, seed-1, which differ by seed only\n" in out
+    assert "mixture" in out
+    assert "nSDR" in out
+    assert Path("out/curves.png").is_file()
 
 
 @pytest.mark.slow
