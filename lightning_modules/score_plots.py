@@ -1,7 +1,7 @@
 """Pictures of scores: box plots, heat maps over tracks, and curves over a training."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any, Literal
 
 import matplotlib
@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from lightning_modules.evaluation.scores import METRICS, TrackScores, aggregate
 
@@ -208,6 +209,7 @@ def training_curves(
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("step of the optimiser")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.tick_params(labelbottom=True)
     for axes in grid[len(curves) :]:
         axes.set_visible(False)
@@ -236,13 +238,20 @@ def _draw_curve(
             color=colour,
             linewidth=1.8 if alone else 0.8,
             alpha=1.0 if alone else 0.5,
-            marker="o" if alone and len(run) <= _MOST_MARKERS else "",
-            markersize=4,
+            marker=_marker(run),
+            markersize=4 if alone else 2.5,
         )
     shared = [step for step in runs[0] if all(step in run for run in runs)]
     if not alone and shared:
         means = [float(np.mean([run[step] for run in runs])) for step in shared]
-        axes.plot(shared, means, style, color=colour, linewidth=2.2)
+        axes.plot(
+            shared, means, style, color=colour, linewidth=2.2, marker=_marker(shared), markersize=5
+        )
+
+
+def _marker(points: Sized) -> str:
+    """Mark the points of short curves, of which one may be all there is."""
+    return "o" if len(points) <= _MOST_MARKERS else ""
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:

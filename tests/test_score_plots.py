@@ -129,6 +129,7 @@ def test_curves_of_seeds_and_their_mean(tmp_path: Path) -> None:
         ([2], [4]),  # only the second step is known of both seeds
     ]
     assert drawn(figure, "vocals") == [([1], [4])]
+    assert all(line.get_marker() == "o" for axes in figure.axes for line in axes.lines)
     assert figure.axes[0].get_ylabel() == "SDR (dB)"
     assert figure.axes[0].get_xlabel() == "step of the optimiser"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
