@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -126,6 +126,28 @@ class SourceSeparator(LightningModule, ABC):
         Returns:
             Estimates, shape (B, S, C, T), ordered as ``self.sources``.
         """
+
+    def read_by_network(self, mixture: Tensor) -> Tensor:
+        """What the network reads, where transforms of fixed size come before it.
+
+        Args:
+            mixture: Waveform, shape (B, C, T).
+
+        Returns:
+            Here the mixture itself; the first axis is the batch, the last one is time.
+        """
+        return mixture
+
+    def network_alone(self, read: Tensor) -> Tensor:
+        """Run what is between those transforms and their inverse, as it is exported to ONNX.
+
+        Args:
+            read: What ``read_by_network`` returned.
+
+        Returns:
+            Here the estimates, shape (B, S, C, T).
+        """
+        return cast(Tensor, self(read))
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 A checkpoint is an ordinary Lightning checkpoint plus one entry that names the
 architecture and its arguments in plain data. So ``weights_only=True`` reads it,
-no config file is needed, and nothing outside this package is ever imported.
+no config file is needed, and nothing outside this package is ever imported. The
+same holds for the folders of ``hub_folder``, which are checkpoints in another dress.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 
 from lightning_modules.base import SourceSeparator
 from lightning_modules.description import KEY, CheckpointError, check_is_there
+from lightning_modules.hub_folder import read_folder
 
 # Classes named by a checkpoint may come from here and nowhere else.
 _PACKAGE = __package__
@@ -74,7 +76,7 @@ def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -
     """Load a trained separator, ready to separate.
 
     Args:
-        path: Checkpoint that ``fit`` wrote.
+        path: Checkpoint that ``fit`` wrote, or a folder of ``hub_folder``.
         map_location: Device of the model.
 
     Returns:
@@ -83,7 +85,10 @@ def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -
     Raises:
         CheckpointError: The file is unusable, or names a class from outside this package.
     """
-    contents = read_checkpoint(path, map_location)
+    path = Path(path)
+    contents = (
+        read_folder(path, map_location) if path.is_dir() else read_checkpoint(path, map_location)
+    )
     description = contents[KEY]
     kind = _trusted_class(str(description["class_path"]), path)
     try:
@@ -94,6 +99,30 @@ def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -
             f"{path}: does not fit {description['class_path']} as it is in this version: {error}"
         ) from error
     return model.to(map_location).eval()
+
+
+def from_pretrained(
+    folder: str | Path, map_location: str | torch.device = "cpu"
+) -> SourceSeparator:
+    """Load a separator from a folder in the layout of the Hugging Face Hub.
+
+    Args:
+        folder: What ``lightning_modules.tools.export --format safetensors`` wrote, or a copy of
+            it, such as one that ``huggingface_hub.snapshot_download`` fetched.
+        map_location: Device of the model.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        CheckpointError: The folder is unusable, or names a class from outside this package.
+    """
+    if not Path(folder).is_dir():
+        raise CheckpointError(
+            f"{folder}: is no folder; one with config.json and model.safetensors was expected: "
+            "download the model first, or use load_separator for a checkpoint file"
+        )
+    return load_separator(folder, map_location)
 
 
 def _trusted_class(class_path: str, path: str | Path) -> type[SourceSeparator]:

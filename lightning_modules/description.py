@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 KEY = "separator"
+# A folder with this file is a checkpoint, too: see ``hub_folder``.
+CONFIG = "config.json"
 # How a run is trained, not what the model is; reloading needs none of it.
 TRAINING_ARGUMENTS = ("optimizer", "lr_scheduler", "loss_function", "pretrained")
 # Lightning's own notes.
@@ -36,14 +38,15 @@ def check_is_there(path: Path) -> None:
     """Check that a checkpoint exists, without the seconds that torch takes to be imported.
 
     Args:
-        path: The file.
+        path: The file, or a folder as ``hub_folder`` writes it.
 
     Raises:
-        CheckpointError: It does not; the message names those beside it.
+        CheckpointError: It does not; the message names those beside it, or in the folder.
     """
-    if path.is_file():
+    if path.is_file() or (path / CONFIG).is_file():
         return
-    found = sorted(str(other) for other in path.parent.glob("*.ckpt"))
+    folder = path if path.is_dir() else path.parent
+    found = sorted(str(other) for other in folder.glob("*.ckpt"))
     nearby = "there are " + ", ".join(found[:5]) if found else "train one with `fit` first"
     raise CheckpointError(f"{path}: there is no such checkpoint; {nearby}")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_modules import demucs_package, open_unmix
 from lightning_modules.base import SourceSeparator
 from lightning_modules.checkpoint import load_separator
-from lightning_modules.description import CheckpointError, check_is_there, describe
+from lightning_modules.description import CONFIG, CheckpointError, check_is_there, describe
 
 # Names that the message lists.
 _MOST_NAMED = 8
@@ -61,8 +61,8 @@ def take_over(model: SourceSeparator, path: str | Path) -> Taken:
 
     Args:
         model: The model that is to be trained; its weights change in place.
-        path: A checkpoint of ``fit``; a folder of Open-Unmix' ``.pth`` files; or weights of
-            Demucs as its package saves them.
+        path: A checkpoint of ``fit``; a folder of ``hub_folder``; a folder of Open-Unmix'
+            ``.pth`` files; or weights of Demucs as its package saves them.
 
     Returns:
         What was taken over, and what was not.
@@ -110,7 +110,8 @@ def read_separator(path: Path) -> SourceSeparator:
     """Read weights of any format that an architecture here reads.
 
     Args:
-        path: A checkpoint, a folder of Open-Unmix' files, or a file of Demucs' package.
+        path: A checkpoint, as a file or a folder of ``hub_folder``; a folder of Open-Unmix'
+            files; or a file of Demucs' package.
 
     Returns:
         The separator.
@@ -118,10 +119,10 @@ def read_separator(path: Path) -> SourceSeparator:
     Raises:
         CheckpointError: It is none of these.
     """
-    if path.is_dir():
+    if path.is_dir() and not (path / CONFIG).is_file():
         return open_unmix.from_package(path)
     check_is_there(path)
-    if path.suffix == ".ckpt":
+    if path.suffix == ".ckpt" or path.is_dir():
         return load_separator(path)
     return demucs_package.from_package(path)
 

@@ -204,9 +204,9 @@ class Roma(SpectrogramSeparator):
             context_frames, self.bins, len(self.sources), filters, pools, hidden
         )
 
-    def estimated(self, spectrum: Tensor) -> Tensor:
-        """Estimate masks from spectra (B, C, F', N), one for all channels: (B, S, 1, F', N)."""
-        return self.magnitudes(spectrum.mean(1, keepdim=True).abs())
+    def readable(self, spectrum: Tensor) -> Tensor:
+        """Magnitudes of the channels' mean, (B, 1, F', N), of spectra (B, C, F', N)."""
+        return spectrum.mean(1, keepdim=True).abs()
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
         """Estimate masks, which share a mixture out just as magnitudes would.

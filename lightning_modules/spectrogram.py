@@ -136,9 +136,21 @@ class SpectrogramSeparator(SourceSeparator):
         Returns:
             Non-negative magnitudes in full precision, shape (B, S, C, F, N).
         """
-        estimated = self.magnitudes(self.to_scale(spectrum.abs()))
+        estimated = self.magnitudes(self.readable(spectrum))
         # Masks and phase want full precision, whatever the network ran in.
         return self.from_scale(estimated.float())
+
+    def readable(self, spectrum: Tensor) -> Tensor:
+        """Magnitudes on the model's scale of complex spectra (B, C, F, N), for ``magnitudes``."""
+        return self.to_scale(spectrum.abs())
+
+    def read_by_network(self, mixture: Tensor) -> Tensor:
+        """Magnitudes of a mixture (B, C, T), on the model's scale, shape (B, C, F, N)."""
+        return self.readable(self.stft(mixture))
+
+    def network_alone(self, read: Tensor) -> Tensor:
+        """Estimate magnitudes (B, S, C, F, N) from (B, C, F, N), both on the model's scale."""
+        return self.magnitudes(read)
 
     def stft(self, waveform: Tensor) -> Tensor:
         """Transform waveforms.

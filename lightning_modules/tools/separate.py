@@ -62,7 +62,12 @@ def _parser() -> argparse.ArgumentParser:
         "on standard input, one a line",
     )
     add = parser.add_argument
-    add("--checkpoint", required=True, type=Path, help="a checkpoint of `fit`")
+    add(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        help="a checkpoint of `fit`, or an exported folder",
+    )
     add("--denoiser", type=Path, help="checkpoint of a denoiser to go in front")
     add("-o", "--output", type=Path, default=Path("separated"), help="folder (default separated)")
     there = parser.add_mutually_exclusive_group()
