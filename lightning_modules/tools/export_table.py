@@ -1,0 +1,122 @@
+"""The table of docs/export.md: ``python -m lightning_modules.tools.export_table unet demucs``.
+
+Models of the configs named, as small as their classes' ``tiny`` makes them, are exported to all
+formats. What came of it is kept in ``docs/export.json``, so that configs can be done one by one,
+and the table is written anew between its two marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datamodules.benchmark.tables import markdown
+from lightning_modules.config_files import CONFIGS, ConfigError, chain
+from lightning_modules.tools.export import SUFFIXES
+
+DOCS = CONFIGS.parent / "docs"
+_BEGIN, _END = "<!-- table: made by lightning_modules.tools.export_table -->", "<!-- end -->"
+_SECONDS = 0.4
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export models of the configs that the command line names, and write the table.
+
+    Args:
+        arguments: Command line; by default this process's.
+
+    Returns:
+        Exit status: 0, or 2 for a mistake.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m lightning_modules.tools.export_table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("configs", nargs="*", help="configs; none writes the table alone")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of page and findings")
+    options = parser.parse_args(arguments)
+    findings, page = options.docs / "export.json", options.docs / "export.md"
+    try:
+        for name in options.configs:
+            chain(name)
+        rows = json.loads(findings.read_text()) if findings.is_file() else {}
+        for name in options.configs:
+            rows[name] = attempts(name)
+            text = json.dumps(dict(sorted(rows.items())), indent=2, ensure_ascii=False)
+            findings.write_text(text + "\n")
+            print(name, *_cells(name, rows[name])[2:], sep="; ", flush=True)
+        page.write_text(with_table(page.read_text(), rows))
+    except (ConfigError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def attempts(name: str) -> dict[str, Any]:
+    """Export a config's model, as small as it gets, to all formats.
+
+    Args:
+        name: The config.
+
+    Returns:
+        ``class``, and by format what was exported, or why it was not; in JSON's types.
+    """
+    from lightning_modules.configured import configured
+    from lightning_modules.exporting import EXPORTS, ExportError
+
+    kind = type(configured(name).model)
+    tiny = [f"--model.init_args.{key}={json.dumps(value)}" for key, value in kind.tiny.items()]
+    model = configured(name, tiny).model.eval()
+    row: dict[str, Any] = {"class": kind.__name__}
+    for each, export in EXPORTS.items():
+        with tempfile.TemporaryDirectory(prefix="stemlab-export-") as folder:
+            try:
+                exported = export(model, Path(folder, "model" + SUFFIXES[each]), _SECONDS)
+                row[each] = exported._asdict()
+            except ExportError as error:
+                row[each] = {"reason": str(error)}
+    return row
+
+
+def with_table(page: str, rows: dict[str, dict[str, Any]]) -> str:
+    """Put the table in its place.
+
+    Args:
+        page: The page, which has both marks.
+        rows: Config -> what ``attempts`` found.
+
+    Returns:
+        The page with the table between the marks.
+
+    Raises:
+        ValueError: A mark is missing.
+    """
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"export.md has no lines {_BEGIN} and {_END}: put them back")
+    lines = [["config", "class", *SUFFIXES], *(_cells(*row) for row in sorted(rows.items()))]
+    return "\n".join([before + begin, *markdown(lines), end + after])
+
+
+def _cells(name: str, row: dict[str, Any]) -> list[str]:
+    return [f"`{name}`", f"`{row['class']}`", *(_cell(row[each]) for each in SUFFIXES)]
+
+
+def _cell(found: dict[str, Any]) -> str:
+    if "reason" in found:
+        # A bar would end the cell.
+        return f"no: {found['reason']}".replace("|", "\\|")
+    batch = "any batch" if found["axes"][0] == "batch" else "one example"
+    length = "any length" if isinstance(found["axes"][-1], str) else "fixed length"
+    return f"{found['part']}, {batch}, {length} ({found['difference']:.0e})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

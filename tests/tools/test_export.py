@@ -1,0 +1,236 @@
+"""Exports: read again in a fresh process they do what the model does; mistakes cost a line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_modules import exporting
+from lightning_modules.checkpoint import load_separator
+from lightning_modules.description import CONFIG
+from lightning_modules.hub_folder import CARD, WEIGHTS
+from lightning_modules.tools import export
+from lightning_modules.unet import UNet
+from lightning_modules.wave_unet import WaveUNet
+from tests.test_checkpoint import SOURCES, model, save
+
+# Reads what a fresh process knows of: files, and what the model made of the same input.
+FRESH = """
+import sys, torch
+kind, path, case = sys.argv[1:]
+given, expected = torch.load(case, weights_only=True)
+if kind == "safetensors":
+    from lightning_modules.checkpoint import from_pretrained
+    run = from_pretrained(path)
+elif kind == "torch_export":
+    run = torch.export.load(path).module()
+else:
+    import onnxruntime
+    session = onnxruntime.InferenceSession(path)
+    name = session.get_inputs()[0].name
+    run = lambda given: torch.from_numpy(session.run(None, {name: given.numpy()})[0])
+if kind != "safetensors":
+    assert not any(name.startswith("lightning_modules") for name in sys.modules)
+with torch.no_grad():
+    found = run(given)
+assert found.shape == expected.shape, found.shape
+print(float((found - expected).abs().max() / expected.abs().max()))
+"""
+
+
+def wave_unet(path: Path) -> Path:
+    torch.manual_seed(0)
+    return save(WaveUNet(SOURCES, levels=1, filters=2, segment_seconds=0.02), path)
+
+
+def spectral(path: Path) -> Path:
+    return save(model(channels=[2], n_fft=256, hop_length=128, segment_seconds=0.02), path)
+
+
+def in_fresh_process(kind: str, path: Path, given: Tensor, expected: Tensor, folder: Path) -> float:
+    torch.save((given, expected), folder / "case.pt")
+    words = [sys.executable, "-c", FRESH, kind, str(path), str(folder / "case.pt")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(export.SUFFIXES))
+def test_waveforms_of_any_number_and_length(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = wave_unet(tmp_path / "best.ckpt")
+    output = tmp_path / "new" / f"model{export.SUFFIXES[kind]}"
+    assert export.main([str(checkpoint), "-o", str(output), "--format", kind]) == 0
+    assert f"{output}: the model, input (batch, 2, samples)" in capsys.readouterr().out
+    given = 0.1 * torch.randn(3, 2, 2001)
+    with torch.no_grad():
+        expected = load_separator(checkpoint)(given)
+    assert in_fresh_process(kind, output, given, expected, tmp_path) <= exporting.TOLERANCE
+
+
+@pytest.mark.slow
+def test_network_of_a_spectrogram_model_as_onnx(tmp_path: Path) -> None:
+    checkpoint, output = spectral(tmp_path / "best.ckpt"), tmp_path / "network.onnx"
+    assert export.main([str(checkpoint), "-o", str(output), "--format", "onnx"]) == 0
+    facts = json.loads((tmp_path / "network.json").read_text())
+    assert (facts["holds"], facts["input_axes"]) == ("network", ["batch", 2, 129, "frames"])
+    assert facts["separator"]["init_args"]["hop_length"] == 128
+    separator = load_separator(checkpoint)
+    with torch.no_grad():
+        given = separator.read_by_network(0.1 * torch.randn(1, 2, 4000))
+        expected = separator.network_alone(given)
+    assert in_fresh_process("onnx", output, given, expected, tmp_path) <= exporting.TOLERANCE
+
+
+@pytest.mark.slow
+def test_a_length_that_is_fixed_is_written_down(tmp_path: Path) -> None:
+    checkpoint, output = spectral(tmp_path / "best.ckpt"), tmp_path / "model.pt2"
+    words = [str(checkpoint), "-o", str(output), "--format", "torch_export", "--seconds", "0.03"]
+    assert export.main(words) == 0
+    facts = json.loads((tmp_path / "model.json").read_text())
+    assert (facts["holds"], facts["input_axes"]) == ("model", ["batch", 2, 1323])
+    given = 0.1 * torch.randn(3, 2, 1323)
+    with torch.no_grad():
+        expected = load_separator(checkpoint)(given)
+    found = in_fresh_process("torch_export", output, given, expected, tmp_path)
+    assert found <= exporting.TOLERANCE
+
+
+class Untraceable(UNet):
+    """Does what depends on the values that it sees, in its STFT or in its network."""
+
+    where: str
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        estimates = super().forward(mixture)
+        return estimates if mixture.sum() > 1e9 else 1 * estimates
+
+    def magnitudes(self, mixture: Tensor) -> Tensor:
+        if self.where == "network" and mixture.sum() > 1e9:
+            raise AssertionError
+        return super().magnitudes(mixture)
+
+
+def untraceable(where: str) -> Untraceable:
+    separator = Untraceable(SOURCES, channels=[2], n_fft=256, hop_length=128).eval()
+    separator.where = where
+    return separator
+
+
+@pytest.mark.slow
+def test_the_network_alone_where_the_whole_cannot_be_traced(tmp_path: Path) -> None:
+    exported = exporting.export_program(untraceable("stft"), tmp_path / "network.pt2", 0.02)
+    assert exported.part == "network"
+    assert exported.axes == ["batch", 2, 129, "frames"]
+    assert exported.difference <= exporting.TOLERANCE
+
+
+def test_what_cannot_be_traced_says_why(tmp_path: Path) -> None:
+    for write in (exporting.export_program, exporting.export_onnx):
+        with pytest.raises(exporting.ExportError, match="data-dependent"):
+            write(untraceable("network"), tmp_path / "model.pt2", 0.02)
+
+
+def test_what_differs_from_the_model_does_not_pass(tmp_path: Path) -> None:
+    separator = model(n_fft=256, hop_length=128).eval()
+    whole, _ = exporting._parts(separator, 0.02)
+    for wrong, said in (
+        (lambda given: separator(given) * 1.01, "differs from the model by 1.0e-02"),
+        (lambda given: separator(given) * float("nan"), "differs from the model by nan"),
+        (lambda given: separator(given)[..., 1:], "of an input"),
+    ):
+        with pytest.raises(exporting.ExportError, match=said):
+            exporting._compared(wrong, whole, (0, -1))
+
+
+def test_force_replaces_what_is_there_and_keeps_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, output = wave_unet(tmp_path / "best.ckpt"), tmp_path / "folder"
+    output.mkdir()
+    (output / CARD).write_text("old")
+    (output / "notes.txt").write_text("precious")
+    words = [str(checkpoint), "-o", str(output)]
+    assert export.main(words) == 2
+    assert "is there already; give another name, or --force" in capsys.readouterr().err
+    assert (output / CARD).read_text() == "old"
+    assert export.main([*words, "--force"]) == 0
+    names = sorted(path.name for path in output.iterdir())
+    assert names == sorted([CARD, CONFIG, WEIGHTS, "notes.txt"])
+    assert (output / CARD).read_text() != "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["gone.ckpt", "-o", "x"], "gone.ckpt: there is no such checkpoint"),
+        (["best.ckpt", "-o", "x.onnx", "--format", "torch_export"], "a name that ends in .pt2"),
+        (["best.ckpt", "-o", "x", "--seconds", "0"], "--seconds is 0.0: give a length above 0"),
+        (["best.ckpt", "-o", "best.pt2", "--format", "torch_export"], "best.json is there already"),
+        (["text.ckpt", "-o", "x"], "text.ckpt: 4 bytes that cannot be read as a checkpoint"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wave_unet(Path("best.ckpt"))
+    Path("text.ckpt").write_text("text")
+    Path("best.json").write_text("precious")
+    assert export.main(words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not Path("x").exists()
+    assert Path("best.json").read_text() == "precious"
+
+
+def test_an_export_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise exporting.ExportError("its network is a poem")
+
+    monkeypatch.setattr(exporting, "EXPORTS", {"onnx": fail})
+    words = [str(wave_unet(tmp_path / "best.ckpt")), "-o", str(tmp_path / "x.onnx")]
+    assert export.main([*words, "--format", "onnx"]) == 2
+    assert capsys.readouterr().err == "error: its network is a poem\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
+
+
+def test_a_missing_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    words = [str(wave_unet(tmp_path / "best.ckpt")), "-o", str(tmp_path / "x.onnx")]
+    assert export.main([*words, "--format", "onnx"]) == 2
+    said = capsys.readouterr().err
+    assert "ONNX needs the package onnxscript" in said
+    assert "pip install 'stemlab[export]'" in said
+
+
+def test_formats_are_the_same_on_both_sides() -> None:
+    assert list(export.SUFFIXES) == list(exporting.EXPORTS)
+
+
+def test_help_comes_without_torchs_seconds() -> None:
+    script = (
+        "import sys; from lightning_modules.tools.export import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
