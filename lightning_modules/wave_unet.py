@@ -22,7 +22,6 @@ parameters (our count).
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
@@ -236,8 +235,9 @@ class WaveUNet(WaveformSeparator):
             Estimates, shape (B, S, C, T), ordered as ``self.sources``.
         """
         network, samples = self.network, mixture.shape[-1]
-        steps = max(0, samples - network.remainder) / network.multiple
-        spare = network.remainder + math.ceil(steps) * network.multiple - samples
+        # Rounded up in whole numbers, which programs of torch.export can hold.
+        steps = -(-max(0, samples - network.remainder) // network.multiple)
+        spare = network.remainder + steps * network.multiple - samples
         before, behind = network.context // 2, network.context // 2 + spare
         mode = "reflect" if network.context and behind < samples else "constant"
         padded = nn.functional.pad(mixture, (before, behind), mode=mode)
