@@ -1,0 +1,58 @@
+"""The table tells what was exported, and why not otherwise; rows of other configs stay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lightning_modules import exporting
+from lightning_modules.base import SourceSeparator
+from lightning_modules.exporting import Exported, ExportError
+from lightning_modules.tools import export_table
+
+PAGE = f"# Export\n\n{export_table._BEGIN}\nold\n{export_table._END}\nend\n"
+
+
+def whole(model: SourceSeparator, path: Path, seconds: float) -> Exported:
+    assert path.suffix == ".pt2"
+    return Exported("model", ["batch", 2, "samples"], 1.2e-7)
+
+
+def part(model: SourceSeparator, path: Path, seconds: float) -> Exported:
+    return Exported("network", [1, 2, 257, 64], 0.0)
+
+
+def none(model: SourceSeparator, path: Path, seconds: float) -> Exported:
+    raise ExportError("a | b")
+
+
+def test_row_by_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ways = {"safetensors": part, "torch_export": whole, "onnx": none}
+    monkeypatch.setattr(exporting, "EXPORTS", ways)
+    (tmp_path / "export.md").write_text(PAGE)
+    for name in ("wave_unet", "fnn"):
+        assert export_table.main([name, "--docs", str(tmp_path)]) == 0
+    lines = (tmp_path / "export.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.replace("\\|", "/").split("|")] for line in lines]
+    (row,) = (row for row in cells if "`wave_unet`" in row)
+    assert row[2:6] == [
+        "`WaveUNet`",
+        "network, one example, fixed length (0e+00)",
+        "model, any batch, any length (1e-07)",
+        "no: a / b",
+    ]
+    assert any("`fnn`" in row for row in cells)
+    assert lines[-1] == "end"
+    assert "old" not in lines
+    assert sorted(json.loads((tmp_path / "export.json").read_text())) == ["fnn", "wave_unet"]
+
+
+def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export_table.main(["no_such_config", "--docs", str(tmp_path)]) == 2
+    (tmp_path / "export.md").write_text("no marks")
+    assert export_table.main(["--docs", str(tmp_path)]) == 2
+    assert "export.md has no lines" in capsys.readouterr().err
