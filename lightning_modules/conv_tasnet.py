@@ -16,8 +16,8 @@ to half a frame. And made causal, it normalises by what came so far, as Luo and 
 the package normalises each frame by itself.
 
 With four sources in stereo the music form has 10,977,872 parameters (our count). The speech form
-has 4,984,881 with two sources and the sizes of the paper's best model, whose 5.1 million hold a last
-residual convolution that nothing reads.
+with two sources and the sizes of the paper's best model has 4,984,881; the paper's 5.1 million
+are these and a last residual convolution, which nothing reads.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class ConvTasNetwork(nn.Module):
         checkpoint_activations: bool,
     ) -> None:
         super().__init__()
-        self.shape = (sources, filters)
+        self.sources = sources
         self.filter_samples, self.stride = filter_samples, filter_samples // 2
         self.margin = self.stride if speech else 0
         self.checkpoint_activations = checkpoint_activations
@@ -228,9 +228,9 @@ class ConvTasNetwork(nn.Module):
         behind = steps * self.stride - lacking + margin
         frames = self.encoder(nn.functional.pad(mixture, (margin, behind)))  # (B, filters, N)
         masked = self.masks_of(frames) * frames[:, None]
-        waveforms = self.decoder(masked.flatten(0, 1))  # (B S, C, T and the padding)
-        estimates: Tensor = waveforms.narrow(-1, margin, samples)
-        return estimates.unflatten(0, (-1, self.shape[0]))
+        waveforms = self.decoder(masked.flatten(0, 1)).narrow(-1, margin, samples)  # (B S, C, T)
+        estimates: Tensor = waveforms.unflatten(0, (-1, self.sources))
+        return estimates
 
     def masks_of(self, frames: Tensor) -> Tensor:
         """Find the masks (B, S, filters, N) of frames (B, filters, N)."""
@@ -242,8 +242,9 @@ class ConvTasNetwork(nn.Module):
                 )
             else:
                 x, skips = block(x, skips)
-        masks: Tensor = self.masks(x if skips is None else skips)
-        return masks.unflatten(1, self.shape)
+        masks = self.masks(x if skips is None else skips)  # (B, S filters, N)
+        unflattened: Tensor = masks.unflatten(1, (self.sources, -1))
+        return unflattened
 
 
 @torch.no_grad()

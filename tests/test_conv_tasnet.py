@@ -368,8 +368,8 @@ def test_the_compiled_network_agrees(settings: dict[str, Any]) -> None:
 def test_recipes_are_the_published_ones() -> None:
     """The package's first version, and Luo and Mesgarani's best model."""
     music = settings_of("conv_tasnet")
-    sizes = "filters", "filter_samples", "bottleneck_channels", "hidden_channels"
-    sizes += "kernel", "layers", "repeats"
+    sizes = ["filters", "filter_samples", "bottleneck_channels", "hidden_channels"]
+    sizes += ["kernel", "layers", "repeats"]
     assert [music["model"][name] for name in sizes] == [256, 20, 256, 512, 3, 10, 4]
     assert music["model"]["optimizer"]["init_args"] == {"lr": 3e-4}
     assert music["data"]["batch_size"] == 64
