@@ -72,7 +72,8 @@ def multi_scale(
     kernel: int, growth: list[int], layers: list[int], units: dict[int, int], bins: int
 ) -> int:
     """Parameters of a band's network by its definition; ``bins`` at the finest scale, padded."""
-    total, width, skips, depth = kernel * 2 * 32, 32, [], len(growth) // 2
+    total, width, depth = kernel * 2 * 32, 32, len(growth) // 2
+    skips: list[int] = []
     for number, (maps, deep) in enumerate(zip(growth, layers, strict=True)):
         if number > depth:  # batch norm and transposed convolution, then the skip
             total += 2 * width + 4 * width * width
@@ -154,16 +155,9 @@ def test_lstms_stand_at_the_scales_of_the_table() -> None:
 
 def test_blocks_halve_and_double_both_axes() -> None:
     """MMDenseNet's low band: 512 bins and 128 frames, maps that the table prints."""
+    low = configured("mmdense_net").model.hparams["bands"][0]
     with torch.device("meta"):
-        band = {"kernel_size": [4, 3], "filters": 32}
-        growth, layers = [14, 16, 16, 16, 16, 16, 16], [4] * 7
-        network = MultiScaleNetwork(
-            2,
-            512,
-            {**band, "growth": growth, "layers": layers},
-            1.0,
-            False,  # type: ignore[arg-type]
-        )
+        network = MultiScaleNetwork(2, 512, low, 1.0, False)
         shapes: list[tuple[int, ...]] = []
         for block in (*network.down, network.bottom, *network.rise, *network.up):
             block.register_forward_hook(lambda _m, _i, out: shapes.append(tuple(out.shape[1:])))
@@ -226,7 +220,7 @@ def test_an_lstm_reads_frames_of_one_map() -> None:
     torch.manual_seed(0)
     block = LSTMBlock(3, 8, 4)
     x = torch.randn(2, 3, 8, 6)
-    one = (x * block.squeeze.weight[0]).sum(1) + block.squeeze.bias  # (B, bins, N)
+    one = nn.functional.conv2d(x, block.squeeze.weight, block.squeeze.bias)[:, 0]  # (B, bins, N)
     for example in range(2):
         states, _ = block.lstm(one[example].T[None])  # (1, N, units)
         expected = states[0] @ block.linear.weight.T + block.linear.bias  # (N, bins)
@@ -522,15 +516,15 @@ def test_a_network_without_lstms_is_one_graph(checkpoint_activations: bool) -> N
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile wants a C++ compiler")
-def test_compiled_networks_with_lstms_agree() -> None:
-    plain, compiled = small(), small(compiled=True)
-    compiled.setup("fit")
-    examples = batch(5000)
-    ours, theirs = (model.loss(examples)["loss"] for model in (compiled, plain))
-    assert torch.allclose(ours, theirs, rtol=1e-4)
-    (ours + theirs).backward()
-    for one, other in zip(compiled.parameters(), plain.parameters(), strict=True):
-        assert torch.allclose(_gradient(one), _gradient(other), rtol=1e-2, atol=1e-4)
+def test_a_compiled_network_with_an_lstm_agrees() -> None:
+    """Its bands differ in height, for which the compiler takes one height that changes."""
+    full = {"growth": [2, 2, 2], "layers": [1, 1, 1], "lstm_units": [0, 2, 0]}
+    network = network_of(small(band={"lstm_units": [0, 0, 0]}, full=full)).eval()
+    magnitudes = torch.rand(2, 2, 257, 9)
+    with torch.no_grad():
+        plain = network(magnitudes)
+        network.compile()
+        assert torch.allclose(network(magnitudes), plain, atol=1e-5)
 
 
 # ----------------------------------------------------------------- errors
