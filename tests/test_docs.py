@@ -32,12 +32,12 @@ def test_commands_of_the_readme_run(
     musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each command as it stands, but with a small model and without what needs GPUs."""
-    from datamodules import convert, doctor
-    from lightning_modules.tools import separate
+    from datamodules import convert
+    from lightning_modules.tools import doctor, separate
 
     tools = {
         "datamodules.convert": convert.main,
-        "datamodules.doctor": doctor.main,
+        "lightning_modules.tools.doctor": doctor.main,
         "lightning_modules.tools.separate": separate.main,
     }
     monkeypatch.chdir(tmp_path)
