@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,22 +15,26 @@ def find_songs(inputs: Iterable[str | Path]) -> list[Path]:
     """Find the audio files that are meant, and check that each is one.
 
     Args:
-        inputs: Audio files, or folders of them.
+        inputs: Audio files, folders of them, or patterns such as ``albums/**/*.flac``.
 
     Returns:
         The files, those of a folder sorted by name.
 
     Raises:
-        DataError: A path does not exist, a file is no audio, a folder holds none, or two
-            songs have one name.
+        DataError: A path does not exist, a file is no audio, a folder or a pattern holds none,
+            or two songs have one name.
     """
     songs: dict[str, Path] = {}
     for path in map(Path, inputs):
         found = [path]
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            found = _audio_of(path.iterdir())
             if not found:
                 raise DataError(f"{path}: no audio file in this folder ({', '.join(SUFFIXES)})")
+        elif not path.exists() and glob.has_magic(str(path)):
+            found = _audio_of(map(Path, glob.iglob(str(path), recursive=True)))
+            if not found:
+                raise DataError(f"{path}: no audio file matches this ({', '.join(SUFFIXES)})")
         for song in found:
             inspect(song)
             name = song_name(song)
@@ -40,6 +45,10 @@ def find_songs(inputs: Iterable[str | Path]) -> list[Path]:
                 )
             songs[name] = song
     return list(songs.values())
+
+
+def _audio_of(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.is_file() and path.suffix.lower() in SUFFIXES)
 
 
 def song_name(song: Path) -> str:

@@ -23,9 +23,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
+from lightning_modules.layers.images import channels_innermost
 from lightning_modules.layers.initialisation import alive_from_the_start
 from lightning_modules.spectrogram import Mask, NetworkPerSource
 
@@ -65,8 +65,7 @@ class CDAENetwork(nn.Module):
         output = _convolution(filters[-1], channels, kernel_size)
         alive_from_the_start(output)
         self.layers = nn.Sequential(*layers, output, nn.ReLU())
-        # Channels innermost in memory: faster by half on a CPU.
-        self.to(memory_format=torch.channels_last)
+        channels_innermost(self)
 
     def forward(self, magnitudes: Tensor) -> Tensor:
         """Map magnitudes (B, C, F, N) to magnitudes of the same shape, any F and N."""
@@ -76,7 +75,7 @@ class CDAENetwork(nn.Module):
         segments = padded.unflatten(-1, (-1, self.frames)).permute(0, 3, 1, 4, 2).flatten(0, 1)
         missing = [-self.frames % self.multiples[0], -bins % self.multiples[1]]
         segments = nn.functional.pad(segments, (0, missing[1], 0, missing[0]))
-        segments = segments.contiguous(memory_format=torch.channels_last)
+        segments = channels_innermost(segments)
         estimates: Tensor = self.layers(segments)[..., : self.frames, :bins]
         # (B segments, C, frames, F) -> (B, segments, C, frames, F) -> (B, C, F, segments frames)
         estimates = estimates.unflatten(0, (batch, -1)).permute(0, 2, 4, 1, 3).flatten(-2)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.datasets import Batch
+from lightning_modules.layers.images import channels_innermost
 from lightning_modules.spectrogram import SpectrogramSeparator
 
 Upsampling = Literal["transposed", "bilinear"]
@@ -82,8 +83,7 @@ class Autoencoder(nn.Module):
         # Kernels take half of themselves from each edge, at the whole of the size, the half and so
         # on; once on the way down and once on the way up.
         self.margin: int = (kernel_size - 1) * (self.multiple - 1)
-        # Channels innermost in memory: twice as fast on a CPU.
-        self.to(memory_format=torch.channels_last)
+        channels_innermost(self)
 
     def fitting(self, size: int) -> int:
         """Find the largest number of bins or frames, up to a size, that halves without a rest.
@@ -126,7 +126,7 @@ class Autoencoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, 1, F, N) to the centre of (B, outputs, F, N)."""
-        image = image.contiguous(memory_format=torch.channels_last)
+        image = channels_innermost(image)
         images: Tensor = self.decoder(self.encoder(image))
         return images
 

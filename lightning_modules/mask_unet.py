@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.datasets import Batch
-from lightning_modules.layers.images import up_to_multiple
+from lightning_modules.layers.images import channels_innermost, up_to_multiple
 from lightning_modules.spectrogram import SpectrogramSeparator
 
 _KERNEL, _LEAKINESS = 5, 0.2
@@ -77,8 +77,7 @@ class MaskNetwork(nn.Module):
         self.output = nn.Sequential(up[-1], nn.Sigmoid())
         # Each layer halves both axes, so they must be multiples of this.
         self.multiple = 2 ** len(channels)
-        # Channels innermost in memory: faster on a CPU.
-        self.to(memory_format=torch.channels_last)
+        channels_innermost(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map magnitudes (B, C, F, N) to a mask in [0, 1] of the same shape, any F and N."""

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from datamodules.datasets import Batch
 from lightning_modules.input_statistics import input_statistics
+from lightning_modules.layers.images import channels_innermost
 from lightning_modules.layers.masks import masks
 from lightning_modules.spectrogram import Mask, SpectrogramSeparator
 
@@ -88,8 +89,7 @@ class MaskNetwork(nn.Sequential):
         super().__init__(
             *layers, nn.Linear(before, sources * bins), nn.Unflatten(1, (sources, bins))
         )
-        # Channels innermost in memory: half as fast again on a CPU.
-        self.to(memory_format=torch.channels_last)
+        channels_innermost(self)
 
 
 class Standardisation(nn.Module):

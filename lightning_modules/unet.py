@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from datamodules.audio import DataError
 from datamodules.datasets import Batch
 from datamodules.musdb import MUSDBDataModule
-from lightning_modules.layers.images import up_to_multiple
+from lightning_modules.layers.images import channels_innermost, up_to_multiple
 from lightning_modules.losses import L1, alpha_weights
 from lightning_modules.spectrogram import SpectrogramSeparator
 
@@ -105,8 +105,7 @@ class UNetwork(nn.Module):
         self.output = nn.Sequential(nn.Conv2d(channels[0], outputs, 1), nn.ReLU())
         # Each pooling halves both axes, so they must be multiples of this.
         self.multiple = 2 ** len(channels)
-        # Channels innermost in memory: three times as fast on a CPU.
-        self.to(memory_format=torch.channels_last)
+        channels_innermost(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, inputs, F, N) to (B, outputs, F, N), any F and N."""

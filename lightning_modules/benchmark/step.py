@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -22,7 +23,9 @@ from lightning_modules.benchmark.networks import (
     check_entrants,
     entrants_of,
 )
+from lightning_modules.layers import images
 
+_CHANNELS_FIRST = "channels first"
 _PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -36,7 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=4, help="default 4")
     parser.add_argument("--segment-seconds", type=float, default=6.0, help="crop (default 6)")
     parser.add_argument("--precision", choices=list(_PRECISIONS), default="32-true")
-    parser.add_argument("--compiled", action="store_true", help="each config by torch.compile, too")
+    parser.add_argument(
+        "--also", action="append", default=[], metavar="SETTING",
+        help="each config once more with this, such as model.init_args.compiled=true; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--channels-first", action="store_true",
+        help="each config once more with images' channels outermost in memory",
+    )  # fmt: skip
     turns.add_arguments(parser)
 
 
@@ -64,21 +74,28 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     """
     settings = [f"--data.init_args.segment_seconds={options.segment_seconds:g}"]
     makers = entrants_of(options.configs, options.peers, settings, options.device)
-    if options.compiled:
-        settings = [*settings, "--model.init_args.compiled=true"]
-        compiled = entrants_of(options.configs, [], settings, options.device)
-        makers |= {f"{name} (compiled)": maker for name, maker in compiled.items()}
+    for setting in options.also:
+        also = entrants_of(options.configs, [], [*settings, f"--{setting}"], options.device)
+        makers |= {f"{name}, {setting.rpartition('.')[2]}": maker for name, maker in also.items()}
+    if options.channels_first:
+        ours = entrants_of(options.configs, [], settings, options.device)
+        makers |= {f"{name}, {_CHANNELS_FIRST}": maker for name, maker in ours.items()}
     entrants: dict[str, Entrant] = {}
 
     def prepare(name: str, make: Callable[[], Entrant]) -> Callable[[], object]:
-        entrants[name] = make()
-        return training_step(
+        memory_format = torch.channels_last
+        if name.endswith(_CHANNELS_FIRST):
+            memory_format = torch.contiguous_format
+        with patch.object(images, "memory_format", memory_format):
+            entrants[name] = make()
+        step = training_step(
             entrants[name],
             options.batch_size,
             round(options.segment_seconds * entrants[name].sample_rate),
             options.precision,
             options.device,
         )
+        return patch.object(images, "memory_format", memory_format)(step)
 
     # Compiled networks of one class would pass for one network whose shapes change.
     with torch._dynamo.config.patch(automatic_dynamic_shapes=False):

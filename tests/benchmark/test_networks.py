@@ -17,6 +17,7 @@ from lightning_modules.benchmark import turns
 from lightning_modules.benchmark.networks import Ours
 from lightning_modules.benchmark.step import training_step
 from lightning_modules.evaluation.pool import available_cores
+from lightning_modules.layers import images
 from lightning_modules.tools.benchmark import main
 
 SHORT = ["--repeats", "1", "--device", "cpu"]
@@ -64,6 +65,26 @@ def test_steps(
     shown = capsys.readouterr().out
     assert f"| {ours['parameters']:,} |" in " ".join(shown.split())
     assert "not measured: openunmix is not installed" in " ".join(shown.split())
+
+
+def test_steps_with_other_settings_and_layouts(tmp_path: Path) -> None:
+    also = ["--also", "model.init_args.channels=[2,3]", "--also", "model.init_args.chanels=[2]"]
+    rows = report_of(tmp_path, *STEP, "--peers", *also, "--channels-first")["rows"]
+    usual, fewer, mistaken, first = rows
+    assert [usual, first] == ["unet_small", "unet_small, channels first"]
+    assert rows[fewer]["parameters"] < rows[usual]["parameters"] == rows[first]["parameters"]
+    assert "'chanels' is not" in rows[mistaken]["fault"]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_layout_of_images(monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+    wanted = torch.contiguous_format if first else torch.channels_last
+    monkeypatch.setattr(images, "memory_format", wanted)
+    model = Ours("mask_unet_small", [], "cpu").model
+    kernels = [p for p in model.parameters() if p.dim() == 4 and min(p.shape[:2]) > 1]
+    assert kernels
+    assert all(kernel.is_contiguous(memory_format=wanted) for kernel in kernels)
+    assert images.up_to_multiple(torch.rand(2, 3, 5, 7), 4).is_contiguous(memory_format=wanted)
 
 
 @pytest.mark.parametrize("peer", ["openunmix", "demucs"])

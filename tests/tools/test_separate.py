@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,9 +12,12 @@ import pytest
 import soundfile
 import torch
 
+from datamodules.tags import read_tags
+from lightning_modules import stem_files
 from lightning_modules.checkpoint import load_separator
 from lightning_modules.tools import separate
 from lightning_modules.unet import UNet
+from lightning_modules.wave_unet import WaveUNet
 from tests.test_checkpoint import save
 
 RATE = 44100
@@ -119,10 +123,207 @@ def test_compressed_songs(checkpoint: str, suffix: str) -> None:
     assert abs(len(summed) - len(audio)) < 3000  # a codec pads a frame or two
 
 
+def stems_of(folder: str, suffix: str = "wav") -> list[str]:
+    return sorted(path.name.removesuffix(f".{suffix}") for path in Path(folder).iterdir())
+
+
+def test_some_stems_the_rest_and_the_residual(checkpoint: str) -> None:
+    audio = song(Path("song.wav"))
+    arguments = ["song.wav", "--checkpoint", checkpoint, "-o"]
+    assert separate.main([*arguments, "all"]) == 0
+    assert separate.main([*arguments, "one", "--stems", "other", "--residual"]) == 0
+    assert separate.main([*arguments, "two", "--two-stems", "vocals"]) == 0
+    assert stems_of("one/song") == ["other", "residual"]
+    assert stems_of("two/song") == ["no_vocals", "vocals"]
+    for same, as_that in (
+        ("one/song/other", "all/song/other"),
+        ("two/song/vocals", "all/song/vocals"),
+        ("two/song/no_vocals", "all/song/other"),
+    ):
+        found, expected = (soundfile.read(f"{path}.wav")[0] for path in (same, as_that))
+        assert np.array_equal(found, expected)
+    # Ratio masks leave nothing of the mixture, whichever stems are written.
+    residual = soundfile.read("one/song/residual.wav", always_2d=True)[0]
+    assert residual.shape == audio.shape
+    assert np.abs(residual).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("words", "subtype"),
+    [
+        (["--format", "wav", "--bits", "16"], "PCM_16"),
+        (["--format", "wav", "--bits", "24"], "PCM_24"),
+        (["--format", "flac"], "PCM_24"),
+        (["--format", "flac", "--bits", "16"], "PCM_16"),
+    ],
+)
+def test_formats_and_tags(checkpoint: str, words: list[str], subtype: str) -> None:
+    song(Path("song.wav"))
+    with soundfile.SoundFile("tagged.flac", "w", RATE, 2) as file:
+        file.title, file.artist, file.album = "My Song", "Somebody", "First"
+        file.write(soundfile.read("song.wav")[0])
+    assert separate.main(["tagged.flac", "--checkpoint", checkpoint, "-o", "float"]) == 0
+    assert separate.main(["tagged.flac", "--checkpoint", checkpoint, "-o", "out", *words]) == 0
+    with soundfile.SoundFile(f"out/tagged/vocals.{words[1]}") as stem:
+        assert (stem.subtype, stem.samplerate) == (subtype, RATE)
+        assert (stem.title, stem.artist, stem.album) == ("My Song (vocals)", "Somebody", "First")
+        found = stem.read()
+    exact = soundfile.read("float/tagged/vocals.wav")[0]
+    assert np.abs(found - exact).max() < 2.0 ** (2 - int(subtype[-2:]))
+
+
+@pytest.mark.parametrize("clipping", ["rescale", "clamp"])
+def test_loud_stems(checkpoint: str, clipping: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Turned down together, or cut off; in float neither."""
+    audio = 3 * song(Path("song.wav"), seconds=0.6) / 0.4
+    soundfile.write("loud.wav", audio, RATE, "FLOAT")
+    loud = ["loud.wav", "--checkpoint", checkpoint, "-o"]
+    assert separate.main([*loud, "float"]) == 0
+    exact, _ = total(Path("float/loud"))
+    assert np.abs(exact - audio).max() < 1e-4
+    assert "turned down" not in capsys.readouterr().out
+    assert separate.main([*loud, "out", "--bits", "24", "--clipping", clipping]) == 0
+    said = capsys.readouterr().out
+    stems = {
+        name: [soundfile.read(f"{folder}/loud/{name}.wav")[0] for folder in ("float", "out")]
+        for name in ("vocals", "other")
+    }
+    peak = max(np.abs(exact).max() for exact, _ in stems.values())
+    assert peak > 1
+    for exact, found in stems.values():
+        if clipping == "clamp":
+            assert np.abs(found - exact.clip(-1, 1)).max() < 1e-6
+        else:
+            assert np.abs(found - exact * (1 - 2**-15) / peak).max() < 1e-6
+    assert ("turned down to" in said) == (clipping == "rescale")
+
+
+def test_one_file_of_all_stems_as_musdb_has_it(checkpoint: str) -> None:
+    stempeg = pytest.importorskip("stempeg")
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed")
+    audio = song(Path("song.wav"), seconds=3)
+    arguments = ["song.wav", "--checkpoint", checkpoint, "-o"]
+    assert separate.main([*arguments, "float"]) == 0
+    assert separate.main([*arguments, "out", "--format", "stem.mp4"]) == 0
+    assert [path.name for path in Path("out/song").iterdir()] == ["song.stem.mp4"]
+    streams, rate = stempeg.read_stems("out/song/song.stem.mp4")
+    assert rate == RATE
+    expected = [audio] + [soundfile.read(f"float/song/{n}.wav")[0] for n in ("other", "vocals")]
+    assert len(streams) == 3
+    for stream, original in zip(streams, expected, strict=True):
+        # White noise is what AAC is worst at; another stream would not correlate at all.
+        likeness = np.corrcoef(stream[: len(original)].ravel(), original.ravel())[0, 1]
+        assert likeness > 0.8
+    assert separate.main([*arguments, "out", "--format", "stem.mp4"]) == 2
+
+
+def test_mp3_with_tags_of_an_m4a(checkpoint: str) -> None:
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed")
+    song(Path("song.wav"), seconds=2)
+    command = ["ffmpeg", "-loglevel", "error", "-i", "song.wav"]
+    tags = ["-metadata", "title=My Song", "-metadata", "artist=Somebody", "-metadata", "track=7"]
+    subprocess.run([*command, *tags, "song.m4a"], check=True)
+    mp3 = ["--format", "mp3", "--bitrate", "128"]
+    assert separate.main(["song.m4a", "--checkpoint", checkpoint, "-o", "out", *mp3]) == 0
+    assert stems_of("out/song", "mp3") == ["other", "vocals"]
+    assert read_tags(Path("out/song/vocals.mp3")) == {
+        "title": "My Song (vocals)",
+        "artist": "Somebody",
+        "tracknumber": "7",
+    }
+    kilobits = 8 * Path("out/song/vocals.mp3").stat().st_size / 2 / 1000
+    assert 110 < kilobits < 150
+
+
+def test_lists_patterns_and_several_at_a_time(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a/one.wav", "a/b/two.flac", "three.wav"):
+        song(Path(name), seconds=0.7)
+    monkeypatch.setattr("sys.stdin", io.StringIO("three.wav\n\n"))
+    threads = torch.get_num_threads()
+    try:
+        arguments = ["a/**/*", "-", "--checkpoint", checkpoint, "-o", "out", "--jobs", "2"]
+        assert separate.main(arguments) == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert stems_of("out") == ["one", "three", "two"]
+    said = capsys.readouterr()
+    assert sorted(said.out.split()) == ["out/one", "out/three", "out/two"]
+    assert "3 songs, 2 s of audio in" in said.err
+    assert "times real time" in said.err
+    one = [soundfile.read(f"{folder}/one/vocals.wav")[0] for folder in ("out", "again")[:1]]
+    assert separate.main(["a/one.wav", "--checkpoint", checkpoint, "-o", "again"]) == 0
+    assert np.abs(soundfile.read("again/one/vocals.wav")[0] - one[0]).max() < 1e-6
+
+
+def test_a_stopped_batch_is_resumed(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two", "three"):
+        song(Path(f"{name}.wav"), seconds=0.7)
+    arguments = ["one.wav", "two.wav", "three.wav", "--checkpoint", checkpoint, "-o", "out"]
+    separate_file = stem_files.separate_file
+
+    def stopping(model: object, path: Path, *args: object, **keywords: object) -> float:
+        if path.name == "two.wav":
+            raise KeyboardInterrupt
+        return separate_file(model, path, *args, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stem_files, "separate_file", stopping)
+    assert separate.main(arguments) == 130
+    assert "--resume goes on" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(Path(checkpoint).parent)
+    done = Path("out/one/vocals.wav").stat().st_mtime_ns
+    assert separate.main(arguments) == 2, "nothing is overwritten unasked"
+    Path("out/two").mkdir(exist_ok=True)
+    Path("out/two/vocals.wav").write_text("half a song")
+    assert separate.main([*arguments, "--resume"]) == 0
+    assert "1 of 3 songs are done already" in capsys.readouterr().out
+    assert stems_of("out") == ["one", "three", "two"]
+    assert Path("out/one/vocals.wav").stat().st_mtime_ns == done
+    assert soundfile.info("out/two/vocals.wav").frames == round(0.7 * RATE)
+
+
+def test_a_song_that_fails_leaves_the_others(
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The end of a FLAC is there, its middle is not: that shows when it is separated."""
+    for name in ("one.flac", "two.flac"):
+        song(Path(name), seconds=40)
+    with Path("one.flac").open("r+b") as file:
+        file.seek(Path("one.flac").stat().st_size // 2)
+        file.write(bytes(20000))
+    assert separate.main(["one.flac", "two.flac", "--checkpoint", checkpoint, "-o", "out"]) == 1
+    said = capsys.readouterr()
+    assert "error: one.flac: damaged near" in said.err
+    assert "1 of 2 songs could not be separated" in said.err
+    assert stems_of("out") == ["two"]
+
+
+def test_the_wiener_filter_is_asked_for(checkpoint: str) -> None:
+    song(Path("song.wav"))
+    waveform, _ = soundfile.read("song.wav", dtype="float32", always_2d=True)
+    model = load_separator(checkpoint)
+    assert isinstance(model, UNet)
+    for number in (0, 1):
+        model.wiener_iterations = number
+        arguments = ["song.wav", "--checkpoint", checkpoint, "-o", str(number)]
+        assert separate.main([*arguments, "--wiener", str(number)]) == 0
+        expected = model.separate(torch.from_numpy(waveform.T))[0].T
+        assert np.allclose(soundfile.read(f"{number}/song/vocals.wav")[0], expected, atol=1e-6)
+
+
 def test_mistakes(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     song(Path("song.wav"))
     song(Path("other/song.wav"))
     song(Path("six.wav"), channels=6)
+    song(Path("high.wav"), rate=96000)
+    wave_unet = WaveUNet(["vocals", "other"], levels=3, filters=4)
+    waves = str(save(wave_unet, Path("waves.ckpt")))
     Path("empty.wav").touch()
     Path("text.wav").write_text("not audio at all")
     Path("folder").mkdir()
@@ -134,13 +335,25 @@ def test_mistakes(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["folder", *good], ["folder", "no audio file"]),
         (["song.wav", "other/song.wav", *good], ["both be written to song/"]),
         (["song.wav", "--checkpoint", "gone.ckpt"], ["gone.ckpt", "model.ckpt"]),
+        (["*.mp3", *good], ["*.mp3", "no audio file matches"]),
         (["song.wav", *good, "--overlap", "0.9"], ["0.9", "0 to 0.5"]),
+        (["song.wav", *good, "--jobs", "0"], ["--jobs is 0"]),
+        (["song.wav", *good, "--stems", "vocals,bass"], ["'bass'", "vocals, other"]),
+        (["song.wav", *good, "--two-stems", "drums"], ["'drums'", "vocals, other"]),
+        (["song.wav", *good, "--stems", "other", "--two-stems", "other"], ["give one of them"]),
+        (["song.wav", *good, "--bits", "20"], ["bits is 20", "16 or 24 or 32"]),
+        (["song.wav", *good, "--format", "flac", "--bits", "32"], ["bits is 32", "16 or 24"]),
+        (["song.wav", *good, "--format", "mp3", "--bitrate", "9"], ["9 kbit/s", "32 to 320"]),
+        (["high.wav", *good, "--format", "mp3"], ["high.wav: has 96000 Hz", "48000"]),
+        (["song.wav", *good, "--wiener", "-1"], ["--wiener is -1"]),
+        (["song.wav", "--checkpoint", waves, "--wiener", "1"], ["WaveUNet has no Wiener filter"]),
         (["song.wav", *good, "--shifts", "-1"], ["shifts is -1", "give 0"]),
-        (["six.wav", *good], ["6 channels"]),
     ]
     for arguments, words in cases:
-        assert separate.main(arguments) == 2
+        assert separate.main(arguments) == 2, arguments
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("error: "), error
         assert all(word in error for word in words), error
+    assert separate.main(["six.wav", *good]) == 1
+    assert "6 channels" in capsys.readouterr().err
     assert not list(Path().rglob("*.unfinished")), "nothing half-written is left"
