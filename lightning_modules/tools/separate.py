@@ -136,7 +136,7 @@ def separate_songs(options: argparse.Namespace) -> int:
     from lightning_modules.stem_files import Selection, StemFiles
 
     selection = Selection(options.stems, options.two_stems, options.residual)
-    model = _load(options)
+    model = _load(options, settings)
     stems = selection.names(model.sources)
     if options.resume:
         left = [s for s in songs if not all(p.is_file() for p in encoding.files(s.folder, stems))]
@@ -166,11 +166,12 @@ def _named(inputs: Sequence[str]) -> Iterator[str]:
             yield word
 
 
-def _load(options: argparse.Namespace) -> SourceSeparator:
+def _load(options: argparse.Namespace, settings: Any) -> SourceSeparator:
     import torch
 
     from lightning_modules.cascade import Cascade
     from lightning_modules.checkpoint import load_separator
+    from lightning_modules.postprocessing import PostProcessor
     from lightning_modules.separation import check_overlap
     from lightning_modules.shifts import check_shifts
     from lightning_modules.spectrogram import SpectrogramSeparator
@@ -190,6 +191,7 @@ def _load(options: argparse.Namespace) -> SourceSeparator:
         model = Cascade(options.denoiser, options.checkpoint, place)
     else:
         model = load_separator(options.checkpoint, place)
+    PostProcessor(settings or {}, model.sources, model.sample_rate)  # checks them
     if options.wiener is not None:
         refined = model.separator if isinstance(model, Cascade) else model
         if not isinstance(refined, SpectrogramSeparator):
