@@ -21,6 +21,7 @@ from lightning_modules.encoding import CLIPPING, FORMATS, Encoding
 
 if TYPE_CHECKING:
     from lightning_modules.base import SourceSeparator
+    from lightning_modules.postprocessing import PostProcessing
 
 _EXIT = """exit status: 0 when all songs are done, 1 when some could not be separated (the others
 are), 2 for a mistake that stops everything before the first song"""
@@ -166,7 +167,7 @@ def _named(inputs: Sequence[str]) -> Iterator[str]:
             yield word
 
 
-def _load(options: argparse.Namespace, settings: Any) -> SourceSeparator:
+def _load(options: argparse.Namespace, settings: PostProcessing | None) -> SourceSeparator:
     import torch
 
     from lightning_modules.cascade import Cascade
@@ -272,16 +273,17 @@ def _separate_all(
     return len(faults)
 
 
-def _settings(text: str | None) -> Any:
+def _settings(text: str | None) -> PostProcessing | None:
     """Read settings as a config has them."""
     if text is None:
         return None
     try:
-        return yaml.safe_load(text) or {}
+        settings: PostProcessing = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise ValueError(
             f"--postprocessing is {text!r}: settings as in '{{softness: 4}}' were expected"
         ) from error
+    return settings
 
 
 if __name__ == "__main__":
