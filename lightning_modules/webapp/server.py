@@ -70,7 +70,7 @@ def build_server(
     ):
         app.add_api_route(path, answer, methods=["GET"], response_model=None)
     page = build_page(models, workspace, queue, jobs)
-    return gradio.mount_gradio_app(
+    served: FastAPI = gradio.mount_gradio_app(
         app,
         page,
         path="/",
@@ -81,6 +81,10 @@ def build_server(
         theme=THEME,
         head=_HEAD,
     )
+    # A page that is mounted passes for one in the making, of which Gradio 6 does not check whether
+    # the file that a browser names was uploaded: any file of the machine would be.
+    page.has_launched = page.is_running = True
+    return served
 
 
 class _SongRoutes:

@@ -44,3 +44,10 @@ def upload(workspace: Workspace, song: Path, folder: str = "hash") -> Path:
 def workspace() -> Iterator[Workspace]:
     with Workspace(Limits(minutes=0.1, megabytes=2, keep_minutes=30)) as workspace:
         yield workspace
+
+
+def timeless(path: Path) -> bytes:
+    """A float WAV without the time of writing, which libsndfile puts into its chunk of peaks."""
+    content = path.read_bytes()
+    stamp = content.index(b"PEAK") + 12  # name, size, version
+    return content[:stamp] + content[stamp + 4 :]
