@@ -77,7 +77,7 @@ def serve(options: argparse.Namespace) -> None:
     for path in options.checkpoint:
         check_is_there(path)
     if importlib.util.find_spec("gradio") is None:
-        raise DataError("the app needs Gradio, which is not installed: pip install 'stemlab[app]'")
+        raise DataError("the app needs Gradio, which is not installed: pip install gradio")
     listening = _listen(options.host, options.port)  # a taken port is told before models load
 
     import torch

@@ -25,7 +25,7 @@ from tests.test_cli import REPOSITORY
 from tests.webapp.conftest import timeless, tiny, write_song
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'stemlab[app]'")
+pytest.importorskip("gradio", reason="Gradio is not installed: pip install gradio")
 pytest.importorskip("selenium", reason="selenium is not installed: pip install selenium")
 _DRIVER = shutil.which("chromedriver")
 if _DRIVER is None or shutil.which("chromium") is None:
