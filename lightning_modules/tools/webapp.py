@@ -85,7 +85,6 @@ def serve(options: argparse.Namespace) -> None:
 
     from lightning_modules.checkpoint import load_separator
     from lightning_modules.device import usable_device
-    from lightning_modules.webapp.server import build_server
 
     place = usable_device(options.device)
     if place.type == "cpu" and options.jobs > 1:
@@ -98,6 +97,9 @@ def serve(options: argparse.Namespace) -> None:
     # SIGTERM, too, shall remove the songs.
     signal.signal(signal.SIGTERM, _leave)
     with listening, Workspace(limits) as workspace:
+        # Only now: Gradio notes at once where the workspace is.
+        from lightning_modules.webapp.server import build_server
+
         app = build_server(models, workspace, options.queue, options.jobs)
         host, port = listening.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)

@@ -48,14 +48,13 @@ def build_server(
 
     Args:
         models: Name -> model.
-        workspace: Where the songs are.
+        workspace: Where the songs are; made before this module is imported.
         queue: Songs that may wait.
         jobs: Songs that are separated at a time.
 
     Returns:
         The ASGI application.
     """
-    os.environ["GRADIO_TEMP_DIR"] = str(workspace.uploads)
     app = FastAPI(title="Stemlab", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_Policy)
     songs = _SongRoutes(workspace)

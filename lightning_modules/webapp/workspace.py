@@ -138,6 +138,8 @@ class Workspace:
         self.root = Path(tempfile.mkdtemp(prefix="stemlab-webapp-")).resolve()
         self.uploads = self.root / "uploads"
         self.uploads.mkdir()
+        # Gradio puts there what is uploaded; some of it notes the place when it is imported.
+        os.environ["GRADIO_TEMP_DIR"] = str(self.uploads)
         self._songs: dict[str, Song] = {}
         self._stopped = threading.Event()
         threading.Thread(target=self._sweep_now_and_then, daemon=True).start()
@@ -153,6 +155,7 @@ class Workspace:
     ) -> None:
         self._stopped.set()
         self._songs.clear()
+        os.environ.pop("GRADIO_TEMP_DIR", None)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def song(self, token: str) -> Song | None:
