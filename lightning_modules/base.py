@@ -49,6 +49,8 @@ class SourceSeparator(LightningModule, ABC):
         shifts: Random delays of the mixture that separation averages over, at as many times the
             cost (the shift trick of Demucs); 0 separates the mixture as it is.
         postprocessing: What separation does to the estimates; by default nothing.
+        pretrained: Weights to begin a training with, as ``pretrained.take_over`` reads them: it
+            is called by ``fit`` on the command line.
 
     Attributes:
         segment_seconds: Length of a chunk in separation, seconds.
@@ -85,6 +87,7 @@ class SourceSeparator(LightningModule, ABC):
         chunk_seconds: float | None = None,
         shifts: int = 0,
         postprocessing: PostProcessing | None = None,
+        pretrained: str | None = None,
     ) -> None:
         super().__init__()
         check_overlap(overlap)
@@ -110,6 +113,7 @@ class SourceSeparator(LightningModule, ABC):
         self.compiled = compiled
         self.shifts = shifts
         self.postprocessing = postprocessing
+        self.pretrained = pretrained
         self.step_is_skipped = False
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 KEY = "separator"
 # How a run is trained, not what the model is; reloading needs none of it.
-TRAINING_ARGUMENTS = ("optimizer", "lr_scheduler", "loss_function")
+TRAINING_ARGUMENTS = ("optimizer", "lr_scheduler", "loss_function", "pretrained")
 # Lightning's own notes.
 _INTERNAL = ("_instantiator", "_class_path")
 

@@ -37,13 +37,15 @@ def _prepare_wandb(arguments: Any, run_dir: Path) -> None:
     identity = run_dir / "wandb_run_id"
     if not identity.is_file():
         run_dir.mkdir(parents=True, exist_ok=True)
-        identity.write_text(f"{run_dir.name[:40]}-{uuid.uuid4().hex[:8]}\n")
+        # The agent of a sweep has chosen it.
+        chosen = os.environ.get("WANDB_RUN_ID") or f"{run_dir.name[:40]}-{uuid.uuid4().hex[:8]}"
+        identity.write_text(f"{chosen}\n")
     arguments.name = arguments.name or run_dir.name
     os.environ.setdefault("WANDB_RUN_ID", identity.read_text().strip())
     os.environ.setdefault("WANDB_RESUME", "allow")
     # W&B's copy of the terminal garbles progress bars and stores each of their states.
     os.environ.setdefault("WANDB_CONSOLE", "off")
-    if not arguments.offline and not _logged_in():
+    if not arguments.offline and not logged_in():
         # Otherwise W&B would ask, and a job would wait for an answer for ever.
         os.environ.setdefault("WANDB_MODE", "offline")
     if arguments.offline or os.environ.get("WANDB_MODE") == "offline":
@@ -54,7 +56,7 @@ def _prepare_wandb(arguments: Any, run_dir: Path) -> None:
         )
 
 
-def _logged_in() -> bool:
+def logged_in() -> bool:
     """Whether W&B has a key, without asking the user or its server for one."""
     import wandb  # here, for those who log elsewhere
 

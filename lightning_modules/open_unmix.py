@@ -82,6 +82,16 @@ class OpenUnmixNetwork(nn.Module):
         encoded = self.encode(mixture)
         return self.decode(torch.cat([encoded, self.recur(encoded)], -1), mixture)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile what comes before and after the LSTM, which no graph can hold.
+
+        Args:
+            *args: As for ``torch.compile``.
+            **kwargs: As for ``torch.compile``.
+        """
+        for name in ("encode", "decode"):
+            setattr(self, name, torch.compile(getattr(self, name), *args, **kwargs))
+
     def encode(self, mixture: Tensor) -> Tensor:
         """Squash magnitudes (B, C, F, N) into frames of numbers in [-1, 1], (N, B, hidden)."""
         x = mixture.permute(3, 0, 1, 2)[..., : len(self.input_mean)]  # -> (N, B, C, F)

@@ -1,4 +1,4 @@
-"""Every picture the project draws: spectrograms, waveforms, box plots of scores.
+"""Pictures of sound: spectrograms and waveforms. Those of scores are in ``score_plots``.
 
 Figures are built as `matplotlib.figure.Figure` objects, never through pyplot, whose global state
 is neither safe in threads nor content without a display.
@@ -8,18 +8,13 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from lightning_modules.evaluation.bands import band_centres, band_energies
-from lightning_modules.evaluation.scores import METRICS, TrackScores, aggregate
 
 _Signal = NDArray[np.floating]
 
@@ -30,8 +25,6 @@ _BANDS = 240
 _FREQUENCY_TICKS_HZ = {50: "50", 200: "200", 1000: "1k", 5000: "5k", 15000: "15k"}
 _WAVE_COLOUR = "#4f7fc0"
 _MIXTURE_COLOUR, _REFERENCE_FACE, _ESTIMATE_COLOUR = "0.84", "#6f9fd8", "#d1530f"
-_MODEL_FACE, _MODEL_EDGE, _BASELINE_EDGE = "#a9c4e6", "#2f5f9f", "0.55"
-_DOT: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linestyle": "", "color": "0.25"}
 
 
 def spectrogram_figure(
@@ -233,69 +226,17 @@ def frequency_heights() -> dict[str, float]:
     }
 
 
-def score_boxplot(
-    tracks: Sequence[TrackScores], baseline_tracks: Sequence[TrackScores], title: str
-) -> Figure:
-    """Draw the spread of scores over tracks: for each metric a box a source.
-
-    A track's score is the median over its frames. Boxes reach from the lower to the upper
-    quartile, whiskers to the farthest track within 1.5 times that distance; a dot is a track.
-
-    Args:
-        tracks: Scores of a model.
-        baseline_tracks: Scores of the mixture as estimate, drawn in grey behind; may be empty.
-        title: Title of the figure.
-
-    Returns:
-        The figure, 1200 pixels wide.
-    """
-    sources = list(aggregate(tracks).figures)
-    medians = [track.medians for track in tracks]
-    baseline_medians = [track.medians for track in baseline_tracks]
-    figure = Figure(figsize=(12, 4.5), dpi=_DPI, layout="constrained")
-    figure.suptitle(title, fontsize=13)
-    for axes, metric in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
-        for position, source in enumerate(sources):
-            behind = _track_values(baseline_medians, source, metric)
-            _draw_box(axes, behind, position, 0.8, _MIXTURE_COLOUR, _BASELINE_EDGE)
-            values = _track_values(medians, source, metric)
-            _draw_box(axes, values, position, 0.45, _MODEL_FACE, _MODEL_EDGE)
-        # boxes and whiskers set the axis, or one failed track would squeeze all the others
-        limits = axes.get_ylim()
-        for position, source in enumerate(sources):
-            _draw_dots(axes, _track_values(medians, source, metric), position, limits)
-        axes.set_ylim(limits)
-        axes.set_title(metric)
-        axes.set_xticks(range(len(sources)), sources)
-        axes.grid(axis="y", color="0.9")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("median over frames (dB)")
-    handles: list[Artist] = [
-        Patch(facecolor=_MODEL_FACE, edgecolor=_MODEL_EDGE, label="model"),
-        Line2D([], [], label="a track", **_DOT),
-        Line2D([], [], label="a track beyond the axis", **_DOT | {"markerfacecolor": "white"}),
-    ]
-    if baseline_tracks:
-        handles.insert(
-            1,
-            Patch(facecolor=_MIXTURE_COLOUR, edgecolor=_BASELINE_EDGE, label="mixture as estimate"),
-        )
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    return figure
-
-
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as a PNG, in one stroke.
+    """Write a figure in one stroke.
 
     Args:
         figure: The figure.
-        path: The file; its folder is made, an older file is replaced.
+        path: The file, ``.png`` or ``.svg``; its folder is made, an older file is replaced.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(unfinished, format="png", dpi=_DPI)
+    figure.savefig(unfinished, format=path.suffix[1:], dpi=_DPI)
     unfinished.replace(path)
 
 
@@ -369,49 +310,3 @@ def _envelope(signal: _Signal, sample_rate: int) -> tuple[NDArray[np.float64], _
     lowest = np.minimum.reduceat(signal.min(axis=0), starts)
     highest = np.maximum.reduceat(signal.max(axis=0), starts)
     return starts / sample_rate, lowest, highest
-
-
-def _track_values(
-    medians: Sequence[dict[str, dict[str, float]]], source: str, metric: str
-) -> list[float]:
-    """Collect the figures of the tracks that have one."""
-    values = [track[source][metric] for track in medians if source in track]
-    return [value for value in values if math.isfinite(value)]
-
-
-def _draw_box(
-    axes: Axes, values: list[float], position: int, width: float, face: str, edge: str
-) -> None:
-    """Draw one box, or nothing where there are no values."""
-    if not values:
-        return
-    line = {"color": edge}
-    axes.boxplot(
-        [values],
-        positions=[position],
-        widths=width,
-        patch_artist=True,
-        showfliers=False,
-        manage_ticks=False,
-        boxprops={"facecolor": face, "edgecolor": edge},
-        medianprops={"color": edge, "linewidth": 2},
-        whiskerprops=line,
-        capprops=line,
-    )
-
-
-def _draw_dots(axes: Axes, values: list[float], position: int, limits: tuple[float, float]) -> None:
-    """Draw a dot for each value; one beyond the limits is hollow and sits on the limit."""
-    heights = np.clip(values, *limits)
-    beyond = heights != values
-    # spread sideways, the same way in every picture
-    places = position + (np.linspace(-0.13, 0.13, len(values)) if len(values) > 1 else np.zeros(1))
-    for chosen, face in ((~beyond, _DOT["color"]), (beyond, "white")):
-        if chosen.any():  # the extent of an unclipped line without points is infinite
-            axes.plot(
-                places[chosen],
-                heights[chosen],
-                clip_on=False,
-                zorder=4,
-                **_DOT | {"markerfacecolor": face},
-            )

@@ -33,6 +33,7 @@ from lightning_modules.description import check_same_model
 from lightning_modules.launch import is_first_process, match_launcher, started_processes
 from lightning_modules.loggers import finish_wandb, prepare_loggers
 from lightning_modules.messages import legible
+from lightning_modules.pretrained import take_over
 
 _PARSER = {"parser_mode": "omegaconf", "exit_on_error": False}
 # Ranks that Lightning starts as processes of their own find the directory here.
@@ -234,6 +235,10 @@ class StemlabCLI(LightningCLI):
         if self.checkpoint is not None:
             check_same_model(self.checkpoint, self.model)
             self.checkpoint = None
+        elif self.model.pretrained:
+            taken = take_over(self.model, self.model.pretrained)
+            if is_first_process():
+                print(taken)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build a trainer that writes whole checkpoints, unless it is told how to write them."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pkgutil import resolve_name
 
 import pytest
@@ -20,13 +22,23 @@ NAMES = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"base"})
 SHORT, LENGTHS = 1001, (1, 1001, 20_011)
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def model(request: pytest.FixtureRequest) -> SourceSeparator:
+ROOTS = [name for name in NAMES if len(chain(name)) == 2]
+# Their configs say why; the tiny form of mmdense_net has LSTMs as mmdense_lstm has.
+NO_WHOLE_GRAPH = ("demucs", "hybrid_demucs", "mmdense_lstm", "mmdense_net")
+
+
+def tiny_model(name: str) -> SourceSeparator:
     """The model of a config, as small as it gets."""
-    root = yaml.safe_load(chain(request.param)[1].read_text())
+    root = yaml.safe_load(chain(name)[1].read_text())
     tiny = resolve_name(root["model"]["class_path"]).tiny
     settings = [f"--model.init_args.{key}={json.dumps(value)}" for key, value in tiny.items()]
-    return configured(request.param, settings).model
+    return configured(name, settings).model
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def model(request: pytest.FixtureRequest) -> SourceSeparator:
+    """Each config's model."""
+    return tiny_model(request.param)
 
 
 def sound(*shape: int) -> torch.Tensor:
@@ -75,3 +87,33 @@ def test_losses_and_gradients_of_one_example_and_of_silence(model: SourceSeparat
             gradients = [p.grad for p in trained if p.grad is not None]
             assert gradients
             assert all(gradient.isfinite().all() for gradient in gradients), samples
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_networks_compile_as_one_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph is caught and run as it is: whether it is faster is the compiler's affair."""
+    model = tiny_model(name)
+    if not any(list(part.parameters()) for part in model.children()):
+        pytest.skip("has no network")
+    graphs = 0
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    compiled = functools.partial(
+        torch.compile, backend=backend, fullgraph=name not in NO_WHOLE_GRAPH
+    )
+    torch.compiler.reset()
+    targets = sound(1, len(model.sources), model.audio_channels, 20_011)
+    model.eval()
+    with torch.no_grad():
+        expected = model(targets.sum(1))
+        monkeypatch.setattr(torch, "compile", compiled)
+        model.compiled = True
+        model.setup("fit")
+        assert torch.allclose(model(targets.sum(1)), expected, atol=1e-6)
+    model.train()
+    model.loss(Batch(targets.sum(1), targets))["loss"].backward()
+    assert graphs > 0

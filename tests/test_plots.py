@@ -1,8 +1,6 @@
 """Pictures show what was put in, at the right place and level."""
 
 import math
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +12,6 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 
 from lightning_modules import plots
-from lightning_modules.evaluation.scores import METRICS, TrackScores
 
 RATE = 22050
 SOURCES = ("vocals", "drums", "bass", "other")
@@ -37,14 +34,6 @@ def image(axes: Axes) -> NDArray[np.float64]:
 
 def panels(figure: Figure) -> dict[str, Axes]:
     return {axes.get_title(): axes for axes in figure.axes if axes.images}
-
-
-def scores(name: str, shift: float = 0.0) -> TrackScores:
-    frames = {
-        source: {metric: np.array([1.0, 2.0, np.nan]) + shift for metric in METRICS}
-        for source in ("other", "vocals")
-    }
-    return TrackScores(name, frames, {})
 
 
 def test_spectrograms_lie_where_the_sound_is() -> None:
@@ -160,37 +149,6 @@ def test_waveforms_keep_their_peaks() -> None:
     assert heights.max() == 0.25
     assert np.asarray(upper.get_xdata())[heights.argmax()] == pytest.approx(0.5, abs=2 / 600)
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
-
-
-def test_boxplot(tmp_path: Path) -> None:
-    tracks = [scores(str(index), float(index)) for index in range(9)] + [scores("failed", -60.0)]
-    tracks[0].frames["vocals"]["SIR"][:] = np.inf
-    figure = plots.score_boxplot(tracks, [scores("mixture", -3.0)], "title")
-    assert [axes.get_title() for axes in figure.axes] == list(METRICS)
-    sdr = figure.axes[0]
-    assert [label.get_text() for label in sdr.get_xticklabels()] == ["vocals", "other"]
-    assert len(sdr.patches) == 4  # a box and the mixture's for each source
-    # the failed track does not squeeze the axis; it is drawn hollow on its edge
-    lowest = sdr.get_ylim()[0]
-    assert -3 < lowest < 1
-    hollow = [line for line in sdr.lines if line.get_markerfacecolor() == "white"]
-    assert [np.asarray(line.get_ydata()).tolist() for line in hollow] == [[lowest]] * 2
-    plots.save(figure, tmp_path / "boxes.png")
-
-
-def test_boxplot_without_figures(tmp_path: Path) -> None:
-    empty = scores("a")
-    for metrics in empty.frames.values():
-        for values in metrics.values():
-            values[:] = np.nan
-    for tracks in ([], [empty], [scores("a")]):
-        plots.save(plots.score_boxplot(tracks, [], "title"), tmp_path / "boxes.png")
-
-
-def test_pyplot_stays_out() -> None:
-    code = "import sys, lightning_modules.plots; assert 'matplotlib.pyplot' not in sys.modules"
-    root = Path(__file__).parents[1]
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
 
 
 def test_strips_reach_from_edge_to_edge_and_share_scales() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datamodules.audio import Audio
 from datamodules.datasets import TrackBatch
-from lightning_modules import plots
+from lightning_modules import plots, score_plots
 from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks.checkpoints import Checkpoints
 from lightning_modules.callbacks.late_scores import (
@@ -236,7 +236,7 @@ class BSSEval(Callback):
                     write_scores(track, folder / f"{track.name}.json")
             trainer.print(score_table(summary, baseline, scored.title))
             if split == "test":
-                figure = plots.score_boxplot(scores, baselines, "Test tracks")
+                figure = score_plots.score_boxplot(scores, baselines, "Test tracks")
                 plots.save(figure, run_folder(trainer, "pictures") / "test_scores.png")
         return metrics
 

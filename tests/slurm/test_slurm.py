@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=st
 
 TRAIN = str(REPOSITORY / "slurm/train.sbatch")
 EVALUATE = str(REPOSITORY / "slurm/evaluate.sbatch")
+SWEEP = str(REPOSITORY / "slurm/sweep.sbatch")
 STEPS_PER_EPOCH, STEPS, BATCH_SIZE = 5, 15, 8
 TINY: dict[str, Any] = {
     "trainer": {
@@ -187,3 +188,30 @@ def test_jobs_that_cannot_work_say_so(cluster: Cluster, tmp_path: Path) -> None:
         assert cluster.wait(job, 60) == "FAILED"
         said = (tmp_path / f"{job}.out").read_text()
         assert all(word in said for word in words), said
+
+
+def test_agents_of_a_sweep(cluster: Cluster, tmp_path: Path) -> None:
+    """Each task of the array starts an agent with its sweep and count, and hands signals on."""
+    (tmp_path / "bin").mkdir()
+    agent = tmp_path / "bin/wandb"
+    agent.write_text(
+        "#!/bin/bash\n"
+        "trap 'echo terminated >> agent-$SLURM_ARRAY_TASK_ID; exit 0' TERM\n"
+        'echo "$*" > agent-$SLURM_ARRAY_TASK_ID\n'
+        "[ $SLURM_ARRAY_TASK_ID = 1 ] || while :; do sleep 0.2; done\n"
+    )
+    agent.chmod(0o755)
+    path = f"{tmp_path}/bin:{cluster.environment['PATH']}"
+    array = cluster.submit(
+        "--array=1-2", SWEEP, "me/stemlab/x", folder=tmp_path, PATH=path, COUNT="3"
+    )
+    said = [tmp_path / f"agent-{number}" for number in (1, 2)]
+    assert cluster.wait(f"{array}_1") == "COMPLETED", (tmp_path / f"{array}_1.out").read_text()
+    cluster.until(said[1].exists, "the second agent", 60)
+    cluster.run("scancel", "--signal=TERM", f"{array}_2", check=True)
+    cluster.wait(f"{array}_2")
+    assert said[0].read_text() == "agent --forward-signals --count 3 me/stemlab/x\n"
+    assert said[1].read_text() == said[0].read_text() + "terminated\n"
+    none = cluster.submit(SWEEP, folder=tmp_path, PATH=path)
+    assert cluster.wait(none, 60) == "FAILED"
+    assert "give one sweep" in (tmp_path / f"{none}.out").read_text()

@@ -111,7 +111,7 @@ class Transport {
     this.playing = false;
     this.silence();
     this.offset = Math.min(Math.max(0, seconds), this.duration);
-    if (playing) await this.play();
+    if (playing && this.offset < this.duration) await this.play();
   }
 
   setGains(gains) {

@@ -1,0 +1,1 @@
+"""Systems side by side: their scores, what the differences are worth, how their configs differ."""

@@ -1,0 +1,102 @@
+"""Comparisons as CSV, for other programs: figures in dB, an empty field where there is none."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+from lightning_modules.comparison.pairs import Pair
+from lightning_modules.comparison.systems import System, headline
+
+
+def statistics_rows(systems: Sequence[System], kind: str, source: str) -> list[dict[str, object]]:
+    """List statistics, a row a system.
+
+    Args:
+        systems: The systems and bounds.
+        kind: One of ``KINDS``.
+        source: Name of the source.
+
+    Returns:
+        Column -> value, figures in dB; only systems that have the figure.
+    """
+    rows: list[dict[str, object]] = []
+    for system in systems:
+        found = system.spread(kind, source)
+        if not math.isfinite(headline(kind, found)):
+            continue
+        low, high = system.interval(kind, source)
+        skipped, frames = system.frames(source)
+        rows.append(
+            {
+                "system": system.name,
+                "bound": int(system.bound),
+                "source": source,
+                "metric": kind,
+                "median": found.median,
+                "interval_low": low,
+                "interval_high": high,
+                "lower_quartile": found.lower,
+                "upper_quartile": found.upper,
+                "mean": found.mean,
+                "seeds": len(system.runs),
+                "seed_deviation": system.seed_deviation(kind, source),
+                "tracks": found.tracks,
+                "skipped_frames": skipped,
+                "frames": frames,
+            }
+        )
+    return rows
+
+
+def pair_rows(pairs: Sequence[Pair]) -> list[dict[str, object]]:
+    """List paired differences, a row a pair.
+
+    Args:
+        pairs: The pairs.
+
+    Returns:
+        Column -> value, differences in dB.
+    """
+    return [
+        {
+            "source": pair.source,
+            "metric": pair.kind,
+            "first": pair.first,
+            "second": pair.second,
+            "median_difference": pair.difference.median,
+            "interval_low": pair.difference.low,
+            "interval_high": pair.difference.high,
+            "first_ahead": pair.difference.better,
+            "tracks": pair.difference.tracks,
+            "p": pair.difference.p,
+            "p_corrected": pair.corrected_p,
+        }
+        for pair in pairs
+    ]
+
+
+def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """Write rows as CSV.
+
+    Args:
+        rows: The rows, all with the same columns.
+
+    Returns:
+        The text, with a header; empty without rows.
+    """
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0])
+    writer.writerows([_field(value) for value in row.values()] for row in rows)
+    return text.getvalue()
+
+
+def _field(value: object) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return str(value)

@@ -1,0 +1,129 @@
+"""Reading what is compared: run directories and folders of museval JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lightning_modules.comparison.history import read_history
+from lightning_modules.comparison.systems import Run
+from lightning_modules.config_files import ConfigError, read_config
+from lightning_modules.evaluation.score_files import read_folder
+
+
+class CompareError(ValueError):
+    """Something cannot be compared; the message names it, the finding and the remedy."""
+
+
+def split_name(given: str) -> tuple[str | None, str]:
+    """Take ``NAME=PLACE`` apart.
+
+    Args:
+        given: A word of the command line.
+
+    Returns:
+        The name, None if there is none, and the place. What exists as a path is one.
+    """
+    match = re.fullmatch(r"([^=/:?]+)=(.+)", given)
+    if match is None or Path(given).exists():
+        return None, given
+    return match[1], match[2]
+
+
+def read_run(given: str, subset: str) -> Run:
+    """Read a run's directory, or a folder of score files in museval's JSON.
+
+    Args:
+        given: The folder, or ``NAME=FOLDER``. It holds the files, or has them in a folder
+            ``<subset>/`` as museval's stores do, or in ``scores/`` as a run has.
+        subset: Which tracks, `test` or `val`, where there are several.
+
+    Returns:
+        The run.
+
+    Raises:
+        CompareError: There is no such folder, or there are no scores in it.
+        ValueError: A score file, or the run's config, is broken; the message names it.
+    """
+    name, place = split_name(given)
+    folder = Path(place)
+    if not folder.is_dir():
+        raise CompareError(
+            f"{place}: there is no such folder; expected a run's directory or a folder of museval "
+            "JSON files"
+        )
+    scores, notes = _find_scores(folder, subset)
+    run = Run(name or folder.resolve().name, place, read_folder(scores), notes=notes)
+    if not run.sources:
+        raise CompareError(f"{scores}: its score files hold no source; score the system again")
+    method = scores if scores == folder else scores.parent
+    for beside in (method / "mixture", method.parent / "mixture"):
+        if beside != method and _holds_scores(beside / subset):
+            run.mixture = read_folder(beside / subset)
+            break
+    config = folder / "config.yaml"
+    if (folder / "scores").is_dir() and config.is_file():
+        try:
+            run.config = read_config(config)
+        except ConfigError as error:
+            raise CompareError(str(error)) from error
+        run.history = read_history(folder)
+    return run
+
+
+def _find_scores(folder: Path, subset: str) -> tuple[Path, list[str]]:
+    """The folder that the score files lie in, and what is to be said of the choice."""
+    for scores in (folder / "scores" / "estimate" / subset, folder / subset, folder):
+        if _holds_scores(scores):
+            return scores, []
+    validations = sorted(
+        path for path in folder.glob(f"scores/epoch_*/{subset}") if _holds_scores(path)
+    )
+    if validations:
+        last = validations[-1]
+        return last, [f"scores of its last validation, {last.parent.name}"]
+    found = sorted({str(path.parent.relative_to(folder)) for path in _score_like(folder)} - {"."})
+    raise CompareError(
+        f"{folder}: no {subset} scores in it (*.json, {subset}/*.json or "
+        f"scores/estimate/{subset}/*.json); "
+        + (
+            f"there are some in {', '.join(found[:6])}{' and others' if len(found) > 6 else ''}: "
+            "name such a folder, or give --subset"
+            if found
+            else "score the system first, a run by `test`"
+        )
+    )
+
+
+def _holds_scores(folder: Path) -> bool:
+    return any(folder.glob("*.json"))
+
+
+def _score_like(folder: Path) -> Iterable[Path]:
+    """JSON files not too deep below a folder: a mistaken path may be a whole disk."""
+    for depth in ("*/*.json", "*/*/*.json", "*/*/*/*.json"):
+        yield from folder.glob(depth)
+
+
+def name_apart(runs: Sequence[Run]) -> None:
+    """Give runs of the same name more of their paths.
+
+    Args:
+        runs: The runs; their names change.
+
+    Raises:
+        CompareError: The same place, or the same name, was given twice.
+    """
+    for depth in (2, 3):
+        names = [run.name for run in runs]
+        for run in runs:
+            if names.count(run.name) > 1:
+                run.name = "/".join(Path(run.place).resolve().parts[-depth:])
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            raise CompareError(
+                f"{run.place}: {run.name!r} is given twice; leave one out, or tell them apart by "
+                "NAME=FOLDER"
+            )

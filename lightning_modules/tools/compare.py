@@ -1,0 +1,241 @@
+"""Compare systems: ``python -m lightning_modules.tools.compare RUN...``.
+
+RUN is a run's directory, a folder of score files in museval's JSON, anyone's, or runs of Weights &
+Biases; ``NAME=RUN`` gives it a name. Shows medians, means and quartiles over tracks for each source
+and metric, tests paired differences, and what the runs' configs differ in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from lightning_modules.comparison import csv_files, tables
+from lightning_modules.comparison.pairs import Pair, pairs
+from lightning_modules.comparison.reading import CompareError, name_apart, read_run, split_name
+from lightning_modules.comparison.systems import (
+    KINDS,
+    Run,
+    System,
+    keep_tracks,
+    mixture_of,
+    pool,
+)
+
+_WANDB = "wandb:"
+# Names of the pictures' files.
+_FIGURES = ("scores", "improvement", "tracks", "curves")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare what the command line names.
+
+    Args:
+        arguments: Command line; by default this process's.
+
+    Returns:
+        Exit status: 0, or 2 for a mistake that the message on stderr explains.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        _check_outputs(options)
+        comparison = _compare(options)
+        print("\n\n".join([*(table.text() for table in comparison.tables), *_said(comparison)]))
+        for place in _write(comparison, options):
+            print(f"wrote {place}", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+@dataclass
+class Comparison:
+    """What there is to show.
+
+    Attributes:
+        systems: Systems and bounds.
+        kinds: Figures that are shown.
+        tables: The tables, in order.
+        pairs: All paired differences.
+        remarks: Lines to read beside the tables.
+    """
+
+    systems: list[System]
+    kinds: list[str]
+    tables: list[tables.Table]
+    pairs: list[Pair]
+    remarks: list[str]
+
+
+def _compare(options: argparse.Namespace) -> Comparison:
+    systems = _systems(options)
+    kinds = tables.kinds_of(systems)
+    if options.metrics:
+        kinds = [kind for kind in kinds if kind in options.metrics]
+        if not kinds:
+            raise CompareError(f"--metrics {' '.join(options.metrics)}: no run has such figures")
+    sources = tables.sources_of(systems)
+    tested = {
+        kind: [p for source in sources for p in pairs(systems, kind, source)] for kind in kinds
+    }
+    shown = [tables.overview(systems, kind) for kind in kinds]
+    shown += [tables.statistics(systems, kind) for kind in kinds]
+    shown += [tables.paired(found) for found in tested.values() if found]
+    if differing := tables.settings(systems):
+        shown.append(differing)
+    together = [pair for found in tested.values() for pair in found]
+    return Comparison(systems, kinds, shown, together, tables.remarks(systems))
+
+
+def _systems(options: argparse.Namespace) -> list[System]:
+    runs = [run for given in options.runs for run in _read(given, options.subset)]
+    bounds = [read_run(given, options.subset) for given in options.bounds]
+    mixture = read_run(options.mixture, options.subset) if options.mixture else None
+    name_apart([*runs, *bounds, *([mixture] if mixture else [])])
+    if mixture:
+        for run in runs:
+            run.mixture = mixture.tracks
+    systems = pool(runs) if options.pool else [System(run.name, [run]) for run in runs]
+    below = System(mixture.name, [mixture], bound=True) if mixture else mixture_of(systems)
+    systems += [System(run.name, [run], bound=True) for run in bounds]
+    if below:
+        if any(system.name == below.name for system in systems):
+            below.name = f"{below.name} as estimate"
+        systems.append(below)
+    if options.common_tracks:
+        scored = [system.track_names for system in systems if system.runs[0].tracks]
+        common = set.intersection(*scored) if scored else set()
+        if not common:
+            raise CompareError("--common-tracks: there is no track that all have scores of")
+        keep_tracks(systems, common)
+    return systems
+
+
+def _read(given: str, subset: str) -> list[Run]:
+    if not split_name(given)[1].startswith(_WANDB):
+        return [read_run(given, subset)]
+    from lightning_modules.comparison.wandb_runs import read_wandb
+
+    return read_wandb(given, subset)
+
+
+# ----------------------------------------------------------------------- output
+
+
+def _said(comparison: Comparison) -> list[str]:
+    return ["\n".join(comparison.remarks)] if comparison.remarks else []
+
+
+def _outputs(options: argparse.Namespace) -> list[Path]:
+    found = [options.markdown] if options.markdown else []
+    found += list(_csv_paths(options.csv)) if options.csv else []
+    if options.figures:
+        found += [options.figures / f"{name}.{one}" for name in _FIGURES for one in options.format]
+    return found
+
+
+def _csv_paths(path: Path) -> tuple[Path, Path]:
+    return path, path.with_name(f"{path.stem}_pairs{path.suffix}")
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    for path in _outputs(options):
+        if path.exists() and not options.force:
+            raise FileExistsError(f"{path} is there already; give another name, or --force")
+    if options.figures and options.figures.is_file():
+        raise FileExistsError(f"{options.figures} is a file; --figures wants a folder")
+
+
+def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path | str]:
+    """Write what was asked for; returns the files, and where W&B's run is."""
+    rows = {
+        "statistics": [
+            row
+            for kind in comparison.kinds
+            for source in tables.sources_of(comparison.systems)
+            for row in csv_files.statistics_rows(comparison.systems, kind, source)
+        ],
+        "pairs": csv_files.pair_rows(comparison.pairs),
+    }
+    texts: dict[Path, str] = {}
+    if options.markdown:
+        said = "".join(f"- {line}\n" for line in comparison.remarks)
+        shown = [table.markdown() for table in comparison.tables]
+        texts[options.markdown] = "\n".join([*shown, said] if said else shown)
+    if options.csv:
+        paths = zip(_csv_paths(options.csv), rows.values(), strict=True)
+        texts |= {path: csv_files.as_csv(each) for path, each in paths if each}
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    written: list[Path | str] = list(texts)
+    if not options.figures and not options.wandb:
+        return written
+
+    # They take a second to be imported.
+    from lightning_modules import plots
+    from lightning_modules.comparison.figures import figures
+
+    drawn = figures(comparison.systems, comparison.kinds)
+    if options.figures:
+        for name, suffix in product(drawn, options.format):
+            written.append(options.figures / f"{name}.{suffix}")
+            plots.save(drawn[name], options.figures / f"{name}.{suffix}")
+    if options.wandb:
+        from lightning_modules.comparison.wandb_runs import publish
+
+        written.append(publish(options.wandb_project, rows, drawn))
+    return written
+
+
+# ----------------------------------------------------------------------- command line
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lightning_modules.tools.compare",
+        epilog="Exit status: 0, or 2 for a mistake.",
+    )
+    add = parser.add_argument
+    add(
+        "runs",
+        nargs="+",
+        metavar="[NAME=]RUN",
+        help="run directories, folders of museval JSON, or wandb:entity/project?group=...",
+    )
+    add("--mixture", metavar="FOLDER", help="scores of the mixture; by default those of the runs")
+    add(
+        "--bounds",
+        nargs="+",
+        default=[],
+        metavar="[NAME=]FOLDER",
+        help="scores to show as bounds, not as systems, such as those of an ideal mask",
+    )
+    add("--subset", choices=("test", "val"), default="test", help="by default test")
+    add("--metrics", nargs="+", choices=KINDS, metavar="METRIC", help=f"of {', '.join(KINDS)}")
+    add("--common-tracks", action="store_true", help="only tracks that all have scores of")
+    add(
+        "--pool",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="pool runs whose configs differ by seeds, paths and loggers only (default)",
+    )
+    add("--markdown", type=Path, metavar="FILE", help="write the tables")
+    add("--csv", type=Path, metavar="FILE", help="write statistics, and pairs to FILE_pairs")
+    add("--figures", type=Path, metavar="FOLDER", help=f"draw {', '.join(_FIGURES)}")
+    add("--format", nargs="+", choices=("png", "svg"), default=["png"], help="by default png")
+    add("--wandb", action="store_true", help="keep tables and pictures as a run of W&B")
+    add(
+        "--wandb-project", default="stemlab", metavar="NAME", help="its project, by default stemlab"
+    )
+    add("--force", action="store_true", help="write over files that are there")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Tables of a comparison hold the figures, the bounds and what must be said of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from lightning_modules.comparison import csv_files, tables
+from lightning_modules.comparison.pairs import pairs
+from lightning_modules.comparison.systems import Run, System
+from tests.comparison.material import track
+
+PAIR = ("vocals", "accompaniment")
+
+
+def system(name: str, levels: list[float], bound: bool = False, **more: object) -> System:
+    tracks = [track(f"t{number}", level) for number, level in enumerate(levels)]
+    return System(name, [Run(name, name, tracks, **more)], bound)  # type: ignore[arg-type]
+
+
+def cells(table: tables.Table, *names: str) -> list[str]:
+    (row,) = [row for row in table.rows if row[: len(names)] == list(names)]
+    return row[len(names) :]
+
+
+def test_overview_with_bounds_last() -> None:
+    found = [system("irm2", [9.0], bound=True), system("one", [1.0, 3.0])]
+    table = tables.overview(found, "SDR")
+    assert table.header == ["", "vocals", "drums", "bass", "other", "mean of 4"]
+    assert table.rows == [
+        ["one", "2.00", "3.00", "4.00", "5.00", "3.50"],
+        ["irm2", "9.00", "10.00", "11.00", "12.00", "10.50"],
+    ]
+    assert table.notes == []
+    assert tables.kinds_of(found) == ["SDR", "ISR", "SIR", "SAR", "uSDR"]
+    found[1].runs[0].mixture = found[0].runs[0].tracks
+    assert tables.kinds_of(found)[-2:] == ["nSDR", "nSIR"]
+    normalised = tables.overview(found, "nSDR")
+    assert normalised.title == "nSDR, dB: median over tracks of SDR less that of the mixture"
+    assert [row[0] for row in normalised.rows] == ["one"], "a bound has no mixture of its own"
+
+
+def test_four_streams_against_vocals_and_accompaniment() -> None:
+    pair = System("pair", [Run("pair", "", [track("t0", 4.0, PAIR)])])
+    table = tables.overview([system("four", [1.0]), pair], "SDR")
+    assert table.header[1:] == [
+        *("vocals", "drums", "bass", "other", "accompaniment"),
+        *("mean of 4", "mean of 2"),
+    ]
+    assert cells(table, "four") == ["1.00", "2.00", "3.00", "4.00", "-", "2.50", "-"]
+    assert cells(table, "pair") == ["4.00", "-", "-", "-", "5.00", "-", "4.50"]
+    assert any("vocals of pair were scored beside accompaniment" in note for note in table.notes)
+
+
+def test_seeds_show_their_deviation() -> None:
+    runs = [Run(str(level), "", [track("a", level)]) for level in (1.0, 3.0)]
+    table = tables.overview([System("both", runs)], "SDR")
+    assert cells(table, "both")[0] == "2.00 ± 1.41"
+    assert table.notes == ["±: standard deviation over seeds"]
+    assert tables.remarks([System("both", runs)]) == ["both: 1.0, 3.0, which differ by seed only"]
+    for run, root in zip(runs, ("/a", {"/b": 1}), strict=True):
+        run.config = {"data": {"init_args": {"root": root}}}
+    runs[0].tracks[0].window_seconds = 0.5
+    assert tables.remarks([System("both", runs)]) == [
+        'both: 1.0, 3.0, which differ by seed only, and by where their data lay: /a, {"/b": 1}',
+        "frames of unlike length, 0.5, 1 s: figures over them cannot be compared",
+    ]
+
+
+def test_statistics_of_a_source() -> None:
+    table = tables.statistics([system("one", [1.0, 2.0, 3.0, 3.0, 3.0, 4.0, 10.0])], "SDR")
+    median, interval, *others = cells(table, "vocals", "one")
+    assert median == "3.00"
+    low, _, high = interval.partition(" to ")
+    assert 1 <= float(low) < 3 <= float(high) <= 10
+    assert others == ["2.50 to 3.50", "3.71", "1", "7", "7 of 21"]
+    assert cells(tables.statistics([system("one", [1.0])], "uSDR"), "vocals", "one") == [
+        *("0.00", "-", "0.00 to 0.00", "0.00", "1", "1", "-"),
+    ]
+
+
+def test_pairs_are_corrected_within_a_source() -> None:
+    levels = [float(level) for level in range(12)]
+    found = [
+        system("one", levels),
+        system("two", [level + 0.1 * level + 0.1 for level in levels]),
+        system("three", levels),
+        system("mixture", levels, bound=True),
+    ]
+    tested = pairs(found, "SDR", "vocals")
+    names = [(pair.first, pair.second) for pair in tested]
+    assert names == [("one", "two"), ("one", "three"), ("two", "three")]
+    assert tested[0].corrected_p == pytest.approx(3 * tested[0].difference.p)
+    table = tables.paired(tested)
+    assert cells(table, "vocals", "one less two") == [
+        *("-0.65", "-0.95 to -0.35", "0 of 12", "0.0015", ""),
+    ]
+    assert cells(table, "", "one less three")[-3:] == ["0 of 12", "1", "ns"]
+    assert len(table.notes) == 1
+    few = [system("one", [1.0, 2.0, 3.0]), system("two", [2.0, 3.0, 4.5])]
+    table = tables.paired(pairs(few, "SDR", "vocals"))
+    assert table.notes[1] == "3 tracks are too few for any difference to reach p < 0.01"
+
+
+def test_unlike_tracks_are_paired_where_both_have_them_and_named() -> None:
+    one, two = system("one", [1.0, 2.0, 3.0]), system("two", [1.0, 1.0])
+    (pair,) = pairs([one, two], "SDR", "vocals")
+    assert pair.difference.tracks == 2
+    assert tables.remarks([one, two]) == [
+        "two: has no scores of 1 of 3 tracks, which are left out of its paired differences: t2"
+    ]
+    two.runs[0].tracks = [track("else", 1.0)]
+    assert pairs([one, two], "SDR", "vocals") == []
+
+
+def test_settings_that_differ() -> None:
+    one = system("one", [1.0], config={"seed_everything": 1, "model": {"depth": 3}})
+    two = system("two", [1.0], config={"seed_everything": 2, "model": {"depth": 4}})
+    table = tables.settings([one, two, system("folder", [1.0])])
+    assert table is not None
+    assert table.header == ["", "one", "two"]
+    assert table.rows == [["model.depth", "3", "4"]]
+    assert tables.settings([one]) is None
+    assert tables.settings([one, one]) is None
+
+
+def test_text_and_markdown() -> None:
+    table = tables.Table(
+        "Title", ["", "SDR"], [["a|b", "1.00"], ["c", "d" * 30 + "e" * 30]], ["a note"]
+    )
+    lines = table.text().splitlines()
+    assert lines[0] == "Title"
+    assert lines[4] == "a|b" + " " * 30 + "1.00"
+    assert lines[5] == "c    " + "d" * 15 + "…" + "e" * 16
+    assert lines[-1] == "a note"
+    assert table.markdown().splitlines() == [
+        *("## Title", "", "|  | SDR |", "|---|---:|", r"| a\|b | 1.00 |"),
+        *(f"| c | {'d' * 30}{'e' * 30} |", "", "a note"),
+    ]
+
+
+def test_csv_has_every_digit_that_counts() -> None:
+    found = [system("one, two", [1.123456]), system("mixture", [0.0], bound=True)]
+    rows = csv_files.statistics_rows(found, "SDR", "vocals")
+    read = list(csv.DictReader(io.StringIO(csv_files.as_csv(rows))))
+    assert [row["system"] for row in read] == ["one, two", "mixture"]
+    assert float(read[0]["median"]) == pytest.approx(1.123456, abs=1e-5)
+    assert (read[0]["interval_low"], read[1]["bound"]) == ("", "1")
+    assert (read[0]["tracks"], read[0]["skipped_frames"], read[0]["frames"]) == ("1", "1", "3")
+    tested = pairs([system("a", [1.0, 2.0]), system("b", [0.0, 0.5])], "SDR", "bass")
+    (row,) = csv.DictReader(io.StringIO(csv_files.as_csv(csv_files.pair_rows(tested))))
+    assert (row["first"], row["median_difference"], row["p"]) == ("a", "1.25", "0.5")
+    assert csv_files.as_csv([]) == ""

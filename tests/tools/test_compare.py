@@ -1,0 +1,231 @@
+"""The compare tool, as a user meets it."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+import wandb
+
+from lightning_modules import cli
+from lightning_modules.tools import compare
+from tests.comparison.material import write_folder, write_run
+from tests.test_cli import TINY
+
+LEVELS = {f"song {number}": 0.5 * number for number in range(9)}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def higher(by: float) -> dict[str, float]:
+    return {name: level + by + 0.1 * level for name, level in LEVELS.items()}
+
+
+def rows_of(path: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(Path(path).read_text().splitlines()))
+
+
+def test_runs_folders_seeds_and_bounds(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("runs/small"), LEVELS, channels=8)
+    write_run(Path("runs/large-0"), higher(1.0), seed=0, channels=16)
+    write_run(Path("runs/large-1"), higher(1.5), seed=1, channels=16)
+    write_folder(Path("oracles/test"), higher(6.0))
+    write_folder(Path("theirs"), dict(list(LEVELS.items())[:8]))
+    runs = ["runs/small", "runs/large-0", "runs/large-1", "THEM=theirs"]
+    files = ["--markdown", "out/all.md", "--csv", "out/all.csv"]
+    assert compare.main([*runs, "--bounds", "irm2=oracles", *files]) == 0
+    out, err = capsys.readouterr()
+    assert "large x2  3.45 ± 0.35" in out
+    assert "irm2" in out
+    assert "mixture" in out
+    assert "model.init_args.channels" in out
+    assert "large x2: large-0, large-1, which differ by seed only, and by where" in out
+    assert "THEM: has no scores of 1 of 9 tracks" in out
+    assert "data.init_args" not in out
+    assert err.splitlines() == [
+        f"wrote {Path('out', name)}" for name in ("all.md", "all.csv", "all_pairs.csv")
+    ]
+    text = Path("out/all.md").read_text()
+    assert text.startswith("## SDR, dB: median over tracks")
+    assert "- THEM: has no scores of 1 of 9 tracks" in text
+    rows = {(row["system"], row["metric"], row["source"]): row for row in rows_of("out/all.csv")}
+    assert rows["small", "SDR", "vocals"]["median"] == "2"
+    assert rows["small", "nSDR", "vocals"]["median"] == "4"
+    assert rows["large x2", "SDR", "vocals"]["seeds"] == "2"
+    assert rows["mixture", "SDR", "vocals"]["median"] == "-2"
+    tested = [
+        row
+        for row in rows_of("out/all_pairs.csv")
+        if (row["metric"], row["source"]) == ("SDR", "vocals")
+    ]
+    assert [row["tracks"] for row in tested] == ["9", "8", "8"]
+
+    assert compare.main([*runs[:3], "--no-pool", "--metrics", "SDR"]) == 0
+    out = capsys.readouterr().out
+    assert "large-0" in out
+    assert "seed only" not in out
+    assert "SIR" not in out
+    assert compare.main([*runs, "--common-tracks", "--metrics", "SDR"]) == 0
+    out = capsys.readouterr().out
+    assert "has no scores" not in out
+    assert "8 of 24" in out
+
+
+def test_a_mixture_of_one_s_own(capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(Path("theirs"), LEVELS)
+    write_folder(Path("MIX"), dict.fromkeys(LEVELS, -1.0))
+    assert compare.main(["theirs", "--mixture", "MIX", "--metrics", "nSDR", "nSIR"]) == 0
+    out = capsys.readouterr().out
+    assert "nSDR, dB: median over tracks of SDR less that of the mixture" in out
+    assert "theirs    3.00   3.00  3.00   3.00       3.00" in out
+    assert "SAR" not in out
+
+
+def test_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("runs/a"), LEVELS)
+    write_run(Path("runs/b"), higher(1.0), channels=16)
+    assert compare.main(["runs/a", "runs/b", "--figures", "out", "--format", "png", "svg"]) == 0
+    names = ["curves", "improvement", "scores", "tracks"]
+    found = sorted(path.name for path in Path("out").iterdir())
+    assert found == [f"{name}.{suffix}" for name in names for suffix in ("png", "svg")]
+    capsys.readouterr()
+    assert compare.main(["runs/a", "--figures", "out"]) == 2
+    assert "out/scores.png is there already" in capsys.readouterr().err
+    write_folder(Path("theirs"), LEVELS)
+    assert compare.main(["theirs", "--figures", "theirs_out", "--metrics", "SAR"]) == 0
+    assert sorted(os.listdir("theirs_out")) == ["scores.png", "tracks.png"]
+
+
+def test_a_run_that_is_called_mixture(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("runs/a"), LEVELS)
+    arguments = ["runs/a", "runs/a/scores/mixture", "--metrics", "SDR"]
+    assert compare.main(arguments) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["mixture", "-2.00", "-1.00", "0.00", "1.00", "-0.50"] in lines
+    assert ["mixture", "as", "estimate", "-2.00", "-1.00", "0.00", "1.00", "-0.50"] in lines
+
+
+def test_nothing_is_written_over_unasked(capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(Path("one"), LEVELS)
+    write_folder(Path("two"), LEVELS)
+    Path("old.md").write_text("mine")
+    Path("old_pairs.csv").write_text("mine")
+    for option in (["--markdown", "old.md"], ["--csv", "old.csv"]):
+        assert compare.main(["one", "two", *option]) == 2
+        error = capsys.readouterr().err
+        assert "is there already; give another name, or --force" in error
+    assert Path("old.md").read_text() == Path("old_pairs.csv").read_text() == "mine"
+    assert compare.main(["one", "two", "--markdown", "old.md", "--force"]) == 0
+    assert "ns" in Path("old.md").read_text()
+
+
+def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(Path("one"), {"a": 1.0})
+    write_folder(Path("two"), {"b": 1.0})
+    write_folder(Path("broken"), {"a": 1.0})
+    Path("broken/a.json").write_text('{"targets": [{"name": "voc')
+    Path("array").mkdir()
+    Path("array/a.json").write_text("[1, 2]")
+    Path("empty").mkdir()
+    Path("hollow").mkdir()
+    Path("hollow/a.json").write_text('{"targets": []}')
+    write_run(Path("run"), {"a": 1.0})
+    Path("run/config.yaml").write_text("seed_everything: 1\nseed_everything: 2\n")
+    cases = [
+        (["gone"], ["gone: there is no such folder", "museval"]),
+        (["one", "x=gone"], ["gone: there is no such folder"]),
+        (["one/a.json"], ["one/a.json: there is no such folder"]),
+        (["empty"], ["empty: no test scores in it", "score the system first"]),
+        (["one", "broken"], ["broken/a.json: expected a museval score file"]),
+        (["hollow"], ["hollow: its score files hold no source; score"]),
+        (["one", "--figures", "one/a.json"], ["one/a.json is a file; --figures wants a folder"]),
+        (["array"], ["array/a.json: expected a museval score file"]),
+        (["run"], ["run/config.yaml", "stands twice"]),
+        (["one", "one"], ["is given twice", "NAME=FOLDER"]),
+        (["one", "--bounds", "gone"], ["gone: there is no such folder"]),
+        (["one", "--mixture", "gone"], ["gone: there is no such folder"]),
+        (["one", "two", "--common-tracks"], ["no track that all have"]),
+        (["one", "--metrics", "nSDR"], ["--metrics nSDR: no run has such figures"]),
+    ]
+    for arguments, words in cases:
+        assert compare.main(arguments) == 2, arguments
+        out, err = capsys.readouterr()
+        assert out == ""
+        (error,) = err.strip().splitlines()
+        assert error.startswith("error: "), error
+        assert all(word in error for word in words), error
+    for arguments in ([], ["one", "--metrics", "SDRR"], ["one", "--subset", "train"]):
+        with pytest.raises(SystemExit) as usage:
+            compare.main(arguments)
+        assert usage.value.code == 2
+
+
+@pytest.mark.slow
+def test_seeds_trained_and_compared(
+    musdb_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What fit and test leave, with curves from W&B's files."""
+    monkeypatch.setenv("MUSDB_PATH", str(musdb_root))
+    for seed in (0, 1):
+        fit = ["fit", "--config", "unet.yaml", *TINY, f"--seed_everything={seed}"]
+        assert cli.main([*fit, f"--run_dir=runs/seed-{seed}"]) == 0
+        assert cli.main(["test", "--config", f"runs/seed-{seed}/config.yaml"]) == 0
+    wandb.teardown()
+    capsys.readouterr()
+    assert compare.main(["runs/seed-0", "runs/seed-1", "--figures", "out"]) == 0
+    out = capsys.readouterr().out
+    assert "seed x2" in out
+    assert "seed-0, seed-1, which differ by seed only\n" in out
+    assert "mixture" in out
+    assert "nSDR" in out
+    assert Path("out/curves.png").is_file()
+
+
+@pytest.mark.slow
+def test_commands_of_the_guide(capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(("unet", "unet-2", "unet-3", "demucs")):
+        write_run(Path("runs", name), higher(number), seed=number, channels=number)
+    for name in ("published/STL2", "published/MIX", "scores/irm2/test"):
+        write_folder(Path(name), LEVELS)
+    page = (Path(compare.__file__).parents[2] / "docs/compare.md").read_text()
+    start = "python -m lightning_modules.tools.compare "
+    commands = [line.removeprefix(start) for line in page.splitlines() if line.startswith(start)]
+    here = [command for command in commands if "wandb:" not in command]
+    assert len(here) == 3
+    for command in here:
+        words = [
+            found
+            for word in shlex.split(command)
+            for found in (sorted(glob.glob(word)) if "*" in word else [word])
+        ]
+        assert compare.main(words) == 0, command
+    assert Path("results_pairs.csv").is_file()
+    assert Path("pictures/improvement.svg").is_file()
+    assert "Wave-U-Net" in capsys.readouterr().out
+
+
+@pytest.mark.skipif("STEMLAB_TEST_DATA" not in os.environ, reason="STEMLAB_TEST_DATA is not set")
+def test_published_medians_of_sisec_2018(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(os.environ["STEMLAB_TEST_DATA"], "scores")
+    arguments = [str(folder / "STL2"), str(folder / "RGT1"), "--mixture", str(folder / "MIX")]
+    assert compare.main([*arguments, "--csv", "out.csv"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["STL2", "3.25", "4.22", "3.21", "2.25", "3.23"] in lines
+    assert ["RGT1", "3.85", "3.44", "2.70", "2.63", "3.16"] in lines
+    rows = rows_of("out.csv")
+    assert {row["tracks"] for row in rows} == {"50"}
+    assert {row["system"]: row["bound"] for row in rows} == {"STL2": "0", "RGT1": "0", "MIX": "1"}
+    tested = rows_of("out_pairs.csv")
+    assert len(tested) == 4 * 6  # four sources; four metrics and two over the mixture
+    assert {row["first_ahead"] for row in tested if row["metric"] == "SDR"} == {
+        *("14", "37", "35", "12"),
+    }
