@@ -172,6 +172,7 @@ def _load(options: argparse.Namespace, settings: PostProcessing | None) -> Sourc
 
     from lightning_modules.cascade import Cascade
     from lightning_modules.checkpoint import load_separator
+    from lightning_modules.device import usable_device
     from lightning_modules.postprocessing import PostProcessor
     from lightning_modules.separation import check_overlap
     from lightning_modules.shifts import check_shifts
@@ -179,14 +180,7 @@ def _load(options: argparse.Namespace, settings: PostProcessing | None) -> Sourc
 
     check_overlap(0.0 if options.overlap is None else options.overlap)
     check_shifts(options.shifts or 0)
-    try:
-        place = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"--device {options.device!r} cannot be used here: {reason}; try cpu"
-        ) from error
+    place = usable_device(options.device)
     model: SourceSeparator
     if options.denoiser:
         model = Cascade(options.denoiser, options.checkpoint, place)
