@@ -1,10 +1,11 @@
 # make demo   from nothing to a trained, scored and heard model
 # make test   all tests;  make fast  the quick ones;  make lint  ruff and mypy
+# make reference   pages of all modules, classes and functions in build/reference
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test fast lint reference clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m lightning_modules.tools.demo
@@ -19,6 +20,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+reference: $(INSTALLED)
+	$(BIN)/pdoc --docformat google --math -o build/reference lightning_modules datamodules
 
 # uv takes seconds where pip takes minutes, and is used where it is there.
 $(INSTALLED): pyproject.toml .ci/constraints.txt
@@ -35,4 +39,4 @@ $(INSTALLED): pyproject.toml .ci/constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache

@@ -304,23 +304,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 or 2.
     """
     parser = argparse.ArgumentParser(prog="python -m datamodules.doctor", description=__doc__)
+    add_arguments(parser)
+    try:
+        report = examine_as_told(parser.parse_args(arguments))
+    except (DataError, OSError) as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    return report.exit_code
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the command line may hold.
+
+    Args:
+        parser: Gets the arguments.
+    """
     parser.add_argument("root", metavar="ROOT", help="data set of any layout that is read")
     parser.add_argument("--json", metavar="FILE", help="write the report there, too")
     parser.add_argument("--fast", action="store_true", help="only what fit checks at its start")
     parser.add_argument("--stems", nargs="+", default=list(STEMS), metavar="STEM")
     parser.add_argument("--missing_as_silence", action="store_true")
     parser.add_argument("--workers", type=int, help="threads; by default one a core")
-    options = vars(parser.parse_args(arguments))
-    file = options.pop("json")
-    try:
-        report = examine(**options, progress=True)
-        if file:
-            Path(file).write_text(json.dumps(report.json(), indent=2, ensure_ascii=False) + "\n")
-    except (DataError, OSError) as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 2
+
+
+def examine_as_told(options: argparse.Namespace) -> Report:
+    """Examine a data set and print what was found.
+
+    Args:
+        options: What ``add_arguments`` asked for.
+
+    Returns:
+        The report.
+
+    Raises:
+        DataError: There is no data set at the root.
+        OSError: The report cannot be written.
+    """
+    report = examine(
+        options.root,
+        stems=options.stems,
+        missing_as_silence=options.missing_as_silence,
+        fast=options.fast,
+        workers=options.workers,
+        progress=True,
+    )
+    if options.json:
+        content = json.dumps(report.json(), indent=2, ensure_ascii=False)
+        Path(options.json).write_text(content + "\n")
     print(table(report))
-    return report.exit_code
+    return report
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ SHORT, LENGTHS = 1001, (1, 1001, 20_011)
 
 
 ROOTS = [name for name in NAMES if len(chain(name)) == 2]
-# Their configs say why.
-NO_WHOLE_GRAPH = ("demucs", "hybrid_demucs")
+# Their configs say why; the tiny form of mmdense_net has LSTMs as mmdense_lstm has.
+NO_WHOLE_GRAPH = ("demucs", "hybrid_demucs", "mmdense_lstm", "mmdense_net")
 
 
 def tiny_model(name: str) -> SourceSeparator:

@@ -32,12 +32,12 @@ def test_commands_of_the_readme_run(
     musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each command as it stands, but with a small model and without what needs GPUs."""
-    from datamodules import convert, doctor
-    from lightning_modules.tools import separate
+    from datamodules import convert
+    from lightning_modules.tools import doctor, separate
 
     tools = {
         "datamodules.convert": convert.main,
-        "datamodules.doctor": doctor.main,
+        "lightning_modules.tools.doctor": doctor.main,
         "lightning_modules.tools.separate": separate.main,
     }
     monkeypatch.chdir(tmp_path)
@@ -107,3 +107,14 @@ def test_an_architecture_is_two_files(musdb_root: Path, tmp_path: Path) -> None:
             timeout=120,
         )
     assert (tmp_path / "separated/Test - Song/vocals.wav").is_file()
+
+
+def test_reference_pages_show_what_the_code_says(tmp_path: Path) -> None:
+    """A page of `make reference`, by its own options."""
+    (line,) = re.findall(r"pdoc (.*) lightning_modules", (REPOSITORY / "Makefile").read_text())
+    options = [*shlex.split(line)[:-1], str(tmp_path), "lightning_modules.separation"]
+    subprocess.run([sys.executable, "-m", "pdoc", *options], check=True, timeout=120)
+    page = (tmp_path / "lightning_modules/separation.html").read_text()
+    assert "separate_stream" in page
+    assert "Consecutive pieces of the mixture" in page
+    assert "<strong>blocks" in page, "arguments are a list, not a paragraph"

@@ -37,6 +37,6 @@ def up_to_multiple(image: Tensor, multiple: int) -> Tensor:
         The image, channels innermost.
     """
     height, width = image.shape[-2:]
-    return channels_innermost(
-        nn.functional.pad(image, (0, -width % multiple, 0, -height % multiple))
-    )
+    # -width % multiple, as compilers of changing shapes understand it (torch 2.14).
+    right, above = (multiple - 1 - (size - 1) % multiple for size in (width, height))
+    return channels_innermost(nn.functional.pad(image, (0, right, 0, above)))

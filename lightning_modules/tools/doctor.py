@@ -1,0 +1,60 @@
+"""What ``datamodules.doctor`` finds in a data set, as a table and as pictures.
+
+``python -m lightning_modules.tools.doctor ROOT`` reads every file to its end. Exit status: 0
+nothing but notes, 1 warnings, 2 errors, which would spoil training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from datamodules import doctor
+from datamodules.audio import DataError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Examine and draw as the command line says.
+
+    Args:
+        arguments: Command line; by default the process's own.
+
+    Returns:
+        Exit status: 0, 1 or 2.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m lightning_modules.tools.doctor", description=__doc__
+    )
+    doctor.add_arguments(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("doctor"),
+        help="folder of the pictures (default doctor)",
+    )  # fmt: skip
+    parser.add_argument("--format", choices=["png", "svg"], default="png", help="default png")
+    options = parser.parse_args(arguments)
+    try:
+        report = doctor.examine_as_told(options)
+        if not options.fast:
+            _draw(report, options.output, options.format)
+    except (DataError, OSError) as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    return report.exit_code
+
+
+def _draw(report: doctor.Report, folder: Path, suffix: str) -> None:
+    from lightning_modules import data_plots, plots
+
+    for name, figure in (
+        ("overview", data_plots.overview_figure(report)),
+        ("levels", data_plots.levels_figure(report)),
+    ):
+        path = folder / f"{name}.{suffix}"
+        plots.save(figure, path)
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
