@@ -130,7 +130,7 @@ def untraceable(where: str) -> Untraceable:
 def test_the_network_alone_where_the_whole_cannot_be_traced(tmp_path: Path) -> None:
     exported = exporting.export_program(untraceable("stft"), tmp_path / "network.pt2", 0.02)
     assert exported.part == "network"
-    assert exported.axes == ["batch", 2, 129, "frames"]
+    assert exported.axes[:3] == ["batch", 2, 129]
     assert exported.difference <= exporting.TOLERANCE
 
 
