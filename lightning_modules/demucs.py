@@ -172,12 +172,12 @@ class DemucsNetwork(nn.Module):
         """Smallest length from ``samples`` on at which no convolution leaves a sample over."""
         length = samples if self.upsampling is None else 2 * samples
         for _ in self.encoder:
-            # Rounded up in whole numbers, which programs of torch.export can hold.
-            length = max(1, -(-(length - KERNEL_SIZE) // STRIDE) + 1)
+            # Rounded up in whole numbers from 0 on, which all exported programs divide alike.
+            length = (max(0, length - KERNEL_SIZE) + STRIDE - 1) // STRIDE + 1
             length += 0 if self.padded else _CONTEXT - 1
         for _ in self.encoder:
             length = (length - 1) * STRIDE + KERNEL_SIZE
-        return length if self.upsampling is None else -(-length // 2)
+        return length if self.upsampling is None else (length + 1) // 2
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Map a mixture (B, C, T) to estimates (B, S, C, T), any T."""

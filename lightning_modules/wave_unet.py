@@ -235,8 +235,8 @@ class WaveUNet(WaveformSeparator):
             Estimates, shape (B, S, C, T), ordered as ``self.sources``.
         """
         network, samples = self.network, mixture.shape[-1]
-        # Rounded up in whole numbers, which programs of torch.export can hold.
-        steps = -(-max(0, samples - network.remainder) // network.multiple)
+        # Rounded up in whole numbers from 0 on, which all exported programs divide alike.
+        steps = (max(0, samples - network.remainder) + network.multiple - 1) // network.multiple
         spare = network.remainder + steps * network.multiple - samples
         before, behind = network.context // 2, network.context // 2 + spare
         mode = "reflect" if network.context and behind < samples else "constant"
