@@ -63,7 +63,7 @@ def in_fresh_process(kind: str, path: Path, given: Tensor, expected: Tensor, fol
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", list(export.SUFFIXES))
+@pytest.mark.parametrize("kind", ["safetensors", "onnx"])
 def test_waveforms_of_any_number_and_length(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
