@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class Browser:
 def users(app: tuple[str, Path], tmp_path: Path) -> Iterator[Callable[[], Browser]]:
     from selenium import webdriver
 
-    drivers = []
+    drivers: list[Any] = []
 
     def enter() -> Browser:
         number = len(drivers)
@@ -255,7 +256,7 @@ def test_two_users_at_once(users: Callable[[], Browser], tmp_path: Path) -> None
     for user, song in zip(pair, songs, strict=True):
         user.start(song)
     for user, song in zip(pair, songs, strict=True):
-        user.wait(lambda user=user: user.all("stem-player .play"))
+        user.wait(partial(user.all, "stem-player .play"))
         assert user.one("stem-player h2").text == song.stem
         found = user.download("stem-player a[href$='/stems/0']", f"{song.stem} - mixture.wav")
         assert np.array_equal(soundfile.read(found)[0], soundfile.read(song)[0])

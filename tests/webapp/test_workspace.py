@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.audio import DataError
+from datamodules.audio import DataError, inspect
 from lightning_modules.stem_files import separate_file
 from lightning_modules.webapp import workspace as module
 from lightning_modules.webapp.workspace import Limits, Workspace
@@ -111,7 +111,6 @@ def test_what_is_refused(
 
     # A container may say less than it holds: what counts is what comes out.
     path = upload(workspace, write_song(tmp_path / "long.flac", 8, 1))
-    inspect = module.inspect
     monkeypatch.setattr(module, "inspect", lambda path: type(inspect(path))(0, RATE, 1, "aac"))
     with pytest.raises(DataError, match=r"^long\.flac: lasts 0\.1 minutes, at most 0\.1"):
         workspace.separate(path, {"a": tiny()})
