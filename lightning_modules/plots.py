@@ -6,7 +6,7 @@ is neither safe in threads nor content without a display.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ _DYNAMIC_RANGE_DB = 80.0
 _LOWEST_HZ, _HIGHEST_HZ = 30.0, 16_000.0
 _BANDS = 240
 _FREQUENCY_TICKS_HZ = {50: "50", 200: "200", 1000: "1k", 5000: "5k", 15000: "15k"}
+_WAVE_COLOUR = "#4f7fc0"
 _MIXTURE_COLOUR, _REFERENCE_FACE, _ESTIMATE_COLOUR = "0.84", "#6f9fd8", "#d1530f"
 
 
@@ -180,6 +181,51 @@ def waveform_figure(
     return figure
 
 
+def track_strips(tracks: Iterable[_Signal], sample_rate: int) -> Iterator[tuple[Figure, Figure]]:
+    """Draw a waveform and a spectrogram of each track, bare, for a player to lie behind.
+
+    Both reach from edge to edge, so that a playhead over them shows the time. The first track
+    sets the scales of all. Tracks are taken one at a time, as they may not fit into memory.
+
+    Args:
+        tracks: Waveforms, nominally in [-1, 1], shape (C, T); the mixture first.
+        sample_rate: Samples per second.
+
+    Yields:
+        Waveform on a transparent ground, and spectrogram, of one track after the other.
+    """
+    peak = loudest = 0.0
+    for signal in tracks:
+        power = _band_power(signal, sample_rate, columns=1000)
+        if not peak:
+            peak = max(float(np.abs(signal).max()), 1e-6)
+            loudest = max(float(power.max()), 1e-12)
+        waveform = Figure(figsize=(12, 1), dpi=_DPI, facecolor="none")
+        axes = waveform.add_axes((0, 0, 1, 1))
+        length = signal.shape[-1] / sample_rate
+        seconds, lowest, highest = _envelope(signal, sample_rate)
+        axes.fill_between(seconds, lowest, highest, color=_WAVE_COLOUR, linewidth=0)
+        axes.set(xlim=(0, length), ylim=(-peak, peak))
+        axes.set_axis_off()
+        spectrogram = Figure(figsize=(12, 1.6), dpi=_DPI)
+        axes = spectrogram.add_axes((0, 0, 1, 1))
+        _draw_spectrogram(axes, power, loudest, length)
+        axes.set_axis_off()
+        yield waveform, spectrogram
+
+
+def frequency_heights() -> dict[str, float]:
+    """Tell at what part of a spectrogram's height, from its lower edge, frequencies lie.
+
+    Returns:
+        Frequency in hertz as a label, such as ``1k``, -> height from 0 to 1.
+    """
+    span = math.log(_HIGHEST_HZ / _LOWEST_HZ)
+    return {
+        label: math.log(hertz / _LOWEST_HZ) / span for hertz, label in _FREQUENCY_TICKS_HZ.items()
+    }
+
+
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure in one stroke.
 
@@ -249,11 +295,8 @@ def _draw_spectrogram(
         vmin=-_DYNAMIC_RANGE_DB,
         vmax=0,
     )
-    span = math.log(_HIGHEST_HZ / _LOWEST_HZ)
-    axes.set_yticks(
-        [math.log(hertz / _LOWEST_HZ) / span for hertz in _FREQUENCY_TICKS_HZ],
-        list(_FREQUENCY_TICKS_HZ.values()),
-    )
+    ticks = frequency_heights()
+    axes.set_yticks(list(ticks.values()), list(ticks))
     axes.tick_params(labelsize=9)
 
 

@@ -149,3 +149,22 @@ def test_waveforms_keep_their_peaks() -> None:
     assert heights.max() == 0.25
     assert np.asarray(upper.get_xdata())[heights.argmax()] == pytest.approx(0.5, abs=2 / 600)
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+
+
+def test_strips_reach_from_edge_to_edge_and_share_scales() -> None:
+    tone, click = tone_and_click()
+    strips = list(plots.track_strips(iter([tone, 0.5 * tone, click]), RATE))
+    for waveform, spectrogram in strips:
+        for figure in (waveform, spectrogram):
+            (axes,) = figure.axes
+            assert axes.get_position().bounds == (0, 0, 1, 1)
+            assert axes.get_xlim() == (0, 2)
+        assert waveform.axes[0].get_ylim() == pytest.approx((-0.5, 0.5), abs=1e-3)
+    whole, half, clicked = (image(spectrogram.axes[0]) for _, spectrogram in strips)
+    assert whole.max() == pytest.approx(0)
+    assert half.max() == pytest.approx(-6.02, abs=0.01)
+    row = int(plots.frequency_heights()["1k"] * len(whole))
+    assert abs(int(whole[:, 50].argmax()) - row) <= 2
+    assert clicked.max(axis=0).argmax() == pytest.approx(clicked.shape[1] / 4, abs=3)
+    silent = np.zeros((2, RATE), np.float32)
+    assert len(list(plots.track_strips([silent, silent], RATE))) == 2

@@ -1,0 +1,153 @@
+"""Separate and listen in a browser: ``python -m lightning_modules.tools.webapp --checkpoint X``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from datamodules.audio import DataError
+from lightning_modules.description import check_is_there
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the app until it is stopped.
+
+    Args:
+        arguments: Command line; by default this process's.
+
+    Returns:
+        Exit status: 0, or 2 for a mistake that the message on stderr explains.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        serve(options)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.webapp")
+    add = parser.add_argument
+    add("--checkpoint", required=True, nargs="+", type=Path, help="one or more checkpoints")
+    add("--device", help="cpu, cuda, ...; by default the fastest")
+    serving = parser.add_argument_group("serving")
+    add = serving.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: only this "
+        "machine; 0.0.0.0: whoever reaches it)")  # fmt: skip
+    add("--port", type=int, default=7860, help="default 7860; 0 for any that is free")
+    add("--queue", type=int, default=10, help="songs that may wait (default 10)")
+    add("--jobs", type=int, default=1, help="songs that are separated at a time (default 1)")
+    songs = parser.add_argument_group("songs")
+    add = songs.add_argument
+    add("--max-minutes", type=float, default=15, help="longest song (default 15)")
+    add("--max-mb", type=float, default=200, help="largest file (default 200)")
+    add("--keep-minutes", type=float, default=60,
+        help="time after its last use that a song is removed (default 60)")  # fmt: skip
+    return parser
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Load the models and serve the app.
+
+    Args:
+        options: The command line.
+
+    Raises:
+        DataError: An option or a checkpoint cannot be used, or Gradio is missing.
+        OSError: The port is taken.
+    """
+    from lightning_modules.webapp.workspace import Limits, Workspace
+
+    for option, value, least in (("--queue", options.queue, 1), ("--jobs", options.jobs, 1)):
+        if value < least:
+            raise DataError(f"{option} is {value}: give a number from {least} on")
+    if not 0 <= options.port < 2**16:
+        raise DataError(f"--port is {options.port}: give a number from 0 to {2**16 - 1}")
+    limits = Limits(options.max_minutes, options.max_mb, options.keep_minutes)
+    for path in options.checkpoint:
+        check_is_there(path)
+    if importlib.util.find_spec("gradio") is None:
+        raise DataError("the app needs Gradio, which is not installed: pip install gradio")
+    listening = _listen(options.host, options.port)  # a taken port is told before models load
+
+    import torch
+    import uvicorn
+
+    from lightning_modules.checkpoint import load_separator
+    from lightning_modules.device import usable_device
+
+    place = usable_device(options.device)
+    if place.type == "cpu" and options.jobs > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // options.jobs))
+    names = model_names(options.checkpoint)
+    models = {
+        name: load_separator(path, place)
+        for name, path in zip(names, options.checkpoint, strict=True)
+    }
+    # SIGTERM, too, shall remove the songs.
+    signal.signal(signal.SIGTERM, _leave)
+    with listening, Workspace(limits) as workspace:
+        # Only now: Gradio notes at once where the workspace is.
+        from lightning_modules.webapp.server import build_server
+
+        app = build_server(models, workspace, options.queue, options.jobs)
+        host, port = listening.getsockname()[:2]
+        print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+        # Players keep connections open; nobody waits for them at the end.
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def model_names(checkpoints: Sequence[Path]) -> list[str]:
+    """Name models by as much of their paths as tells them apart.
+
+    Args:
+        checkpoints: Checkpoint files.
+
+    Returns:
+        Names in the same order, such as ``unet`` and ``demucs`` of two runs' ``best.ckpt``.
+
+    Raises:
+        DataError: A checkpoint is given twice.
+    """
+    paths = [path.resolve() for path in checkpoints]
+    if len(set(paths)) < len(paths):
+        raise DataError("--checkpoint: a file is given twice; give each once")
+    stems = [path.with_suffix("") for path in paths]
+    for length in range(1, max(len(path.parts) for path in stems) + 1):
+        names = ["/".join(path.parts[-length:]) for path in stems]
+        if len(set(names)) == len(names):
+            return [name.replace("/checkpoints/", "/") for name in names]
+    return [str(path) for path in paths]  # they differ in their suffixes only
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise OSError(
+            f"--host {host} --port {port} cannot be listened on: {error.strerror}; give another "
+            "--port, or 0 for any that is free"
+        ) from error
+    return listening
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

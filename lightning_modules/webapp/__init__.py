@@ -1,0 +1,1 @@
+"""The web app: songs in, stems to listen to out."""

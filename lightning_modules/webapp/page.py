@@ -1,0 +1,101 @@
+"""The page, in Gradio; what is heard of a song is in ``static/player.js``."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+import gradio
+
+from datamodules.audio import DataError
+from lightning_modules.stem_files import SeparatingModule
+from lightning_modules.webapp import rendering
+from lightning_modules.webapp.workspace import Workspace
+
+_AT_ONCE = 2  # models side by side
+_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
+THEME = gradio.themes.Base(
+    primary_hue="blue",
+    neutral_hue="slate",
+    font=_FONTS,
+    font_mono=["ui-monospace", "Consolas", "monospace"],
+)
+_EMPTY = """<div class="stemlab-empty">The stems appear here: play them together, mute, solo and
+mix them, look at them, and take them home.</div>"""
+
+
+def build_page(
+    models: Mapping[str, SeparatingModule], workspace: Workspace, queue: int, jobs: int
+) -> gradio.Blocks:
+    """Lay out the page.
+
+    Args:
+        models: Name -> model.
+        workspace: Where the songs are.
+        queue: Songs that may wait.
+        jobs: Songs that are separated at a time.
+
+    Returns:
+        The page, not yet served.
+    """
+    names = list(models)
+    limits = workspace.limits
+
+    def separate(upload: str | None, chosen: list[str], progress: Any = gradio.Progress()) -> str:  # noqa: B008
+        if not upload:
+            return _message("Choose a song first: drop a file on the field, or click it.")
+        known = [name for name in names if name in chosen]
+        if not known or len(known) > _AT_ONCE:
+            return _message(f"{len(known)} models are chosen: choose one, or two to compare.")
+
+        def tell(part: float, what: str) -> None:
+            progress(part, desc=what)
+
+        try:
+            song = workspace.separate(upload, {name: models[name] for name in known}, tell)
+            rendering.draw(song, tell)
+        except DataError as error:
+            return _message(str(error))
+        return f'<stem-player song="{song.token}"></stem-player>'
+
+    with gradio.Blocks(title="Stemlab", analytics_enabled=False, fill_width=True) as page:
+        _html('<header class="stemlab-header"><h1>Stemlab</h1><p>Take a song apart.</p></header>')
+        with gradio.Row(elem_classes="stemlab-columns"):
+            with gradio.Column(scale=1, min_width=280, elem_classes="stemlab-side"):
+                upload = gradio.File(label="Song", height=170, elem_id="song")
+                chosen = gradio.CheckboxGroup(
+                    names,
+                    value=names[:1],
+                    label="Model" if len(names) == 1 else "Models (two are compared)",
+                    interactive=len(names) > 1,
+                    elem_id="models",
+                )
+                button = gradio.Button("Separate", variant="primary", elem_id="separate")
+                _html(
+                    '<p class="stemlab-note">WAV, MP3, FLAC, M4A or Ogg, up to '
+                    f"{limits.minutes:g} minutes and {limits.megabytes:g} MB. Songs are removed "
+                    f"after {limits.keep_minutes:g} minutes without use.</p>"
+                )
+            with gradio.Column(scale=3, min_width=320):
+                result = _html(_EMPTY, elem_id="result")
+        button.click(
+            separate,
+            [upload, chosen],
+            result,
+            concurrency_limit=jobs,
+            trigger_mode="once",
+            show_progress="full",
+            api_visibility="private",
+        )
+    page.queue(max_size=queue, default_concurrency_limit=jobs)
+    return page
+
+
+def _message(text: str) -> str:
+    return f'<div class="stemlab-error" role="alert">{html.escape(text)}</div>'
+
+
+def _html(content: str, **settings: Any) -> gradio.HTML:
+    # Gradio's style for running text would change buttons and headings within.
+    return gradio.HTML(content, apply_default_css=False, **settings)

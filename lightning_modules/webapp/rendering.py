@@ -1,0 +1,170 @@
+"""What the app makes of a song's tracks: sound for the player, pictures and downloads."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from datamodules.audio import Audio, DataError, read
+from datamodules.tags import read_tags
+from lightning_modules.encoding import Encoding
+from lightning_modules.plots import save, track_strips
+from lightning_modules.stem_files import StemFiles
+from lightning_modules.webapp.workspace import Song, Track
+
+PICTURES = ("waveform", "spectrogram")
+HIGHEST_LEVEL = 2.0  # about 6 dB
+MOST_SECONDS = 10  # of sound in one answer
+_BLOCK_SAMPLES = 2**18
+
+
+def headroom(song: Song) -> float:
+    """What the player's samples are divided by so that none is clipped, at least 1."""
+    return max([1.0, *song.peaks])
+
+
+def pcm(song: Song, start: int, samples: int) -> bytes:
+    """Read a stretch of all tracks at once, so that they cannot come apart.
+
+    Args:
+        song: The song.
+        start: First sample.
+        samples: Number of samples; the end of the song, or ``MOST_SECONDS``, may cut it short.
+
+    Returns:
+        16-bit little-endian integers, full scale being ``headroom``, shape (tracks, C, n).
+    """
+    start = max(0, start)
+    samples = max(0, min(samples, MOST_SECONDS * song.sample_rate))
+    audio = np.stack([read(track.path, start, samples) for track in song.tracks])
+    return (audio * (32767 / headroom(song))).round().astype("<i2").tobytes()
+
+
+def draw(song: Song, progress: Callable[[float, str], None] = lambda part, what: None) -> None:
+    """Draw the pictures of all tracks, and find their peaks.
+
+    Args:
+        song: The song; its ``peaks`` are filled.
+        progress: Told how much is done, from 0 to 1, and what is at hand.
+    """
+
+    def signals() -> Iterator[Audio]:
+        for number, track in enumerate(song.tracks):
+            progress(number / len(song.tracks), "drawing")
+            signal = read(track.path)
+            song.peaks.append(float(np.abs(signal).max(initial=0)))
+            yield signal
+
+    for number, figures in enumerate(track_strips(signals(), song.sample_rate)):
+        for kind, figure in zip(PICTURES, figures, strict=True):
+            save(figure, picture(song, number, kind))
+
+
+def picture(song: Song, number: int, kind: str) -> Path:
+    """Name the picture of a track.
+
+    Args:
+        song: The song.
+        number: The track.
+        kind: One of ``PICTURES``.
+    """
+    return song.folder / f"{number}-{kind}.png"
+
+
+def remix(song: Song, levels: Sequence[float]) -> Path:
+    """Mix the tracks from their float samples, block by block.
+
+    Args:
+        song: The song.
+        levels: Factor of each track, from 0 to ``HIGHEST_LEVEL``.
+
+    Returns:
+        A new 24-bit WAV, turned down as a whole when it would clip; the caller removes it.
+
+    Raises:
+        DataError: Number or values of the levels are wrong.
+    """
+    if len(levels) != len(song.tracks) or not all(0 <= x <= HIGHEST_LEVEL for x in levels):
+        raise DataError(
+            f"levels are {', '.join(map(str, levels))}: give {len(song.tracks)} numbers from 0 to "
+            f"{HIGHEST_LEVEL:g}, one a track"
+        )
+    folder = Path(tempfile.mkdtemp(dir=song.folder))
+    heard = [(track.path, level) for track, level in zip(song.tracks, levels, strict=True) if level]
+    size, tags = (song.sample_rate, song.channels), read_tags(song.source)
+    encoding = Encoding("wav", bits=24)
+    with ExitStack() as stack:
+        files = [(stack.enter_context(soundfile.SoundFile(path)), x) for path, x in heard]
+        mix = stack.enter_context(StemFiles(folder, ["remix"], *size, False, encoding, tags))
+        for start in range(0, song.samples, _BLOCK_SAMPLES):
+            number = min(_BLOCK_SAMPLES, song.samples - start)
+            total = np.zeros((number, song.channels), np.float32)
+            for file, level in files:
+                total += np.float32(level) * file.read(number, dtype="float32", always_2d=True)
+            mix.write(total.T[None])
+    return folder / "remix.wav"
+
+
+def archive(song: Song, model: str) -> Path:
+    """Put a model's stems into one zip file, once.
+
+    Args:
+        song: The song.
+        model: Name of the model.
+
+    Returns:
+        The file.
+    """
+
+    def write(target: Path, stems: list[Track]) -> None:
+        # Float samples of music hardly shrink: stored, it is ready at once.
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as file:
+            for stem in stems:
+                file.write(stem.path, f"{song.title}/{stem.name}.wav")
+
+    return _made_once(song, model, "zip", write)
+
+
+def stem_mp4(song: Song, model: str) -> Path:
+    """Encode the mixture and a model's stems as MUSDB18 has them, once.
+
+    Args:
+        song: The song.
+        model: Name of the model.
+
+    Returns:
+        The file.
+
+    Raises:
+        FFmpegMissingError: ffmpeg is not installed.
+        DataError: ffmpeg failed.
+    """
+    encoding = Encoding("stem.mp4")
+
+    def write(target: Path, stems: list[Track]) -> None:
+        tracks = [song.tracks[0], *stems]
+        peaks = dict(zip((track.path for track in song.tracks), song.peaks, strict=True))
+        gain = encoding.gain(max(peaks[track.path] for track in tracks))
+        sources = {track.name: track.path for track in tracks}
+        encoding.write(sources, [target], gain, read_tags(song.source))
+
+    return _made_once(song, model, "stem.mp4", write)
+
+
+def _made_once(
+    song: Song, model: str, suffix: str, write: Callable[[Path, list[Track]], None]
+) -> Path:
+    stems = song.stems(model)
+    path = stems[0].path.parent.with_suffix(f".{suffix}")
+    with song.lock:
+        if not path.is_file():
+            unfinished = path.with_name(f".unfinished.{suffix}")
+            write(unfinished, stems)
+            unfinished.replace(path)
+    return path

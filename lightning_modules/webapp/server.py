@@ -1,0 +1,186 @@
+"""What the app answers over HTTP: the page, and the songs behind their tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from importlib.resources import files
+
+# Before Gradio is imported, which reads it once.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio
+from fastapi import FastAPI, HTTPException
+from starlette.background import BackgroundTask
+from starlette.datastructures import MutableHeaders
+from starlette.responses import FileResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from datamodules.audio import DataError
+from lightning_modules.plots import frequency_heights
+from lightning_modules.stem_files import SeparatingModule
+from lightning_modules.webapp import rendering
+from lightning_modules.webapp.page import THEME, build_page
+from lightning_modules.webapp.workspace import Song, Workspace
+
+_STATIC = {
+    "player.js": "text/javascript",
+    "blind_test.js": "text/javascript",
+    "page.css": "text/css",
+}
+# The browser itself then refuses whatever would be fetched from elsewhere.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' "
+    "'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; frame-ancestors 'self'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_HEAD = """<link rel="stylesheet" href="/app/page.css">
+<script type="module" src="/app/player.js"></script>"""
+
+
+def build_server(
+    models: Mapping[str, SeparatingModule], workspace: Workspace, queue: int, jobs: int
+) -> FastAPI:
+    """Put the page and the songs under one roof.
+
+    Args:
+        models: Name -> model.
+        workspace: Where the songs are; made before this module is imported.
+        queue: Songs that may wait.
+        jobs: Songs that are separated at a time.
+
+    Returns:
+        The ASGI application.
+    """
+    app = FastAPI(title="Stemlab", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(_Policy)
+    songs = _SongRoutes(workspace)
+    for path, answer in (
+        ("/app/{name}", _static),
+        ("/songs/{token}", songs.describe),
+        ("/songs/{token}/pcm", songs.pcm),
+        ("/songs/{token}/pictures/{track}/{kind}", songs.picture),
+        ("/songs/{token}/stems/{track}", songs.stem),
+        ("/songs/{token}/models/{model}/{kind}", songs.model),
+        ("/songs/{token}/remix", songs.remix),
+    ):
+        app.add_api_route(path, answer, methods=["GET"], response_model=None)
+    page = build_page(models, workspace, queue, jobs)
+    served: FastAPI = gradio.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        footer_links=[],
+        max_file_size=workspace.limits.bytes,
+        ssr_mode=False,
+        enable_monitoring=False,
+        theme=THEME,
+        head=_HEAD,
+    )
+    # A page that is mounted passes for one in the making, of which Gradio 6 does not check whether
+    # the file that a browser names was uploaded: any file of the machine would be.
+    page.has_launched = page.is_running = True
+    return served
+
+
+class _SongRoutes:
+    """What is asked of a song. FastAPI runs these in threads of its own."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def describe(self, token: str) -> Response:
+        song = self._song(token)
+        models = list(dict.fromkeys(track.model for track in song.tracks if track.model))
+        described = {
+            "title": song.title,
+            "sampleRate": song.sample_rate,
+            "channels": song.channels,
+            "samples": song.samples,
+            "headroom": rendering.headroom(song),
+            "tracks": [{"name": track.name, "model": track.model} for track in song.tracks],
+            "models": models,
+            "stemMp4": shutil.which("ffmpeg") is not None,
+            "frequencies": frequency_heights(),
+        }
+        return Response(json.dumps(described), media_type="application/json")
+
+    def pcm(self, token: str, start: int, samples: int) -> Response:
+        content = rendering.pcm(self._song(token), start, samples)
+        return Response(content, media_type="application/octet-stream")
+
+    def picture(self, token: str, track: int, kind: str) -> Response:
+        song = self._song(token)
+        if not 0 <= track < len(song.tracks) or kind not in rendering.PICTURES:
+            raise HTTPException(404, "no such picture")
+        return FileResponse(rendering.picture(song, track, kind), media_type="image/png")
+
+    def stem(self, token: str, track: int) -> Response:
+        song = self._song(token)
+        if not 0 <= track < len(song.tracks):
+            raise HTTPException(404, "no such track")
+        found = song.tracks[track]
+        name = f"{song.title} - {found.name}.wav"
+        return FileResponse(found.path, media_type="audio/wav", filename=name)
+
+    def model(self, token: str, model: int, kind: str) -> Response:
+        song = self._song(token)
+        names = list(dict.fromkeys(track.model for track in song.tracks if track.model))
+        makers = {"zip": rendering.archive, "stem.mp4": rendering.stem_mp4}
+        if not 0 <= model < len(names) or kind not in makers:
+            raise HTTPException(404, "no such download")
+        try:
+            path = makers[kind](song, names[model])
+        except DataError as error:
+            raise HTTPException(503, str(error).replace(str(song.folder), "")) from error
+        media = {"zip": "application/zip", "stem.mp4": "video/mp4"}[kind]
+        return FileResponse(path, media_type=media, filename=f"{song.title}.{kind}")
+
+    def remix(self, token: str, levels: str) -> Response:
+        song = self._song(token)
+        try:
+            path = rendering.remix(song, [float(word) for word in levels.split(",")])
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+        return FileResponse(
+            path,
+            media_type="audio/wav",
+            filename=f"{song.title} - my mix.wav",
+            background=BackgroundTask(shutil.rmtree, path.parent, ignore_errors=True),
+        )
+
+    def _song(self, token: str) -> Song:
+        song = self._workspace.song(token)
+        if song is None:
+            minutes = self._workspace.limits.keep_minutes
+            raise HTTPException(
+                404,
+                f"This song is no longer here: songs are removed after {minutes:g} minutes "
+                "without use. Separate it again.",
+            )
+        return song
+
+
+def _static(name: str) -> Response:
+    if name not in _STATIC:
+        raise HTTPException(404, "no such file")
+    content = (files("lightning_modules.webapp") / "static" / name).read_bytes()
+    return Response(content, media_type=_STATIC[name], headers={"Cache-Control": "no-cache"})
+
+
+class _Policy:
+    """Adds headers to all answers, Gradio's included."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, send_with_policy)

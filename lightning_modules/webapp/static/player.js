@@ -1,0 +1,428 @@
+// <stem-player song="TOKEN">: plays all tracks of a song from one clock.
+//
+// Sound comes in segments that hold all tracks, and each track's part of a segment is handed to
+// Web Audio for the same moment: tracks cannot drift apart, whatever the network does.
+
+import { BlindTest } from "./blind_test.js";
+
+const SEGMENT_SECONDS = 4;
+const AHEAD_SECONDS = 6;
+const KEPT_SEGMENTS = 12;
+const FADE_SECONDS = 0.015;
+const LOWEST_DB = -40; // the slider's left end: silence
+const HIGHEST_DB = 6;
+
+/** Make an element: tag, attributes ("on..." are listeners), children. */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== false) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children);
+  return element;
+}
+
+/** The samples of a song, segment by segment, as AudioBuffers. */
+class Segments {
+  constructor(url, song) {
+    this.url = url;
+    this.song = song;
+    this.length = SEGMENT_SECONDS * song.sampleRate;
+    this.kept = new Map();
+  }
+
+  /** One AudioBuffer a track; the same promise while it is kept. */
+  get(number) {
+    const known = this.kept.get(number) ?? this.load(number);
+    this.kept.delete(number);
+    this.kept.set(number, known); // the newest is the last
+    if (this.kept.size > KEPT_SEGMENTS) this.kept.delete(this.kept.keys().next().value);
+    known.catch(() => this.kept.delete(number));
+    return known;
+  }
+
+  async load(number) {
+    const { tracks, channels, sampleRate, headroom } = this.song;
+    const start = number * this.length;
+    const answer = await fetch(`${this.url}/pcm?start=${start}&samples=${this.length}`);
+    if (!answer.ok) throw new Error(await reason(answer));
+    const integers = new Int16Array(await answer.arrayBuffer()); // (tracks, channels, samples)
+    const samples = integers.length / tracks.length / channels;
+    const scale = headroom / 32767;
+    return tracks.map((_, track) => {
+      const buffer = new AudioBuffer({ numberOfChannels: channels, length: samples, sampleRate });
+      for (let channel = 0; channel < channels; channel++) {
+        const first = (track * channels + channel) * samples;
+        const target = buffer.getChannelData(channel);
+        for (let i = 0; i < samples; i++) target[i] = integers[first + i] * scale;
+      }
+      return buffer;
+    });
+  }
+}
+
+/** Play, pause and seek; one gain a track. */
+class Transport {
+  constructor(url, song) {
+    this.song = song;
+    this.duration = song.samples / song.sampleRate;
+    this.segments = new Segments(url, song);
+    this.playing = false;
+    this.offset = 0; // song's time at the anchor, seconds
+    this.anchor = 0; // the context's time then
+    this.turn = 0; // what was asked for before the last seek is thrown away
+    this.sources = new Set();
+    this.wanted = song.tracks.map(() => 1);
+    this.onerror = () => {};
+  }
+
+  get currentTime() {
+    if (!this.playing) return this.offset;
+    const heard = this.offset + Math.max(0, this.context.currentTime - this.anchor);
+    return Math.min(heard, this.until, this.duration);
+  }
+
+  async play() {
+    if (this.playing) return;
+    if (!this.context) {
+      // At the song's own rate nothing is resampled, so that segments join without a seam.
+      this.context = new AudioContext({ sampleRate: this.song.sampleRate });
+      this.gains = this.wanted.map((gain) => {
+        const node = new GainNode(this.context, { gain });
+        node.connect(this.context.destination);
+        return node;
+      });
+    }
+    this.context.resume();
+    if (this.offset >= this.duration) this.offset = 0;
+    this.playing = true;
+    await this.fill();
+  }
+
+  pause() {
+    this.offset = this.currentTime;
+    this.playing = false;
+    this.silence();
+  }
+
+  async seek(seconds) {
+    const playing = this.playing;
+    this.playing = false;
+    this.silence();
+    this.offset = Math.min(Math.max(0, seconds), this.duration);
+    if (playing && this.offset < this.duration) await this.play();
+  }
+
+  setGains(gains) {
+    this.wanted = gains;
+    this.gains?.forEach((node, track) => {
+      node.gain.setTargetAtTime(gains[track], this.context.currentTime, FADE_SECONDS);
+    });
+  }
+
+  close() {
+    this.pause();
+    this.context?.close();
+  }
+
+  silence() {
+    this.turn++;
+    for (const source of this.sources) source.stop();
+    this.sources.clear();
+  }
+
+  /** Keep a few seconds scheduled ahead of what is heard, until the end. */
+  async fill() {
+    const turn = this.turn;
+    const rate = this.song.sampleRate;
+    this.until = this.offset;
+    this.anchor = this.context.currentTime;
+    let sample = Math.round(this.offset * rate);
+    try {
+      while (sample < this.song.samples) {
+        const number = Math.floor(sample / this.segments.length);
+        const buffers = await this.segments.get(number);
+        if (turn !== this.turn) return;
+        const skipped = sample / rate - (number * this.segments.length) / rate;
+        let when = this.anchor + sample / rate - this.offset;
+        const earliest = this.context.currentTime + 0.05;
+        if (when < earliest) {
+          // It came too late: all that follows is put off.
+          this.anchor += earliest - when;
+          when = earliest;
+        }
+        buffers.forEach((buffer, track) => this.start(buffer, track, when, skipped));
+        sample = Math.min((number + 1) * this.segments.length, this.song.samples);
+        this.until = sample / rate;
+        while (turn === this.turn && this.until - this.currentTime > AHEAD_SECONDS) {
+          await new Promise((wake) => setTimeout(wake, 100));
+        }
+        if (turn !== this.turn) return;
+      }
+    } catch (error) {
+      if (turn !== this.turn) return;
+      this.pause();
+      this.onerror(error);
+    }
+  }
+
+  start(buffer, track, when, skipped) {
+    const source = new AudioBufferSourceNode(this.context, { buffer });
+    source.connect(this.gains[track]);
+    source.start(when, skipped);
+    this.sources.add(source);
+    source.onended = () => this.sources.delete(source);
+  }
+}
+
+class StemPlayer extends HTMLElement {
+  async connectedCallback() {
+    if (this.transport) return;
+    this.url = `/songs/${encodeURIComponent(this.getAttribute("song"))}`;
+    try {
+      const answer = await fetch(this.url);
+      if (!answer.ok) throw new Error(await reason(answer));
+      this.song = await answer.json();
+    } catch (error) {
+      this.complain(error);
+      return;
+    }
+    if (!this.isConnected) return;
+    this.transport = new Transport(this.url, this.song);
+    this.transport.onerror = (error) => this.complain(error);
+    this.build();
+    this.setGains();
+    const tick = () => {
+      if (!this.isConnected) return;
+      this.show();
+      requestAnimationFrame(tick);
+    };
+    tick();
+  }
+
+  disconnectedCallback() {
+    this.transport?.close();
+  }
+
+  get currentTime() {
+    return this.transport.currentTime;
+  }
+
+  get duration() {
+    return this.transport.duration;
+  }
+
+  get playing() {
+    return this.transport.playing;
+  }
+
+  play() {
+    return this.transport.play();
+  }
+
+  seek(seconds) {
+    return this.transport.seek(seconds);
+  }
+
+  /** Sound this track alone at its own level, whatever the mixer says; null: as the mixer says. */
+  audition(track) {
+    this.auditioned = track;
+    this.setGains();
+  }
+
+  build() {
+    const { song } = this;
+    // The mixture is there to compare with; at first the stems are heard.
+    this.rows = song.tracks.map((track, number) => ({
+      track,
+      number,
+      muted: !track.model || track.model !== song.models[0],
+      solo: false,
+      level: 1,
+    }));
+    this.toggle = make("button", { class: "play", type: "button", onclick: () => this.press() });
+    this.clock = make("output", { class: "clock" });
+    this.slider = make("input", {
+      type: "range", min: 0, max: this.duration, step: "any", "aria-label": "Position",
+      class: "seek", oninput: () => this.seek(Number(this.slider.value)),
+    });
+    this.mixer = make("div", { class: "mixer" });
+    for (const row of this.rows) {
+      if (row.number === 0 || this.rows[row.number - 1].track.model !== row.track.model) {
+        this.mixer.append(this.heading(row.track.model));
+      }
+      this.mixer.append(this.row(row));
+    }
+    this.blind = song.models.length > 1 ? new BlindTest(this) : null;
+    this.replaceChildren(
+      make("div", { class: "top" },
+        make("h2", {}, song.title),
+        make("div", { class: "views", role: "group", "aria-label": "Pictures" },
+          ...["waveform", "spectrogram"].map((kind) => this.view(kind))),
+      ),
+      make("div", { class: "transport" }, this.toggle, this.slider, this.clock),
+      ...(this.blind ? [this.blind.element] : []),
+      this.mixer,
+      this.downloads(),
+    );
+    this.look("waveform");
+  }
+
+  heading(model) {
+    const several = this.song.models.length > 1;
+    const button = several && model && make("button", {
+      type: "button", class: "only", title: "Hear this model's stems and nothing else",
+      onclick: () => this.only(model),
+    }, "Hear only this");
+    return make("h3", {}, model || "Original", ...(button ? [button] : []));
+  }
+
+  row(row) {
+    const { track, number } = row;
+    const name = track.model ? track.name : "whole song";
+    const spoken = track.model ? `${track.name}, ${track.model}` : "original";
+    const press = (what) => () => {
+      row[what] = !row[what];
+      this.setGains();
+    };
+    row.muteButton = make("button", {
+      type: "button", class: "mute", "aria-label": `Mute ${spoken}`, title: "Mute",
+      onclick: press("muted"),
+    }, "M");
+    row.soloButton = make("button", {
+      type: "button", class: "solo", "aria-label": `Solo ${spoken}`, title: "Solo",
+      onclick: press("solo"),
+    }, "S");
+    const shown = make("output", { class: "decibels" }, "0 dB");
+    const level = make("input", {
+      type: "range", min: LOWEST_DB, max: HIGHEST_DB, step: 0.5, value: 0, class: "level",
+      "aria-label": `Level of ${spoken}`, title: "Level; a double click sets 0 dB",
+      oninput: () => {
+        const decibels = Number(level.value);
+        row.level = decibels <= LOWEST_DB ? 0 : 10 ** (decibels / 20);
+        shown.value = row.level ? `${decibels > 0 ? "+" : ""}${decibels} dB` : "off";
+        this.setGains();
+      },
+      ondblclick: () => {
+        level.value = 0;
+        level.dispatchEvent(new Event("input"));
+      },
+    });
+    row.picture = make("img", { alt: "", draggable: "false" });
+    const strip = make("div", {
+      class: "strip", title: "Click to go there",
+      onclick: (event) => {
+        const box = strip.getBoundingClientRect();
+        this.seek(((event.clientX - box.left) / box.width) * this.duration);
+      },
+    }, row.picture, this.frequencies(), make("div", { class: "playhead" }));
+    row.element = make("div", { class: "track" },
+      make("span", { class: "name" }, name),
+      make("div", { class: "switches" }, row.muteButton, row.soloButton),
+      make("div", { class: "fader" }, level, shown),
+      strip,
+      make("a", {
+        class: "get", href: `${this.url}/stems/${number}`, download: true,
+        "aria-label": `Download ${spoken} as WAV`, title: "Download as 32-bit float WAV",
+      }, "↓ WAV"),
+    );
+    return row.element;
+  }
+
+  frequencies() {
+    const labels = Object.entries(this.song.frequencies).map(([label, height]) =>
+      make("span", { style: `bottom: ${100 * height}%` }, label));
+    return make("div", { class: "frequencies", "aria-hidden": "true" }, ...labels);
+  }
+
+  downloads() {
+    const { song } = this;
+    this.mix = make("a", { class: "get mix", download: true }, "↓ My mix");
+    this.mix.title = "What you hear with mute, solo and levels as they are, as 24-bit WAV";
+    const several = song.models.length > 1;
+    const links = song.models.flatMap((model, number) => {
+      const of = several ? ` of ${model}` : "";
+      const kinds = { zip: `All stems${of} (zip)`, "stem.mp4": `All stems${of} (stem.mp4)` };
+      if (!song.stemMp4) delete kinds["stem.mp4"];
+      return Object.entries(kinds).map(([kind, words]) =>
+        make("a", { class: "get", href: `${this.url}/models/${number}/${kind}`, download: true },
+          `↓ ${words}`));
+    });
+    return make("div", { class: "downloads" }, this.mix, ...links);
+  }
+
+  view(kind) {
+    const words = `${kind[0].toUpperCase()}${kind.slice(1)}s`;
+    return make("button", { type: "button", "data-view": kind, onclick: () => this.look(kind) },
+      words);
+  }
+
+  look(kind) {
+    this.dataset.view = kind;
+    for (const button of this.querySelectorAll("[data-view]")) {
+      button.setAttribute("aria-pressed", button.dataset.view === kind);
+    }
+    for (const row of this.rows) row.picture.src = `${this.url}/pictures/${row.number}/${kind}`;
+  }
+
+  only(model) {
+    for (const row of this.rows) {
+      row.muted = row.track.model !== model;
+      row.solo = false;
+    }
+    this.setGains();
+  }
+
+  async press() {
+    if (this.playing) this.transport.pause();
+    else await this.play();
+  }
+
+  /** Tell the transport, the buttons and the link of the mix what the rows say. */
+  setGains() {
+    const anySolo = this.rows.some((row) => row.solo);
+    const mix = this.rows.map((row) => ((anySolo ? row.solo : !row.muted) ? row.level : 0));
+    const alone = this.auditioned ?? null;
+    this.transport.setGains(alone === null ? mix : mix.map((_, n) => (n === alone ? 1 : 0)));
+    this.mix.href = `${this.url}/remix?levels=${mix.map((gain) => gain.toFixed(5)).join(",")}`;
+    for (const row of this.rows) {
+      row.muteButton.setAttribute("aria-pressed", row.muted);
+      row.soloButton.setAttribute("aria-pressed", row.solo);
+      row.element.classList.toggle("silent", !mix[row.number]);
+    }
+  }
+
+  show() {
+    const now = this.currentTime;
+    if (this.playing && now >= this.duration) this.transport.pause();
+    this.style.setProperty("--played", now / this.duration);
+    this.slider.value = now;
+    const words = this.playing ? "Pause" : "Play";
+    if (this.toggle.getAttribute("aria-label") !== words) {
+      this.toggle.setAttribute("aria-label", words);
+      this.toggle.textContent = this.playing ? "❚❚" : "▶";
+    }
+    this.clock.value = `${clock(now)} / ${clock(this.duration)}`;
+  }
+
+  complain(error) {
+    this.querySelector(":scope > .stemlab-error")?.remove();
+    this.prepend(make("div", { class: "stemlab-error", role: "alert" }, error.message));
+  }
+}
+
+function clock(seconds) {
+  const whole = Math.floor(seconds);
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+}
+
+async function reason(answer) {
+  try {
+    return (await answer.json()).detail;
+  } catch {
+    return `The server answered with ${answer.status}; reload the page.`;
+  }
+}
+
+customElements.define("stem-player", StemPlayer);

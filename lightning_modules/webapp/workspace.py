@@ -1,0 +1,302 @@
+"""The songs that the app holds for a while, each in a folder of its own.
+
+A song is known by a token that cannot be guessed, and its tracks by their numbers: no part of a
+request ever becomes a part of a path.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import soundfile
+
+from datamodules.audio import DataError, blocks, inspect
+from lightning_modules.encoding import MIXTURE
+from lightning_modules.stem_files import SeparatingModule, StemFiles, separate_file
+
+_HIGHEST_RATE_HZ = 192_000
+_MOST_CHANNELS = 2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the app takes, and for how long.
+
+    Args:
+        minutes: Longest song.
+        megabytes: Largest file, in units of 1,000,000 bytes.
+        keep_minutes: Time after its last use that a song is removed.
+
+    Raises:
+        DataError: One of them is not above 0.
+    """
+
+    minutes: float = 15.0
+    megabytes: float = 200.0
+    keep_minutes: float = 60.0
+
+    def __post_init__(self) -> None:
+        for option, value in (
+            ("--max-minutes", self.minutes),
+            ("--max-mb", self.megabytes),
+            ("--keep-minutes", self.keep_minutes),
+        ):
+            if not value > 0:
+                raise DataError(f"{option} is {value:g}: give a number above 0")
+
+    @property
+    def bytes(self) -> int:
+        """Size of the largest file."""
+        return round(self.megabytes * 1e6)
+
+    def too_long(self, name: str, minutes: float) -> DataError:
+        """The error of a song that is too long.
+
+        Args:
+            name: The song's file.
+            minutes: Its length, as far as it is known.
+        """
+        return DataError(
+            f"{name}: lasts {minutes:.1f} minutes, at most {self.minutes:g} are taken here; cut a "
+            "part out of it, or use the command-line tool `separate`, which has no limit"
+        )
+
+
+@dataclass(frozen=True)
+class Track:
+    """One line of the player: the mixture or a stem.
+
+    Attributes:
+        name: Source, or ``mixture``.
+        model: Name of the model that it comes from; empty for the mixture.
+        path: 32-bit float WAV.
+    """
+
+    name: str
+    model: str
+    path: Path
+
+
+@dataclass
+class Song:
+    """A song and what was made of it.
+
+    Attributes:
+        folder: Where all its files are.
+        title: Its name without suffix, for names of downloads only.
+        source: The uploaded file.
+        sample_rate: Sample rate, Hz.
+        channels: Number of channels.
+        samples: Length, samples.
+        tracks: The mixture, then the stems, one model after the other.
+        peaks: Largest absolute sample of each track.
+        lock: Held while a download is being made.
+        used: When it was last asked for, seconds of the monotonic clock.
+        busy: Whether it is being separated.
+    """
+
+    folder: Path
+    title: str
+    source: Path
+    sample_rate: int
+    channels: int
+    samples: int = 0
+    tracks: list[Track] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    used: float = field(default_factory=time.monotonic)
+    busy: bool = True
+
+    @property
+    def token(self) -> str:
+        """What the song is known by outside."""
+        return self.folder.name
+
+    def stems(self, model: str) -> list[Track]:
+        """The tracks of one model."""
+        return [track for track in self.tracks if track.model == model and model]
+
+
+class Workspace:
+    """A temporary folder with songs, emptied as they age and removed at the end.
+
+    Args:
+        limits: What is taken.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.root = Path(tempfile.mkdtemp(prefix="stemlab-webapp-")).resolve()
+        self.uploads = self.root / "uploads"
+        self.uploads.mkdir()
+        # Gradio puts there what is uploaded; some of it notes the place when it is imported.
+        os.environ["GRADIO_TEMP_DIR"] = str(self.uploads)
+        self._songs: dict[str, Song] = {}
+        self._stopped = threading.Event()
+        threading.Thread(target=self._sweep_now_and_then, daemon=True).start()
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        self._songs.clear()
+        os.environ.pop("GRADIO_TEMP_DIR", None)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def song(self, token: str) -> Song | None:
+        """Find a finished song, which then stays for as long again.
+
+        Args:
+            token: What ``separate`` gave it.
+
+        Returns:
+            The song, or None when there is none (any longer).
+        """
+        song = self._songs.get(token)
+        if song is None or song.busy:
+            return None
+        song.used = time.monotonic()
+        return song
+
+    def separate(
+        self,
+        upload: str | Path,
+        models: Mapping[str, SeparatingModule],
+        progress: Callable[[float, str], None] = lambda part, what: None,
+    ) -> Song:
+        """Separate an uploaded song with one model or several.
+
+        Args:
+            upload: A file below ``uploads``.
+            models: Name -> model.
+            progress: Told how much of all is done, from 0 to 1, and what is at hand.
+
+        Returns:
+            The song, with its tracks.
+
+        Raises:
+            DataError: The file is not audio, too large or too long, or cannot be separated; the
+                message names it as the user did.
+        """
+        upload = Path(upload)
+        song = None
+        try:
+            song = self._admit(upload)
+            self._decode(song, upload.name)
+            parts = len(models) * song.samples
+            done = 0
+
+            def advance(samples: int, what: str) -> None:
+                nonlocal done
+                if self._stopped.is_set():
+                    raise DataError("the app is being stopped; start it again and try once more")
+                done += samples
+                progress(min(1.0, done / parts), what)
+
+            for number, (name, model) in enumerate(models.items()):
+                progress(done / parts, name)
+                folder = song.folder / str(number)
+                separate_file(
+                    model,
+                    song.source,
+                    folder,
+                    progress=lambda samples, name=name: advance(samples, name),  # type: ignore[misc]
+                )
+                for source in model.sources:
+                    song.tracks.append(Track(source, name, folder / f"{source}.wav"))
+            song.busy = False
+            song.used = time.monotonic()
+        except (OSError, ValueError) as error:
+            if song is not None:
+                self._remove(song)
+            # Where things lie on this machine is none of the user's business.
+            message = str(error)
+            for path in (song.source if song else upload, upload):
+                message = message.replace(str(path), upload.name)
+            raise DataError(message) from error
+        return song
+
+    def sweep(self, now: float | None = None) -> None:
+        """Remove songs that nobody has asked for lately, and uploads of that age.
+
+        Args:
+            now: Seconds of the monotonic clock; by default the present.
+        """
+        now = time.monotonic() if now is None else now
+        keep = 60 * self.limits.keep_minutes
+        for song in list(self._songs.values()):
+            if not song.busy and now - song.used > keep:
+                self._remove(song)
+        wall_clock = time.time() + now - time.monotonic()  # which files' times are of
+        for path in self.uploads.rglob("*"):
+            try:
+                if path.is_file() and wall_clock - path.stat().st_mtime > keep:
+                    path.unlink()
+            except OSError:
+                continue  # somebody else was faster
+
+    def _sweep_now_and_then(self) -> None:
+        while not self._stopped.wait(min(60.0, 15 * self.limits.keep_minutes)):
+            self.sweep()
+
+    def _remove(self, song: Song) -> None:
+        self._songs.pop(song.token, None)
+        shutil.rmtree(song.folder, ignore_errors=True)
+
+    def _admit(self, upload: Path) -> Song:
+        """Check a file by its header and give it a folder."""
+        if not upload.resolve().is_relative_to(self.uploads) or not upload.is_file():
+            raise DataError(f"{upload.name}: is not here (any longer); upload it again")
+        size = upload.stat().st_size
+        if size > self.limits.bytes:
+            raise DataError(
+                f"{upload.name}: has {size / 1e6:.1f} MB, at most {self.limits.megabytes:g} are "
+                "taken here; convert it to MP3 or FLAC, or cut a part out of it"
+            )
+        info = inspect(upload)
+        minutes = info.samples / info.sample_rate / 60
+        if minutes > self.limits.minutes:
+            raise self.limits.too_long(upload.name, minutes)
+        if info.channels > _MOST_CHANNELS or info.sample_rate > _HIGHEST_RATE_HZ:
+            raise DataError(
+                f"{upload.name}: has {info.channels} channels at {info.sample_rate} Hz, mono or "
+                f"stereo at up to {_HIGHEST_RATE_HZ} Hz is taken here; convert it, for instance "
+                "by: ffmpeg -i OLD -ac 2 -ar 44100 NEW.wav"
+            )
+        folder = self.root / secrets.token_urlsafe(16)
+        folder.mkdir()
+        # Users who upload the same file share the upload, which may age before the song does.
+        source = folder / f"song{upload.suffix}"
+        os.link(upload, source)
+        song = Song(folder, upload.stem, source, info.sample_rate, info.channels)
+        self._songs[song.token] = song
+        return song
+
+    def _decode(self, song: Song, name: str) -> None:
+        """Write the mixture as the player needs it; only now is its length certain."""
+        most = round(60 * self.limits.minutes * song.sample_rate)
+        with StemFiles(song.folder, [MIXTURE], song.sample_rate, song.channels) as file:
+            for block in blocks(song.source, 10 * song.sample_rate):
+                song.samples += block.shape[-1]
+                # A container's word for its length is an estimate.
+                if song.samples > most + song.sample_rate:
+                    raise self.limits.too_long(name, song.samples / song.sample_rate / 60)
+                file.write(block[None])
+        path = song.folder / f"{MIXTURE}.wav"
+        song.samples = soundfile.info(path).frames
+        song.tracks.append(Track(MIXTURE, "", path))

@@ -1,0 +1,60 @@
+"""The web app's command line; the app itself is tested in tests/webapp."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from pathlib import Path
+
+import pytest
+
+from datamodules.audio import DataError
+from lightning_modules.tools import webapp
+from tests.test_checkpoint import save
+from tests.webapp.conftest import tiny
+
+
+def test_models_are_named_by_what_tells_them_apart() -> None:
+    for paths, expected in (
+        (["runs/unet/checkpoints/best.ckpt"], ["best"]),
+        (["a.ckpt", "b.ckpt"], ["a", "b"]),
+        (["runs/unet/checkpoints/best.ckpt", "runs/demucs/checkpoints/best.ckpt"],
+         ["unet/best", "demucs/best"]),
+        (["one/unet.ckpt", "two/unet.ckpt", "three.ckpt"],
+         ["one/unet", "two/unet", f"{Path.cwd().name}/three"]),
+    ):  # fmt: skip
+        assert webapp.model_names([Path(path) for path in paths]) == expected
+    with pytest.raises(DataError, match="given twice"):
+        webapp.model_names([Path("a.ckpt"), Path("./a.ckpt")])
+
+
+def test_mistakes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = str(save(tiny(), tmp_path / "model.ckpt"))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "gradio")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        cases = [
+            ([str(tmp_path / "gone.ckpt")], ["gone.ckpt", "model.ckpt"]),
+            ([checkpoint, "--queue", "0"], ["--queue is 0", "from 1 on"]),
+            ([checkpoint, "--jobs", "0"], ["--jobs is 0"]),
+            ([checkpoint, "--port", "70000"], ["--port is 70000", "0 to 65535"]),
+            ([checkpoint, "--port", port], [f"--port {port} cannot be listened on", "in use"]),
+            ([checkpoint, "--host", "nowhere.invalid"], ["--host nowhere.invalid"]),
+            ([checkpoint, "--max-minutes", "0"], ["--max-minutes is 0"]),
+            ([checkpoint, "--max-mb", "-1"], ["--max-mb is -1"]),
+            ([checkpoint, "--keep-minutes", "nan"], ["--keep-minutes is nan"]),
+        ]
+        for arguments, words in cases:
+            assert webapp.main(["--checkpoint", *arguments]) == 2, arguments
+            (error,) = capsys.readouterr().err.strip().splitlines()
+            assert error.startswith("error: "), error
+            assert all(word in error for word in words), error
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "gradio" else find_spec(name)
+    )
+    assert webapp.main(["--checkpoint", checkpoint]) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert error.endswith("pip install gradio")

@@ -1,0 +1,206 @@
+"""What the app answers to whom: songs to those who know their token, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from lightning_modules.webapp import rendering
+from lightning_modules.webapp.workspace import Limits, Song, Workspace
+from tests.webapp.conftest import RATE, tiny, upload, write_song
+
+pytestmark = pytest.mark.slow  # Gradio takes seconds to import
+pytest.importorskip("gradio", reason="Gradio is not installed: pip install gradio")
+
+
+@pytest.fixture(scope="module")
+def shared_workspace() -> Iterator[Workspace]:
+    with Workspace(Limits(minutes=0.1, megabytes=1, keep_minutes=30)) as workspace:
+        yield workspace
+
+
+@pytest.fixture(scope="module")
+def client(shared_workspace: Workspace) -> Iterator[Any]:
+    from starlette.testclient import TestClient
+
+    from lightning_modules.webapp.server import build_server
+
+    models = {"a": tiny(0), "b": tiny(1)}
+    with TestClient(build_server(models, shared_workspace, queue=2, jobs=1)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def song(shared_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Song:
+    path = write_song(tmp_path_factory.mktemp("songs") / "Mein Stück.wav", 0.8)
+    models = {"a": tiny(0), "b": tiny(1)}
+    song = shared_workspace.separate(upload(shared_workspace, path), models)
+    rendering.draw(song)
+    return song
+
+
+def test_a_song_is_described(client: Any, song: Song) -> None:
+    found = client.get(f"/songs/{song.token}").json()
+    assert (found["title"], found["sampleRate"], found["channels"]) == ("Mein Stück", RATE, 2)
+    assert found["samples"] == song.samples
+    assert found["models"] == ["a", "b"]
+    assert [(track["name"], track["model"]) for track in found["tracks"]] == [
+        ("mixture", ""), ("vocals", "a"), ("other", "a"), ("vocals", "b"), ("other", "b"),
+    ]  # fmt: skip
+    assert found["stemMp4"] == (shutil.which("ffmpeg") is not None)
+
+
+def test_downloads(client: Any, song: Song, shared_workspace: Workspace) -> None:
+    at = f"/songs/{song.token}"
+    stem = client.get(f"{at}/stems/3")
+    assert stem.content == song.tracks[3].path.read_bytes()
+    assert "Mein%20St%C3%BCck%20-%20vocals.wav" in stem.headers["content-disposition"]
+    assert client.get(f"{at}/pcm?start=5&samples=100").content == rendering.pcm(song, 5, 100)
+    picture = client.get(f"{at}/pictures/1/spectrogram")
+    assert picture.content == rendering.picture(song, 1, "spectrogram").read_bytes()
+    archive = client.get(f"{at}/models/1/zip")
+    assert archive.content == rendering.archive(song, "b").read_bytes()
+    if shutil.which("ffmpeg"):
+        stems = client.get(f"{at}/models/0/stem.mp4")
+        assert stems.content == rendering.stem_mp4(song, "a").read_bytes()
+    before = sorted(song.folder.iterdir())
+    mix = client.get(f"{at}/remix?levels=0,1,0.5,0,0")
+    (shared_workspace.root / "mix.wav").write_bytes(mix.content)
+    vocals, other = (soundfile.read(song.tracks[number].path)[0] for number in (1, 2))
+    found = soundfile.read(shared_workspace.root / "mix.wav")[0]
+    assert np.abs(found - vocals - 0.5 * other).max() < 2.0**-22
+    assert sorted(song.folder.iterdir()) == before, "the mix is not kept"
+
+
+def test_without_ffmpeg_it_is_said(
+    client: Any, song: Song, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert not client.get(f"/songs/{song.token}").json()["stemMp4"]
+    (song.folder / "0.stem.mp4").unlink(missing_ok=True)
+    answer = client.get(f"/songs/{song.token}/models/0/stem.mp4")
+    assert answer.status_code == 503
+    assert "install the package ffmpeg" in answer.json()["detail"]
+
+
+def test_what_is_not_there(client: Any, song: Song) -> None:
+    at = f"/songs/{song.token}"
+    for path in (
+        f"{at}/stems/5", f"{at}/stems/-1", f"{at}/pictures/5/waveform", f"{at}/pictures/0/x",
+        f"{at}/models/2/zip", f"{at}/models/-1/zip", f"{at}/models/0/rar", "/app/page.py",
+    ):  # fmt: skip
+        assert client.get(path).status_code == 404, path
+    gone = client.get("/songs/another")
+    assert gone.status_code == 404
+    assert "removed after 30 minutes" in gone.json()["detail"]
+    for levels in ("1,1", "1,1,1,1,9", "a,b,c,d,e", "nan,1,1,1,1"):
+        assert client.get(f"{at}/remix?levels={levels}").status_code == 422
+    assert client.get(f"{at}/pcm?start=x&samples=1").status_code == 422
+
+
+def test_no_file_of_the_machine_is_read(
+    client: Any, song: Song, shared_workspace: Workspace, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("SECRET")
+    beside = shared_workspace.root / "secret.txt"
+    beside.write_text("SECRET")
+    up = "../" * 12
+    targets = [
+        str(secret),
+        f"{up}{secret}",
+        f"{shared_workspace.uploads}/../secret.txt",
+        str(beside),
+    ]
+    targets += [f"{shared_workspace.uploads}/{up}{secret}", "/etc/passwd", f"{up}etc/passwd"]
+    routes = ["/gradio_api/file=", "/file=", "/app/", "/assets/", "/static/", "/songs/"]
+    routes += [f"/songs/{song.token}/stems/", f"/songs/{song.token}/models/0/"]
+    routes += ["/gradio_api/stream/", "/gradio_api/proxy=", "/custom_component/", "/svelte/"]
+    routes += ["/theme.css/", "/"]
+    for route in routes:
+        for target in targets:
+            for form in (target, target.replace("/", "%2F"), target.replace(".", "%2e")):
+                answer = client.get(f"{route}{form}", follow_redirects=False)
+                assert "SECRET" not in answer.text, (route, form)
+                assert "root:" not in answer.text, (route, form)
+                assert answer.status_code in (307, 400, 403, 404, 405, 422), (route, form)
+    own = client.get(f"/gradio_api/file={song.tracks[1].path}")
+    assert own.status_code == 403, "songs are had through their tokens only"
+
+
+def press(client: Any, file: dict[str, Any]) -> dict[str, Any]:
+    """Press the button as the page's script does.
+
+    Returns:
+        The event that ends it.
+    """
+    session = secrets.token_hex(4)
+    joined = client.post(
+        "/gradio_api/queue/join",
+        json={"data": [file, ["a"]], "fn_index": 0, "session_hash": session},
+    )
+    assert joined.status_code == 200, joined.text
+    with client.stream("GET", f"/gradio_api/queue/data?session_hash={session}") as stream:
+        events = [json.loads(line[5:]) for line in stream.iter_lines() if line[:5] == "data:"]
+    (event,) = [event for event in events if event["msg"] == "process_completed"]
+    found: dict[str, Any] = event
+    return found
+
+
+def test_a_forged_upload_is_refused(
+    client: Any, song: Song, shared_workspace: Workspace, tmp_path: Path
+) -> None:
+    picture = tmp_path / "secret.svg"
+    picture.write_text("SECRET")
+    folders = sorted(shared_workspace.root.iterdir())
+    for path in ("/etc/passwd", "../../etc/passwd", str(song.tracks[1].path), str(picture)):
+        for meta in ({"meta": {"_type": "gradio.FileData"}}, {}):
+            event = press(client, {"path": path, "orig_name": "a.wav", **meta})
+            assert not event["success"] or "stemlab-error" in event["output"]["data"][0]
+    uploaded = [p.read_bytes() for p in shared_workspace.uploads.rglob("*") if p.is_file()]
+    stolen = [Path("/etc/passwd").read_bytes(), song.tracks[1].path.read_bytes(), b"SECRET"]
+    assert not any(content in stolen for content in uploaded)
+    assert client.get(f"/gradio_api/file={picture}").status_code == 403
+    assert sorted(shared_workspace.root.iterdir()) == folders
+
+
+def test_an_upload_is_separated(client: Any, song: Song) -> None:
+    content = {"files": ("song.wav", song.source.read_bytes())}
+    (path,) = client.post("/gradio_api/upload", files=content).json()
+    event = press(client, {"path": path, "meta": {"_type": "gradio.FileData"}})
+    assert event["success"]
+    token = event["output"]["data"][0].split('"')[1]
+    assert client.get(f"/songs/{token}").json()["models"] == ["a"]
+
+
+def test_uploads_have_a_limit(client: Any, shared_workspace: Workspace) -> None:
+    before = sorted(shared_workspace.uploads.rglob("*"))
+    answer = client.post("/gradio_api/upload", files={"files": ("a.wav", bytes(1_100_000))})
+    assert answer.status_code >= 400
+    assert "size" in answer.text
+    kept = [path for path in shared_workspace.uploads.rglob("*") if path not in before]
+    assert sum(path.stat().st_size for path in kept if path.is_file()) <= 1_000_000
+    small = client.post("/gradio_api/upload", files={"files": ("../../a.wav", bytes(1000))})
+    assert small.status_code == 200
+    assert Path(small.json()[0]).is_relative_to(shared_workspace.uploads)
+
+
+def test_nothing_comes_from_elsewhere(client: Any) -> None:
+    for path in ("/", "/app/player.js", "/app/blind_test.js", "/app/page.css", "/theme.css"):
+        answer = client.get(path)
+        assert answer.status_code == 200, path
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+    page = client.get("/").text
+    assert "/app/player.js" in page
+    for link in ("googleapis", "cdnjs", '<script src="http', "@import"):
+        assert link not in page
+    config = client.get("/config").json()
+    assert config["analytics_enabled"] is False

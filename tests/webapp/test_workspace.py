@@ -1,0 +1,191 @@
+"""Songs come in, are kept for a while, and go; what is no song says why."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from datamodules.audio import DataError
+from lightning_modules.stem_files import separate_file
+from lightning_modules.webapp import workspace as module
+from lightning_modules.webapp.workspace import Limits, Workspace
+from tests.webapp.conftest import RATE, timeless, tiny, upload, write_song
+
+
+def folders(workspace: Workspace) -> list[str]:
+    return sorted(path.name for path in workspace.root.iterdir())
+
+
+def test_a_song_is_separated_with_two_models(workspace: Workspace, tmp_path: Path) -> None:
+    path = write_song(tmp_path / "My Song.wav")
+    models = {"a": tiny(0), "b": tiny(1)}
+    told: list[tuple[float, str]] = []
+    song = workspace.separate(
+        upload(workspace, path), models, lambda part, what: told.append((part, what))
+    )
+    assert song.title == "My Song"
+    assert [(track.name, track.model) for track in song.tracks] == [
+        ("mixture", ""), ("vocals", "a"), ("other", "a"), ("vocals", "b"), ("other", "b"),
+    ]  # fmt: skip
+    for name, model in models.items():
+        separate_file(model, path, tmp_path / name)
+        for track in song.stems(name):
+            assert timeless(track.path) == timeless(tmp_path / name / f"{track.name}.wav")
+    assert np.array_equal(soundfile.read(song.tracks[0].path)[0], soundfile.read(path)[0])
+    assert song.samples == soundfile.info(path).frames
+    parts = [part for part, _ in told]
+    assert parts == sorted(parts)
+    assert (parts[0], parts[-1]) == (0, 1)
+    assert {what for part, what in told if 0 < part < 0.5} == {"a"}
+    assert {what for part, what in told if part > 0.5} == {"b"}
+    assert workspace.song(song.token) is song
+    assert workspace.song("another") is None
+
+
+def test_nobody_sees_a_song_before_it_is_done(workspace: Workspace, tmp_path: Path) -> None:
+    seen = []
+
+    def look(part: float, what: str) -> None:
+        token = next(name for name in folders(workspace) if name != "uploads" and name[0] != ".")
+        seen.append(workspace.song(token))
+        workspace.sweep(time.monotonic() + 1e6)  # nor is it taken away meanwhile
+
+    song = workspace.separate(
+        upload(workspace, write_song(tmp_path / "song.wav")), {"a": tiny()}, look
+    )
+    assert seen
+    assert not any(seen)
+    assert all(track.path.is_file() for track in song.tracks)
+
+
+def test_the_same_file_of_two_users(workspace: Workspace, tmp_path: Path) -> None:
+    uploaded = upload(workspace, write_song(tmp_path / "song.wav"))
+    first, second = (workspace.separate(uploaded, {"a": tiny()}) for _ in range(2))
+    assert first.token != second.token
+    uploaded.unlink()
+    assert first.source.read_bytes() == second.source.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["m4a", "ogg"])
+def test_compressed_songs(workspace: Workspace, tmp_path: Path, suffix: str) -> None:
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed")
+    write_song(tmp_path / "song.wav")
+    path = tmp_path / f"song.{suffix}"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "song.wav", path], check=True)
+    song = workspace.separate(upload(workspace, path), {"a": tiny()})
+    assert {soundfile.info(track.path).frames for track in song.tracks} == {song.samples}
+
+
+def test_what_is_refused(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tmp_path / "text.mp3"
+    text.write_text("not audio at all")
+    empty = tmp_path / "empty.wav"
+    empty.touch()
+    truncated = write_song(tmp_path / "truncated.wav")
+    truncated.write_bytes(truncated.read_bytes()[:-1000])
+    cases = {
+        text: "text.mp3: is not audio",
+        empty: "empty.wav: is empty (0 bytes)",
+        truncated: "truncated.wav: declares",
+        write_song(tmp_path / "long.flac", 6.5, 1): "long.flac: lasts 0.1 minutes, at most 0.1",
+        write_song(tmp_path / "large.wav", 12): "large.wav: has 2.1 MB, at most 2",
+        write_song(tmp_path / "six.wav", 1, channels=6): "six.wav: has 6 channels",
+    }
+    for path, expected in cases.items():
+        with pytest.raises(DataError) as error:
+            workspace.separate(upload(workspace, path), {"a": tiny()})
+        message = str(error.value)
+        assert message.startswith(expected), message
+        assert str(workspace.root) not in message
+    assert folders(workspace) == ["uploads"], "nothing is left of them"
+
+    # A container may say less than it holds: what counts is what comes out.
+    path = upload(workspace, write_song(tmp_path / "long.flac", 8, 1))
+    inspect = module.inspect
+    monkeypatch.setattr(module, "inspect", lambda path: type(inspect(path))(0, RATE, 1, "aac"))
+    with pytest.raises(DataError, match=r"^long\.flac: lasts 0\.1 minutes, at most 0\.1"):
+        workspace.separate(path, {"a": tiny()})
+    assert folders(workspace) == ["uploads"]
+
+
+def test_a_fault_in_mid_song_leaves_nothing(workspace: Workspace, tmp_path: Path) -> None:
+    def fail(part: float, what: str) -> None:
+        if part > 0.5:
+            raise OSError("No space left on device")
+
+    with pytest.raises(DataError, match="No space left"):
+        workspace.separate(
+            upload(workspace, write_song(tmp_path / "song.wav")), {"a": tiny()}, fail
+        )
+    assert folders(workspace) == ["uploads"]
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../song.wav", "uploads/../../song.wav", ""])
+def test_no_file_from_elsewhere_is_taken(workspace: Workspace, tmp_path: Path, path: str) -> None:
+    write_song(workspace.root / "song.wav")
+    write_song(workspace.root.parent / f"{workspace.root.name}-song.wav").unlink()
+    for form in (path, workspace.uploads / path, workspace.root / path):
+        with pytest.raises(DataError, match="is not here"):
+            workspace.separate(form, {"a": tiny()})
+    (workspace.uploads / "link.wav").symlink_to(workspace.root / "song.wav")
+    with pytest.raises(DataError, match="is not here"):
+        workspace.separate(workspace.uploads / "link.wav", {"a": tiny()})
+
+
+def test_songs_age(workspace: Workspace, tmp_path: Path) -> None:
+    old_upload = upload(workspace, write_song(tmp_path / "song.wav"), "old")
+    song = workspace.separate(old_upload, {"a": tiny()})
+    upload(workspace, tmp_path / "song.wav", "new")
+    os.utime(old_upload, (time.time() - 1500, time.time() - 1500))
+    now = time.monotonic()
+    workspace.sweep(now + 29 * 60 - 1500)
+    assert old_upload.is_file()
+    workspace.sweep(now + 31 * 60 - 1500)
+    assert not old_upload.exists()
+    assert (workspace.uploads / "new/song.wav").is_file()
+    song.used = now
+    workspace.sweep(now + 29 * 60)
+    assert workspace.song(song.token) is song
+    assert song.used > now, "whoever asks for a song keeps it"
+    workspace.sweep(song.used + 31 * 60)
+    assert workspace.song(song.token) is None
+    assert not song.folder.exists()
+
+
+def test_songs_are_removed_at_the_end(tmp_path: Path) -> None:
+    with Workspace(Limits()) as workspace:
+        workspace.separate(upload(workspace, write_song(tmp_path / "song.wav")), {"a": tiny()})
+        assert workspace.root.stat().st_mode & 0o077 == 0, "nobody else on the machine reads them"
+    assert not workspace.root.exists()
+
+
+def test_songs_are_removed_without_being_asked(tmp_path: Path) -> None:
+    with Workspace(Limits(keep_minutes=1e-4)) as workspace:
+        song = workspace.separate(
+            upload(workspace, write_song(tmp_path / "song.wav")), {"a": tiny()}
+        )
+        deadline = time.monotonic() + 60
+        while song.folder.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_limits_are_above_zero() -> None:
+    for name, option in (
+        ("minutes", "--max-minutes"),
+        ("megabytes", "--max-mb"),
+        ("keep_minutes", "--keep-minutes"),
+    ):
+        for value in (0, -1, float("nan")):
+            with pytest.raises(DataError, match=option):
+                Limits(**{name: value})
