@@ -245,7 +245,7 @@ def test_what_cannot_be_separated_is_told(users: Callable[[], Browser], tmp_path
     user.wait(lambda: user.all(message) and "Choose a song first" in user.one(message).text)
     (tmp_path / "text.mp3").write_text("not audio at all <b>")
     user.start(tmp_path / "text.mp3")
-    user.wait(lambda: "text.mp3: is not audio" in user.one(message).text)
+    user.wait(lambda: user.all(message) and "text.mp3: is not audio" in user.one(message).text)
     user.driver.refresh()
     user.wait(lambda: user.all("#song input[type=file]"))
     user.start(write_song(tmp_path / "long.wav", 7, 1))
@@ -324,7 +324,7 @@ def test_nothing_sticks_out(
     user.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     name = "A song whose name does not end where a line of a telephone does"
     user.separate(write_song(tmp_path / f"{name}.wav"), models=2)
-    assert user.ask("document.documentElement.scrollWidth") == width
+    assert user.ask("document.documentElement.scrollWidth") <= width
     outside = user.ask(
         "[...player.querySelectorAll('*')].filter((e) => e.getClientRects().length &&"
         "e.getBoundingClientRect().right > innerWidth + 0.5).map((e) => e.className)"
