@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,13 @@ def test_class_of_this_package_that_is_no_separator_is_refused(tmp_path: Path) -
 def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
-            return (sys.exit, ("ran",))
+            return (os.mkdir, (str(tmp_path / "ran"),))
 
     path = tmp_path / "trap.ckpt"
     torch.save({"state_dict": Trap()}, path)
     with pytest.raises(CheckpointError, match=r"trap\.ckpt"):
         load_separator(path)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])

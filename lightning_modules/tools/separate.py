@@ -21,6 +21,7 @@ from lightning_modules.encoding import CLIPPING, FORMATS, Encoding
 
 if TYPE_CHECKING:
     from lightning_modules.base import SourceSeparator
+    from lightning_modules.postprocessing import PostProcessing
 
 _EXIT = """exit status: 0 when all songs are done, 1 when some could not be separated (the others
 are), 2 for a mistake that stops everything before the first song"""
@@ -136,7 +137,7 @@ def separate_songs(options: argparse.Namespace) -> int:
     from lightning_modules.stem_files import Selection, StemFiles
 
     selection = Selection(options.stems, options.two_stems, options.residual)
-    model = _load(options)
+    model = _load(options, settings)
     stems = selection.names(model.sources)
     if options.resume:
         left = [s for s in songs if not all(p.is_file() for p in encoding.files(s.folder, stems))]
@@ -166,12 +167,13 @@ def _named(inputs: Sequence[str]) -> Iterator[str]:
             yield word
 
 
-def _load(options: argparse.Namespace) -> SourceSeparator:
+def _load(options: argparse.Namespace, settings: PostProcessing | None) -> SourceSeparator:
     import torch
 
     from lightning_modules.cascade import Cascade
     from lightning_modules.checkpoint import load_separator
     from lightning_modules.device import usable_device
+    from lightning_modules.postprocessing import PostProcessor
     from lightning_modules.separation import check_overlap
     from lightning_modules.shifts import check_shifts
     from lightning_modules.spectrogram import SpectrogramSeparator
@@ -184,6 +186,7 @@ def _load(options: argparse.Namespace) -> SourceSeparator:
         model = Cascade(options.denoiser, options.checkpoint, place)
     else:
         model = load_separator(options.checkpoint, place)
+    PostProcessor(settings or {}, model.sources, model.sample_rate)  # checks them
     if options.wiener is not None:
         refined = model.separator if isinstance(model, Cascade) else model
         if not isinstance(refined, SpectrogramSeparator):
@@ -264,16 +267,17 @@ def _separate_all(
     return len(faults)
 
 
-def _settings(text: str | None) -> Any:
+def _settings(text: str | None) -> PostProcessing | None:
     """Read settings as a config has them."""
     if text is None:
         return None
     try:
-        return yaml.safe_load(text) or {}
+        settings: PostProcessing = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise ValueError(
             f"--postprocessing is {text!r}: settings as in '{{softness: 4}}' were expected"
         ) from error
+    return settings
 
 
 if __name__ == "__main__":
