@@ -12,6 +12,7 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +56,11 @@ class TrackReport:
     files: dict[str, FileMeasures]
     mixture: MixtureMeasures | None
 
+    def label(self, width: int) -> str:
+        """Subset and name in so many characters at most; the title, at the end, stays."""
+        name = f"{self.subset}/{self.name}"
+        return name if len(name) <= width else f"{name[: width - 18]}...{name[-15:]}"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -76,6 +82,13 @@ class Report:
     def exit_code(self) -> int:
         """0 with nothing but notes, 1 with warnings, 2 with errors."""
         return max((_SEVERITIES.index(found.severity) for found in self.findings), default=0)
+
+    @property
+    def counted(self) -> str:
+        """How many tracks there are, such as ``100 train and 50 test tracks``."""
+        counts = Counter(track.subset for track in self.tracks)
+        parts = [f"{counts[subset]} {subset}" for subset in SUBSETS if counts[subset]]
+        return f"{' and '.join(parts)} tracks"
 
     def json(self) -> dict[str, Any]:
         """All of it in JSON's types; an infinite level (of silence) is null."""
@@ -235,18 +248,13 @@ def table(report: Report) -> str:
         for severity in reversed(_SEVERITIES)
         if (count := sum(found.severity == severity for found in report.findings))
     ]
-    subsets = [
-        f"{count} {subset}"
-        for subset in SUBSETS
-        if (count := sum(track.subset == subset for track in report.tracks))
-    ]
     minutes = sum(track.seconds or 0 for track in report.tracks) / 60
     verdict = ("fit to train on", "look into the warnings", "not fit to train on")
     return "\n".join(
         [
             *lines,
             "",
-            f"{report.root}: {' and '.join(subsets)} tracks, {minutes:.1f} minutes; "
+            f"{report.root}: {report.counted}, {minutes:.1f} minutes; "
             f"{', '.join(counts) or 'nothing found'}: {verdict[report.exit_code]}",
         ]
     )
@@ -265,9 +273,7 @@ def _track_lines(report: Report) -> list[str]:
         above = f"{'':{_NAME_WIDTH + 8}} {'RMS, dBFS':>{9 * len(names) - 1}}"
         lines = [above + "  mixture minus stems, dB", header]
     for track in report.tracks:
-        name = f"{track.subset}/{track.name}"
-        if len(name) > _NAME_WIDTH:
-            name = f"{name[: _NAME_WIDTH - 18]}...{name[-15:]}"  # the title is at the end
+        name = track.label(_NAME_WIDTH)
         length = "?"
         if track.seconds is not None:
             length = f"{int(track.seconds // 60)}:{track.seconds % 60:04.1f}"

@@ -187,7 +187,7 @@ class MUSDBDataModule(LightningDataModule):
             DataError: The data cannot be trained on as they are.
         """
         if stage == "predict" and self.predict_paths:
-            self.songs = find_songs(self.predict_paths)
+            self.songs = list(find_songs(self.predict_paths))
             return
         if stage == "test":
             if not self.test_tracks:

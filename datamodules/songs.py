@@ -6,25 +6,26 @@ import glob
 from collections.abc import Iterable
 from pathlib import Path
 
-from datamodules.audio import DataError, inspect
+from datamodules.audio import AudioInfo, DataError, inspect
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4", ".aac", ".aiff", ".aif", ".opus")
 
 
-def find_songs(inputs: Iterable[str | Path]) -> list[Path]:
+def find_songs(inputs: Iterable[str | Path]) -> dict[Path, AudioInfo]:
     """Find the audio files that are meant, and check that each is one.
 
     Args:
         inputs: Audio files, folders of them, or patterns such as ``albums/**/*.flac``.
 
     Returns:
-        The files, those of a folder sorted by name.
+        What the header of each file says, those of a folder sorted by name.
 
     Raises:
         DataError: A path does not exist, a file is no audio, a folder or a pattern holds none,
             or two songs have one name.
     """
     songs: dict[str, Path] = {}
+    infos: dict[Path, AudioInfo] = {}
     for path in map(Path, inputs):
         found = [path]
         if path.is_dir():
@@ -36,7 +37,7 @@ def find_songs(inputs: Iterable[str | Path]) -> list[Path]:
             if not found:
                 raise DataError(f"{path}: no audio file matches this ({', '.join(SUFFIXES)})")
         for song in found:
-            inspect(song)
+            infos[song] = inspect(song)
             name = song_name(song)
             if name in songs:
                 raise DataError(
@@ -44,7 +45,7 @@ def find_songs(inputs: Iterable[str | Path]) -> list[Path]:
                     "rename one, or separate them one at a time"
                 )
             songs[name] = song
-    return list(songs.values())
+    return infos
 
 
 def _audio_of(paths: Iterable[Path]) -> list[Path]:

@@ -20,7 +20,7 @@ from datamodules.diagnosis import (
     MIXTURE_WARNING_DB,
     is_silent,
 )
-from datamodules.doctor import Report, TrackReport
+from datamodules.doctor import Report
 from datamodules.layouts import MIXTURE, SUBSETS
 from datamodules.measurements import SILENT_DB, FileMeasures
 
@@ -45,7 +45,7 @@ def overview_figure(report: Report) -> Figure:
         The figure, 1200 pixels wide.
     """
     figure = Figure(figsize=(12, 7.5), dpi=_DPI, layout="constrained")
-    figure.suptitle(f"{report.root}: {_counted(report)}", fontsize=13)
+    figure.suptitle(f"{report.root}: {report.counted}", fontsize=13)
     panels = figure.subplots(2, 3)
     lengths, levels, silence, clipping, mixtures, findings = panels.flat
     _draw_lengths(lengths, report)
@@ -106,7 +106,9 @@ def levels_figure(report: Report) -> Figure:
             if name in track.files and is_silent(track.files[name]):
                 axes.text(column, row, "silent", ha="center", va="center", fontsize=7, color="w")
     axes.set_xticks(range(len(names)), names)
-    axes.set_yticks(range(len(tracks)), [_name(track) for track in tracks], fontsize=8)
+    axes.set_yticks(
+        range(len(tracks)), [track.label(_LONGEST_NAME) for track in tracks], fontsize=8
+    )
     axes.tick_params(length=0)
     axes.xaxis.set_ticks_position("top")
     figure.colorbar(image, ax=axes, label="RMS, dBFS", aspect=40, pad=0.01)
@@ -183,15 +185,3 @@ def _draw_findings(axes: Axes, report: Report) -> None:
     axes.set_xticks([])
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.set_title("Findings" if kinds else "No findings")
-
-
-def _counted(report: Report) -> str:
-    counts = Counter(track.subset for track in report.tracks)
-    return " and ".join(f"{counts[subset]} {subset}" for subset in SUBSETS if counts[subset]) + (
-        " tracks"
-    )
-
-
-def _name(track: TrackReport) -> str:
-    name = f"{track.subset}/{track.name}"
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 18]}...{name[-15:]}"

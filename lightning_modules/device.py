@@ -24,5 +24,5 @@ def usable_device(name: str | None) -> torch.device:
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"--device {name!r} cannot be used here: {reason}; try cpu") from error
+        raise DataError(f"--device {name}: cannot be used here ({reason}); try cpu") from error
     return place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -63,6 +64,31 @@ def input_statistics(
             "--data.init_args.root"
         )
     return mean.float(), deviation.clamp_min(_SMALLEST_DEVIATION * largest).float()
+
+
+class StandardisedInput(SpectrogramSeparator):
+    """A separator whose networks begin with statistics of what they read, measured once.
+
+    Attributes:
+        statistics_known: Whether they are measured; a buffer, to be in the checkpoint.
+    """
+
+    statistics_known: Tensor
+
+    def on_fit_start(self) -> None:
+        """Measure the input statistics, once, before the first step."""
+        if not self.statistics_known:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            mean, deviation = input_statistics(self, data, self.input_magnitudes)
+            self.standardise(mean.to(self.device), deviation.to(self.device))
+
+    def input_magnitudes(self, spectrum: Tensor) -> Tensor:
+        """What statistics are taken of: spectra (C, F, N) to mean magnitudes (F, N)."""
+        return self.to_scale(spectrum.abs()).mean(0)
+
+    @abstractmethod
+    def standardise(self, mean: Tensor, deviation: Tensor) -> None:
+        """Have training begin with an input of mean 0 and deviation 1, both given as (F,)."""
 
 
 def _no_sums(model: SpectrogramSeparator, read: Callable[[Tensor], Tensor]) -> Tensor:

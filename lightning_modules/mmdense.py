@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_modules.input_statistics import input_statistics
+from lightning_modules.input_statistics import StandardisedInput
 from lightning_modules.layers.images import channels_innermost, up_to_multiple
 from lightning_modules.layers.initialisation import alive_from_the_start
 from lightning_modules.spectrogram import NetworkPerSource
@@ -330,7 +330,7 @@ class MMDenseNetwork(nn.Module):
 # -------------------------------------------------------------------- model
 
 
-class MMDenseNet(NetworkPerSource):
+class MMDenseNet(StandardisedInput, NetworkPerSource):
     """MMDenseNets for all sources, or MMDenseLSTMs: a network each, trained together.
 
     The loss is the squared error of magnitudes, as in the papers.
@@ -389,24 +389,12 @@ class MMDenseNet(NetworkPerSource):
         )
         # In the checkpoint, because the statistics are measured only once.
         self.register_buffer("statistics_known", torch.tensor(False))
-        self.statistics_known: Tensor
 
     def bins_below(self, frequency_hz: float) -> int:
         """Number of bins below a frequency; all of them from half the sample rate on."""
         if 2 * frequency_hz >= self.sample_rate:
             return self.n_fft // 2 + 1
         return math.ceil(frequency_hz * self.n_fft / self.sample_rate)
-
-    def on_fit_start(self) -> None:
-        """Measure the input statistics, once, before the first step."""
-        if not self.statistics_known:
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-            mean, deviation = input_statistics(self, data, self.input_magnitudes)
-            self.standardise(mean.to(self.device), deviation.to(self.device))
-
-    def input_magnitudes(self, spectrum: Tensor) -> Tensor:
-        """What statistics are taken of: spectra (C, F, N) to mean magnitudes (F, N)."""
-        return self.to_scale(spectrum.abs()).mean(0)
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, deviation: Tensor) -> None:

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from datamodules.datasets import Batch
 from datamodules.layouts import STEMS
 from lightning_modules.description import CheckpointError
-from lightning_modules.input_statistics import input_statistics
-from lightning_modules.spectrogram import SpectrogramSeparator
+from lightning_modules.input_statistics import StandardisedInput
 
 # Between the layers of the LSTM.
 _DROPOUT = 0.4
@@ -123,7 +122,7 @@ def bins_up_to(frequency_hz: float, n_fft: int, sample_rate: int) -> int:
     return math.floor(min(frequency_hz * n_fft / sample_rate, n_fft // 2)) + 1
 
 
-class OpenUnmix(SpectrogramSeparator):
+class OpenUnmix(StandardisedInput):
     """Open-Unmix for all sources: a network each, trained together.
 
     Args:
@@ -174,7 +173,6 @@ class OpenUnmix(SpectrogramSeparator):
         )
         # In the checkpoint, because the statistics are measured only once.
         self.register_buffer("statistics_known", torch.tensor(False))
-        self.statistics_known: Tensor
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
         """Run the networks on magnitudes (B, C, F, N), for estimates (B, S, C, F, N)."""
@@ -202,17 +200,6 @@ class OpenUnmix(SpectrogramSeparator):
         """Estimated less true magnitudes, (B, S, C, F, N)."""
         targets = self.to_scale(self.stft(batch.targets).abs())
         return estimates.float() - (targets.mean(2, keepdim=True) if self.mono else targets)
-
-    def on_fit_start(self) -> None:
-        """Measure the input statistics, once, before the first step."""
-        if not self.statistics_known:
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-            mean, deviation = input_statistics(self, data, self.input_magnitudes)
-            self.standardise(mean.to(self.device), deviation.to(self.device))
-
-    def input_magnitudes(self, spectrum: Tensor) -> Tensor:
-        """What the package takes statistics of: spectra (C, F, N) to mean magnitudes (F, N)."""
-        return self.to_scale(spectrum.abs()).mean(0)
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, deviation: Tensor) -> None:

@@ -130,8 +130,13 @@ def read_separator(path: Path) -> SourceSeparator:
 def _check_size(path: Path, other: SourceSeparator, model: SourceSeparator) -> None:
     """Check that nothing but their sources makes the weights of two models unlike."""
     theirs, ours = describe(other)["init_args"], describe(model)["init_args"]
-    expected = type(other)(**{**theirs, "sources": model.sources}).state_dict()
-    shapes = [{name: w.shape for name, w in s.items()} for s in (expected, model.state_dict())]
+    expected = other
+    if other.sources != model.sources:
+        expected = type(other)(**{**theirs, "sources": model.sources})
+    shapes = [
+        {name: weights.shape for name, weights in each.state_dict().items()}
+        for each in (expected, model)
+    ]
     if shapes[0] != shapes[1]:
         raise CheckpointError(
             f"{path}: pretrained weights are of another size; there it is "

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from lightning_modules import signals
 
@@ -16,6 +17,12 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 
 STEMS = ("vocals", "drums", "bass", "other")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Networks start with the same weights, whichever tests ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

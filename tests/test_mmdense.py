@@ -412,7 +412,7 @@ def test_statistics_are_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
         calls.append(arguments)
         return torch.arange(257.0), torch.arange(1.0, 258.0)
 
-    monkeypatch.setattr(mmdense, "input_statistics", measured)
+    monkeypatch.setattr("lightning_modules.input_statistics.input_statistics", measured)
     monkeypatch.setattr(MMDenseNet, "trainer", Trainer())
     model.on_fit_start()
     model.on_fit_start()

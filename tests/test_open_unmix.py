@@ -255,7 +255,7 @@ def test_training_begins_with_the_statistics_and_measures_them_once(
     def never(*_: Any) -> Any:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("lightning_modules.open_unmix.input_statistics", never)
+    monkeypatch.setattr("lightning_modules.input_statistics.input_statistics", never)
     again = small(optimizer=torch.optim.SGD)
     again.load_state_dict(load_separator(tmp_path / "some.ckpt").state_dict())
     assert again.statistics_known

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from datamodules.audio import DataError
+from lightning_modules.device import usable_device
 
 # What of an error stands in the table.
 _LONGEST_FAULT = 120
@@ -66,12 +67,7 @@ def check(options: argparse.Namespace, *lengths: str) -> None:
         value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):
             raise DataError(f"--{name.replace('_', '-')} is {value:g}: give a number above 0")
-    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(1, device=options.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"--device {options.device}: cannot be used here ({reason})") from error
+    options.device = str(usable_device(options.device))
     if options.threads:
         torch.set_num_threads(options.threads)
 

@@ -89,13 +89,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare(options: argparse.Namespace) -> str:
-    import torch
     from tqdm import tqdm
 
     from lightning_modules.cascade import Cascade
+    from lightning_modules.device import usable_device
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    cascade = Cascade(options.denoiser, options.separator, device)
+    cascade = Cascade(options.denoiser, options.separator, usable_device(options.device))
     data = _data(options, cascade)
     subset = options.subset or ("train" if options.paper_excerpts else "test")
     tracks = _tracks(data, subset)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from datamodules.audio import AudioInfo, DataError, inspect
+from datamodules.audio import AudioInfo, DataError
 from datamodules.songs import find_songs, song_name
 from lightning_modules.description import check_is_there
 from lightning_modules.encoding import CLIPPING, FORMATS, Encoding
@@ -132,8 +132,8 @@ def separate_songs(options: argparse.Namespace) -> int:
     encoding = Encoding(options.format, options.bits, options.bitrate, options.clipping)
     # A bad file is told before the model is loaded, which takes seconds.
     songs = [
-        _Song(path, options.output / song_name(path), inspect(path))
-        for path in find_songs(_named(options.inputs))
+        _Song(path, options.output / song_name(path), info)
+        for path, info in find_songs(_named(options.inputs)).items()
     ]
     for song in songs:
         encoding.check_rate(song.path, song.info.sample_rate)

@@ -95,6 +95,9 @@ class Browser:
             time.sleep(0.1)
         return found
 
+    def wait_for(self, selector: str) -> None:
+        self.wait(lambda: self.all(selector))
+
     def start(self, song: Path, models: int = 1) -> None:
         """Upload a song and press the button."""
         for box in self.all("#models input")[1:models]:
@@ -105,7 +108,7 @@ class Browser:
 
     def separate(self, song: Path, models: int = 1) -> None:
         self.start(song, models)
-        self.wait(lambda: self.all("stem-player .play"))
+        self.wait_for("stem-player .play")
 
     def download(self, selector: str, name: str) -> Path:
         self.one(selector).click()
@@ -117,7 +120,7 @@ class Browser:
 def users(app: tuple[str, Path], tmp_path: Path) -> Iterator[Callable[[], Browser]]:
     from selenium import webdriver
 
-    drivers = []
+    drivers: list[Any] = []
 
     def enter() -> Browser:
         number = len(drivers)
@@ -242,7 +245,7 @@ def test_what_cannot_be_separated_is_told(users: Callable[[], Browser], tmp_path
     user.wait(lambda: user.all(message) and "Choose a song first" in user.one(message).text)
     (tmp_path / "text.mp3").write_text("not audio at all <b>")
     user.start(tmp_path / "text.mp3")
-    user.wait(lambda: "text.mp3: is not audio" in user.one(message).text)
+    user.wait(lambda: user.all(message) and "text.mp3: is not audio" in user.one(message).text)
     user.driver.refresh()
     user.wait(lambda: user.all("#song input[type=file]"))
     user.start(write_song(tmp_path / "long.wav", 7, 1))
@@ -255,7 +258,7 @@ def test_two_users_at_once(users: Callable[[], Browser], tmp_path: Path) -> None
     for user, song in zip(pair, songs, strict=True):
         user.start(song)
     for user, song in zip(pair, songs, strict=True):
-        user.wait(lambda user=user: user.all("stem-player .play"))
+        user.wait_for("stem-player .play")
         assert user.one("stem-player h2").text == song.stem
         found = user.download("stem-player a[href$='/stems/0']", f"{song.stem} - mixture.wav")
         assert np.array_equal(soundfile.read(found)[0], soundfile.read(song)[0])
@@ -321,7 +324,7 @@ def test_nothing_sticks_out(
     user.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     name = "A song whose name does not end where a line of a telephone does"
     user.separate(write_song(tmp_path / f"{name}.wav"), models=2)
-    assert user.ask("document.documentElement.scrollWidth") == width
+    assert user.ask("document.documentElement.scrollWidth") <= width
     outside = user.ask(
         "[...player.querySelectorAll('*')].filter((e) => e.getClientRects().length &&"
         "e.getBoundingClientRect().right > innerWidth + 0.5).map((e) => e.className)"
