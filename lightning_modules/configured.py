@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from pytorch_lightning import seed_everything
-from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters_context
 
 from datamodules.datasets import grouping
 from datamodules.musdb import MUSDBDataModule
@@ -72,11 +71,8 @@ def configured(name: str, settings: Sequence[str] = ()) -> Configured:
     try:
         settled = parser.parse_args([*words, *settings])
         seed_everything(0, verbose=False)
-        # As `fit` does it: what a class hands to its parents is no argument of the model.
-        arguments = settled.model.init_args.as_dict()
-        with _given_hyperparameters_context(arguments, "pytorch_lightning.cli.instantiate_module"):
-            # The data module would look for data.
-            model = parser.instantiate_classes(Namespace(model=settled.model)).model  # type: ignore[no-untyped-call]
+        # The data module would look for data.
+        model = parser.instantiate_classes(Namespace(model=settled.model)).model  # type: ignore[no-untyped-call]
     except (ArgumentError, ValueError) as error:
         raise ConfigError(f"{name}: {legible(str(error))}") from error
     return Configured(model, settled.data.init_args.as_dict())

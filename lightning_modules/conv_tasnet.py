@@ -224,7 +224,8 @@ class ConvTasNetwork(nn.Module):
         """Map a mixture (B, C, T) to estimates (B, S, C, T), any T."""
         samples, margin = mixture.shape[-1], self.margin
         lacking = samples + 2 * margin - self.filter_samples
-        steps = max(0, -(-lacking // self.stride))
+        # Rounded up in whole numbers from 0 on, which all exported programs divide alike.
+        steps = (max(0, lacking) + self.stride - 1) // self.stride
         behind = steps * self.stride - lacking + margin
         frames = self.encoder(nn.functional.pad(mixture, (margin, behind)))  # (B, filters, N)
         masked = self.masks_of(frames) * frames[:, None]

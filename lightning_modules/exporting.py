@@ -19,7 +19,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.export._patches import register_lstm_while_loop_decomposition as lstm_as_loop
 
 from lightning_modules.base import SourceSeparator
 from lightning_modules.checkpoint import from_pretrained
@@ -33,6 +32,8 @@ Run = Callable[[Tensor], Tensor]
 # Which axes of the input may vary, as the tracer is asked in turn: batch and time, batch, none.
 _ATTEMPTS = ((0, -1), (0,), ())
 _LONGEST_REASON = 160
+# Of ONNX Runtime's logs: lengths that do not work are for this module to tell.
+_FATAL = 4
 
 
 class ExportError(ValueError):
@@ -44,12 +45,14 @@ class Exported(NamedTuple):
 
     Attributes:
         part: ``model``, from mixture to estimates; or ``network``, what is between STFT and mask.
-        axes: Axes of the input: a size, or the name of an axis that may have any.
+        axes: Axes of the input: a size, or the name of an axis that may vary.
+        shortest: Shortest length that it takes, samples or frames, where that axis may vary.
         difference: Largest difference from the model, as a part of the largest output.
     """
 
     part: str
     axes: list[int | str]
+    shortest: int | None
     difference: float
 
 
@@ -94,8 +97,7 @@ def export_folder(model: SourceSeparator, path: Path, seconds: float) -> Exporte
     """
     whole, _ = _parts(model, seconds)
     write_folder(model, path)
-    difference = _compared(from_pretrained(path), whole, (0, -1))
-    return Exported(whole.name, _axes(whole, (0, -1)), difference)
+    return _checked(from_pretrained(path), whole, {0: 1, -1: 1})
 
 
 def export_program(model: SourceSeparator, path: Path, seconds: float) -> Exported:
@@ -133,16 +135,8 @@ def export_onnx(model: SourceSeparator, path: Path, seconds: float) -> Exported:
         What it holds.
 
     Raises:
-        ExportError: The network cannot be exported, or a package is missing.
+        ExportError: The network cannot be exported.
     """
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ExportError(
-                f"ONNX needs the package {package}, which cannot be imported ({error}): "
-                "pip install 'stemlab[export]'"
-            ) from error
     _, network = _parts(model, seconds)
     return _traced(network, path, _save_onnx, _load_onnx)
 
@@ -165,6 +159,7 @@ def write_facts(model: SourceSeparator, exported: Exported, path: Path) -> None:
     facts = {
         "holds": exported.part,
         "input_axes": exported.axes,
+        "shortest_input": exported.shortest,
         "sources": model.sources,
         "sample_rate": model.sample_rate,
         "largest_difference": exported.difference,
@@ -200,68 +195,118 @@ def _traced(
         if not attempt:
             part = part._replace(example=part.example[:1])
         try:
-            # Else an LSTM is written out step by step: a huge graph, of a fixed length.
             with lstm_as_loop(), warnings.catch_warnings(), torch.no_grad(), _quiet():
                 warnings.simplefilter("ignore")
                 dynamic = ({axis % part.example.ndim: Dim.AUTO for axis in attempt},)
                 program = torch.export.export(
                     part.module, (part.example,), dynamic_shapes=dynamic, strict=False
                 )
-                free = tuple(axis for axis in attempt if _varies(program, axis))
                 save(program, path)
-                return Exported(part.name, _axes(part, free), _compared(load(path), part, free))
+                return _checked(load(path), part, _least(program, attempt))
         except Exception as error:
             # Tracers raise whatever they stumble over; with all axes fixed it counts.
             failure = error
     raise ExportError(_reason(failure)) from failure
 
 
-def _varies(program: ExportedProgram, axis: int) -> bool:
+def lstm_as_loop() -> contextlib.AbstractContextManager[None]:
+    """Have tracers see an LSTM as a loop over its frames.
+
+    Else it is written out frame by frame: a huge graph, of a fixed length. torch has no public
+    name for this; where a version lacks the private one, lengths of such programs are fixed.
+
+    Returns:
+        What is to be entered while tracing.
+    """
+    try:
+        patches = importlib.import_module("torch.export._patches")
+        loop: contextlib.AbstractContextManager[None] = (
+            patches.register_lstm_while_loop_decomposition()
+        )
+    except (ImportError, AttributeError):
+        return contextlib.nullcontext()
+    return loop
+
+
+def _least(program: ExportedProgram, asked: tuple[int, ...]) -> dict[int, int]:
+    """Of the axes of the input that may vary, the least size that the tracer has found."""
     (name,) = program.graph_signature.user_inputs
     (node,) = (node for node in program.graph.nodes if node.name == name)
-    return not isinstance(node.meta["val"].shape[axis], int)
+    sizes = {axis: str(node.meta["val"].shape[axis]) for axis in asked}
+    ranges = {str(symbol): found for symbol, found in program.range_constraints.items()}
+    # A size that stands there as a number is fixed.
+    return {
+        axis: int(ranges[size].lower) for axis, size in sizes.items() if not size.isdecimal()
+    }
 
 
-def _axes(part: _Part, free: tuple[int, ...]) -> list[int | str]:
-    """Names of the axes that may vary, and sizes of the others."""
+# ------------------------------------------------------------------ comparing
+
+
+def _checked(run: Run, part: _Part, least: Mapping[int, int]) -> Exported:
+    """Compare what was read again with the model, in all sizes that it is to take.
+
+    Args:
+        run: What was read again.
+        part: What it must agree with.
+        least: By axis that may vary, the size that it need not go below.
+
+    Raises:
+        ExportError: It differs.
+    """
+    inputs, shortest = [part.example], None
+    if 0 in least:
+        inputs += [part.example[:1], torch.cat([part.example, -part.example[:1]])]
+    if -1 in least:
+        length = part.example.shape[-1]
+        longer = torch.cat([part.example, part.example.flip(-1)], -1)
+        inputs += [longer[..., : length * 4 // 3 + 1], longer[..., : length // 2 + 1]]
+        shortest = _shortest(run, part, least[-1])
+        inputs.append(part.example[..., :shortest])
+    difference = max(_difference(run, part, given) for given in inputs)
     time = "samples" if part.name == "model" else "frames"
     names = {0: "batch", -1: time}
     axes: list[int | str] = list(part.example.shape)
-    for axis in free:
+    for axis in least:
         axes[axis] = names[axis]
-    return axes
+    return Exported(part.name, axes, shortest, difference)
 
 
-def _compared(run: Run, part: _Part, free: tuple[int, ...]) -> float:
-    """Largest difference from the model, also with other sizes of the axes that may vary.
+def _shortest(run: Run, part: _Part, least: int) -> int:
+    """Length from which on it works: one, though tracers leave that open, or the least known."""
+    try:
+        _difference(run, part, part.example[..., :1])
+    except Exception:
+        # Runtimes raise whatever they stumble over.
+        return least
+    return 1
+
+
+def _difference(run: Run, part: _Part, given: Tensor) -> float:
+    """Largest difference from the model, as a part of the largest output.
 
     Raises:
         ExportError: It is too large.
     """
-    inputs = [part.example]
-    if 0 in free:
-        inputs += [part.example[:1], torch.cat([part.example, -part.example[:1]])]
-    if -1 in free:
-        longer = torch.cat([part.example, part.example.flip(-1)], -1)
-        inputs.append(longer[..., : part.example.shape[-1] * 4 // 3 + 1])
-    differences = []
     with torch.no_grad():
-        for given in inputs:
-            expected, found = part.module(given), run(given)
-            if found.shape != expected.shape:
-                raise ExportError(
-                    f"of an input {tuple(given.shape)} it makes {tuple(found.shape)}, the model "
-                    f"{tuple(expected.shape)}"
-                )
-            largest = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
-            differences.append(float((found - expected).abs().max() / largest))
-    # NaN passes no comparison.
-    if not all(difference <= TOLERANCE for difference in differences):
+        expected, found = part.module(given), run(given)
+    if found.shape != expected.shape:
         raise ExportError(
-            f"it differs from the model by {max(differences):.1e} of the largest output, more "
+            f"of an input {tuple(given.shape)} it makes {tuple(found.shape)}, the model "
+            f"{tuple(expected.shape)}"
+        )
+    largest = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
+    difference = float((found - expected).abs().max() / largest)
+    # NaN passes no comparison.
+    if not difference <= TOLERANCE:
+        raise ExportError(
+            f"it differs from the model by {difference:.1e} of the largest output, more "
             f"than {TOLERANCE:.0e}"
         )
-    return max(differences)
+    return difference
+
+
+# -------------------------------------------------------------------- helpers
 
 
 def _load_program(path: Path) -> Run:
@@ -276,9 +321,10 @@ def _save_onnx(program: ExportedProgram, path: Path) -> None:
 
 
 def _load_onnx(path: Path) -> Run:
-    session = importlib.import_module("onnxruntime").InferenceSession(
-        str(path), providers=["CPUExecutionProvider"]
-    )
+    onnxruntime = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     return lambda tensor: torch.from_numpy(session.run(None, {given.name: tensor.numpy()})[0])
 

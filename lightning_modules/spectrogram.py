@@ -174,7 +174,9 @@ class SpectrogramSeparator(SourceSeparator):
         extra = self.hop_length if 2 * self.hop_length >= self.n_fft else 0
         flat = waveform.reshape(-1, waveform.shape[-1]).float()  # (..., T) -> (n, T)
         edge = self.n_fft // 2
-        mode = self.pad_mode if flat.shape[-1] > edge + extra else "constant"
+        # Asked in this order, so that an exported program of silent edges takes any length.
+        reflected = self.pad_mode == "reflect" and flat.shape[-1] > edge + extra
+        mode = "reflect" if reflected else "constant"
         with torch.autocast(waveform.device.type, enabled=False):
             spectrum = torch.stft(
                 nn.functional.pad(flat, (edge, edge + extra), mode=mode),
@@ -213,15 +215,19 @@ class SpectrogramSeparator(SourceSeparator):
         Returns:
             Waveforms, shape (..., samples).
         """
+        flat = spectra.reshape(-1, *spectra.shape[-2:])  # (..., F, N) -> (n, F, N)
         with torch.autocast(spectra.device.type, enabled=False):
-            waveform = torch.istft(
-                spectra.reshape(-1, *spectra.shape[-2:]),  # (..., F, N) -> (n, F, N)
-                self.n_fft,
-                self.hop_length,
-                window=self.window,
-                center=True,
-                length=samples,
-            )
+            if torch.compiler.is_exporting():
+                waveform = overlap_added(flat, self.window, self.hop_length, samples)
+            else:
+                waveform = torch.istft(
+                    flat,
+                    self.n_fft,
+                    self.hop_length,
+                    window=self.window,
+                    center=True,
+                    length=samples,
+                )
         return waveform.reshape(*spectra.shape[:-2], samples)
 
     def to_scale(self, magnitudes: Tensor) -> Tensor:
@@ -235,6 +241,33 @@ class SpectrogramSeparator(SourceSeparator):
         if self.magnitude_scale == "linear":
             return magnitudes
         return self.floor * (10 ** (magnitudes / 20) - 1)
+
+
+def overlap_added(spectra: Tensor, window: Tensor, hop_length: int, samples: int) -> Tensor:
+    """What ``torch.istft`` computes, in parts that exported programs have for any length.
+
+    Griffin and Lim 1984, "Signal Estimation from Modified Short-Time Fourier Transform",
+    equation 6: windowed frames are added up and divided by the sum of the squared windows.
+
+    Args:
+        spectra: Complex spectra, shape (n, F, N); frame 0 is centred on sample 0.
+        window: The window, shape (n_fft,).
+        hop_length: Distance of two frames, samples.
+        samples: Length of the waveforms.
+
+    Returns:
+        Waveforms, shape (n, samples).
+    """
+    n_fft, number = len(window), spectra.shape[-1]
+    frames = torch.fft.irfft(spectra, n_fft, dim=1) * window[:, None]  # (n, n_fft, N)
+    squares = window.square()[None, :, None].expand(1, -1, number)
+    padded = (1, (number - 1) * hop_length + n_fft)
+    added, weights = (
+        nn.functional.fold(part, padded, (1, n_fft), stride=(1, hop_length)).flatten(1)
+        for part in (frames, squares)
+    )
+    first = n_fft // 2
+    return added.narrow(-1, first, samples) / weights.narrow(-1, first, samples)
 
 
 class NetworkPerSource(SpectrogramSeparator):
