@@ -120,7 +120,8 @@ class Autoencoder(nn.Module):
         places = torch.arange(
             -self.margin, size + self.margin + -(size + self.margin) % self.multiple, device=device
         )
-        period = max(1, 2 * (size - 1))  # there and back, each edge once
+        # There and back, each edge once; a tensor, as ONNX has no remainder by a size.
+        period = torch.full((), max(1, 2 * (size - 1)), device=device)
         places = places % period
         return torch.minimum(places, period - places) if size > 1 else places * 0
 

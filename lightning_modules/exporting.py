@@ -29,8 +29,9 @@ TOLERANCE = 1e-4
 """Largest difference between export and model that passes, as a part of the largest output."""
 
 Run = Callable[[Tensor], Tensor]
-# Which axes of the input may vary, as the tracer is asked in turn: batch and time, batch, none.
-_ATTEMPTS = ((0, -1), (0,), ())
+# Axes of the input that are to vary, in turn: batch and time, either, none.
+_ATTEMPTS = ((0, -1), (-1,), (0,), ())
+_LARGE = 2**40
 _LONGEST_REASON = 160
 # Of ONNX Runtime's logs: lengths that do not work are for this module to tell.
 _FATAL = 4
@@ -48,12 +49,14 @@ class Exported(NamedTuple):
         axes: Axes of the input: a size, or the name of an axis that may vary.
         shortest: Shortest length that it takes, samples or frames, where that axis may vary.
         difference: Largest difference from the model, as a part of the largest output.
+        obstacle: Why batch and length do not both vary, where they do not.
     """
 
     part: str
     axes: list[int | str]
     shortest: int | None
     difference: float
+    obstacle: str | None = None
 
 
 class _Part(NamedTuple):
@@ -191,21 +194,23 @@ def _traced(
     load: Callable[[Path], Run],
 ) -> Exported:
     """Trace a part with as few axes fixed as works, and save, load and compare it."""
+    obstacle: Exception | None = None
     for attempt in _ATTEMPTS:
-        if not attempt:
-            part = part._replace(example=part.example[:1])
+        tried = part if 0 in attempt else part._replace(example=part.example[:1])
         try:
             with lstm_as_loop(), warnings.catch_warnings(), torch.no_grad(), _quiet():
                 warnings.simplefilter("ignore")
-                dynamic = ({axis % part.example.ndim: Dim.AUTO for axis in attempt},)
+                dynamic = ({axis % tried.example.ndim: Dim.AUTO for axis in attempt},)
                 program = torch.export.export(
-                    part.module, (part.example,), dynamic_shapes=dynamic, strict=False
+                    tried.module, (tried.example,), dynamic_shapes=dynamic, strict=False
                 )
+                least = _least(program, attempt)
                 save(program, path)
-                return _checked(load(path), part, _least(program, attempt))
+                exported = _checked(load(path), tried, least)
+            return exported._replace(obstacle=obstacle and _reason(obstacle))
         except Exception as error:
             # Tracers raise whatever they stumble over; with all axes fixed it counts.
-            failure = error
+            obstacle, failure = obstacle or error, error
     raise ExportError(_reason(failure)) from failure
 
 
@@ -229,15 +234,24 @@ def lstm_as_loop() -> contextlib.AbstractContextManager[None]:
 
 
 def _least(program: ExportedProgram, asked: tuple[int, ...]) -> dict[int, int]:
-    """Of the axes of the input that may vary, the least size that the tracer has found."""
+    """Least size of each axis that is to vary.
+
+    Raises:
+        ExportError: The tracer has found that one does not.
+    """
     (name,) = program.graph_signature.user_inputs
     (node,) = (node for node in program.graph.nodes if node.name == name)
-    sizes = {axis: str(node.meta["val"].shape[axis]) for axis in asked}
     ranges = {str(symbol): found for symbol, found in program.range_constraints.items()}
-    # A size that stands there as a number is fixed.
-    return {
-        axis: int(ranges[size].lower) for axis, size in sizes.items() if not size.isdecimal()
-    }
+    least = {}
+    for axis in asked:
+        size = str(node.meta["val"].shape[axis])
+        found = ranges.get(size)
+        if found is None or found.upper < _LARGE:
+            name = "lengths" if axis else "batches"
+            sizes = size if found is None else f"{found.lower} to {found.upper}"
+            raise ExportError(f"its program takes {name} of {sizes} only")
+        least[axis] = int(found.lower)
+    return least
 
 
 # ------------------------------------------------------------------ comparing
@@ -258,11 +272,11 @@ def _checked(run: Run, part: _Part, least: Mapping[int, int]) -> Exported:
     if 0 in least:
         inputs += [part.example[:1], torch.cat([part.example, -part.example[:1]])]
     if -1 in least:
-        length = part.example.shape[-1]
+        shortest, length = _shortest(run, part, least[-1]), part.example.shape[-1]
         longer = torch.cat([part.example, part.example.flip(-1)], -1)
-        inputs += [longer[..., : length * 4 // 3 + 1], longer[..., : length // 2 + 1]]
-        shortest = _shortest(run, part, least[-1])
-        inputs.append(part.example[..., :shortest])
+        # None but by chance are aligned with strides and hops as the example is.
+        others = (shortest, shortest + 1, length // 2 + 1, length * 3 // 4, length * 4 // 3 + 1)
+        inputs += [longer[..., :number] for number in others]
     difference = max(_difference(run, part, given) for given in inputs)
     time = "samples" if part.name == "model" else "frames"
     names = {0: "batch", -1: time}
@@ -273,13 +287,17 @@ def _checked(run: Run, part: _Part, least: Mapping[int, int]) -> Exported:
 
 
 def _shortest(run: Run, part: _Part, least: int) -> int:
-    """Length from which on it works: one, though tracers leave that open, or the least known."""
-    try:
-        _difference(run, part, part.example[..., :1])
-    except Exception:
+    """Length from which on it works: one, though tracers leave that open, or found by doubling."""
+    lengths = [1]
+    while least < part.example.shape[-1]:
+        lengths.append(max(2, least))
+        least = 2 * lengths[-1]
+    for length in lengths:
         # Runtimes raise whatever they stumble over.
-        return least
-    return 1
+        with contextlib.suppress(Exception):
+            _difference(run, part, part.example[..., :length])
+            return length
+    return part.example.shape[-1]
 
 
 def _difference(run: Run, part: _Part, given: Tensor) -> float:
@@ -310,7 +328,9 @@ def _difference(run: Run, part: _Part, given: Tensor) -> float:
 
 
 def _load_program(path: Path) -> Run:
-    program = torch.export.load(path).module()
+    # Guards refuse lengths that are aligned otherwise than the example's, though what they compute
+    # is right, as is seen here; fixed sizes and least ones are checked without.
+    program = torch.export.load(path).module(check_guards=False)
     return lambda given: program(given)
 
 

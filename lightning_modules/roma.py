@@ -220,7 +220,10 @@ class Roma(SpectrogramSeparator):
         """
         half = self.context_frames // 2
         read = nn.functional.pad(self.read(mixture[:, 0]), (half, half))
-        parts = self.in_context(read).split(max(1, _FRAMES_AT_ONCE // len(read)), 1)
+        frames = self.in_context(read)
+        # An exported program would have the number of its example's parts: it takes one.
+        at_once = max(1, _FRAMES_AT_ONCE // read.shape[0])
+        parts = [frames] if torch.compiler.is_exporting() else frames.split(at_once, 1)
         # (B, n, K, F) -> (B n, 1, K, F) -> (B n, S, F) -> (B, n, S, F)
         outputs = [
             self.network(part.flatten(0, 1)[:, None]).unflatten(0, part.shape[:2]) for part in parts
