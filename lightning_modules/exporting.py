@@ -32,6 +32,7 @@ Run = Callable[[Tensor], Tensor]
 # Axes of the input that are to vary, in turn: batch and time, either, none.
 _ATTEMPTS = ((0, -1), (-1,), (0,), ())
 _LARGE = 2**40
+_PATCHES = "torch.export._patches"
 _LONGEST_REASON = 160
 # Of ONNX Runtime's logs: lengths that do not work are for this module to tell.
 _FATAL = 4
@@ -57,6 +58,12 @@ class Exported(NamedTuple):
     shortest: int | None
     difference: float
     obstacle: str | None = None
+
+
+class _Format(NamedTuple):
+    save: Callable[[ExportedProgram, Path], None]
+    load: Callable[[Path], Run]
+    tracing: Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class _Part(NamedTuple):
@@ -119,11 +126,11 @@ def export_program(model: SourceSeparator, path: Path, seconds: float) -> Export
     """
     whole, network = _parts(model, seconds)
     try:
-        return _traced(whole, path, torch.export.save, _load_program)
+        return _traced(whole, path, _PROGRAM)
     except ExportError:
         if network is whole:
             raise
-    return _traced(network, path, torch.export.save, _load_program)
+    return _traced(network, path, _PROGRAM)
 
 
 def export_onnx(model: SourceSeparator, path: Path, seconds: float) -> Exported:
@@ -141,7 +148,7 @@ def export_onnx(model: SourceSeparator, path: Path, seconds: float) -> Exported:
         ExportError: The network cannot be exported.
     """
     _, network = _parts(model, seconds)
-    return _traced(network, path, _save_onnx, _load_onnx)
+    return _traced(network, path, _ONNX)
 
 
 EXPORTS: Mapping[str, Callable[[SourceSeparator, Path, float], Exported]] = {
@@ -165,6 +172,7 @@ def write_facts(model: SourceSeparator, exported: Exported, path: Path) -> None:
         "shortest_input": exported.shortest,
         "sources": model.sources,
         "sample_rate": model.sample_rate,
+        "obstacle": exported.obstacle,
         "largest_difference": exported.difference,
         "torch": torch.__version__,
         "separator": describe(model),
@@ -187,50 +195,43 @@ def _parts(model: SourceSeparator, seconds: float) -> tuple[_Part, _Part]:
     return whole, whole if read is mixture else _Part("network", NetworkAlone(model), read)
 
 
-def _traced(
-    part: _Part,
-    path: Path,
-    save: Callable[[ExportedProgram, Path], None],
-    load: Callable[[Path], Run],
-) -> Exported:
+def _traced(part: _Part, path: Path, form: _Format) -> Exported:
     """Trace a part with as few axes fixed as works, and save, load and compare it."""
     obstacle: Exception | None = None
     for attempt in _ATTEMPTS:
         tried = part if 0 in attempt else part._replace(example=part.example[:1])
         try:
-            with lstm_as_loop(), warnings.catch_warnings(), torch.no_grad(), _quiet():
+            with form.tracing(), warnings.catch_warnings(), _quiet():
                 warnings.simplefilter("ignore")
                 dynamic = ({axis % tried.example.ndim: Dim.AUTO for axis in attempt},)
                 program = torch.export.export(
                     tried.module, (tried.example,), dynamic_shapes=dynamic, strict=False
                 )
                 least = _least(program, attempt)
-                save(program, path)
-                exported = _checked(load(path), tried, least)
-            return exported._replace(obstacle=obstacle and _reason(obstacle))
+                form.save(program, path)
+                exported = _checked(form.load(path), tried, least)
+            why = None if obstacle is None else _reason(obstacle)
+            return exported._replace(obstacle=why)
         except Exception as error:
             # Tracers raise whatever they stumble over; with all axes fixed it counts.
             obstacle, failure = obstacle or error, error
     raise ExportError(_reason(failure)) from failure
 
 
-def lstm_as_loop() -> contextlib.AbstractContextManager[None]:
-    """Have tracers see an LSTM as a loop over its frames.
+@contextlib.contextmanager
+def _lstm_as_loop() -> Iterator[None]:
+    """Have the tracer see an LSTM as a loop over its frames, for graphs that have no such layer.
 
-    Else it is written out frame by frame: a huge graph, of a fixed length. torch has no public
-    name for this; where a version lacks the private one, lengths of such programs are fixed.
-
-    Returns:
-        What is to be entered while tracing.
+    Else it would be written out frame by frame: a huge graph, of a fixed length. torch (2.11 to
+    2.14) has no public name for this; where the private one is gone, lengths are fixed.
     """
     try:
-        patches = importlib.import_module("torch.export._patches")
-        loop: contextlib.AbstractContextManager[None] = (
-            patches.register_lstm_while_loop_decomposition()
-        )
+        loop = importlib.import_module(_PATCHES).register_lstm_while_loop_decomposition
     except (ImportError, AttributeError):
-        return contextlib.nullcontext()
-    return loop
+        loop = contextlib.nullcontext
+    # Loops have no gradients.
+    with loop(), torch.no_grad():
+        yield
 
 
 def _least(program: ExportedProgram, asked: tuple[int, ...]) -> dict[int, int]:
@@ -347,6 +348,10 @@ def _load_onnx(path: Path) -> Run:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     return lambda tensor: torch.from_numpy(session.run(None, {given.name: tensor.numpy()})[0])
+
+
+_PROGRAM = _Format(torch.export.save, _load_program, contextlib.nullcontext)
+_ONNX = _Format(_save_onnx, _load_onnx, _lstm_as_loop)
 
 
 @contextlib.contextmanager

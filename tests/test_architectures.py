@@ -16,6 +16,7 @@ from lightning_modules.base import SourceSeparator
 from lightning_modules.config_files import CONFIGS, chain
 from lightning_modules.configured import configured
 from lightning_modules.denoising_autoencoder import DenoisingAutoencoder
+from lightning_modules.description import describe
 
 NAMES = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"base"})
 # Shorter than any window, shorter than the receptive fields, and multiples of no stride.
@@ -54,6 +55,12 @@ def test_estimates_of_any_length_number_and_loudness(model: SourceSeparator) -> 
                 estimates = model(mixture)
                 assert estimates.shape == (batch, len(model.sources), *mixture.shape[1:])
                 assert estimates.isfinite().all(), (samples, batch, gain)
+
+
+def test_described_models_are_built_again(model: SourceSeparator) -> None:
+    described = describe(model)
+    again = type(model)(**described["init_args"])
+    assert describe(again) == described, "what is loaded can be saved"
 
 
 def test_whole_tracks_shorter_than_a_chunk_and_silent_ones(model: SourceSeparator) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from datamodules.datasets import Batch
 from datamodules.musdb import MUSDBDataModule
-from lightning_modules import roma
+from lightning_modules import exporting, roma
 from lightning_modules.config_files import CONFIGS
 from lightning_modules.roma import MaskNetwork, Roma
 
@@ -60,6 +60,15 @@ def test_parameters_are_about_34_and_38_million() -> None:
     count = parameters(Roma(FOUR, **config("roma", "roma_dnn")))
     assert count == 5125 * 4100 + 4100 + 4100 * 4100 + 4100 == 37_830_700
     assert round(count / 1e6) == 38
+
+
+def test_exported_networks_take_more_frames_than_are_read_at_once() -> None:
+    network = exporting.NetworkAlone(small())
+    any_size = ({0: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},)
+    example = torch.rand(2, 1, 513, 20)
+    program = torch.export.export(network, (example,), dynamic_shapes=any_size).module()
+    more = torch.rand(3, 1, 513, roma._FRAMES_AT_ONCE + 1)
+    assert torch.allclose(program(more), network(more), atol=1e-6)
 
 
 def test_features_are_4096_and_layers_stand_in_the_papers_order() -> None:

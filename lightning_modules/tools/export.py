@@ -9,12 +9,20 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning_modules.description import check_is_there
 
+if TYPE_CHECKING:
+    from lightning_modules.base import SourceSeparator
+
 # By format; a folder has none.
 SUFFIXES = {"safetensors": "", "torch_export": ".pt2", "onnx": ".onnx"}
+# Beyond what the project needs anyway.
+_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,6 +66,28 @@ def _check(options: argparse.Namespace) -> None:
     for path in [output, output.with_suffix(".json")] if suffix else [output]:
         if path.exists() and not options.force:
             raise FileExistsError(f"{path} is there already; give another name, or --force")
+    if output.exists() and output.is_dir() == bool(suffix):
+        raise FileExistsError(
+            f"{output} is a {'folder' if suffix else 'file'}, which {options.format} is not, and "
+            "--force replaces none by the other; give another name"
+        )
+    check_packages(options.format)
+
+
+def check_packages(name: str) -> None:
+    """Check that the packages of a format are installed.
+
+    Args:
+        name: The format.
+
+    Raises:
+        ValueError: One is missing.
+    """
+    missing = [package for package in _PACKAGES.get(name, ()) if find_spec(package) is None]
+    if missing:
+        raise ValueError(
+            f"{name} needs {', '.join(missing)}, not installed here: pip install 'stemlab[export]'"
+        )
 
 
 def export(options: argparse.Namespace) -> None:
@@ -68,10 +98,11 @@ def export(options: argparse.Namespace) -> None:
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
-        ExportError: The separator cannot be exported to the format.
+        ExportError: The separator cannot be exported to the format; the message says to which
+            it can.
     """
     from lightning_modules.checkpoint import load_separator
-    from lightning_modules.exporting import EXPORTS, TOLERANCE, write_facts
+    from lightning_modules.exporting import EXPORTS, TOLERANCE, ExportError, write_facts
 
     model = load_separator(options.checkpoint)
     output, is_file = options.output, bool(SUFFIXES[options.format])
@@ -79,7 +110,13 @@ def export(options: argparse.Namespace) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
         made = Path(folder, output.name)
-        exported = EXPORTS[options.format](model, made, seconds)
+        try:
+            exported = EXPORTS[options.format](model, made, seconds)
+        except ExportError as error:
+            raise ExportError(
+                f"{options.checkpoint}: {type(model).__name__} cannot be exported as "
+                f"{options.format}: {error}; give --format {_possible(model, seconds, options)}"
+            ) from error
         if is_file:
             write_facts(model, exported, made.with_suffix(".json"))
             made, place = made.parent, output.parent
@@ -93,6 +130,22 @@ def export(options: argparse.Namespace) -> None:
         f"{output}: the {exported.part}, input ({axes}); read again it differs by "
         f"{exported.difference:.1e} of the largest output at most ({TOLERANCE:.0e} passes)"
     )
+
+
+def _possible(model: SourceSeparator, seconds: float, options: argparse.Namespace) -> str:
+    """The other formats that a separator can be exported to, as trying shows."""
+    from lightning_modules.exporting import EXPORTS
+
+    possible = []
+    for name in [name for name in SUFFIXES if name != options.format]:
+        with (
+            suppress(ValueError),
+            tempfile.TemporaryDirectory(prefix="stemlab-export-") as folder,
+        ):
+            check_packages(name)
+            EXPORTS[name](model, Path(folder, f"model{SUFFIXES[name]}"), seconds)
+            possible.append(name)
+    return " or ".join(possible)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 
 from datamodules.benchmark.tables import markdown
 from lightning_modules.config_files import CONFIGS, ConfigError, chain
-from lightning_modules.tools.export import SUFFIXES
+from lightning_modules.tools.export import SUFFIXES, check_packages
 
 DOCS = CONFIGS.parent / "docs"
 _BEGIN, _END = "<!-- table: made by lightning_modules.tools.export_table -->", "<!-- end -->"
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     findings, page = options.docs / "export.json", options.docs / "export.md"
     try:
+        for each in SUFFIXES:
+            check_packages(each)
         for name in options.configs:
             chain(name)
         rows = json.loads(findings.read_text()) if findings.is_file() else {}
@@ -110,12 +112,16 @@ def _cells(name: str, row: dict[str, Any]) -> list[str]:
 
 
 def _cell(found: dict[str, Any]) -> str:
+    # A bar would end the cell.
     if "reason" in found:
-        # A bar would end the cell.
         return f"no: {found['reason']}".replace("|", "\\|")
     batch = "any batch" if found["axes"][0] == "batch" else "one example"
-    length = "any length" if isinstance(found["axes"][-1], str) else "fixed length"
-    return f"{found['part']}, {batch}, {length} ({found['difference']:.0e})"
+    time, shortest = found["axes"][-1], found["shortest"]
+    some = "fixed length" if shortest is None else f"from {shortest} {time} on"
+    length = "any length" if shortest == 1 else some
+    difference = f"{found['difference']:.0e}" if found["difference"] else "exact"
+    why = f": {found['obstacle']}" if found["obstacle"] else ""
+    return f"{found['part']}, {batch}, {length} ({difference}){why}".replace("|", "\\|")
 
 
 if __name__ == "__main__":

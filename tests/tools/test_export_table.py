@@ -11,17 +11,18 @@ from lightning_modules import exporting
 from lightning_modules.base import SourceSeparator
 from lightning_modules.exporting import Exported, ExportError
 from lightning_modules.tools import export_table
+from tests.test_architectures import ROOTS, tiny_model
 
 PAGE = f"# Export\n\n{export_table._BEGIN}\nold\n{export_table._END}\nend\n"
 
 
 def whole(model: SourceSeparator, path: Path, seconds: float) -> Exported:
     assert path.suffix == ".pt2"
-    return Exported("model", ["batch", 2, "samples"], 1.2e-7)
+    return Exported("model", ["batch", 2, "samples"], 240, 1.2e-7)
 
 
 def part(model: SourceSeparator, path: Path, seconds: float) -> Exported:
-    return Exported("network", [1, 2, 257, 64], 0.0)
+    return Exported("network", [1, 2, 257, 64], None, 0.0, "it is | a loop")
 
 
 def none(model: SourceSeparator, path: Path, seconds: float) -> Exported:
@@ -41,8 +42,8 @@ def test_row_by_row(
     (row,) = (row for row in cells if "`wave_unet`" in row)
     assert row[2:6] == [
         "`WaveUNet`",
-        "network, one example, fixed length (0e+00)",
-        "model, any batch, any length (1e-07)",
+        "network, one example, fixed length (exact): it is / a loop",
+        "model, any batch, from 240 samples on (1e-07)",
         "no: a / b",
     ]
     assert any("`fnn`" in row for row in cells)
@@ -56,3 +57,12 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "export.md").write_text("no marks")
     assert export_table.main(["--docs", str(tmp_path)]) == 2
     assert "export.md has no lines" in capsys.readouterr().err
+
+
+def test_the_page_has_all_architectures_as_they_were_found() -> None:
+    rows = json.loads((export_table.DOCS / "export.json").read_text())
+    assert sorted(rows) == ROOTS, "python -m lightning_modules.tools.export_table <config>"
+    for name, row in rows.items():
+        assert row["class"] == type(tiny_model(name)).__name__
+    page = (export_table.DOCS / "export.md").read_text()
+    assert export_table.with_table(page, rows) == page
