@@ -60,12 +60,6 @@ class Exported(NamedTuple):
     obstacle: str | None = None
 
 
-class _Format(NamedTuple):
-    save: Callable[[ExportedProgram, Path], None]
-    load: Callable[[Path], Run]
-    tracing: Callable[[], contextlib.AbstractContextManager[None]]
-
-
 class _Part(NamedTuple):
     name: str
     module: nn.Module
@@ -126,11 +120,11 @@ def export_program(model: SourceSeparator, path: Path, seconds: float) -> Export
     """
     whole, network = _parts(model, seconds)
     try:
-        return _traced(whole, path, _PROGRAM)
+        return _traced(whole, path, torch.export.save, _load_program)
     except ExportError:
         if network is whole:
             raise
-    return _traced(network, path, _PROGRAM)
+    return _traced(network, path, torch.export.save, _load_program)
 
 
 def export_onnx(model: SourceSeparator, path: Path, seconds: float) -> Exported:
@@ -148,7 +142,7 @@ def export_onnx(model: SourceSeparator, path: Path, seconds: float) -> Exported:
         ExportError: The network cannot be exported.
     """
     _, network = _parts(model, seconds)
-    return _traced(network, path, _ONNX)
+    return _traced(network, path, _save_onnx, _load_onnx)
 
 
 EXPORTS: Mapping[str, Callable[[SourceSeparator, Path, float], Exported]] = {
@@ -195,21 +189,26 @@ def _parts(model: SourceSeparator, seconds: float) -> tuple[_Part, _Part]:
     return whole, whole if read is mixture else _Part("network", NetworkAlone(model), read)
 
 
-def _traced(part: _Part, path: Path, form: _Format) -> Exported:
+def _traced(
+    part: _Part,
+    path: Path,
+    save: Callable[[ExportedProgram, Path], None],
+    load: Callable[[Path], Run],
+) -> Exported:
     """Trace a part with as few axes fixed as works, and save, load and compare it."""
     obstacle: Exception | None = None
     for attempt in _ATTEMPTS:
         tried = part if 0 in attempt else part._replace(example=part.example[:1])
         try:
-            with form.tracing(), warnings.catch_warnings(), _quiet():
+            with _lstm_as_loop(), warnings.catch_warnings(), torch.no_grad(), _quiet():
                 warnings.simplefilter("ignore")
                 dynamic = ({axis % tried.example.ndim: Dim.AUTO for axis in attempt},)
                 program = torch.export.export(
                     tried.module, (tried.example,), dynamic_shapes=dynamic, strict=False
                 )
                 least = _least(program, attempt)
-                form.save(program, path)
-                exported = _checked(form.load(path), tried, least)
+                save(program, path)
+                exported = _checked(load(path), tried, least)
             why = None if obstacle is None else _reason(obstacle)
             return exported._replace(obstacle=why)
         except Exception as error:
@@ -218,20 +217,21 @@ def _traced(part: _Part, path: Path, form: _Format) -> Exported:
     raise ExportError(_reason(failure)) from failure
 
 
-@contextlib.contextmanager
-def _lstm_as_loop() -> Iterator[None]:
-    """Have the tracer see an LSTM as a loop over its frames, for graphs that have no such layer.
+def _lstm_as_loop() -> contextlib.AbstractContextManager[None]:
+    """Have the tracer take an LSTM for a loop over its frames.
 
-    Else it would be written out frame by frame: a huge graph, of a fixed length. torch (2.11 to
-    2.14) has no public name for this; where the private one is gone, lengths are fixed.
+    Else it follows them one by one, which takes long and fixes their number. A program has the
+    LSTM as a layer all the same, an ONNX graph the loop. torch (2.11 to 2.14) has no public name
+    for this; where the private one is gone, such lengths are fixed.
     """
     try:
-        loop = importlib.import_module(_PATCHES).register_lstm_while_loop_decomposition
+        patches = importlib.import_module(_PATCHES)
+        loop: contextlib.AbstractContextManager[None] = (
+            patches.register_lstm_while_loop_decomposition()
+        )
     except (ImportError, AttributeError):
-        loop = contextlib.nullcontext
-    # Loops have no gradients.
-    with loop(), torch.no_grad():
-        yield
+        return contextlib.nullcontext()
+    return loop
 
 
 def _least(program: ExportedProgram, asked: tuple[int, ...]) -> dict[int, int]:
@@ -348,10 +348,6 @@ def _load_onnx(path: Path) -> Run:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     return lambda tensor: torch.from_numpy(session.run(None, {given.name: tensor.numpy()})[0])
-
-
-_PROGRAM = _Format(torch.export.save, _load_program, contextlib.nullcontext)
-_ONNX = _Format(_save_onnx, _load_onnx, _lstm_as_loop)
 
 
 @contextlib.contextmanager
