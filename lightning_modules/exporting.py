@@ -271,7 +271,7 @@ def _checked(run: Run, part: _Part, least: Mapping[int, int]) -> Exported:
     """
     inputs, shortest = [part.example], None
     if 0 in least:
-        inputs += [part.example[:1], torch.cat([part.example, -part.example[:1]])]
+        inputs += [part.example[:1], torch.cat([part.example, part.example[:1] / 2])]
     if -1 in least:
         shortest, length = _shortest(run, part, least[-1]), part.example.shape[-1]
         longer = torch.cat([part.example, part.example.flip(-1)], -1)
