@@ -207,6 +207,7 @@ def _traced(
                     tried.module, (tried.example,), dynamic_shapes=dynamic, strict=False
                 )
                 least = _least(program, attempt)
+                _forget_places(program)
                 save(program, path)
                 exported = _checked(load(path), tried, least)
             why = None if obstacle is None else _reason(obstacle)
@@ -253,6 +254,14 @@ def _least(program: ExportedProgram, asked: tuple[int, ...]) -> dict[int, int]:
             raise ExportError(f"its program takes {name} of {sizes} only")
         least[axis] = int(found.lower)
     return least
+
+
+def _forget_places(program: ExportedProgram) -> None:
+    """Drop where each operation stands in the code: it names folders of this machine."""
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
 
 
 # ------------------------------------------------------------------ comparing

@@ -77,6 +77,8 @@ def same_in_fresh_process(
     words = [sys.executable, "-c", FRESH, kind, str(path), str(case)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    if path.is_file():
+        assert str(Path(exporting.__file__).parent).encode() not in path.read_bytes()
     differences = [float(line) for line in done.stdout.splitlines()]
     assert len(differences) == len(inputs)
     return max(differences) <= exporting.TOLERANCE
