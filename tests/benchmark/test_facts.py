@@ -132,11 +132,11 @@ trainer: {{max_epochs: 1}}
 
 @pytest.mark.slow
 def test_a_config_is_trained_and_scored(musdb_root: Path, tmp_path: Path) -> None:
-    page, figures = tmp_path / "architectures.md", tmp_path / "architectures.json"
-    page.write_text(f"{architectures._BEGIN}\n{architectures._END}\n")
+    page, _ = pages(tmp_path)
+    figures = page.with_name("architectures.json")
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY.format(root=musdb_root, more="num_workers: 0"))
-    arguments = [str(config), "--docs", str(tmp_path)]
+    arguments = [str(config), "--docs", str(page.parent)]
     assert architectures.main(arguments) == 0
     (row,) = json.loads(figures.read_text()).values()
     assert row["paper"] == "Nobody 2026"
