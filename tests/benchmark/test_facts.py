@@ -93,7 +93,7 @@ def test_the_tables_stand_between_their_marks(tmp_path: Path) -> None:
 
 def test_the_readme_has_the_best_known_from_the_highest_score_on() -> None:
     figures = {"training_seconds": 90.0, "mixture_sdr": -5.0}
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         "unet": {**figures, "sdr": 2.5},
         "nmf": {**figures, "sdr": 3.123, "training_seconds": 300.0},
         "unet_small": {**figures, "sdr": 9.0},
