@@ -67,7 +67,7 @@ class NMF(SpectrogramSeparator):
         "adapt_templates",
         "step_size",
     }
-    settled_arguments = frozenset({"magnitude_scale"})
+    fixed_arguments = frozenset({"magnitude_scale"})
     tiny: ClassVar[Mapping[str, Any]] = {
         "rank": 2,
         "iterations": 3,
