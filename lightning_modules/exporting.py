@@ -31,6 +31,7 @@ TOLERANCE = 1e-4
 Run = Callable[[Tensor], Tensor]
 # Axes of the input that are to vary, in turn: batch and time, either, none.
 _ATTEMPTS = ((0, -1), (-1,), (0,), ())
+_BATCH = 3
 _LARGE = 2**40
 _PATCHES = "torch.export._patches"
 _LONGEST_REASON = 160
@@ -181,8 +182,8 @@ def _parts(model: SourceSeparator, seconds: float) -> tuple[_Part, _Part]:
     """The model and its network, which are one and the same where no transform is before it."""
     samples = max(1, round(seconds * model.sample_rate))
     random = torch.Generator().manual_seed(0)
-    # Two, because a batch of one example is taken for one that stays so.
-    mixture = 0.1 * torch.randn(2, model.audio_channels, samples, generator=random)
+    # A batch of one, or of as many as another axis has, tracers take for one that stays so.
+    mixture = 0.1 * torch.randn(_BATCH, model.audio_channels, samples, generator=random)
     whole = _Part("model", model, mixture)
     with torch.no_grad():
         read = model.read_by_network(mixture)
