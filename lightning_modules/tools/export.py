@@ -64,14 +64,18 @@ def _check(options: argparse.Namespace) -> None:
     if options.seconds is not None and not 0 < options.seconds < float("inf"):
         raise ValueError(f"--seconds is {options.seconds}: give a length above 0")
     for path in [output, output.with_suffix(".json")] if suffix else [output]:
-        if path.exists() and not options.force:
-            raise FileExistsError(f"{path} is there already; give another name, or --force")
+        _check_free(path, options.force)
     if output.exists() and output.is_dir() == bool(suffix):
         raise FileExistsError(
             f"{output} is a {'folder' if suffix else 'file'}, which {options.format} is not, and "
             "--force replaces none by the other; give another name"
         )
     check_packages(options.format)
+
+
+def _check_free(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} is there already; give another name, or --force")
 
 
 def check_packages(name: str) -> None:
@@ -123,7 +127,11 @@ def export(options: argparse.Namespace) -> None:
         else:
             place = output
             place.mkdir(exist_ok=True)
-        for path in made.iterdir():
+        # Large graphs have their weights in a file of their own.
+        files = list(made.iterdir())
+        for path in files:
+            _check_free(place / path.name, options.force)
+        for path in files:
             path.replace(place / path.name)
     axes = ", ".join(map(str, exported.axes))
     print(

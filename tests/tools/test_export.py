@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules import exporting
+from lightning_modules.base import SourceSeparator
 from lightning_modules.checkpoint import load_separator
 from lightning_modules.description import CONFIG
 from lightning_modules.hub_folder import CARD, WEIGHTS
@@ -227,6 +228,26 @@ def test_force_replaces_what_is_there_and_keeps_the_rest(
     assert names == sorted([CARD, CONFIG, WEIGHTS, "notes.txt"])
     assert (output / CARD).read_text() != "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "folder"]
+
+
+def test_a_file_beside_the_graph_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def large(_: SourceSeparator, path: Path, __: float) -> exporting.Exported:
+        path.touch()
+        Path(f"{path}.data").write_text("new")
+        return exporting.Exported("model", ["batch", 2, "samples"], 1, 0.0)
+
+    monkeypatch.setattr(exporting, "EXPORTS", {"onnx": large})
+    output, weights = tmp_path / "x.onnx", tmp_path / "x.onnx.data"
+    words = [str(wave_unet(tmp_path / "best.ckpt")), "-o", str(output), "--format", "onnx"]
+    weights.write_text("precious")
+    assert export.main(words) == 2
+    assert "x.onnx.data is there already" in capsys.readouterr().err
+    assert weights.read_text() == "precious"
+    assert not output.exists()
+    assert export.main([*words, "--force"]) == 0
+    assert weights.read_text() == "new"
 
 
 @pytest.mark.parametrize(
