@@ -60,6 +60,8 @@ def write_folder(model: SourceSeparator, folder: Path) -> None:
     }
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+    # Else others of the machine could read all but the weights.
+    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
     (folder / CARD).write_text(
         _CARD.format(
             name=type(model).__name__,

@@ -28,6 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_is_read_is_what_was_written(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted([CARD, CONFIG, WEIGHTS])
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     loaded, original = from_pretrained(folder), model().eval()
     assert not loaded.training
     mixture = torch.randn(1, 2, 20_000)
