@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from datamodules.command_line import check_file
+
 KEY = "separator"
 # How a run is trained, not what the model is; reloading needs none of it.
 TRAINING_ARGUMENTS = ("optimizer", "lr_scheduler", "loss_function", "pretrained")
@@ -49,16 +51,18 @@ def check_is_there(path: Path) -> None:
 
 
 def check_is_free(path: Path) -> None:
-    """Check that a checkpoint to be written would replace none.
+    """Check that a checkpoint can be written, and would replace none.
 
     Args:
         path: The file.
 
     Raises:
         FileExistsError: It is there.
+        DataError: It cannot be written where it would be.
     """
     if path.exists():
         raise FileExistsError(f"{path} is there already; give another name with -o")
+    check_file(path, "-o")
 
 
 def describe(model: Described) -> dict[str, Any]:

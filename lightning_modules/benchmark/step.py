@@ -23,6 +23,7 @@ from lightning_modules.benchmark.networks import (
     check_entrants,
     entrants_of,
 )
+from lightning_modules.configured import configured
 from lightning_modules.layers import images
 
 _CHANNELS_FIRST = "channels first"
@@ -61,6 +62,10 @@ def check(options: argparse.Namespace) -> None:
     """
     turns.check(options, "batch_size", "segment_seconds")
     check_entrants(options)
+    for name in options.configs if options.also else ():
+        # Building a model takes a moment, and so a misspelt setting is told before all turns.
+        for setting in options.also:
+            configured(name, [f"--{setting}"])
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:

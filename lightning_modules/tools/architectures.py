@@ -19,8 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules import command_line
+from datamodules.audio import DataError
 from datamodules.benchmark.tables import markdown
-from lightning_modules.config_files import CONFIGS, ConfigError, chain
+from lightning_modules.config_files import CONFIGS, chain
 
 DOCS = CONFIGS.parent / "docs"
 _BEGIN, _END = "<!-- table: made by lightning_modules.tools.architectures -->", "<!-- end -->"
@@ -56,28 +58,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of table and figures")
     parser.add_argument("--no-training", action="store_true", help="facts alone; keep the scores")
     options = parser.parse_args(arguments)
-    figures = options.docs / "architectures.json"
     try:
-        for name in options.configs:
-            chain(name)
-        rows = json.loads(figures.read_text()) if figures.is_file() else {}
-        for name in options.configs:
-            print(f"--- {name}", flush=True)
-            row = rows.setdefault(name, {}) | facts(name)
-            if not options.no_training:
-                row |= train_and_score(name)
-            rows[name] = row
-            text = json.dumps(dict(sorted(rows.items())), indent=2, ensure_ascii=False)
-            figures.write_text(text + "\n")
-        page = options.docs / "architectures.md"
-        page.write_text(with_table(page.read_text(), rows))
+        return command_line.run(lambda: _measure(options))
     except subprocess.CalledProcessError as error:
         print(f"error: {' '.join(error.cmd[1:])} ended with {error.returncode}", file=sys.stderr)
         return 1
-    except (ConfigError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+
+def _measure(options: argparse.Namespace) -> int:
+    for name in options.configs:
+        chain(name)
+    figures, page = options.docs / "architectures.json", options.docs / "architectures.md"
+    with_table(_text_of(page), {})  # a page without marks is told before the minutes
+    rows = json.loads(figures.read_text()) if figures.is_file() else {}
+    for name in options.configs:
+        print(f"--- {name}", flush=True)
+        row = rows.setdefault(name, {}) | facts(name)
+        if not options.no_training:
+            row |= train_and_score(name)
+        rows[name] = row
+        text = json.dumps(dict(sorted(rows.items())), indent=2, ensure_ascii=False)
+        figures.write_text(text + "\n")
+    page.write_text(with_table(_text_of(page), rows))
     return 0
+
+
+def _text_of(page: Path) -> str:
+    if not page.is_file():
+        raise DataError(f"--docs {page.parent}: has no {page.name}, which the table belongs into")
+    return page.read_text()
 
 
 def facts(name: str) -> dict[str, Any]:
