@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ THEME = gradio.themes.Base(
 )
 _EMPTY = """<div class="stemlab-empty">The stems appear here: play them together, mute, solo and
 mix them, look at them, and take them home.</div>"""
+_STOPPED = '<div class="stemlab-empty">Stopped: nothing is kept of this song.</div>'
 
 
 def build_page(
@@ -41,8 +43,22 @@ def build_page(
     """
     names = list(models)
     limits = workspace.limits
+    stops: dict[str | None, threading.Event] = {}  # one for each browser tab
 
-    def separate(upload: str | None, chosen: list[str], progress: Any = gradio.Progress()) -> str:  # noqa: B008
+    def leave(request: gradio.Request) -> None:
+        stops.pop(request.session_hash, threading.Event()).set()
+
+    def stop(request: gradio.Request) -> str:
+        leave(request)
+        return _STOPPED
+
+    def separate(
+        upload: str | None,
+        chosen: list[str],
+        request: gradio.Request,
+        progress: Any = gradio.Progress(),  # noqa: B008
+    ) -> str:
+        stopped = stops[request.session_hash] = threading.Event()
         if not upload:
             return _message("Choose a song first: drop a file on the field, or click it.")
         known = [name for name in names if name in chosen]
@@ -50,11 +66,17 @@ def build_page(
             return _message(f"{len(known)} models are chosen: choose one, or two to compare.")
 
         def tell(part: float, what: str) -> None:
+            if stopped.is_set():
+                raise DataError("stopped")
             progress(part, desc=what)
 
         try:
             song = workspace.separate(upload, {name: models[name] for name in known}, tell)
-            rendering.draw(song, tell)
+            try:
+                rendering.draw(song, tell)
+            except BaseException:
+                workspace.remove(song)
+                raise
         except DataError as error:
             return _message(str(error))
         return f'<stem-player song="{song.token}"></stem-player>'
@@ -71,7 +93,9 @@ def build_page(
                     interactive=len(names) > 1,
                     elem_id="models",
                 )
-                button = gradio.Button("Separate", variant="primary", elem_id="separate")
+                with gradio.Row():
+                    button = gradio.Button("Separate", variant="primary", elem_id="separate")
+                    stop_button = gradio.Button("Stop", elem_id="stop", min_width=80)
                 _html(
                     '<p class="stemlab-note">WAV, MP3, FLAC, M4A or Ogg, up to '
                     f"{limits.minutes:g} minutes and {limits.megabytes:g} MB. Songs are removed "
@@ -79,7 +103,7 @@ def build_page(
                 )
             with gradio.Column(scale=3, min_width=320):
                 result = _html(_EMPTY, elem_id="result")
-        button.click(
+        run = button.click(
             separate,
             [upload, chosen],
             result,
@@ -88,6 +112,9 @@ def build_page(
             show_progress="full",
             api_visibility="private",
         )
+        # Gradio forgets a song that waits; one at work has to be told.
+        stop_button.click(stop, None, result, cancels=[run], queue=False, api_visibility="private")
+        page.unload(leave)  # nobody is there to listen
     page.queue(max_size=queue, default_concurrency_limit=jobs)
     return page
 

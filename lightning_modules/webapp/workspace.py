@@ -223,13 +223,18 @@ class Workspace:
             song.used = time.monotonic()
         except (OSError, ValueError) as error:
             if song is not None:
-                self._remove(song)
+                self.remove(song)
             # Where things lie on this machine is none of the user's business.
             message = str(error)
             for path in (song.source if song else upload, upload):
                 message = message.replace(str(path), upload.name)
             raise DataError(message) from error
         return song
+
+    def remove(self, song: Song) -> None:
+        """Forget a song, with all its files."""
+        self._songs.pop(song.token, None)
+        shutil.rmtree(song.folder, ignore_errors=True)
 
     def sweep(self, now: float | None = None) -> None:
         """Remove songs that nobody has asked for lately, and uploads of that age.
@@ -241,7 +246,7 @@ class Workspace:
         keep = 60 * self.limits.keep_minutes
         for song in list(self._songs.values()):
             if not song.busy and now - song.used > keep:
-                self._remove(song)
+                self.remove(song)
         wall_clock = time.time() + now - time.monotonic()  # which files' times are of
         for path in self.uploads.rglob("*"):
             try:
@@ -253,10 +258,6 @@ class Workspace:
     def _sweep_now_and_then(self) -> None:
         while not self._stopped.wait(min(60.0, 15 * self.limits.keep_minutes)):
             self.sweep()
-
-    def _remove(self, song: Song) -> None:
-        self._songs.pop(song.token, None)
-        shutil.rmtree(song.folder, ignore_errors=True)
 
     def _admit(self, upload: Path) -> Song:
         """Check a file by its header and give it a folder."""

@@ -36,7 +36,7 @@ _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-_MAX_MINUTES = 0.1
+_MAX_MINUTES = 4
 _AUDIBLE = "player.transport.wanted.flatMap((gain, track) => (gain ? [track] : []))"
 
 
@@ -91,7 +91,7 @@ class Browser:
     def wait(self, condition: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not (found := condition()):
-            assert time.monotonic() < deadline, self.one("body").text
+            assert time.monotonic() < deadline, [found.text for found in self.all("body")]
             time.sleep(0.1)
         return found
 
@@ -248,8 +248,34 @@ def test_what_cannot_be_separated_is_told(users: Callable[[], Browser], tmp_path
     user.wait(lambda: user.all(message) and "text.mp3: is not audio" in user.one(message).text)
     user.driver.refresh()
     user.wait(lambda: user.all("#song input[type=file]"))
-    user.start(write_song(tmp_path / "long.wav", 7, 1))
-    user.wait(lambda: user.all(message) and "long.wav: lasts 0.1 minutes" in user.one(message).text)
+    user.start(write_song(tmp_path / "long.wav", 246, 1))
+    user.wait(lambda: user.all(message) and "long.wav: lasts 4.1 minutes" in user.one(message).text)
+
+
+def test_stop_and_leave(
+    users: Callable[[], Browser], app: tuple[str, Path], tmp_path: Path
+) -> None:
+    """Neither a stopped song nor one whose listener has gone is worked on or kept."""
+    (workspace,) = app[1].glob("stemlab-webapp-*")
+
+    def songs() -> set[str]:
+        return {path.name for path in workspace.iterdir()}
+
+    stayer, leaver = users(), users()
+    before = songs()
+    song = write_song(tmp_path / "song.wav", 200, 1)
+    stayer.start(song)
+    stayer.wait(lambda: songs() > before)
+    stayer.one("#stop").click()
+    stayer.wait(lambda: "Stopped" in stayer.one("#result").text)
+    stayer.wait(lambda: songs() == before)  # a finished one would stay
+    leaver.start(song)
+    leaver.wait(lambda: songs() > before)
+    leaver.driver.get("about:blank")
+    leaver.wait(lambda: songs() == before)
+    stayer.driver.refresh()
+    stayer.wait_for("#song input[type=file]")
+    stayer.separate(write_song(tmp_path / "short.wav", 2))
 
 
 def test_two_users_at_once(users: Callable[[], Browser], tmp_path: Path) -> None:
