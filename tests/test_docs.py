@@ -216,6 +216,7 @@ def test_commands_run(
             raise
 
 
+@pytest.mark.slow
 def test_lines_for_other_programs() -> None:
     """What a reader is to type that is no Python command."""
     seen = set()

@@ -260,13 +260,16 @@ DATA = {
 }
 
 MISTAKES = [
-    ("lightning_modules.cli", typed, words) for typed, words in CLI
-] + [
-    (f"{package}.{name}", typed, words)
-    for package, table in (("lightning_modules.tools", TOOLS), ("datamodules", DATA))
+    (command, typed, words)
+    for package, table in (
+        ("lightning_modules", {"cli": CLI}),
+        ("lightning_modules.tools", TOOLS),
+        ("datamodules", DATA),
+    )
     for name, rows in table.items()
+    for command in [f"{package}.{name}"]
     for typed, words in rows
-]  # fmt: skip
+]
 
 # What may stand beside the line: argparse's usage, progress, what Lightning says at its start.
 _BESIDE = re.compile(
@@ -359,8 +362,15 @@ def _files(folder: Path) -> dict[Path, bytes]:
 
 @pytest.mark.parametrize(
     ("command", "typed", "words"),
-    MISTAKES,
-    ids=[f"{command.rpartition('.')[2]} {typed}" for command, typed, _ in MISTAKES],
+    [
+        pytest.param(
+            *row,
+            # Where Lightning builds model and data, that is a second.
+            marks=[pytest.mark.slow] * ("TINY" in row[1]),
+            id=" ".join(row[:2]).removeprefix("lightning_modules."),
+        )
+        for row in MISTAKES
+    ],
 )
 def test_a_mistake_is_one_line_and_changes_nothing(
     command: str,

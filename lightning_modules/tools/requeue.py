@@ -48,16 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _requeue(given: argparse.Namespace) -> int:
-    if not (given.run_dir / STARTED).is_file():
-        raise DataError(
-            f"--run_dir {given.run_dir}: has no file {STARTED!r}; the directory of a run that "
-            "slurm/train.sbatch started was expected"
-        )
-    if "SLURM_JOB_ID" not in os.environ:
-        raise DataError(
-            "SLURM_JOB_ID is not set: this is no job of SLURM, and there is nothing to requeue; "
-            "submit slurm/train.sbatch, whose last line this is"
-        )
     reason = reason_to_requeue(given.status, given.run_dir, given.most_crashes)
     if reason is None:
         return int(given.status)
@@ -78,7 +68,15 @@ def job() -> str:
     """Name this very job for scontrol.
 
     A task of an array carries the array's id as well: requeueing that would restart all tasks.
+
+    Raises:
+        DataError: This is no job of SLURM.
     """
+    if "SLURM_JOB_ID" not in os.environ:
+        raise DataError(
+            "SLURM_JOB_ID is not set: this is no job of SLURM, and there is nothing to requeue; "
+            "submit slurm/train.sbatch, whose last line this is"
+        )
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     if task is not None:
         return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}"
@@ -97,11 +95,19 @@ def reason_to_requeue(status: int, run_dir: Path, most_crashes: int) -> str | No
 
     Returns:
         Why the job should be requeued, or None if it should not.
+
+    Raises:
+        DataError: The directory is not that of a run that SLURM started.
     """
     if status in (0, _CTRL_C):
         return None
     if status == _STOPPED:
         return "stopped by a signal, its state is saved"
+    if not (run_dir / STARTED).is_file():
+        raise DataError(
+            f"--run_dir {run_dir}: has no file {STARTED!r}; the directory of a run that "
+            "slurm/train.sbatch started was expected"
+        )
     began = (run_dir / STARTED).stat().st_mtime_ns
     saved = [
         path.stat().st_mtime_ns for path in run_dir.glob("checkpoints/*.ckpt") if path.exists()
