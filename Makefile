@@ -1,11 +1,12 @@
 # make demo   from nothing to a trained, scored and heard model
 # make test   all tests;  make fast  the quick ones;  make lint  ruff and mypy
+# make walkthrough   docs/walkthrough.ipynb executed anew
 # make reference   pages of all modules, classes and functions in build/reference
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test fast lint reference clean
+.PHONY: demo test fast lint walkthrough reference clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m lightning_modules.tools.demo
@@ -20,6 +21,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+walkthrough: $(INSTALLED)
+	$(BIN)/jupyter execute --inplace docs/walkthrough.ipynb
 
 reference: $(INSTALLED)
 	$(BIN)/pdoc --docformat google --math -o build/reference lightning_modules datamodules

@@ -72,6 +72,8 @@ class SourceSeparator(LightningModule, ABC):
         }
     )
     """Arguments that may differ from those that the weights were trained with."""
+    fixed_arguments: frozenset[str] = frozenset()
+    """Arguments of a parent that the class itself gives, so that nobody else can."""
 
     def __init__(
         self,
@@ -105,7 +107,7 @@ class SourceSeparator(LightningModule, ABC):
                 f"chunk_seconds {chunk_seconds}: give a number from 1 on, and lengths above 0"
             )
         # How a model is trained is not plain data, and reloading needs none of it.
-        self.save_hyperparameters(ignore=list(description.TRAINING_ARGUMENTS))
+        self.save_hyperparameters(ignore=[*description.TRAINING_ARGUMENTS, *self.fixed_arguments])
         self.sources = list(sources)
         self.sample_rate = sample_rate
         self.audio_channels = audio_channels

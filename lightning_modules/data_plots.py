@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,10 +22,11 @@ from datamodules.diagnosis import (
 from datamodules.doctor import Report
 from datamodules.layouts import MIXTURE, SUBSETS
 from datamodules.measurements import SILENT_DB, FileMeasures
+from lightning_modules.plots import COLOURS, HEAT_COLOURS, new_figure
 
-_DPI = 100  # a figure 12 inches wide is 1200 pixels wide
-_SUBSET_COLOURS = dict(zip(SUBSETS, ("#0072B2", "#E69F00"), strict=True))
-_SEVERITY_COLOURS = {"note": "0.6", "warning": "#E69F00", "error": "#D55E00"}
+_BLUE, _RED, _ORANGE = COLOURS[0], COLOURS[1], COLOURS[5]
+_SUBSET_COLOURS = dict(zip(SUBSETS, (_BLUE, _ORANGE), strict=True))
+_SEVERITY_COLOURS = {"note": "0.6", "warning": _ORANGE, "error": _RED}
 # What has no place on an axis of decibels, or of logarithms, is drawn at its end.
 _EXACT_DB = -120.0
 _NEVER = 1e-7
@@ -44,8 +44,7 @@ def overview_figure(report: Report) -> Figure:
     Returns:
         The figure, 1200 pixels wide.
     """
-    figure = Figure(figsize=(12, 7.5), dpi=_DPI, layout="constrained")
-    figure.suptitle(f"{report.root}: {report.counted}", fontsize=13)
+    figure = new_figure(f"{report.root}: {report.counted}", 7.5)
     panels = figure.subplots(2, 3)
     lengths, levels, silence, clipping, mixtures, findings = panels.flat
     _draw_lengths(lengths, report)
@@ -90,16 +89,15 @@ def levels_figure(report: Report) -> Figure:
         for column, name in enumerate(names):
             if name in track.files:
                 cells[row, column] = max(track.files[name].rms_db, SILENT_DB)
-    figure = Figure(figsize=(9, 1.8 + 0.2 * max(1, len(tracks))), dpi=_DPI, layout="constrained")
+    title = f"{report.root}: level of every file"
+    figure = new_figure(title, 1.8 + 0.2 * max(1, len(tracks)), width=9)
     axes = figure.subplots()
-    axes.set_title(f"{report.root}: level of every file", fontsize=12)
-    colours = matplotlib.colormaps["cividis"].with_extremes(bad="0.87")
     if not tracks:
         axes.text(0.5, 0.5, "no track could be read", ha="center", transform=axes.transAxes)
         axes.set_axis_off()
         return figure
     image = axes.imshow(
-        np.ma.masked_invalid(cells), aspect="auto", interpolation="nearest", cmap=colours
+        np.ma.masked_invalid(cells), aspect="auto", interpolation="nearest", cmap=HEAT_COLOURS
     )
     for row, track in enumerate(tracks):
         for column, name in enumerate(names):

@@ -111,6 +111,7 @@ class MaskUNet(SpectrogramSeparator):
     """
 
     free_arguments = SpectrogramSeparator.free_arguments | {"dropout"}
+    fixed_arguments = frozenset({"magnitude_scale"})
     tiny: ClassVar[Mapping[str, Any]] = {"channels": [4, 8], "n_fft": 256, "hop_length": 192}
 
     def __init__(

@@ -67,6 +67,7 @@ class NMF(SpectrogramSeparator):
         "adapt_templates",
         "step_size",
     }
+    fixed_arguments = frozenset({"magnitude_scale"})
     tiny: ClassVar[Mapping[str, Any]] = {
         "rank": 2,
         "iterations": 3,

@@ -1,4 +1,7 @@
-"""Pictures of sound: spectrograms and waveforms. Those of scores are in ``score_plots``.
+"""Pictures of sound: spectrograms, masks and waveforms; and what all pictures share.
+
+Those of scores are in ``score_plots``, those of a data set in ``data_plots``: size, type, colours
+and the way to a file are from here.
 
 Figures are built as `matplotlib.figure.Figure` objects, never through pyplot, whose global state
 is neither safe in threads nor content without a display.
@@ -9,8 +12,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -18,13 +23,39 @@ from lightning_modules.evaluation.bands import band_centres, band_energies
 
 _Signal = NDArray[np.floating]
 
+# Okabe and Ito's colours, told apart by all kinds of colour vision; without yellow, too faint here.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MIXTURE_COLOUR = "0.84"
+MODEL_COLOUR = "#2f5f9f"
+BASELINE_COLOUR = "0.55"
+# Grey where there is no figure.
+HEAT_COLOURS = matplotlib.colormaps["cividis"].with_extremes(bad="0.87")
+
 _DPI = 100  # a figure 12 inches wide is 1200 pixels wide
+_LEVEL_COLOURS = matplotlib.colormaps["magma"]
+_MASK_COLOURS = matplotlib.colormaps["viridis"].with_extremes(bad="0.87")
 _DYNAMIC_RANGE_DB = 80.0
 _LOWEST_HZ, _HIGHEST_HZ = 30.0, 16_000.0
 _BANDS = 240
 _FREQUENCY_TICKS_HZ = {50: "50", 200: "200", 1000: "1k", 5000: "5k", 15000: "15k"}
 _WAVE_COLOUR = "#4f7fc0"
-_MIXTURE_COLOUR, _REFERENCE_FACE, _ESTIMATE_COLOUR = "0.84", "#6f9fd8", "#d1530f"
+_REFERENCE_FACE, _ESTIMATE_COLOUR = "#6f9fd8", "#d1530f"
+
+
+def new_figure(title: str, height: float, width: float = 12.0) -> Figure:
+    """Begin a figure.
+
+    Args:
+        title: Its title.
+        height: Its height, hundreds of pixels.
+        width: Its width, hundreds of pixels.
+
+    Returns:
+        A figure without panels, whose panels make room for each other's labels.
+    """
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    return figure
 
 
 def spectrogram_figure(
@@ -52,8 +83,7 @@ def spectrogram_figure(
         The figure, 1200 pixels wide.
     """
     rows = len(sources) + 1
-    figure = Figure(figsize=(12, 0.8 + 1.75 * rows), dpi=_DPI, layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure = new_figure(title, 0.8 + 1.75 * rows)
     grid = figure.add_gridspec(rows, 2)
 
     mixture_power = _band_power(mixture, sample_rate, columns=1000)
@@ -83,6 +113,52 @@ def spectrogram_figure(
     return figure
 
 
+def mask_figure(
+    mixture: _Signal,
+    references: _Signal,
+    estimates: _Signal,
+    sources: Sequence[str],
+    sample_rate: int,
+    title: str,
+) -> Figure:
+    """Draw masks: how much of the mixture each source has, and how much its estimate took.
+
+    A mask is |S| / |X|, cut off at 1, with the magnitudes S of a source and X of the mixture in
+    bands and moments. It is what a model of masks multiplies the mixture with, and of any other
+    model what that comes to; phase is left out.
+
+    Args:
+        mixture: Waveform, nominally in [-1, 1], shape (C, T).
+        references: True sources, shape (S, C, T).
+        estimates: Estimates, shape (S, C, T).
+        sources: Names of the sources, length S.
+        sample_rate: Samples per second.
+        title: Title of the figure.
+
+    Returns:
+        The figure, 1200 pixels wide; grey where the mixture is 80 dB below its loudest point.
+    """
+    figure = new_figure(title, 0.8 + 1.75 * len(sources))
+    grid = figure.subplots(len(sources), 2, sharex=True, sharey=True, squeeze=False)
+    mixed = _band_power(mixture, sample_rate, columns=500)
+    quietest = max(float(mixed.max()), 1e-12) * 10 ** (-_DYNAMIC_RANGE_DB / 10)
+    for row, source in enumerate(sources):
+        pair = (("reference", references[row]), ("estimate", estimates[row]))
+        for axes, (kind, signal) in zip(grid[row], pair, strict=True):
+            power = _band_power(signal, sample_rate, columns=500)
+            shares = np.sqrt(np.minimum(power / np.maximum(mixed, quietest), 1))
+            masked = np.ma.masked_where(mixed < quietest, shares)
+            seconds = signal.shape[-1] / sample_rate
+            _draw_image(axes, masked, seconds, _MASK_COLOURS, (0, 1))
+            axes.set_title(f"{source}: {kind}", fontsize=10)
+    for axes in grid[-1]:
+        axes.set_xlabel("time (s)")
+    figure.supylabel("frequency (Hz)", fontsize=10)
+    label = "part of the mixture"
+    figure.colorbar(grid[0, 0].images[0], ax=grid, label=label, aspect=50, pad=0.01)
+    return figure
+
+
 def denoising_figure(
     clean: _Signal, noisy: _Signal, denoised: _Signal, sample_rate: int, title: str
 ) -> Figure:
@@ -101,8 +177,7 @@ def denoising_figure(
     Returns:
         The figure, 1200 pixels wide.
     """
-    figure = Figure(figsize=(12, 7), dpi=_DPI, layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure = new_figure(title, 7)
     grid = figure.add_gridspec(2, 3, height_ratios=(1.1, 1))
     signals = {"clean": clean, "noisy": noisy, "denoised": denoised}
     powers = [_band_power(signal, sample_rate, columns=400) for signal in signals.values()]
@@ -122,7 +197,7 @@ def denoising_figure(
     levels = figure.add_subplot(grid[1, :])
     energies = [band_energies(signal, sample_rate, 3) for signal in signals.values()]
     reference = max(float(energies[0].max()), 1e-12)
-    colours = ("#2f5f9f", "0.55", _ESTIMATE_COLOUR)
+    colours = (MODEL_COLOUR, BASELINE_COLOUR, _ESTIMATE_COLOUR)
     for name, energy, colour in zip(signals, energies, colours, strict=True):
         decibels = 10 * np.log10(np.maximum(energy / reference, 1e-12))
         levels.semilogx(band_centres(sample_rate, 3), decibels, color=colour, label=name)
@@ -157,12 +232,11 @@ def waveform_figure(
     Returns:
         The figure, 1200 pixels wide.
     """
-    figure = Figure(figsize=(12, 1.0 + 1.6 * len(sources)), dpi=_DPI, layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure = new_figure(title, 1.0 + 1.6 * len(sources))
     panels = figure.subplots(len(sources), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for row, (axes, source) in enumerate(zip(panels, sources, strict=True)):
         filled = (
-            (mixture, _MIXTURE_COLOUR, "mixture"),
+            (mixture, MIXTURE_COLOUR, "mixture"),
             (references[row], _REFERENCE_FACE, "reference"),
         )
         for signal, colour, label in filled:
@@ -286,14 +360,25 @@ def _draw_spectrogram(
 ) -> None:
     """Draw band power (bands, moments) in dB relative to `loudest`, on named axes."""
     decibels = 10 * np.log10(np.maximum(power / loudest, 1e-12))
+    _draw_image(axes, decibels, seconds, _LEVEL_COLOURS, (-_DYNAMIC_RANGE_DB, 0))
+
+
+def _draw_image(
+    axes: Axes,
+    values: NDArray[np.float64],
+    seconds: float,
+    colours: Colormap,
+    limits: tuple[float, float],
+) -> None:
+    """Draw values (bands, moments) over time and logarithmic frequency, on named axes."""
     axes.imshow(
-        decibels,
+        values,
         origin="lower",
         aspect="auto",
         extent=(0, seconds, 0, 1),
-        cmap="magma",
-        vmin=-_DYNAMIC_RANGE_DB,
-        vmax=0,
+        cmap=colours,
+        vmin=limits[0],
+        vmax=limits[1],
     )
     ticks = frequency_heights()
     axes.set_yticks(list(ticks.values()), list(ticks))

@@ -144,6 +144,7 @@ class Roma(SpectrogramSeparator):
     """
 
     free_arguments = SpectrogramSeparator.free_arguments | {"high_band_source"}
+    fixed_arguments = frozenset({"magnitude_scale"})
     tiny: ClassVar[Mapping[str, Any]] = {"hidden": [16], "n_fft": 512, "hop_length": 256}
 
     def __init__(

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -15,12 +14,16 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from lightning_modules.evaluation.scores import METRICS, TrackScores, aggregate
+from lightning_modules.plots import (
+    BASELINE_COLOUR,
+    COLOURS,
+    HEAT_COLOURS,
+    MIXTURE_COLOUR,
+    MODEL_COLOUR,
+    new_figure,
+)
 
-_DPI = 100  # a figure 12 inches wide is 1200 pixels wide
-# Okabe and Ito's colours, told apart by all kinds of colour vision; without yellow, too faint here.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MIXTURE_COLOUR = "0.84"
-_MODEL_FACE, _MODEL_EDGE, _BASELINE_EDGE = "#a9c4e6", "#2f5f9f", "0.55"
+_MODEL_FACE = "#a9c4e6"
 _DOT: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linestyle": "", "color": "0.25"}
 _MOST_MARKERS = 12
 _LineStyle = Literal["-", "--", "-.", ":"]
@@ -48,14 +51,13 @@ def score_boxplot(
     sources = list(aggregate(tracks).figures)
     medians = [track.medians for track in tracks]
     baseline_medians = [track.medians for track in baseline_tracks]
-    figure = Figure(figsize=(12, 4.5), dpi=_DPI, layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure = new_figure(title, 4.5)
     for axes, metric in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
         for position, source in enumerate(sources):
             behind = _track_values(baseline_medians, source, metric)
-            _draw_box(axes, behind, position, 0.8, _MIXTURE_COLOUR, _BASELINE_EDGE)
+            _draw_box(axes, behind, position, 0.8, MIXTURE_COLOUR, BASELINE_COLOUR)
             values = _track_values(medians, source, metric)
-            _draw_box(axes, values, position, 0.45, _MODEL_FACE, _MODEL_EDGE)
+            _draw_box(axes, values, position, 0.45, _MODEL_FACE, MODEL_COLOUR)
         # boxes and whiskers set the axis, or one failed track would squeeze all the others
         limits = axes.get_ylim()
         for position, source in enumerate(sources):
@@ -68,14 +70,14 @@ def score_boxplot(
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("median over frames (dB)")
     handles: list[Artist] = [
-        Patch(facecolor=_MODEL_FACE, edgecolor=_MODEL_EDGE, label="model"),
+        Patch(facecolor=_MODEL_FACE, edgecolor=MODEL_COLOUR, label="model"),
         Line2D([], [], label="a track", **_DOT),
         Line2D([], [], label="a track beyond the axis", **_DOT | {"markerfacecolor": "white"}),
     ]
     if baseline_tracks:
         handles.insert(
             1,
-            Patch(facecolor=_MIXTURE_COLOUR, edgecolor=_BASELINE_EDGE, label="mixture as estimate"),
+            Patch(facecolor=MIXTURE_COLOUR, edgecolor=BASELINE_COLOUR, label="mixture as estimate"),
         )
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
@@ -106,15 +108,14 @@ def system_boxplot(
     systems = list(dict.fromkeys(found))
     colours = _colours([name for name in systems if name not in bounds])
     height = 1.3 + len(values) * (0.45 + 0.3 * len(systems))
-    figure = Figure(figsize=(12, height), dpi=_DPI, layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure = new_figure(title, height)
     grid = figure.subplots(len(values), len(kinds), sharex="col", sharey="row", squeeze=False)
     for row, (source, panels) in enumerate(values.items()):
         here = [name for name in systems if any(name in each for each in panels.values())]
         for column, kind in enumerate(kinds):
             axes = grid[row, column]
             for position, name in enumerate(here):
-                colour = colours.get(name, _BASELINE_EDGE)
+                colour = colours.get(name, BASELINE_COLOUR)
                 each = list(panels.get(kind, {}).get(name, ()))
                 _draw_box(axes, each, position, 0.62, _paler(colour), colour, "horizontal")
             axes.set_yticks(range(len(here)), here)
@@ -153,10 +154,8 @@ def track_heatmap(
     names = sorted(by_track, key=lambda track: -float(np.mean(by_track[track])))
     everything = [value for found in by_track.values() for value in found] or [0.0]
     low, high = np.quantile(everything, _HEAT_QUANTILES)
-    colours = matplotlib.colormaps["cividis"].with_extremes(bad="0.87")
 
-    figure = Figure(figsize=(12, 2.6 + 0.2 * len(names)), dpi=_DPI, layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure = new_figure(title, 2.6 + 0.2 * len(names))
     panels = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
     for axes, (source, systems) in zip(panels, values.items(), strict=True):
         cells = [[tracks.get(name, math.nan) for tracks in systems.values()] for name in names]
@@ -164,7 +163,7 @@ def track_heatmap(
             np.ma.masked_invalid(np.array(cells, dtype=float).reshape(len(names), len(systems))),
             aspect="auto",
             interpolation="nearest",
-            cmap=colours,
+            cmap=HEAT_COLOURS,
             vmin=low,
             vmax=max(high, low + 1e-6),
         )
@@ -198,8 +197,7 @@ def training_curves(
     colours = _colours(systems)
     columns = min(3, len(curves))
     rows = math.ceil(len(curves) / columns)
-    figure = Figure(figsize=(12, 1.2 + 2.7 * rows), dpi=_DPI, layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure = new_figure(title, 1.2 + 2.7 * rows)
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
     for axes, (panel, found) in zip(grid, curves.items(), strict=False):
         for name, runs in found.items():
@@ -255,7 +253,7 @@ def _marker(points: Sized) -> str:
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:
-    return {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
+    return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
 
 
 def _paler(colour: str) -> tuple[float, float, float]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
+from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ import yaml
 
 from datamodules.datasets import Batch
 from lightning_modules.base import SourceSeparator
+from lightning_modules.checkpoint import load_separator
 from lightning_modules.config_files import CONFIGS, chain
 from lightning_modules.configured import configured
 from lightning_modules.denoising_autoencoder import DenoisingAutoencoder
@@ -39,6 +42,19 @@ def tiny_model(name: str) -> SourceSeparator:
 def model(request: pytest.FixtureRequest) -> SourceSeparator:
     """Each config's model."""
     return tiny_model(request.param)
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_a_model_made_without_a_config_is_loaded_again(name: str, tmp_path: Path) -> None:
+    kind = type(tiny_model(name))
+    made: SourceSeparator = kind(["vocals", "other"], **kind.tiny)
+    contents: dict[str, Any] = {"state_dict": made.state_dict()}
+    made.on_save_checkpoint(contents)
+    torch.save(contents, tmp_path / "made.ckpt")
+    loaded = load_separator(tmp_path / "made.ckpt")
+    assert type(loaded) is kind
+    for key, weights in made.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], weights), key
 
 
 def sound(*shape: int) -> torch.Tensor:

@@ -78,7 +78,8 @@ def test_fit_validate_test_predict(
     run_dir = Path("runs/unet")
     names = {path.name for path in (run_dir / "checkpoints").iterdir()}
     assert names == {f"{MOMENT}.ckpt", "best.ckpt", "last.ckpt"}
-    assert (run_dir / "pictures" / f"{MOMENT}_spectrograms.png").stat().st_size > 10_000
+    for kind in ("spectrograms", "masks", "waveforms"):
+        assert (run_dir / "pictures" / f"{MOMENT}_{kind}.png").stat().st_size > 10_000
     assert list(run_dir.glob("wandb/offline-run-*/*.wandb"))
     scored = json.loads(
         (run_dir / f"scores/{MOMENT}/val/Actions - One Minute Smile.json").read_text()

@@ -38,7 +38,7 @@ from tests.test_checkpoint import save
 from tests.test_cli import CSV, REPOSITORY, TINY
 
 PAGES = {
-    path.name: path.read_text()
+    str(path.relative_to(REPOSITORY)): path.read_text()
     for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 }
 RUN = "python -m "
@@ -55,7 +55,9 @@ QUICK = {
 
 
 def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    """Blocks of code, also those of lists."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
 
 
 def lines(page: str) -> Iterator[str]:
@@ -74,6 +76,11 @@ def lines(page: str) -> Iterator[str]:
             waiting = ""
 
 
+def is_python(line: str) -> bool:
+    """Whether a line is a command of Python's that can be run here."""
+    return line.startswith("python -c ") or (RUN in line and "torchrun" not in line)
+
+
 def spans(page: str) -> Iterator[str]:
     """The commands and settings in a page's code spans."""
     prose = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
@@ -83,7 +90,7 @@ def spans(page: str) -> Iterator[str]:
 
 def commands(page: str) -> list[str]:
     """What a page has of Python commands that can be run, alternatives one by one."""
-    found = [line for line in lines(page) if RUN in line and "torchrun" not in line]
+    found = [line for line in lines(page) if is_python(line)]
     found += [span for span in spans(page) if span.startswith(RUN) and not span.endswith("...")]
     return [
         re.sub(r"\w+(\|\w+)+", choice, command) if choice else command
@@ -95,6 +102,8 @@ def commands(page: str) -> list[str]:
 def small(arguments: list[str]) -> list[str]:
     """Settings that make the model and the data of a `cli` command small."""
     named = arguments[arguments.index("--config") + 1].removesuffix(".yaml")
+    if named.endswith("/config"):
+        return []  # that of a run, which was small
     kind = resolve_name(yaml.safe_load(chain(named)[1].read_text())["model"]["class_path"])
     settings = [f"--model.init_args.{key}={json.dumps(value)}" for key, value in kind.tiny.items()]
     settings += [word for word in TINY if not word.startswith("--model")]
@@ -121,10 +130,10 @@ def place(musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(track / "mixture.wav", name)  # what counts is what is in it
     shutil.copytree(track, f"estimates/{track.name}")
-    for number in (1, 2):
-        shutil.copytree(track, f"songs/{number}")
-        for stem, name in (("drums", "guitar"), ("bass", "piano")):
-            Path(f"songs/{number}/{stem}.wav").rename(f"songs/{number}/{name}.wav")
+    for song in ("train/A - 1", "train/B - 2", "test/C - 3"):
+        shutil.copytree(track, f"songs/{song}")
+        for stem in ("guitar", "piano"):
+            shutil.copy(track / "other.wav", f"songs/{song}/{stem}.wav")
     levels = {f"song {number}": 0.5 * number for number in range(9)}
     for number, name in enumerate(("unet", "unet-2", "unet-3", "demucs")):
         write_run(Path("runs", name), levels, seed=number, channels=number)
@@ -133,6 +142,7 @@ def place(musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("unet", "demucs"):
         trained(name, Path("runs", name))
     shutil.copy("runs/unet/checkpoints/best.ckpt", "best.ckpt")
+    Path("docs/pictures").mkdir(parents=True)
     Path("umxhq").mkdir()
     write(package_networks(["vocals", "drums"]), Path("umxhq"), nhop=128)
     return tmp_path
@@ -141,7 +151,12 @@ def place(musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def words_of(command: str, data: Path) -> tuple[str, list[str]]:
     """Module and arguments of a command, the data set's places put in."""
     command = re.sub(r"/data/musdb18\w*(?!\S)", shlex.quote(str(data)), os.path.expandvars(command))
-    command = command.replace("/data/musdb18-wav", "musdb18-wav")
+    for word, stands_for in (
+        ("/data/musdb18-wav", "musdb18-wav"),
+        (" ROOT", f" {shlex.quote(str(data))}"),
+        (" CONFIG", " unet_small"),
+    ):
+        command = command.replace(word, stands_for)
     module, *arguments = shlex.split(command.partition(RUN)[2], comments=True)
     if module.endswith(".compare"):
         arguments = [
@@ -200,6 +215,9 @@ def test_commands_run(
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda question: "y")
     for command in commands(page):
+        if command.startswith("python -c "):
+            exec(compile(shlex.split(command)[2], page, "exec"), {})
+            continue
         module, arguments = words_of(command, musdb_root)
         if any("mine" in word for word in arguments):
             continue  # test_an_architecture_is_two_files
@@ -222,7 +240,7 @@ def test_lines_for_other_programs() -> None:
     seen = set()
     for page in PAGES:
         for line in lines(page):
-            if RUN in line and "torchrun" not in line:
+            if is_python(line):
                 continue
             words = shlex.split(re.sub(r"^(\w+=\S+ )+", "", line), comments=True)
             seen.add(words[0])
@@ -280,13 +298,14 @@ def test_settings_in_the_text_are_known(
     page: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Options in code spans, with their values if those are told."""
-    known = options_of_all(capsys) if page != "slurm.md" else set()
+    of_slurm = page == "docs/slurm.md"  # and so are its options
+    known = set() if of_slurm else options_of_all(capsys)
     for span in spans(page):
         if not span.startswith("--") or "mine" in span:
             continue
         if re.match(r"--config |--[a-z]+\.\S+=", span):
             parse_settings(span)
-        elif page != "slurm.md":  # there they are sbatch's
+        elif not of_slurm:
             for option in re.findall(r"(?:^| )(--[\w-]+)(?![\w.])", span):
                 assert option in known, f"{page}: {span}"
 
@@ -322,7 +341,7 @@ def test_python_of_the_readme_runs(place: Path) -> None:
 def test_configs_in_the_guides_are_accepted(place: Path) -> None:
     seen = 0
     for page, text in PAGES.items():
-        for config in blocks(text, "yaml") if page != "adding_an_architecture.md" else []:
+        for config in blocks(text, "yaml") if "adding" not in page else []:
             config = config.replace("/data/musdb18hq", "songs").replace("/data/extra", "albums")
             Path("shown.yaml").write_text(config)
             parent = "denoising_autoencoder" if "degradations" in config else "unet"
@@ -334,7 +353,7 @@ def test_configs_in_the_guides_are_accepted(place: Path) -> None:
 
 def test_files_that_the_docs_name_exist() -> None:
     for page, text in PAGES.items():
-        folder = REPOSITORY if page == "README.md" else REPOSITORY / "docs"
+        folder = (REPOSITORY / page).parent
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
             assert (folder / target).exists(), f"{page}: {target}"
         for config in re.findall(r"--config (\w[\w.]*\.yaml)", text):
@@ -354,7 +373,7 @@ def test_an_architecture_is_two_files(musdb_root: Path, tmp_path: Path) -> None:
                 target = copy / name / path.relative_to(REPOSITORY / name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes())
-    page = PAGES["adding_an_architecture.md"]
+    page = PAGES["docs/adding_an_architecture.md"]
     (module,), (config,) = blocks(page, "python"), blocks(page, "yaml")
     (copy / "lightning_modules/mine.py").write_text(module)
     (copy / "configs/mine.yaml").write_text(config)

@@ -215,7 +215,7 @@ TOOLS = {
     ],
     "architectures": [
         ("unett", ["'unett' does not exist", "did you mean unet.yaml?"]),
-        ("unet --docs void", ["--docs void: has no architectures.md"]),
+        ("unet --docs void", ["void/architectures.md: there is no such page", "--docs"]),
         ("unet --traning", ["unrecognized arguments: --traning"]),
     ],
     "demo": [

@@ -27,8 +27,9 @@ def tone_and_click(seconds: float = 2.0) -> NDArray[np.float32]:
 
 
 def image(axes: Axes) -> NDArray[np.float64]:
-    """Decibels of a spectrogram, shape (bands, moments), as drawn."""
-    values: NDArray[np.float64] = np.asarray(axes.images[0].get_array())
+    """Decibels of a spectrogram, or values of a mask, shape (bands, moments), as drawn."""
+    values = axes.images[0].get_array()
+    assert values is not None
     return values
 
 
@@ -87,11 +88,40 @@ def test_opposite_channels_do_not_cancel() -> None:
     np.testing.assert_allclose(same, other, atol=1e-3)
 
 
+def test_masks_are_parts_of_the_mixture() -> None:
+    time = np.arange(2 * RATE) / RATE
+    low, high = (0.1 * np.sin(2 * np.pi * hertz * time) for hertz in (250, 4000))
+    low[RATE:] = 0
+    references = np.repeat(np.stack([low, high])[:, None], 2, axis=1).astype(np.float32)
+    # one tone is taken to a quarter, the other, with some of the first, is three times too loud
+    estimates = np.stack([0.25 * references[0], 0.5 * references[0] + 3 * references[1]])
+    figure = plots.mask_figure(references.sum(0), references, estimates, SOURCES[:2], RATE, "title")
+    drawn = panels(figure)
+    assert list(drawn) == [
+        f"{source}: {kind}" for source in SOURCES[:2] for kind in ("reference", "estimate")
+    ]
+    assert {axes.images[0].get_clim() for axes in drawn.values()} == {(0, 1)}
+    height, width = image(drawn["vocals: reference"]).shape
+    octaves = math.log2(16000 / 30)
+    heights = {hertz: round(math.log2(hertz / 30) / octaves * height) for hertz in (250, 4000)}
+
+    def at(panel: str, hertz: int, second: float) -> object:
+        return image(drawn[panel])[heights[hertz], round(second / 2 * width)]
+
+    assert at("vocals: reference", 250, 0.5) == pytest.approx(1, abs=1e-3)
+    assert at("vocals: reference", 4000, 0.5) == pytest.approx(0, abs=1e-3)
+    assert at("vocals: estimate", 250, 0.5) == pytest.approx(0.25, abs=1e-3)
+    assert at("drums: estimate", 250, 0.5) == pytest.approx(0.5, abs=1e-3)
+    assert at("drums: estimate", 4000, 1.5) == 1, "a mask takes no more than there is"
+    assert at("vocals: reference", 250, 1.5) is np.ma.masked, "there is nothing to share out"
+    assert plots.frequency_heights()["200"] < heights[250] / height
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("samples", [1, 500, 30000])
 def test_any_length_and_silence(tmp_path: Path, channels: int, samples: int) -> None:
     silence = np.zeros((4, channels, samples), dtype=np.float32)
-    for draw in (plots.spectrogram_figure, plots.waveform_figure):
+    for draw in (plots.spectrogram_figure, plots.mask_figure, plots.waveform_figure):
         figure = draw(silence.sum(0), silence, silence, SOURCES, RATE, "silence")
         plots.save(figure, tmp_path / "deep" / "silence.png")
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["silence.png"]
@@ -102,15 +132,16 @@ def test_pictures_are_1200_pixels_wide_and_drawn_in_threads(tmp_path: Path) -> N
 
     def draw(index: int) -> tuple[int, ...]:
         path = tmp_path / f"{index}.png"
-        function = (plots.spectrogram_figure, plots.waveform_figure)[index % 2]
+        functions = (plots.spectrogram_figure, plots.mask_figure, plots.waveform_figure)
+        function = functions[index % 3]
         figure = function(references.sum(0), references, references, SOURCES[:2], RATE, "title")
         plots.save(figure, path)
         return imread(path).shape
 
     with ThreadPoolExecutor(2) as pool:
-        shapes = list(pool.map(draw, range(4)))
-    assert [shape[1] for shape in shapes] == [1200] * 4
-    assert shapes[0] == shapes[2]
+        shapes = list(pool.map(draw, range(6)))
+    assert [shape[1] for shape in shapes] == [1200] * 6
+    assert shapes[:3] == shapes[3:]
 
 
 def test_denoising_is_drawn_side_by_side_with_its_levels(tmp_path: Path) -> None:

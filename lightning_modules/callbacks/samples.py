@@ -14,9 +14,15 @@ from lightning_modules import plots
 from lightning_modules.base import SourceSeparator
 from lightning_modules.callbacks.moment import moment, run_folder
 
+_PICTURES = {
+    "spectrograms": plots.spectrogram_figure,
+    "masks": plots.mask_figure,
+    "waveforms": plots.waveform_figure,
+}
+
 
 class Samples(Callback):
-    """Audio and spectrograms of a track: mixture, references and estimates.
+    """Audio, spectrograms, masks and waveforms of a track: mixture, references and estimates.
 
     Pictures go to ``pictures/`` of the run; pictures and audio to Weights & Biases
     or TensorBoard, whichever logs the run.
@@ -61,8 +67,7 @@ class Samples(Callback):
         when = moment(trainer) if trainer.state.fn == "fit" else split
         heard = (mixture, references, estimates, sources, rate)
         figures = {
-            "spectrograms": plots.spectrogram_figure(*heard, title=f"{batch.name} ({when})"),
-            "waveforms": plots.waveform_figure(*heard, title=f"{batch.name} ({when})"),
+            kind: draw(*heard, title=f"{batch.name} ({when})") for kind, draw in _PICTURES.items()
         }
         for kind, figure in figures.items():
             plots.save(figure, run_folder(trainer, "pictures") / f"{when}_{kind}.png")

@@ -1,9 +1,10 @@
-"""The table of docs/architectures.md: ``python -m lightning_modules.tools.architectures unet``.
+"""Tables of configs in docs and README: ``python -m lightning_modules.tools.architectures unet``.
 
 For each config named, size, cost and delay come from code and config; then the config, or its
 variant ``_small`` where there is one, is trained on the embedded corpus as long as it says and
 scored on the test songs. What was found is kept in ``docs/architectures.json``, so that configs
-can be done one by one, and the table is written anew between its two marks.
+can be done one by one, and the tables are written anew between their marks: all of it in
+``docs/architectures.md``, the scores of the best known in the README.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,23 @@ _HEADINGS = (
     "mixture",
     "command",
 )
+# In the README: one of each kind, so that the table can be taken in at a glance.
+_BEST_KNOWN = (
+    "conv_tasnet",
+    "demucs",
+    "hybrid_demucs",
+    "mask_unet",
+    "mmdense_net",
+    "nmf",
+    "open_unmix",
+    "roma",
+    "unet",
+    "wave_unet",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure the configs that the command line names, and write the table.
+    """Measure the configs that the command line names, and write the tables.
 
     Args:
         arguments: Command line; by default this process's.
@@ -54,8 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("configs", nargs="*", help="configs; none writes the table alone")
-    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of table and figures")
+    parser.add_argument("configs", nargs="*", help="configs; none writes the tables alone")
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        default=DOCS,
+        help="folder of table and figures; the README is beside it",
+    )
     parser.add_argument("--no-training", action="store_true", help="facts alone; keep the scores")
     options = parser.parse_args(arguments)
     try:
@@ -68,8 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(options: argparse.Namespace) -> int:
     for name in options.configs:
         chain(name)
-    figures, page = options.docs / "architectures.json", options.docs / "architectures.md"
-    with_table(_text_of(page), {})  # a page without marks is told before the minutes
+    figures = options.docs / "architectures.json"
+    pages = {options.docs / "architectures.md": table, options.docs.parent / "README.md": ranking}
+    for page in pages:
+        with_table(page, [])  # a page without marks is told before the minutes
     rows = json.loads(figures.read_text()) if figures.is_file() else {}
     for name in options.configs:
         print(f"--- {name}", flush=True)
@@ -79,14 +100,9 @@ def _measure(options: argparse.Namespace) -> int:
         rows[name] = row
         text = json.dumps(dict(sorted(rows.items())), indent=2, ensure_ascii=False)
         figures.write_text(text + "\n")
-    page.write_text(with_table(_text_of(page), rows))
+    for page, lines_of in pages.items():
+        page.write_text(with_table(page, lines_of(rows)))
     return 0
-
-
-def _text_of(page: Path) -> str:
-    if not page.is_file():
-        raise DataError(f"--docs {page.parent}: has no {page.name}, which the table belongs into")
-    return page.read_text()
 
 
 def facts(name: str) -> dict[str, Any]:
@@ -162,28 +178,61 @@ def train_and_score(name: str) -> dict[str, Any]:
     }
 
 
-def with_table(page: str, rows: dict[str, dict[str, Any]]) -> str:
-    """Put the table in its place.
+def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Write all that is known of all configs.
 
     Args:
-        page: The page, which has both marks.
         rows: Config -> its figures.
 
     Returns:
-        The page with the table between the marks.
+        Lines of a Markdown table, a row a config.
+    """
+    return markdown([list(_HEADINGS), *(_cells(name, row) for name, row in sorted(rows.items()))])
+
+
+def ranking(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Write the scores of the best known configs, the highest first, and of the mixture.
+
+    Args:
+        rows: Config -> its figures.
+
+    Returns:
+        Lines of a Markdown table; what has no score yet is left out.
+    """
+    scored = {name: rows[name] for name in _BEST_KNOWN if "sdr" in rows.get(name, {})}
+    lines = [["config", "trained for", "SDR"]]
+    for name, row in sorted(scored.items(), key=lambda item: -item[1]["sdr"]):
+        minutes = f"{row['training_seconds'] / 60:.0f} min"
+        lines.append([f"[`{name}`](configs/{name}.yaml)", minutes, f"{row['sdr']:.2f} dB"])
+    # One figure for all: they are scored on the same songs.
+    mixtures = [row["mixture_sdr"] for row in scored.values()][:1]
+    lines += [["the mixture as estimate", "", f"{mixture:.2f} dB"] for mixture in mixtures]
+    return markdown(lines)
+
+
+def with_table(page: Path, lines: Sequence[str]) -> str:
+    """Put a table in its place.
+
+    Args:
+        page: The file, which has both marks.
+        lines: The table.
+
+    Returns:
+        The page's text with the table between the marks.
 
     Raises:
-        ValueError: A mark is missing.
+        DataError: The file, or a mark in it, is missing.
     """
-    before, begin, rest = page.partition(_BEGIN)
+    if not page.is_file():
+        raise DataError(f"{page}: there is no such page; give --docs a folder that has it")
+    before, begin, rest = page.read_text().partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise ValueError(f"architectures.md has no lines {_BEGIN} and {_END}: put them back")
-    lines = [list(_HEADINGS), *(_cells(name, row) for name, row in sorted(rows.items()))]
-    return "\n".join([before + begin, *markdown(lines), end + after])
+        raise DataError(f"{page} has no lines {_BEGIN} and {_END}: put them back")
+    return "\n".join([before + begin, *lines, end + after])
 
 
-def _cells(name: str, row: dict[str, Any]) -> list[str]:
+def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
     latency, sdr = row["latency_seconds"], row.get("sdr")
     return [
         f"`{name}`",

@@ -56,32 +56,68 @@ def test_facts_of_a_config() -> None:
     assert 0 < real_time_factor("unet_small") < 10
 
 
-def test_the_table_stands_between_its_marks(tmp_path: Path) -> None:
-    page = tmp_path / "architectures.md"
-    page.write_text(f"# Head\n\n{architectures._BEGIN}\nold\n{architectures._END}\n\nFoot\n")
+def pages(folder: Path) -> tuple[Path, Path]:
+    """Page and README with places for tables."""
+    docs = folder / "docs"
+    docs.mkdir()
+    found = docs / "architectures.md", folder / "README.md"
+    for page in found:
+        page.write_text(f"# Head\n\n{architectures._BEGIN}\nold\n{architectures._END}\n\nFoot\n")
+    return found
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.split("|")[1:-1]]
+
+
+def test_the_tables_stand_between_their_marks(tmp_path: Path) -> None:
+    page, readme = pages(tmp_path)
+    docs = ["--docs", str(page.parent)]
     scored = {"training_seconds": 90, "sdr": 2.5, "mixture_sdr": -5, "command": "fit --config x"}
     kept = {"unet_small": {"paper": "", "latency_seconds": 0.1, **scored}}
-    (tmp_path / "architectures.json").write_text(json.dumps(kept))
-    assert architectures.main(["unet_small", "--no-training", "--docs", str(tmp_path)]) == 0
+    (page.parent / "architectures.json").write_text(json.dumps(kept))
+    assert architectures.main(["unet_small", "--no-training", *docs]) == 0
     text = page.read_text()
-    assert text.startswith("# Head\n\n<!--")
-    assert text.endswith("-->\n\nFoot\n")
-    assert "old" not in text
+    for written in (text, readme.read_text()):
+        assert written.startswith("# Head\n\n<!--")
+        assert written.endswith("-->\n\nFoot\n")
+        assert "old" not in written
     (row,) = [line for line in text.splitlines() if line.startswith("| `unet_small`")]
-    cells = [cell.strip() for cell in row.split("|")[1:-1]]
-    assert cells[1] == "On top of unet.yaml: small enough to learn something on a CPU in minutes"
-    assert cells[2] == f"{facts_of('unet_small').parameters:,}"
-    assert cells[5:] == ["chunk", "1.5 min", "2.50 dB", "-5.00 dB", "`fit --config x`"]
-    assert architectures.main(["--docs", str(tmp_path)]) == 0
+    shown = cells(row)
+    assert shown[1] == "On top of unet.yaml: small enough to learn something on a CPU in minutes"
+    assert shown[2] == f"{facts_of('unet_small').parameters:,}"
+    assert shown[5:] == ["chunk", "1.5 min", "2.50 dB", "-5.00 dB", "`fit --config x`"]
+    assert architectures.main(docs) == 0
     assert page.read_text() == text
 
 
+def test_the_readme_has_the_best_known_from_the_highest_score_on() -> None:
+    figures = {"training_seconds": 90.0, "mixture_sdr": -5.0}
+    rows: dict[str, dict[str, Any]] = {
+        "unet": {**figures, "sdr": 2.5},
+        "nmf": {**figures, "sdr": 3.123, "training_seconds": 300.0},
+        "unet_small": {**figures, "sdr": 9.0},
+        "roma": {"paper": "not trained yet"},
+    }
+    heading, _, *lines = architectures.ranking(rows)
+    assert [cells(line) for line in (heading, *lines)] == [
+        ["config", "trained for", "SDR"],
+        ["[`nmf`](configs/nmf.yaml)", "5 min", "3.12 dB"],
+        ["[`unet`](configs/unet.yaml)", "2 min", "2.50 dB"],
+        ["the mixture as estimate", "", "-5.00 dB"],
+    ]
+
+
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert architectures.main(["nothing", "--docs", str(tmp_path)]) == 2
+    page, _ = pages(tmp_path)
+    docs = ["--docs", str(page.parent)]
+    assert architectures.main(["nothing", *docs]) == 2
     assert "config 'nothing' does not exist" in capsys.readouterr().err
-    (tmp_path / "architectures.md").write_text("no marks")
-    assert architectures.main(["--docs", str(tmp_path)]) == 2
-    assert "put them back" in capsys.readouterr().err
+    page.write_text("no marks")
+    assert architectures.main(docs) == 2
+    said = capsys.readouterr().err
+    assert str(page) in said
+    assert "put them back" in said
 
 
 TINY = """# Nobody 2026
@@ -96,11 +132,11 @@ trainer: {{max_epochs: 1}}
 
 @pytest.mark.slow
 def test_a_config_is_trained_and_scored(musdb_root: Path, tmp_path: Path) -> None:
-    page, figures = tmp_path / "architectures.md", tmp_path / "architectures.json"
-    page.write_text(f"{architectures._BEGIN}\n{architectures._END}\n")
+    page, _ = pages(tmp_path)
+    figures = page.with_name("architectures.json")
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY.format(root=musdb_root, more="num_workers: 0"))
-    arguments = [str(config), "--docs", str(tmp_path)]
+    arguments = [str(config), "--docs", str(page.parent)]
     assert architectures.main(arguments) == 0
     (row,) = json.loads(figures.read_text()).values()
     assert row["paper"] == "Nobody 2026"

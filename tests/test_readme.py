@@ -1,0 +1,64 @@
+"""The README says what was measured, and its first screen stays one."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from lightning_modules.tools import architectures
+from tests.test_cli import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+def test_tables_are_those_of_the_figures() -> None:
+    docs = REPOSITORY / "docs"
+    rows = json.loads((docs / "architectures.json").read_text())
+    page = docs / "architectures.md"
+    assert architectures.with_table(REPOSITORY / "README.md", architectures.ranking(rows)) == README
+    assert architectures.with_table(page, architectures.table(rows)) == page.read_text()
+
+
+def test_the_first_screen_has_what_a_newcomer_wants() -> None:
+    first = README.partition("\n## A run")[0]
+    assert len(first.splitlines()) < 75
+    places = [
+        first.index(word)
+        for word in (
+            "music source separation",
+            "docs/pictures/",
+            "make demo",
+            "cli fit",
+            "tools.separate",
+            "the mixture as estimate",
+        )
+    ]
+    assert places == sorted(places)
+
+
+def test_its_picture_is_light() -> None:
+    (picture,) = re.findall(r"!\[.+\]\((.+)\)", README)
+    assert 20_000 < (REPOSITORY / picture).stat().st_size < 300_000
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in links."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_links_to_headings_lead_somewhere() -> None:
+    found = 0
+    for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
+        for name, anchor in re.findall(r"\]\((?!http)([^)#]*)#(.+?)\)", page.read_text()):
+            found += 1
+            assert anchor in anchors(page.parent / name if name else page), f"{page.name}: {anchor}"
+    assert found > 10
+
+
+def test_the_index_has_a_line_for_each_page() -> None:
+    index = (REPOSITORY / "docs/README.md").read_text()
+    pages = {path.name for path in (REPOSITORY / "docs").glob("*.*")}
+    listed = re.findall(r"^- \[.+?\]\((.+?)\)", index, re.MULTILINE)
+    assert sorted(listed) == sorted(pages - {"README.md", "architectures.json"})
