@@ -91,7 +91,17 @@ def spans(page: str) -> Iterator[str]:
 def commands(page: str) -> list[str]:
     """What a page has of Python commands that can be run, alternatives one by one."""
     found = [line for line in lines(page) if is_python(line)]
-    found += [span for span in spans(page) if span.startswith(RUN) and not span.endswith("...")]
+    if page == "README.md":  # its list of tools leaves out what they have in common
+        listed = re.findall(
+            r"^- `(\w[^`]*)`", PAGES[page].partition("\n## Tools\n")[2], re.MULTILINE
+        )
+        assert listed
+        found += [f"{RUN}{TOOLS}.{tool}" for tool in listed]
+    found += [
+        span
+        for span in spans(page)
+        if span.startswith(RUN) and not re.search(r"\.(\.\.|NAME)$", span)
+    ]
     return [
         re.sub(r"\w+(\|\w+)+", choice, command) if choice else command
         for command in found
@@ -130,10 +140,10 @@ def place(musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(track / "mixture.wav", name)  # what counts is what is in it
     shutil.copytree(track, f"estimates/{track.name}")
-    for song in ("train/A - 1", "train/B - 2", "test/C - 3"):
-        shutil.copytree(track, f"songs/{song}")
+    for song in ("train/Band A - One", "train/Band B - Two", "test/Test - Song"):
+        shutil.copytree(musdb_root / song, f"songs/{song}")
         for stem in ("guitar", "piano"):
-            shutil.copy(track / "other.wav", f"songs/{song}/{stem}.wav")
+            shutil.copy(musdb_root / song / "other.wav", f"songs/{song}/{stem}.wav")
     levels = {f"song {number}": 0.5 * number for number in range(9)}
     for number, name in enumerate(("unet", "unet-2", "unet-3", "demucs")):
         write_run(Path("runs", name), levels, seed=number, channels=number)
@@ -276,7 +286,7 @@ def handed_on(words: list[str]) -> None:
 
 def parse_settings(settings: str) -> None:
     """Hold settings of `fit` against the parser: some architecture must take them."""
-    words = shlex.split(settings)
+    words = shlex.split(settings.replace("/data/musdb18hq", "songs"))
     for config in ["unet", "wave_unet", "conv_tasnet", "open_unmix"]:
         given = [] if "--config" in words else ["--config", config]
         if cli_says(["fit", *given, *words]) == 0:
