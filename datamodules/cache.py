@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules import command_line
 from datamodules.audio import AudioInfo, DataError
 from datamodules.ledger import Ledger
 
@@ -231,6 +232,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     clearing.add_argument("root", metavar="ROOT", nargs="?", type=Path, help="only what is of it")
     clearing.add_argument("--yes", action="store_true", help="do not ask")
     options = parser.parse_args(arguments)
+    return command_line.run(lambda: _show_or_clear(options))
+
+
+def _show_or_clear(options: argparse.Namespace) -> int:
+    command_line.check_folder(cache_folder(), "STEMLAB_CACHE")
     if options.command == "show":
         entries = stored()
         for entry in entries:
@@ -243,11 +249,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{decoded_folder()}: {_sum(entries)}; a run that uses them will stop with an error")
         return options.yes or input("Delete them? [y/N] ").strip().lower() in ("y", "yes")
 
-    try:
-        print(f"deleted: {_sum(clear(options.root, confirm))}")
-    except DataError as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 2
+    cleared = clear(options.root, confirm)
+    if not cleared and options.root and not options.root.exists():
+        raise DataError(
+            f"{options.root}: does not exist, and the cache holds nothing that was made of files "
+            "under it; give a folder that `show` names, or none to delete all"
+        )
+    print(f"deleted: {_sum(cleared)}")
     return 0
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from datamodules import audio
+from datamodules import audio, command_line
 from datamodules.audio import DataError
 from datamodules.checks import nan_finding
 from datamodules.faults import for_each, raise_faults
@@ -284,13 +284,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--subtype", choices=list(SUBTYPES), default="PCM_16")
     parser.add_argument("--stems", nargs="+", default=list(STEMS), metavar="STEM")
     parser.add_argument("--missing_as_silence", action="store_true")
-    parser.add_argument("--workers", type=int, help="threads; by default one a core, at most 8")
+    parser.add_argument(
+        "--workers", type=command_line.count(), help="threads; by default one a core, at most 8"
+    )
     options = vars(parser.parse_args(arguments))
-    try:
-        done = convert(**options, progress=True)
-    except DataError as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 2
+    return command_line.run(
+        lambda: _convert(options), "stopped; the same command goes on with the tracks that are left"
+    )
+
+
+def _convert(options: dict[str, Any]) -> int:
+    command_line.check_folder(Path(options["out"]).expanduser(), "OUT")
+    done = convert(**options, progress=True)
     written = [each for each in done if not each.skipped]
     print(
         f"{len(written)} tracks written to {options['out']} as {options['subtype']}, "

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ import soundfile
 from scipy.signal import oaconvolve
 from tqdm import tqdm
 
+from datamodules import command_line
 from datamodules.cache import cache_folder
 from datamodules.demo_instruments import (
     SAMPLE_RATE,
@@ -263,18 +265,41 @@ def demo_corpus(
     return root
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Render the corpus from the command line and print its folder.
 
     Args:
         arguments: Words after the command; by default those of this process.
+
+    Returns:
+        Exit status: 0, or 2 for a mistake that the message on stderr explains.
     """
     parser = argparse.ArgumentParser("python -m datamodules.demo", description="Render the corpus.")
     parser.add_argument("root", nargs="?", type=Path, help="folder; by default in the user's cache")
-    parser.add_argument("--seed", type=int, default=0, help="another corpus in the same styles")
+    parser.add_argument(
+        "--seed", type=command_line.count(0), default=0, help="another corpus in the same styles"
+    )
     options = parser.parse_args(arguments)
-    print(demo_corpus(options.root, options.seed))
+
+    def render() -> int:
+        check_place(options.root)
+        print(demo_corpus(options.root, options.seed))
+        return 0
+
+    return command_line.run(render)
+
+
+def check_place(root: Path | None = None) -> None:
+    """Check that the corpus can be written.
+
+    Args:
+        root: Its folder; by default in the user's cache.
+
+    Raises:
+        DataError: It cannot be written there.
+    """
+    command_line.check_folder(root or cache_folder(), "ROOT" if root else "STEMLAB_CACHE")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules import command_line
 from datamodules.audio import DataError
 from datamodules.cache import Decoded
 from datamodules.checks import not_finite
@@ -311,12 +312,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m datamodules.doctor", description=__doc__)
     add_arguments(parser)
-    try:
-        report = examine_as_told(parser.parse_args(arguments))
-    except (DataError, OSError) as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 2
-    return report.exit_code
+    options = parser.parse_args(arguments)
+    return command_line.run(lambda: examine_as_told(options).exit_code)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -326,11 +323,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: Gets the arguments.
     """
     parser.add_argument("root", metavar="ROOT", help="data set of any layout that is read")
-    parser.add_argument("--json", metavar="FILE", help="write the report there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there, too")
     parser.add_argument("--fast", action="store_true", help="only what fit checks at its start")
     parser.add_argument("--stems", nargs="+", default=list(STEMS), metavar="STEM")
     parser.add_argument("--missing_as_silence", action="store_true")
-    parser.add_argument("--workers", type=int, help="threads; by default one a core")
+    parser.add_argument(
+        "--workers", type=command_line.count(), help="threads; by default one a core"
+    )
 
 
 def examine_as_told(options: argparse.Namespace) -> Report:
@@ -343,9 +342,10 @@ def examine_as_told(options: argparse.Namespace) -> Report:
         The report.
 
     Raises:
-        DataError: There is no data set at the root.
-        OSError: The report cannot be written.
+        DataError: There is no data set at the root, or the report cannot be written.
     """
+    if options.json:
+        command_line.check_file(options.json, "--json")
     report = examine(
         options.root,
         stems=options.stems,
@@ -356,7 +356,8 @@ def examine_as_told(options: argparse.Namespace) -> Report:
     )
     if options.json:
         content = json.dumps(report.json(), indent=2, ensure_ascii=False)
-        Path(options.json).write_text(content + "\n")
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(content + "\n")
     print(table(report))
     return report
 

@@ -146,6 +146,11 @@ class MUSDBDataModule(LightningDataModule):
                 f"{validation_crops_per_track}, examples_per_epoch {examples_per_epoch}: give "
                 "numbers from 1 on"
             )
+        if num_workers < 0 or sample_rate < 1:
+            raise DataError(
+                f"num_workers is {num_workers} and sample_rate {sample_rate}: give 0 or more "
+                "reading processes and a rate above 0 Hz"
+            )
         self.batch_size = batch_size
         self.examples_per_epoch = examples_per_epoch
         self.augmentations = nn.ModuleList(augmentations or [])

@@ -92,6 +92,11 @@ class SourceSeparator(LightningModule, ABC):
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
+        if min(sample_rate, audio_channels) < 1:
+            raise ValueError(
+                f"sample_rate is {sample_rate} and audio_channels {audio_channels}: give numbers "
+                "from 1 on"
+            )
         check_overlap(overlap)
         check_shifts(shifts)
         PostProcessor(postprocessing or {}, sources, sample_rate)  # checks the settings

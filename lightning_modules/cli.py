@@ -16,10 +16,13 @@ from typing import Any
 
 import yaml
 
+from datamodules import command_line
+from datamodules.audio import DataError
 from lightning_modules import launch, signals
 from lightning_modules.config_files import (
     CONFIGS,
     ConfigError,
+    architectures,
     find_config,
     names_model,
     parents_of,
@@ -60,7 +63,7 @@ def _main(given: list[str]) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
-    except (ConfigError, launch.LaunchError) as error:
+    except (ConfigError, DataError, launch.LaunchError) as error:
         return _report(error)
     except ValueError as error:
         if not _is_for_the_user(error):
@@ -76,13 +79,12 @@ def _report(error: Exception) -> int:
 
 def _is_for_the_user(error: ValueError) -> bool:
     """Whether the message was written for the person at the keyboard."""
-    from datamodules.audio import DataError
     from lightning_modules.callbacks.late_scores import MonitorError
     from lightning_modules.callbacks.non_finite import LossError
     from lightning_modules.description import CheckpointError
     from lightning_modules.run import SettingError
 
-    return isinstance(error, (DataError, CheckpointError, LossError, MonitorError, SettingError))
+    return isinstance(error, (CheckpointError, LossError, MonitorError, SettingError))
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:
@@ -96,13 +98,13 @@ def prepare(arguments: Sequence[str]) -> list[str]:
 
     Raises:
         ConfigError: A config is missing or malformed, or a path does not exist.
+        DataError: The run's directory cannot be written to.
     """
     if not arguments or arguments[0] not in SUBCOMMANDS:
-        if arguments and not arguments[0].startswith("-"):
-            raise ConfigError(
-                f"unknown subcommand {arguments[0]!r}: use one of {', '.join(SUBCOMMANDS)}"
-            )
-        return list(arguments)
+        if {"-h", "--help"} & set(arguments):
+            return list(arguments)
+        found = f"unknown subcommand {arguments[0]!r}" if arguments else "no subcommand given"
+        raise ConfigError(f"{found}: use one of {', '.join(SUBCOMMANDS)}")
     prepared = [arguments[0], "--config", str(CONFIGS / "base.yaml")]
     configs: list[tuple[Path, dict[str, Any]]] = []
     rest = iter(arguments[1:])
@@ -144,19 +146,21 @@ def _check_model(arguments: Sequence[str], configs: list[tuple[Path, dict[str, A
         )
     raise ConfigError(
         f"no config given: add one, as in `{arguments[0]} --config unet.yaml`; there are: "
-        + ", ".join(sorted(path.name for path in CONFIGS.glob("*.yaml") if path.stem != "base"))
+        f"{architectures()}"
     )
 
 
 def _check_paths(arguments: Sequence[str], configs: list[dict[str, Any]]) -> None:
-    """Check the data's roots and the checkpoint's path, wherever they are given."""
+    """Check the data's roots, the checkpoint's path and the run's directory, wherever given."""
     root: Any = os.environ.get("MUSDB_PATH")
     checkpoint: Any = None
     download: Any = False
+    run_dir: Any = None
     for settings in configs:
         data = part(part(settings, "data"), "init_args")
         root, download = data.get("root") or root, data.get("download", download)
         checkpoint = settings.get("ckpt_path") or checkpoint
+        run_dir = settings.get("run_dir") or run_dir
     words = list(arguments)
     for number, argument in enumerate(words):
         name, equals, value = argument.partition("=")
@@ -168,6 +172,8 @@ def _check_paths(arguments: Sequence[str], configs: list[dict[str, Any]]) -> Non
             download = value.lower() == "true"
         elif name == "--ckpt_path":
             checkpoint = value
+        elif name == "--run_dir":
+            run_dir = value
     for folder in map(str, root if isinstance(root, dict) else [root] if root else []):
         if folder != "null" and not download and not Path(folder).expanduser().is_dir():
             raise ConfigError(
@@ -183,6 +189,8 @@ def _check_paths(arguments: Sequence[str], configs: list[dict[str, Any]]) -> Non
             f"checkpoint {str(checkpoint)!r} does not exist; give a file, or last or best for the "
             "run's own"
         )
+    # Runs to which none is given get theirs in the folder `runs`.
+    command_line.check_folder(Path(str(run_dir or "runs")), "--run_dir")
 
 
 if __name__ == "__main__":

@@ -31,13 +31,20 @@ def find_config(name: str) -> Path:
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
         if name and path.is_file():
             return path.resolve()
-    known = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "base")
+    known = [path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "base"]
     close = difflib.get_close_matches(Path(name).stem, known, 1)
     raise ConfigError(
         f"config {name!r} does not exist, here or in {CONFIGS};"
         + (f" did you mean {close[0]}.yaml?" if close else "")
-        + f" there are: {', '.join(f'{stem}.yaml' for stem in known)}"
+        + f" there are: {architectures()}"
     )
+
+
+def architectures() -> str:
+    """List the configs of architectures, for messages; variants, ``unet_small``, are left out."""
+    paths = sorted(path for path in CONFIGS.glob("*.yaml") if path.stem != "base")
+    names = ", ".join(path.name for path in paths if not parents_of(path))
+    return f"{names}, and variants of them"
 
 
 class _StrictLoader(yaml.SafeLoader):

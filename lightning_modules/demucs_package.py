@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from datamodules.layouts import STEMS
 from lightning_modules.demucs import Demucs
 from lightning_modules.description import CheckpointError
 from lightning_modules.hybrid_demucs import UNUSED, HybridDemucs
+from lightning_modules.package_weights import read_weights
 
 # The order in which it writes them.
 PACKAGE_SOURCES = ("drums", "bass", "other", "vocals")
@@ -52,6 +52,8 @@ def from_package(
     state, told = _read(path)
     given = told.get("sources")
     names = list(sources if given is None or isinstance(given, int) else given)
+    if len(set(names)) < len(names):
+        raise CheckpointError(f"{path}: its sources are {', '.join(names)}: name each of them once")
     facts = {
         "sample_rate": int(told.get("samplerate", 44100)),
         "segment_seconds": 10.0,  # that of their training
@@ -199,14 +201,8 @@ def _load(path: Path, model: Demucs | HybridDemucs, state: Mapping[str, Tensor])
 def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """Read weights, and the arguments that the file tells."""
     kinds = [(_PackageClass, f"demucs.{name}") for name in _CLASSES]
-    try:
-        with torch.serialization.safe_globals(kinds):  # type: ignore[arg-type]
-            contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as weights ({str(error).strip()[:120]}); copy or download it "
-            "again, or save its state dict with the package"
-        ) from error
+    with torch.serialization.safe_globals(kinds):  # type: ignore[arg-type]
+        contents = read_weights(path)
     told: Mapping[str, Any] = {}
     if isinstance(contents, tuple) and len(contents) == 4:  # the first version
         _, _, told, contents = contents

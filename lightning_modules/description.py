@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from datamodules.command_line import check_file
+
 KEY = "separator"
 # A folder with this file is a checkpoint, too: see ``hub_folder``.
 CONFIG = "config.json"
@@ -52,16 +54,18 @@ def check_is_there(path: Path) -> None:
 
 
 def check_is_free(path: Path) -> None:
-    """Check that a checkpoint to be written would replace none.
+    """Check that a checkpoint can be written, and would replace none.
 
     Args:
         path: The file.
 
     Raises:
         FileExistsError: It is there.
+        DataError: It cannot be written where it would be.
     """
     if path.exists():
         raise FileExistsError(f"{path} is there already; give another name with -o")
+    check_file(path, "-o")
 
 
 def describe(model: Described) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from datamodules.datasets import Batch
 from datamodules.layouts import STEMS
 from lightning_modules.description import CheckpointError
 from lightning_modules.input_statistics import StandardisedInput
+from lightning_modules.package_weights import read_weights
 
 # Between the layers of the LSTM.
 _DROPOUT = 0.4
@@ -278,14 +278,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"fc1.weight", "fc3.weight", "input_mean", "output_mean"} - set(state)
-    except (RuntimeError, EOFError, OSError, TypeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as a state dict ({str(error).strip()[:120]}); copy or "
-            "download it again"
-        ) from error
+    state = read_weights(path)
+    names = set(state) if isinstance(state, Mapping) else set()
+    missing = {"fc1.weight", "fc3.weight", "input_mean", "output_mean"} - names
     if missing:
         raise CheckpointError(
             f"{path}: has no {', '.join(sorted(missing))}: a state dict of openunmix's network was "

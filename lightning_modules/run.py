@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -203,6 +204,8 @@ class StemlabCLI(LightningCLI):
         config.weights_only = True
         run_dir = self._run_dir(config)
         if self.subcommand == "fit" and is_first_process():
+            if not run_dir.exists():
+                _made_here.append(run_dir)
             run_lock.hold(run_dir)
         match_launcher(config.trainer)
         config.run_dir = str(run_dir)
@@ -248,7 +251,23 @@ class StemlabCLI(LightningCLI):
         told = getattr(settings.get("strategy"), "_checkpoint_io", None)
         if not told and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, ImportError, MisconfigurationException) as error:
+            reason = legible(str(error))
+            if re.search("accelerator|backend|devices|Requirement", reason):
+                reason += (
+                    f"; trainer.accelerator is {settings.accelerator!r} and trainer.devices "
+                    f"{settings.devices!r}: give what is here, such as --trainer.accelerator=cpu "
+                    "--trainer.devices=1"
+                )
+            raise SettingError(reason) from error
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise SettingError(f"seed_everything: {error}") from error
 
     def instantiate_classes(self) -> None:
         """Build model and data; a value that they refuse is the user's to mend."""

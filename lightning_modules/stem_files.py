@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 from datamodules.audio import Audio, DataError, blocks, inspect
+from datamodules.checks import nan_finding
 from datamodules.tags import read_tags
 from lightning_modules.encoding import MIXTURE, Encoding
 from lightning_modules.postprocessing import PostProcessing
@@ -238,7 +239,7 @@ def separate_file(
         What the stems were turned down by so that none is clipped; 1 for not at all.
 
     Raises:
-        DataError: The file cannot be read, or a stem or the file's rate does not fit.
+        DataError: The file cannot be read or is not finite, or a stem or its rate does not fit.
         FileExistsError: Stems are there and ``force`` is not given.
     """
     info = inspect(song)
@@ -259,6 +260,7 @@ def separate_file(
         progress=progress,
     )
     names = selection.names(model.sources)
+    done = 0
     if encoding.is_one_file:
         names.append(MIXTURE)
     # The song is read once more beside its estimates, which may come long after.
@@ -268,6 +270,9 @@ def separate_file(
     ) as files:
         for part in estimates:
             audio = part.cpu().numpy()
+            if not np.isfinite(audio).all():
+                raise _not_finite(song, info.sample_rate, done)
+            done += audio.shape[-1]
             needed = selection.residual or encoding.is_one_file
             original = mixture.read(audio.shape[-1]) if needed else None
             stems = selection.take(audio, model.sources, original)
@@ -276,6 +281,20 @@ def separate_file(
                 stems = np.concatenate([stems, original[None]])
             files.write(stems)
     return files.gain
+
+
+def _not_finite(song: Path, sample_rate: int, done: int) -> DataError:
+    """Tell whose fault it is that estimates are not finite from some sample on."""
+    position = 0
+    for block in blocks(song, _BLOCK_SECONDS * sample_rate):
+        finite = np.isfinite(block).all(0)
+        if not finite.all():
+            return DataError(str(nan_finding(song, position + int(np.argmin(finite)), sample_rate)))
+        position += block.shape[-1]
+    return DataError(
+        f"{song}: its estimates are NaN or infinite after {done / sample_rate:.3f} s, though the "
+        "song is not; use another checkpoint"
+    )
 
 
 class _Reader:

@@ -91,6 +91,8 @@ class UNetwork(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, channels: Sequence[int], dropout: float) -> None:
         super().__init__()
+        if min(channels, default=0) < 1:
+            raise ValueError(f"channels is {list(channels)}: give one number or more, from 1 on")
         self.encoder = nn.ModuleList(
             ConvBlock(before, after)
             for before, after in zip([inputs, *channels], channels, strict=False)

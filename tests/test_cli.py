@@ -450,7 +450,10 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fit", "--config", "unett.yaml"], ["unett.yaml", "did you mean unet.yaml", "unet_small"]),
+        (
+            ["fit", "--config", "unett.yaml"],
+            ["unett.yaml", "did you mean unet.yaml", "demucs.yaml"],
+        ),
         (["fit"], ["no config given", "unet.yaml"]),
         (["train", "--config", "unet.yaml"], ["'train'", "fit, validate, test, predict"]),
         (

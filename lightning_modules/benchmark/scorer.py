@@ -92,6 +92,10 @@ def check(options: argparse.Namespace) -> None:
             raise DataError(f"--seconds has {seconds:g}: give lengths above 0")
     if options.repeats < 1:
         raise DataError(f"--repeats is {options.repeats}: give 1 or more")
+    if options.device:
+        from lightning_modules.device import usable_device  # torch is not for those who measure
+
+        usable_device(options.device)
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from lightning_modules.benchmark.networks import (
     check_entrants,
     entrants_of,
 )
+from lightning_modules.config_files import ConfigError
+from lightning_modules.configured import configured
 from lightning_modules.layers import images
 
 _CHANNELS_FIRST = "channels first"
@@ -61,6 +63,20 @@ def check(options: argparse.Namespace) -> None:
     """
     turns.check(options, "batch_size", "segment_seconds")
     check_entrants(options)
+    for setting in options.also:
+        _check_fits_one(setting, options.configs)
+
+
+def _check_fits_one(setting: str, names: list[str]) -> None:
+    """Refuse a setting that no config takes; building a model takes a moment, measuring minutes."""
+    for number, name in enumerate(names, 1):
+        try:
+            configured(name, [f"--{setting}"])
+        except ConfigError as error:
+            if number == len(names):
+                raise ConfigError(f"--also {setting}: {error}") from error
+        else:
+            return
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:

@@ -20,8 +20,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules import command_line
+from datamodules.audio import DataError
 from datamodules.benchmark.tables import markdown
-from lightning_modules.config_files import CONFIGS, ConfigError, chain
+from lightning_modules.config_files import CONFIGS, chain
 
 DOCS = CONFIGS.parent / "docs"
 _BEGIN, _END = "<!-- table: made by lightning_modules.tools.architectures -->", "<!-- end -->"
@@ -75,31 +77,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--no-training", action="store_true", help="facts alone; keep the scores")
     options = parser.parse_args(arguments)
-    figures = options.docs / "architectures.json"
     try:
-        for name in options.configs:
-            chain(name)
-        rows = json.loads(figures.read_text()) if figures.is_file() else {}
-        for name in options.configs:
-            print(f"--- {name}", flush=True)
-            row = rows.setdefault(name, {}) | facts(name)
-            if not options.no_training:
-                row |= train_and_score(name)
-            rows[name] = row
-            text = json.dumps(dict(sorted(rows.items())), indent=2, ensure_ascii=False)
-            figures.write_text(text + "\n")
-        pages = {
-            options.docs / "architectures.md": table(rows),
-            options.docs.parent / "README.md": ranking(rows),
-        }
-        for page, lines in pages.items():
-            page.write_text(with_table(page, lines))
+        return command_line.run(lambda: _measure(options))
     except subprocess.CalledProcessError as error:
         print(f"error: {' '.join(error.cmd[1:])} ended with {error.returncode}", file=sys.stderr)
         return 1
-    except (ConfigError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+
+def _measure(options: argparse.Namespace) -> int:
+    for name in options.configs:
+        chain(name)
+    figures = options.docs / "architectures.json"
+    pages = {options.docs / "architectures.md": table, options.docs.parent / "README.md": ranking}
+    for page in pages:
+        with_table(page, [])  # a page without marks is told before the minutes
+    rows = json.loads(figures.read_text()) if figures.is_file() else {}
+    for name in options.configs:
+        print(f"--- {name}", flush=True)
+        row = rows.setdefault(name, {}) | facts(name)
+        if not options.no_training:
+            row |= train_and_score(name)
+        rows[name] = row
+        text = json.dumps(dict(sorted(rows.items())), indent=2, ensure_ascii=False)
+        figures.write_text(text + "\n")
+    for page, lines_of in pages.items():
+        page.write_text(with_table(page, lines_of(rows)))
     return 0
 
 
@@ -219,12 +221,14 @@ def with_table(page: Path, lines: Sequence[str]) -> str:
         The page's text with the table between the marks.
 
     Raises:
-        ValueError: A mark is missing.
+        DataError: The file, or a mark in it, is missing.
     """
+    if not page.is_file():
+        raise DataError(f"{page}: there is no such page; give --docs a folder that has it")
     before, begin, rest = page.read_text().partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise ValueError(f"{page} has no lines {_BEGIN} and {_END}: put them back")
+        raise DataError(f"{page} has no lines {_BEGIN} and {_END}: put them back")
     return "\n".join([before + begin, *lines, end + after])
 
 

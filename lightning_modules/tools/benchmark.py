@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from datamodules import command_line
 from datamodules.benchmark import convolution, loader
 from lightning_modules.benchmark import epoch, ranks, scorer, separation, step, wiener
 
@@ -48,17 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         command.set_defaults(module=module)
     options = parser.parse_args(arguments)
-    try:
-        options.module.check(options)
-        if options.json and not options.json.absolute().parent.is_dir():
-            raise ValueError(f"--json {options.json}: there is no such folder; make it first")
-        report = options.module.compare(options)
-        print(options.module.table(report))
-        if options.json:
-            options.json.write_text(json.dumps(report, indent=2) + "\n")
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command_line.run(lambda: _measure(options))
+
+
+def _measure(options: argparse.Namespace) -> int:
+    if options.json:
+        command_line.check_file(options.json, "--json")
+    options.module.check(options)
+    report = options.module.compare(options)
+    print(options.module.table(report))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0
 
 

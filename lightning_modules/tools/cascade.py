@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datamodules import command_line
 from datamodules.audio import Audio, DataError
 from datamodules.layouts import STEMS, SUBSETS
 from lightning_modules.description import check_is_there
@@ -49,18 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 for a mistake that the message on stderr explains.
     """
     options = _parser().parse_args(arguments)
-    try:
-        for path in (options.denoiser, options.separator):
-            check_is_there(path)
-        if options.output.exists() and not options.force and any(options.output.iterdir()):
-            raise FileExistsError(
-                f"{options.output} is not empty; give another folder by -o, or --force to write "
-                "over what is there"
-            )
-        print(_compare(options))
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command_line.run(lambda: _show(options))
+
+
+def _show(options: argparse.Namespace) -> int:
+    for path in (options.denoiser, options.separator):
+        check_is_there(path)
+    command_line.check_folder(options.output, "-o")
+    if options.output.exists() and not options.force and any(options.output.iterdir()):
+        raise FileExistsError(
+            f"{options.output} is not empty; give another folder by -o, or --force to write over "
+            "what is there"
+        )
+    print(_compare(options))
     return 0
 
 
@@ -82,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--lowest-db", type=float, default=0.0, help="lowest signal-to-noise ratio (default 0)")
     add("--highest-db", type=float, default=20.0, help="highest (default 20)")
     add("--seed", type=int, default=0, help="of the degradations (default 0)")
-    add("--processes", type=int, default=1, help="that score (default 1)")
+    add("--processes", type=command_line.count(), default=1, help="that score (default 1)")
     add("--device", help="cpu, cuda, ...; by default CUDA where there is one")
     add("--force", action="store_true", help="write over what is there")
     return parser

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from datamodules import command_line
 from lightning_modules.comparison import csv_files, tables
 from lightning_modules.comparison.pairs import Pair, pairs
 from lightning_modules.comparison.reading import CompareError, name_apart, read_run, split_name
@@ -41,15 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 for a mistake that the message on stderr explains.
     """
     options = _parser().parse_args(arguments)
-    try:
-        _check_outputs(options)
-        comparison = _compare(options)
-        print("\n\n".join([*(table.text() for table in comparison.tables), *_said(comparison)]))
-        for place in _write(comparison, options):
-            print(f"wrote {place}", file=sys.stderr)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command_line.run(lambda: _show(options))
+
+
+def _show(options: argparse.Namespace) -> int:
+    _check_outputs(options)
+    comparison = _compare(options)
+    print("\n\n".join([*(table.text() for table in comparison.tables), *_said(comparison)]))
+    for place in _write(comparison, options):
+        print(f"wrote {place}", file=sys.stderr)
     return 0
 
 
@@ -144,11 +145,14 @@ def _csv_paths(path: Path) -> tuple[Path, Path]:
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
+    for option, path in (("--markdown", options.markdown), ("--csv", options.csv)):
+        if path:
+            command_line.check_file(path, option)
+    if options.figures:
+        command_line.check_folder(options.figures, "--figures")
     for path in _outputs(options):
         if path.exists() and not options.force:
             raise FileExistsError(f"{path} is there already; give another name, or --force")
-    if options.figures and options.figures.is_file():
-        raise FileExistsError(f"{options.figures} is a file; --figures wants a folder")
 
 
 def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path | str]:

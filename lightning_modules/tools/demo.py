@@ -10,7 +10,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from datamodules.demo import demo_corpus
+from datamodules import command_line
+from datamodules.demo import check_place, demo_corpus
 from datamodules.songs import song_name
 from lightning_modules import cli
 from lightning_modules.tools import separate
@@ -25,10 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Further arguments of ``fit`` and ``test``; by default this process's.
 
     Returns:
-        Exit status: 0, or that of the step that failed.
+        Exit status: 0, that of the step that failed, or 2 for a mistake that the message on
+        stderr explains.
     """
     extra = list(sys.argv[1:] if arguments is None else arguments)
+    return command_line.run(lambda: _demo(extra))
+
+
+def _demo(extra: list[str]) -> int:
     os.environ.pop("MUSDB_PATH", None)  # the demo is about the embedded corpus
+    cli.prepare(["fit", *CONFIGS, *extra])  # a mistake is told before the corpus is rendered
+    check_place()
     corpus = demo_corpus()
     from lightning_modules.run import named_run_dir  # Lightning's seconds come after the corpus
 

@@ -11,8 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules import doctor
-from datamodules.audio import DataError
+from datamodules import command_line, doctor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,13 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--format", choices=["png", "svg"], default="png", help="default png")
     options = parser.parse_args(arguments)
-    try:
-        report = doctor.examine_as_told(options)
-        if not options.fast:
-            _draw(report, options.output, options.format)
-    except (DataError, OSError) as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 2
+    return command_line.run(lambda: _examine(options))
+
+
+def _examine(options: argparse.Namespace) -> int:
+    if not options.fast:
+        command_line.check_folder(options.output, "-o")
+    report = doctor.examine_as_told(options)
+    if any(track.files for track in report.tracks):
+        _draw(report, options.output, options.format)
     return report.exit_code
 
 

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_modules.description import check_is_free
+from datamodules import command_line
+from lightning_modules.description import CheckpointError, check_is_free
 
 _SOURCES = ("drums", "bass", "other", "vocals")
 
@@ -39,16 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a state dict of the first version, which works at the mixture's sample rate",
     )
     options = parser.parse_args(arguments)
-    try:
-        check_is_free(options.output)
-        from lightning_modules.checkpoint_files import save_separator
-        from lightning_modules.demucs_package import from_package
+    return command_line.run(lambda: _convert(options))
 
-        resample = False if options.no_resample else None
-        save_separator(from_package(options.weights, options.sources, resample), options.output)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+def _convert(options: argparse.Namespace) -> int:
+    check_is_free(options.output)
+    if not options.weights.is_file():
+        raise CheckpointError(f"{options.weights}: there is no such file; weights were expected")
+    from lightning_modules.checkpoint_files import save_separator
+    from lightning_modules.demucs_package import from_package
+
+    resample = False if options.no_resample else None
+    save_separator(from_package(options.weights, options.sources, resample), options.output)
     print(options.output)
     return 0
 

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_modules.description import check_is_free
+from datamodules import command_line
+from lightning_modules.description import CheckpointError, check_is_free
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,31 +28,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="folder of <source>.pth files")
     parser.add_argument("-o", "--output", required=True, type=Path, help="the checkpoint to write")
     options = parser.parse_args(arguments)
-    try:
-        convert(options.folder, options.output)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(options.output)
-    return 0
+    return command_line.run(lambda: convert(options.folder, options.output))
 
 
-def convert(folder: Path, output: Path) -> None:
+def convert(folder: Path, output: Path) -> int:
     """Write a checkpoint that ``load_separator``, ``test`` and the separate tool take.
 
     Args:
         folder: Holds a state dict a source; see ``open_unmix.from_package``.
         output: The checkpoint.
 
+    Returns:
+        Exit status: 0.
+
     Raises:
         FileExistsError: It is there already.
+        DataError: It cannot be written there.
         CheckpointError: A state dict is missing or unusable.
     """
     check_is_free(output)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: is no folder; one of <source>.pth files was expected")
     from lightning_modules.checkpoint_files import save_separator
     from lightning_modules.open_unmix import from_package
 
     save_separator(from_package(folder), output)
+    print(output)
+    return 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from datamodules import command_line
+from datamodules.audio import DataError
+
 STARTED = "started"
 CRASHES = "crashes"
 _STOPPED = os.EX_TEMPFAIL
@@ -29,13 +32,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line; by default this process's.
 
     Returns:
-        The job's exit status: the run's own; 75 for a stopped run that SLURM did not requeue.
+        The job's exit status: the run's own; 75 for a stopped run that SLURM did not requeue;
+        2 for a mistake that the message on stderr explains.
     """
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("status", type=int, help="exit status of srun")
+    parser = argparse.ArgumentParser(
+        prog="python -m lightning_modules.tools.requeue", description=__doc__
+    )
+    parser.add_argument("status", type=command_line.count(0), help="exit status of srun")
     parser.add_argument("--run_dir", type=Path, required=True)
-    parser.add_argument("--most_crashes", type=int, default=5, help="requeues after a crash")
+    parser.add_argument(
+        "--most_crashes", type=command_line.count(0), default=5, help="requeues after a crash"
+    )
     given = parser.parse_args(arguments)
+    return command_line.run(lambda: _requeue(given))
+
+
+def _requeue(given: argparse.Namespace) -> int:
     reason = reason_to_requeue(given.status, given.run_dir, given.most_crashes)
     if reason is None:
         return int(given.status)
@@ -56,7 +68,15 @@ def job() -> str:
     """Name this very job for scontrol.
 
     A task of an array carries the array's id as well: requeueing that would restart all tasks.
+
+    Raises:
+        DataError: This is no job of SLURM.
     """
+    if "SLURM_JOB_ID" not in os.environ:
+        raise DataError(
+            "SLURM_JOB_ID is not set: this is no job of SLURM, and there is nothing to requeue; "
+            "submit slurm/train.sbatch, whose last line this is"
+        )
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     if task is not None:
         return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}"
@@ -75,11 +95,19 @@ def reason_to_requeue(status: int, run_dir: Path, most_crashes: int) -> str | No
 
     Returns:
         Why the job should be requeued, or None if it should not.
+
+    Raises:
+        DataError: The directory is not that of a run that SLURM started.
     """
     if status in (0, _CTRL_C):
         return None
     if status == _STOPPED:
         return "stopped by a signal, its state is saved"
+    if not (run_dir / STARTED).is_file():
+        raise DataError(
+            f"--run_dir {run_dir}: has no file {STARTED!r}; the directory of a run that "
+            "slurm/train.sbatch started was expected"
+        )
     began = (run_dir / STARTED).stat().st_mtime_ns
     saved = [
         path.stat().st_mtime_ns for path in run_dir.glob("checkpoints/*.ckpt") if path.exists()

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from datamodules import command_line
 from datamodules.audio import DataError
 from datamodules.layouts import MIXTURE, STEMS, SUBSETS, Entry, find_entries, subsets_of
 from lightning_modules.evaluation.estimates import Settings
@@ -49,24 +50,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.processes,
         options.overwrite,
     )
-    try:
-        print(_score(scorer, options))
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            f"\nstopped; the scores in {options.output} stay, the same command goes on from them",
-            file=sys.stderr,
-        )
-        return 130
+    return command_line.run(
+        lambda: _score(scorer, options),
+        f"stopped; the scores in {options.output} stay, the same command goes on from them",
+    )
+
+
+def _score(scorer: Scorer, options: argparse.Namespace) -> int:
+    """Score, write and print the table."""
+    print(_table(scorer, options))
     for name, reason in scorer.left_out.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
     return 1 if scorer.left_out else 0
 
 
-def _score(scorer: Scorer, options: argparse.Namespace) -> str:
+def _table(scorer: Scorer, options: argparse.Namespace) -> str:
     """Score and write; return the table."""
+    command_line.check_folder(options.output, "-o")
     *estimates, root = options.folders
     entries = _entries(root, options.subset, options.stems)
     if estimates:
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--hop-seconds", type=_seconds, default=1.0, help="from frame to frame, by default 1")
     add(
         "--processes",
-        type=_count,
+        type=command_line.count(),
         default=min(_MOST_PROCESSES, available_cores()),
         help="by default one a core, at most four",
     )
@@ -139,16 +139,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = float("nan")
     if not _SHORTEST_SECONDS <= seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"expected {_SHORTEST_SECONDS} s or more, found {text}")
     return seconds
-
-
-def _count(text: str) -> int:
-    if (count := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
-    return count
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from datamodules import command_line
 from datamodules.audio import AudioInfo, DataError
 from datamodules.songs import find_songs, song_name
 from lightning_modules.description import check_is_there
@@ -34,22 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line; by default this process's.
 
     Returns:
-        Exit status: 0, 1 if some songs could not be separated, or 2 for a mistake that the
-        message on stderr explains.
+        Exit status: 0, 1 if some songs could not be separated, 2 for a mistake that the message
+        on stderr explains, or 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
-    try:
-        failed = separate_songs(options)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "stopped; the same command with --resume goes on with the songs that are left",
-            file=sys.stderr,
-        )
-        return 130
-    return 1 if failed else 0
+    return command_line.run(
+        lambda: 1 if separate_songs(options) else 0,
+        "stopped; the same command with --resume goes on with the songs that are left",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,6 +122,7 @@ def separate_songs(options: argparse.Namespace) -> int:
     for path in (options.checkpoint, options.denoiser):
         if path is not None:
             check_is_there(path)
+    command_line.check_folder(options.output, "-o")
     encoding = Encoding(options.format, options.bits, options.bitrate, options.clipping)
     # A bad file is told before the model is loaded, which takes seconds.
     songs = [
@@ -244,7 +238,7 @@ def _separate_all(
             try:
                 gain = separate_file(model, song.path, song.folder, progress=advance, **keywords)
             except (OSError, ValueError) as error:
-                faults.append(f"error: {error}")
+                faults.append(f"error: {command_line.in_words(error)}")
                 bar.write(faults[-1], sys.stderr)
                 return
             turned = f" (turned down to {gain:.3g} so that nothing clips)" if gain < 1 else ""

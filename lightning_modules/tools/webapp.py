@@ -8,9 +8,11 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from datamodules import command_line
 from datamodules.audio import DataError
 from lightning_modules.description import check_is_there
 
@@ -25,14 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 for a mistake that the message on stderr explains.
     """
     options = _parser().parse_args(arguments)
-    try:
-        serve(options)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        pass
-    return 0
+
+    def work() -> int:
+        with suppress(KeyboardInterrupt):
+            serve(options)
+        return 0
+
+    return command_line.run(work)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,6 +67,9 @@ def serve(options: argparse.Namespace) -> None:
         DataError: An option or a checkpoint cannot be used, or Gradio is missing.
         OSError: The port is taken.
     """
+    for path in options.checkpoint:
+        check_is_there(path)
+
     from lightning_modules.webapp.workspace import Limits, Workspace
 
     for option, value, least in (("--queue", options.queue, 1), ("--jobs", options.jobs, 1)):
@@ -74,8 +78,6 @@ def serve(options: argparse.Namespace) -> None:
     if not 0 <= options.port < 2**16:
         raise DataError(f"--port is {options.port}: give a number from 0 to {2**16 - 1}")
     limits = Limits(options.max_minutes, options.max_mb, options.keep_minutes)
-    for path in options.checkpoint:
-        check_is_there(path)
     if importlib.util.find_spec("gradio") is None:
         raise DataError("the app needs Gradio, which is not installed: pip install gradio")
     listening = _listen(options.host, options.port)  # a taken port is told before models load

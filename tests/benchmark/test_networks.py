@@ -68,12 +68,13 @@ def test_steps(
 
 
 def test_steps_with_other_settings_and_layouts(tmp_path: Path) -> None:
-    also = ["--also", "model.init_args.channels=[2,3]", "--also", "model.init_args.chanels=[2]"]
-    rows = report_of(tmp_path, *STEP, "--peers", *also, "--channels-first")["rows"]
-    usual, fewer, mistaken, first = rows
+    also = ["--also", "model.init_args.channels=[2,3]"]
+    configs = [STEP[0], "unet_small", "nmf", *STEP[1:]]
+    rows = report_of(tmp_path, *configs, "--peers", *also, "--channels-first")["rows"]
+    usual, _, fewer, mistaken, first, _ = rows
     assert [usual, first] == ["unet_small", "unet_small, channels first"]
     assert rows[fewer]["parameters"] < rows[usual]["parameters"] == rows[first]["parameters"]
-    assert "'chanels' is not" in rows[mistaken]["fault"]
+    assert "'channels' is not" in rows[mistaken]["fault"]
 
 
 @pytest.mark.parametrize("first", [False, True])

@@ -115,7 +115,7 @@ def test_what_differs_is_said() -> None:
         (["--seconds", "3", "nan"], "--seconds has nan"),
         (["--seconds", "100"], "no 100 s of music with all of vocals, drums, bass, other"),
         (["--repeats", "0"], "--repeats is 0: give 1 or more"),
-        (["--json", "missing/figures.json"], "there is no such folder"),
+        (["--json", "."], "--json .: is a folder"),
     ],
 )
 def test_mistakes_are_told(

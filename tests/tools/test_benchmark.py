@@ -97,7 +97,7 @@ def test_a_data_set_of_ones_own(
         (["--workers", "-1"], "--workers is -1"),
         (["--workers", "1", "1"], "give each number once"),
         (["--segment-seconds", "2"], "--track-seconds 1 is shorter than a crop of 2 s"),
-        (["--json", "missing/figures.json"], "there is no such folder"),
+        (["--json", "."], "--json .: is a folder"),
         (["--root", "missing"], "missing: does not exist"),
     ],
 )

@@ -1,0 +1,487 @@
+"""What people do wrong at the command lines, and the one line that each of them answers.
+
+A row is what was typed after the command, and parts of what must be said: the file or option, what
+was found, and what was expected or is to be done.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from lightning_modules.cli import SUBCOMMANDS
+from lightning_modules.denoising_autoencoder import DenoisingAutoencoder
+from lightning_modules.tools.benchmark import COMMANDS
+from lightning_modules.unet import UNet
+from tests.comparison.material import write_run
+from tests.conftest import write_track
+from tests.reference.test_open_unmix import package_networks, write
+from tests.test_checkpoint import save
+from tests.test_cli import CSV, REPOSITORY, TINY
+from tests.test_demucs_package import network
+
+FIT = "fit --config unet.yaml TINY --data.init_args.root data"
+TWO = "--config two.yaml TINY --data.init_args.root data --ckpt_path model.ckpt"
+SEPARATE = "song.wav --checkpoint model.ckpt"
+CASCADE = "--denoiser denoiser.ckpt --separator model.ckpt --root data"
+
+CLI = [
+    ("", ["no subcommand given", "fit, validate, test, predict"]),
+    ("train --config unet.yaml", ["'train'", "fit, validate, test, predict"]),
+    ("fit", ["no config given", "fit --config unet.yaml"]),
+    ("fit --config unett.yaml", ["'unett.yaml' does not exist", "did you mean unet.yaml?"]),
+    ("fit --config void", ["'void' does not exist", "open_unmix.yaml"]),
+    ("fit --config unet_small.yaml", ["names no model", "--config unet.yaml --config unet_small"]),
+    ("fit --config typo.yaml", ["typo.yaml: unknown key 'modle'", "did you mean 'model'?"]),
+    ("fit --config twice.yaml", ["twice.yaml", "'trainer' stands twice; keep one"]),
+    ("fit --config song.wav", ["song.wav: not readable as YAML"]),
+    ("fit --config unet.yaml --data.init_args.root gone", ["'gone' is no folder", "MUSDB_PATH"]),
+    ("MUSDB_PATH=taken fit --config unet.yaml", ["'taken' is no folder", "set MUSDB_PATH"]),
+    ("fit --config unet.yaml --traner.max_epochs=1", ["unrecognized", "--traner.max_epochs=1"]),
+    ("fit --config unet.yaml --model.init_args.chanels=[4]", ["did you mean 'channels'?"]),
+    ("fit --config unet.yaml --data.init_args.sources=[vocal]", ["'vocal'", "known stems are"]),
+    ("fit --config unet.yaml --model=lightning_modules.unet.Unet", ["model", "unet.Unet"]),
+    (f"{FIT} --data.init_args.root=void", ["void: has no folder 'train'", "check the path"]),
+    (f"{FIT} --data.init_args.root=bare_data", ["bare_data/train: no tracks in it", "copy"]),
+    (f"{FIT} --data.init_args.root=nan_data", ["bass.wav: holds NaN", "sample 7", "remove"]),
+    (f"{FIT} --data.init_args.root=cut_data", ["bass.wav: declares", "truncated", "copy or"]),
+    (f"{FIT} --data.init_args.root=rate_data", ["bass.wav: has 48000 Hz", "has 44100 Hz"]),
+    (f"{FIT} --data.init_args.batch_size=0", ["batch_size is 0", "from 1 on"]),
+    (f"{FIT} --data.init_args.segment_seconds=-1", ["segment_seconds -1", "above 0"]),
+    (f"{FIT} --data.init_args.num_workers=-1", ["num_workers is -1", "0 or more"]),
+    (f"{FIT} --data.init_args.sample_rate=0", ["sample_rate is 0"]),
+    (f"{FIT} --model.init_args.channels=[]", ["channels is []", "from 1 on"]),
+    (f"{FIT} --model.init_args.channels=[0]", ["channels is [0]"]),
+    (f"{FIT} --model.init_args.pretrained=gone.ckpt", ["gone.ckpt: there is no such checkpoint"]),
+    (f"{FIT} --model.init_args.pretrained=denoiser.ckpt", ["are of a Denoising", "a UNet"]),
+    (f"{FIT} --trainer.max_epochs=ten", ["trainer.max_epochs", "int", "ten"]),
+    (f"{FIT} --trainer.max_epochs=-5", ["max_epochs", "You passed in -5"]),
+    (f"{FIT} --trainer.devices=0", ["trainer.devices", "--trainer.devices=1"]),
+    (f"{FIT} --trainer.accelerator=gpuu", ["'gpuu'", "--trainer.accelerator=cpu"]),
+    (f"{FIT} --trainer.accelerator=tpu", ["'tpu'", "give what is here"]),
+    (f"{FIT} --seed_everything=-1", ["seed_everything: -1", "from 0 to"]),
+    (f"{FIT} --run_dir taken", ["--run_dir taken", "is no folder", "give another"]),
+    (f"{FIT} --run_dir taken/deep", ["--run_dir taken/deep: taken is no folder"]),
+    (f"{FIT} --run_dir runs/raw", ["runs/raw holds a run already", "--ckpt_path last"]),
+    (f"{FIT} --ckpt_path text.ckpt", ["text.ckpt: 5 bytes that cannot be read", "last.ckpt"]),
+    (f"{FIT} --ckpt_path denoiser.ckpt", ["is of lightning_modules.denoising", "the config"]),
+    (f"{FIT} --ckpt_path last --run_dir new", ["new/checkpoints: there is no last.ckpt", "fit"]),
+    ("validate --config unet.yaml TINY", ["there is no last.ckpt; train first", "--ckpt_path"]),
+    ("validate --config unet.yaml --ckpt_path gone.ckpt", ["'gone.ckpt' does not", "last or best"]),
+    ("test --config unet.yaml TINY --run_dir runs/one", ["runs/one/checkpoints", "no last.ckpt"]),
+    ("test --config unet.yaml TINY --ckpt_path other.ckpt", ["other.ckpt: holds no separator"]),
+    ("test --config unet.yaml TINY --ckpt_path model.ckpt", ["sources (['vocals', 'other'] in"]),
+    (f"test {TWO} --data.init_args.root=train_data", ["train_data: has no folder 'test'"]),
+    (f"predict {TWO} --data.init_args.predict_paths=[gone.wav]", ["gone.wav: does not exist"]),
+    (f"predict {TWO} --data.init_args.predict_paths=[text.wav]", ["text.wav: is not audio"]),
+    (f"predict {TWO} --data.init_args.predict_paths=[void]", ["void: no audio file in this"]),
+    (f"predict {TWO} --run_dir out --data.init_args.predict_paths=[nan.wav]",
+     ["nan.wav: holds NaN or infinity, first at 0.000 s"]),
+]  # fmt: skip
+
+TOOLS = {
+    "separate": [
+        ("song.wav", ["arguments are required: --checkpoint"]),
+        ("gone.wav --checkpoint model.ckpt", ["gone.wav: does not exist", "check the path"]),
+        ("empty.wav --checkpoint model.ckpt", ["empty.wav: is empty (0 bytes)", "copy or"]),
+        ("text.wav --checkpoint model.ckpt", ["text.wav: is not audio", "check that it is"]),
+        ("cut.wav --checkpoint model.ckpt", ["cut.wav: declares", "truncated", "copy or"]),
+        ("nan.wav --checkpoint model.ckpt -o out", ["nan.wav: holds NaN or infinity, first at 0."]),
+        ("song.wav --checkpoint broken.ckpt -o out", ["its estimates are NaN", "another checkp"]),
+        ("void --checkpoint model.ckpt", ["void: no audio file in this folder (.wav, "]),
+        ("'*.mp3' --checkpoint model.ckpt", ["*.mp3: no audio file matches"]),
+        ("song.wav song.wav --checkpoint model.ckpt", ["both be written to song/", "rename one"]),
+        ("song.wav --checkpoint gone.ckpt", ["gone.ckpt: there is no such", "model.ckpt"]),
+        ("song.wav --checkpoint void", ["void: there is no such checkpoint"]),
+        ("song.wav --checkpoint text.ckpt", ["text.ckpt: 5 bytes", "use another checkpoint"]),
+        ("song.wav --checkpoint cut.ckpt", ["cut.ckpt: 3000 bytes that cannot be read"]),
+        ("song.wav --checkpoint other.ckpt", ["no separator description", "`lightning_modules"]),
+        (f"{SEPARATE} --denoiser model.ckpt", ["model.ckpt: separates vocals, other", "swap"]),
+        (f"{SEPARATE} -o taken", ["-o taken", "is no folder", "give another"]),
+        (f"{SEPARATE} --jobs ten", ["argument --jobs", "'ten'"]),
+        (f"{SEPARATE} --jobs 0", ["--jobs is 0", "from 1 on"]),
+        (f"{SEPARATE} --overlap nan", ["overlap is nan", "from 0 to 0.5"]),
+        (f"{SEPARATE} --shifts -1", ["shifts is -1", "give 0"]),
+        (f"{SEPARATE} --bits 12", ["bits is 12 with wav", "16 or 24 or 32"]),
+        (f"{SEPARATE} --format mp3 --bitrate 9000", ["9000 kbit/s", "32 to 320"]),
+        (f"{SEPARATE} --stems vocal", ["'vocal'", "vocals, other"]),
+        (f"{SEPARATE} --stems other --two-stems vocals", ["--stems and --two-stems", "one of"]),
+        (f"{SEPARATE} --force --resume", ["--resume: not allowed with argument --force"]),
+        (f"{SEPARATE} --device cuda:99", ["--device cuda:99", "try cpu"]),
+        (f"{SEPARATE} --postprocessing '{{softnes: 4}}'", ["'softnes'", "softness"]),
+        (f"{SEPARATE} --postprocessing '{{softness: ['", ["--postprocessing is", "expected"]),
+    ],
+    "score": [
+        ("estimates -o out", ["ESTIMATES and ROOT, or --oracle NAME and ROOT alone"]),
+        ("gone data -o out", ["gone: no folder of this name", "check the path"]),
+        ("void data -o out", ["void: expected folders named after tracks", "'C - 3'", "rename"]),
+        ("estimates taken -o out", ["taken: is not a folder", "check the path of the root"]),
+        ("estimates train_data -o out", ["train_data: has no test tracks", "--subset train"]),
+        ("estimates data -o taken", ["-o taken", "is no folder"]),
+        ("estimates data -o out --window-seconds ten", ["--window-seconds", "0.001 s", "ten"]),
+        ("estimates data -o out --hop-seconds nan", ["--hop-seconds", "0.001 s or more", "nan"]),
+        ("estimates data -o out --processes 0", ["--processes", "from 1 on", "'0'"]),
+        ("--oracle irm3 data -o out", ["--oracle irm3: unknown", "irm1, irm2"]),
+    ],
+    "compare": [
+        ("gone", ["gone: there is no such folder", "museval"]),
+        ("void", ["void: no test scores in it", "score the system first"]),
+        ("runs/raw", ["runs/raw: no test scores in it", "a run by `test`"]),
+        ("broken", ["broken/a.json: expected a museval score file", "delete it"]),
+        ("runs/one runs/one", ["is given twice", "NAME=FOLDER"]),
+        ("runs/one --metrics SDRR", ["--metrics: invalid choice: 'SDRR'", "'SDR'"]),
+        ("runs/one --csv void", ["--csv void: is a folder", "name of a file"]),
+        ("runs/one --markdown taken/x.md", ["--markdown taken", "is no folder"]),
+        ("runs/one --figures taken", ["--figures taken", "is no folder"]),
+        ("runs/one --csv taken", ["taken is there already", "--force"]),
+        ("wandb:mine", ["wandb:mine: expected wandb:entity/project"]),
+        ("wandb:me/mine", ["wandb:me/mine: nobody is logged in", "wandb login"]),
+    ],
+    "doctor": [
+        ("gone", ["gone: does not exist", "check the path"]),
+        ("data/train", ["data/train: has no folder 'train'", "the folder above it"]),
+        ("data -o taken", ["-o taken", "is no folder"]),
+        ("data --json void", ["--json void: is a folder"]),
+        ("data --workers 0", ["--workers", "from 1 on", "'0'"]),
+    ],
+    "cascade": [
+        ("--separator model.ckpt -o out", ["arguments are required: --denoiser"]),
+        ("--denoiser gone.ckpt --separator model.ckpt -o out", ["gone.ckpt: there is no such"]),
+        ("--denoiser model.ckpt --separator denoiser.ckpt -o out", ["swap the two"]),
+        (f"{CASCADE} -o data", ["data is not empty", "--force"]),
+        (f"{CASCADE} -o taken", ["-o taken", "is no folder"]),
+        (f"{CASCADE} -o out --processes 0", ["--processes", "from 1 on"]),
+        (f"{CASCADE} -o out --lowest-db nan", ["lowest_db is nan", "finite"]),
+        (f"{CASCADE} -o out --lowest-db 30", ["lowest_db 30.0 is above highest_db", "swap"]),
+        (f"{CASCADE} -o out --noise gone", ["gone: does not exist", "folder of noise"]),
+        (f"{CASCADE} -o out --paper-excerpts", ["has 26,460 samples", "leave --paper-excerpts"]),
+        (f"{CASCADE} -o out --device gpu", ["--device gpu", "try cpu"]),
+    ],
+    "webapp": [
+        ("", ["arguments are required: --checkpoint"]),
+        ("--checkpoint gone.ckpt", ["gone.ckpt: there is no such checkpoint", "model.ckpt"]),
+        ("--checkpoint model.ckpt --port http", ["argument --port", "'http'"]),
+        ("--checkpoint model.ckpt --port 99999", ["--port is 99999", "0 to 65535"]),
+        ("--checkpoint model.ckpt --jobs 0", ["--jobs is 0", "from 1 on"]),
+        ("--checkpoint model.ckpt --max-mb nan", ["--max-mb is nan", "above 0"]),
+    ],
+    "import_open_unmix": [
+        ("package", ["arguments are required: -o"]),
+        ("gone -o out.ckpt", ["gone: is no folder", ".pth files"]),
+        ("void -o out.ckpt", ["void: its .pth files are none", "vocals.pth"]),
+        ("text_package -o out.ckpt", ["vocals-1.pth: cannot be read as weights", "copy or"]),
+        ("package -o taken", ["taken is there already", "another name"]),
+        ("package -o taken/x.ckpt", ["-o taken: taken is no folder"]),
+    ],
+    "import_demucs": [
+        ("gone.th -o out.ckpt", ["gone.th: there is no such file"]),
+        ("void -o out.ckpt", ["void: there is no such file"]),
+        ("text.ckpt -o out.ckpt", ["text.ckpt: cannot be read as weights", "copy or"]),
+        ("song.wav -o out.ckpt", ["song.wav: cannot be read as weights"]),
+        ("other.ckpt -o out.ckpt", ["other.ckpt: has no encoder.0.0.weight", "were expected"]),
+        ("demucs.th -o out.ckpt --sources a b c", ["each of a, b, c", "in the file's order"]),
+        ("demucs.th -o out.ckpt --sources a a", ["sources are a, a", "each of them once"]),
+        ("demucs.th -o taken", ["taken is there already"]),
+    ],
+    "benchmark": [
+        ("lader", ["invalid choice: 'lader'", "'loader'"]),
+        ("loader --root gone", ["gone: does not exist", "check the path"]),
+        ("loader --tracks 1", ["--tracks is 1", "give 2 or more"]),
+        ("step gone", ["'gone' does not exist", "unet.yaml"]),
+        ("step unet_small --batch-size two", ["--batch-size", "'two'"]),
+        ("step unet_small --device gpu", ["--device gpu", "try cpu"]),
+        ("step unet_small --json void", ["--json void: is a folder"]),
+        ("step unet_small --also model.init_args.chanels=[4]", ["did you mean 'channels'?"]),
+        ("ranks unet_small --ranks 2", ["--ranks is [2]: begin with 1"]),
+        ("ranks unet_small --ranks 1 9999", ["--ranks has 9999", "give no more"]),
+        ("separation unet_small --track-seconds nan", ["--track-seconds is nan", "above 0"]),
+        ("wiener --iterations 0", ["--iterations is 0", "above 0"]),
+        ("scorer --device gpu", ["--device gpu", "try cpu"]),
+        ("scorer --seconds -3", ["--seconds has -3", "above 0"]),
+        ("convolution --repeats 0", ["--repeats 0", "above 0"]),
+        ("epoch --epochs 1", ["--epochs is 1", "or more"]),
+        ("epoch --config unett", ["did you mean unet.yaml?"]),
+    ],
+    "architectures": [
+        ("unett", ["'unett' does not exist", "did you mean unet.yaml?"]),
+        ("unet --docs void", ["void/architectures.md: there is no such page", "--docs"]),
+        ("unet --traning", ["unrecognized arguments: --traning"]),
+    ],
+    "demo": [
+        ("--config gone.yaml", ["'gone.yaml' does not exist"]),
+        ("STEMLAB_CACHE=taken", ["STEMLAB_CACHE taken", "is no folder"]),
+    ],
+    "requeue": [
+        ("one --run_dir runs/one", ["status", "'one'"]),
+        ("1 --run_dir gone", ["--run_dir gone: has no file 'started'", "slurm/train.sbatch"]),
+        ("75 --run_dir runs/raw", ["SLURM_JOB_ID is not set", "submit slurm/train.sbatch"]),
+    ],
+}
+
+DATA = {
+    "convert": [
+        ("data", ["arguments are required: OUT"]),
+        ("gone out", ["gone: does not exist", "check the path"]),
+        ("data data/inside", ["data/inside: overlaps", "give another OUT"]),
+        ("data taken", ["OUT taken", "is no folder"]),
+        ("data out --subtype PCM_8", ["'PCM_8'", "'PCM_16'"]),
+        ("data out --workers -1", ["--workers", "from 1 on", "'-1'"]),
+        ("nan_data out", ["bass.wav: holds NaN or infinity", "sample 7"]),
+        ("rate_data out", ["bass.wav: has 48000 Hz", "export them again"]),
+        ("missing_data out", ["B - 2: no bass.wav", "restore the file"]),
+    ],
+    "doctor": [
+        ("void", ["void: has no folder 'train'", "check the path"]),
+        ("data --json taken/x.json", ["--json taken: taken is no folder"]),
+        ("data --workers nan", ["--workers", "from 1 on", "'nan'"]),
+        ("data --fats", ["unrecognized arguments: --fats"]),
+    ],
+    "cache": [
+        ("", ["arguments are required: command"]),
+        ("shw", ["invalid choice: 'shw'", "'show', 'clear'"]),
+        ("clear gone --yes", ["gone: does not exist", "`show` names"]),
+        ("STEMLAB_CACHE=taken show", ["STEMLAB_CACHE taken", "is no folder"]),
+    ],
+    "demo": [
+        ("taken", ["ROOT taken", "is no folder"]),
+        ("out --seed -1", ["--seed", "from 0 on", "'-1'"]),
+    ],
+}
+
+MISTAKES = [
+    (command, typed, words)
+    for package, table in (
+        ("lightning_modules", {"cli": CLI}),
+        ("lightning_modules.tools", TOOLS),
+        ("datamodules", DATA),
+    )
+    for name, rows in table.items()
+    for command in [f"{package}.{name}"]
+    for typed, words in rows
+]
+
+# What may stand beside the line: argparse's usage, progress, what Lightning says at its start.
+_BESIDE = re.compile(
+    r"usage: |  |(GPU|TPU) available|Seed set|\S+: +\d+%\||\d+ of \d+ songs|\d+ songs?,"
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a thing of each kind that somebody may have, sound ones and faulty ones."""
+    here = tmp_path_factory.mktemp("mistakes")
+    _songs(here)
+    _data_sets(here)
+    _models(here)
+    write_run(here / "runs/one", {"a": 1.0, "b": 2.0})
+    (here / "runs/raw/checkpoints").mkdir(parents=True)
+    (here / "runs/raw/started").touch()
+    (here / "broken").mkdir()
+    (here / "broken/a.json").write_text('{"targets": [{"name": "voc')
+    (here / "void").mkdir()
+    (here / "taken").write_text("mine")
+    (here / "typo.yaml").write_text("modle: {}\n")
+    (here / "twice.yaml").write_text("trainer: {}\ntrainer: {}\n")
+    (here / "two.yaml").write_text(
+        "model: {class_path: lightning_modules.unet.UNet}\n"
+        "data: {init_args: {sources: {vocals: [vocals], other: [drums, bass, other]}}}\n"
+    )
+    return here
+
+
+def _songs(here: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, (22_050, 2))
+    soundfile.write(here / "song.wav", noise, 44100)
+    soundfile.write(here / "nan.wav", np.full_like(noise, np.nan), 44100, subtype="FLOAT")
+    (here / "cut.wav").write_bytes((here / "song.wav").read_bytes()[:5000])
+    (here / "text.wav").write_text("dear diary")
+    (here / "empty.wav").touch()
+
+
+def _data_sets(here: Path) -> None:
+    data = here / "data"
+    for number, name in enumerate(("train/A - 1", "train/B - 2", "test/C - 3")):
+        write_track(data / name, 0.6, seed=number)
+    (here / "bare_data/train").mkdir(parents=True)
+    shutil.copytree(data / "train", here / "train_data/train")
+    shutil.copytree(data / "test", here / "estimates/test")
+    for fault in ("nan", "cut", "rate", "missing"):
+        shutil.copytree(data, here / f"{fault}_data")
+        bass = here / f"{fault}_data/train/B - 2/bass.wav"
+        samples, rate = soundfile.read(bass)
+        if fault == "nan":
+            samples[7] = np.nan
+            soundfile.write(bass, samples, rate, subtype="FLOAT")
+        elif fault == "cut":
+            bass.write_bytes(bass.read_bytes()[:900])
+        elif fault == "rate":
+            soundfile.write(bass, samples, 48000)
+        else:
+            bass.unlink()
+
+
+def _models(here: Path) -> None:
+    torch.manual_seed(0)
+    model = UNet(["vocals", "other"], segment_seconds=0.5, **UNet.tiny)
+    save(model, here / "model.ckpt")
+    torch.nn.init.constant_(model.network.output[0].bias, torch.inf)  # type: ignore[arg-type]
+    save(model, here / "broken.ckpt")
+    save(DenoisingAutoencoder(["music"], **DenoisingAutoencoder.tiny), here / "denoiser.ckpt")
+    (here / "cut.ckpt").write_bytes((here / "model.ckpt").read_bytes()[:3000])
+    (here / "text.ckpt").write_text("hello")
+    torch.save({"weights": torch.zeros(1)}, here / "other.ckpt")
+    torch.save(network(2).state_dict(), here / "demucs.th")
+    for name in ("package", "text_package"):
+        (here / name).mkdir()
+    write(package_networks(["bass", "vocals"]), here / "package", nhop=128)
+    (here / "text_package/vocals-1.pth").write_text("no weights")
+
+
+def _words(typed: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments of what was typed, once the variables in front of them are set."""
+    words = shlex.split(typed)
+    while words and re.match("[A-Z_]+=", words[0]):
+        monkeypatch.setenv(*words.pop(0).split("=", 1))
+    return [part for word in words for part in ([*TINY, *CSV] if word == "TINY" else [word])]
+
+
+def _files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "words"),
+    [
+        pytest.param(
+            *row,
+            # Where Lightning builds model and data, that is a second.
+            marks=[pytest.mark.slow] * ("TINY" in row[1]),
+            id=" ".join(row[:2]).removeprefix("lightning_modules."),
+        )
+        for row in MISTAKES
+    ],
+)
+def test_a_mistake_is_one_line_and_changes_nothing(
+    command: str,
+    typed: str,
+    words: list[str],
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))  # nobody is logged in there
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    before = _files(place)
+    try:
+        status = import_module(command).main(_words(typed, monkeypatch))
+    except SystemExit as usage:
+        status = usage.code
+    out, err = capsys.readouterr()
+    assert status not in (0, None)
+    assert "Traceback" not in out + err
+    plain = err.replace("\x1b[A", "")
+    lines = [line for line in re.split("[\r\n]+", plain) if line and not _BESIDE.match(line)]
+    assert len(lines) == 1, err
+    error = lines[0].partition("error: ")[2]
+    assert error, lines[0]
+    assert all(word in error for word in words), error
+    assert len(error) < 600, error
+    after = _files(place)
+    assert {path: after.get(path) for path in before} == before
+    made = {path.relative_to(place).parts[0] for path in after.keys() - before.keys()}
+    shutil.rmtree(place / "out", ignore_errors=True)
+    assert made <= {"out"}, "nothing but what was asked for is left behind"
+
+
+def test_every_command_line_is_in_the_table() -> None:
+    commands = {
+        ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+        for package in ("lightning_modules", "datamodules")
+        for path in (REPOSITORY / package).rglob("*.py")
+        if '__name__ == "__main__"' in path.read_text()
+    }
+    assert {command for command, _, _ in MISTAKES} == commands
+    for names, rows in (
+        (SUBCOMMANDS, CLI),
+        (COMMANDS, TOOLS["benchmark"]),
+        (("show", "clear"), DATA["cache"]),
+    ):
+        assert set(names) <= {word for typed, _ in rows for word in typed.split()[:2]}
+    assert len(MISTAKES) >= 40
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "words"),
+    [
+        ("lightning_modules.cli", "fit --config unett.yaml", "did you mean unet.yaml?"),
+        ("lightning_modules.tools.separate", "gone.wav --checkpoint model.ckpt", "gone.wav"),
+        ("datamodules.convert", "gone out", "gone: does not exist"),
+    ],
+)
+def test_mistakes_in_a_shell(place: Path, command: str, typed: str, words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", command, *typed.split()],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+
+
+# Rows that need no torch to be judged.
+_LIGHT = [
+    ("lightning_modules.cli", "fit --config unett.yaml"),
+    ("lightning_modules.tools.separate", "gone.wav --checkpoint model.ckpt"),
+    ("lightning_modules.tools.score", "gone data -o out"),
+    ("lightning_modules.tools.compare", "gone"),
+    ("lightning_modules.tools.cascade", f"{CASCADE} -o taken"),
+    ("lightning_modules.tools.import_open_unmix", "gone -o out.ckpt"),
+    ("lightning_modules.tools.import_demucs", "gone.th -o out.ckpt"),
+    ("lightning_modules.tools.webapp", "--checkpoint gone.ckpt"),
+    ("lightning_modules.tools.architectures", "unett"),
+    ("lightning_modules.tools.requeue", "1 --run_dir gone"),
+    ("datamodules.convert", "gone out"),
+    ("datamodules.doctor", "gone"),
+    ("datamodules.cache", "clear gone --yes"),
+]
+
+
+def test_mistakes_come_before_seconds_of_imports(place: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from importlib import import_module\n"
+        f"for command, typed in {_LIGHT!r}:\n"
+        "    assert import_module(command).main(typed.split()) == 2, command\n"
+        "    assert 'torch' not in sys.modules, command\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "STEMLAB_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == len(_LIGHT)
