@@ -44,7 +44,7 @@ PAGES = {
 RUN = "python -m "
 TOOLS = "lightning_modules.tools"
 # They end when somebody ends them, or take minutes whatever they are given: other tests run them.
-PARSED_ONLY = ("tools.webapp", "tools.architectures")
+PARSED_ONLY = ("tools.webapp", "tools.architectures", "tools.export_table")
 # Those of the benchmark that a second is enough for, and what makes it a second; tests/benchmark
 # runs the others, whose options are parsed and checked here.
 QUICK = {

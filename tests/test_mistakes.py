@@ -229,6 +229,23 @@ TOOLS = {
     ],
 }
 
+TOOLS |= {
+    "export": [
+        ("model.ckpt", ["arguments are required: -o"]),
+        ("gone.ckpt -o out", ["gone.ckpt: there is no such checkpoint"]),
+        ("text.ckpt -o out", ["text.ckpt: 5 bytes that cannot be read as a checkpoint"]),
+        ("model.ckpt -o out --format tflite", ["'tflite'", "'safetensors', 'torch_export'"]),
+        ("model.ckpt -o taken", ["taken is there already", "another name, or --force"]),
+        ("model.ckpt -o taken --force", ["-o taken: taken is no folder"]),
+        ("model.ckpt -o out.onnx --format torch_export", ["a name that ends in .pt2"]),
+        ("model.ckpt -o out --seconds 0", ["--seconds is 0.0", "above 0"]),
+    ],
+    "export_table": [
+        ("unett", ["'unett' does not exist", "did you mean unet"]),
+        ("--docs void", ["void/export.md", "check the path"]),
+    ],
+}
+
 DATA = {
     "convert": [
         ("data", ["arguments are required: OUT"]),
@@ -459,6 +476,8 @@ _LIGHT = [
     ("lightning_modules.tools.import_demucs", "gone.th -o out.ckpt"),
     ("lightning_modules.tools.webapp", "--checkpoint gone.ckpt"),
     ("lightning_modules.tools.architectures", "unett"),
+    ("lightning_modules.tools.export", "gone.ckpt -o out"),
+    ("lightning_modules.tools.export_table", "unett"),
     ("lightning_modules.tools.requeue", "1 --run_dir gone"),
     ("datamodules.convert", "gone out"),
     ("datamodules.doctor", "gone"),

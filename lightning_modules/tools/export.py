@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datamodules import command_line
 from lightning_modules.description import check_is_there
 
 if TYPE_CHECKING:
@@ -46,13 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     add("--force", action="store_true", help="overwrite what is there")
     options = parser.parse_args(arguments)
-    try:
-        _check(options)
-        export(options)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command_line.run(lambda: export(options))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -65,11 +60,7 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--seconds is {options.seconds}: give a length above 0")
     for path in [output, output.with_suffix(".json")] if suffix else [output]:
         _check_free(path, options.force)
-    if output.exists() and output.is_dir() == bool(suffix):
-        raise FileExistsError(
-            f"{output} is a {'folder' if suffix else 'file'}, which {options.format} is not, and "
-            "--force replaces none by the other; give another name"
-        )
+    (command_line.check_file if suffix else command_line.check_folder)(output, "-o")
     check_packages(options.format)
 
 
@@ -94,17 +85,21 @@ def check_packages(name: str) -> None:
         )
 
 
-def export(options: argparse.Namespace) -> None:
+def export(options: argparse.Namespace) -> int:
     """Write a separator, compare what was written, and only then put it into its place.
 
     Args:
         options: The command line.
 
+    Returns:
+        Exit status, 0.
+
     Raises:
-        CheckpointError: The checkpoint cannot be used.
-        ExportError: The separator cannot be exported to the format; the message says to which
-            it can.
+        OSError: What is there already is not to be overwritten.
+        ValueError: Options, checkpoint or place cannot be used, or the separator cannot be
+            exported to the format; the message says to which it can.
     """
+    _check(options)
     from lightning_modules.checkpoint import load_separator
     from lightning_modules.exporting import EXPORTS, TOLERANCE, ExportError, write_facts
 
@@ -138,6 +133,7 @@ def export(options: argparse.Namespace) -> None:
         f"{output}: the {exported.part}, input ({axes}); read again it differs by "
         f"{exported.difference:.1e} of the largest output at most ({TOLERANCE:.0e} passes)"
     )
+    return 0
 
 
 def _possible(model: SourceSeparator, seconds: float, options: argparse.Namespace) -> str:

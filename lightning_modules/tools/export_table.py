@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules import command_line
 from datamodules.benchmark.tables import markdown
-from lightning_modules.config_files import CONFIGS, ConfigError, chain
+from lightning_modules.config_files import CONFIGS, chain
 from lightning_modules.tools.export import SUFFIXES, check_packages
 
 DOCS = CONFIGS.parent / "docs"
@@ -41,22 +42,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("configs", nargs="*", help="configs; none writes the table alone")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of page and findings")
     options = parser.parse_args(arguments)
+    return command_line.run(lambda: _fill(options))
+
+
+def _fill(options: argparse.Namespace) -> int:
     findings, page = options.docs / "export.json", options.docs / "export.md"
-    try:
-        for each in SUFFIXES:
-            check_packages(each)
-        for name in options.configs:
-            chain(name)
-        rows = json.loads(findings.read_text()) if findings.is_file() else {}
-        for name in options.configs:
-            rows[name] = attempts(name)
-            text = json.dumps(dict(sorted(rows.items())), indent=2, ensure_ascii=False)
-            findings.write_text(text + "\n")
-            print(name, *_cells(name, rows[name])[2:], sep="; ", flush=True)
-        page.write_text(with_table(page.read_text(), rows))
-    except (ConfigError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with_table(page.read_text(), {})  # a page without marks is told before the minutes
+    for each in SUFFIXES:
+        check_packages(each)
+    for name in options.configs:
+        chain(name)
+    rows = json.loads(findings.read_text()) if findings.is_file() else {}
+    for name in options.configs:
+        rows[name] = attempts(name)
+        text = json.dumps(dict(sorted(rows.items())), indent=2, ensure_ascii=False)
+        findings.write_text(text + "\n")
+        print(name, *_cells(name, rows[name])[2:], sep="; ", flush=True)
+    page.write_text(with_table(page.read_text(), rows))
     return 0
 
 
@@ -108,20 +110,21 @@ def with_table(page: str, rows: dict[str, dict[str, Any]]) -> str:
 
 
 def _cells(name: str, row: dict[str, Any]) -> list[str]:
-    return [f"`{name}`", f"`{row['class']}`", *(_cell(row[each]) for each in SUFFIXES)]
+    # As it stands, a bar would end the cell, and a bracket begin a tag.
+    found = [_cell(row[each]).replace("|", "\\|").replace("<", "&lt;") for each in SUFFIXES]
+    return [f"`{name}`", f"`{row['class']}`", *found]
 
 
 def _cell(found: dict[str, Any]) -> str:
-    # A bar would end the cell.
     if "reason" in found:
-        return f"no: {found['reason']}".replace("|", "\\|")
+        return f"no: {found['reason']}"
     batch = "any batch" if found["axes"][0] == "batch" else "one example"
     time, shortest = found["axes"][-1], found["shortest"]
     some = "fixed length" if shortest is None else f"from {shortest} {time} on"
     length = "any length" if shortest == 1 else some
     difference = f"{found['difference']:.0e}" if found["difference"] else "exact"
     why = f": {found['obstacle']}" if found["obstacle"] else ""
-    return f"{found['part']}, {batch}, {length} ({difference}){why}".replace("|", "\\|")
+    return f"{found['part']}, {batch}, {length} ({difference}){why}"
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def test_a_file_beside_the_graph_is_not_overwritten(
         (["gone.ckpt", "-o", "x"], "gone.ckpt: there is no such checkpoint"),
         (["best.ckpt", "-o", "x.onnx", "--format", "torch_export"], "a name that ends in .pt2"),
         (["best.ckpt", "-o", "x", "--seconds", "0"], "--seconds is 0.0: give a length above 0"),
-        (["best.ckpt", "-o", "text.ckpt", "--force"], "text.ckpt is a file, which safetensors is"),
+        (["best.ckpt", "-o", "text.ckpt", "--force"], "text.ckpt is no folder"),
         (["best.ckpt", "-o", "best.pt2", "--format", "torch_export"], "best.json is there already"),
         (["text.ckpt", "-o", "x"], "text.ckpt: 4 bytes that cannot be read as a checkpoint"),
     ],
