@@ -187,6 +187,7 @@ def untraceable(where: str) -> Untraceable:
     return separator
 
 
+@pytest.mark.slow
 def test_the_network_alone_where_the_whole_cannot_be_traced(tmp_path: Path) -> None:
     exported = exporting.export_program(untraceable("stft"), tmp_path / "network.pt2", 0.02)
     assert exported.part == "network"
