@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from lightning_modules import signals
 
@@ -46,6 +46,8 @@ class ScoringPool(ProcessPoolExecutor):
         background: Let other processes go first where cores are short.
     """
 
+    _call_queue: Any  # its parent's own, which has no public name
+
     def __init__(self, processes: int, threads: int = 1, background: bool = False) -> None:
         self._threads = threads
         super().__init__(
@@ -70,9 +72,22 @@ class ScoringPool(ProcessPoolExecutor):
 
     def terminate(self) -> None:
         """End the processes at once, whatever they are working on."""
+        self._kill()
+        self.shutdown(cancel_futures=True)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the processes after their work, or at once where one is gone already."""
+        if self._broken:
+            self._kill()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+    def _kill(self) -> None:
         for process in list((self._processes or {}).values()):
             process.kill()  # they ignore what is gentler
-        self.shutdown(cancel_futures=True)
+        # A thread may be writing a track into a pipe that nobody reads any longer, and would for
+        # ever before Python 3.11.5 (python/cpython#94777): without a reader, writing fails.
+        if self._call_queue is not None:
+            self._call_queue._reader.close()
 
 
 def _begin(parent: int, background: bool) -> None:

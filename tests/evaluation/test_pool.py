@@ -37,6 +37,38 @@ def test_terminate_does_not_wait() -> None:
         os.kill(process, 0)
 
 
+_FULL_PIPE = """
+import os, signal, sys, time
+from lightning_modules.evaluation.pool import ScoringPool
+if __name__ == "__main__":
+    pool = ScoringPool(2)
+    processes = [pool.submit(os.getpid).result()]
+    # One at work on each process, and tracks beyond what a pipe holds.
+    futures = [pool.submit(time.sleep, 600) for _ in range(2)]
+    futures += [pool.submit(len, bytes(10_000_000)) for _ in range(4)]
+    time.sleep(1)
+    if sys.argv[1] == "broken":
+        os.kill(processes[0], signal.SIGKILL)
+        futures[-1].exception()
+        pool.shutdown()
+    else:
+        pool.terminate()
+    print(all(future.done() for future in futures))
+"""
+
+
+@pytest.mark.parametrize("end", ["terminated", "broken"])
+def test_tracks_on_their_way_hold_nothing_up(end: str, tmp_path: Path) -> None:
+    """Nobody reads what a thread is writing when the processes have gone."""
+    (tmp_path / "trainer.py").write_text(_FULL_PIPE)
+    command = [sys.executable, str(tmp_path / "trainer.py"), end]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    ended = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert ended.stdout == "True\n", ended.stderr
+
+
 _TRAINER = """
 import os, signal, time
 from lightning_modules.evaluation.pool import ScoringPool
