@@ -308,7 +308,7 @@ def _open(path: Path) -> Any:
     try:
         return soundfile.SoundFile(path)
     # TypeError: a name that ends in .raw makes soundfile ask for the format.
-    except (soundfile.SoundFileError, TypeError) as error:
+    except (soundfile.SoundFileError, TypeError, UnicodeError) as error:
         _check_opens(path)
         raise _UnknownFormatError(
             f"{path}: is not audio that soundfile can read ({str(error).rpartition(': ')[2]}); "
@@ -318,6 +318,10 @@ def _open(path: Path) -> Any:
 
 def _check_opens(path: Path) -> None:
     """Tell apart what a decoder answers with one and the same message."""
+    try:
+        str(path).encode()
+    except UnicodeError as error:
+        raise DataError(f"{path}: the name is not UTF-8, as decoders want it; rename it") from error
     try:
         with path.open("rb") as file:
             fault = "" if file.read(1) else "is empty (0 bytes)"

@@ -236,8 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show_or_clear(options: argparse.Namespace) -> int:
-    command_line.check_folder(cache_folder(), "STEMLAB_CACHE")
     if options.command == "show":
+        if cache_folder().is_file():
+            raise DataError(f"STEMLAB_CACHE {cache_folder()}: is no folder; give another")
         entries = stored()
         for entry in entries:
             sources = ", ".join(map(str, entry.sources)) or "of an unknown file"
@@ -245,12 +246,21 @@ def _show_or_clear(options: argparse.Namespace) -> int:
         print(f"{decoded_folder()}: {_sum(entries)}")
         return 0
 
+    command_line.check_folder(cache_folder(), "STEMLAB_CACHE")
+    found: list[Stored] = []
+
     def confirm(entries: list[Stored]) -> bool:
+        found.extend(entries)
         print(f"{decoded_folder()}: {_sum(entries)}; a run that uses them will stop with an error")
-        return options.yes or input("Delete them? [y/N] ").strip().lower() in ("y", "yes")
+        if options.yes:
+            return True
+        try:
+            return input("Delete them? [y/N] ").strip().lower() in ("y", "yes")
+        except EOFError:
+            raise DataError("nobody is there to be asked: give --yes to delete them") from None
 
     cleared = clear(options.root, confirm)
-    if not cleared and options.root and not options.root.exists():
+    if not found and options.root and not options.root.exists():
         raise DataError(
             f"{options.root}: does not exist, and the cache holds nothing that was made of files "
             "under it; give a folder that `show` names, or none to delete all"

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from datamodules.audio import DataError
+
+# Their own errors are worded for people.
+_OUR_PACKAGES = ("datamodules", "lightning_modules")
+_TRACEBACK = "STEMLAB_TRACEBACK"
 
 
 def run(work: Callable[[], int], stopped: str = "stopped") -> int:
@@ -24,6 +29,8 @@ def run(work: Callable[[], int], stopped: str = "stopped") -> int:
     try:
         return work()
     except (OSError, ValueError) as error:
+        if os.environ.get(_TRACEBACK):
+            traceback.print_exception(error)
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -38,11 +45,15 @@ def in_words(error: Exception) -> str:
         error: The error; of the system's own ones the number is left out.
 
     Returns:
-        The message.
+        The message; of an error that a library raised, with its class and how to see where.
     """
     if isinstance(error, OSError) and error.errno and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path, and who may read and write it"
-    return str(error)
+    raised_in = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    places = [type(error).__module__, *raised_in[-1:]]
+    if any(place.partition(".")[0] in _OUR_PACKAGES for place in places):
+        return str(error)
+    return f"{type(error).__name__}: {error} (with {_TRACEBACK}=1 it says where)"
 
 
 def count(least: int = 1) -> Callable[[str], int]:

@@ -222,6 +222,7 @@ def demo_corpus(
     Returns:
         The folder, in the layout of MUSDB18-HQ.
     """
+    place = "STEMLAB_CACHE" if root is None else "ROOT"
     root = default_root(seed) if root is None else root
     recorded = _read_manifest(root, seed)
     with ThreadPoolExecutor() as threads:
@@ -236,6 +237,7 @@ def demo_corpus(
                 logger.warning("%s is missing or damaged: rendering it again", root / prefix)
     if not wanted:
         return root
+    command_line.check_folder(root, place)
     root.mkdir(parents=True, exist_ok=True)
     workers = min(4, os.cpu_count() or 1, len(wanted))
     # Beside the corpus: on the same file system, so that finished tracks can be moved in one step.
@@ -282,23 +284,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def render() -> int:
-        check_place(options.root)
         print(demo_corpus(options.root, options.seed))
         return 0
 
     return command_line.run(render)
-
-
-def check_place(root: Path | None = None) -> None:
-    """Check that the corpus can be written.
-
-    Args:
-        root: Its folder; by default in the user's cache.
-
-    Raises:
-        DataError: It cannot be written there.
-    """
-    command_line.check_folder(root or cache_folder(), "ROOT" if root else "STEMLAB_CACHE")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,8 @@ def prepare(arguments: Sequence[str]) -> list[str]:
                 if value.rpartition(".")[2] in ("CSVLogger", "TensorBoardLogger"):
                     # They insist on a directory; the run's own takes its place.
                     prepared.append("--trainer.logger.save_dir=.")
-    if not {"-h", "--help"} & set(arguments):
+    is_help = not {"-h", "--help"}.isdisjoint(arguments)
+    if not is_help:
         _check_model(arguments, configs)
     _check_paths(arguments, [settings for _, settings in configs])
     return prepared
@@ -185,12 +186,13 @@ def _check_paths(arguments: Sequence[str], configs: list[dict[str, Any]]) -> Non
         and checkpoint not in ("last", "best", "auto", "null")
         and not Path(str(checkpoint)).is_file()
     ):
+        fault = "is a folder" if Path(str(checkpoint)).is_dir() else "does not exist"
         raise ConfigError(
-            f"checkpoint {str(checkpoint)!r} does not exist; give a file, or last or best for the "
+            f"checkpoint {str(checkpoint)!r} {fault}; give a file, or last or best for the "
             "run's own"
         )
-    # Runs to which none is given get theirs in the folder `runs`.
-    command_line.check_folder(Path(str(run_dir or "runs")), "--run_dir")
+    if run_dir:
+        command_line.check_folder(Path(str(run_dir)), "--run_dir")
 
 
 if __name__ == "__main__":

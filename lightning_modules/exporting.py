@@ -187,6 +187,8 @@ def _parts(model: SourceSeparator, seconds: float) -> tuple[_Part, _Part]:
     whole = _Part("model", model, mixture)
     with torch.no_grad():
         read = model.read_by_network(mixture)
+        if not model(mixture).isfinite().all():
+            raise ValueError("of noise the model makes NaN or infinity: use another checkpoint")
     return whole, whole if read is mixture else _Part("network", NetworkAlone(model), read)
 
 
@@ -213,6 +215,8 @@ def _traced(
                 exported = _checked(load(path), tried, least)
             why = None if obstacle is None else _reason(obstacle)
             return exported._replace(obstacle=why)
+        except OSError:  # such as a full disk
+            raise
         except Exception as error:
             # Tracers raise whatever they stumble over; with all axes fixed it counts.
             obstacle, failure = obstacle or error, error

@@ -22,6 +22,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 
+from datamodules import command_line
 from datamodules.musdb import MUSDBDataModule
 from datamodules.ring import reader_death
 from lightning_modules import run_lock, signals
@@ -204,9 +205,11 @@ class StemlabCLI(LightningCLI):
         config.weights_only = True
         run_dir = self._run_dir(config)
         if self.subcommand == "fit" and is_first_process():
-            if not run_dir.exists():
-                _made_here.append(run_dir)
+            is_new = not run_dir.exists()
             run_lock.hold(run_dir)
+            # Only now: what another process holds is its own.
+            if is_new:
+                _made_here.append(run_dir)
         match_launcher(config.trainer)
         config.run_dir = str(run_dir)
         config.trainer.default_root_dir = str(run_dir)
@@ -343,6 +346,7 @@ def named_run_dir(name: str, going_on: bool = False) -> Path:
     if going_on and trained:
         return max(trained, key=lambda path: (path / "checkpoints").stat().st_mtime)
     run_dir, number = Path("runs") / name, 1
+    command_line.check_folder(run_dir.parent, "the folder of runs,")
     while not going_on:
         with suppress(FileExistsError):
             run_dir.mkdir(parents=True)

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -261,7 +262,10 @@ def test_lines_for_other_programs() -> None:
             elif words[:2] == ["wandb", "sweep"]:
                 assert (REPOSITORY / words[-1]).is_file(), line
             elif words[:2] == ["pip", "install"]:
-                assert re.search(r"^app = \[", (REPOSITORY / "pyproject.toml").read_text(), re.M)
+                project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+                extras = re.findall(r"\[(\w+)\]", line)
+                assert set(extras) <= set(project["optional-dependencies"]), line
+                assert words[2] == "-e", f"{line}: it is in no registry"
             elif words[0] == "/usr/bin/time":
                 compile(words[words.index("-c") + 1], page, "exec")
             elif words[0].startswith("--"):

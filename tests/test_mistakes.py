@@ -220,7 +220,7 @@ TOOLS = {
     ],
     "demo": [
         ("--config gone.yaml", ["'gone.yaml' does not exist"]),
-        ("STEMLAB_CACHE=taken", ["STEMLAB_CACHE taken", "is no folder"]),
+        ("STEMLAB_CACHE=taken", ["STEMLAB_CACHE taken/", "taken is no folder"]),
     ],
     "requeue": [
         ("one --run_dir runs/one", ["status", "'one'"]),
@@ -242,7 +242,7 @@ TOOLS |= {
     ],
     "export_table": [
         ("unett", ["'unett' does not exist", "did you mean unet"]),
-        ("--docs void", ["void/export.md", "check the path"]),
+        ("--docs void", ["void/export.md: there is no such page", "--docs"]),
     ],
 }
 
@@ -269,6 +269,7 @@ DATA = {
         ("shw", ["invalid choice: 'shw'", "'show', 'clear'"]),
         ("clear gone --yes", ["gone: does not exist", "`show` names"]),
         ("STEMLAB_CACHE=taken show", ["STEMLAB_CACHE taken", "is no folder"]),
+        ("STEMLAB_CACHE=taken clear --yes", ["STEMLAB_CACHE taken", "is no folder"]),
     ],
     "demo": [
         ("taken", ["ROOT taken", "is no folder"]),

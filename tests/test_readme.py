@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from datamodules.benchmark.tables import with_table
 from lightning_modules.tools import architectures
 from tests.test_cli import REPOSITORY
 
@@ -16,8 +17,9 @@ def test_tables_are_those_of_the_figures() -> None:
     docs = REPOSITORY / "docs"
     rows = json.loads((docs / "architectures.json").read_text())
     page = docs / "architectures.md"
-    assert architectures.with_table(REPOSITORY / "README.md", architectures.ranking(rows)) == README
-    assert architectures.with_table(page, architectures.table(rows)) == page.read_text()
+    maker = "lightning_modules.tools.architectures"
+    assert with_table(REPOSITORY / "README.md", maker, architectures.ranking(rows)) == README
+    assert with_table(page, maker, architectures.table(rows)) == page.read_text()
 
 
 def test_the_first_screen_has_what_a_newcomer_wants() -> None:

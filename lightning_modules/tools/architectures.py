@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import command_line
-from datamodules.audio import DataError
-from datamodules.benchmark.tables import markdown
+from datamodules.benchmark.tables import markdown, with_table
 from lightning_modules.config_files import CONFIGS, chain
 
 DOCS = CONFIGS.parent / "docs"
-_BEGIN, _END = "<!-- table: made by lightning_modules.tools.architectures -->", "<!-- end -->"
+_MAKER = "lightning_modules.tools.architectures"
 _HEADINGS = (
     "config",
     "paper",
@@ -87,10 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(options: argparse.Namespace) -> int:
     for name in options.configs:
         chain(name)
-    figures = options.docs / "architectures.json"
-    pages = {options.docs / "architectures.md": table, options.docs.parent / "README.md": ranking}
+    docs = options.docs.resolve()
+    figures = docs / "architectures.json"
+    pages = {docs / "architectures.md": table, docs.parent / "README.md": ranking}
     for page in pages:
-        with_table(page, [])  # a page without marks is told before the minutes
+        with_table(page, _MAKER, [])  # a page without marks is told before the minutes
     rows = json.loads(figures.read_text()) if figures.is_file() else {}
     for name in options.configs:
         print(f"--- {name}", flush=True)
@@ -101,7 +101,7 @@ def _measure(options: argparse.Namespace) -> int:
         text = json.dumps(dict(sorted(rows.items())), indent=2, ensure_ascii=False)
         figures.write_text(text + "\n")
     for page, lines_of in pages.items():
-        page.write_text(with_table(page, lines_of(rows)))
+        page.write_text(with_table(page, _MAKER, lines_of(rows)))
     return 0
 
 
@@ -208,28 +208,6 @@ def ranking(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     mixtures = [row["mixture_sdr"] for row in scored.values()][:1]
     lines += [["the mixture as estimate", "", f"{mixture:.2f} dB"] for mixture in mixtures]
     return markdown(lines)
-
-
-def with_table(page: Path, lines: Sequence[str]) -> str:
-    """Put a table in its place.
-
-    Args:
-        page: The file, which has both marks.
-        lines: The table.
-
-    Returns:
-        The page's text with the table between the marks.
-
-    Raises:
-        DataError: The file, or a mark in it, is missing.
-    """
-    if not page.is_file():
-        raise DataError(f"{page}: there is no such page; give --docs a folder that has it")
-    before, begin, rest = page.read_text().partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise DataError(f"{page} has no lines {_BEGIN} and {_END}: put them back")
-    return "\n".join([before + begin, *lines, end + after])
 
 
 def _cells(name: str, row: Mapping[str, Any]) -> list[str]:

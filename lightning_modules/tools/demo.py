@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from datamodules import command_line
-from datamodules.demo import check_place, demo_corpus
+from datamodules.demo import demo_corpus
 from datamodules.songs import song_name
 from lightning_modules import cli
 from lightning_modules.tools import separate
@@ -36,7 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _demo(extra: list[str]) -> int:
     os.environ.pop("MUSDB_PATH", None)  # the demo is about the embedded corpus
     cli.prepare(["fit", *CONFIGS, *extra])  # a mistake is told before the corpus is rendered
-    check_place()
     corpus = demo_corpus()
     from lightning_modules.run import named_run_dir  # Lightning's seconds come after the corpus
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("checkpoint", type=Path, help="a checkpoint of `fit`, or an exported folder")
     add("-o", "--output", required=True, type=Path,
-        help="the folder of safetensors, or the file: .pt2 or .onnx, with a .json beside it",
+        help="the folder of safetensors, or the file: .pt2 or .onnx, with a NAME.json beside it",
     )  # fmt: skip
     add("--format", choices=list(SUFFIXES), default="safetensors", help="default safetensors")
     add("--seconds", type=float, metavar="S",
@@ -58,10 +59,14 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"{output}: give -o a name that ends in {suffix}, as {options.format} has")
     if options.seconds is not None and not 0 < options.seconds < float("inf"):
         raise ValueError(f"--seconds is {options.seconds}: give a length above 0")
-    for path in [output, output.with_suffix(".json")] if suffix else [output]:
+    for path in [output, _facts_of(output)] if suffix else [output]:
         _check_free(path, options.force)
     (command_line.check_file if suffix else command_line.check_folder)(output, "-o")
     check_packages(options.format)
+
+
+def _facts_of(program: Path) -> Path:
+    return program.with_name(f"{program.name}.json")
 
 
 def _check_free(path: Path, force: bool) -> None:
@@ -81,7 +86,7 @@ def check_packages(name: str) -> None:
     missing = [package for package in _PACKAGES.get(name, ()) if find_spec(package) is None]
     if missing:
         raise ValueError(
-            f"{name} needs {', '.join(missing)}, not installed here: pip install 'stemlab[export]'"
+            f"{name} needs {', '.join(missing)}, not installed here: pip install -e '.[export]'"
         )
 
 
@@ -104,7 +109,8 @@ def export(options: argparse.Namespace) -> int:
     from lightning_modules.exporting import EXPORTS, TOLERANCE, ExportError, write_facts
 
     model = load_separator(options.checkpoint)
-    output, is_file = options.output, bool(SUFFIXES[options.format])
+    # ".." is no name to write under.
+    output, is_file = Path(os.path.abspath(options.output)), bool(SUFFIXES[options.format])
     seconds = model.segment_seconds if options.seconds is None else options.seconds
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
@@ -114,10 +120,10 @@ def export(options: argparse.Namespace) -> int:
         except ExportError as error:
             raise ExportError(
                 f"{options.checkpoint}: {type(model).__name__} cannot be exported as "
-                f"{options.format}: {error}; give --format {_possible(model, seconds, options)}"
+                f"{options.format}: {error}{_possible(model, seconds, options)}"
             ) from error
         if is_file:
-            write_facts(model, exported, made.with_suffix(".json"))
+            write_facts(model, exported, _facts_of(made))
             made, place = made.parent, output.parent
         else:
             place = output
@@ -130,14 +136,14 @@ def export(options: argparse.Namespace) -> int:
             path.replace(place / path.name)
     axes = ", ".join(map(str, exported.axes))
     print(
-        f"{output}: the {exported.part}, input ({axes}); read again it differs by "
+        f"{options.output}: the {exported.part}, input ({axes}); read again it differs by "
         f"{exported.difference:.1e} of the largest output at most ({TOLERANCE:.0e} passes)"
     )
     return 0
 
 
 def _possible(model: SourceSeparator, seconds: float, options: argparse.Namespace) -> str:
-    """The other formats that a separator can be exported to, as trying shows."""
+    """What to do instead: the other formats that a separator can be exported to, by trying."""
     from lightning_modules.exporting import EXPORTS
 
     possible = []
@@ -149,7 +155,7 @@ def _possible(model: SourceSeparator, seconds: float, options: argparse.Namespac
             check_packages(name)
             EXPORTS[name](model, Path(folder, f"model{SUFFIXES[name]}"), seconds)
             possible.append(name)
-    return " or ".join(possible)
+    return f"; give --format {' or '.join(possible)}" if possible else ""
 
 
 if __name__ == "__main__":

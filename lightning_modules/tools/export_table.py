@@ -11,17 +11,17 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules import command_line
-from datamodules.benchmark.tables import markdown
+from datamodules.benchmark.tables import markdown, with_table
 from lightning_modules.config_files import CONFIGS, chain
 from lightning_modules.tools.export import SUFFIXES, check_packages
 
 DOCS = CONFIGS.parent / "docs"
-_BEGIN, _END = "<!-- table: made by lightning_modules.tools.export_table -->", "<!-- end -->"
+_MAKER = "lightning_modules.tools.export_table"
 _SECONDS = 0.4
 
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fill(options: argparse.Namespace) -> int:
     findings, page = options.docs / "export.json", options.docs / "export.md"
-    with_table(page.read_text(), {})  # a page without marks is told before the minutes
+    with_table(page, _MAKER, [])  # a page without marks is told before the minutes
     for each in SUFFIXES:
         check_packages(each)
     for name in options.configs:
@@ -58,7 +58,7 @@ def _fill(options: argparse.Namespace) -> int:
         text = json.dumps(dict(sorted(rows.items())), indent=2, ensure_ascii=False)
         findings.write_text(text + "\n")
         print(name, *_cells(name, rows[name])[2:], sep="; ", flush=True)
-    page.write_text(with_table(page.read_text(), rows))
+    page.write_text(with_table(page, _MAKER, table(rows)))
     return 0
 
 
@@ -88,34 +88,27 @@ def attempts(name: str) -> dict[str, Any]:
     return row
 
 
-def with_table(page: str, rows: dict[str, dict[str, Any]]) -> str:
-    """Put the table in its place.
+def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Write the table.
 
     Args:
-        page: The page, which has both marks.
         rows: Config -> what ``attempts`` found.
 
     Returns:
-        The page with the table between the marks.
-
-    Raises:
-        ValueError: A mark is missing.
+        Its lines of Markdown.
     """
-    before, begin, rest = page.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"export.md has no lines {_BEGIN} and {_END}: put them back")
-    lines = [["config", "class", *SUFFIXES], *(_cells(*row) for row in sorted(rows.items()))]
-    return "\n".join([before + begin, *markdown(lines), end + after])
+    return markdown(
+        [["config", "class", *SUFFIXES], *(_cells(*row) for row in sorted(rows.items()))]
+    )
 
 
-def _cells(name: str, row: dict[str, Any]) -> list[str]:
+def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
     # As it stands, a bar would end the cell, and a bracket begin a tag.
     found = [_cell(row[each]).replace("|", "\\|").replace("<", "&lt;") for each in SUFFIXES]
     return [f"`{name}`", f"`{row['class']}`", *found]
 
 
-def _cell(found: dict[str, Any]) -> str:
+def _cell(found: Mapping[str, Any]) -> str:
     if "reason" in found:
         return f"no: {found['reason']}"
     batch = "any batch" if found["axes"][0] == "batch" else "one example"

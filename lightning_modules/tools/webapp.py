@@ -29,8 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
 
     def work() -> int:
-        with suppress(KeyboardInterrupt):
-            serve(options)
+        serve(options)
         return 0
 
     return command_line.run(work)
@@ -98,7 +97,7 @@ def serve(options: argparse.Namespace) -> None:
     }
     # SIGTERM, too, shall remove the songs.
     signal.signal(signal.SIGTERM, _leave)
-    with listening, Workspace(limits) as workspace:
+    with suppress(KeyboardInterrupt), listening, Workspace(limits) as workspace:
         # Only now: Gradio notes at once where the workspace is.
         from lightning_modules.webapp.server import build_server
 

@@ -48,7 +48,9 @@ def build_page(
     def leave(request: gradio.Request) -> None:
         stops.pop(request.session_hash, threading.Event()).set()
 
-    def stop(request: gradio.Request) -> str:
+    def stop(request: gradio.Request) -> Any:
+        if request.session_hash not in stops:
+            return gradio.skip()  # a finished song stays
         leave(request)
         return _STOPPED
 
@@ -58,12 +60,13 @@ def build_page(
         request: gradio.Request,
         progress: Any = gradio.Progress(),  # noqa: B008
     ) -> str:
-        stopped = stops[request.session_hash] = threading.Event()
         if not upload:
             return _message("Choose a song first: drop a file on the field, or click it.")
         known = [name for name in names if name in chosen]
         if not known or len(known) > _AT_ONCE:
             return _message(f"{len(known)} models are chosen: choose one, or two to compare.")
+
+        stopped = stops[request.session_hash] = threading.Event()
 
         def tell(part: float, what: str) -> None:
             if stopped.is_set():
@@ -79,6 +82,9 @@ def build_page(
                 raise
         except DataError as error:
             return _message(str(error))
+        finally:
+            if stops.get(request.session_hash) is stopped:
+                del stops[request.session_hash]
         return f'<stem-player song="{song.token}"></stem-player>'
 
     with gradio.Blocks(title="Stemlab", analytics_enabled=False, fill_width=True) as page:

@@ -221,9 +221,11 @@ class Workspace:
                     song.tracks.append(Track(source, name, folder / f"{source}.wav"))
             song.busy = False
             song.used = time.monotonic()
-        except (OSError, ValueError) as error:
+        except BaseException as error:
             if song is not None:
                 self.remove(song)
+            if not isinstance(error, (OSError, ValueError)):
+                raise
             # Where things lie on this machine is none of the user's business.
             message = str(error)
             for path in (song.source if song else upload, upload):

@@ -62,7 +62,8 @@ def pages(folder: Path) -> tuple[Path, Path]:
     docs.mkdir()
     found = docs / "architectures.md", folder / "README.md"
     for page in found:
-        page.write_text(f"# Head\n\n{architectures._BEGIN}\nold\n{architectures._END}\n\nFoot\n")
+        mark = "<!-- table: made by lightning_modules.tools.architectures -->"
+        page.write_text(f"# Head\n\n{mark}\nold\n<!-- end -->\n\nFoot\n")
     return found
 
 

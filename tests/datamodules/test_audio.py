@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import subprocess
@@ -328,3 +329,11 @@ def test_require_ffmpeg_names_the_package(
 
 def test_require_ffmpeg_is_content() -> None:
     audio.require_ffmpeg("the preview")
+
+
+def test_a_name_that_decoders_do_not_take(tmp_path: Path) -> None:
+    """Such as one from a system whose names are in Latin-1."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/f\xfcr.wav"))
+    path.write_bytes(b"RIFF")
+    with pytest.raises(DataError, match="the name is not UTF-8"):
+        audio.inspect(path)

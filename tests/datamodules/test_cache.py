@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import shutil
 from pathlib import Path
 
@@ -97,6 +98,15 @@ def test_clear_asks(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
         command.main(["clear"])
         assert len(stored()) == left
+
+
+def test_clear_without_anybody_to_ask(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert command.main(["clear"]) == 2
+    assert "give --yes" in capsys.readouterr().err
+    assert len(stored()) == 3
 
 
 def test_clear_waits_for_nobody(files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

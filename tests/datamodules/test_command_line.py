@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -18,19 +19,29 @@ def raising(error: BaseException) -> int:
 
 def test_status_of_the_work_and_of_what_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.run(lambda: 1) == 1
-    assert command_line.run(lambda: raising(ValueError("a: is b; do c"))) == 2
-    assert command_line.run(lambda: raising(FileExistsError("d is there already"))) == 2
+    assert command_line.run(lambda: raising(DataError("a: is b; do c"))) == 2
     assert command_line.run(lambda: Path("gone").stat().st_size) == 2
     assert command_line.run(lambda: raising(KeyboardInterrupt()), "stopped; go on by e") == 130
     assert capsys.readouterr().err.splitlines() == [
         "error: a: is b; do c",
-        "error: d is there already",
         "error: gone: No such file or directory; check the path, and who may read and write it",
         "",
         "stopped; go on by e",
     ]
     with pytest.raises(TypeError, match="a fault of the program"):
         command_line.run(lambda: raising(TypeError("a fault of the program")))
+
+
+def test_errors_of_libraries_say_what_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command_line.run(lambda: json.loads("{")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: JSONDecodeError: Expecting property name")
+    assert line.endswith("(with STEMLAB_TRACEBACK=1 it says where)")
+    monkeypatch.setenv("STEMLAB_TRACEBACK", "1")
+    assert command_line.run(lambda: json.loads("{")) == 2
+    assert "raw_decode" in capsys.readouterr().err
 
 
 def test_whole_numbers_from_some_number_on() -> None:

@@ -64,7 +64,7 @@ def recurrent() -> OpenUnmix:
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+    facts: dict[str, Any] = json.loads(path.with_name(f"{path.name}.json").read_text())
     return facts
 
 
@@ -231,6 +231,29 @@ def test_force_replaces_what_is_there_and_keeps_the_rest(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "folder"]
 
 
+def test_a_folder_that_is_named_by_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "out" / "here"
+    here.mkdir(parents=True)
+    (here / "notes.txt").write_text("precious")
+    monkeypatch.chdir(here)
+    checkpoint = wave_unet(tmp_path / "best.ckpt")
+    assert export.main([str(checkpoint), "-o", "..", "--force"]) == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == sorted([CARD, CONFIG, WEIGHTS, "here"])
+    assert [path.name for path in here.iterdir()] == ["notes.txt"]
+
+
+def test_a_model_that_makes_no_numbers_is_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load_separator(wave_unet(tmp_path / "best.ckpt"))
+    for weights in model.parameters():
+        weights.data.fill_(float("nan"))
+    checkpoint = save(model, tmp_path / "broken.ckpt")
+    assert export.main([str(checkpoint), "-o", str(tmp_path / "x")]) == 2
+    assert "makes NaN or infinity: use another checkpoint" in capsys.readouterr().err
+
+
 def test_a_file_beside_the_graph_is_not_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -258,7 +281,10 @@ def test_a_file_beside_the_graph_is_not_overwritten(
         (["best.ckpt", "-o", "x.onnx", "--format", "torch_export"], "a name that ends in .pt2"),
         (["best.ckpt", "-o", "x", "--seconds", "0"], "--seconds is 0.0: give a length above 0"),
         (["best.ckpt", "-o", "text.ckpt", "--force"], "text.ckpt is no folder"),
-        (["best.ckpt", "-o", "best.pt2", "--format", "torch_export"], "best.json is there already"),
+        (
+            ["best.ckpt", "-o", "best.pt2", "--format", "torch_export"],
+            "best.pt2.json is there",
+        ),
         (["text.ckpt", "-o", "x"], "text.ckpt: 4 bytes that cannot be read as a checkpoint"),
     ],
 )
@@ -272,13 +298,13 @@ def test_mistakes_are_told_in_a_line(
     monkeypatch.chdir(tmp_path)
     wave_unet(Path("best.ckpt"))
     Path("text.ckpt").write_text("text")
-    Path("best.json").write_text("precious")
+    Path("best.pt2.json").write_text("precious")
     assert export.main(words) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
     assert not Path("x").exists()
-    assert Path("best.json").read_text() == "precious"
+    assert Path("best.pt2.json").read_text() == "precious"
 
 
 def test_an_export_that_fails_leaves_nothing_and_says_what_works(
@@ -305,7 +331,7 @@ def test_a_missing_package_is_named(
     words = [str(wave_unet(tmp_path / "best.ckpt")), "-o", str(tmp_path / "x.onnx")]
     assert export.main([*words, "--format", "onnx"]) == 2
     assert capsys.readouterr().err == (
-        "error: onnx needs onnxscript, not installed here: pip install 'stemlab[export]'\n"
+        "error: onnx needs onnxscript, not installed here: pip install -e '.[export]'\n"
     )
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.benchmark.tables import with_table
 from lightning_modules import exporting
 from lightning_modules.base import SourceSeparator
 from lightning_modules.exporting import Exported, ExportError
 from lightning_modules.tools import export_table
 from tests.test_architectures import ROOTS, tiny_model
 
-PAGE = f"# Export\n\n{export_table._BEGIN}\nold\n{export_table._END}\nend\n"
+MAKER = "lightning_modules.tools.export_table"
+PAGE = f"# Export\n\n<!-- table: made by {MAKER} -->\nold\n<!-- end -->\nend\n"
 
 
 def whole(model: SourceSeparator, path: Path, seconds: float) -> Exported:
@@ -64,5 +66,5 @@ def test_the_page_has_all_architectures_as_they_were_found() -> None:
     assert sorted(rows) == ROOTS, "python -m lightning_modules.tools.export_table <config>"
     for name, row in rows.items():
         assert row["class"] == type(tiny_model(name)).__name__
-    page = (export_table.DOCS / "export.md").read_text()
-    assert export_table.with_table(page, rows) == page
+    page = export_table.DOCS / "export.md"
+    assert with_table(page, MAKER, export_table.table(rows)) == page.read_text()

@@ -74,7 +74,7 @@ class Browser:
     def __init__(self, driver: Any, address: str, downloads: Path) -> None:
         self.driver, self.downloads = driver, downloads
         driver.get(address)
-        self.wait(lambda: self.all("#song input[type=file]"))
+        self.wait_for_page()
 
     def all(self, selector: str) -> list[Any]:
         found: list[Any] = self.driver.find_elements("css selector", selector)
@@ -97,6 +97,11 @@ class Browser:
 
     def wait_for(self, selector: str) -> None:
         self.wait(lambda: self.all(selector))
+
+    def wait_for_page(self) -> None:
+        """Wait for all that is used: Gradio makes a page piece by piece."""
+        for selector in ("#song input[type=file]", "#models input", "#separate", "#stop"):
+            self.wait_for(selector)
 
     def start(self, song: Path, models: int = 1) -> None:
         """Upload a song and press the button."""
@@ -247,7 +252,7 @@ def test_what_cannot_be_separated_is_told(users: Callable[[], Browser], tmp_path
     user.start(tmp_path / "text.mp3")
     user.wait(lambda: user.all(message) and "text.mp3: is not audio" in user.one(message).text)
     user.driver.refresh()
-    user.wait(lambda: user.all("#song input[type=file]"))
+    user.wait_for_page()
     user.start(write_song(tmp_path / "long.wav", 246, 1))
     user.wait(lambda: user.all(message) and "long.wav: lasts 4.1 minutes" in user.one(message).text)
 
@@ -274,8 +279,11 @@ def test_stop_and_leave(
     leaver.driver.get("about:blank")
     leaver.wait(lambda: songs() == before)
     stayer.driver.refresh()
-    stayer.wait_for("#song input[type=file]")
+    stayer.wait_for_page()
     stayer.separate(write_song(tmp_path / "short.wav", 2))
+    stayer.one("#stop").click()
+    time.sleep(1)
+    assert stayer.all("stem-player .play"), "what is finished stays"
 
 
 def test_two_users_at_once(users: Callable[[], Browser], tmp_path: Path) -> None:
