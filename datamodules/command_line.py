@@ -111,3 +111,17 @@ def check_file(path: Path, option: str) -> None:
     if path.is_dir():
         raise DataError(f"{option} {path}: is a folder, the name of a file was expected")
     check_folder(path.parent, option)
+
+
+def check_free(path: Path, force: bool) -> None:
+    """Check that nothing is overwritten unasked.
+
+    Args:
+        path: The file or folder that is to be written.
+        force: Whether ``--force`` was given.
+
+    Raises:
+        FileExistsError: It is there, and was not to be replaced.
+    """
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} is there already; give another name, or --force")

@@ -1,9 +1,11 @@
-"""Tables of benchmarks: Markdown, with columns that are aligned for a terminal."""
+"""Tables of benchmarks: Markdown, with columns that are aligned for a terminal, and their rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from datamodules.audio import DataError
 
@@ -46,3 +48,35 @@ def with_table(page: Path, maker: str, lines: Sequence[str]) -> str:
     if not begin or not end:
         raise DataError(f"{page} has no lines {mark} and {_END}: put them back")
     return "\n".join([before + begin, *lines, end + after])
+
+
+def read_rows(file: Path) -> dict[str, dict[str, Any]]:
+    """Read the rows of a table that grows config by config.
+
+    Args:
+        file: The JSON file, which need not be there yet.
+
+    Returns:
+        Config -> its figures.
+
+    Raises:
+        DataError: It is not JSON.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        rows: dict[str, dict[str, Any]] = json.loads(file.read_text())
+    except ValueError as error:
+        raise DataError(f"{file}: is not JSON ({error}); mend it, or take it away") from error
+    return rows
+
+
+def write_rows(file: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the rows of a table, sorted by config.
+
+    Args:
+        file: The JSON file.
+        rows: Config -> its figures.
+    """
+    text = json.dumps(dict(sorted(rows.items())), indent=2, ensure_ascii=False)
+    file.write_text(text + "\n")

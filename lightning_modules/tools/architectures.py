@@ -10,7 +10,6 @@ can be done one by one, and the tables are written anew between their marks: all
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import command_line
-from datamodules.benchmark.tables import markdown, with_table
+from datamodules.benchmark.tables import markdown, read_rows, with_table, write_rows
 from lightning_modules.config_files import CONFIGS, chain
 
 DOCS = CONFIGS.parent / "docs"
@@ -91,15 +90,14 @@ def _measure(options: argparse.Namespace) -> int:
     pages = {docs / "architectures.md": table, docs.parent / "README.md": ranking}
     for page in pages:
         with_table(page, _MAKER, [])  # a page without marks is told before the minutes
-    rows = json.loads(figures.read_text()) if figures.is_file() else {}
+    rows = read_rows(figures)
     for name in options.configs:
         print(f"--- {name}", flush=True)
         row = rows.setdefault(name, {}) | facts(name)
         if not options.no_training:
             row |= train_and_score(name)
         rows[name] = row
-        text = json.dumps(dict(sorted(rows.items())), indent=2, ensure_ascii=False)
-        figures.write_text(text + "\n")
+        write_rows(figures, rows)
     for page, lines_of in pages.items():
         page.write_text(with_table(page, _MAKER, lines_of(rows)))
     return 0

@@ -151,8 +151,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
     if options.figures:
         command_line.check_folder(options.figures, "--figures")
     for path in _outputs(options):
-        if path.exists() and not options.force:
-            raise FileExistsError(f"{path} is there already; give another name, or --force")
+        command_line.check_free(path, options.force)
 
 
 def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path | str]:

@@ -60,18 +60,13 @@ def _check(options: argparse.Namespace) -> None:
     if options.seconds is not None and not 0 < options.seconds < float("inf"):
         raise ValueError(f"--seconds is {options.seconds}: give a length above 0")
     for path in [output, _facts_of(output)] if suffix else [output]:
-        _check_free(path, options.force)
+        command_line.check_free(path, options.force)
     (command_line.check_file if suffix else command_line.check_folder)(output, "-o")
     check_packages(options.format)
 
 
 def _facts_of(program: Path) -> Path:
     return program.with_name(f"{program.name}.json")
-
-
-def _check_free(path: Path, force: bool) -> None:
-    if path.exists() and not force:
-        raise FileExistsError(f"{path} is there already; give another name, or --force")
 
 
 def check_packages(name: str) -> None:
@@ -131,7 +126,7 @@ def export(options: argparse.Namespace) -> int:
         # Large graphs have their weights in a file of their own.
         files = list(made.iterdir())
         for path in files:
-            _check_free(place / path.name, options.force)
+            command_line.check_free(place / path.name, options.force)
         for path in files:
             path.replace(place / path.name)
     axes = ", ".join(map(str, exported.axes))

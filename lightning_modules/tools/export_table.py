@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import command_line
-from datamodules.benchmark.tables import markdown, with_table
+from datamodules.benchmark.tables import markdown, read_rows, with_table, write_rows
 from lightning_modules.config_files import CONFIGS, chain
 from lightning_modules.tools.export import SUFFIXES, check_packages
 
@@ -52,11 +52,10 @@ def _fill(options: argparse.Namespace) -> int:
         check_packages(each)
     for name in options.configs:
         chain(name)
-    rows = json.loads(findings.read_text()) if findings.is_file() else {}
+    rows = read_rows(findings)
     for name in options.configs:
         rows[name] = attempts(name)
-        text = json.dumps(dict(sorted(rows.items())), indent=2, ensure_ascii=False)
-        findings.write_text(text + "\n")
+        write_rows(findings, rows)
         print(name, *_cells(name, rows[name])[2:], sep="; ", flush=True)
     page.write_text(with_table(page, _MAKER, table(rows)))
     return 0

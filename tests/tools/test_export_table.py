@@ -59,6 +59,10 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "export.md").write_text("no marks")
     assert export_table.main(["--docs", str(tmp_path)]) == 2
     assert "export.md has no lines" in capsys.readouterr().err
+    (tmp_path / "export.md").write_text(PAGE)
+    (tmp_path / "export.json").write_text("{")
+    assert export_table.main(["--docs", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'export.json'}: is not JSON" in capsys.readouterr().err
 
 
 def test_the_page_has_all_architectures_as_they_were_found() -> None:
