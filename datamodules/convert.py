@@ -21,13 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from datamodules import audio, command_line
-from datamodules.audio import DataError
-from datamodules.checks import nan_finding
-from datamodules.faults import for_each, raise_faults
-from datamodules.layouts import MIXTURE, STEMS, Entry, find_entries, subsets_of
-from datamodules.pcm_cache import STREAMS, decoded_bytes, find
-from datamodules.tracks import Track, load_tracks
+from datamodules import command_line
+from datamodules.cache.pcm import STREAMS, decoded_bytes, find
+from datamodules.files import audio
+from datamodules.files.audio import DataError
+from datamodules.parallel import for_each, raise_faults
+from datamodules.tracks.checks import nan_finding
+from datamodules.tracks.index import Track, load_tracks
+from datamodules.tracks.layouts import MIXTURE, STEMS, Entry, find_entries, subsets_of
 
 # Bytes of a sample on disk.
 SUBTYPES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.augmentations import Augmentation
-from datamodules.datasets import Batch, StemBatch, TrackBatch, ValidationCrops, WholeTracks
+from datamodules.augmentations.base import Augmentation
+from datamodules.augmentations.noise import ColouredNoise, RecordedNoise
+from datamodules.augmentations.rooms import RecordedRoom, ShoeboxRoom
 from datamodules.musdb import MUSDBDataModule
-from datamodules.noise import ColouredNoise, RecordedNoise
-from datamodules.rooms import RecordedRoom, ShoeboxRoom
-from datamodules.sampling import DEGRADATION, FIXED_DEGRADATION, Position, generator
+from datamodules.stream.crops import DEGRADATION, FIXED_DEGRADATION, Position, generator
+from datamodules.stream.datasets import Batch, StemBatch, TrackBatch, ValidationCrops, WholeTracks
 
 # The largest sample that 16 bits hold.
 _FULL_SCALE = 1 - 2**-15

@@ -17,9 +17,19 @@ from pytorch_lightning import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.audio import DataError
-from datamodules.augmentations import Augmentation, ReadingAugmentation
-from datamodules.datasets import (
+from datamodules.augmentations.base import Augmentation, ReadingAugmentation
+from datamodules.files.audio import DataError
+from datamodules.files.find import find_songs
+from datamodules.roots import Roots
+from datamodules.stream.crops import (
+    CropDraw,
+    DrawingRules,
+    ExampleSampler,
+    Position,
+    crop_lengths,
+    share_by_length,
+)
+from datamodules.stream.datasets import (
     Batch,
     Listener,
     StemBatch,
@@ -28,23 +38,13 @@ from datamodules.datasets import (
     WholeTracks,
     grouping,
 )
-from datamodules.layouts import STEMS
-from datamodules.loudness import Powers, measure_loudness
-from datamodules.preparation import in_place
-from datamodules.ring import RingLoader
-from datamodules.roots import Roots
-from datamodules.sampling import (
-    CropDraw,
-    DrawingRules,
-    ExampleSampler,
-    Position,
-    crop_lengths,
-    share_by_length,
-)
-from datamodules.songs import find_songs
-from datamodules.tracks import (
+from datamodules.stream.loudness import Powers, measure_loudness
+from datamodules.stream.ring_loader import RingLoader
+from datamodules.tracks.index import (
     Track,
 )
+from datamodules.tracks.layouts import STEMS
+from datamodules.tracks.preparation import in_place
 
 
 class MUSDBDataModule(LightningDataModule):

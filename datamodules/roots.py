@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 from pytorch_lightning.utilities import rank_zero_info
 
-from datamodules.audio import DataError, require_ffmpeg
-from datamodules.datasets import Listener
-from datamodules.demo import VALIDATION_TRACKS, demo_corpus
-from datamodules.layouts import weighted_roots
-from datamodules.preparation import at_rate
-from datamodules.tracks import (
+from datamodules.demo.corpus import VALIDATION_TRACKS, demo_corpus
+from datamodules.files.audio import DataError, require_ffmpeg
+from datamodules.stream.datasets import Listener
+from datamodules.tracks.index import (
     MUSDB_VALIDATION_TRACKS,
     Track,
     index_tracks,
     split_validation,
 )
+from datamodules.tracks.layouts import weighted_roots
+from datamodules.tracks.preparation import at_rate
 
 
 class FitTracks(NamedTuple):

@@ -17,9 +17,8 @@ from typing import Any
 import yaml
 
 from datamodules import command_line
-from datamodules.audio import DataError
-from lightning_modules import launch, signals
-from lightning_modules.config_files import (
+from datamodules.files.audio import DataError
+from lightning_modules.configuration.files import (
     CONFIGS,
     ConfigError,
     architectures,
@@ -29,6 +28,7 @@ from lightning_modules.config_files import (
     part,
     read_config,
 )
+from lightning_modules.runtime import launch, signals
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
@@ -57,7 +57,7 @@ def _main(given: list[str]) -> int:
     try:
         prepared = prepare(given)
         launch.started_processes()
-        from lightning_modules.run import run
+        from lightning_modules.training.lightning_cli import run
 
         run(prepared, given)
     except KeyboardInterrupt:
@@ -79,10 +79,10 @@ def _report(error: Exception) -> int:
 
 def _is_for_the_user(error: ValueError) -> bool:
     """Whether the message was written for the person at the keyboard."""
-    from lightning_modules.callbacks.late_scores import MonitorError
+    from lightning_modules.base.description import CheckpointError
+    from lightning_modules.callbacks.background_scoring import MonitorError
     from lightning_modules.callbacks.non_finite import LossError
-    from lightning_modules.description import CheckpointError
-    from lightning_modules.run import SettingError
+    from lightning_modules.training.lightning_cli import SettingError
 
     return isinstance(error, (CheckpointError, LossError, MonitorError, SettingError))
 

@@ -20,8 +20,8 @@ import scipy.signal
 import torch
 from torch import Tensor, nn
 
-from datamodules.datasets import check_sources
-from datamodules.filters import HighShelf, PeakingEqualizer
+from datamodules.augmentations.filters import HighShelf, PeakingEqualizer
+from datamodules.stream.datasets import check_sources
 
 # Added to powers and amplitudes that are divided by, or whose logarithm is taken: -80 dB in power.
 _EPS = 1e-8

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from lightning_modules import signals
+from lightning_modules.runtime import signals
 
 # No test talks to W&B's service.
 os.environ.setdefault("WANDB_MODE", "offline")

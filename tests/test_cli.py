@@ -18,8 +18,9 @@ import soundfile
 import torch
 import yaml
 
-from lightning_modules import cli, config_files
-from lightning_modules.checkpoint import load_separator
+from lightning_modules import cli
+from lightning_modules.checkpoints.loading import load_separator
+from lightning_modules.configuration import files
 from tests.conftest import STEMS, write_track
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -206,7 +207,7 @@ def test_two_ranks_with_unlike_numbers_of_tracks(musdb_root: Path, tmp_path: Pat
 
 def test_runs_take_directories_of_their_own() -> None:
     """Also before the first of them has saved anything."""
-    from lightning_modules.run import named_run_dir
+    from lightning_modules.training.lightning_cli import named_run_dir
 
     assert [str(named_run_dir("a")) for _ in range(3)] == ["runs/a", "runs/a-2", "runs/a-3"]
     assert str(named_run_dir("a-b")) == "runs/a-b"
@@ -264,7 +265,7 @@ def architectures() -> list[list[str]]:
     """Each config, with those it stands on top of in front."""
     names = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yaml"))
     names.remove("base")
-    return [[path.stem for path in config_files.chain(name)[1:]] for name in names]
+    return [[path.stem for path in files.chain(name)[1:]] for name in names]
 
 
 @pytest.mark.slow
@@ -314,9 +315,9 @@ def test_resumed_run_goes_on_with_the_next_example(
     musdb_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in mid-epoch and resumed, a run sees the examples and losses of an unbroken one."""
-    from datamodules.datasets import TrainingCrops
+    from datamodules.stream.datasets import TrainingCrops
     from lightning_modules.callbacks.checkpoints import Checkpoints
-    from lightning_modules.checkpoint_files import WholeCheckpointIO
+    from lightning_modules.checkpoints.files import WholeCheckpointIO
 
     seen: list[tuple[int, int]] = []
     saved: list[str] = []

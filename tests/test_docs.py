@@ -30,12 +30,12 @@ from torch.distributed.run import get_args_parser
 
 from datamodules import command_line
 from lightning_modules import cli
-from lightning_modules.config_files import chain
-from lightning_modules.configured import configured
+from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.files import chain
 from lightning_modules.tools import benchmark
-from tests.comparison.material import write_folder, write_run
+from tests.checkpoints.test_loading import save
+from tests.helpers.comparison import write_folder, write_run
 from tests.reference.test_open_unmix import package_networks, write
-from tests.test_checkpoint import save
 from tests.test_cli import CSV, REPOSITORY, TINY
 
 PAGES = {
@@ -334,7 +334,7 @@ def options_of_all(capsys: pytest.CaptureFixture[str]) -> set[str]:
     ]
     calls = [(module, ["--help"]) for module in modules]
     calls += [(f"{TOOLS}.benchmark", [name, "--help"]) for name in benchmark.COMMANDS]
-    calls += [("datamodules.cache", ["clear", "--help"])]
+    calls += [("datamodules.cache.folder", ["clear", "--help"])]
     capsys.readouterr()
     for module, arguments in calls:
         with pytest.raises(SystemExit):
@@ -414,7 +414,7 @@ def test_an_architecture_is_two_files(musdb_root: Path, tmp_path: Path) -> None:
 def test_reference_pages_show_what_the_code_says(tmp_path: Path) -> None:
     """A page of `make reference`, by its own options."""
     (line,) = re.findall(r"pdoc (.*) lightning_modules", (REPOSITORY / "Makefile").read_text())
-    options = [*shlex.split(line)[:-1], str(tmp_path), "lightning_modules.separation"]
+    options = [*shlex.split(line)[:-1], str(tmp_path), "lightning_modules.inference.separation"]
     subprocess.run([sys.executable, "-m", "pdoc", *options], check=True, timeout=120)
     page = (tmp_path / "lightning_modules/separation.html").read_text()
     assert "separate_stream" in page

@@ -20,16 +20,16 @@ import pytest
 import soundfile
 import torch
 
+from lightning_modules.architectures.denoising_autoencoder import DenoisingAutoencoder
+from lightning_modules.architectures.unet import UNet
 from lightning_modules.cli import SUBCOMMANDS
-from lightning_modules.denoising_autoencoder import DenoisingAutoencoder
 from lightning_modules.tools.benchmark import COMMANDS
-from lightning_modules.unet import UNet
-from tests.comparison.material import write_run
+from tests.checkpoints.test_loading import save
 from tests.conftest import write_track
+from tests.helpers.comparison import write_run
+from tests.interop.test_demucs import network
 from tests.reference.test_open_unmix import package_networks, write
-from tests.test_checkpoint import save
 from tests.test_cli import CSV, REPOSITORY, TINY
-from tests.test_demucs_package import network
 
 FIT = "fit --config unet.yaml TINY --data.init_args.root data"
 TWO = "--config two.yaml TINY --data.init_args.root data --ckpt_path model.ckpt"
@@ -51,7 +51,10 @@ CLI = [
     ("fit --config unet.yaml --traner.max_epochs=1", ["unrecognized", "--traner.max_epochs=1"]),
     ("fit --config unet.yaml --model.init_args.chanels=[4]", ["did you mean 'channels'?"]),
     ("fit --config unet.yaml --data.init_args.sources=[vocal]", ["'vocal'", "known stems are"]),
-    ("fit --config unet.yaml --model=lightning_modules.unet.Unet", ["model", "unet.Unet"]),
+    (
+        "fit --config unet.yaml --model=lightning_modules.architectures.unet.Unet",
+        ["model", "unet.Unet"],
+    ),
     (f"{FIT} --data.init_args.root=void", ["void: has no folder 'train'", "check the path"]),
     (f"{FIT} --data.init_args.root=bare_data", ["bare_data/train: no tracks in it", "copy"]),
     (f"{FIT} --data.init_args.root=nan_data", ["bass.wav: holds NaN", "sample 7", "remove"]),
@@ -312,7 +315,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "typo.yaml").write_text("modle: {}\n")
     (here / "twice.yaml").write_text("trainer: {}\ntrainer: {}\n")
     (here / "two.yaml").write_text(
-        "model: {class_path: lightning_modules.unet.UNet}\n"
+        "model: {class_path: lightning_modules.architectures.unet.UNet}\n"
         "data: {init_args: {sources: {vocals: [vocals], other: [drums, bass, other]}}}\n"
     )
     return here
@@ -481,8 +484,8 @@ _LIGHT = [
     ("lightning_modules.tools.export_table", "unett"),
     ("lightning_modules.tools.requeue", "1 --run_dir gone"),
     ("datamodules.convert", "gone out"),
-    ("datamodules.doctor", "gone"),
-    ("datamodules.cache", "clear gone --yes"),
+    ("datamodules.doctor.report", "gone"),
+    ("datamodules.cache.folder", "clear gone --yes"),
 ]
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from datamodules.benchmark.tables import with_table
+from datamodules.markdown import with_table
 from lightning_modules.tools import architectures
 from tests.test_cli import REPOSITORY
 

@@ -19,9 +19,9 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from datamodules.audio import DataError
-from datamodules.benchmark.tables import markdown
-from datamodules.convolution import convolve
+from datamodules.augmentations.convolution import convolve
+from datamodules.files.audio import DataError
+from datamodules.markdown import markdown
 
 _RATE = 44100
 # Direct convolution of a song with a hall would take hours.

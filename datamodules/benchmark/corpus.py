@@ -12,8 +12,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from datamodules.audio import DataError
-from datamodules.layouts import MIXTURE, STEMS, find_entries
+from datamodules.files.audio import DataError
+from datamodules.tracks.layouts import MIXTURE, STEMS, find_entries
 
 SAMPLE_RATE = 44100
 _BYTES_PER_SECOND = 4 * SAMPLE_RATE  # 16-bit stereo

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from datamodules.audio import DataError
 from datamodules.benchmark import loaders, peers
 from datamodules.benchmark.corpus import SAMPLE_RATE, Task, link_corpus, make_corpus, read_once
 from datamodules.benchmark.measuring import Entrant, Measured, Start, measure_all, quiet
-from datamodules.benchmark.tables import markdown
+from datamodules.files.audio import DataError
+from datamodules.markdown import markdown
 
 BASE = "soundfile"
 FLOAT32_LIMIT, INT16_LIMIT = "limit-float32", "limit-int16"

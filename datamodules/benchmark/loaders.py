@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from datamodules import crop_kernel
-from datamodules.augmentations import ChannelSwap, Gain
+from datamodules.augmentations.base import ChannelSwap, Gain
 from datamodules.benchmark.corpus import Task
 from datamodules.benchmark.measuring import Batches, Start
-from datamodules.layouts import STEMS
+from datamodules.files import write_crop
+from datamodules.files.mapped_wav import MappedFile
 from datamodules.musdb import MUSDBDataModule
-from datamodules.pcm import MappedFile
-from datamodules.ring import Fill, RingLoader
-from datamodules.sampling import Position
+from datamodules.stream.crops import Position
+from datamodules.stream.ring_loader import Fill, RingLoader
+from datamodules.tracks.layouts import STEMS
 
 # As many examples as a run can want: no loader pays for the beginning of an epoch.
 _ENDLESS = 2**40
@@ -195,9 +195,9 @@ class _WithoutKernel:
         self.fill = fill
 
     def __call__(self, example: Tensor, position: Position) -> None:
-        kernel = crop_kernel._stereo_kernel
-        crop_kernel._stereo_kernel = lambda: None  # type: ignore[assignment]
+        kernel = write_crop._stereo_kernel
+        write_crop._stereo_kernel = lambda: None  # type: ignore[assignment]
         try:
             self.fill(example, position)
         finally:
-            crop_kernel._stereo_kernel = kernel
+            write_crop._stereo_kernel = kernel

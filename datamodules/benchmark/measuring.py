@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from datamodules.audio import DataError
+from datamodules.files.audio import DataError
 
 Batches = Generator[Any, None, None]
 Start = Callable[[int], Batches]

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.audio import DataError
 from datamodules.benchmark.corpus import SAMPLE_RATE, Task
 from datamodules.benchmark.loaders import ordinary_loader
 from datamodules.benchmark.measuring import Batches, Start
-from datamodules.layouts import STEMS
+from datamodules.files.audio import DataError
+from datamodules.tracks.layouts import STEMS
 
 # What Open-Unmix and Demucs both draw gains from.
 _GAINS = (0.25, 1.25)

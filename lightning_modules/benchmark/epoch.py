@@ -29,14 +29,14 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.audio import DataError
 from datamodules.benchmark.measuring import quiet
-from datamodules.datasets import TrackBatch
+from datamodules.files.audio import DataError
 from datamodules.musdb import MUSDBDataModule
+from datamodules.stream.datasets import TrackBatch
 from lightning_modules.callbacks.bss_eval import BSSEval
-from lightning_modules.config_files import chain
-from lightning_modules.configured import configured
-from lightning_modules.evaluation.pool import available_cores
+from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.files import chain
+from lightning_modules.runtime.process_pool import available_cores
 
 # What a data module is given of a config's settings.
 _OF_THE_DATA = (

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from datamodules.audio import DataError
-from datamodules.datasets import Batch
-from datamodules.layouts import STEMS
-from lightning_modules.base import SourceSeparator
-from lightning_modules.config_files import chain
-from lightning_modules.configured import configured
-from lightning_modules.flops import forward_flops
+from datamodules.files.audio import DataError
+from datamodules.stream.datasets import Batch
+from datamodules.tracks.layouts import STEMS
+from lightning_modules.base.flops import forward_flops
+from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.files import chain
 
 
 class Entrant(ABC):

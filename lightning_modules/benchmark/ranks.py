@@ -20,15 +20,15 @@ from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from datamodules.audio import DataError
-from datamodules.benchmark.tables import markdown
-from datamodules.datasets import Batch
-from lightning_modules.base import SourceSeparator
-from lightning_modules.benchmark import turns
+from datamodules.files.audio import DataError
+from datamodules.markdown import markdown
+from datamodules.stream.datasets import Batch
+from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.benchmark import timing
 from lightning_modules.benchmark.networks import Ours
 from lightning_modules.benchmark.step import settings_of, training_step
-from lightning_modules.config_files import chain
-from lightning_modules.evaluation.pool import available_cores
+from lightning_modules.configuration.files import chain
+from lightning_modules.runtime.process_pool import available_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=4, help="of each rank (default 4)")
     parser.add_argument("--segment-seconds", type=float, default=6.0, help="crop (default 6)")
     parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
-    turns.add_arguments(parser)
+    timing.add_arguments(parser)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -58,7 +58,7 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         ValueError: An option is not what it must be, or the config does not exist.
     """
-    turns.check(options, "batch_size", "segment_seconds")
+    timing.check(options, "batch_size", "segment_seconds")
     chain(options.config)
     gpu = torch.device(options.device).type == "cuda"
     most = torch.cuda.device_count() if gpu else available_cores()
@@ -167,7 +167,7 @@ def _median_seconds(run: Callable[[], object], repeats: int, device: str) -> flo
     times = []
     for _ in range(1 + repeats):
         distributed.barrier()
-        times.append(turns.timed(run, device)[0])
+        times.append(timing.timed(run, device)[0])
     return statistics.median(times[1:])
 
 

@@ -27,17 +27,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from datamodules.audio import DataError
-from datamodules.benchmark.tables import markdown
-from datamodules.demo import demo_corpus
-from datamodules.layouts import STEMS
-from datamodules.tracks import index_tracks
-from lightning_modules.evaluation.pool import ScoringPool
+from datamodules.demo.corpus import demo_corpus
+from datamodules.files.audio import DataError
+from datamodules.markdown import markdown
+from datamodules.tracks.index import index_tracks
+from datamodules.tracks.layouts import STEMS
+from lightning_modules.runtime.process_pool import ScoringPool
 
 Signals = NDArray[np.float64]
 
 MUSEVAL = "museval.metrics"
-OURS = "lightning_modules.evaluation.bss_eval"
+OURS = "lightning_modules.evaluation.bss_eval.engine"
 _CHECKED_DB = 1e-6
 _FLOORS = 20
 _HIGHEST_DB = 100.0  # beyond, figures are the rounding of something that is zero
@@ -93,7 +93,9 @@ def check(options: argparse.Namespace) -> None:
     if options.repeats < 1:
         raise DataError(f"--repeats is {options.repeats}: give 1 or more")
     if options.device:
-        from lightning_modules.device import usable_device  # torch is not for those who measure
+        from lightning_modules.runtime.device import (
+            usable_device,  # torch is not for those who measure
+        )
 
         usable_device(options.device)
 
@@ -315,7 +317,7 @@ def _tensors(device: str) -> Any:
     """The engine for tensors, warm; it takes arrays, and its time is that of the clock."""
     import torch
 
-    from lightning_modules.evaluation.bss_eval_torch import bss_eval
+    from lightning_modules.evaluation.bss_eval.engine_torch import bss_eval
 
     def scored(references: Signals, estimates: Signals, **options: Any) -> Sequence[Signals]:
         tensors = [torch.from_numpy(signals).to(device) for signals in (references, estimates)]

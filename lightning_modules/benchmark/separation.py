@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from datamodules.benchmark.tables import markdown
-from lightning_modules.benchmark import turns
+from datamodules.markdown import markdown
+from lightning_modules.benchmark import timing
 from lightning_modules.benchmark.networks import Entrant, add_entrants, check_entrants, entrants_of
 from lightning_modules.benchmark.step import settings_of
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--track-seconds", type=float, default=60.0, help="length of the track (default 60)"
     )
-    turns.add_arguments(parser)
+    timing.add_arguments(parser)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -41,7 +41,7 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         ValueError: An option is not what it must be, or a config does not exist.
     """
-    turns.check(options, "track_seconds")
+    timing.check(options, "track_seconds")
     check_entrants(options)
 
 
@@ -62,7 +62,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         noise = 0.1 * torch.randn(entrant.channels, samples, generator=random)
         return partial(entrant.separate, noise.to(options.device))
 
-    measured = turns.take_turns(
+    measured = timing.take_turns(
         {
             name: partial(prepare, make)
             for name, make in entrants_of(

@@ -14,17 +14,17 @@ from unittest.mock import patch
 
 import torch
 
-from datamodules.benchmark.tables import markdown
-from datamodules.datasets import Batch
-from lightning_modules.benchmark import turns
+from datamodules.markdown import markdown
+from datamodules.stream.datasets import Batch
+from lightning_modules.benchmark import timing
 from lightning_modules.benchmark.networks import (
     Entrant,
     add_entrants,
     check_entrants,
     entrants_of,
 )
-from lightning_modules.config_files import ConfigError
-from lightning_modules.configured import configured
+from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.files import ConfigError
 from lightning_modules.layers import images
 
 _CHANNELS_FIRST = "channels first"
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--channels-first", action="store_true",
         help="each config once more with images' channels outermost in memory",
     )  # fmt: skip
-    turns.add_arguments(parser)
+    timing.add_arguments(parser)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -61,7 +61,7 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         ValueError: An option is not what it must be, or a config does not exist.
     """
-    turns.check(options, "batch_size", "segment_seconds")
+    timing.check(options, "batch_size", "segment_seconds")
     check_entrants(options)
     for setting in options.also:
         _check_fits_one(setting, options.configs)
@@ -115,7 +115,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
     # Compiled networks of one class would pass for one network whose shapes change.
     with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
-        measured = turns.take_turns(
+        measured = timing.take_turns(
             {name: partial(prepare, name, make) for name, make in makers.items()},
             options.repeats,
             options.device,

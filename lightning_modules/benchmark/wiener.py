@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.audio import DataError
-from datamodules.benchmark.tables import markdown
-from lightning_modules.benchmark import turns
+from datamodules.files.audio import DataError
+from datamodules.markdown import markdown
+from lightning_modules.benchmark import timing
 from lightning_modules.benchmark.networks import peer
 from lightning_modules.benchmark.step import settings_of
 from lightning_modules.layers.wiener import wiener
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--track-seconds", type=float, default=6.0, help="length of the excerpt (default 6)"
     )
     parser.add_argument("--iterations", type=int, default=1, help="of the filter (default 1)")
-    turns.add_arguments(parser)
+    timing.add_arguments(parser)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -49,7 +49,7 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         DataError: An option is not what it must be.
     """
-    turns.check(options, "track_seconds", "iterations")
+    timing.check(options, "track_seconds", "iterations")
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         results[name] = common(run())
         return run
 
-    measured = turns.take_turns(
+    measured = timing.take_turns(
         {name: partial(prepare, name) for name in filters}, options.repeats, options.device
     )
     reference = results.get("norbert (package)")

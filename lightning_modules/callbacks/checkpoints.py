@@ -12,14 +12,14 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lightning_modules import signals
 from lightning_modules.callbacks.resume import (
     batches_done,
     between_steps,
     epoch_is_through,
     validation_follows,
 )
-from lightning_modules.checkpoint_files import link_best, remove_partial
+from lightning_modules.checkpoints.files import link_best, remove_partial
+from lightning_modules.runtime import signals
 
 # Under several ranks a look at the clock is a word between them: not at every step.
 _STEPS_BETWEEN_LOOKS = 10

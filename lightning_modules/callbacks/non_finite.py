@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_modules.base import SourceSeparator
+from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.resume import batches_done
 
 

@@ -8,16 +8,16 @@ import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
-from datamodules.audio import Audio
-from datamodules.datasets import TrackBatch
-from lightning_modules import plots
-from lightning_modules.base import SourceSeparator
-from lightning_modules.callbacks.moment import moment, run_folder
+from datamodules.files.audio import Audio
+from datamodules.stream.datasets import TrackBatch
+from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.callbacks.run_files import moment, run_folder
+from lightning_modules.plots import sound
 
 _PICTURES = {
-    "spectrograms": plots.spectrogram_figure,
-    "masks": plots.mask_figure,
-    "waveforms": plots.waveform_figure,
+    "spectrograms": sound.spectrogram_figure,
+    "masks": sound.mask_figure,
+    "waveforms": sound.waveform_figure,
 }
 
 
@@ -70,7 +70,7 @@ class Samples(Callback):
             kind: draw(*heard, title=f"{batch.name} ({when})") for kind, draw in _PICTURES.items()
         }
         for kind, figure in figures.items():
-            plots.save(figure, run_folder(trainer, "pictures") / f"{when}_{kind}.png")
+            sound.save(figure, run_folder(trainer, "pictures") / f"{when}_{kind}.png")
         clips = {"mixture": mixture}
         for number, source in enumerate(sources):
             clips[f"{source}/reference"] = references[number]

@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.profilers import PassThroughProfiler, Profiler
 
-from lightning_modules.base import SourceSeparator
-from lightning_modules.flops import forward_flops
+from lightning_modules.base.flops import forward_flops
+from lightning_modules.base.separator import SourceSeparator
 
 # What Lightning calls the parts of a step -> what the field calls them.
 _PARTS = {

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from lightning_modules import score_plots
 from lightning_modules.comparison.systems import NORMALISED, System
 from lightning_modules.comparison.tables import sources_of
 from lightning_modules.evaluation.scores import finite_mean
+from lightning_modules.plots import scores
 
 # Grais and Plumbley 2017, Figure 2.
 _IMPROVEMENT = (*NORMALISED, "SAR")
@@ -34,12 +34,12 @@ def figures(systems: Sequence[System], kinds: Sequence[str]) -> dict[str, Figure
     plain = [kind for kind in kinds if kind not in NORMALISED]
     if values := _of_tracks(ranked, plain):
         title = "Scores over tracks, medians over frames"
-        found["scores"] = score_plots.system_boxplot(values, bounds, title)
+        found["scores"] = scores.system_boxplot(values, bounds, title)
     if any(kind in NORMALISED for kind in kinds):
         alone = [system for system in ranked if not system.bound]
         title = "Improvement over the mixture"
         values = _of_tracks(alone, [kind for kind in _IMPROVEMENT if kind in kinds])
-        found["improvement"] = score_plots.system_boxplot(values, [], title)
+        found["improvement"] = scores.system_boxplot(values, [], title)
     for kind in kinds[:1]:
         by_source = {
             source: {
@@ -50,10 +50,10 @@ def figures(systems: Sequence[System], kinds: Sequence[str]) -> dict[str, Figure
         by_source = {source: each for source, each in by_source.items() if each}
         if by_source:
             title = f"{kind} of each track"
-            found["tracks"] = score_plots.track_heatmap(by_source, f"{kind} (dB)", title)
+            found["tracks"] = scores.track_heatmap(by_source, f"{kind} (dB)", title)
     for metric, label in _CURVES.items():
         if curves := _curves(ranked, metric):
-            found["curves"] = score_plots.training_curves(curves, label, "Training")
+            found["curves"] = scores.training_curves(curves, label, "Training")
             break
     return found
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_modules.comparison.history import read_history
 from lightning_modules.comparison.systems import Run
-from lightning_modules.config_files import ConfigError, read_config
+from lightning_modules.configuration.files import ConfigError, read_config
 from lightning_modules.evaluation.score_files import read_folder
 
 

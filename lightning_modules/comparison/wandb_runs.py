@@ -15,7 +15,7 @@ from lightning_modules.comparison.history import add_row
 from lightning_modules.comparison.reading import CompareError, split_name
 from lightning_modules.comparison.systems import USDR, Run, ordered
 from lightning_modules.evaluation.scores import METRICS
-from lightning_modules.loggers import logged_in
+from lightning_modules.training.loggers import logged_in
 
 PREFIX = "wandb:"
 # What a filter of the command line is called in W&B's queries.

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from datamodules import audio
-from datamodules.audio import Audio, DataError
-from datamodules.checks import nan_finding
-from datamodules.layouts import FORMATS, MIXTURE, STEMS, files_in
-from datamodules.ledger import state
-from datamodules.tracks import Track
+from datamodules.cache.file_facts import state
+from datamodules.files import audio
+from datamodules.files.audio import Audio, DataError
+from datamodules.tracks.checks import nan_finding
+from datamodules.tracks.index import Track
+from datamodules.tracks.layouts import FORMATS, MIXTURE, STEMS, files_in
 from lightning_modules.evaluation.scores import TrackScores, score_track
 
 VOCALS, ACCOMPANIMENT = "vocals", "accompaniment"

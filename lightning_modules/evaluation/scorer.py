@@ -13,14 +13,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datamodules.audio import DataError
-from datamodules.layouts import MIXTURE, SUBSETS, Entry
-from datamodules.pcm_cache import decode
-from datamodules.tracks import Track, load_tracks
+from datamodules.cache.pcm import decode
+from datamodules.files.audio import DataError
+from datamodules.tracks.index import Track, load_tracks
+from datamodules.tracks.layouts import MIXTURE, SUBSETS, Entry
 from lightning_modules.evaluation.estimates import Settings, origin, score_estimates, score_oracle
-from lightning_modules.evaluation.pool import ScoringPool, available_cores
 from lightning_modules.evaluation.score_files import read_scores, write_scores
 from lightning_modules.evaluation.scores import TrackScores
+from lightning_modules.runtime.process_pool import ScoringPool, available_cores
 
 
 class Scorer:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_modules.evaluation.bss_eval import evaluate
+from lightning_modules.evaluation.bss_eval.engine import evaluate
 
 METRICS = ("SDR", "ISR", "SIR", "SAR")
 

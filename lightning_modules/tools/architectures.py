@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import command_line
-from datamodules.benchmark.tables import markdown, read_rows, with_table, write_rows
-from lightning_modules.config_files import CONFIGS, chain
+from datamodules.markdown import markdown, read_rows, with_table, write_rows
+from lightning_modules.configuration.files import CONFIGS, chain
 
 DOCS = CONFIGS.parent / "docs"
 _MAKER = "lightning_modules.tools.architectures"
@@ -112,7 +112,7 @@ def facts(name: str) -> dict[str, Any]:
     Returns:
         Paper, parameters, multiply-adds, real-time factor and latency, in JSON's types.
     """
-    from lightning_modules.benchmark.facts import facts_of, real_time_factor
+    from lightning_modules.benchmark.model_cost import facts_of, real_time_factor
 
     return {
         "paper": paper(name),

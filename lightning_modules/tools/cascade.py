@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datamodules import command_line
-from datamodules.audio import Audio, DataError
-from datamodules.layouts import STEMS, SUBSETS
-from lightning_modules.description import check_is_there
+from datamodules.files.audio import Audio, DataError
+from datamodules.tracks.layouts import STEMS, SUBSETS
+from lightning_modules.base.description import check_is_there
 from lightning_modules.evaluation.bands import band_centres, band_energies
-from lightning_modules.evaluation.pool import ScoringPool
 from lightning_modules.evaluation.score_files import write_scores
 from lightning_modules.evaluation.scores import METRICS, TrackScores, aggregate, score_track
+from lightning_modules.runtime.process_pool import ScoringPool
 
 if TYPE_CHECKING:
     from datamodules.degradation import DegradedMUSDBDataModule
-    from datamodules.tracks import Track
-    from lightning_modules.cascade import Cascade
+    from datamodules.tracks.index import Track
+    from lightning_modules.architectures.cascade import Cascade
 
 INPUTS = ("origin", "noisy", "denoised")
 MUSIC = "music"
@@ -93,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
 def _compare(options: argparse.Namespace) -> str:
     from tqdm import tqdm
 
-    from lightning_modules.cascade import Cascade
-    from lightning_modules.device import usable_device
+    from lightning_modules.architectures.cascade import Cascade
+    from lightning_modules.runtime.device import usable_device
 
     cascade = Cascade(options.denoiser, options.separator, usable_device(options.device))
     data = _data(options, cascade)
@@ -146,9 +146,9 @@ def _folders() -> tuple[str, ...]:
 
 def _data(options: argparse.Namespace, cascade: Cascade) -> DegradedMUSDBDataModule:
     """The data as the separator hears them, degraded as the options tell."""
+    from datamodules.augmentations.noise import ColouredNoise, RecordedNoise
+    from datamodules.augmentations.rooms import RecordedRoom, ShoeboxRoom
     from datamodules.degradation import DegradedMUSDBDataModule
-    from datamodules.noise import ColouredNoise, RecordedNoise
-    from datamodules.rooms import RecordedRoom, ShoeboxRoom
 
     responses, recordings = options.impulse_responses, options.noise
     room = RecordedRoom(responses) if responses else ShoeboxRoom()
@@ -221,7 +221,7 @@ def _heard(
     """What goes into the separator (C, T), what is scored (S, C, T), and the sources (S, C, T)."""
     import torch
 
-    from datamodules.datasets import Batch
+    from datamodules.stream.datasets import Batch
 
     mixture, targets = data.listener.read(track, start, samples)
     # The clean mixture is lowered with the sources.
@@ -244,13 +244,13 @@ def _heard(
 
 
 def _draw(music: Mapping[str, Audio], sample_rate: int, name: str, folder: Path) -> None:
-    from lightning_modules import plots
+    from lightning_modules.plots import sound
 
     length = _PICTURE_SECONDS * sample_rate
     start = max(0, (music["origin"].shape[-1] - length) // 2)
     clean, noisy, denoised = (music[each][:, start : start + length] for each in INPUTS)
-    figure = plots.denoising_figure(clean, noisy, denoised, sample_rate, name)
-    plots.save(figure, folder / f"{name}.png")
+    figure = sound.denoising_figure(clean, noisy, denoised, sample_rate, name)
+    sound.save(figure, folder / f"{name}.png")
 
 
 def _table(scores: Mapping[str, Sequence[TrackScores]], what: str) -> str:

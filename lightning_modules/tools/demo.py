@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from datamodules import command_line
-from datamodules.demo import demo_corpus
-from datamodules.songs import song_name
+from datamodules.demo.corpus import demo_corpus
+from datamodules.files.find import song_name
 from lightning_modules import cli
 from lightning_modules.tools import separate
 
@@ -37,7 +37,9 @@ def _demo(extra: list[str]) -> int:
     os.environ.pop("MUSDB_PATH", None)  # the demo is about the embedded corpus
     cli.prepare(["fit", *CONFIGS, *extra])  # a mistake is told before the corpus is rendered
     corpus = demo_corpus()
-    from lightning_modules.run import named_run_dir  # Lightning's seconds come after the corpus
+    from lightning_modules.training.lightning_cli import (
+        named_run_dir,  # Lightning's seconds come after the corpus
+    )
 
     run_dir = named_run_dir("demo").resolve()
     # One device: Lightning would start this very program for the others.

@@ -1,4 +1,4 @@
-"""What ``datamodules.doctor`` finds in a data set, as a table and as pictures.
+"""What ``datamodules.doctor.report`` finds in a data set, as a table and as pictures.
 
 ``python -m lightning_modules.tools.doctor ROOT`` reads every file to its end. Exit status: 0
 nothing but notes, 1 warnings, 2 errors, which would spoil training.
@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules import command_line, doctor
+from datamodules import command_line
+from datamodules.doctor.report import Report, add_arguments, examine_as_told
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lightning_modules.tools.doctor", description=__doc__
     )
-    doctor.add_arguments(parser)
+    add_arguments(parser)
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("doctor"),
         help="folder of the pictures (default doctor)",
@@ -39,21 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _examine(options: argparse.Namespace) -> int:
     if not options.fast:
         command_line.check_folder(options.output, "-o")
-    report = doctor.examine_as_told(options)
+    report = examine_as_told(options)
     if any(track.files for track in report.tracks):
         _draw(report, options.output, options.format)
     return report.exit_code
 
 
-def _draw(report: doctor.Report, folder: Path, suffix: str) -> None:
-    from lightning_modules import data_plots, plots
+def _draw(report: Report, folder: Path, suffix: str) -> None:
+    from lightning_modules.plots import data_sets, sound
 
     for name, figure in (
-        ("overview", data_plots.overview_figure(report)),
-        ("levels", data_plots.levels_figure(report)),
+        ("overview", data_sets.overview_figure(report)),
+        ("levels", data_sets.levels_figure(report)),
     ):
         path = folder / f"{name}.{suffix}"
-        plots.save(figure, path)
+        sound.save(figure, path)
         print(path)
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules import command_line
-from lightning_modules.description import check_is_there
+from lightning_modules.base.description import check_is_there
 
 if TYPE_CHECKING:
-    from lightning_modules.base import SourceSeparator
+    from lightning_modules.base.separator import SourceSeparator
 
 # By format; a folder has none.
 SUFFIXES = {"safetensors": "", "torch_export": ".pt2", "onnx": ".onnx"}
@@ -100,8 +100,8 @@ def export(options: argparse.Namespace) -> int:
             exported to the format; the message says to which it can.
     """
     _check(options)
-    from lightning_modules.checkpoint import load_separator
-    from lightning_modules.exporting import EXPORTS, TOLERANCE, ExportError, write_facts
+    from lightning_modules.checkpoints.loading import load_separator
+    from lightning_modules.interop.export import EXPORTS, TOLERANCE, ExportError, write_facts
 
     model = load_separator(options.checkpoint)
     # ".." is no name to write under.
@@ -139,7 +139,7 @@ def export(options: argparse.Namespace) -> int:
 
 def _possible(model: SourceSeparator, seconds: float, options: argparse.Namespace) -> str:
     """What to do instead: the other formats that a separator can be exported to, by trying."""
-    from lightning_modules.exporting import EXPORTS
+    from lightning_modules.interop.export import EXPORTS
 
     possible = []
     for name in [name for name in SUFFIXES if name != options.format]:

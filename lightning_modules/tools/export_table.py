@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import command_line
-from datamodules.benchmark.tables import markdown, read_rows, with_table, write_rows
-from lightning_modules.config_files import CONFIGS, chain
+from datamodules.markdown import markdown, read_rows, with_table, write_rows
+from lightning_modules.configuration.files import CONFIGS, chain
 from lightning_modules.tools.export import SUFFIXES, check_packages
 
 DOCS = CONFIGS.parent / "docs"
@@ -70,8 +70,8 @@ def attempts(name: str) -> dict[str, Any]:
     Returns:
         ``class``, and by format what was exported, or why it was not; in JSON's types.
     """
-    from lightning_modules.configured import configured
-    from lightning_modules.exporting import EXPORTS, ExportError
+    from lightning_modules.configuration.build import configured
+    from lightning_modules.interop.export import EXPORTS, ExportError
 
     kind = type(configured(name).model)
     tiny = [f"--model.init_args.{key}={json.dumps(value)}" for key, value in kind.tiny.items()]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules import command_line
-from lightning_modules.description import CheckpointError, check_is_free
+from lightning_modules.base.description import CheckpointError, check_is_free
 
 _SOURCES = ("drums", "bass", "other", "vocals")
 
@@ -47,8 +47,8 @@ def _convert(options: argparse.Namespace) -> int:
     check_is_free(options.output)
     if not options.weights.is_file():
         raise CheckpointError(f"{options.weights}: there is no such file; weights were expected")
-    from lightning_modules.checkpoint_files import save_separator
-    from lightning_modules.demucs_package import from_package
+    from lightning_modules.checkpoints.files import save_separator
+    from lightning_modules.interop.demucs import from_package
 
     resample = False if options.no_resample else None
     save_separator(from_package(options.weights, options.sources, resample), options.output)

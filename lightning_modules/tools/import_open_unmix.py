@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules import command_line
-from lightning_modules.description import CheckpointError, check_is_free
+from lightning_modules.base.description import CheckpointError, check_is_free
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,8 +49,8 @@ def convert(folder: Path, output: Path) -> int:
     check_is_free(output)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: is no folder; one of <source>.pth files was expected")
-    from lightning_modules.checkpoint_files import save_separator
-    from lightning_modules.open_unmix import from_package
+    from lightning_modules.architectures.open_unmix import from_package
+    from lightning_modules.checkpoints.files import save_separator
 
     save_separator(from_package(folder), output)
     print(output)

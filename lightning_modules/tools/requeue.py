@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules import command_line
-from datamodules.audio import DataError
+from datamodules.files.audio import DataError
 
 STARTED = "started"
 CRASHES = "crashes"

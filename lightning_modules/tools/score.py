@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules import command_line
-from datamodules.audio import DataError
-from datamodules.layouts import MIXTURE, STEMS, SUBSETS, Entry, find_entries, subsets_of
+from datamodules.files.audio import DataError
+from datamodules.tracks.layouts import MIXTURE, STEMS, SUBSETS, Entry, find_entries, subsets_of
 from lightning_modules.evaluation.estimates import Settings
-from lightning_modules.evaluation.pool import available_cores
 from lightning_modules.evaluation.scorer import Scorer
 from lightning_modules.evaluation.scores import aggregate
 from lightning_modules.evaluation.table import score_table
+from lightning_modules.runtime.process_pool import available_cores
 
 _MOST_PROCESSES = 4  # by default, as each holds a whole song with all its stems
 _SHORTEST_SECONDS = 0.001

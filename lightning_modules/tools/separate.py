@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from datamodules import command_line
-from datamodules.audio import AudioInfo, DataError
-from datamodules.songs import find_songs, song_name
-from lightning_modules.description import check_is_there
-from lightning_modules.encoding import CLIPPING, FORMATS, Encoding
+from datamodules.files.audio import AudioInfo, DataError
+from datamodules.files.find import find_songs, song_name
+from lightning_modules.base.description import check_is_there
+from lightning_modules.inference.encoding import CLIPPING, FORMATS, Encoding
 
 if TYPE_CHECKING:
-    from lightning_modules.base import SourceSeparator
-    from lightning_modules.postprocessing import PostProcessing
+    from lightning_modules.base.separator import SourceSeparator
+    from lightning_modules.inference.postprocessing import PostProcessing
 
 _EXIT = """exit status: 0 when all songs are done, 1 when some could not be separated (the others
 are), 2 for a mistake that stops everything before the first song"""
@@ -133,7 +133,7 @@ def separate_songs(options: argparse.Namespace) -> int:
         encoding.check_rate(song.path, song.info.sample_rate)
     settings = _settings(options.postprocessing)
 
-    from lightning_modules.stem_files import Selection, StemFiles
+    from lightning_modules.inference.stem_files import Selection, StemFiles
 
     selection = Selection(options.stems, options.two_stems, options.residual)
     model = _load(options, settings)
@@ -169,13 +169,13 @@ def _named(inputs: Sequence[str]) -> Iterator[str]:
 def _load(options: argparse.Namespace, settings: PostProcessing | None) -> SourceSeparator:
     import torch
 
-    from lightning_modules.cascade import Cascade
-    from lightning_modules.checkpoint import load_separator
-    from lightning_modules.device import usable_device
-    from lightning_modules.postprocessing import PostProcessor
-    from lightning_modules.separation import check_overlap
-    from lightning_modules.shifts import check_shifts
-    from lightning_modules.spectrogram import SpectrogramSeparator
+    from lightning_modules.architectures.cascade import Cascade
+    from lightning_modules.base.spectrogram import SpectrogramSeparator
+    from lightning_modules.checkpoints.loading import load_separator
+    from lightning_modules.inference.postprocessing import PostProcessor
+    from lightning_modules.inference.separation import check_overlap
+    from lightning_modules.inference.shifts import check_shifts
+    from lightning_modules.runtime.device import usable_device
 
     check_overlap(0.0 if options.overlap is None else options.overlap)
     check_shifts(options.shifts or 0)
@@ -211,7 +211,7 @@ def _separate_all(
     """
     from tqdm import tqdm
 
-    from lightning_modules.stem_files import separate_file
+    from lightning_modules.inference.stem_files import separate_file
 
     started = time.perf_counter()
     faults: list[str] = []

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from datamodules import command_line
-from datamodules.audio import DataError
-from lightning_modules.description import check_is_there
+from datamodules.files.audio import DataError
+from lightning_modules.base.description import check_is_there
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,8 +84,8 @@ def serve(options: argparse.Namespace) -> None:
     import torch
     import uvicorn
 
-    from lightning_modules.checkpoint import load_separator
-    from lightning_modules.device import usable_device
+    from lightning_modules.checkpoints.loading import load_separator
+    from lightning_modules.runtime.device import usable_device
 
     place = usable_device(options.device)
     if place.type == "cpu" and options.jobs > 1:

@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio
 
-from datamodules.audio import DataError
-from lightning_modules.stem_files import SeparatingModule
+from datamodules.files.audio import DataError
+from lightning_modules.inference.stem_files import SeparatingModule
 from lightning_modules.webapp import rendering
 from lightning_modules.webapp.workspace import Workspace
 

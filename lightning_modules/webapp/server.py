@@ -18,9 +18,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from datamodules.audio import DataError
-from lightning_modules.plots import frequency_heights
-from lightning_modules.stem_files import SeparatingModule
+from datamodules.files.audio import DataError
+from lightning_modules.inference.stem_files import SeparatingModule
+from lightning_modules.plots.sound import frequency_heights
 from lightning_modules.webapp import rendering
 from lightning_modules.webapp.page import THEME, build_page
 from lightning_modules.webapp.workspace import Song, Workspace

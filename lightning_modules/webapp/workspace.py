@@ -19,9 +19,9 @@ from types import TracebackType
 
 import soundfile
 
-from datamodules.audio import DataError, blocks, inspect
-from lightning_modules.encoding import MIXTURE
-from lightning_modules.stem_files import SeparatingModule, StemFiles, separate_file
+from datamodules.files.audio import DataError, blocks, inspect
+from lightning_modules.inference.encoding import MIXTURE
+from lightning_modules.inference.stem_files import SeparatingModule, StemFiles, separate_file
 
 _HIGHEST_RATE_HZ = 192_000
 _MOST_CHANNELS = 2

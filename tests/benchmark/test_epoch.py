@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.datasets import TrackBatch
+from datamodules.stream.datasets import TrackBatch
 from lightning_modules.benchmark import epoch
 from lightning_modules.tools.benchmark import main
 
@@ -23,7 +23,9 @@ def test_each_way_is_measured(
     path, threads = tmp_path / "figures.json", torch.get_num_threads()
     # A config of a few lines, so that nothing takes long.
     (tmp_path / "mine.yaml").write_text(
-        "model: {class_path: lightning_modules.unet.UNet, init_args: {channels: [2]}}\n"
+        "model:\n"
+        "  class_path: lightning_modules.architectures.unet.UNet\n"
+        "  init_args: {channels: [2]}\n"
         "data: {init_args: {segment_seconds: 0.1, batch_size: 2}}\n"
     )
     arguments = ["--config", str(tmp_path / "mine.yaml"), "--root", str(musdb_root)]

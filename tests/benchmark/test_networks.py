@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.audio import DataError
-from datamodules.benchmark.tables import markdown
-from lightning_modules.benchmark import turns
+from datamodules.files.audio import DataError
+from datamodules.markdown import markdown
+from lightning_modules.benchmark import timing
 from lightning_modules.benchmark.networks import Ours
 from lightning_modules.benchmark.step import training_step
-from lightning_modules.evaluation.pool import available_cores
 from lightning_modules.layers import images
+from lightning_modules.runtime.process_pool import available_cores
 from lightning_modules.tools.benchmark import main
 
 SHORT = ["--repeats", "1", "--device", "cpu"]
@@ -153,7 +153,7 @@ def test_turns_leave_out_the_first_run_and_those_that_fail() -> None:
     def unprepared() -> Any:
         raise DataError("is not installed")
 
-    measured = turns.take_turns(
+    measured = timing.take_turns(
         {"good": lambda: lambda: calls.append("good"), "bad": lambda: failing, "no": unprepared},
         2,
         "cpu",
@@ -164,7 +164,7 @@ def test_turns_leave_out_the_first_run_and_those_that_fail() -> None:
     assert measured["good"].median is not None
     assert (measured["bad"].fault, measured["bad"].median) == ("no such thing", None)
     assert measured["no"].fault == "is not installed"
-    assert not math.isnan(turns.timed(lambda: None, "cpu")[0])
+    assert not math.isnan(timing.timed(lambda: None, "cpu")[0])
 
 
 def test_columns_are_aligned() -> None:

@@ -14,11 +14,11 @@ import torch
 from pytorch_lightning import Callback, Trainer
 
 from datamodules.musdb import MUSDBDataModule
-from lightning_modules import signals
+from lightning_modules.architectures.unet import UNet
 from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
 from lightning_modules.callbacks.resume import ExactResume, batches_done
-from lightning_modules.checkpoint_files import WholeCheckpointIO
-from lightning_modules.unet import UNet
+from lightning_modules.checkpoints.files import WholeCheckpointIO
+from lightning_modules.runtime import signals
 
 BATCHES = 6  # in an epoch
 

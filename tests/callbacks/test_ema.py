@@ -16,11 +16,11 @@ from torch.optim import Adam
 from torch.optim.swa_utils import AveragedModel
 
 from datamodules.musdb import MUSDBDataModule
-from lightning_modules.base import SourceSeparator
+from lightning_modules.architectures.unet import UNet
+from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.checkpoints import Checkpoints
 from lightning_modules.callbacks.ema import EMA
-from lightning_modules.checkpoint import load_separator
-from lightning_modules.unet import UNet
+from lightning_modules.checkpoints.loading import load_separator
 
 SOURCES = ["vocals", "drums", "bass", "other"]
 BATCHES, EPOCHS = 4, 3

@@ -11,9 +11,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from datamodules.datasets import Batch
 from datamodules.musdb import MUSDBDataModule
-from lightning_modules.base import SourceSeparator
+from datamodules.stream.datasets import Batch
+from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.non_finite import LossError, SkipNonFinite
 from lightning_modules.callbacks.resume import batches_done
 

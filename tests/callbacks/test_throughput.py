@@ -10,13 +10,13 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from datamodules.augmentations import Augmentation
-from datamodules.datasets import Batch
+from datamodules.augmentations.base import Augmentation
 from datamodules.musdb import MUSDBDataModule
-from lightning_modules.base import SourceSeparator
+from datamodules.stream.datasets import Batch
+from lightning_modules.base.flops import forward_flops
+from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks import throughput
 from lightning_modules.callbacks.throughput import PARTS, StepTimes, Throughput
-from lightning_modules.flops import forward_flops
 
 
 class Clock:
@@ -135,7 +135,7 @@ def test_waiting_for_data_names_the_remedy(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from datamodules.datasets import TrainingCrops
+    from datamodules.stream.datasets import TrainingCrops
 
     def fill(self: TrainingCrops, stems: Tensor, position: Any) -> None:
         CLOCK.now += 1

@@ -8,7 +8,7 @@ import pytest
 
 from lightning_modules.comparison.reading import CompareError, name_apart, read_run, split_name
 from lightning_modules.comparison.systems import Run
-from tests.comparison.material import write_folder, write_run
+from tests.helpers.comparison import write_folder, write_run
 
 
 @pytest.fixture(autouse=True)

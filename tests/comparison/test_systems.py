@@ -16,7 +16,7 @@ from lightning_modules.comparison.systems import (
     ordered,
     pool,
 )
-from tests.comparison.material import track
+from tests.helpers.comparison import track
 
 
 def run(name: str, levels: dict[str, float], seed: int | None = None, **model: object) -> Run:

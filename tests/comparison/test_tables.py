@@ -10,7 +10,7 @@ import pytest
 from lightning_modules.comparison import csv_files, tables
 from lightning_modules.comparison.pairs import pairs
 from lightning_modules.comparison.systems import Run, System
-from tests.comparison.material import track
+from tests.helpers.comparison import track
 
 PAIR = ("vocals", "accompaniment")
 

@@ -16,8 +16,8 @@ from lightning_modules.comparison.history import history_row, wandb_records
 from lightning_modules.comparison.reading import CompareError
 from lightning_modules.comparison.wandb_runs import read_wandb
 from lightning_modules.tools import compare
-from tests.comparison.material import SOURCES, write_folder
-from tests.wandb_service import Service, serving
+from tests.helpers.comparison import SOURCES, write_folder
+from tests.helpers.wandb_service import Service, serving
 
 LEVELS = {f"song {number}": float(number) for number in range(8)}
 

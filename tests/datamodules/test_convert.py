@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules import audio
-from datamodules.audio import DataError
 from datamodules.convert import convert, main
-from datamodules.layouts import STEMS
-from datamodules.tracks import index_tracks
+from datamodules.files import audio
+from datamodules.files.audio import DataError
+from datamodules.tracks.index import index_tracks
+from datamodules.tracks.layouts import STEMS
 from tests.conftest import write_track
-from tests.datamodules.test_layouts import write, write_dsd100, write_folder
+from tests.datamodules.tracks.test_layouts import write, write_dsd100, write_folder
 
 NAMES = (*STEMS, "mixture")
 

@@ -12,13 +12,13 @@ import soundfile
 import torch
 from torch import Tensor
 
-from datamodules.audio import DataError
-from datamodules.augmentations import Augmentation, Gain, Polarity
-from datamodules.datasets import Batch, TrackBatch
+from datamodules.augmentations.base import Augmentation, Gain, Polarity
+from datamodules.augmentations.noise import ColouredNoise, RecordedNoise
+from datamodules.augmentations.rooms import DecayingNoise, RecordedRoom, ShoeboxRoom
 from datamodules.degradation import DegradedMUSDBDataModule, Degrader
+from datamodules.files.audio import DataError
 from datamodules.musdb import MUSDBDataModule
-from datamodules.noise import ColouredNoise, RecordedNoise
-from datamodules.rooms import DecayingNoise, RecordedRoom, ShoeboxRoom
+from datamodules.stream.datasets import Batch, TrackBatch
 from tests.conftest import STEMS
 
 TEST_DATA = os.environ.get("STEMLAB_TEST_DATA")

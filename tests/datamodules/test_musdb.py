@@ -16,10 +16,10 @@ import soundfile
 import torch
 
 from datamodules import musdb, roots
-from datamodules.audio import DataError
-from datamodules.augmentations import ChannelSwap, Gain, Mono, Polarity
-from datamodules.datasets import Batch, StemBatch, TrackBatch, grouping
+from datamodules.augmentations.base import ChannelSwap, Gain, Mono, Polarity
+from datamodules.files.audio import DataError
 from datamodules.musdb import MUSDBDataModule
+from datamodules.stream.datasets import Batch, StemBatch, TrackBatch, grouping
 from tests.conftest import STEMS, write_track
 
 

@@ -14,11 +14,11 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from datamodules.audio import DataError
-from datamodules.layouts import find_entries
-from datamodules.tracks import Track
+from datamodules.files.audio import DataError
+from datamodules.tracks.index import Track
+from datamodules.tracks.layouts import find_entries
 from lightning_modules.evaluation import scores as scoring
-from lightning_modules.evaluation.bss_eval import Evaluation
+from lightning_modules.evaluation.bss_eval.engine import Evaluation
 from lightning_modules.evaluation.estimates import (
     Settings,
     origin,

@@ -224,7 +224,7 @@ def test_order_on_the_musdb18_excerpt() -> None:
 @pytest.mark.skipif("STEMLAB_TEST_DATA" not in os.environ, reason="STEMLAB_TEST_DATA is not set")
 def test_order_on_real_songs() -> None:
     """Two of them with a source that is silent throughout."""
-    from datamodules.tracks import index_tracks
+    from datamodules.tracks.index import index_tracks
 
     root = Path(os.environ["STEMLAB_TEST_DATA"]) / "music"
     for track in (*index_tracks(root, "train"), *index_tracks(root, "test")):

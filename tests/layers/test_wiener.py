@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_modules.architectures.unet import UNet
+from lightning_modules.base.spectrogram import SpectrogramSeparator
 from lightning_modules.layers.masks import masks
 from lightning_modules.layers.wiener import wiener
-from lightning_modules.spectrogram import SpectrogramSeparator
-from lightning_modules.unet import UNet
 
 
 def spectra(

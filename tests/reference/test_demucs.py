@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.demucs import Demucs
-from lightning_modules.demucs_package import from_package
+from lightning_modules.architectures.demucs import Demucs
+from lightning_modules.interop.demucs import from_package
 
 package = pytest.importorskip(
     "demucs.demucs", reason="`pip install --no-deps demucs` and what it imports"

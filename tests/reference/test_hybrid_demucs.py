@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.demucs_package import from_package
-from lightning_modules.hybrid_demucs import HybridDemucs
+from lightning_modules.architectures.hybrid_demucs import HybridDemucs
+from lightning_modules.interop.demucs import from_package
 
 package = pytest.importorskip(
     "demucs.hdemucs", reason="`pip install --no-deps demucs` and what it imports"

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.description import CheckpointError
-from lightning_modules.open_unmix import OpenUnmix, from_package
+from lightning_modules.architectures.open_unmix import OpenUnmix, from_package
+from lightning_modules.base.description import CheckpointError
 
 SOURCES = ["vocals", "drums", "bass", "other"]
 

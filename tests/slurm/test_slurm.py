@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.slurm.cluster import REPOSITORY, Cluster, unavailable_reason
+from tests.helpers.slurm_cluster import REPOSITORY, Cluster, unavailable_reason
 
 REASON = unavailable_reason()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
@@ -30,12 +30,12 @@ TINY: dict[str, Any] = {
         "enable_model_summary": False,
         "callbacks": [
             {"class_path": "lightning_modules.callbacks.checkpoints.Checkpoints"},
-            {"class_path": "tests.record.Recorder"},
+            {"class_path": "tests.helpers.record.Recorder"},
         ],
     },
     "model": {"init_args": {"channels": [4, 8], "n_fft": 512, "hop_length": 256, "dropout": 0.0}},
     "data": {
-        "class_path": "tests.record.RecordedMUSDB",
+        "class_path": "tests.helpers.record.RecordedMUSDB",
         "init_args": {
             "segment_seconds": 0.5,
             "batch_size": BATCH_SIZE,

@@ -10,15 +10,15 @@ import pytest
 import soundfile
 import torch
 
-from datamodules.audio import DataError
-from lightning_modules.denoising_autoencoder import DenoisingAutoencoder
+from datamodules.files.audio import DataError
+from lightning_modules.architectures.denoising_autoencoder import DenoisingAutoencoder
+from lightning_modules.architectures.unet import UNet
 from lightning_modules.evaluation.score_files import read_scores
 from lightning_modules.tools import cascade
 from lightning_modules.tools import separate as separate_tool
-from lightning_modules.unet import UNet
+from tests.architectures.test_cascade import checkpoints
+from tests.checkpoints.test_loading import save
 from tests.conftest import STEMS
-from tests.test_cascade import checkpoints
-from tests.test_checkpoint import save
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import wandb
 
 from lightning_modules import cli
 from lightning_modules.tools import compare
-from tests.comparison.material import write_folder, write_run
+from tests.helpers.comparison import write_folder, write_run
 from tests.test_cli import TINY
 
 LEVELS = {f"song {number}": 0.5 * number for number in range(9)}

@@ -11,8 +11,8 @@ import soundfile
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from datamodules.doctor import examine
-from lightning_modules import data_plots
+from datamodules.doctor.report import examine
+from lightning_modules.plots import data_sets
 from lightning_modules.tools import doctor
 
 
@@ -36,7 +36,7 @@ def words_of(figure: Figure) -> str:
 
 def test_pictures_hold_every_track_and_finding(root: Path) -> None:
     report = examine(root)
-    overview, levels = data_plots.overview_figure(report), data_plots.levels_figure(report)
+    overview, levels = data_sets.overview_figure(report), data_sets.levels_figure(report)
     said = words_of(overview)
     assert all(found.name in said for found in report.findings)
     assert "error" in said
@@ -70,7 +70,7 @@ def test_nothing_that_could_be_read(root: Path) -> None:
     for path in root.rglob("*.wav"):
         path.write_bytes(b"no audio")
     report = examine(root)
-    assert "no track could be read" in words_of(data_plots.levels_figure(report))
-    said = words_of(data_plots.overview_figure(report))
+    assert "no track could be read" in words_of(data_sets.levels_figure(report))
+    said = words_of(data_sets.overview_figure(report))
     assert report.findings
     assert all(found.name in said for found in report.findings)

@@ -13,24 +13,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules import exporting
-from lightning_modules.base import SourceSeparator
-from lightning_modules.checkpoint import load_separator
-from lightning_modules.description import CONFIG
-from lightning_modules.hub_folder import CARD, WEIGHTS
-from lightning_modules.nmf import NMF
-from lightning_modules.open_unmix import OpenUnmix
+from lightning_modules.architectures.nmf import NMF
+from lightning_modules.architectures.open_unmix import OpenUnmix
+from lightning_modules.architectures.unet import UNet
+from lightning_modules.architectures.wave_unet import WaveUNet
+from lightning_modules.base.description import CONFIG
+from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.checkpoints.hub_folder import CARD, WEIGHTS
+from lightning_modules.checkpoints.loading import load_separator
+from lightning_modules.interop import export as exporting
 from lightning_modules.tools import export
-from lightning_modules.unet import UNet
-from lightning_modules.wave_unet import WaveUNet
-from tests.test_checkpoint import SOURCES, model, save
+from tests.checkpoints.test_loading import SOURCES, model, save
 
 # Reads what a fresh process knows of: files, and what the model made of the same inputs.
 FRESH = """
 import sys, torch
 kind, path, case = sys.argv[1:]
 if kind == "safetensors":
-    from lightning_modules.checkpoint import from_pretrained
+    from lightning_modules.checkpoints.loading import from_pretrained
     run = from_pretrained(path)
 elif kind == "torch_export":
     run = torch.export.load(path).module(check_guards=False)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.benchmark.tables import with_table
-from lightning_modules import exporting
-from lightning_modules.base import SourceSeparator
-from lightning_modules.exporting import Exported, ExportError
+from datamodules.markdown import with_table
+from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.interop import export
+from lightning_modules.interop.export import Exported, ExportError
 from lightning_modules.tools import export_table
-from tests.test_architectures import ROOTS, tiny_model
+from tests.architectures.test_contract import ROOTS, tiny_model
 
 MAKER = "lightning_modules.tools.export_table"
 PAGE = f"# Export\n\n<!-- table: made by {MAKER} -->\nold\n<!-- end -->\nend\n"
@@ -35,7 +35,7 @@ def test_row_by_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ways = {"safetensors": part, "torch_export": whole, "onnx": none}
-    monkeypatch.setattr(exporting, "EXPORTS", ways)
+    monkeypatch.setattr(export, "EXPORTS", ways)
     (tmp_path / "export.md").write_text(PAGE)
     for name in ("wave_unet", "fnn"):
         assert export_table.main([name, "--docs", str(tmp_path)]) == 0

@@ -12,13 +12,13 @@ import pytest
 import soundfile
 import torch
 
-from datamodules.tags import read_tags
-from lightning_modules import stem_files
-from lightning_modules.checkpoint import load_separator
+from datamodules.files.tags import read_tags
+from lightning_modules.architectures.unet import UNet
+from lightning_modules.architectures.wave_unet import WaveUNet
+from lightning_modules.checkpoints.loading import load_separator
+from lightning_modules.inference import stem_files
 from lightning_modules.tools import separate
-from lightning_modules.unet import UNet
-from lightning_modules.wave_unet import WaveUNet
-from tests.test_checkpoint import save
+from tests.checkpoints.test_loading import save
 
 RATE = 44100
 

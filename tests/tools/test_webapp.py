@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.audio import DataError
+from datamodules.files.audio import DataError
 from lightning_modules.tools import webapp
-from tests.test_checkpoint import save
+from tests.checkpoints.test_loading import save
 from tests.webapp.conftest import tiny
 
 

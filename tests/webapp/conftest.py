@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from lightning_modules.unet import UNet
+from lightning_modules.architectures.unet import UNet
 from lightning_modules.webapp.workspace import Limits, Workspace
 
 RATE = 44100

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from lightning_modules.checkpoint import load_separator
-from lightning_modules.stem_files import separate_file
-from tests.test_checkpoint import save
+from lightning_modules.checkpoints.loading import load_separator
+from lightning_modules.inference.stem_files import separate_file
+from tests.checkpoints.test_loading import save
 from tests.test_cli import REPOSITORY
 from tests.webapp.conftest import timeless, tiny, write_song
 

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from matplotlib.image import imread
 
-from datamodules.audio import DataError
-from datamodules.tags import read_tags
+from datamodules.files.audio import DataError
+from datamodules.files.tags import read_tags
 from lightning_modules.webapp import rendering
 from lightning_modules.webapp.workspace import Song, Workspace
 from tests.webapp.conftest import RATE, tiny, upload, write_song

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from datamodules.benchmark.corpus import SAMPLE_RATE, Task, read_once
-from datamodules.layouts import MIXTURE, STEMS
+from datamodules.tracks.layouts import MIXTURE, STEMS
 
 TRACKS = 5
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from datamodules import crop_kernel
-from datamodules.audio import DataError
 from datamodules.benchmark import corpus, loaders, peers
 from datamodules.benchmark.corpus import SAMPLE_RATE, Task
 from datamodules.benchmark.measuring import Start
+from datamodules.files import write_crop
+from datamodules.files.audio import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -78,9 +78,9 @@ def test_stemlab_with_and_without_the_kernel_are_the_same(
     def refuse() -> None:
         raise RuntimeError("the kernel was asked for")
 
-    monkeypatch.setattr(crop_kernel, "_stereo_kernel", refuse)
+    monkeypatch.setattr(write_crop, "_stereo_kernel", refuse)
     stems_of(fallback)
-    assert crop_kernel._stereo_kernel is refuse  # the other rows have it back
+    assert write_crop._stereo_kernel is refuse  # the other rows have it back
     with pytest.raises(RuntimeError, match="was asked for"):
         stems_of(compiled)
 

@@ -9,7 +9,6 @@ from multiprocessing.synchronize import Event
 
 import pytest
 
-from datamodules.audio import DataError
 from datamodules.benchmark import measuring
 from datamodules.benchmark.measuring import (
     Batches,
@@ -21,6 +20,7 @@ from datamodules.benchmark.measuring import (
     measure,
     measure_all,
 )
+from datamodules.files.audio import DataError
 
 
 def spin(ready: Event, end: Event) -> None:

@@ -1,0 +1,58 @@
+"""Changes of training examples: levels, filters, noise, rooms, codecs, speed."""
+
+from datamodules.augmentations.base import (
+    Augmentation,
+    ChannelSwap,
+    Gain,
+    Mono,
+    Pan,
+    Polarity,
+    ReadingAugmentation,
+    Remix,
+    Silence,
+    StemAugmentation,
+    TimeShift,
+)
+from datamodules.augmentations.codec import Codec
+from datamodules.augmentations.dynamics import Limiter, SoftClip
+from datamodules.augmentations.filters import (
+    BandStop,
+    HighShelf,
+    LowShelf,
+    PeakingEqualizer,
+    Reverb,
+)
+from datamodules.augmentations.noise import ColouredNoise, GaussianNoise, RecordedNoise
+from datamodules.augmentations.repitch import Repitch, Speed
+from datamodules.augmentations.rooms import DecayingNoise, RecordedRoom, Room, ShoeboxRoom
+
+__all__ = [
+    "Augmentation",
+    "BandStop",
+    "ChannelSwap",
+    "Codec",
+    "ColouredNoise",
+    "DecayingNoise",
+    "Gain",
+    "GaussianNoise",
+    "HighShelf",
+    "Limiter",
+    "LowShelf",
+    "Mono",
+    "Pan",
+    "PeakingEqualizer",
+    "Polarity",
+    "ReadingAugmentation",
+    "RecordedNoise",
+    "RecordedRoom",
+    "Remix",
+    "Repitch",
+    "Reverb",
+    "Room",
+    "ShoeboxRoom",
+    "Silence",
+    "SoftClip",
+    "Speed",
+    "StemAugmentation",
+    "TimeShift",
+]

@@ -1,0 +1,1 @@
+"""Decoded tracks and per-file facts that are kept between runs."""

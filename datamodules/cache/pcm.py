@@ -1,0 +1,334 @@
+"""The PCM cache: what cannot be mapped in place, or has another rate, is made so once.
+
+Reading parts of AAC is slow and inexact, and reading parts of FLAC costs its
+decoding each time; the WAV files in the cache are mapped (see ``pcm.py``).
+
+An entry is a folder named after the content of the file that it was made of, so
+a file that is copied, moved or touched is not decoded again. Its manifest says
+what it holds, and an entry that does not fit its manifest is made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import soundfile
+
+from datamodules.cache.file_facts import Known, State, changed, state
+from datamodules.cache.folder import (
+    MANIFEST,
+    PARTIAL,
+    Decoded,
+    decoded_folder,
+    ledger,
+    one_at_a_time,
+    read_entry,
+)
+from datamodules.files import audio
+from datamodules.files.audio import AudioInfo, DataError, FFmpegMissingError
+from datamodules.parallel import for_each, raise_faults
+
+# Order of the streams in a file of MUSDB18.
+STREAMS = ("mixture", "drums", "bass", "other", "vocals")
+
+
+# --------------------------------------------------------------------- find
+
+
+def find(path: Path) -> Decoded | None:
+    """Look for a file in the cache.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its entry, if there is one and it is whole.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    found, faults = _contents([path], False)
+    if faults:
+        raise faults[path]
+    return read_entry(decoded_folder() / found[path].value)
+
+
+def _contents(
+    paths: Sequence[Path], progress: bool
+) -> tuple[dict[Path, Known], dict[Path, DataError]]:
+    """Name the content of files: a hash of all bytes, made once for each state of a file."""
+
+    def content(path: Path) -> str:
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, _hash).hexdigest()
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}); copy or download it again"
+            ) from error
+
+    return ledger().find_out("content", content, paths, "hashing", progress, _workers())
+
+
+def _hash() -> Any:
+    return hashlib.blake2b(digest_size=16)
+
+
+def _workers() -> int:
+    return min(4, os.cpu_count() or 1)
+
+
+# ------------------------------------------------------------------- decode
+
+
+def decode(
+    paths: Sequence[Path],
+    progress: bool,
+    faults: dict[Path, DataError] | None = None,
+    sample_rate: int | None = None,
+) -> dict[Path, Decoded]:
+    """Decode the files that are not in the cache yet.
+
+    A .stem.mp4 becomes a WAV file per stream, of floats because AAC goes over full scale; any
+    other file becomes ``audio.wav``, of 16 bits if it has so many and keeps its rate, else of
+    floats, which hold 24 bits without rounding.
+
+    Args:
+        paths: The files.
+        progress: Show a progress bar, and the size beforehand.
+        faults: Where given, faulty files are noted here and left out; otherwise one of them
+            stops all.
+        sample_rate: Resample to this rate, Hz; not for .stem.mp4.
+
+    Returns:
+        File -> its entry.
+
+    Raises:
+        DataError: A file is faulty, or the cache cannot hold it.
+        FFmpegMissingError: A file must be decoded, and ffmpeg is not installed.
+
+    ffmpeg does it directly, with the same samples as stempeg's (a test compares them): stempeg
+    ignores whether ffmpeg failed, and holds a whole song with all its stems in memory.
+    """
+    contents, unreadable = _contents(paths, progress)
+    if faults is None:
+        raise_faults([str(fault) for fault in unreadable.values()])
+    else:
+        faults.update(unreadable)
+    suffix = f"-{sample_rate}" if sample_rate else ""
+    folders = {path: decoded_folder() / (key + suffix) for path, (_, key) in contents.items()}
+    # By folder: copies of a file are decoded once.
+    jobs = {
+        folder: _Job(path, contents[path].state, folder, sample_rate)
+        for path, folder in folders.items()
+    }
+    entries = {folder: entry for folder in jobs if (entry := read_entry(folder))}
+    pending = [job for folder, job in sorted(jobs.items()) if folder not in entries]
+    if pending:
+        if stem_files := [job.path for job in pending if _is_stem_file(job.path)]:
+            audio.require_ffmpeg(f"{stem_files[0]}: reading .stem.mp4")
+        try:
+            decoded_folder().mkdir(parents=True, exist_ok=True)
+            with one_at_a_time(progress):
+                entries |= _make(pending, progress, faults)
+        except OSError as error:
+            raise DataError(
+                f"{decoded_folder()}: decoded tracks cannot be written here ({error}); a writable "
+                "folder with room was expected; set STEMLAB_CACHE to one"
+            ) from error
+    if faults:
+        for path, folder in folders.items():  # a copy has the faults of what it is a copy of
+            first = jobs[folder].path
+            if folder not in entries and path not in faults:
+                faults[path] = DataError(str(faults[first]).replace(str(first), str(path)))
+    return {path: entries[folder] for path, folder in folders.items() if folder in entries}
+
+
+class _Job(NamedTuple):
+    path: Path
+    state: State
+    folder: Path
+    sample_rate: int | None
+
+
+def _make(
+    jobs: Sequence[_Job], progress: bool, faults: dict[Path, DataError] | None
+) -> dict[Path, Decoded]:
+    """Make what another process has not made meanwhile."""
+    folder = decoded_folder()
+    entries = {job.folder: entry for job in jobs if (entry := read_entry(job.folder))}
+    jobs = [job for job in jobs if job.folder not in entries]
+
+    def size(job: _Job) -> int:
+        with _noting(job.path, faults):
+            return decoded_bytes(job.path, job.sample_rate)
+        return 0
+
+    needed = sum(for_each(size, jobs, "checking what to decode", progress))
+    jobs = [job for job in jobs if not faults or job.path not in faults]
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{folder}: {len(jobs)} files take {needed / 1e9:.1f} GB when decoded, "
+            f"{free / 1e9:.1f} GB are free; set STEMLAB_CACHE to a folder on a larger disk"
+        )
+    if progress and jobs:
+        print(_announcement(jobs, needed), file=sys.stderr, flush=True)
+
+    def make_one(job: _Job) -> None:
+        with _noting(job.path, faults):
+            entries[job.folder] = _make_one(job)
+
+    # Threads do: the work is ffmpeg's, in processes of its own, or libsndfile's.
+    for_each(make_one, jobs, "decoding", progress, _workers())
+    return entries
+
+
+def _announcement(jobs: Sequence[_Job], needed: int) -> str:
+    what = f"Decoding {len(jobs)} files"
+    if wanted := jobs[0].sample_rate:
+        rates = sorted({audio.inspect_seekable(job.path).sample_rate for job in jobs})
+        found = " and ".join(f"{rate} Hz" for rate in rates)
+        what = f"Resampling {len(jobs)} files from {found} to {wanted} Hz"
+    return f"{what}, once, into {decoded_folder()} ({needed / 1e9:.2f} GB)"
+
+
+def _make_one(job: _Job) -> Decoded:
+    path, target = job.path, job.folder
+    # Only a whole folder gets its lasting name, so that a kill leaves nothing half made.
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=target.parent) as scratch:
+        made = Path(scratch, "entry")
+        made.mkdir()
+        with _faults_told(path, target.parent):
+            if _is_stem_file(path):
+                audio.decode_streams(path, [made / f"{stem}.wav" for stem in STREAMS])
+            elif job.sample_rate:
+                from datamodules.files.resampling import (
+                    resample_file,  # here, because it loads torch
+                )
+
+                resample_file(path, made / "audio.wav", job.sample_rate)
+            else:
+                audio.rewrite(path, made / "audio.wav", _subtype(path))
+            if not state(path).is_same(job.state):
+                raise changed(path)  # it would get the name of another content
+            _write_manifest(made, path)
+        if target.is_dir() and read_entry(target) is None:
+            warnings.warn(
+                f"{target}: does not hold what its {MANIFEST} says, and is made again of {path}",
+                stacklevel=2,
+            )
+            os.replace(target, Path(scratch, "old"))
+        try:
+            os.replace(made, target)
+        except OSError:  # another process, where the system has no locks, was faster
+            if read_entry(target) is None:
+                raise
+    entry = read_entry(target)
+    assert entry is not None
+    return entry
+
+
+def _write_manifest(folder: Path, source: Path) -> None:
+    files = {
+        file.stem: {"bytes": file.stat().st_size, **asdict(audio.inspect_seekable(file))}
+        for file in sorted(folder.iterdir())
+    }
+    content = {"source": os.path.abspath(source), "files": files}
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1))
+
+
+def decoded_bytes(path: Path, sample_rate: int | None = None) -> int:
+    """Check a file's header, and say what it takes when decoded.
+
+    Args:
+        path: The file.
+        sample_rate: Rate to which it is resampled, Hz.
+
+    Returns:
+        Size of its samples in the cache, bytes.
+
+    Raises:
+        DataError: It is faulty, or a .stem.mp4 without the streams of MUSDB18.
+        FFmpegMissingError: ffmpeg is not installed.
+    """
+    if not _is_stem_file(path):
+        info = audio.inspect_seekable(path)
+        if sample_rate:
+            return 4 * info.channels * resampled_length(info, sample_rate)
+        return (2 if info.subtype == "PCM_16" else 4) * info.samples * info.channels
+    streams = audio.inspect_streams(path)
+    expected = len(STREAMS)
+    if len(streams) < expected:
+        raise DataError(
+            f"{path}: has {len(streams)} audio streams, {expected} were expected "
+            f"({', '.join(STREAMS)}); replace or remove it"
+        )
+    return sum(4 * stream.samples * stream.channels for stream in streams[:expected])
+
+
+def resampled_length(info: AudioInfo, sample_rate: int) -> int:
+    """Tell the length of a file at another rate.
+
+    Args:
+        info: Its header.
+        sample_rate: The other rate, Hz.
+
+    Returns:
+        Samples per channel, rounded up.
+    """
+    return -(-info.samples * sample_rate // info.sample_rate)
+
+
+def _is_stem_file(path: Path) -> bool:
+    return path.name.endswith(".stem.mp4")
+
+
+def _subtype(path: Path) -> str:
+    return "PCM_16" if audio.inspect_seekable(path).subtype == "PCM_16" else "FLOAT"
+
+
+# -------------------------------------------------------------------- faults
+
+
+@contextmanager
+def _noting(path: Path, faults: dict[Path, DataError] | None) -> Iterator[None]:
+    """Note a file's fault where faults are collected; let it through otherwise."""
+    try:
+        yield
+    except FFmpegMissingError:
+        raise
+    except DataError as fault:
+        if faults is None:
+            raise
+        faults[path] = fault
+
+
+@contextmanager
+def _faults_told(path: Path, folder: Path) -> Iterator[None]:
+    """Blame a disk that is full, not the file that was being decoded to it."""
+    try:
+        yield
+    except (soundfile.SoundFileError, AssertionError, DataError) as error:
+        # libsndfile and ffmpeg tell it each in other words, or not at all.
+        full = os.strerror(errno.ENOSPC)
+        if full in str(error) or shutil.disk_usage(folder).free < 2**20:
+            raise OSError(errno.ENOSPC, full) from error
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path}: could not be decoded into {folder} ({error}); copy or download the file "
+            "again, or check the disk"
+        ) from error

@@ -1,0 +1,1 @@
+"""The embedded corpus: songs rendered from code, without any download."""

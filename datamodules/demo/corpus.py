@@ -1,0 +1,289 @@
+"""The embedded corpus: 18 short songs in MUSDB18's layout, rendered where no MUSDB18 is at hand.
+
+The songs are composed by :mod:`datamodules.demo.songs`, played by the instruments of
+:mod:`datamodules.demo.instruments` and :mod:`datamodules.demo.voice`, and mixed here, anew for each
+seed; nothing is downloaded and nobody's recording is in them. Fifteen are for training, three of
+these for validation (:data:`VALIDATION_TRACKS`), and three for testing. They are kept in the user's
+cache and checked by hash at each use.
+
+    python -m datamodules.demo [ROOT] [--seed N]    # prints the folder
+"""
+
+import argparse
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+from scipy.signal import oaconvolve
+from tqdm import tqdm
+
+from datamodules import command_line
+from datamodules.cache.folder import cache_folder
+from datamodules.demo.instruments import (
+    SAMPLE_RATE,
+    Signal,
+    band,
+    place,
+    play_bass,
+    play_chords,
+    play_drums,
+    samples,
+)
+from datamodules.demo.songs import (
+    KITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    VOICES,
+    Plan,
+    compose_bass,
+    compose_chords,
+    compose_drums,
+    compose_melody,
+)
+from datamodules.demo.voice import sing
+from datamodules.tracks.layouts import STEMS
+
+SONGS = TRAIN + VALIDATION + TEST
+VALIDATION_TRACKS: tuple[str, ...] = tuple(song.name for song in VALIDATION)
+VERSION = 1
+"""Of the renderer: raise it with any change of what is heard, so that caches are rendered again."""
+
+logger = logging.getLogger(__name__)
+
+# Mixing
+
+_LEVEL_DB = {"vocals": 0.0, "drums": -1.5, "bass": -2.5, "other": -3.0}
+_WET_DB = {"vocals": -13.0, "drums": -15.0, "bass": -30.0, "other": -14.0}
+_CREST = 4.5  # peaks beyond this multiple of a stem's RMS are rounded off
+_PEAK = 0.89 * 32767
+_TAIL_SECONDS = 2.4
+
+
+def _room(seconds: float, generator: np.random.Generator) -> Signal:
+    """Impulse response of a room: decaying noise, another at each ear, of unit energy, (N, 2)."""
+    time = np.arange(samples(seconds * 1.2)) / SAMPLE_RATE
+    noise = generator.standard_normal((len(time), 2)) * 10.0 ** (-3.0 * time / seconds)[:, None]
+    noise[: samples(0.018)] = 0.0
+    response = band(noise, 180.0, 6500.0)
+    return np.asarray(response / np.sqrt(np.mean(np.sum(response**2, axis=0))))
+
+
+def render_track(seed: int, number: int) -> dict[str, npt.NDArray[np.int16]]:
+    """Compose, play and mix one song.
+
+    Args:
+        seed: Seed of the corpus.
+        number: Position in :data:`SONGS`.
+
+    Returns:
+        The stems, in the order of :data:`STEMS`, each int16 of shape (T, 2) at 44 100 Hz. Their
+        sum stays within 16 bits.
+    """
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
+    song = SONGS[number]
+    plan = Plan(song)
+    length = samples(plan.seconds(song.bars * plan.steps) + _TAIL_SECONDS)
+
+    lead, second = compose_melody(plan, generator)
+    voice = VOICES[song.voice]
+    vocals = np.zeros((length, 2))
+    place(vocals, sing(lead, voice, length, generator), 0.0)
+    place(vocals, 0.3 * sing(second, voice, length, generator), 0.0, -0.7)
+    place(vocals, 0.3 * sing(second, voice, length, generator), 0.013, 0.7)
+    drums = play_drums(compose_drums(plan, generator), KITS[song.kit], length, generator)
+    bass = play_bass(compose_bass(plan, generator), song.bass[1], length, generator)
+    other = np.zeros((length, 2))
+    side = float(generator.choice([-1.0, 1.0]))
+    for part, (instrument, _) in enumerate(song.other):
+        pan = side * generator.uniform(0.15, 0.4) * (-1.0) ** part * len(song.other) / 2
+        notes = compose_chords(plan, part, generator)
+        sound = play_chords(notes, instrument, length, pan, generator)
+        other += sound / np.sqrt(np.mean(sound**2)) * (1.0, 0.8)[part]
+
+    room = _room(song.room_seconds, generator)
+    fade = np.clip((length - np.arange(length)) / samples(0.6), 0.0, 1.0)[:, None]
+    mixed = {}
+    for stem, dry in zip(STEMS, (vocals, drums, np.stack([bass, bass], -1), other), strict=True):
+        wet = 10 ** (_WET_DB[stem] / 20) * oaconvolve(dry, room, axes=0)[:length]
+        sound = (dry + wet) * fade
+        sound /= np.sqrt(np.mean(sound**2))
+        sound = _CREST * np.tanh(sound / _CREST)
+        mixed[stem] = sound * 10 ** ((_LEVEL_DB[stem] + generator.uniform(-1.0, 1.0)) / 20)
+    loudest = max(np.abs(sound).max() for sound in (*mixed.values(), sum(mixed.values())))
+    scale = _PEAK / loudest
+    return {stem: np.rint(sound * scale).astype(np.int16) for stem, sound in mixed.items()}
+
+
+# The corpus on disk
+
+_STALE_SECONDS = 86_400.0
+
+
+def track_folder(number: int) -> str:
+    """Folder of a song inside the corpus, such as ``train/Artist - Title``."""
+    subset = "train" if number < len(TRAIN + VALIDATION) else "test"
+    return f"{subset}/{SONGS[number].name}"
+
+
+def _write_track(seed: int, number: int, folder: Path) -> None:
+    """Render one song into a folder: four stems, and their exact sum as the mixture."""
+    stems = render_track(seed, number)
+    folder.mkdir(parents=True)
+    for name, sound in {"mixture": sum(stems.values()), **stems}.items():
+        soundfile.write(folder / f"{name}.wav", sound, SAMPLE_RATE, subtype="PCM_16")
+
+
+def _publish(finished: Path, target: Path, discarded: Path) -> None:
+    """Put a finished track in its place in one step: nobody ever reads half a track."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if target.exists():
+            discarded.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(target, discarded)
+        os.replace(finished, target)
+    except OSError as error:
+        # Another process was quicker between the two steps: its rendering is the same as ours.
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) or not target.exists():
+            raise
+
+
+def _hashes(root: Path, number: int) -> dict[str, str]:
+    """SHA-256 of each file of a song by its name in the corpus; a missing file has none."""
+    files = [f"{track_folder(number)}/{name}.wav" for name in ("mixture", *STEMS)]
+    return {
+        name: hashlib.sha256((root / name).read_bytes()).hexdigest()
+        for name in files
+        if (root / name).is_file()
+    }
+
+
+def _read_manifest(root: Path, seed: int) -> dict[str, str]:
+    """Recorded hashes of the corpus; none if it is missing, damaged, or of another rendering."""
+    try:
+        manifest = json.loads((root / "manifest.json").read_text())
+        if (manifest["version"], manifest["seed"]) == (VERSION, seed):
+            return dict(manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return {}
+
+
+def _write_manifest(root: Path, seed: int, recorded: dict[str, str], staging: Path) -> None:
+    manifest = {"version": VERSION, "seed": seed, "sha256": dict(sorted(recorded.items()))}
+    draft = staging / "manifest.json"
+    draft.write_text(json.dumps(manifest, indent=1) + "\n")
+    os.replace(draft, root / "manifest.json")
+
+
+def default_root(seed: int = 0) -> Path:
+    """Where the corpus is kept: in :func:`~datamodules.cache.folder.cache_folder`."""
+    name = f"demo-v{VERSION}" + (f"-seed{seed}" if seed else "")
+    return cache_folder() / name
+
+
+def _leave_with_parent() -> None:
+    """Let a worker end when its parent is killed: the pool would keep it waiting for ever."""
+
+    def watch() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def demo_corpus(
+    root: Path | None = None, seed: int = 0, numbers: Sequence[int] = range(len(SONGS))
+) -> Path:
+    """Find the embedded corpus, after rendering what is missing or damaged.
+
+    Args:
+        root: Its folder; by default :func:`default_root`.
+        seed: Which corpus: the songs keep their style, and everything they play is new.
+        numbers: Positions in :data:`SONGS` of the tracks wanted.
+
+    Returns:
+        The folder, in the layout of MUSDB18-HQ.
+    """
+    place = "STEMLAB_CACHE" if root is None else "ROOT"
+    root = default_root(seed) if root is None else root
+    recorded = _read_manifest(root, seed)
+    with ThreadPoolExecutor() as threads:
+        found = dict(zip(numbers, threads.map(lambda n: _hashes(root, n), numbers), strict=True))
+    wanted = []
+    for number in numbers:
+        prefix = track_folder(number) + "/"
+        expected = {name: value for name, value in recorded.items() if name.startswith(prefix)}
+        if len(expected) <= len(STEMS) or found[number] != expected:
+            wanted.append(number)
+            if expected:
+                logger.warning("%s is missing or damaged: rendering it again", root / prefix)
+    if not wanted:
+        return root
+    command_line.check_folder(root, place)
+    root.mkdir(parents=True, exist_ok=True)
+    workers = min(4, os.cpu_count() or 1, len(wanted))
+    # Beside the corpus: on the same file system, so that finished tracks can be moved in one step.
+    prefix = f".{root.name}-"
+    for left in root.resolve().parent.iterdir():  # by killed runs; another process may be tidying
+        with suppress(FileNotFoundError):
+            if left.name.startswith(prefix) and time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(dir=root.resolve().parent, prefix=prefix) as folder,
+        ProcessPoolExecutor(workers, get_context("spawn"), _leave_with_parent) as pool,
+    ):
+        staging = Path(folder)
+        jobs = {pool.submit(_write_track, seed, n, staging / track_folder(n)): n for n in wanted}
+        try:
+            for job in tqdm(
+                as_completed(jobs), "rendering the demo corpus", len(jobs), unit="track"
+            ):
+                job.result()
+                track = track_folder(jobs[job])
+                recorded |= _hashes(staging, jobs[job])
+                _publish(staging / track, root / track, staging / "discarded" / track)
+                _write_manifest(root, seed, recorded, staging)
+        except BaseException:  # such as Control-C: do not wait for the tracks not yet begun
+            pool.shutdown(cancel_futures=True)
+            raise
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Render the corpus from the command line and print its folder.
+
+    Args:
+        arguments: Words after the command; by default those of this process.
+
+    Returns:
+        Exit status: 0, or 2 for a mistake that the message on stderr explains.
+    """
+    parser = argparse.ArgumentParser("python -m datamodules.demo", description="Render the corpus.")
+    parser.add_argument("root", nargs="?", type=Path, help="folder; by default in the user's cache")
+    parser.add_argument(
+        "--seed", type=command_line.count(0), default=0, help="another corpus in the same styles"
+    )
+    options = parser.parse_args(arguments)
+
+    def render() -> int:
+        print(demo_corpus(options.root, options.seed))
+        return 0
+
+    return command_line.run(render)

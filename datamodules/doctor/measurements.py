@@ -1,0 +1,244 @@
+"""What is measured of a track's sound, in one pass over its files in bounded memory.
+
+One second of all files at a time: a block stays in the processor's cache from one measure to
+the next, and seconds are also what silence is counted in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.doctor.fingerprints import Fingerprint, Listening
+from datamodules.files import audio
+from datamodules.files.audio import Audio, DataError
+from datamodules.tracks.index import Track
+from datamodules.tracks.layouts import MIXTURE
+
+# A second below this is silent, dBFS: 16-bit noise is at -96, breathing of a singer at -50.
+SILENT_DB = -60.0
+# The largest sample that 16 bits hold on both sides.
+FULL_SCALE = np.float32(1 - 2**-15)
+
+
+@dataclass(frozen=True)
+class FileMeasures:
+    """What one file sounds like.
+
+    Attributes:
+        rms_db: Root mean square over all channels, dBFS (a full-scale square wave has 0);
+            -inf of digital silence.
+        peak_db: Largest sample, dBFS; above 0 in float files and decoded AAC.
+        silent_share: Share of its seconds below `SILENT_DB`.
+        clipped_share: Share of its samples that lie at full scale (or above) in runs of three
+            or more equal ones; runs are cut at whole seconds.
+        dc_offset: Largest mean of a channel, full scale is 1; with its sign.
+        channels_equal: All channels (of two or more) are the same.
+        first_nonfinite: First sample that is NaN or infinite, if there is one; measures take
+            such samples as 0.
+    """
+
+    rms_db: float
+    peak_db: float
+    silent_share: float
+    clipped_share: float
+    dc_offset: float
+    channels_equal: bool
+    first_nonfinite: int | None
+
+
+@dataclass(frozen=True)
+class MixtureMeasures:
+    """How a mixture compares with the sum of the stems, by channel.
+
+    Attributes:
+        error_db: Energy of mixture minus sum over that of the mixture, dB.
+        gain: The factor on the sum that comes nearest to the mixture.
+        error_after_gain_db: The error with that factor, dB.
+    """
+
+    error_db: tuple[float, ...]
+    gain: tuple[float, ...]
+    error_after_gain_db: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TrackMeasures:
+    """What a track sounds like.
+
+    Attributes:
+        files: Stem, or ``mixture`` -> measures of its file.
+        mixture: Its mixture against its stems; without a mixture of its own, none.
+        fingerprint: Of its mixture, else of the sum of its stems.
+    """
+
+    files: dict[str, FileMeasures]
+    mixture: MixtureMeasures | None
+    fingerprint: Fingerprint
+
+
+def measure(track: Track) -> TrackMeasures:
+    """Listen to a track.
+
+    Takes 10 to 17 seconds of one core for an hour of 44.1 kHz stereo in five 16-bit WAV files,
+    and 23 to 31 in FLAC (2026, a shared virtual machine).
+
+    Args:
+        track: The track.
+
+    Returns:
+        Its measures.
+
+    Raises:
+        DataError: A file is damaged.
+    """
+    paths: dict[str, Path] = dict(track.stems)
+    if track.mixture is not None:
+        paths[MIXTURE] = track.mixture
+    files = {name: _File(track.channels) for name in paths}
+    comparison = _Comparison(track.channels)
+    listening = Listening(track.sample_rate)
+    readers = [audio.blocks(path, track.sample_rate) for path in paths.values()]
+    for blocks in zip_longest(*readers, fillvalue=np.zeros((track.channels, 0), np.float32)):
+        _check_lengths(track, list(paths.values()), blocks, next(iter(files.values())).samples)
+        clean = [file.add(block) for file, block in zip(files.values(), blocks, strict=True)]
+        total = clean[0].copy()
+        for block in clean[1 : len(track.stems)]:
+            total += block
+        listening.add(clean[-1] if track.mixture is not None else total)
+        if track.mixture is not None:
+            comparison.add(clean[-1], total)
+    return TrackMeasures(
+        {name: file.measures() for name, file in files.items()},
+        comparison.measures() if track.mixture is not None else None,
+        listening.fingerprint(),
+    )
+
+
+def _check_lengths(
+    track: Track, paths: Sequence[Path], blocks: Sequence[Audio], position: int
+) -> None:
+    """Make sure that no file ends before the length of its header."""
+    expected = min(track.sample_rate, track.samples - position)
+    for path, block in zip(paths, blocks, strict=True):
+        if block.shape[1] < expected:
+            end_seconds = (position + block.shape[1]) / track.sample_rate
+            raise DataError(
+                f"{path}: damaged: its header declares {track.samples} samples, but reading ends "
+                f"at {end_seconds:.2f} s; copy or download it again"
+            )
+
+
+@dataclass
+class _File:
+    """Sums over a file, block by block."""
+
+    channels: int
+    samples: int = 0
+    clipped: int = 0
+    peak: float = 0.0
+    channels_equal: bool = True
+    first_nonfinite: int | None = None
+    # One entry a second.
+    lengths: list[int] = field(default_factory=list)
+    energies: list[float] = field(default_factory=list)
+    sums: list[npt.NDArray[np.float32]] = field(default_factory=list)
+
+    def add(self, block: Audio) -> Audio:
+        """Take in a second; returns it, with 0 for what is not finite."""
+        # One pass tells whether a closer look is needed: NaN and infinity stay in a sum.
+        energy = float(np.einsum("ct,ct->", block, block))
+        if not np.isfinite(energy) and not np.isfinite(block).all():
+            if self.first_nonfinite is None:
+                self.first_nonfinite = self.samples + int(np.argmin(np.isfinite(block).all(0)))
+            block = np.nan_to_num(block, nan=0, posinf=0, neginf=0)
+            energy = float(np.einsum("ct,ct->", block, block))
+        peak = max(float(block.max()), -float(block.min()))
+        if peak >= FULL_SCALE:
+            self.clipped += clipped_samples(block)
+        if self.channels_equal:
+            self.channels_equal = self.channels > 1 and bool((block[1:] == block[:1]).all())
+        self.peak = max(self.peak, peak)
+        self.energies.append(energy)
+        self.sums.append(block.sum(1))
+        self.lengths.append(block.shape[1])
+        self.samples += block.shape[1]
+        return block
+
+    def measures(self) -> FileMeasures:
+        size = self.channels * self.samples
+        levels = np.array(self.energies) / (self.channels * np.array(self.lengths))
+        means = np.stack(self.sums).sum(0, dtype=np.float64) / self.samples
+        return FileMeasures(
+            rms_db=_db(sum(self.energies) / size),
+            peak_db=_db(self.peak**2),
+            silent_share=float(np.mean(levels < 10 ** (SILENT_DB / 10))),
+            clipped_share=self.clipped / size,
+            dc_offset=float(means[np.abs(means).argmax()]),
+            channels_equal=self.channels_equal,
+            first_nonfinite=self.first_nonfinite,
+        )
+
+
+def clipped_samples(block: Audio) -> int:
+    """Count samples at full scale (or above) in runs of three or more equal ones.
+
+    A peak may touch full scale in a sample or two; a flat top is what clipping leaves.
+
+    Args:
+        block: Waveform, shape (C, T).
+
+    Returns:
+        Their number over all channels.
+    """
+    at_top = np.abs(block) >= FULL_SCALE
+    joined = at_top[:, 1:] & at_top[:, :-1] & (block[:, 1:] == block[:, :-1])
+    # A run of n samples is one of n - 1 joints; here those of two joints or more.
+    edge = np.zeros((len(block), 1), bool)
+    before = np.concatenate([edge, joined[:, :-1]], axis=1)
+    after = np.concatenate([joined[:, 1:], edge], axis=1)
+    long = joined & (before | after)
+    begins = joined & ~before & after
+    return int(np.count_nonzero(long) + np.count_nonzero(begins))
+
+
+class _Comparison:
+    """Sums over a mixture and the sum of its stems, block by block."""
+
+    def __init__(self, channels: int) -> None:
+        self._mixture, self._total = np.zeros(channels), np.zeros(channels)
+        self._product, self._error = np.zeros(channels), np.zeros(channels)
+
+    def add(self, mixture: Audio, total: Audio) -> None:
+        self._mixture += _products(mixture, mixture)
+        self._total += _products(total, total)
+        self._product += _products(mixture, total)
+        # Not from the other three, whose difference would drown small errors.
+        error = mixture - total
+        self._error += _products(error, error)
+
+    def measures(self) -> MixtureMeasures:
+        # A silent mixture of silent stems has no error.
+        scale = np.where(self._mixture > 0, self._mixture, 1e-20)
+        gain = np.where(self._total > 0, self._product / np.maximum(self._total, 1e-20), 1.0)
+        # Least squares: |m - g t|^2 = |m|^2 - g <m, t> at the best g.
+        left = np.minimum(self._error, np.maximum(0, self._mixture - gain * self._product))
+        return MixtureMeasures(
+            tuple(_db(value) for value in self._error / scale),
+            tuple(gain.tolist()),
+            tuple(_db(value) for value in left / scale),
+        )
+
+
+def _products(one: Audio, other: Audio) -> npt.NDArray[np.float32]:
+    products: npt.NDArray[np.float32] = np.einsum("ct,ct->c", one, other)
+    return products
+
+
+def _db(power: float) -> float:
+    return 10 * float(np.log10(power)) if power > 0 else -np.inf

@@ -1,0 +1,1 @@
+"""One audio file: header, decoding, mapping into memory, resampling."""

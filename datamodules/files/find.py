@@ -1,0 +1,66 @@
+"""Songs to separate: files and folders as a user names them."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable
+from pathlib import Path
+
+from datamodules.files.audio import AudioInfo, DataError, inspect
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4", ".aac", ".aiff", ".aif", ".opus")
+
+
+def find_songs(inputs: Iterable[str | Path]) -> dict[Path, AudioInfo]:
+    """Find the audio files that are meant, and check that each is one.
+
+    Args:
+        inputs: Audio files, folders of them, or patterns such as ``albums/**/*.flac``.
+
+    Returns:
+        What the header of each file says, those of a folder sorted by name.
+
+    Raises:
+        DataError: A path does not exist, a file is no audio, a folder or a pattern holds none,
+            or two songs have one name.
+    """
+    songs: dict[str, Path] = {}
+    infos: dict[Path, AudioInfo] = {}
+    for path in map(Path, inputs):
+        found = [path]
+        if path.is_dir():
+            found = _audio_of(path.iterdir())
+            if not found:
+                raise DataError(f"{path}: no audio file in this folder ({', '.join(SUFFIXES)})")
+        elif not path.exists() and glob.has_magic(str(path)):
+            found = _audio_of(map(Path, glob.iglob(str(path), recursive=True)))
+            if not found:
+                raise DataError(f"{path}: no audio file matches this ({', '.join(SUFFIXES)})")
+        for song in found:
+            infos[song] = inspect(song)
+            name = song_name(song)
+            if name in songs:
+                raise DataError(
+                    f"{songs[name]} and {song} would both be written to {name}/: "
+                    "rename one, or separate them one at a time"
+                )
+            songs[name] = song
+    return infos
+
+
+def _audio_of(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.is_file() and path.suffix.lower() in SUFFIXES)
+
+
+def song_name(song: Path) -> str:
+    """Tell what a song's folder of stems is called.
+
+    Args:
+        song: The audio file.
+
+    Returns:
+        The file's name; for a ``mixture`` in the layout of MUSDB18-HQ the track's.
+    """
+    if song.stem == "mixture" and song.resolve().parent.name:
+        return song.resolve().parent.name
+    return song.name.removesuffix(".stem.mp4") if song.name.endswith(".stem.mp4") else song.stem

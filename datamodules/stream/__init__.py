@@ -1,0 +1,1 @@
+"""From tracks to training batches: crops, sampling, datasets, loader."""

@@ -1,0 +1,1 @@
+"""What a data set contains: index, layouts, headers, checks."""

@@ -1,0 +1,362 @@
+"""The index of tracks on disk: what there is, checked before training, read in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datamodules.cache.file_facts import State, check_same
+from datamodules.cache.folder import Decoded
+from datamodules.cache.pcm import STREAMS, decode
+from datamodules.files import audio
+from datamodules.files.audio import Audio, DataError
+from datamodules.parallel import Finding, raise_faults
+from datamodules.tracks.checks import not_finite, unlike_files
+from datamodules.tracks.headers import Header, decoded_headers, read_headers
+from datamodules.tracks.layouts import FORMATS, MIXTURE, STEMS, Entry, find_entries
+
+# The validation split of musdb's own configuration (its configs/mus.yaml).
+MUSDB_VALIDATION_TRACKS = (
+    "Actions - One Minute Smile",
+    "Clara Berry And Wooldog - Waltz For My Victims",
+    "Johnny Lokke - Promises & Lies",
+    "Patrick Talbot - A Reason To Leave",
+    "Triviul - Angelsaint",
+    "Alexander Ross - Goodbye Bolero",
+    "Fergessen - Nos Palpitants",
+    "Leaf - Summerghost",
+    "Skelpolu - Human Mistakes",
+    "Young Griffo - Pennies",
+    "ANiMAL - Rockshow",
+    "James May - On The Line",
+    "Meaxic - Take A Step",
+    "Traffic Experiment - Sirens",
+)
+
+_FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
+
+
+@dataclass(frozen=True)
+class Track:
+    """A song with its stems, on disk.
+
+    Attributes:
+        name: Name of the track, as musdb gives it.
+        subset: ``train`` or ``test``.
+        stems: Stem name -> its file; of what was decoded or resampled, the one in the cache.
+        mixture: File of the track's own mixture, if it has one.
+        samples: Length of each file, samples per channel.
+        sample_rate: Sample rate, Hz.
+        channels: Number of channels.
+        silent: Names of the stems that have no file and are taken as silence.
+        encoded: Names of the stems whose samples cannot be used where they lie.
+        states: Stem name, or ``mixture`` -> the state in which its file was checked; reading it
+            in another one is an error.
+    """
+
+    name: str
+    subset: str
+    stems: Mapping[str, Path]
+    mixture: Path | None
+    samples: int
+    sample_rate: int
+    channels: int
+    silent: tuple[str, ...] = ()
+    encoded: tuple[str, ...] = ()
+    states: Mapping[str, State] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Length, seconds."""
+        return self.samples / self.sample_rate
+
+    def read(self, stem: str, start: int = 0, samples: int | None = None) -> Audio:
+        """Read a part of one stem.
+
+        Args:
+            stem: Name of the stem, or ``mixture``.
+            start: First sample.
+            samples: Number of samples; by default all that follow. Past the end of the
+                track the result is short.
+
+        Returns:
+            Waveform, shape (C, T).
+
+        Raises:
+            DataError: The file cannot be read, or was changed since it was checked.
+        """
+        if stem == MIXTURE:
+            return self.read_mixture(start, samples)
+        if stem in self.silent:
+            rest = max(0, self.samples - start)
+            return np.zeros(
+                (self.channels, rest if samples is None else min(samples, rest)), np.float32
+            )
+        return self._read_file(stem, self.stems[stem], start, samples)
+
+    def read_stems(self, names: Sequence[str], start: int = 0, samples: int | None = None) -> Audio:
+        """Read the same part of several stems.
+
+        Args:
+            names: Names of the stems.
+            start: First sample.
+            samples: Number of samples; by default all that follow.
+
+        Returns:
+            Waveforms in the order of the names, shape (S, C, T).
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        return np.stack([self.read(name, start, samples) for name in names])
+
+    def read_mixture(self, start: int = 0, samples: int | None = None) -> Audio:
+        """Read a part of the track's own mixture, or of the sum of its stems.
+
+        Args:
+            start: First sample.
+            samples: Number of samples; by default all that follow.
+
+        Returns:
+            Waveform, shape (C, T).
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        if self.mixture is not None:
+            return self._read_file(MIXTURE, self.mixture, start, samples)
+        total: Audio = self.read_stems(tuple(self.stems), start, samples).sum(0)
+        return total
+
+    def _read_file(self, name: str, path: Path, start: int, samples: int | None) -> Audio:
+        waveform = audio.read(path, start, samples)
+        if name in self.states:
+            check_same(path, self.states[name])
+        return waveform
+
+
+class Split(NamedTuple):
+    """Tracks to train on and to validate on, and the rule that parted them, in words."""
+
+    train: list[Track]
+    valid: list[Track]
+    rule: str
+
+
+class Loaded(NamedTuple):
+    """What the headers of a track's files say.
+
+    Attributes:
+        track: The track, unless there are errors.
+        findings: What is wrong with it.
+        float_files: Those of its files that may hold a NaN.
+    """
+
+    track: Track | None
+    findings: list[Finding]
+    float_files: list[Path]
+
+
+def index_tracks(
+    root: str | Path,
+    subset: str,
+    *,
+    stems: Sequence[str] = STEMS,
+    missing_as_silence: bool = False,
+    progress: bool = True,
+) -> list[Track]:
+    """Find the tracks of a subset and check all that can be checked before training.
+
+    Each .stem.mp4 is decoded once, into the cache: reading parts of AAC is slow and inexact.
+
+    Args:
+        root: Folder that holds the subsets.
+        subset: ``train`` or ``test``.
+        stems: Names of the stems that every track must have.
+        missing_as_silence: Take a stem without a file as silence; one at least must be there.
+        progress: Show progress bars for what takes more than a second.
+
+    Returns:
+        The tracks, sorted by name.
+
+    Raises:
+        DataError: Something is missing or faulty; up to five faults are named.
+        FFmpegMissingError: A .stem.mp4 must be decoded, and ffmpeg is not installed.
+    """
+    entries = find_entries(root, subset, stems)
+    decoded = decode([entry.path for entry in entries if entry.is_stem_file], progress)
+    loaded = load_tracks(entries, decoded, stems, missing_as_silence, progress)
+    _raise_errors([finding for each in loaded for finding in each.findings])
+    _raise_errors(not_finite([path for each in loaded for path in each.float_files], progress))
+    return [each.track for each in loaded if each.track]
+
+
+def split_validation(
+    tracks: Sequence[Track],
+    names: Sequence[str] = MUSDB_VALIDATION_TRACKS,
+    fraction: float = 0.14,
+    *,
+    required: bool = False,
+) -> Split:
+    """Part the training subset into tracks to train on and tracks to validate on.
+
+    Args:
+        tracks: Tracks of the training subset.
+        names: The tracks of these names validate, if there are any.
+        fraction: Otherwise this share of the tracks does, spread evenly over their sorted
+            names: at least one, never all.
+        required: Every name must be there; the fraction does not step in.
+
+    Returns:
+        Both lists, sorted by name, and which rule applied.
+
+    Raises:
+        DataError: No track is left for training or for validation, or a required one is missing.
+    """
+    tracks = sorted(tracks, key=lambda track: track.name)
+    present = {track.name for track in tracks}
+    missing = [name for name in names if name not in present]
+    if required and (missing or not names):
+        raise DataError(
+            f"no validation tracks of the names {', '.join(map(repr, missing)) or '(none given)'} "
+            f"among the {len(tracks)} training tracks; expected names of tracks such as "
+            f"{', '.join(map(repr, sorted(present)[:3]))}: correct the names, or give none to "
+            "validate on a fraction of the tracks"
+        )
+    chosen = present.intersection(names)
+    if chosen:
+        rule = f"validation: {len(chosen)} of the {len(names)} named tracks"
+    else:
+        if len(tracks) < 2:
+            raise DataError(
+                f"no validation tracks: {len(tracks)} training track found, at least 2 were "
+                "expected, one of them to validate on; add a track"
+            )
+        count = min(max(1, round(fraction * len(tracks))), len(tracks) - 1)
+        step = len(tracks) / count
+        chosen = {tracks[int((number + 0.5) * step)].name for number in range(count)}
+        rule = (
+            f"none of the {len(names)} named validation tracks is there: validation by {count} "
+            f"of {len(tracks)} tracks, fraction {fraction:g}, spread over the sorted names"
+        )
+    train = [track for track in tracks if track.name not in chosen]
+    if not train:
+        raise DataError(
+            f"no training tracks: all {len(tracks)} tracks are named for validation, others were "
+            "expected besides; add tracks or name fewer for validation"
+        )
+    return Split(train, [track for track in tracks if track.name in chosen], rule)
+
+
+# -------------------------------------------------------------------- check
+
+
+def load_tracks(
+    entries: Sequence[Entry],
+    decoded: Mapping[Path, Decoded],
+    stems: Sequence[str],
+    missing_as_silence: bool = False,
+    progress: bool = False,
+) -> list[Loaded]:
+    """Read and check the headers of tracks' files.
+
+    Args:
+        entries: The tracks.
+        decoded: Each .stem.mp4 -> its place in the cache.
+        stems: Names of the stems that every track must have.
+        missing_as_silence: Take a stem without a file as silence.
+        progress: Show a progress bar, if it takes more than a second.
+
+    Returns:
+        For each entry the track, and what is wrong with it.
+    """
+    names = (*stems, MIXTURE)
+    files = [
+        {name: decoded[entry.path].file(name) for name in names if name in STREAMS}
+        if entry.is_stem_file
+        else entry.find(stems)
+        for entry in entries
+    ]
+    paths = [
+        path
+        for entry, each in zip(entries, files, strict=True)
+        if not entry.is_stem_file
+        for path in each.values()
+    ]
+    headers, faults = read_headers(paths, progress)
+    headers |= decoded_headers(
+        {entry.path: decoded[entry.path] for entry in entries if entry.is_stem_file}
+    )
+    return [
+        _load(entry, each, headers, faults, stems, missing_as_silence)
+        for entry, each in zip(entries, files, strict=True)
+    ]
+
+
+def _load(
+    entry: Entry,
+    files: dict[str, Path],
+    headers: Mapping[Path, Header],
+    faults: Mapping[Path, DataError],
+    stems: Sequence[str],
+    missing_as_silence: bool,
+) -> Loaded:
+    missing = tuple(stem for stem in stems if stem not in files)
+    if missing_as_silence and len(missing) < len(stems):
+        findings = [_taken_as_silence(entry, stem) for stem in missing]
+    else:
+        findings = [_missing(entry, stem, stems) for stem in missing]
+    findings += [Finding.of(faults[path], path) for path in files.values() if path in faults]
+    found = {stem: headers[path] for stem, path in files.items() if path in headers}
+    for what, unit in (("samples", "samples"), ("sample_rate", "Hz"), ("channels", "channels")):
+        values = {stem: getattr(header, what) for stem, header in found.items()}
+        findings += unlike_files(files, values, unit)
+    if any(finding.severity == "error" for finding in findings):
+        return Loaded(None, findings, [])
+    first = next(iter(found.values()))
+    track = Track(
+        entry.name,
+        entry.subset,
+        {stem: path for stem, path in files.items() if stem != MIXTURE},
+        files.get(MIXTURE),
+        first.samples,
+        first.sample_rate,
+        first.channels,
+        missing,
+        tuple(s for s, header in found.items() if s != MIXTURE and not header.mappable),
+        {stem: header.state for stem, header in found.items()},
+    )
+    # AAC does not decode to NaN.
+    float_files = [
+        files[stem]
+        for stem, header in found.items()
+        if header.subtype in _FLOAT_SUBTYPES and not entry.is_stem_file
+    ]
+    return Loaded(track, findings, float_files)
+
+
+def _missing(entry: Entry, stem: str, stems: Sequence[str]) -> Finding:
+    present = [] if entry.is_stem_file else sorted(path.name for path in entry.path.iterdir())
+    return Finding(
+        "error",
+        "missing-stem",
+        str(entry.path),
+        f"no {' or '.join(stem + suffix for suffix in FORMATS)} "
+        f"(found: {', '.join(present[:8]) or 'nothing'})",
+        f"every track needs {', '.join(stems)}; restore the file, remove the track, or set "
+        "missing_as_silence (sources other than these stems are made by grouping them in the "
+        "config)",
+    )
+
+
+def _taken_as_silence(entry: Entry, stem: str) -> Finding:
+    finding = f"no file of the stem {stem}, which is taken as silence"
+    return Finding("note", "missing-stem", str(entry.path), finding, "add it if the song has one")
+
+
+def _raise_errors(findings: Sequence[Finding]) -> None:
+    raise_faults([str(finding) for finding in findings if finding.severity == "error"])

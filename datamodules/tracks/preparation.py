@@ -1,0 +1,82 @@
+"""Tracks made ready for a model: brought to its sample rate, and mapped in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from datamodules.cache.folder import Decoded
+from datamodules.cache.pcm import decode
+from datamodules.tracks.headers import Header, decoded_headers
+from datamodules.tracks.index import Track
+from datamodules.tracks.layouts import MIXTURE
+
+
+def at_rate(tracks: Sequence[Track], sample_rate: int, progress: bool) -> list[Track]:
+    """Resample what has another rate, mixtures too, once into the cache.
+
+    Args:
+        tracks: The tracks.
+        sample_rate: The wanted rate, Hz.
+        progress: Show a progress bar, and the size beforehand.
+
+    Returns:
+        The tracks, all of that rate: of ceil(samples × new / old) samples, as 32-bit floats.
+
+    Raises:
+        DataError: A file is damaged, or the cache cannot hold it.
+    """
+    others = [track for track in tracks if track.sample_rate != sample_rate]
+    made = decode(
+        [file for track in others for file in _files(track).values()],
+        progress,
+        sample_rate=sample_rate,
+    )
+    headers = decoded_headers(made)
+    return [
+        track if track.sample_rate == sample_rate else _from_cache(track, made, headers)
+        for track in tracks
+    ]
+
+
+def in_place(tracks: Sequence[Track], progress: bool) -> list[Track]:
+    """Decode the stems that cannot be mapped in place, once into the cache.
+
+    Args:
+        tracks: The tracks.
+        progress: Show a progress bar, and the size beforehand.
+
+    Returns:
+        The tracks; crops of their stems cost nothing but the reading of the samples.
+
+    Raises:
+        DataError: A file is damaged, or the cache cannot hold it.
+    """
+    encoded = [track.stems[stem] for track in tracks for stem in track.encoded]
+    made = decode(encoded, progress)
+    headers = decoded_headers(made)
+    return [_from_cache(track, made, headers) if track.encoded else track for track in tracks]
+
+
+def _files(track: Track) -> dict[str, Path]:
+    return {**track.stems, **({MIXTURE: track.mixture} if track.mixture else {})}
+
+
+def _from_cache(
+    track: Track, made: Mapping[Path, Decoded], headers: Mapping[Path, Header]
+) -> Track:
+    files = {
+        name: made[file].file() if file in made else file for name, file in _files(track).items()
+    }
+    changed = {name: headers[file] for name, file in files.items() if file in headers}
+    first = next(iter(changed.values()))
+    return replace(
+        track,
+        stems={stem: files[stem] for stem in track.stems},
+        mixture=files.get(MIXTURE),
+        samples=first.samples,
+        sample_rate=first.sample_rate,
+        encoded=(),
+        states={**track.states, **{name: header.state for name, header in changed.items()}},
+    )

@@ -1,0 +1,1 @@
+"""The separation models, one paper family a file."""

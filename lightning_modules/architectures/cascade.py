@@ -1,0 +1,77 @@
+"""A denoiser in front of a separator, as one separator.
+
+Li, "Deep denoising autoencoder for music source separation": what a separator makes of noisy,
+reverberant music, it makes of the denoiser's estimate of the clean music instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from datamodules.stream.datasets import Batch
+from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.checkpoints.loading import load_separator
+from lightning_modules.inference.separation import apply
+
+
+class Cascade(SourceSeparator):
+    """Any denoiser, then any separator.
+
+    The two may have unlike sample rates and numbers of channels; sources, rate, channels and
+    length of chunks are the separator's.
+
+    Args:
+        denoiser: Checkpoint of a model with one source.
+        separator: Checkpoint of the separator.
+        map_location: Device of both.
+
+    Raises:
+        CheckpointError: A file is unusable.
+        ValueError: The denoiser has several sources.
+    """
+
+    tiny: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(
+        self,
+        denoiser: str | Path,
+        separator: str | Path,
+        map_location: str | torch.device = "cpu",
+    ) -> None:
+        first, second = (load_separator(path, map_location) for path in (denoiser, separator))
+        if len(first.sources) != 1:
+            raise ValueError(
+                f"{denoiser}: separates {', '.join(first.sources)}, a denoiser with one source, "
+                "all of the music, was expected; train one by denoising_autoencoder.yaml, or swap "
+                "the two checkpoints"
+            )
+        super().__init__(
+            second.sources,
+            second.sample_rate,
+            second.audio_channels,
+            second.segment_seconds,
+            overlap=second.overlap,
+            chunks_at_once=second.chunks_at_once,
+            shifts=second.shifts,
+            postprocessing=second.postprocessing,
+        )
+        self.denoiser, self.separator = first, second
+        self.to(map_location).eval()
+
+    def denoise(self, mixture: Tensor) -> Tensor:
+        """Denoise mixtures (B, C, T) at the separator's rate; same shape."""
+        return apply(self.denoiser, mixture, self.sample_rate)[:, 0]
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """Denoise mixtures (B, C, T), and separate them into estimates (B, S, C, T)."""
+        estimates: Tensor = self.separator(self.denoise(mixture))
+        return estimates
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The separator's loss on the denoised mixture, for both to be tuned together."""
+        return self.separator.loss(Batch(self.denoise(batch.mixture), batch.targets))

@@ -1,0 +1,81 @@
+"""Feed-forward networks that see a frame at a time, one a source.
+
+The baseline of Grais and Plumbley 2017, "Single Channel Audio Source Separation using
+Convolutional Denoising Autoencoders": three hidden layers of 1025 with ReLU, optimised and
+masked as their autoencoders are. With the default arguments a network has the paper's
+4,206,600 parameters.
+
+The paper does not say what follows the output layer: a ReLU here, as in the autoencoders,
+because masks want numbers from 0 on. Departures are those of ``cdae.py``: mean squared error,
+one schedule of the learning rate, an output layer that begins with no weight below zero.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from lightning_modules.base.spectrogram import Mask, NetworkPerSource
+from lightning_modules.layers.initialisation import alive_from_the_start
+
+
+class FNNetwork(nn.Module):
+    """The network of one source: all bins of a frame in, all bins of a frame out.
+
+    Args:
+        channels: Channels of the spectrograms, read and written together.
+        bins: Bins of a frame.
+        hidden: Width of each hidden layer.
+    """
+
+    def __init__(self, channels: int, bins: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        widths = [channels * bins, *hidden, channels * bins]
+        layers = [nn.Linear(before, after) for before, after in itertools.pairwise(widths)]
+        alive_from_the_start(layers[-1])
+        self.layers = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
+
+    def forward(self, magnitudes: Tensor) -> Tensor:
+        """Map magnitudes (B, C, F, N) to magnitudes of the same shape."""
+        frames = magnitudes.flatten(1, 2).transpose(1, 2)  # (B, C, F, N) -> (B, N, C F)
+        estimates: Tensor = self.layers(frames)
+        # (B, N, C F) -> (B, C F, N) -> (B, C, F, N)
+        return estimates.transpose(1, 2).reshape(magnitudes.shape)
+
+
+class FNN(NetworkPerSource):
+    """Feed-forward networks on single frames, one a source.
+
+    Mono, as in the paper, where the data are (``audio_channels: 1``); with more channels the
+    networks read and write all of them at once.
+
+    Args:
+        sources: Names of the sources, in the order of the estimates.
+        hidden: Width of each hidden layer.
+        n_fft: Length of the STFT's Hann window, samples.
+        hop_length: Hop of the STFT, samples; the paper's is discussed in ``cdae.py``.
+        mask: ``ratio`` is equation 2 of the paper.
+        **kwargs: Arguments of ``SpectrogramSeparator``.
+    """
+
+    tiny: ClassVar[Mapping[str, Any]] = {"hidden": [8, 8], "n_fft": 512, "hop_length": 256}
+
+    def __init__(
+        self,
+        sources: list[str],
+        hidden: Sequence[int] = (1025, 1025, 1025),
+        n_fft: int = 2048,
+        hop_length: int = 1024,
+        mask: Mask = "ratio",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(sources, n_fft=n_fft, hop_length=hop_length, mask=mask, **kwargs)
+        if min(hidden, default=1) < 1:
+            raise ValueError(f"hidden is {list(hidden)}: give widths from 1 on")
+        bins = self.n_fft // 2 + 1
+        self.networks = nn.ModuleDict(
+            {name: FNNetwork(self.audio_channels, bins, hidden) for name in self.sources}
+        )

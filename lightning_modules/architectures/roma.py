@@ -1,0 +1,286 @@
+"""Masks of all sources from one network that sees a few frames: dnn, cnn1 and cnn2.
+
+Roma, Green and Tremblay 2018, "Improving single-network single-channel separation of musical
+audio with convolutional layers". Around each frame of a mono spectrogram at 22,050 Hz some
+context is read, and the frame's masks are written for all sources at once. ``cnn1``, the
+default, learns ideal soft masks (equations 8 to 10); ``cnn2`` learns which source dominates each
+bin (equations 4 to 7); ``dnn`` has no convolutions, less context and a normalised input.
+
+The paper prints neither filters nor widths. Its counts, about 34 and 38 million, fit three
+convolutions of 32, 64 and 64 filters whose poolings leave 64 bins of one frame, then 4100 units
+(33,667,864 parameters), and 5 x 1025 inputs to 4100 units (37,830,700).
+
+Masks add up to one, so that the sources add up to the mixture: the paper's null test. It works
+and listens in mono at 22,050 Hz; here the masks are estimated so and applied to each channel at
+the data's rate, and what lies above 11,025 Hz goes to one source: the null test holds for what
+comes out. Nothing is resampled for that: a window twice as long at twice the rate has the same
+bins and the same frames, and some above. Data of one channel at 22,050 Hz make the paper's case.
+
+Departs from the paper: what validates is whole tracks, those of the data's split, where the
+paper takes a fifth of the shuffled frames, neighbours of those that train; bins in which all
+sources are silent, which have no mask, do not count in the loss.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.stream.datasets import Batch
+from lightning_modules.base.spectrogram import Mask, SpectrogramSeparator
+from lightning_modules.base.standardised_input import input_statistics
+from lightning_modules.layers.images import channels_innermost
+from lightning_modules.layers.masks import masks
+
+Target = Literal["soft", "dominant"]
+
+# In separation, lest the first convolution's outputs fill the memory: 45 KB a filter and frame.
+_FRAMES_AT_ONCE = 256
+
+
+class MaskNetwork(nn.Sequential):
+    """From a frame and its context, (B, 1, K, F), to the frame's outputs, (B, S, F).
+
+    Convolutions with batch norm, ReLU and max pooling, then fully connected layers with
+    sigmoids between them; what follows the last one is left to the caller.
+
+    Args:
+        frames: Frames that are read, K.
+        bins: Bins of a frame, F.
+        sources: Number of sources, S.
+        filters: Filters of each 3x3 convolution; none for fully connected layers only.
+        pools: Max pooling after each convolution, frames x bins.
+        hidden: Width of each hidden fully connected layer.
+    """
+
+    def __init__(
+        self,
+        frames: int,
+        bins: int,
+        sources: int,
+        filters: Sequence[int],
+        pools: Sequence[Sequence[int]],
+        hidden: Sequence[int],
+    ) -> None:
+        layers: list[nn.Module] = []
+        height, width = frames, bins
+        channels = [1, *filters]
+        for (before, after), pool in zip(itertools.pairwise(channels), pools, strict=True):
+            layers += [
+                nn.Conv2d(before, after, 3, padding=1),
+                nn.BatchNorm2d(after),
+                nn.ReLU(inplace=True),
+                nn.MaxPool2d((pool[0], pool[1])),
+            ]
+            height, width = height // pool[0], width // pool[1]
+        if not height * width:
+            raise ValueError(
+                f"pools {[list(pool) for pool in pools]} leave nothing of {frames} frames and "
+                f"{bins} bins: give smaller or fewer ones, or more context_frames"
+            )
+        layers.append(nn.Flatten())
+        for before, after in itertools.pairwise([channels[-1] * height * width, *hidden]):
+            layers += [nn.Linear(before, after), nn.Sigmoid()]
+        before = hidden[-1] if hidden else channels[-1] * height * width
+        super().__init__(
+            *layers, nn.Linear(before, sources * bins), nn.Unflatten(1, (sources, bins))
+        )
+        channels_innermost(self)
+
+
+class Standardisation(nn.Module):
+    """Bring each bin to mean 0 and deviation 1; does nothing before these are measured.
+
+    Args:
+        bins: Bins of a frame.
+    """
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        # In the checkpoint, because they are measured only once.
+        self.register_buffer("mean", torch.zeros(bins))
+        self.register_buffer("deviation", torch.ones(bins))
+        self.register_buffer("measured", torch.tensor(False))
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.measured: Tensor
+
+    def forward(self, magnitudes: Tensor) -> Tensor:
+        """Map (..., F, N) to the same shape."""
+        return (magnitudes - self.mean[:, None]) / self.deviation[:, None]
+
+    def measure(self, mean: Tensor, deviation: Tensor) -> None:
+        """Take mean and deviation of each bin, (F,) both."""
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
+        self.measured.fill_(True)
+
+
+class Roma(SpectrogramSeparator):
+    """Masks of all sources from one network that sees a frame and its context.
+
+    Args:
+        sources: Names of the sources, in the order of the estimates.
+        sample_rate: Sample rate of mixture and estimates, Hz; a multiple of ``mask_rate``.
+        target: What is learnt: ``soft``, each source's share of each bin, or ``dominant``,
+            the strongest source of each bin.
+        context_frames: Frames that are read for one frame's masks, an odd number.
+        filters: Filters of each convolution; none leave fully connected layers only.
+        pools: Max pooling after each convolution, frames x bins.
+        hidden: Width of each hidden fully connected layer.
+        normalize: Bring each bin of the input to mean 0 and deviation 1 over the training tracks.
+        mask_rate: Sample rate at which masks are estimated, Hz.
+        n_fft: Length of the STFT's Hann window, samples at ``mask_rate``.
+        hop_length: Hop of the STFT, samples at ``mask_rate``.
+        mask: ``ratio`` applies the network's masks, or its probabilities; ``binary`` gives
+            each bin to the strongest (equation 5).
+        high_band_source: The source that gets what lies above half of ``mask_rate``; by
+            default the last one.
+        **kwargs: Arguments of ``SpectrogramSeparator``.
+    """
+
+    free_arguments = SpectrogramSeparator.free_arguments | {"high_band_source"}
+    fixed_arguments = frozenset({"magnitude_scale"})
+    tiny: ClassVar[Mapping[str, Any]] = {"hidden": [16], "n_fft": 512, "hop_length": 256}
+
+    def __init__(
+        self,
+        sources: list[str],
+        sample_rate: int = 44100,
+        target: Target = "soft",
+        context_frames: int = 11,
+        filters: Sequence[int] = (32, 64, 64),
+        pools: Sequence[Sequence[int]] = ((2, 4), (2, 2), (2, 2)),
+        hidden: Sequence[int] = (4100,),
+        normalize: bool = False,
+        mask_rate: int = 22050,
+        n_fft: int = 2048,
+        hop_length: int = 256,
+        mask: Mask = "ratio",
+        high_band_source: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if mask_rate < 1 or sample_rate % mask_rate:
+            raise ValueError(
+                f"sample_rate is {sample_rate} and mask_rate {mask_rate}: give a multiple, such "
+                f"as --data.init_args.sample_rate={2 * mask_rate}; the audio is brought to it"
+            )
+        times = sample_rate // mask_rate
+        super().__init__(
+            sources,
+            sample_rate=sample_rate,
+            n_fft=times * n_fft,
+            hop_length=times * hop_length,
+            mask=mask,
+            magnitude_scale="linear",
+            **kwargs,
+        )
+        if target not in get_args(Target):
+            raise ValueError(f"target is {target!r}: give one of {', '.join(get_args(Target))}")
+        if mask == "none":
+            raise ValueError(
+                "mask is 'none', and masks are all that there is: give ratio or binary"
+            )
+        if context_frames < 1 or context_frames % 2 == 0:
+            raise ValueError(f"context_frames is {context_frames}: give an odd number, from 1 on")
+        if len(filters) != len(pools) or min([1, *filters, *hidden, *itertools.chain(*pools)]) < 1:
+            raise ValueError(
+                f"filters are {list(filters)}, pools {[list(pool) for pool in pools]} and hidden "
+                f"{list(hidden)}: give numbers from 1 on, and a pool [frames, bins] a filter"
+            )
+        high_band = self.sources[-1] if high_band_source is None else high_band_source
+        if high_band not in self.sources:
+            raise ValueError(
+                f"high_band_source is {high_band!r}: give one of {', '.join(self.sources)}"
+            )
+        self.high_band = self.sources.index(high_band)
+        self.target, self.context_frames = target, context_frames
+        self.bins = n_fft // 2 + 1
+        self.standardisation = Standardisation(self.bins) if normalize else None
+        self.network = MaskNetwork(
+            context_frames, self.bins, len(self.sources), filters, pools, hidden
+        )
+
+    def readable(self, spectrum: Tensor) -> Tensor:
+        """Magnitudes of the channels' mean, (B, 1, F', N), of spectra (B, C, F', N)."""
+        return spectrum.mean(1, keepdim=True).abs()
+
+    def magnitudes(self, mixture: Tensor) -> Tensor:
+        """Estimate masks, which share a mixture out just as magnitudes would.
+
+        Args:
+            mixture: Magnitudes of the channels' mean, shape (B, 1, F', N).
+
+        Returns:
+            Masks that need not add up to one yet, shape (B, S, 1, F', N).
+        """
+        half = self.context_frames // 2
+        read = nn.functional.pad(self.read(mixture[:, 0]), (half, half))
+        frames = self.in_context(read)
+        # An exported program would have the number of its example's parts: it takes one.
+        at_once = max(1, _FRAMES_AT_ONCE // read.shape[0])
+        parts = [frames] if torch.compiler.is_exporting() else frames.split(at_once, 1)
+        # (B, n, K, F) -> (B n, 1, K, F) -> (B n, S, F) -> (B, n, S, F)
+        outputs = [
+            self.network(part.flatten(0, 1)[:, None]).unflatten(0, part.shape[:2]) for part in parts
+        ]
+        scores = torch.cat(outputs, 1).permute(0, 2, 3, 1).float()  # (B, S, F, N)
+        shares = scores.sigmoid() if self.target == "soft" else scores.softmax(1)
+        above = shares.new_zeros(*shares.shape[:2], mixture.shape[2] - self.bins, shares.shape[3])
+        above[:, self.high_band] = 1
+        return torch.cat([shares, above], 2)[:, :, None]
+
+    def read(self, magnitudes: Tensor) -> Tensor:
+        """What the network reads, and learns from: (..., F', N) to (..., F, N) at ``mask_rate``."""
+        # A window of twice as many samples sums up to twice as much.
+        return magnitudes[..., : self.bins, :] * (2 * (self.bins - 1) / self.n_fft)
+
+    def in_context(self, magnitudes: Tensor) -> Tensor:
+        """Frames with their context, as the network reads them: (B, F, N) to (B, N - K + 1, K, F).
+
+        All but the copies that batches make are views: a frame is in memory once.
+        """
+        if self.standardisation is not None:
+            magnitudes = self.standardisation(magnitudes)
+        # (B, F, N) -> (B, F, N - K + 1, K) -> (B, N - K + 1, K, F)
+        return magnitudes.unfold(-1, self.context_frames, 1).permute(0, 2, 3, 1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Squared error of soft masks (equation 10), or negative log likelihood (equation 7).
+
+        Each frame counts that has its whole context in the crop; all do in a crop that is
+        shorter than the context, with silence around it.
+        """
+        # (B, C, T) -> (B, F, N) and (B, S, C, T) -> (B, S, F, N)
+        mixture, targets = (
+            self.read(self.whole_frames(waveform.mean(-2)).abs()) for waveform in batch
+        )
+        half = self.context_frames // 2
+        if mixture.shape[-1] < self.context_frames:
+            mixture = nn.functional.pad(mixture, (half, half))
+        else:
+            targets = targets[..., half : targets.shape[-1] - half]
+        outputs = self.network(self.in_context(mixture).flatten(0, 1)[:, None]).float()
+        true = targets.permute(0, 3, 1, 2).flatten(0, 1)  # (B, S, F, n) -> (B n, S, F)
+        if self.target == "soft":
+            errors = (outputs.sigmoid() - masks(true, "ratio")).square().mean(1)
+        else:
+            errors = nn.functional.cross_entropy(outputs, true.argmax(1), reduction="none")
+        # Silence is nobody's: its mask would be 0/0, its strongest source the first by chance.
+        sounding = true.sum(1) > 0
+        return {"loss": (errors * sounding).sum() / sounding.sum().clamp_min(1)}
+
+    def on_fit_start(self) -> None:
+        """Measure the input's statistics, once, before the first step."""
+        if self.standardisation is not None and not self.standardisation.measured:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            mean, deviation = input_statistics(self, data, self.input_magnitudes)
+            self.standardisation.measure(mean, deviation)
+
+    def input_magnitudes(self, spectrum: Tensor) -> Tensor:
+        """What is normalised: spectra (C, F', N) to what the network reads of them, (F, N)."""
+        return self.read(spectrum.mean(0).abs())

@@ -1,0 +1,225 @@
+"""Spectrogram-channels U-Net.
+
+Oh, Kim and Yun 2018, "Spectrogram-channels u-net: a source separation model
+viewing each channel as the spectrogram of each source", with the details as
+Pourtorkan 2022 ("Audio source separation using deep learning", sections 2.2 and
+4.1) reports them. The network writes the magnitude spectrogram of each source
+into an output channel of its own, so any number of sources costs one network.
+
+Departs from the papers: spectrograms are padded at the high frequencies and on
+the right only, and cropped there again, so that estimates stay aligned with the
+mixture (Pourtorkan's were shifted by a frame, his chapter 6); stereo has a
+channel for each side, where the papers work in mono; the rate of dropout, which
+the report does not print, is an argument.
+
+With the default channels the network has 7,766,468 parameters for mono and four
+sources (our count).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.files.audio import DataError
+from datamodules.musdb import MUSDBDataModule
+from datamodules.stream.datasets import Batch
+from lightning_modules.base.spectrogram import SpectrogramSeparator
+from lightning_modules.layers.images import channels_innermost, up_to_multiple
+from lightning_modules.losses import L1, alpha_weights
+
+
+class ConvBlock(nn.Sequential):
+    """Two 3x3 convolutions, each with ReLU and then batch norm.
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels that go out.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(outputs),
+            nn.Conv2d(outputs, outputs, 3, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(outputs),
+        )
+
+
+class UpBlock(nn.Module):
+    """Double the size, halve the channels, join the encoder's output.
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels of the encoder's block, and channels that go out.
+        dropout: Rate of dropout after the up-convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.up = nn.Sequential(
+            nn.ConvTranspose2d(inputs, outputs, 2, stride=2),
+            nn.ReLU(),
+            nn.BatchNorm2d(outputs),
+            nn.Dropout(dropout),
+        )
+        self.convolutions = ConvBlock(2 * outputs, outputs)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Map (B, inputs, H, W) and a skip (B, outputs, 2H, 2W) to (B, outputs, 2H, 2W)."""
+        joined: Tensor = self.convolutions(torch.cat([self.up(x), skip], 1))
+        return joined
+
+
+class UNetwork(nn.Module):
+    """The network: spectrogram image in, one image a source and channel out.
+
+    Args:
+        inputs: Channels of the input image.
+        outputs: Channels of the output image.
+        channels: Filters of each encoder block, outermost first; the centre
+            has twice as many as the last.
+        dropout: Rate of dropout in the decoder.
+    """
+
+    def __init__(self, inputs: int, outputs: int, channels: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        if min(channels, default=0) < 1:
+            raise ValueError(f"channels is {list(channels)}: give one number or more, from 1 on")
+        self.encoder = nn.ModuleList(
+            ConvBlock(before, after)
+            for before, after in zip([inputs, *channels], channels, strict=False)
+        )
+        self.pool = nn.MaxPool2d(2)
+        centre = 2 * channels[-1]
+        self.centre = ConvBlock(channels[-1], centre)
+        rising = [centre, *reversed(channels)]
+        self.decoder = nn.ModuleList(
+            UpBlock(before, after, dropout) for before, after in itertools.pairwise(rising)
+        )
+        self.output = nn.Sequential(nn.Conv2d(channels[0], outputs, 1), nn.ReLU())
+        # Each pooling halves both axes, so they must be multiples of this.
+        self.multiple = 2 ** len(channels)
+        channels_innermost(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (B, inputs, F, N) to (B, outputs, F, N), any F and N."""
+        height, width = image.shape[-2:]
+        x: Tensor = up_to_multiple(image, self.multiple)
+        skips = []
+        for block in self.encoder:
+            x = block(x)
+            skips.append(x)
+            x = self.pool(x)
+        x = self.centre(x)
+        for block in self.decoder:
+            x = block(x, skips.pop())
+        x = self.output(x)
+        return x[..., :height, :width]
+
+
+class UNet(SpectrogramSeparator):
+    """Spectrogram-channels U-Net: one magnitude spectrogram a source.
+
+    Args:
+        sources: Names of the sources, in the order of the estimates.
+        channels: Filters of each encoder block, outermost first.
+        dropout: Rate of dropout in the decoder, in [0, 1).
+        alphas: Weight of each source in the loss, by name; they add up to one.
+            ``equal`` shares them out evenly, ``balanced`` measures the training
+            data so that a source's weight times its mean 2-norm is the same for
+            all sources (alpha ||vocals|| = (1 - alpha) ||accompaniment||).
+        **kwargs: Arguments of ``SpectrogramSeparator``.
+    """
+
+    free_arguments = SpectrogramSeparator.free_arguments | {"dropout"}
+    tiny: ClassVar[Mapping[str, Any]] = {"channels": [4, 8], "n_fft": 512, "hop_length": 256}
+
+    def __init__(
+        self,
+        sources: list[str],
+        channels: Sequence[int] = (32, 64, 128, 256),
+        dropout: float = 0.4,
+        alphas: dict[str, float] | Literal["equal", "balanced"] = "equal",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(sources, **kwargs)
+        outputs = len(self.sources) * self.audio_channels
+        self.network = UNetwork(self.audio_channels, outputs, channels, dropout)
+        self.distance = L1()
+        self.alphas = alphas
+        # In the checkpoint, because balanced weights are measured only once.
+        self.register_buffer("source_weights", self._weights(alphas))
+        self.source_weights: Tensor
+
+    def _weights(self, alphas: dict[str, float] | str) -> Tensor:
+        if isinstance(alphas, str):
+            if alphas not in ("equal", "balanced"):
+                raise ValueError(f"alphas is {alphas!r}: give weights by name, equal or balanced")
+            # NaN until they are measured: a loss before that would show.
+            value = 1 / len(self.sources) if alphas == "equal" else math.nan
+            return torch.full((len(self.sources),), value)
+        return alpha_weights(alphas, self.sources)
+
+    def magnitudes(self, mixture: Tensor) -> Tensor:
+        """Run the network on magnitudes (B, C, F, N), for estimates (B, S, C, F, N)."""
+        images = self.network(mixture)  # (B, S C, F, N)
+        estimates: Tensor = images.unflatten(1, (len(self.sources), self.audio_channels))
+        return estimates
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Weighted L1 distance of magnitudes (Pourtorkan 2022, equations 12 and 13)."""
+        mixture, targets = (self.to_scale(self.stft(signals).abs()) for signals in batch)
+        distances = self.distance(self.magnitudes(mixture), targets, mixture).mean(0)  # (S,)
+        parts = {
+            f"loss/{name}": distance for name, distance in zip(self.sources, distances, strict=True)
+        }
+        return {"loss": (self.source_weights * distances).sum(), **parts}
+
+    def on_fit_start(self) -> None:
+        """Measure the balanced weights, once, before the first step."""
+        if self.alphas == "balanced" and self.source_weights.isnan().any():
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.source_weights.copy_(balanced_weights(self, data))
+            weights = dict(zip(self.sources, self.source_weights.tolist(), strict=True))
+            self.print("balanced alphas: " + ", ".join(f"{k} {v:.3f}" for k, v in weights.items()))
+
+
+def balanced_weights(model: UNet, data: MUSDBDataModule, crops: int = 256) -> Tensor:
+    """Weights under which all sources are equally loud to the loss.
+
+    Args:
+        model: Gives the spectrogram and its scale.
+        data: Its training tracks are measured, unaugmented, at fixed places.
+        crops: Number of crops measured.
+
+    Returns:
+        Weights that add up to one, inverse to the mean 2-norm of each source's
+        magnitudes, shape (S,).
+
+    Raises:
+        DataError: A source is silent in all of the crops.
+    """
+    norms = torch.zeros(len(model.sources))
+    for number in range(crops):
+        track = data.train_tracks[number % len(data.train_tracks)]
+        last = max(0, track.samples - data.segment_samples)
+        # Multiples of the golden ratio fall evenly into the track, whatever their number.
+        start = int(number * 0.6180339887 % 1 * last)
+        _, targets = data.listener.read(track, start, data.segment_samples)
+        magnitudes = model.to_scale(model.stft(targets.to(model.device)).abs())
+        norms += magnitudes.flatten(1).norm(dim=1).cpu()  # (S, C, F, N) -> (S,)
+    for name, norm in zip(model.sources, norms.tolist(), strict=True):
+        if norm == 0:
+            raise DataError(
+                f"alphas cannot be balanced: {name} is silent in {crops} crops of the training "
+                "tracks; give the alphas by name"
+            )
+    return (1 / norms) / (1 / norms).sum()

@@ -1,0 +1,1 @@
+"""What architectures derive from."""

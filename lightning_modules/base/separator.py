@@ -1,0 +1,308 @@
+"""The contract that every architecture keeps, and the training around it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from datamodules.files.find import song_name
+from datamodules.stream.datasets import Batch, TrackBatch
+from lightning_modules.base import description
+from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor
+from lightning_modules.inference.separation import check_overlap, separate
+from lightning_modules.inference.shifts import check_shifts
+from lightning_modules.inference.stem_files import StemFiles, separate_file
+
+OptimizerCallable = Callable[[Any], Optimizer]
+LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+
+
+class SourceSeparator(LightningModule, ABC):
+    """A model that splits a mixture into sources.
+
+    A subclass writes ``forward`` and ``loss``; steps, logging, optimisers and
+    checkpoints stand here once.
+
+    Args:
+        sources: Names of the sources, in the order of the estimates.
+        sample_rate: Sample rate of mixture and estimates, Hz.
+        audio_channels: Channels of mixture and estimates.
+        segment_seconds: Length of a training crop, seconds.
+        chunk_seconds: Length of a chunk in separation, seconds; by default a training crop's.
+            Models that learn from a few frames at a time separate more at once.
+        optimizer: Makes the optimiser from the parameters.
+        lr_scheduler: Makes the learning rate scheduler from the optimiser. One that
+            watches a metric watches ``val/loss``.
+        overlap: Part of a chunk that separation cross-fades with the next, in [0, 0.5].
+        chunks_at_once: Chunks that go through the model at once in separation.
+        compiled: Compile the networks by ``torch.compile``: minutes at the start, faster
+            steps after. Weights and checkpoints stay the same.
+        shifts: Random delays of the mixture that separation averages over, at as many times the
+            cost (the shift trick of Demucs); 0 separates the mixture as it is.
+        postprocessing: What separation does to the estimates; by default nothing.
+        pretrained: Weights to begin a training with, as ``pretrained.take_over`` reads them: it
+            is called by ``fit`` on the command line.
+
+    Attributes:
+        segment_seconds: Length of a chunk in separation, seconds.
+        step_is_skipped: Set by a callback when the optimiser is to leave out the step at hand,
+            on all ranks alike.
+    """
+
+    tiny: ClassVar[Mapping[str, Any]]
+    """Arguments that make the model small enough to train in a second."""
+    free_arguments: frozenset[str] = frozenset(
+        {
+            "segment_seconds",
+            "chunk_seconds",
+            "overlap",
+            "chunks_at_once",
+            "compiled",
+            "shifts",
+            "postprocessing",
+        }
+    )
+    """Arguments that may differ from those that the weights were trained with."""
+    fixed_arguments: frozenset[str] = frozenset()
+    """Arguments of a parent that the class itself gives, so that nobody else can."""
+
+    def __init__(
+        self,
+        sources: list[str],
+        sample_rate: int = 44100,
+        audio_channels: int = 2,
+        segment_seconds: float = 6.0,
+        optimizer: OptimizerCallable = Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        overlap: float = 0.25,
+        chunks_at_once: int = 4,
+        compiled: bool = False,
+        chunk_seconds: float | None = None,
+        shifts: int = 0,
+        postprocessing: PostProcessing | None = None,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        if min(sample_rate, audio_channels) < 1:
+            raise ValueError(
+                f"sample_rate is {sample_rate} and audio_channels {audio_channels}: give numbers "
+                "from 1 on"
+            )
+        check_overlap(overlap)
+        check_shifts(shifts)
+        PostProcessor(postprocessing or {}, sources, sample_rate)  # checks the settings
+        chunk = segment_seconds if chunk_seconds is None else chunk_seconds
+        if chunks_at_once < 1 or min(segment_seconds, chunk) <= 0:
+            raise ValueError(
+                f"chunks_at_once is {chunks_at_once}, segment_seconds {segment_seconds} and "
+                f"chunk_seconds {chunk_seconds}: give a number from 1 on, and lengths above 0"
+            )
+        # How a model is trained is not plain data, and reloading needs none of it.
+        self.save_hyperparameters(ignore=[*description.TRAINING_ARGUMENTS, *self.fixed_arguments])
+        self.sources = list(sources)
+        self.sample_rate = sample_rate
+        self.audio_channels = audio_channels
+        # What separation asks for; the crops are the data's affair.
+        self.segment_seconds = chunk
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.overlap = overlap
+        self.chunks_at_once = chunks_at_once
+        self.compiled = compiled
+        self.shifts = shifts
+        self.postprocessing = postprocessing
+        self.pretrained = pretrained
+        self.step_is_skipped = False
+
+    @abstractmethod
+    def forward(self, mixture: Tensor) -> Tensor:
+        """Separate a mixture.
+
+        Args:
+            mixture: Waveform, nominally in [-1, 1], shape (B, C, T).
+
+        Returns:
+            Estimates, shape (B, S, C, T), ordered as ``self.sources``.
+        """
+
+    def read_by_network(self, mixture: Tensor) -> Tensor:
+        """What the network reads, where transforms of fixed size come before it.
+
+        Args:
+            mixture: Waveform, shape (B, C, T).
+
+        Returns:
+            Here the mixture itself; the first axis is the batch, the last one is time.
+        """
+        return mixture
+
+    def network_alone(self, read: Tensor) -> Tensor:
+        """Run what is between those transforms and their inverse, as it is exported to ONNX.
+
+        Args:
+            read: What ``read_by_network`` returned.
+
+        Returns:
+            Here the estimates, shape (B, S, C, T).
+        """
+        return cast(Tensor, self(read))
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute what training minimises.
+
+        Args:
+            batch: Mixture (B, C, T) and targets (B, S, C, T).
+
+        Returns:
+            Scalars: ``loss``, which is minimised, and any parts of it worth
+            logging, named ``loss/<part>``.
+        """
+
+    def separate(self, mixture: Tensor, sample_rate: int | None = None) -> Tensor:
+        """Separate audio of any length.
+
+        Args:
+            mixture: Waveform, shape (C, T).
+            sample_rate: Its rate, Hz; by default the model's.
+
+        Returns:
+            Estimates, shape (S, C, T).
+        """
+        return separate(
+            self,
+            mixture.to(self.device),
+            sample_rate,
+            overlap=self.overlap,
+            batch_size=self.chunks_at_once,
+            shifts=self.shifts,
+            postprocessing=self.postprocessing,
+        )
+
+    # ----------------------------------------------------------------- steps
+
+    def setup(self, stage: str) -> None:
+        """Compile the networks, if that was asked for."""
+        if self.compiled:
+            for network in _networks(self):
+                network.compile()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Log the loss as ``train/loss``."""
+        return self._log_loss("train", batch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Have all ranks validate with the statistics that are saved, those of the first rank."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def validation_step(
+        self, batch: Batch | TrackBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor] | None:
+        """Log ``val/loss`` of crops; separate whole tracks for the callbacks that score them."""
+        if isinstance(batch, TrackBatch):
+            return {"estimates": self.separate(batch.mixture)}
+        self._log_loss("val", batch)
+        return None
+
+    def test_step(self, batch: TrackBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Separate a whole track for the callbacks that score it."""
+        return {"estimates": self.separate(batch.mixture)}
+
+    def predict_step(self, batch: TrackBatch | Path, batch_idx: int) -> None:
+        """Separate a track or an audio file to ``estimates/<track>/`` in the run's directory."""
+        folder = Path(self.trainer.default_root_dir) / "estimates"
+        if isinstance(batch, Path):
+            separate_file(self, batch, folder / song_name(batch), force=True)
+            return
+        estimates = self.separate(batch.mixture).cpu().numpy()
+        rate, channels = self.sample_rate, estimates.shape[1]
+        with StemFiles(folder / batch.name, self.sources, rate, channels, force=True) as files:
+            files.write(estimates)
+
+    def on_predict_end(self) -> None:
+        """Say where the estimates are."""
+        self.print(f"Estimates are in {Path(self.trainer.default_root_dir) / 'estimates'}")
+
+    def _log_loss(self, stage: str, batch: Batch) -> Tensor:
+        losses = self.loss(batch)
+        training = stage == "train"
+        self.log_dict(
+            {f"{stage}/{name}": value.detach() for name, value in losses.items()},
+            prog_bar=False,
+            on_step=training,
+            on_epoch=not training,
+            sync_dist=not training,
+            batch_size=batch.mixture.shape[0],
+            add_dataloader_idx=False,
+        )
+        return losses["loss"]
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute gradients, unless they would not be used."""
+        if not self.step_is_skipped:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Make a step, unless its gradients were left out."""
+        assert optimizer_closure is not None
+        # Forward and backward pass, which an optimiser otherwise calls by itself.
+        loss = optimizer_closure()
+        if not self.step_is_skipped:
+            super().optimizer_step(epoch, batch_idx, optimizer, lambda: loss)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the norm of all gradients."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # Lightning logs after every n-th step, so the norm is taken in that very one.
+        if (self.trainer.global_step + 1) % every == 0:
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def configure_optimizers(self) -> Any:
+        """Make optimiser and scheduler from the given callables."""
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = {
+            "scheduler": self.lr_scheduler(optimizer),
+            "monitor": "val/loss",
+            # Between validations there is no news for a scheduler that watches one.
+            "strict": False,
+        }
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    # ----------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what ``load_separator`` needs to build the model again."""
+        checkpoint[description.KEY] = description.describe(self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model before its weights are touched."""
+        description.check_same_model(checkpoint, self)
+
+
+def _networks(module: nn.Module) -> Iterator[nn.Module]:
+    """The parts with parameters, looking into lists and dicts of them, which are never called."""
+    for part in module.children():
+        if isinstance(part, nn.ModuleList | nn.ModuleDict):
+            yield from _networks(part)
+        elif next(part.parameters(), None) is not None:
+            yield part

@@ -1,0 +1,126 @@
+"""Statistics of what a network reads, so that its input can be brought to mean 0, deviation 1."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.files.audio import DataError
+from datamodules.musdb import MUSDBDataModule
+from datamodules.parallel import for_each
+from datamodules.tracks.index import Track
+from lightning_modules.base.spectrogram import SpectrogramSeparator
+
+# Deviations of the input are at least this part of the largest one.
+_SMALLEST_DEVIATION = 1e-4
+# Frames that are read at once.
+_FRAMES_AT_ONCE = 512
+
+
+def input_statistics(
+    model: SpectrogramSeparator, data: MUSDBDataModule, read: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the mixtures' magnitudes in the training tracks, by bin.
+
+    As the training script of the package ``openunmix`` takes them: over all frames of the
+    tracks' own mixtures; no deviation less than 1e-4 of the largest, so that a bin that is
+    always silent is left in peace. Ranks share the tracks, and all get the same figures.
+
+    Args:
+        model: Gives window and hop.
+        data: Its training tracks are measured, unaugmented.
+        read: What a network reads of complex spectra: (C, F, N) to magnitudes (F', N).
+
+    Returns:
+        Mean and deviation of each bin, float32, shape (F',) both.
+
+    Raises:
+        DataError: A track holds samples that are not finite, or all tracks are silent.
+    """
+    rank, ranks = model.trainer.global_rank, model.trainer.world_size
+    mine = data.train_tracks[rank::ranks]
+    sums = for_each(
+        lambda track: _sums(model, data, read, track),
+        mine,
+        "measuring input statistics",
+        rank == 0,
+    )
+    total = torch.stack([_no_sums(model, read), *sums]).sum(0)
+    if ranks > 1:
+        # Added up in the order of the ranks: the same figures everywhere, to the bit.
+        gathered = model.all_gather(total.to(model.device))
+        assert isinstance(gathered, Tensor)
+        total = gathered.sum(0).cpu()
+    mean = total[0] / total[2]
+    deviation = (total[1] / total[2] - mean**2).clamp_min(0).sqrt()
+    largest = deviation.max()
+    if largest == 0:
+        raise DataError(
+            f"the mixtures of all {len(data.train_tracks)} training tracks are silent, music was "
+            "expected: there is nothing to take input statistics from, nor to learn; check "
+            "--data.init_args.root"
+        )
+    return mean.float(), deviation.clamp_min(_SMALLEST_DEVIATION * largest).float()
+
+
+class StandardisedInput(SpectrogramSeparator):
+    """A separator whose networks begin with statistics of what they read, measured once.
+
+    Attributes:
+        statistics_known: Whether they are measured; a buffer, to be in the checkpoint.
+    """
+
+    statistics_known: Tensor
+
+    def on_fit_start(self) -> None:
+        """Measure the input statistics, once, before the first step."""
+        if not self.statistics_known:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            mean, deviation = input_statistics(self, data, self.input_magnitudes)
+            self.standardise(mean.to(self.device), deviation.to(self.device))
+
+    def input_magnitudes(self, spectrum: Tensor) -> Tensor:
+        """What statistics are taken of: spectra (C, F, N) to mean magnitudes (F, N)."""
+        return self.to_scale(spectrum.abs()).mean(0)
+
+    @abstractmethod
+    def standardise(self, mean: Tensor, deviation: Tensor) -> None:
+        """Have training begin with an input of mean 0 and deviation 1, both given as (F,)."""
+
+
+def _no_sums(model: SpectrogramSeparator, read: Callable[[Tensor], Tensor]) -> Tensor:
+    silence = torch.zeros(model.audio_channels, model.n_fft // 2 + 1, 1, dtype=torch.complex64)
+    return torch.zeros(3, len(read(silence)), dtype=torch.float64)
+
+
+def _sums(
+    model: SpectrogramSeparator,
+    data: MUSDBDataModule,
+    read: Callable[[Tensor], Tensor],
+    track: Track,
+) -> Tensor:
+    """Sum of a track's magnitudes, sum of their squares, number of frames; shape (3, F')."""
+    n_fft, hop, window = model.n_fft, model.hop_length, model.window.cpu()
+    sums = _no_sums(model, read)
+    frames = 1 + max(0, track.samples - n_fft) // hop
+    for first in range(0, frames, _FRAMES_AT_ONCE):
+        count = min(_FRAMES_AT_ONCE, frames - first)
+        samples = n_fft + (count - 1) * hop
+        audio = data.listener.channels(track.read_mixture(first * hop, samples))
+        # Only a track shorter than a frame is.
+        padded = nn.functional.pad(torch.from_numpy(audio), (0, samples - audio.shape[-1]))
+        spectrum = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True)
+        magnitudes = read(spectrum).double()
+        sums[0] += magnitudes.sum(1)
+        sums[1] += magnitudes.square().sum(1)
+        sums[2] += count
+    if not sums.isfinite().all():
+        raise DataError(
+            f"{track.mixture or track.name}: the mixture holds samples that are NaN, infinite or "
+            "beyond all measure, numbers of about -1 to 1 were expected; mend the file or take the "
+            "track out (`python -m datamodules.doctor` helps to find what is wrong)"
+        )
+    return sums

@@ -1,0 +1,52 @@
+"""What all models that write waveforms share: the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.stream.datasets import Batch
+from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.losses import MSE, SourceLoss
+
+
+class WaveformSeparator(SourceSeparator):
+    """A model whose waveforms are compared with the targets by a loss of one's choice.
+
+    Args:
+        sources: Names of the sources, in the order of the estimates.
+        loss_function: What training minimises; by default the mean squared error.
+        **kwargs: Arguments of ``SourceSeparator``.
+    """
+
+    def __init__(
+        self, sources: list[str], loss_function: SourceLoss | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(sources, **kwargs)
+        self.loss_function = MSE() if loss_function is None else loss_function
+        for part in self.loss_function.modules():
+            if isinstance(part, SourceLoss):
+                part.sample_rate = self.sample_rate
+        # A loss that names other sources than the model is refused now, not at the first step.
+        self.loss_function.total({name: torch.zeros(()) for name in self.sources})
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss function's total, and what it gives for each source."""
+        return self.compared(self(batch.mixture), batch)
+
+    def compared(self, estimates: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Compare estimates with targets.
+
+        Args:
+            estimates: Waveforms, shape (B, S, C, T).
+            batch: What they were made from, and what they should be.
+
+        Returns:
+            ``loss`` and ``loss/<source>``, scalars.
+        """
+        losses = self.loss_function(estimates, batch.targets, batch.mixture).mean(0)  # (S,)
+        parts = dict(zip(self.sources, losses, strict=True))
+        logged = {f"loss/{name}": value for name, value in parts.items()}
+        return {"loss": self.loss_function.total(parts), **logged}

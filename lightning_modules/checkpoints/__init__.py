@@ -1,0 +1,1 @@
+"""Saved models: writing, reading, the layout of the Hugging Face Hub."""

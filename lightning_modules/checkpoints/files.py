@@ -1,0 +1,165 @@
+"""Checkpoint files of a run: written so that one is always whole, and found again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities import rank_zero_warn
+
+from datamodules.benchmark.measuring import quiet
+from lightning_modules.base.description import CheckpointError
+from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.checkpoints.loading import read_checkpoint
+
+BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
+_PARTIAL = ".partial"
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it once it is on the disk.
+
+    Renaming within a folder is atomic (POSIX ``rename``), so that a full disk or a kill in
+    the middle of a save leaves the older file as it was. The ``last.ckpt`` that is replaced
+    stays as ``previous.ckpt``, for the case that the disk itself spoils the newer one.
+    """
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | os.PathLike[str],
+        storage_options: Any | None = None,
+    ) -> None:
+        """Save a checkpoint.
+
+        Args:
+            checkpoint: Its contents.
+            path: The file, on a local or mounted file system.
+            storage_options: None; there are no options.
+
+        Raises:
+            CheckpointError: The file could not be written; older ones are whole.
+        """
+        if storage_options is not None:
+            raise TypeError(f"storage_options is {storage_options!r}: there are none")
+        path = Path(path)
+        partial = path.with_name(path.name + _PARTIAL)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if path.name == LAST and path.exists():
+                path.replace(path.with_name(PREVIOUS))
+            partial.replace(path)
+            _sync_folder(path.parent)
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(_failure(path, partial, error)) from error
+
+
+def save_separator(model: SourceSeparator, path: Path) -> None:
+    """Write a checkpoint of a model that was not trained here.
+
+    Args:
+        model: The separator.
+        path: The checkpoint, for ``load_separator``, ``test`` and the separate tool.
+
+    Raises:
+        CheckpointError: The file could not be written.
+    """
+    with quiet():  # nothing is trained here
+        trainer = Trainer(accelerator="cpu", devices=1, logger=False, plugins=[WholeCheckpointIO()])
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(path, weights_only=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the new names onto the disk; the files are there already."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _failure(path: Path, partial: Path, error: Exception) -> str:
+    """Clear away what was written of a checkpoint, and say what to do."""
+    # torch reports a failed write as a failure of its own; the cause names the disk's.
+    reason = str(error.__context__ or error).strip().splitlines()[0]
+    written = partial.stat().st_size if partial.exists() else 0
+    advice = "mend that"
+    with suppress(OSError):  # nothing was written if there is no such folder
+        partial.unlink()
+        free = shutil.disk_usage(path.parent).free
+        advice = f"make room there ({free / 1e6:.0f} MB are free) or mend what it says"
+    return (
+        f"{path}: could not be saved ({reason}; {written / 1e6:.0f} MB were written); the older "
+        f"checkpoints are whole: {advice}, then go on with --ckpt_path last"
+    )
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a kill in the middle of a save has left.
+
+    Args:
+        folder: Folder of checkpoints.
+    """
+    for path in folder.glob(f"*.ckpt{_PARTIAL}"):
+        path.unlink(missing_ok=True)
+
+
+def link_best(path: Path) -> None:
+    """Let ``best.ckpt`` stand for a checkpoint beside it, at no moment for none.
+
+    Args:
+        path: The checkpoint.
+    """
+    beside = path.with_name(BEST + _PARTIAL)
+    beside.unlink(missing_ok=True)
+    try:
+        beside.symlink_to(path.name)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, beside)
+    beside.replace(path.with_name(BEST))
+
+
+def newest_whole(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Find the checkpoint to go on from: ``last.ckpt``, or if it is spoilt the newest that is not.
+
+    Args:
+        folder: Folder of checkpoints.
+
+    Returns:
+        The file and its contents.
+
+    Raises:
+        CheckpointError: There is none, or none can be read; the message names each.
+    """
+    others = [path for path in folder.glob("*.ckpt") if path.name not in (BEST, LAST)]
+    others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    last = folder / LAST
+    # Between two renames of a save there is only the previous one, and a new one not yet named.
+    candidates = [last, *others] if last.exists() else others
+    faults = []
+    for path in candidates:
+        try:
+            contents = read_checkpoint(path)
+        except CheckpointError as error:
+            faults.append(str(error))
+            continue
+        if path != last:
+            rank_zero_warn(f"{'; '.join(faults) or f'{last} is missing'}. Going on from {path}.")
+        return path, contents
+    if not faults:
+        raise CheckpointError(
+            f"{folder}: there is no {LAST}; train first with `fit`, or give --run_dir or "
+            "--ckpt_path of another run"
+        )
+    raise CheckpointError("; ".join(faults))

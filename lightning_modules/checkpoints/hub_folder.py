@@ -1,0 +1,116 @@
+"""A separator as a folder in the layout of the Hugging Face Hub.
+
+Weights are in ``model.safetensors``, a format that holds tensors and nothing that could run;
+``config.json`` says which class they belong to and how it is built; ``README.md`` is the card that
+the Hub shows. ``checkpoint.from_pretrained`` reads the folder.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lightning_modules.base.description import CONFIG, KEY, CheckpointError, describe
+from lightning_modules.base.separator import SourceSeparator
+
+WEIGHTS, CARD = "model.safetensors", "README.md"
+
+_CARD = """---
+library_name: stemlab
+pipeline_tag: audio-to-audio
+tags: [audio-source-separation, music]
+---
+
+# {name} for {sources}
+
+`{class_path}`, {parameters:,} parameters, made with Stemlab. It separates music of
+{sample_rate:,} Hz with {channels} channel{s}; other rates are resampled.
+
+```python
+from lightning_modules.checkpoints.loading import from_pretrained
+
+separator = from_pretrained("path/of/this/folder")
+{unpacked} = separator.separate(mixture, sample_rate)  # mixture: (channels, samples)
+```
+
+```bash
+python -m lightning_modules.tools.separate song.mp3 --checkpoint path/of/this/folder -o separated
+```
+"""
+
+
+def write_folder(model: SourceSeparator, folder: Path) -> None:
+    """Write a separator's three files.
+
+    Args:
+        model: The separator.
+        folder: Where to; it is made if need be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    description = describe(model)
+    # The format has no strides, and no two names for one piece of memory.
+    weights = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+    # Else others of the machine could read all but the weights.
+    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
+    (folder / CARD).write_text(
+        _CARD.format(
+            name=type(model).__name__,
+            class_path=description["class_path"],
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            sources=", ".join(model.sources),
+            unpacked=", ".join(source.replace(" ", "_") for source in model.sources)
+            + ("," if len(model.sources) == 1 else ""),
+            sample_rate=model.sample_rate,
+            channels=model.audio_channels,
+            s="" if model.audio_channels == 1 else "s",
+        )
+    )
+
+
+def read_folder(folder: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a separator's folder.
+
+    Args:
+        folder: What ``write_folder`` wrote, or a copy of it.
+        map_location: Device of the tensors.
+
+    Returns:
+        Description and ``state_dict``, as a checkpoint has them.
+
+    Raises:
+        CheckpointError: A file is missing or is none of a separator.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder}: has no {name}; a folder that `lightning_modules.tools.export` wrote "
+                f"with --format safetensors was expected, whole: {CONFIG} and {WEIGHTS}"
+            )
+    try:
+        description = json.loads((folder / CONFIG).read_text())
+        plain = isinstance(description["class_path"], str)
+        if not plain or not isinstance(description["init_args"], dict):
+            raise TypeError("class_path is no text, or init_args no object")
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIG}: class_path and init_args of a separator were expected "
+            f"({type(error).__name__}: {error}); copy the file again, or export the model again"
+        ) from error
+    try:
+        weights = load_file(folder / WEIGHTS, device=str(torch.device(map_location)))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: cannot be read as safetensors ({error}); copy the file again: "
+            "it is truncated, spoilt or a pointer in the place of a large file"
+        ) from error
+    return {KEY: description, "state_dict": weights}

@@ -1,0 +1,78 @@
+"""A model as its configs describe it, without a run: for benchmarks and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from pytorch_lightning import seed_everything
+
+from datamodules.musdb import MUSDBDataModule
+from datamodules.stream.datasets import grouping
+from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.configuration.files import ConfigError, chain
+from lightning_modules.configuration.messages import legible
+
+# Facts that data and model share: written once, with the data.
+_SHARED = ("sample_rate", "audio_channels", "segment_seconds")
+# What a config says of a run, and not of its model.
+_OF_THE_RUN = ("seed_everything", "trainer", "ckpt_path", "weights_only", "run_dir")
+
+
+class Configured(NamedTuple):
+    """A model and the settings of its data.
+
+    Attributes:
+        model: The model, with random weights drawn from seed 0.
+        data: Arguments of the data module.
+    """
+
+    model: SourceSeparator
+    data: dict[str, Any]
+
+
+def link_shared(parser: ArgumentParser) -> None:
+    """Have the model take from the data what both must agree on.
+
+    Args:
+        parser: Has the subclass arguments ``model`` and ``data``.
+    """
+    parser.link_arguments(
+        ("data.init_args.sources", "data.init_args.stems"),
+        "model.init_args.sources",
+        compute_fn=lambda sources, stems: list(grouping(sources, stems)),
+    )
+    for name in _SHARED:
+        parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
+
+
+def configured(name: str, settings: Sequence[str] = ()) -> Configured:
+    """Build the model that a config describes.
+
+    Args:
+        name: The config; see ``chain``.
+        settings: More of them, as on the command line: ``--model.init_args.compiled=true``.
+
+    Returns:
+        The model on the CPU in training mode, and the settings of its data.
+
+    Raises:
+        ConfigError: The config, or a setting, cannot be used.
+    """
+    parser = ArgumentParser(parser_mode="omegaconf", exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(SourceSeparator, "model", required=True)
+    parser.add_subclass_arguments(MUSDBDataModule, "data", required=True)
+    for section in _OF_THE_RUN:
+        parser.add_argument(f"--{section}", type=Any)
+    link_shared(parser)
+    words = [word for path in chain(name) for word in ("--config", str(path))]
+    try:
+        settled = parser.parse_args([*words, *settings])
+        seed_everything(0, verbose=False)
+        # The data module would look for data.
+        model = parser.instantiate_classes(Namespace(model=settled.model)).model  # type: ignore[no-untyped-call]
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(f"{name}: {legible(str(error))}") from error
+    return Configured(model, settled.data.init_args.as_dict())

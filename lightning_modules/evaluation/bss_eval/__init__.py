@@ -1,0 +1,1 @@
+"""The BSS Eval v4 engine."""

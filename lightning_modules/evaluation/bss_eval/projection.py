@@ -1,0 +1,345 @@
+"""Projections of estimates on references: filters, and energies that need no filtering.
+
+The projections of an estimate e on its own reference, p1 = sum_k c1_k * x_k, and on all references,
+p2 = sum_k c2_k * x_k, are convolutions with F taps. Their energies within a frame are quadratic
+forms in the frame's correlations at lags 0 ... F - 1, the frame cut out and silent around it:
+
+    || sum_k b_k * x_k ||^2 = sum_ik sum_l W_ik[l] r_ik[l],
+    W_ik[l] = (2 - [l = 0]) sum_a b_i[a] b_k[a + l],   r_ik[l] = sum_n x_i[n] x_k[n - l]
+
+and <e, sum_k c_k * x_k> = sum_k sum_l c_k[l] sum_n e[n] x_k[n - l] likewise. So nothing is
+filtered: one pass over the audio gives all frames' correlations, their sum the filters, and one
+matrix product all energies.
+
+Signals are numbered source by source, channel by channel: P = sources times channels.
+"""
+
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_modules.evaluation.bss_eval import toeplitz
+from lightning_modules.evaluation.bss_eval.correlations import Correlator, fft_length
+
+Array = NDArray[np.float64]
+Signals = NDArray[np.generic]
+_Bounds = tuple[int, int]
+
+ENERGIES = 5  # |p1|^2, |p1 - s|^2, |p2 - p1|^2, |p2|^2, |e - p2|^2
+
+# Rounding over energy from which on an energy is computed by filtering: 4e-7 dB.
+TOLERANCE = 1e-7
+_KEPT_BYTES = 256 * 2**20  # of frames' correlations that wait for the filters
+_GROUP = 16  # frames weighed at once
+
+
+@dataclass
+class Measurement:
+    """Energies of a track's frames.
+
+    Attributes:
+        squares: |s|^2, |e|^2 and |e - s|^2, shape (frames, 3, S); NaN in frames left out.
+        energies: |p1|^2, |p1 - s|^2, |p2 - p1|^2, |p2|^2 and |e - p2|^2, shape
+            (ENERGIES, frames, S); NaN in frames left out.
+        filters: Those of the whole track, or of each frame that was not left out.
+    """
+
+    squares: Array
+    energies: Array
+    filters: list["Filters"]
+
+
+def measure(
+    references: Signals,
+    estimates: Signals,
+    frames: Sequence[_Bounds],
+    audible: Sequence[int],
+    taps: int,
+    framewise: bool = False,
+    threads: int = 1,
+) -> Measurement:
+    """Fit distortion filters, and measure the projections frame by frame.
+
+    Args:
+        references: True sources, shape (S, T, C).
+        estimates: Estimates in the same order, shape (S, T, C).
+        frames: First sample and one past the last of each frame.
+        audible: Indices of the frames to measure; the filters hear all of the track.
+        taps: F, taps of a filter.
+        framewise: Fit filters to each frame instead.
+        threads: How many frames are worked on at once.
+
+    Returns:
+        Energies of all frames.
+    """
+    sources, samples, _ = references.shape
+    squares = np.full((len(frames), 3, sources), np.nan)
+    energies = np.full((ENERGIES, len(frames), sources), np.nan)
+    longest = max((stop - start for start, stop in frames), default=1)
+    correlator = Correlator(references, estimates, taps, longest)
+    copies = copied_channels(references)
+    known: list[tuple[Array, Array]] = []
+    common: tuple[Filters, Array] | None = None
+
+    def weigh(group: Sequence[int]) -> Filters:
+        parts = [known[index] if known else correlator.stretch(*frames[index]) for index in group]
+        lags, levels = (np.stack(arrays) for arrays in zip(*parts, strict=True))
+        filters, weights = common or _filters_and_weights(lags[0], sources, copies)
+        values, spoilt = frame_energies(lags, levels, weights)
+        for row, source in np.argwhere(spoilt):
+            start, stop = frames[group[row]]
+            values[:, row, source] = filtered_energies(
+                references[:, start:stop], estimates[source, start:stop], source, filters
+            )
+        squares[group], energies[:, group] = levels, values
+        return filters
+
+    with ThreadPoolExecutor(threads) as pool:
+        # a pool of one thread would only add its switches
+        apply = pool.map if threads > 1 else map
+        if not framewise:
+            keep = _tile(frames) and len(frames) * correlator.result_bytes <= _KEPT_BYTES
+            if keep:
+                tail = [(frames[-1][1], samples)] if frames[-1][1] < samples else []
+                whole, stretches = correlator, [*frames, *tail]
+            else:
+                borders = np.linspace(0, samples, threads + 1).astype(int).tolist()
+                stretches = list(itertools.pairwise(borders))
+                whole = Correlator(references, estimates, taps, max(1, samples // threads))
+            total = whole.seams(stretches[1:])
+            for part in apply(lambda ends: whole.stretch(*ends), stretches):
+                total += part[0]
+                if keep:
+                    known.append(part)
+            common = _filters_and_weights(total, sources, copies)
+        size = 1 if framewise else _GROUP
+        groups = [audible[first : first + size] for first in range(0, len(audible), size)]
+        fitted = list(apply(weigh, groups))
+    return Measurement(squares, energies, [common[0]] if common else fitted)
+
+
+@dataclass
+class Filters:
+    """Distortion filters, and how far they can be trusted.
+
+    Attributes:
+        own: c1, from a source's channels to each channel of its estimate, (S, C, C, F).
+        all: c2, from all references to each channel of each estimate, (S, C, P, F).
+        own_condition: Condition of each source's own system, shape (S,).
+        all_condition: Condition of the system of all references.
+    """
+
+    own: Array
+    all: Array
+    own_condition: Array
+    all_condition: float
+
+
+def copied_channels(references: Signals) -> NDArray[np.intp]:
+    """Find channels that equal an earlier one of their source, as in a source panned to the middle.
+
+    Args:
+        references: True sources, shape (S, T, C).
+
+    Returns:
+        Their numbers among the P signals.
+    """
+    sources, samples, channels = references.shape
+    middle = references[:, samples // 2 : samples // 2 + 64]  # tells most that differ
+    copies = [
+        source * channels + channel
+        for source, channel in itertools.product(range(sources), range(channels))
+        if any(
+            all(
+                np.array_equal(part[source, :, channel], part[source, :, earlier])
+                for part in (middle, references)
+            )
+            for earlier in range(channel)
+        )
+    ]
+    return np.array(copies, dtype=np.intp)
+
+
+def fit(correlations: Array, sources: int, copies: NDArray[np.intp]) -> Filters:
+    """Fit the filters that bring references nearest to estimates.
+
+    Correlations that are not finite make NaN of the filters that depend on them, as in museval.
+
+    Args:
+        correlations: As `Correlator.stretch` returns them, shape (2 P, P, F).
+        sources: S.
+        copies: Signals to go without filters, as others are equal: the projections are the same,
+            and the system keeps its condition.
+
+    Returns:
+        The filters.
+    """
+    _, signals, taps = correlations.shape
+    channels = signals // sources
+    correlations = correlations.copy()
+    correlations[:, copies] = correlations[copies] = 0
+    among, right = correlations[:signals], correlations[signals:]
+    every, all_condition = _solve(among[None], right[None])
+    own, own_condition = every, all_condition
+    if sources > 1:  # a lone source has the very same filters: its interference is exactly zero
+        blocks = np.arange(signals).reshape(sources, channels)
+        own, own_condition = _solve(
+            np.stack([among[np.ix_(rows, rows)] for rows in blocks]),
+            np.stack([right[np.ix_(rows, rows)] for rows in blocks]),
+        )
+    return Filters(
+        own.reshape(sources, channels, channels, taps),
+        every.reshape(sources, channels, signals, taps),
+        own_condition,
+        float(all_condition[0]),
+    )
+
+
+def _solve(lags: Array, right: Array) -> tuple[Array, Array]:
+    """Solve systems of finite numbers, and give NaN for the others."""
+    filters, condition = np.full(right.shape, np.nan), np.full(len(lags), np.nan)
+    systems = np.isfinite(lags).all(axis=(1, 2, 3))
+    columns = np.isfinite(right).all(axis=(2, 3), keepdims=True)
+    if systems.any():
+        solution = toeplitz.solve(lags[systems], np.where(columns, right, 0)[systems])
+        filters[systems], condition[systems] = solution.filters, solution.condition
+    return np.where(columns, filters, np.nan), condition
+
+
+def _filters_and_weights(
+    correlations: Array, sources: int, copies: NDArray[np.intp]
+) -> tuple[Filters, Array]:
+    filters = fit(correlations, sources, copies)
+    return filters, energy_weights(filters)
+
+
+def energy_weights(filters: Filters) -> Array:
+    """Weights on correlations that make energies of them.
+
+    Args:
+        filters: The filters of S sources.
+
+    Returns:
+        Weights of |p1|^2, |p1 - s|^2, |p2 - p1|^2, |p2|^2 and |e - p2|^2 - |e|^2,
+        shape (ENERGIES, S, 2 P, P, F).
+    """
+    sources, channels, signals, taps = filters.all.shape
+    weights = np.zeros((ENERGIES, sources, 2 * signals, signals, taps))
+    for source in range(sources):
+        rows = slice(source * channels, (source + 1) * channels)
+        own = np.zeros((channels, signals, taps))
+        own[:, rows] = filters.own[source]
+        spatial = own.copy()
+        spatial[np.arange(channels), np.arange(signals)[rows], 0] -= 1
+        every = filters.all[source]
+        for form, combined in enumerate((own, spatial, every - own, every)):
+            weights[form, source, :signals] = _autocorrelation(combined)
+        # |e - p2|^2 = |e|^2 - 2 <e, p2> + |p2|^2
+        weights[4, source] = weights[3, source]
+        weights[4, source, signals:][rows] = -2 * every
+    return weights
+
+
+def frame_energies(correlations: Array, squares: Array, weights: Array) -> tuple[Array, Array]:
+    """Weigh correlations of frames into energies of projections.
+
+    Args:
+        correlations: As `Correlator.stretch` returns them, shape (frames, 2 P, P, F).
+        squares: |s|^2, |e|^2 and |e - s|^2, shape (frames, 3, S).
+        weights: As `energy_weights` returns them.
+
+    Returns:
+        Energies, shape (ENERGIES, frames, S); and whether rounding spoils any of a source's,
+        shape (frames, S): then the terms are so much larger than their sum that
+        `filtered_energies` must be asked.
+    """
+    frames, _, signals, _ = correlations.shape
+    sources = squares.shape[-1]
+    if not np.isfinite(squares).all():
+        # filters of NaN speak for the sources concerned; 0 times NaN would spoil the others
+        correlations = np.nan_to_num(correlations, posinf=0, neginf=0)
+    shape = (frames, ENERGIES, sources)
+    energies = correlations.reshape(frames, -1) @ weights.reshape(ENERGIES * sources, -1).T
+    energies = energies.reshape(shape).transpose(1, 0, 2)
+    energies[4] += squares[:, 1]
+    # an FFT's rounding is spread evenly over lags: eps |y| |x| at each
+    power = np.einsum("fkk->fk", correlations[:, :signals, :, 0])
+    heard = np.nan_to_num(squares[:, 1], posinf=0)
+    both = np.concatenate([power, np.repeat(heard, signals // sources, axis=1)], axis=1)
+    spread = np.einsum("nsqkl,nsqkl->nsqk", weights, weights)
+    rounding = np.einsum("nsqk,fq,fk->nfs", spread, both, power, optimize=True)
+    rounding = np.finfo(np.float64).eps * np.sqrt(np.maximum(rounding, 0))
+    rounding[4] += np.finfo(np.float64).eps * squares[:, 1]
+    if sources == 1:
+        # all references are its own: exactly no interference
+        energies[2], rounding[2] = 0 * energies[0], 0
+    with np.errstate(invalid="ignore"):
+        spoilt = (rounding > TOLERANCE * energies).any(axis=0)
+    return energies, spoilt
+
+
+def filtered_energies(
+    references: NDArray[np.generic], estimate: NDArray[np.generic], source: int, filters: Filters
+) -> Array:
+    """Filter a frame and take the energies, for figures so high that sums of products round.
+
+    Args:
+        references: True sources within the frame, shape (S, L, C).
+        estimate: The estimate within the frame, shape (L, C).
+        source: Which of the references the estimate is of.
+        filters: The filters of all sources.
+
+    Returns:
+        The energies, shape (ENERGIES,).
+    """
+    sources, length, channels = references.shape
+    taps = filters.own.shape[-1]
+    past = taps - 1
+    n_fft = fft_length(length, taps)
+    hop = n_fft - past
+    rows = slice(source * channels, (source + 1) * channels)
+    own = np.fft.rfft(filters.own[source], n_fft)
+    every = np.fft.rfft(filters.all[source], n_fft)
+    energies = np.zeros(ENERGIES)
+    waves = np.zeros((sources * channels, n_fft))
+    target, heard = np.zeros((channels, hop)), np.zeros((channels, hop))
+    for first in range(0, length + past, hop):
+        begin, end = max(0, first - past), min(length, first + hop)
+        waves[:] = target[:] = heard[:] = 0
+        column = begin - first + past
+        waves[:, column : column + end - begin] = (
+            references[:, begin:end].transpose(0, 2, 1).reshape(sources * channels, -1)
+        )
+        inside = max(0, end - first)
+        target[:, :inside] = waves[rows, past : past + inside]
+        heard[:, :inside] = estimate[first:end].T
+        spectra = np.fft.rfft(waves)
+        kept = min(hop, length + past - first)
+        p1, p2 = (
+            np.fft.irfft((applied * spectra[inputs]).sum(axis=1), n_fft)[:, past : past + kept]
+            for applied, inputs in ((own, rows), (every, slice(None)))
+        )
+        parts = (p1, p1 - target[:, :kept], p2 - p1, p2, heard[:, :kept] - p2)
+        energies += [np.vdot(part, part) for part in parts]
+    return energies
+
+
+def _autocorrelation(filters: Array) -> Array:
+    """W of the module's formula, summed over outputs; filters (C, P, F), result (P, P, F)."""
+    taps = filters.shape[-1]
+    n_fft = 2 * taps
+    spectra = np.ascontiguousarray(np.fft.rfft(filters, n_fft).transpose(2, 1, 0))
+    product = (spectra.conj() @ spectra.swapaxes(1, 2)).transpose(1, 2, 0)
+    weights = np.fft.irfft(product, n_fft)[..., :taps]
+    weights[..., 1:] *= 2
+    return weights
+
+
+def _tile(frames: Sequence[_Bounds]) -> bool:
+    """Whether frames follow each other from the start without gap or overlap."""
+    starts, stops = zip(*frames, strict=True) if frames else ((), ())
+    return starts[:1] == (0,) and starts[1:] == stops[:-1] and all(a < b for a, b in frames)

@@ -1,0 +1,220 @@
+"""Stems in the formats that people listen to: WAV, FLAC, MP3 and MUSDB18's ``.stem.mp4``."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+
+from datamodules.files.audio import DataError, require_ffmpeg
+
+FORMATS = ("wav", "flac", "mp3", "stem.mp4")
+CLIPPING = ("rescale", "clamp")
+MIXTURE = "mixture"
+
+# Bits a sample -> soundfile's name; the first is the default.
+_SUBTYPES = {
+    "wav": {32: "FLOAT", 24: "PCM_24", 16: "PCM_16"},
+    "flac": {24: "PCM_24", 16: "PCM_16"},
+}
+# MPEG audio layer III has no others.
+_MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+# Leaves room for the rounding of 16 bits, and for what a lossy decoder overshoots.
+_CEILING = {"wav": 1 - 2**-15, "flac": 1 - 2**-15, "mp3": 0.98, "stem.mp4": 0.98}
+_BLOCK = 2**18
+# MUSDB18's order of streams; other sources follow as they come.
+_STREAMS = (MIXTURE, "drums", "bass", "other", "vocals")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How stems are written.
+
+    32-bit float WAV holds any value: the stems add up to the mixture to the rounding. Every
+    other format ends at full scale, and estimates can go beyond it. ``rescale`` then turns all
+    stems of a song down by one and the same factor, so that their balance stays; ``clamp``
+    cuts the peaks off and leaves the level as it is.
+
+    Args:
+        format: One of ``FORMATS``. ``stem.mp4`` is one file of AAC streams, the mixture first
+            and then the stems, as MUSDB18's are; musdb and stempeg read it.
+        bits: Bits a sample: 16, 24 or 32 (float, the default) for WAV, 16 or 24 (the default)
+            for FLAC.
+        bitrate_kbps: Kilobits a second of MP3, and of each stream of ``stem.mp4``.
+        clipping: One of ``CLIPPING``.
+
+    Raises:
+        DataError: A value is none of these, or ffmpeg is needed and missing.
+    """
+
+    format: str = "wav"
+    bits: int | None = None
+    bitrate_kbps: int = 256
+    clipping: str = "rescale"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("format", self.format, FORMATS),
+            ("clipping", self.clipping, CLIPPING),
+        ):
+            if value not in known:
+                raise DataError(f"{name} is {value!r}: give one of {', '.join(known)}")
+        depths = _SUBTYPES.get(self.format, {})
+        if self.bits is not None and self.bits not in depths:
+            expected = " or ".join(map(str, sorted(depths))) or "no bits but a bitrate"
+            raise DataError(f"bits is {self.bits} with {self.format}: give {expected}")
+        if not 32 <= self.bitrate_kbps <= 320:
+            raise DataError(f"bitrate is {self.bitrate_kbps} kbit/s: give one from 32 to 320")
+        if not depths:
+            require_ffmpeg(f"Writing {self.format}")
+
+    @property
+    def _subtype(self) -> str:
+        depths = _SUBTYPES[self.format]
+        return depths[self.bits or next(iter(depths))]
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether all stems of a song share a file, which holds the mixture, too."""
+        return self.format == "stem.mp4"
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the files are those that estimates are gathered in: 32-bit float WAV."""
+        return self.format == "wav" and self._subtype == "FLOAT"
+
+    def check_rate(self, song: Path, sample_rate: int) -> None:
+        """Refuse a sample rate that the format does not have.
+
+        Args:
+            song: The song, for the message.
+            sample_rate: Its rate, Hz.
+
+        Raises:
+            DataError: MP3 does not know the rate.
+        """
+        if self.format == "mp3" and sample_rate not in _MP3_RATES:
+            raise DataError(
+                f"{song}: has {sample_rate} Hz, which MP3 does not know "
+                f"({', '.join(map(str, _MP3_RATES))}); choose --format wav or flac"
+            )
+
+    def files(self, folder: Path, stems: list[str]) -> list[Path]:
+        """Name the files that a song's stems go to.
+
+        Args:
+            folder: The song's folder.
+            stems: Names of the stems.
+
+        Returns:
+            One file a stem, or the one for all.
+        """
+        if self.is_one_file:
+            return [folder / f"{folder.name}.{self.format}"]
+        return [folder / f"{stem}.{self.format}" for stem in stems]
+
+    def gain(self, peak: float) -> float:
+        """Tell how much a song's stems are turned down, 1 for not at all.
+
+        Args:
+            peak: Largest absolute sample of them.
+        """
+        ceiling = _CEILING[self.format]
+        if self.is_exact or self.clipping == "clamp" or peak <= ceiling:
+            return 1.0
+        return ceiling / peak
+
+    def write(
+        self,
+        sources: Mapping[str, Path],
+        targets: list[Path],
+        gain: float,
+        tags: Mapping[str, str],
+    ) -> None:
+        """Encode stems.
+
+        Args:
+            sources: Stem -> 32-bit float WAV.
+            targets: What ``files`` named, in any folder.
+            gain: Factor on all samples; what is beyond full scale then is cut off.
+            tags: Title, artist and the like, by soundfile's names.
+
+        Raises:
+            DataError: The encoder failed.
+        """
+        if self.is_one_file:
+            self._write_streams(sources, targets[0], gain, tags)
+            return
+        for (stem, source), target in zip(sources.items(), targets, strict=True):
+            named = {**tags, "title": f"{tags['title']} ({stem})"} if "title" in tags else tags
+            if self.format == "mp3":
+                self._encode(["-i", str(source)], [], target, gain, named, "libmp3lame")
+            else:
+                self._rewrite(source, target, gain, named)
+
+    def _rewrite(self, source: Path, target: Path, gain: float, tags: Mapping[str, str]) -> None:
+        with (
+            soundfile.SoundFile(source) as old,
+            soundfile.SoundFile(
+                target, "w", old.samplerate, old.channels, self._subtype,
+                # Beyond 4 GiB, which an hour of float stereo nearly is, WAV itself ends.
+                format="RF64" if self._bytes(old) >= 2**32 - 2**16 else self.format.upper(),
+            ) as new,
+        ):  # fmt: skip
+            for name, value in tags.items():
+                setattr(new, name, value)
+            while len(block := old.read(_BLOCK, dtype="float32", always_2d=True)):
+                new.write(block * gain if gain != 1 else block)
+
+    def _bytes(self, file: soundfile.SoundFile) -> int:
+        bits = {"FLOAT": 32, "PCM_24": 24, "PCM_16": 16}[self._subtype]
+        size: int = file.frames * file.channels * bits // 8
+        return size if self.format == "wav" else 0
+
+    def _write_streams(
+        self, sources: Mapping[str, Path], target: Path, gain: float, tags: Mapping[str, str]
+    ) -> None:
+        order = [name for name in _STREAMS if name in sources]
+        order += [name for name in sources if name not in order]
+        inputs = [word for name in order for word in ("-i", str(sources[name]))]
+        streams: list[str] = []
+        for number, name in enumerate(order):
+            streams += ["-map", f"{number}:a", f"-metadata:s:a:{number}", f"title={name}"]
+            # A player that knows nothing of stems plays the mixture alone.
+            streams += [f"-disposition:a:{number}", "default" if number == 0 else "0"]
+        self._encode(inputs, streams, target, gain, tags, "aac")
+
+    def _encode(
+        self,
+        inputs: list[str],
+        streams: list[str],
+        target: Path,
+        gain: float,
+        tags: Mapping[str, str],
+        codec: str,
+    ) -> None:
+        words = {"tracknumber": "track"}
+        described = [
+            word
+            for name, value in tags.items()
+            for word in ("-metadata", f"{words.get(name, name)}={value}")
+        ]
+        # Float samples beyond full scale would wrap or ring in a decoder.
+        cut = ["-af", f"volume={gain!r},asoftclip=type=hard"]
+        kind = ["-f", "mp4" if self.is_one_file else "mp3"]
+        command = ["ffmpeg", "-nostdin", "-v", "error", "-y", *inputs, *streams, *cut]
+        command += ["-c:a", codec, "-b:a", f"{self.bitrate_kbps}k", *described, *kind]
+        done = subprocess.run(
+            [*command, f"file:{target}"], capture_output=True, check=False, text=True
+        )
+        if done.returncode:
+            reason = done.stderr.strip().rpartition("\n")[2]
+            raise DataError(
+                f"{target}: ffmpeg could not write it ({reason}); check that the disk "
+                f"({shutil.disk_usage(target.parent).free / 1e9:.1f} GB free) is not full, or "
+                "choose --format wav"
+            )

@@ -1,0 +1,1 @@
+"""Import of other projects' weights, export to other formats."""

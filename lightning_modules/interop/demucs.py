@@ -1,0 +1,217 @@
+"""Weights of the package ``demucs``, read into our separators."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.tracks.layouts import STEMS
+from lightning_modules.architectures.demucs import Demucs
+from lightning_modules.architectures.hybrid_demucs import UNUSED, HybridDemucs
+from lightning_modules.base.description import CheckpointError
+from lightning_modules.interop.weights_file import read_weights
+
+# The order in which it writes them.
+PACKAGE_SOURCES = ("drums", "bass", "other", "vocals")
+
+
+class _PackageClass:
+    """Stands for the package's classes, which its files name and which nothing here calls."""
+
+
+_CLASSES = ("model.Demucs", "demucs.Demucs", "hdemucs.HDemucs")
+
+
+def from_package(
+    path: str | Path,
+    sources: Sequence[str] = PACKAGE_SOURCES,
+    resample: bool | None = None,
+) -> Demucs | HybridDemucs:
+    """Build a separator from weights of the package ``demucs``, or of torchaudio's Hybrid Demucs.
+
+    Args:
+        path: A state dict, or what a version of the package saved beside one: the network of its
+            first two versions, or the hybrid of its third. Of the former, names of weights as in
+            the third version and later tell that the decoder's convolutions are padded.
+        sources: Their order in the file, unless the file tells it.
+        resample: The network of the first two versions works at twice the sample rate; by
+            default what the file tells, else the first version's does not, the second's does.
+
+    Returns:
+        The separator, in evaluation mode, with sources in our order.
+
+    Raises:
+        CheckpointError: The file is not what the package writes, or of another of its networks.
+    """
+    path = Path(path)
+    state, told = _read(path)
+    given = told.get("sources")
+    names = list(sources if given is None or isinstance(given, int) else given)
+    if len(set(names)) < len(names):
+        raise CheckpointError(f"{path}: its sources are {', '.join(names)}: name each of them once")
+    facts = {
+        "sample_rate": int(told.get("samplerate", 44100)),
+        "segment_seconds": 10.0,  # that of their training
+    }
+    if any(key.startswith(("tencoder.", "time_encoder.")) for key in state):
+        return _hybrid(path, state, names, facts)
+    doubled = told.get("resample", True) if resample is None else resample
+    return _demucs(path, state, names, {**facts, "resample": bool(doubled)})
+
+
+def _demucs(
+    path: Path, state: Mapping[str, Tensor], names: Sequence[str], facts: Mapping[str, Any]
+) -> Demucs:
+    renamed = {_LATER.sub(r"\1.2.\2", key): value for key, value in state.items()}
+    depth = sum(_LEVEL.fullmatch(key) is not None for key in renamed)
+    first, last = "encoder.0.0.weight", f"decoder.{depth - 1}.2."
+    _check_names(path, renamed, (first, f"{last}weight", f"{last}bias"))
+    channels, audio_channels = renamed[first].shape[:2]
+    ours = _put_in_order(path, renamed, names, {last: audio_channels})
+    model = Demucs(
+        ours,
+        channels=channels,
+        depth=depth,
+        lstm_layers=sum(_LSTM_LAYER.fullmatch(key) is not None for key in renamed),
+        padded=renamed.keys() != state.keys(),
+        audio_channels=audio_channels,
+        **facts,
+    )
+    _load(path, model, renamed)
+    return model.eval()
+
+
+def _hybrid(
+    path: Path, state: Mapping[str, Tensor], names: Sequence[str], facts: Mapping[str, Any]
+) -> HybridDemucs:
+    renamed = {
+        _BRANCH.sub(lambda found: _BRANCHES[found[1]] + found[2], key): value
+        for key, value in state.items()
+    }
+    first, embedding = "time_encoder.0.conv.weight", "freq_emb.embedding.weight"
+    _check_names(path, renamed, (first, embedding))
+    bins, channels = renamed[embedding].shape  # of the first level: an eighth of the window
+    audio_channels = renamed[first].shape[1]
+    depths = {
+        branch: sum(key.startswith(branch) and key.endswith(".conv_tr.bias") for key in renamed)
+        for branch in ("time_decoder.", "freq_decoder.")
+    }
+    heads = {f"{branch}{depth - 1}.conv_tr.": depth for branch, depth in depths.items()}
+    _check_names(path, renamed, [f"{head}{kind}" for head in heads for kind in ("weight", "bias")])
+    time, frequency = heads
+    # Spectra have a real and an imaginary part.
+    widths = {time: audio_channels, frequency: 2 * audio_channels}
+    ours = _put_in_order(path, renamed, names, widths)
+    try:
+        model = HybridDemucs(
+            ours, channels=channels, n_fft=8 * bins, audio_channels=audio_channels, **facts
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    # The package has no weights where torchaudio has some that it does not use.
+    unused = {k: v for k, v in model.network.state_dict().items() if k.startswith(UNUSED)}
+    _load(path, model, {**unused, **renamed})
+    return model.eval()
+
+
+# Where the third version and later ones have a layer that does nothing before each activation.
+_LATER = re.compile(r"((?:en|de)coder\.\d+)\.3\.(weight|bias)")
+_LEVEL = re.compile(r"encoder\.\d+\.0\.weight")
+_LSTM_LAYER = re.compile(r"lstm\.lstm\.weight_ih_l\d+")
+
+
+# Where the package has the branches of the hybrid that torchaudio names otherwise.
+_BRANCH = re.compile(r"^(t?)((?:en|de)coder\.)")
+_BRANCHES = {"t": "time_", "": "freq_"}
+
+
+def our_order(names: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Put sources in our order, strangers last.
+
+    Args:
+        names: The sources in another order.
+
+    Returns:
+        The sources in ours, and at which place in ``names`` each one is.
+    """
+    places = sorted(
+        range(len(names)),
+        key=lambda place: STEMS.index(names[place]) if names[place] in STEMS else len(STEMS),
+    )
+    return [names[place] for place in places], places
+
+
+def reordered(weights: Tensor, order: Sequence[int], axis: int) -> Tensor:
+    """Put the outputs of a layer in another order of sources.
+
+    Args:
+        weights: Weights or biases of the layer.
+        order: At which place in ``weights`` each source is.
+        axis: Axis of the outputs, which has as many for each source, one source after the other.
+
+    Returns:
+        Weights of the same shape.
+    """
+    by_source: Tensor = weights.unflatten(axis, (len(order), -1))
+    return by_source.index_select(axis, torch.tensor(order)).flatten(axis, axis + 1)
+
+
+def _put_in_order(
+    path: Path, state: dict[str, Tensor], names: Sequence[str], widths: Mapping[str, int]
+) -> list[str]:
+    """Put the heads, each with channels a source, into our order of sources, and tell that."""
+    ours, order = our_order(names)
+    for head, width in widths.items():
+        weight, bias = state[f"{head}weight"], state[f"{head}bias"]
+        if len(bias) != len(names) * width:
+            raise CheckpointError(
+                f"{path}: {head}bias has {len(bias)} channels, {width} for each of "
+                f"{', '.join(names)} were expected: give the sources in the file's order"
+            )
+        state[f"{head}weight"] = reordered(weight, order, 1)  # (inputs, outputs, kernel ...)
+        state[f"{head}bias"] = reordered(bias, order, 0)
+    return ours
+
+
+def _check_names(path: Path, state: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise CheckpointError(
+            f"{path}: has no {', '.join(missing)}: weights of the first or second version's "
+            "network, or of the hybrid, were expected"
+        )
+
+
+def _load(path: Path, model: Demucs | HybridDemucs, state: Mapping[str, Tensor]) -> None:
+    try:
+        model.network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path}: weights of the first or second version's network, or of the hybrid, were "
+            f"expected: {reason} ..."
+        ) from error
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """Read weights, and the arguments that the file tells."""
+    kinds = [(_PackageClass, f"demucs.{name}") for name in _CLASSES]
+    with torch.serialization.safe_globals(kinds):  # type: ignore[arg-type]
+        contents = read_weights(path)
+    told: Mapping[str, Any] = {}
+    if isinstance(contents, tuple) and len(contents) == 4:  # the first version
+        _, _, told, contents = contents
+        told = {"resample": False, **told}
+    elif isinstance(contents, dict) and "state" in contents:
+        told, contents = contents.get("kwargs", {}), contents["state"]
+    if not isinstance(contents, dict) or "__quantized" in contents:
+        raise CheckpointError(
+            f"{path}: holds {'quantised weights' if isinstance(contents, dict) else 'no weights'}; "
+            "a state dict was expected"
+        )
+    return contents, told

@@ -1,0 +1,1 @@
+"""Pictures of sound, scores and data sets."""

@@ -1,0 +1,185 @@
+"""Pictures of a data set: what ``datamodules.doctor.report`` found in it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from datamodules.doctor.diagnosis import (
+    CLIPPED_SHARE,
+    FAINT_DB,
+    MIXTURE_NOTE_DB,
+    MIXTURE_WARNING_DB,
+    is_silent,
+)
+from datamodules.doctor.measurements import SILENT_DB, FileMeasures
+from datamodules.doctor.report import Report
+from datamodules.tracks.layouts import MIXTURE, SUBSETS
+from lightning_modules.plots.sound import COLOURS, HEAT_COLOURS, new_figure
+
+_BLUE, _RED, _ORANGE = COLOURS[0], COLOURS[1], COLOURS[5]
+_SUBSET_COLOURS = dict(zip(SUBSETS, (_BLUE, _ORANGE), strict=True))
+_SEVERITY_COLOURS = {"note": "0.6", "warning": _ORANGE, "error": _RED}
+# What has no place on an axis of decibels, or of logarithms, is drawn at its end.
+_EXACT_DB = -120.0
+_NEVER = 1e-7
+_LONGEST_NAME = 44
+
+
+def overview_figure(report: Report) -> Figure:
+    """Draw lengths, levels, silence, clipping, mixtures against stems, and the findings.
+
+    A dot is a file, or a track; the dashed lines are where the doctor begins to speak.
+
+    Args:
+        report: What was found.
+
+    Returns:
+        The figure, 1200 pixels wide.
+    """
+    figure = new_figure(f"{report.root}: {report.counted}", 7.5)
+    panels = figure.subplots(2, 3)
+    lengths, levels, silence, clipping, mixtures, findings = panels.flat
+    _draw_lengths(lengths, report)
+    names = [*report.stems, MIXTURE]
+
+    _draw_dots(levels, report, names, lambda file: max(file.rms_db, SILENT_DB))
+    levels.axhline(FAINT_DB, color="0.5", linestyle="--", linewidth=1)
+    levels.set(title="Level", ylabel="RMS, dBFS")
+
+    _draw_dots(silence, report, names, lambda file: 100 * file.silent_share)
+    silence.set(title=f"Seconds below {SILENT_DB:g} dBFS", ylabel="%", ylim=(-3, 103))
+
+    _draw_dots(clipping, report, names, lambda file: 100 * max(file.clipped_share, _NEVER))
+    clipping.axhline(100 * CLIPPED_SHARE, color="0.5", linestyle="--", linewidth=1)
+    clipping.set(title="Clipped samples", ylabel="% (logarithmic; lowest: none)")
+    clipping.set(yscale="log", ylim=(50 * _NEVER, 200))
+
+    _draw_mixtures(mixtures, report)
+    _draw_findings(findings, report)
+    handles = [
+        Line2D([], [], marker="o", linestyle="", color=colour, label=subset)
+        for subset, colour in _SUBSET_COLOURS.items()
+        if any(track.subset == subset for track in report.tracks)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    return figure
+
+
+def levels_figure(report: Report) -> Figure:
+    """Draw the level of every file: a row a track, a column a stem.
+
+    Args:
+        report: What was found.
+
+    Returns:
+        The figure, 900 pixels wide; silent files are marked, missing ones grey.
+    """
+    names = [*report.stems, MIXTURE]
+    tracks = [track for track in report.tracks if track.files]
+    cells = np.full((len(tracks), len(names)), math.nan)
+    for row, track in enumerate(tracks):
+        for column, name in enumerate(names):
+            if name in track.files:
+                cells[row, column] = max(track.files[name].rms_db, SILENT_DB)
+    title = f"{report.root}: level of every file"
+    figure = new_figure(title, 1.8 + 0.2 * max(1, len(tracks)), width=9)
+    axes = figure.subplots()
+    if not tracks:
+        axes.text(0.5, 0.5, "no track could be read", ha="center", transform=axes.transAxes)
+        axes.set_axis_off()
+        return figure
+    image = axes.imshow(
+        np.ma.masked_invalid(cells), aspect="auto", interpolation="nearest", cmap=HEAT_COLOURS
+    )
+    for row, track in enumerate(tracks):
+        for column, name in enumerate(names):
+            if name in track.files and is_silent(track.files[name]):
+                axes.text(column, row, "silent", ha="center", va="center", fontsize=7, color="w")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(
+        range(len(tracks)), [track.label(_LONGEST_NAME) for track in tracks], fontsize=8
+    )
+    axes.tick_params(length=0)
+    axes.xaxis.set_ticks_position("top")
+    figure.colorbar(image, ax=axes, label="RMS, dBFS", aspect=40, pad=0.01)
+    return figure
+
+
+def _draw_lengths(axes: Axes, report: Report) -> None:
+    minutes = {
+        subset: [t.seconds / 60 for t in report.tracks if t.subset == subset and t.seconds]
+        for subset in _SUBSET_COLOURS
+    }
+    axes.hist(list(minutes.values()), bins=20, stacked=True, color=list(_SUBSET_COLOURS.values()))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(title="Length", xlabel="minutes", ylabel="tracks")
+
+
+def _draw_dots(
+    axes: Axes, report: Report, names: Sequence[str], value: Callable[[FileMeasures], float]
+) -> None:
+    """Draw a dot a file, spread out over the width of its column."""
+    for column, name in enumerate(names):
+        found = [
+            (track.subset, value(track.files[name]))
+            for track in report.tracks
+            if name in track.files
+        ]
+        places = column + 0.35 * np.linspace(-1, 1, len(found)) if len(found) > 1 else [column]
+        axes.scatter(
+            places[: len(found)],
+            [level for _, level in found],
+            s=14,
+            alpha=0.8,
+            linewidth=0,
+            c=[_SUBSET_COLOURS[subset] for subset, _ in found],
+        )
+    axes.set_xticks(range(len(names)), names)
+    axes.grid(axis="y", alpha=0.25)
+
+
+def _draw_mixtures(axes: Axes, report: Report) -> None:
+    found = [
+        (track.subset, max(*track.mixture.error_db, _EXACT_DB))
+        for track in report.tracks
+        if track.mixture
+    ]
+    axes.scatter(
+        range(len(found)),
+        [error for _, error in found],
+        s=14,
+        linewidth=0,
+        c=[_SUBSET_COLOURS[subset] for subset, _ in found],
+    )
+    for limit in (MIXTURE_NOTE_DB, MIXTURE_WARNING_DB):
+        axes.axhline(limit, color="0.5", linestyle="--", linewidth=1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", alpha=0.25)
+    axes.set(
+        title="Mixture minus sum of stems",
+        xlabel="track",
+        ylabel=f"dB of the mixture ({_EXACT_DB:g}: exact)",
+        ylim=(_EXACT_DB - 4, 6),
+    )
+
+
+def _draw_findings(axes: Axes, report: Report) -> None:
+    kinds = Counter((found.severity, found.name) for found in report.findings)
+    # Findings come with the gravest first; bars are drawn from below.
+    for row, ((severity, _), count) in enumerate(reversed(kinds.items())):
+        axes.barh(row, count, 0.5, color=_SEVERITY_COLOURS[severity])
+        axes.text(count, row, f" {count} {severity}{'s' * (count != 1)}", va="center", fontsize=9)
+    axes.set_yticks(range(len(kinds)), [name for _, name in reversed(kinds)])
+    axes.set_ylim(-1, max(5, len(kinds)))
+    axes.set_xlim(0, 1.5 * max(kinds.values(), default=1))
+    axes.set_xticks([])
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.set_title("Findings" if kinds else "No findings")

@@ -1,0 +1,315 @@
+"""Pictures of scores: box plots, heat maps over tracks, and curves over a training."""
+
+import math
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from lightning_modules.evaluation.scores import METRICS, TrackScores, aggregate
+from lightning_modules.plots.sound import (
+    BASELINE_COLOUR,
+    COLOURS,
+    HEAT_COLOURS,
+    MIXTURE_COLOUR,
+    MODEL_COLOUR,
+    new_figure,
+)
+
+_MODEL_FACE = "#a9c4e6"
+_DOT: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linestyle": "", "color": "0.25"}
+_MOST_MARKERS = 12
+_LineStyle = Literal["-", "--", "-.", ":"]
+_LINES: tuple[_LineStyle, ...] = ("-", "--", "-.", ":")
+# A heat map's colours span these quantiles, or one failed track would take them all.
+_HEAT_QUANTILES = (0.02, 0.98)
+
+
+def score_boxplot(
+    tracks: Sequence[TrackScores], baseline_tracks: Sequence[TrackScores], title: str
+) -> Figure:
+    """Draw the spread of scores over tracks: for each metric a box a source.
+
+    A track's score is the median over its frames. Boxes reach from the lower to the upper
+    quartile, whiskers to the farthest track within 1.5 times that distance; a dot is a track.
+
+    Args:
+        tracks: Scores of a model.
+        baseline_tracks: Scores of the mixture as estimate, drawn in grey behind; may be empty.
+        title: Title of the figure.
+
+    Returns:
+        The figure, 1200 pixels wide.
+    """
+    sources = list(aggregate(tracks).figures)
+    medians = [track.medians for track in tracks]
+    baseline_medians = [track.medians for track in baseline_tracks]
+    figure = new_figure(title, 4.5)
+    for axes, metric in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
+        for position, source in enumerate(sources):
+            behind = _track_values(baseline_medians, source, metric)
+            _draw_box(axes, behind, position, 0.8, MIXTURE_COLOUR, BASELINE_COLOUR)
+            values = _track_values(medians, source, metric)
+            _draw_box(axes, values, position, 0.45, _MODEL_FACE, MODEL_COLOUR)
+        # boxes and whiskers set the axis, or one failed track would squeeze all the others
+        limits = axes.get_ylim()
+        for position, source in enumerate(sources):
+            _draw_dots(axes, _track_values(medians, source, metric), position, limits)
+        axes.set_ylim(limits)
+        axes.set_title(metric)
+        axes.set_xticks(range(len(sources)), sources)
+        axes.grid(axis="y", color="0.9")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("median over frames (dB)")
+    handles: list[Artist] = [
+        Patch(facecolor=_MODEL_FACE, edgecolor=MODEL_COLOUR, label="model"),
+        Line2D([], [], label="a track", **_DOT),
+        Line2D([], [], label="a track beyond the axis", **_DOT | {"markerfacecolor": "white"}),
+    ]
+    if baseline_tracks:
+        handles.insert(
+            1,
+            Patch(facecolor=MIXTURE_COLOUR, edgecolor=BASELINE_COLOUR, label="mixture as estimate"),
+        )
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    return figure
+
+
+def system_boxplot(
+    values: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]],
+    bounds: Sequence[str],
+    title: str,
+) -> Figure:
+    """Draw the scores of systems side by side, as the SiSEC campaigns do.
+
+    A row of panels a source, a column a metric, in each a box a system: quartiles and median over
+    tracks, whiskers to the farthest track within 1.5 times their distance. Tracks beyond are left
+    out, for one failed track would squeeze all the others.
+
+    Args:
+        values: Source -> metric -> system -> figures of its tracks, dB. Systems stand from top to
+            bottom in their order in the first panel that has them.
+        bounds: Names of systems to be drawn in grey, such as the mixture.
+        title: Title of the figure.
+
+    Returns:
+        The figure, 1200 pixels wide.
+    """
+    kinds = list(dict.fromkeys(kind for panels in values.values() for kind in panels))
+    found = [system for panels in values.values() for each in panels.values() for system in each]
+    systems = list(dict.fromkeys(found))
+    colours = _colours([name for name in systems if name not in bounds])
+    height = 1.3 + len(values) * (0.45 + 0.3 * len(systems))
+    figure = new_figure(title, height)
+    grid = figure.subplots(len(values), len(kinds), sharex="col", sharey="row", squeeze=False)
+    for row, (source, panels) in enumerate(values.items()):
+        here = [name for name in systems if any(name in each for each in panels.values())]
+        for column, kind in enumerate(kinds):
+            axes = grid[row, column]
+            for position, name in enumerate(here):
+                colour = colours.get(name, BASELINE_COLOUR)
+                each = list(panels.get(kind, {}).get(name, ()))
+                _draw_box(axes, each, position, 0.62, _paler(colour), colour, "horizontal")
+            axes.set_yticks(range(len(here)), here)
+            axes.set_ylim(len(here) - 0.4, -0.6)
+            axes.grid(axis="x", color="0.9")
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(axis="y", left=column == 0, labelleft=column == 0)
+            if row == 0:
+                axes.set_title(kind, fontsize=11)
+            if row == len(values) - 1:
+                axes.set_xlabel(f"{kind} (dB)")
+        grid[row, 0].set_ylabel(source, fontsize=11)
+    return figure
+
+
+def track_heatmap(
+    values: Mapping[str, Mapping[str, Mapping[str, float]]], label: str, title: str
+) -> Figure:
+    """Draw a figure of every track: a panel a source, a column a system, a row a track.
+
+    Args:
+        values: Source -> system -> track -> dB.
+        label: What the figures are, for the colour bar.
+        title: Title of the figure.
+
+    Returns:
+        The figure, 1200 pixels wide; tracks from the best on average to the worst, cells without
+        a figure grey.
+    """
+    by_track: dict[str, list[float]] = {}
+    for systems in values.values():
+        for tracks in systems.values():
+            for track, value in tracks.items():
+                by_track.setdefault(track, []).append(value)
+    names = sorted(by_track, key=lambda track: -float(np.mean(by_track[track])))
+    everything = [value for found in by_track.values() for value in found] or [0.0]
+    low, high = np.quantile(everything, _HEAT_QUANTILES)
+
+    figure = new_figure(title, 2.6 + 0.2 * len(names))
+    panels = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
+    for axes, (source, systems) in zip(panels, values.items(), strict=True):
+        cells = [[tracks.get(name, math.nan) for tracks in systems.values()] for name in names]
+        image = axes.imshow(
+            np.ma.masked_invalid(np.array(cells, dtype=float).reshape(len(names), len(systems))),
+            aspect="auto",
+            interpolation="nearest",
+            cmap=HEAT_COLOURS,
+            vmin=low,
+            vmax=max(high, low + 1e-6),
+        )
+        axes.set_title(source, fontsize=11)
+        axes.set_xticks(range(len(systems)), list(systems), rotation=90)
+        # Thin lines between systems, so that columns do not run into each other.
+        axes.set_xticks(np.arange(len(systems) - 1) + 0.5, minor=True)
+        axes.grid(which="minor", axis="x", color="white", linewidth=1.5)
+        axes.tick_params(which="minor", length=0)
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks(range(len(names)), names, fontsize=8)
+    figure.colorbar(image, ax=panels, label=label, extend="both", aspect=40, pad=0.01)
+    return figure
+
+
+def training_curves(
+    curves: Mapping[str, Mapping[str, Sequence[Mapping[int, float]]]], label: str, title: str
+) -> Figure:
+    """Draw how figures went in training: a panel a source and one for their mean.
+
+    Args:
+        curves: Panel -> system -> for each of its runs, step -> figure. Of several runs each is
+            a thin line, and the mean over the steps that all have a thick one.
+        label: What the figures are, with the unit.
+        title: Title of the figure.
+
+    Returns:
+        The figure, 1200 pixels wide.
+    """
+    systems = list(dict.fromkeys(name for panel in curves.values() for name in panel))
+    colours = _colours(systems)
+    columns = min(3, len(curves))
+    rows = math.ceil(len(curves) / columns)
+    figure = new_figure(title, 1.2 + 2.7 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+    for axes, (panel, found) in zip(grid, curves.items(), strict=False):
+        for name, runs in found.items():
+            _draw_curve(axes, runs, colours[name], _LINES[systems.index(name) % len(_LINES)])
+        axes.set_title(panel, fontsize=11)
+        axes.grid(color="0.9")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("step of the optimiser")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.tick_params(labelbottom=True)
+    for axes in grid[len(curves) :]:
+        axes.set_visible(False)
+    for row in range(rows):
+        grid[row * columns].set_ylabel(label)
+    handles = [
+        Line2D([], [], color=colours[name], linestyle=_LINES[number % len(_LINES)], label=name)
+        for number, name in enumerate(systems)
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(4, len(systems)), frameon=False
+    )
+    return figure
+
+
+def _draw_curve(
+    axes: Axes, runs: Sequence[Mapping[int, float]], colour: str, style: _LineStyle
+) -> None:
+    """Draw a system's runs, and their mean where there are several."""
+    alone = len(runs) == 1
+    for run in runs:
+        axes.plot(
+            list(run),
+            list(run.values()),
+            style,
+            color=colour,
+            linewidth=1.8 if alone else 0.8,
+            alpha=1.0 if alone else 0.5,
+            marker=_marker(run),
+            markersize=4 if alone else 2.5,
+        )
+    shared = [step for step in runs[0] if all(step in run for run in runs)]
+    if not alone and shared:
+        means = [float(np.mean([run[step] for run in runs])) for step in shared]
+        axes.plot(
+            shared, means, style, color=colour, linewidth=2.2, marker=_marker(shared), markersize=5
+        )
+
+
+def _marker(points: Sized) -> str:
+    """Mark the points of short curves, of which one may be all there is."""
+    return "o" if len(points) <= _MOST_MARKERS else ""
+
+
+def _colours(names: Sequence[str]) -> dict[str, str]:
+    return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+
+
+def _paler(colour: str) -> tuple[float, float, float]:
+    """A face for boxes whose edges have the colour."""
+    red, green, blue = to_rgb(colour)
+    return (0.45 * red + 0.55, 0.45 * green + 0.55, 0.45 * blue + 0.55)
+
+
+def _track_values(
+    medians: Sequence[dict[str, dict[str, float]]], source: str, metric: str
+) -> list[float]:
+    """Collect the figures of the tracks that have one."""
+    values = [track[source][metric] for track in medians if source in track]
+    return [value for value in values if math.isfinite(value)]
+
+
+def _draw_box(
+    axes: Axes,
+    values: list[float],
+    position: int,
+    width: float,
+    face: str | tuple[float, float, float],
+    edge: str,
+    orientation: Literal["vertical", "horizontal"] = "vertical",
+) -> None:
+    """Draw one box, or nothing where there are no values."""
+    if not values:
+        return
+    line = {"color": edge}
+    axes.boxplot(
+        [values],
+        positions=[position],
+        widths=width,
+        orientation=orientation,
+        patch_artist=True,
+        showfliers=False,
+        manage_ticks=False,
+        boxprops={"facecolor": face, "edgecolor": edge},
+        medianprops={"color": edge, "linewidth": 2},
+        whiskerprops=line,
+        capprops=line,
+    )
+
+
+def _draw_dots(axes: Axes, values: list[float], position: int, limits: tuple[float, float]) -> None:
+    """Draw a dot for each value; one beyond the limits is hollow and sits on the limit."""
+    heights = np.clip(values, *limits)
+    beyond = heights != values
+    # spread sideways, the same way in every picture
+    places = position + (np.linspace(-0.13, 0.13, len(values)) if len(values) > 1 else np.zeros(1))
+    for chosen, face in ((~beyond, _DOT["color"]), (beyond, "white")):
+        if chosen.any():  # the extent of an unclipped line without points is infinite
+            axes.plot(
+                places[chosen],
+                heights[chosen],
+                clip_on=False,
+                zorder=4,
+                **_DOT | {"markerfacecolor": face},
+            )

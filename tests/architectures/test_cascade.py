@@ -1,0 +1,73 @@
+"""A denoiser and a separator as one separator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules.stream.datasets import Batch
+from lightning_modules.architectures.cascade import Cascade
+from lightning_modules.architectures.denoising_autoencoder import DenoisingAutoencoder
+from lightning_modules.architectures.unet import UNet
+from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.checkpoints.loading import load_separator
+from tests.checkpoints.test_loading import save
+
+
+def checkpoints(folder: Path, **denoising: Any) -> tuple[Path, Path]:
+    """A small denoiser and a small separator, saved."""
+    torch.manual_seed(0)
+    settings = {"segment_seconds": 0.5, **denoising}
+    denoiser = DenoisingAutoencoder(["music"], [3], 3, **settings)
+    separator = UNet(
+        ["vocals", "accompaniment"], channels=[4, 8], segment_seconds=0.5, mask="ratio"
+    )
+    return save(denoiser, folder / "denoiser.ckpt"), save(separator, folder / "separator.ckpt")
+
+
+def test_one_after_the_other(tmp_path: Path) -> None:
+    paths = checkpoints(tmp_path)
+    cascade = Cascade(*paths)
+    assert isinstance(cascade, SourceSeparator)
+    assert cascade.sources == ["vocals", "accompaniment"]
+    assert not cascade.training
+    denoiser, separator = (load_separator(path) for path in paths)
+    mixture = 0.1 * torch.randn(2, 2, 9000)
+    denoised = denoiser(mixture)[:, 0]
+    torch.testing.assert_close(cascade(mixture), separator(denoised))
+    assert cascade.separate(mixture[0]).shape == (2, 2, 9000)
+
+
+def test_they_may_differ_in_rate_and_channels(tmp_path: Path) -> None:
+    cascade = Cascade(*checkpoints(tmp_path, sample_rate=22050, audio_channels=1))
+    assert (cascade.sample_rate, cascade.audio_channels) == (44100, 2)
+    mixture = 0.1 * torch.randn(1, 2, 10_001)
+    denoised = cascade.denoise(mixture)
+    assert denoised.shape == mixture.shape
+    # Each channel went through by itself.
+    alone = cascade.denoise(mixture[:, 1:])
+    torch.testing.assert_close(alone, denoised[:, 1:])
+    assert cascade(mixture).shape == (1, 2, 2, 10_001)
+
+
+def test_both_can_be_tuned_together(tmp_path: Path) -> None:
+    cascade = Cascade(*checkpoints(tmp_path)).train()
+    batch = Batch(torch.randn(1, 2, 20_000), torch.randn(1, 2, 2, 20_000))
+    cascade.loss(batch)["loss"].backward()
+
+    def moved(part: torch.nn.Module) -> bool:
+        gradients: list[Tensor] = [p.grad for p in part.parameters() if p.grad is not None]
+        return any(bool(gradient.any()) for gradient in gradients)
+
+    assert moved(cascade.denoiser)
+    assert moved(cascade.separator)
+
+
+def test_swapped_checkpoints_are_told(tmp_path: Path) -> None:
+    denoiser, separator = checkpoints(tmp_path)
+    with pytest.raises(ValueError, match="separates vocals, accompaniment, a denoiser with one"):
+        Cascade(separator, denoiser)

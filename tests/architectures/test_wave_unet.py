@@ -1,0 +1,385 @@
+"""Wave-U-Net: sizes and counts of the paper, alignment, additivity, loss of the middle."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules.stream.datasets import Batch
+from lightning_modules.architectures.wave_unet import Interpolation, UpBlock, WaveUNet, WaveUNetwork
+from lightning_modules.base.description import KEY, describe
+from lightning_modules.checkpoints.loading import load_separator
+from lightning_modules.configuration.build import configured
+from lightning_modules.losses import L1, MSE, SpectralRMSE
+
+FOUR = ["vocals", "drums", "bass", "other"]
+TWO = ["vocals", "accompaniment"]
+# 3 levels: 8 samples more in are 8 more out, and 238 are context.
+SMALL = {"levels": 3, "filters": 4, "segment_seconds": 0.1}
+CONTEXT = 8 * (2 * 15 + 5 - 3) - 15 - 5 + 2
+# Lengths on both sides of what the network takes.
+LENGTHS = [1, 5, 6, 12, 13, 14, CONTEXT, 1000, 4001]
+
+
+def small(sources: list[str] = FOUR, **arguments: Any) -> WaveUNet:
+    torch.manual_seed(0)
+    return WaveUNet(sources, **{**SMALL, **arguments}).eval()
+
+
+def noise(*shape: int, seed: int = 1) -> Tensor:
+    return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def batch(samples: int, channels: int = 2, examples: int = 2) -> Batch:
+    targets = noise(examples, 4, channels, samples)
+    return Batch(targets.sum(1), targets)
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# ----------------------------------------------------- what the paper prints
+
+
+def test_147443_samples_in_and_16389_out() -> None:
+    network = WaveUNetwork(1, 1, 12, 24, 15, 5, context=True, learned=False)
+    assert 147_443 - network.context == 16_389
+    assert (16_389 - network.remainder) % network.multiple == 0
+    with torch.no_grad():
+        assert network(torch.zeros(1, 1, 147_443)).shape == (1, 1, 16_389)
+
+
+def test_parameters_are_those_of_the_written_out_sum() -> None:
+    def m(levels: int, inputs: int, outputs: int) -> int:
+        widths = [24 * (level + 1) for level in range(levels + 1)]
+        down = sum(
+            15 * before * after + after
+            for before, after in zip([inputs, *widths], widths, strict=False)
+        )
+        up = sum(
+            5 * (widths[level + 1] + widths[level]) * widths[level] + widths[level]
+            for level in range(levels)
+        )
+        return down + up + (24 + inputs) * outputs + outputs
+
+    assert m(12, 1, 1) == count(configured("wave_unet_m3").model) == 10_263_002
+    assert m(12, 2, 6) == count(configured("wave_unet").model)
+    # The bottom has 312 filters of 15 samples.
+    bottom: Any = configured("wave_unet").model.network.bottom  # type: ignore[union-attr]
+    assert tuple(bottom[0].weight.shape) == (312, 288, 15)
+    assert count(configured("wave_unet_m5").model) - count(configured("wave_unet_m4").model) == sum(
+        24 * level for level in range(2, 14)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "sources", "channels", "rate", "inputs", "outputs"),
+    [
+        ("wave_unet_m1", TWO, 1, 22050, 16_384, 16_384),
+        ("wave_unet_m2", TWO, 1, 22050, 16_384, 16_384),
+        ("wave_unet_m3", TWO, 1, 22050, 147_443, 16_389),
+        ("wave_unet_m4", TWO, 2, 22050, 147_443, 16_389),
+        ("wave_unet_m5", TWO, 2, 22050, 147_443, 16_389),
+        ("wave_unet", FOUR, 2, 22050, 147_443, 16_389),
+        ("wave_unet_44100_hz", FOUR, 2, 44100, 147_443, 16_389),
+    ],
+)
+def test_variants(
+    name: str, sources: list[str], channels: int, rate: int, inputs: int, outputs: int
+) -> None:
+    model, data = configured(name)
+    assert isinstance(model, WaveUNet)
+    assert model.sources == sources
+    assert (model.audio_channels, model.sample_rate) == (channels, rate)
+    assert round(data["segment_seconds"] * rate) == inputs
+    assert inputs - model.network.context == outputs
+    assert (outputs - model.network.remainder) % model.network.multiple == 0
+    assert model.output == ("direct" if name.endswith("m1") else "difference")
+    learned = name.endswith(("m5", "hz"))
+    assert all((block.interpolation.logits is not None) == learned for block in up_blocks(model))
+    assert isinstance(model.loss_function, MSE)
+
+
+def up_blocks(model: WaveUNet) -> list[Any]:
+    return list(model.network.decoder)
+
+
+# ------------------------------------------------------------------- lengths
+
+
+@pytest.mark.parametrize(
+    ("levels", "down", "up"), [(1, 15, 5), (3, 15, 5), (4, 3, 1), (2, 1, 7), (1, 1, 1)]
+)
+def test_a_network_takes_the_lengths_that_it_says(levels: int, down: int, up: int) -> None:
+    network = WaveUNetwork(1, 2, levels, 2, down, up, context=True, learned=True)
+    assert network.context % 2 == 0
+    for steps in (0, 1, 5):
+        samples = network.remainder + steps * network.multiple
+        assert network(torch.zeros(1, 1, samples + network.context)).shape == (1, 2, samples)
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("output", ["direct", "difference"])
+def test_any_length_comes_back(context: bool, channels: int, output: str) -> None:
+    model = small(audio_channels=channels, context=context, output=output, upsampling="learned")
+    for samples in LENGTHS:
+        for examples in (1, 2):
+            with torch.no_grad():
+                estimates = model(noise(examples, channels, samples))
+            assert estimates.shape == (examples, 4, channels, samples)
+            assert estimates.isfinite().all()
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_estimates_add_up_to_the_mixture(context: bool) -> None:
+    model = small(context=context).double()
+    for samples in LENGTHS:
+        mixture = noise(2, 2, samples).double()
+        with torch.no_grad():
+            error = model(mixture).sum(1) - mixture
+        assert error.abs().max() < 1e-15
+    loud = 5 * noise(1, 2, 100)  # nothing is clipped
+    with torch.no_grad():
+        estimates = small(context=context)(loud)
+    assert (estimates.sum(1) - loud).abs().max() < 1e-6
+
+
+def test_direct_estimates_do_not() -> None:
+    mixture = noise(2, 2, 100)
+    assert (small(output="direct")(mixture).sum(1) - mixture).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_silence_and_its_loss_are_finite(context: bool) -> None:
+    model = small(context=context).train()
+    mixture = torch.zeros(1, 2, 1000)
+    assert model(mixture).isfinite().all()
+    model.loss(Batch(mixture, torch.zeros(1, 4, 2, 1000)))["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+# ----------------------------------------------------------------- alignment
+
+
+def passing(network: WaveUNetwork) -> WaveUNetwork:
+    """Weights of zero, to set those that pass a signal on."""
+    for parameter in network.parameters():
+        parameter.data.zero_()
+    return network
+
+
+def tap(convolution: Any, filter_: int, channel: int) -> None:
+    """Let a filter give out one of its inputs, as it is."""
+    weight = convolution.weight.data
+    weight[filter_, channel, weight.shape[-1] // 2] = 1
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_each_skip_connection_is_aligned(context: bool, level: int) -> None:
+    """A ramp that goes down some levels and across comes out as it went in."""
+    model = small(["vocals"], audio_channels=1, context=context, output="direct")
+    network: Any = passing(model.network)
+    for depth in range(level + 1):
+        tap(network.encoder[depth][0], 0, 0)
+        block = network.decoder[-1 - depth]
+        # The encoder's channels come behind those from below.
+        below = block.convolution[0].in_channels - block.convolution[0].out_channels
+        tap(block.convolution[0], 0, below if depth == level else 0)
+    tap(network.output[0], 0, 0)
+    check_ramp(model)
+
+
+@pytest.mark.parametrize("upsampling", ["linear", "learned"])
+@pytest.mark.parametrize("context", [False, True])
+def test_the_way_through_the_bottom_is_aligned(context: bool, upsampling: str) -> None:
+    model = small(
+        ["vocals"], audio_channels=1, context=context, output="direct", upsampling=upsampling
+    )
+    network: Any = passing(model.network)
+    for block in [*network.encoder, network.bottom]:
+        tap(block[0], 0, 0)
+    for block in network.decoder:
+        tap(block.convolution[0], 0, 0)
+    tap(network.output[0], 0, 0)
+    check_ramp(model)
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_the_input_at_the_output_is_aligned(context: bool) -> None:
+    model = small(["vocals"], audio_channels=1, context=context, output="direct")
+    network: Any = passing(model.network)
+    tap(network.output[0], 0, network.output[0].in_channels - 1)
+    mixture = noise(1, 1, 333)
+    assert torch.allclose(model(mixture)[:, 0], mixture.tanh(), atol=1e-6)
+
+
+def check_ramp(model: WaveUNet) -> None:
+    """Linear interpolation is exact on a ramp, away from the edges, where it ends."""
+    ramp = torch.linspace(0.1, 0.9, 800)[None, None]
+    with torch.no_grad():
+        estimate = model(ramp)[0, 0, 0]
+    inner = slice(200, 600)
+    assert torch.allclose(estimate[inner], ramp[0, 0, inner].tanh(), atol=1e-6)
+
+
+def test_interpolation_is_a_weighted_mean_of_neighbours() -> None:
+    x = torch.tensor([[[0.0, 2.0, 6.0], [1.0, -1.0, 1.0]]])
+    expected = torch.tensor([[[0.0, 1.0, 2.0, 4.0, 6.0, 6.0], [1.0, 0.0, -1.0, 0.0, 1.0, 1.0]]])
+    assert torch.equal(Interpolation(2, learned=False)(x), expected)
+    learned = Interpolation(2, learned=True)
+    assert torch.equal(learned(x), expected), "it begins as linear interpolation"
+    assert learned.logits is not None
+    learned.logits.data[0] = torch.log(torch.tensor(3.0))  # three quarters of the first
+    assert torch.allclose(learned(x)[0, 0], torch.tensor([0.0, 0.5, 2.0, 3.0, 6.0, 6.0]))
+    assert torch.allclose(learned(x)[0, 1], expected[0, 1])
+
+
+def test_with_context_the_last_sample_is_not_repeated() -> None:
+    block = UpBlock(2, 3, 1, context=True, learned=False)
+    assert block(torch.zeros(1, 2, 5), torch.zeros(1, 3, 11)).shape == (1, 3, 9)
+    block = UpBlock(2, 3, 1, context=False, learned=False)
+    assert block(torch.zeros(1, 2, 5), torch.zeros(1, 3, 10)).shape == (1, 3, 10)
+
+
+# ------------------------------------------------------------------- context
+
+
+def test_estimates_away_from_the_edges_do_not_hang_on_the_padding() -> None:
+    model = small()
+    mixture = noise(1, 2, 2000)
+    with torch.no_grad():
+        # Another place modulo 8 would be decimated to other samples.
+        whole, inner = model(mixture), model.inner(mixture[..., 1 : 1 + CONTEXT + 5 + 8 * 100])
+    found = whole[..., 1 + CONTEXT // 2 : 1 + CONTEXT // 2 + 805]
+    assert torch.allclose(found, inner, atol=1e-6)
+
+
+def test_the_mixture_goes_on_as_its_mirror_image() -> None:
+    model = small()
+    mixture = noise(1, 2, 805)
+    side = CONTEXT // 2
+    mirrored = torch.cat(
+        [mixture[..., 1 : side + 1].flip(-1), mixture, mixture[..., -side - 1 : -1].flip(-1)], -1
+    )
+    with torch.no_grad():
+        assert torch.equal(model(mixture), model.inner(mirrored))
+        short = mixture[..., :100]
+        zeros = torch.nn.functional.pad(short, (side, side + 1))  # 101 = 5 + 12 * 8
+        assert torch.equal(model(short), model.inner(zeros)[..., :100])
+
+
+def test_the_loss_is_that_of_the_middle() -> None:
+    model = small()
+    samples = CONTEXT + 5 + 8 * 50 + 3  # of the three that are left over, one comes first
+    examples = batch(samples)
+    with torch.no_grad():
+        found = model.loss(examples)
+        first = 1 + CONTEXT // 2
+        middle = slice(first, first + 405)
+        estimates = model(examples.mixture)[..., middle]
+        errors = (estimates - examples.targets[..., middle]).square().mean((0, 2, 3))
+    assert torch.allclose(found["loss"], errors.mean())
+    assert torch.allclose(found["loss/bass"], errors[2])
+    # Targets outside say nothing, the mixture there does.
+    edges = examples.targets.clone()
+    edges[..., :first] = edges[..., first + 405 :] = 7
+    assert torch.equal(model.loss(Batch(examples.mixture, edges))["loss"], found["loss"])
+    other = examples.mixture.clone()
+    other[..., :first] = 0
+    assert not torch.equal(model.loss(Batch(other, examples.targets))["loss"], found["loss"])
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_all_of_a_crop_counts_that_is_shorter_than_its_context(context: bool) -> None:
+    model = small(context=context, loss_function=L1())
+    for samples in (1, 7, CONTEXT, CONTEXT + 5, CONTEXT + 12):
+        examples = batch(samples, examples=1)
+        with torch.no_grad():
+            found = model.loss(examples)["loss"]
+            expected = (model(examples.mixture) - examples.targets).abs().mean()
+        assert torch.allclose(found, expected)
+
+
+def test_without_context_all_of_a_crop_counts() -> None:
+    model = small(context=False)
+    examples = batch(1003)
+    with torch.no_grad():
+        expected = (model(examples.mixture) - examples.targets).square().mean()
+        assert torch.allclose(model.loss(examples)["loss"], expected)
+
+
+# -------------------------------------------------------------- the rest
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"output": "both"}, "'both': give direct or difference"),
+        ({"upsampling": "cubic"}, "'cubic': give linear or learned"),
+        ({"sources": ["vocals"]}, "one source, vocals.*second source"),
+        ({"levels": 0}, "levels is 0"),
+        ({"filters": 0}, "filters 0"),
+        ({"down_kernel": 4}, "down_kernel 4.*odd"),
+        ({"up_kernel": 2}, "up_kernel 2"),
+    ],
+)
+def test_faulty_arguments_are_refused_at_once(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        small(**settings)
+
+
+def test_half_precision_adds_up_too() -> None:
+    model = small()
+    mixture = noise(1, 2, 1000)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        estimates = model(mixture)
+        assert model.loss(batch(1000))["loss"].dtype == torch.float32
+    assert estimates.dtype == torch.float32
+    assert (estimates.sum(1) - mixture).abs().max() < 1e-6
+
+
+def test_a_checkpoint_needs_no_loss(tmp_path: Path) -> None:
+    model = small(loss_function=SpectralRMSE(), upsampling="learned")
+    path = tmp_path / "a.ckpt"
+    torch.save({KEY: describe(model), "state_dict": model.state_dict()}, path)
+    loaded = load_separator(path)
+    mixture = noise(2, 10_000)
+    assert torch.equal(loaded.separate(mixture), model.separate(mixture))
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_separation_of_any_length_adds_up(context: bool) -> None:
+    model = small(context=context)
+    mixture = noise(2, 20_001)
+    assert (model.separate(mixture).sum(0) - mixture).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_the_network_is_one_graph(context: bool) -> None:
+    """Of a training crop, and of chunks of another length."""
+    network = small(context=context, upsampling="learned").network
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    for steps in (100, 130):
+        waveform = noise(1, 2, network.context + network.remainder + steps * network.multiple)
+        assert torch.equal(compiled(waveform), network(waveform))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile wants a C++ compiler")
+def test_the_compiled_network_agrees() -> None:
+    plain, compiled = small(levels=1), small(levels=1, compiled=True)
+    compiled.setup("fit")
+    examples = batch(1000)
+    ours, theirs = (model.loss(examples)["loss"] for model in (compiled, plain))
+    assert torch.allclose(ours, theirs, rtol=1e-4)
+    (ours + theirs).backward()
+    for one, other in zip(compiled.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-6)  # type: ignore[arg-type]

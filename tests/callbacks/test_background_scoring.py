@@ -1,0 +1,424 @@
+"""Scores that come while the next epoch trains: the same ones, in the same places."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import yaml
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+from torch.optim import SGD
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from datamodules.musdb import MUSDBDataModule
+from datamodules.stream.datasets import Batch
+from lightning_modules import cli
+from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.callbacks import bss_eval
+from lightning_modules.callbacks.background_scoring import (
+    MonitorError,
+    Position,
+    Round,
+    is_score,
+    state_of,
+)
+from lightning_modules.callbacks.bss_eval import BSSEval
+from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
+from lightning_modules.callbacks.resume import ExactResume
+from lightning_modules.checkpoints.files import WholeCheckpointIO
+from lightning_modules.configuration.files import CONFIGS
+from lightning_modules.evaluation.scores import TrackScores, score_track
+from lightning_modules.runtime import signals
+from lightning_modules.runtime.process_pool import ScoringPool
+from tests.conftest import STEMS, write_track
+from tests.test_cli import CSV, TINY
+
+_GATE = "STEMLAB_TEST_GATE"
+_BATCHES = 2  # in an epoch
+_TIMES = ("val/scoring_seconds", "val/scoring_share")
+
+
+class Fading(SourceSeparator):
+    """Gives each source a share of the mixture that falls past the best one: 0.9, 0.3, -0.3."""
+
+    tiny: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, watched: str | None = None) -> None:
+        super().__init__(list(STEMS), segment_seconds=0.05, optimizer=partial(SGD, lr=0.3))
+        self.share = torch.nn.Parameter(torch.tensor(1.5))
+        self.watched = watched
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        return mixture[:, None].expand(-1, len(STEMS), -1, -1) * self.share
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": self.share * 1.0}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        if self.watched is None:
+            return optimizer
+        scheduler = {"scheduler": ReduceLROnPlateau(optimizer), "monitor": self.watched}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+class Notes(Logger):
+    """Keeps what is logged, by step."""
+
+    name, version = "notes", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: list[tuple[int | None, dict[str, float]]] = []
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.logged.append((step, dict(metrics)))
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """There are none worth it."""
+
+    def scores(self) -> dict[int | None, dict[str, float]]:
+        """What each validation logged, but for how long it took."""
+        return {
+            step: {name: value for name, value in metrics.items() if name not in _TIMES}
+            for step, metrics in self.logged
+            if "val/sdr" in metrics
+        }
+
+
+class At(Callback):
+    """Does something after a training batch."""
+
+    def __init__(self, step: int, action: Any) -> None:
+        self.step, self.action = step, action
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            self.action()
+
+
+def score_behind_gate(*arguments: Any) -> TrackScores:
+    """Score a track once a file is there."""
+    deadline = time.monotonic() + 60
+    while not Path(os.environ[_GATE]).exists():
+        assert time.monotonic() < deadline, "the gate was never opened"
+        time.sleep(0.01)
+    return score_track(*arguments)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tracks")
+    for number in range(3):
+        write_track(folder / "train" / str(number), seconds=1.5, seed=number)
+    return folder
+
+
+def fit(
+    root: Path,
+    folder: Path,
+    *callbacks: Callback,
+    blocking: bool = False,
+    top: int = 1,
+    epochs: int = 3,
+    steps: int = -1,
+    model: Fading | None = None,
+    ckpt_path: Path | None = None,
+    waiting_gb: float = 8.0,
+) -> tuple[Notes, BSSEval, Checkpoints]:
+    notes, scorer = Notes(), BSSEval(1, blocking, waiting_gb)
+    checkpoints = Checkpoints(save_top_k=top)
+    trainer = Trainer(
+        max_epochs=epochs,
+        max_steps=steps,
+        accelerator="cpu",
+        logger=notes,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        callbacks=[*callbacks, scorer, checkpoints, ExactResume()],
+        plugins=[WholeCheckpointIO()],
+    )
+    data = MUSDBDataModule(
+        str(root),
+        segment_seconds=0.05,
+        batch_size=2,
+        examples_per_epoch=2 * _BATCHES,
+        num_workers=0,
+        validation_tracks=["0", "2"],
+        validation_crops_per_track=1,
+    )
+    trainer.fit(model or Fading(), data, ckpt_path=ckpt_path, weights_only=True)
+    return notes, scorer, checkpoints
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Score files of a run."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("scores/**/*.json")
+    }
+
+
+def shares(folder: Path) -> dict[str, float]:
+    """The weight in each checkpoint of a run."""
+    return {
+        path.name: float(torch.load(path, weights_only=True)["state_dict"]["share"])
+        for path in (folder / "checkpoints").iterdir()
+    }
+
+
+@pytest.mark.slow
+def test_late_scores_are_those_of_a_run_that_waits(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected, _, chosen = fit(root, tmp_path / "waits", blocking=True)
+    tables = capsys.readouterr().out
+
+    monkeypatch.setenv(_GATE, str(tmp_path / "gate"))
+    monkeypatch.setattr(bss_eval, "score_track", score_behind_gate)
+    # Only once the second epoch is under way can a track of the first validation be scored.
+    opens = At(_BATCHES + 1, (tmp_path / "gate").touch)
+    notes, _, late = fit(root, tmp_path / "late", opens)
+
+    assert list(notes.scores()) == [_BATCHES * epoch - 1 for epoch in (1, 2, 3)]
+    assert [metrics["epoch"] for metrics in notes.scores().values()] == [0, 1, 2]
+    for step, metrics in expected.scores().items():
+        losses = ("val/loss",)  # logged by themselves, with the validation
+        waited = {name: value for name, value in metrics.items() if name not in losses}
+        assert notes.scores()[step] == pytest.approx(waited, rel=1e-6, nan_ok=True)
+    for _, metrics in notes.logged:
+        if "val/sdr" in metrics:
+            assert 0 <= metrics["val/scoring_share"] <= 1
+            assert metrics["val/scoring_seconds"] >= 0
+    assert files(tmp_path / "late") == files(tmp_path / "waits")
+    assert len(files(tmp_path / "late")) == 2 * (3 + 1)
+    assert capsys.readouterr().out == tables
+    # The second is best: its figures come when the weights have moved on.
+    best = {"best.ckpt": 0.3, "epoch_001-step_000004.ckpt": 0.3}
+    others = {"last.ckpt": -0.3, "previous.ckpt": -0.3}
+    assert shares(tmp_path / "late") == pytest.approx(best | others, abs=1e-6)
+    assert shares(tmp_path / "waits") == pytest.approx(best | {**others, "previous.ckpt": 0.3})
+    assert late.best_model_score == chosen.best_model_score
+    assert Path(late.best_model_path).name == Path(chosen.best_model_path).name
+
+
+@pytest.mark.slow
+def test_all_are_kept_if_so_wished(root: Path, tmp_path: Path) -> None:
+    _, _, checkpoints = fit(root, tmp_path, top=-1)
+    assert len(checkpoints.best_k_models) == 3
+    assert len(list((tmp_path / "checkpoints").glob("epoch_*.ckpt"))) == 3
+    _, _, checkpoints = fit(root, tmp_path / "none", top=0)
+    assert not list((tmp_path / "none" / "checkpoints").glob("epoch_*.ckpt"))
+
+
+@pytest.mark.slow
+def test_a_stop_does_not_wait_and_the_scores_are_made_up_for(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _, _ = fit(root, tmp_path / "whole")
+    monkeypatch.setenv(_GATE, str(tmp_path / "gate"))
+    monkeypatch.setattr(bss_eval, "score_track", score_behind_gate)
+    processes: list[int] = []
+    pools: list[ScoringPool] = []
+
+    class Watched(ScoringPool):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            pools.append(self)
+
+    def stop() -> None:
+        processes.extend(pools[0]._processes)
+        signal.raise_signal(signals.TERMINATE)
+
+    monkeypatch.setattr(bss_eval, "ScoringPool", Watched)
+    with pytest.raises(Interrupted) as interrupted:
+        fit(root, tmp_path / "parts", At(_BATCHES + 1, stop))
+    signals.release()
+    assert processes
+    for process in processes:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+    assert not files(tmp_path / "parts"), "no score was there"
+
+    (tmp_path / "gate").touch()
+    last = interrupted.value.checkpoint
+    notes, scorer, _ = fit(root, tmp_path / "parts", ckpt_path=last)
+    assert notes.scores() == expected.scores()
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+    assert shares(tmp_path / "parts") == shares(tmp_path / "whole")
+    assert scorer.state_dict() == {}, "nothing is owed"
+
+
+@pytest.mark.slow
+def test_scores_whose_state_is_gone_are_said_to_be_lost(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        fit(root, tmp_path, At(_BATCHES + 1, partial(signal.raise_signal, signals.TERMINATE)))
+    signals.release()
+    (tmp_path / "checkpoints" / "epoch_000-step_000002.ckpt").unlink()
+    with pytest.warns(UserWarning, match=r"scores of epoch 0 are lost: .*epoch_000-step_000002"):
+        notes, _, _ = fit(root, tmp_path, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    assert [metrics["epoch"] for metrics in notes.scores().values()] == [1, 2]
+
+
+@pytest.mark.slow
+def test_scores_of_a_run_without_steps_left_are_said_to_be_lost(root: Path, tmp_path: Path) -> None:
+    class Killed(Callback):
+        def on_train_end(self, *_: Any) -> None:
+            raise ConnectionAbortedError
+
+    with pytest.raises(ConnectionAbortedError):
+        fit(root, tmp_path, Killed(), epochs=-1, steps=_BATCHES)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.warns(UserWarning, match=r"checkpoints/epoch_000-step_000002.ckpt of the run, or"):
+        fit(root, tmp_path, epochs=-1, steps=_BATCHES, ckpt_path=last)
+    notes, _, _ = fit(root, tmp_path, epochs=-1, steps=_BATCHES + 1, ckpt_path=last)
+    assert [metrics["epoch"] for metrics in notes.scores().values()] == [0]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_after_its_end(root: Path, tmp_path: Path) -> None:
+    """The last scores are in the last checkpoint, and nothing is scored twice."""
+    fit(root, tmp_path, epochs=2)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    notes, _, checkpoints = fit(root, tmp_path, ckpt_path=last)
+    assert [metrics["epoch"] for metrics in notes.scores().values()] == [2]
+    assert Path(checkpoints.best_model_path).name == "epoch_001-step_000004.ckpt"
+
+
+def test_the_model_is_as_it_was_after_scoring_another_state() -> None:
+    model = Fading()
+    frozen = torch.nn.Dropout()
+    model.add_module("frozen", frozen)
+    frozen.eval()
+    with state_of(model, {"share": torch.tensor(7.0)}):
+        assert model.share.item() == 7
+        assert not model.training
+    assert model.share.item() == 1.5
+    assert model.training
+    assert not frozen.training
+
+
+@pytest.mark.slow
+def test_a_config_that_does_not_wait(
+    musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The callbacks of base.yaml, the first of them changed; figures in a table, by epoch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MUSDB_PATH", str(musdb_root))
+    callbacks = yaml.safe_load((CONFIGS / "base.yaml").read_text())["trainer"]["callbacks"]
+    assert callbacks[0]["class_path"].endswith("BSSEval")
+    callbacks[0]["init_args"] = {"blocking": False}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    configs = ["--config", "unet.yaml", "--config", "mine.yaml", "--run_dir", "run"]
+    assert cli.main(["fit", *configs, *TINY, *CSV, "--trainer.max_epochs=2"]) == 0
+
+    with next(tmp_path.glob("run/**/metrics.csv")).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    losses, scores = (
+        [(row["epoch"], row["step"]) for row in rows if row[name]]
+        for name in ("val/loss", "val/sdr")
+    )
+    assert losses == scores == [("0", "1"), ("1", "3")]
+    assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
+    assert len(list(tmp_path.glob("run/scores/epoch_*/val/*.json"))) == 2
+
+
+# ------------------------------------------------------------ who may watch
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("val/sdr", True),
+        ("val/usdr/vocals", True),
+        ("val/loss", False),
+        ("val/skipped_frames", False),
+        ("train/sdr", False),
+        (None, False),
+    ],
+)
+def test_scores_are_known_by_name(name: str | None, is_one: bool) -> None:
+    assert is_score(name) == is_one
+
+
+@pytest.mark.parametrize(
+    ("callback", "watched"),
+    [
+        (EarlyStopping("val/sdr/vocals", mode="max"), None),
+        (ModelCheckpoint(monitor="val/sdr"), None),
+        (None, "val/usdr"),
+    ],
+)
+def test_nothing_watches_what_comes_late(
+    callback: Callback | None, watched: str | None, root: Path, tmp_path: Path
+) -> None:
+    callbacks = [callback] if callback else []
+    message = r"monitor: val/u?sdr.*give it monitor: val/loss, or"
+    with pytest.raises(MonitorError, match=message) as raised:
+        fit(root, tmp_path, *callbacks, model=Fading(watched))
+    assert cli._is_for_the_user(raised.value), "the command line shows no traceback"
+
+
+@pytest.mark.slow
+def test_val_loss_may_be_watched(root: Path, tmp_path: Path) -> None:
+    fit(root, tmp_path, EarlyStopping("val/loss"), model=Fading("val/loss"), epochs=1)
+    fit(root, tmp_path / "waits", blocking=True, model=Fading("val/sdr"), epochs=1)
+
+
+# -------------------------------------------------------- what waits, and what fails
+
+
+def test_tracks_wait_as_far_as_memory_is_granted() -> None:
+    futures: list[Future[Any]] = [Future() for _ in range(3)]
+    scored = Round("val", True, "epoch", Position(0, 0, 0))
+    scored.scoring.extend(("estimate", 4, future) for future in futures)
+    scored.make_room(1, 13)
+    assert len(scored.scoring) == 3, "it is not awaited"
+    futures[1].set_result("second")
+    scored.make_room(4, 12)
+    assert len(scored.scoring) == 3, "one that is done takes no room"
+    futures[0].set_result("first")
+    scored.make_room(8, 12)
+    assert len(scored.scoring) == 3
+    futures[2].set_result("third")
+    scored.make_room(13, 12)
+    assert list(map(str, scored.done["estimate"])) == ["first", "second", "third"], "it is alone"
+
+
+@pytest.mark.slow
+def test_little_memory_makes_a_validation_wait(root: Path, tmp_path: Path) -> None:
+    generous, _, _ = fit(root, tmp_path / "generous", epochs=1)
+    notes, _, _ = fit(root, tmp_path / "stingy", epochs=1, waiting_gb=0.0)
+    assert notes.scores() == generous.scores()
+
+
+def end_process(*_: Any) -> None:
+    os._exit(1)
+
+
+@pytest.mark.slow
+def test_a_scoring_process_that_is_ended_ends_the_run_with_advice(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bss_eval, "score_track", end_process)
+    with pytest.raises(RuntimeError, match=r"fewer processes .* --ckpt_path last"):
+        fit(root, tmp_path)
+    # The state is there, so that the scores are not lost.
+    monkeypatch.undo()
+    notes, _, _ = fit(root, tmp_path, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    assert [metrics["epoch"] for metrics in notes.scores().values()] == [0, 1, 2]

@@ -1,0 +1,128 @@
+"""Folders in the Hub's layout are checkpoints: read by all that read one, and by nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from lightning_modules.architectures.open_unmix import OpenUnmix
+from lightning_modules.base.description import CONFIG, CheckpointError
+from lightning_modules.checkpoints.hub_folder import CARD, WEIGHTS, read_folder, write_folder
+from lightning_modules.checkpoints.loading import from_pretrained, load_separator
+from lightning_modules.interop.fine_tuning import take_over
+from lightning_modules.tools import separate
+from tests.checkpoints.test_loading import SOURCES, model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_folder(model(), tmp_path / "folder")
+    return tmp_path / "folder"
+
+
+def test_what_is_read_is_what_was_written(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == sorted([CARD, CONFIG, WEIGHTS])
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+    loaded, original = from_pretrained(folder), model().eval()
+    assert not loaded.training
+    mixture = torch.randn(1, 2, 20_000)
+    with torch.no_grad():
+        assert torch.equal(loaded(mixture), original(mixture))
+    assert load_separator(str(folder)).sources == SOURCES
+    assert (
+        json.loads((folder / CONFIG).read_text())["class_path"]
+        == "lightning_modules.architectures.unet.UNet"
+    )
+
+
+def test_buffers_of_other_types_and_tensors_that_share_memory(tmp_path: Path) -> None:
+    linked = OpenUnmix(SOURCES, **OpenUnmix.tiny)
+    linked.statistics_known.fill_(True)
+    first, second = (network.get_submodule("fc1") for network in linked.networks.values())
+    second.weight = first.weight
+    write_folder(linked, tmp_path)
+    found = read_folder(tmp_path)["state_dict"]
+    assert set(found) == set(linked.state_dict())
+    assert all(torch.equal(found[name], value) for name, value in linked.state_dict().items())
+    assert found["statistics_known"].dtype == torch.bool
+
+
+def test_card_tells_what_it_is_and_how_to_load_it(folder: Path) -> None:
+    card = (folder / CARD).read_text()
+    assert card.startswith("---\nlibrary_name: stemlab\n")
+    for said in ("UNet for vocals, accompaniment", "44,100 Hz", "2 channels", "from_pretrained("):
+        assert said in card
+    assert "vocals, accompaniment = separator.separate(" in card
+
+
+def test_a_training_begins_with_a_folder(folder: Path) -> None:
+    other = model()
+    for weights in other.parameters():
+        weights.data.zero_()
+    taken = take_over(other, folder)
+    assert not taken.left
+    pairs = zip(other.parameters(), model().parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
+def test_songs_are_separated_with_a_folder(folder: Path, tmp_path: Path) -> None:
+    soundfile.write(
+        tmp_path / "song.wav", 0.1 * np.random.default_rng(0).normal(size=(9000, 2)), 44100
+    )
+    words = [str(tmp_path / "song.wav"), "--checkpoint", str(folder), "-o", str(tmp_path / "out")]
+    assert separate.main(words) == 0
+    assert (tmp_path / "out/song/vocals.wav").is_file()
+
+
+def spoil(name: str, content: str | None) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink() if content is None else (folder / name).write_text(content)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (spoil(WEIGHTS, None), "has no model.safetensors"),
+        (spoil(CONFIG, None), "has no config.json"),
+        (spoil(CONFIG, "{"), "config.json: class_path and init_args"),
+        (spoil(CONFIG, "[]"), "config.json: class_path and init_args"),
+        (spoil(CONFIG, '{"class_path": 3, "init_args": {}}'), "class_path is no text"),
+        (spoil(WEIGHTS, "version https://git-lfs"), "a pointer in the place of a large file"),
+        (
+            spoil(CONFIG, '{"class_path": "os.system", "init_args": {}}'),
+            "os.system, which is not from this package",
+        ),
+        (
+            spoil(
+                CONFIG,
+                '{"class_path": "lightning_modules.architectures.unet.UNet", "init_args": {}}',
+            ),
+            "does not fit lightning_modules.architectures.unet.UNet",
+        ),
+    ],
+)
+def test_spoilt_folders(change: Callable[[Path], None], said: str, folder: Path) -> None:
+    change(folder)
+    with pytest.raises(CheckpointError, match=said):
+        from_pretrained(folder)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: is no folder"):
+        from_pretrained(tmp_path / "last.ckpt")
+
+
+def test_a_folder_of_checkpoints_is_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "best.ckpt").touch()
+    assert separate.main(["song.wav", "--checkpoint", str(tmp_path)]) == 2
+    assert "there is no such checkpoint; there are" in capsys.readouterr().err

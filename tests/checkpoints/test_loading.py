@@ -1,0 +1,138 @@
+"""Checkpoints: self-contained, safe to load, and clear about what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+
+from lightning_modules.architectures.unet import UNet
+from lightning_modules.base.description import KEY, CheckpointError, check_same_model
+from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.checkpoints.loading import load_separator, read_checkpoint
+
+SOURCES = ["vocals", "accompaniment"]
+
+
+def model(**arguments: Any) -> UNet:
+    torch.manual_seed(0)
+    settings = {"channels": [4, 8], "segment_seconds": 0.5, "mask": "ratio", **arguments}
+    return UNet(SOURCES, **settings)
+
+
+def save(module: SourceSeparator, path: Path, **changes: Any) -> Path:
+    """Save as Lightning does, without a training."""
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.strategy.connect(module)
+    contents = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+    contents[KEY] |= changes
+    torch.save(contents, path)
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return save(model(), tmp_path / "last.ckpt")
+
+
+def test_loaded_separator_is_the_saved_one(checkpoint: Path) -> None:
+    original, loaded = model().eval(), load_separator(checkpoint)
+    assert not loaded.training
+    assert loaded.sources == SOURCES
+    mixture = torch.randn(2, 40_000)
+    assert torch.equal(loaded.separate(mixture), original.separate(mixture))
+
+
+def test_checkpoint_is_plain_data(checkpoint: Path) -> None:
+    contents = torch.load(checkpoint, weights_only=True)
+    assert contents[KEY]["class_path"] == "lightning_modules.architectures.unet.UNet"
+    assert contents[KEY]["init_args"]["channels"] == [4, 8]
+    assert "optimizer" not in contents[KEY]["init_args"]
+
+
+@pytest.mark.parametrize("class_path", ["os.system", "evil_module.Model", "torch.hub.load"])
+def test_class_from_outside_is_refused_and_not_imported(
+    class_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = save(model(), tmp_path / "a.ckpt", class_path=class_path)
+    with pytest.raises(CheckpointError, match=f"{class_path}.*not from this package"):
+        load_separator(path)
+    assert "evil_module" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "inner", ["subprocess.Popen", "lightning_modules.training.lightning_cli.LightningCLI"]
+)
+def test_class_in_an_argument_is_not_called(tmp_path: Path, inner: str) -> None:
+    trap = {"class_path": inner, "init_args": {"args": ["touch", str(tmp_path / "ran")]}}
+    for argument in ("mask", "alphas"):
+        path = save(model(), tmp_path / "a.ckpt", init_args={"sources": SOURCES, argument: trap})
+        with pytest.raises(CheckpointError, match="does not fit"):
+            load_separator(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["LightningCLI", "Trainer", "shlex.split"])
+def test_class_that_a_module_of_ours_imported_is_refused(tmp_path: Path, name: str) -> None:
+    path = save(
+        model(), tmp_path / "a.ckpt", class_path=f"lightning_modules.training.lightning_cli.{name}"
+    )
+    with pytest.raises(CheckpointError, match=name):
+        load_separator(path)
+
+
+def test_class_of_this_package_that_is_no_separator_is_refused(tmp_path: Path) -> None:
+    path = save(
+        model(), tmp_path / "a.ckpt", class_path="lightning_modules.architectures.unet.UNetwork"
+    )
+    with pytest.raises(CheckpointError, match="not a SourceSeparator"):
+        load_separator(path)
+
+
+def test_pickled_code_is_not_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    path = tmp_path / "trap.ckpt"
+    torch.save({"state_dict": Trap()}, path)
+    with pytest.raises(CheckpointError, match=r"trap\.ckpt"):
+        load_separator(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_truncated_checkpoint_is_named(checkpoint: Path, keep: float) -> None:
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: int(keep if keep > 1 else keep * len(whole))])
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: \d+ bytes.*truncated.*another"):
+        read_checkpoint(checkpoint)
+
+
+def test_missing_checkpoint_names_those_that_are_there(checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"best\.ckpt.*there are .*last\.ckpt"):
+        read_checkpoint(checkpoint.with_name("best.ckpt"))
+
+
+def test_weights_alone_are_no_separator(tmp_path: Path) -> None:
+    torch.save(model().state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match="no separator description"):
+        read_checkpoint(tmp_path / "weights.pt")
+
+
+def test_another_model_is_refused_with_what_differs(checkpoint: Path) -> None:
+    contents = read_checkpoint(checkpoint)
+    check_same_model(contents, model())
+    check_same_model(contents, model(segment_seconds=3.0, overlap=0.5, mask="binary"))
+    with pytest.raises(CheckpointError, match=r"channels \(\[4, 8\] in the checkpoint, \[4, 16\]"):
+        check_same_model(contents, model(channels=[4, 16]))
+    contents[KEY]["class_path"] = "lightning_modules.other.Other"
+    with pytest.raises(CheckpointError, match=r"other\.Other.*unet\.UNet"):
+        check_same_model(contents, model())

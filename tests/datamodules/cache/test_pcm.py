@@ -1,0 +1,400 @@
+"""The PCM cache: once a content, whatever is killed, full, read-only or done twice."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from datamodules.cache import file_facts, pcm
+from datamodules.cache.folder import decoded_folder, read_entry
+from datamodules.cache.pcm import decode, find
+from datamodules.files import audio
+from datamodules.files.audio import DataError, FFmpegMissingError
+
+RATE = 8000
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("STEMLAB_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def rewritten(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that are decoded, noted as it happens."""
+    noted: list[Path] = []
+    rewrite = audio.rewrite
+
+    def noting(path: Path, target: Path, subtype: str) -> None:
+        noted.append(path)
+        rewrite(path, target, subtype)
+
+    monkeypatch.setattr(audio, "rewrite", noting)
+    return noted
+
+
+def write(path: Path, seed: int = 0, samples: int = 2000) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(-9999, 9999, (samples, 2)).astype(np.int16)
+    soundfile.write(path, noise, RATE)
+    return path
+
+
+def assert_right(*paths: Path) -> None:
+    made = decode(paths, progress=False)
+    assert set(made) == set(paths)
+    for path in paths:
+        expected = soundfile.read(path, dtype="int16")[0]
+        assert np.array_equal(soundfile.read(made[path].file(), dtype="int16")[0], expected)
+
+
+# ------------------------------------------------------------------ content
+
+
+def test_copied_moved_and_touched_files_are_not_decoded_again(
+    tmp_path: Path, rewritten: list[Path]
+) -> None:
+    path = write(tmp_path / "a.flac")
+    assert_right(path)
+    copy = tmp_path / "copy.flac"
+    shutil.copy(path, copy)
+    os.utime(path, (1, 1))
+    assert_right(path, copy)
+    moved = path.rename(tmp_path / "moved.flac")
+    assert_right(moved)
+    assert rewritten == [path]
+    assert decode([moved], False)[moved] == decode([copy], False)[copy] == find(moved)
+
+
+def test_another_content_of_equal_size_and_time_is_decoded(
+    tmp_path: Path, rewritten: list[Path]
+) -> None:
+    path, other = tmp_path / "a.wav", tmp_path / "b.wav"
+    for file, seed in ((path, 1), (other, 2)):
+        noise = np.random.default_rng(seed).integers(-9999, 9999, (2000, 2)) / 2**23
+        soundfile.write(file, noise, RATE, subtype="PCM_24")
+    before = path.stat()
+    decode([path], False)
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    entry = decode([path], False)[path]
+    assert np.array_equal(soundfile.read(entry.file())[0], soundfile.read(other)[0])
+    assert rewritten == [path, path]
+
+
+def test_bytes_are_hashed_once_for_each_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_facts, "_SETTLED_NS", -(10**18))
+    hashes = []
+    new_hash = pcm._hash
+
+    def counting() -> object:
+        hashes.append(1)
+        return new_hash()
+
+    monkeypatch.setattr(pcm, "_hash", counting)
+    path = write(tmp_path / "a.flac")
+    for _ in range(3):
+        assert_right(path)
+    assert len(hashes) == 1
+    os.utime(path, (1, 1))
+    assert_right(path)
+    assert find(path) is not None
+    assert len(hashes) == 2
+
+
+def test_equal_files_are_decoded_once_in_one_go(tmp_path: Path, rewritten: list[Path]) -> None:
+    paths = [write(tmp_path / str(number) / "a.flac") for number in range(5)]
+    assert_right(*paths)
+    assert len(rewritten) == 1
+
+
+def test_faulty_copies_are_each_told(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.flac", tmp_path / "b.flac"]
+    for path in paths:
+        path.write_text("no audio")
+    gone = tmp_path / "gone.flac"
+    whole = write(tmp_path / "c.flac")
+    faults: dict[Path, DataError] = {}
+    assert set(decode([*paths, gone, whole], False, faults)) == {whole}
+    assert set(faults) == {*paths, gone}
+    assert all(str(fault).startswith(f"{path}: ") for path, fault in faults.items())
+    with pytest.raises(DataError, match="2 faults"):
+        decode([gone, tmp_path / "gone2.flac"], False)
+    with pytest.raises(DataError, match="cannot be read"):
+        find(gone)
+    with pytest.raises(DataError, match=f"{tmp_path}: cannot be read .Is a directory"):
+        find(tmp_path)
+
+
+def test_a_missing_ffmpeg_is_no_fault_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.stem.mp4"
+    path.write_bytes(b"anything")
+    monkeypatch.setenv("PATH", "")
+    faults: dict[Path, DataError] = {}
+    with pytest.raises(FFmpegMissingError, match="apt install ffmpeg"):
+        decode([path], False, faults)
+    assert faults == {}
+
+
+def test_an_entry_that_cannot_get_its_name_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.flac")
+    replace = os.replace
+
+    def refusing(source: Path, target: Path) -> None:
+        if Path(source).name == "entry":
+            raise PermissionError(errno.EPERM, "refused", str(target))
+        replace(source, target)
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "replace", refusing)
+        with pytest.raises(DataError, match="refused"):
+            decode([path], False)
+    assert find(path) is None
+    assert_right(path)
+
+
+def test_a_file_that_changes_while_it_is_decoded_gets_no_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.flac")
+    rewrite = audio.rewrite
+
+    def changing(path: Path, target: Path, subtype: str) -> None:
+        write(path, seed=1, samples=3000)
+        rewrite(path, target, subtype)
+
+    with monkeypatch.context() as context:
+        context.setattr(audio, "rewrite", changing)
+        with pytest.raises(DataError, match=r"a\.flac: was removed, replaced or changed"):
+            decode([path], False)
+    assert_right(path)
+
+
+# --------------------------------------------------------------------- whole
+
+
+@pytest.mark.parametrize("damage", ["truncated", "removed", "manifest", "no manifest", "empty"])
+def test_an_entry_that_does_not_fit_its_manifest_is_made_again(tmp_path: Path, damage: str) -> None:
+    path = write(tmp_path / "a.flac")
+    entry = decode([path], False)[path]
+    manifest = entry.folder / "manifest.json"
+    if damage == "truncated":
+        os.truncate(entry.file(), 500)
+    elif damage == "removed":
+        entry.file().unlink()
+    elif damage == "manifest":
+        manifest.write_text('{"files": {"audio": 3}}')
+    elif damage == "no manifest":
+        manifest.unlink()
+    else:
+        shutil.rmtree(entry.folder)
+        entry.folder.mkdir()
+    assert find(path) is None
+    with pytest.warns(UserWarning, match=rf"{entry.folder.name}.*made again of {path}"):
+        assert decode([path], False)[path] == entry
+    assert_right(path)
+
+
+def run_in_process(program: str, *arguments: object) -> subprocess.Popen[str]:
+    """Run a program that has `decode` and `audio`, its arguments being paths."""
+    head = (
+        "import os, signal, sys, time\nfrom pathlib import Path\n"
+        "from datamodules.files import audio\nfrom datamodules.cache.pcm import decode\n"
+        "paths = [Path(each) for each in sys.argv[1:]]\nrewrite = audio.rewrite\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", head + program, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(Path(pcm.__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_next_start_finishes_what_a_kill_left_half_done(
+    tmp_path: Path, rewritten: list[Path]
+) -> None:
+    paths = [write(tmp_path / f"{number}.flac", number) for number in range(4)]
+    killed = run_in_process(
+        "made = []\n"
+        "def deadly(path, target, subtype):\n"
+        "    rewrite(path, target, subtype)\n"
+        "    made.append(path)\n"
+        "    if len(made) == 3:\n"
+        "        os.truncate(target, 100)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "audio.rewrite = deadly\n"
+        "import datamodules.cache.pcm as cache\n"
+        "cache._workers = lambda: 1\n"
+        "decode(paths, False)\n",
+        *paths,
+    )
+    assert killed.wait(60) == -signal.SIGKILL
+    whole = [folder for folder in decoded_folder().glob("[!.]*") if read_entry(folder)]
+    assert len(whole) == len(list(decoded_folder().glob("[!.]*"))) == 2
+    assert_right(*paths)
+    assert len(rewritten) == 2, "what was whole is left alone"
+
+
+def test_two_processes_share_the_work(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{number}.flac", number) for number in range(6)]
+    log, start = tmp_path / "log", tmp_path / "start"
+    program = (
+        "*paths, log, start = paths\n"
+        "def noting(path, target, subtype):\n"
+        "    with log.open('a') as file: file.write(f'{path}\\n')\n"
+        "    time.sleep(0.1)\n"
+        "    rewrite(path, target, subtype)\n"
+        "audio.rewrite = noting\n"
+        "(start.parent / str(os.getpid())).touch()\n"
+        "while not start.exists(): time.sleep(0.01)\n"
+        "made = decode(paths, True)\n"
+        "assert len(made) == 6 and all(each.file().is_file() for each in made.values())\n"
+    )
+    processes = [run_in_process(program, *paths, log, start) for _ in range(2)]
+    while not all((tmp_path / str(process.pid)).exists() for process in processes):
+        assert [process.poll() for process in processes] == [None, None]
+        time.sleep(0.01)
+    start.touch()
+    told = "".join(process.communicate(timeout=60)[1] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sorted(log.read_text().split()) == sorted(map(str, paths)), "each decoded once"
+    assert told.count("Waiting for another process that decodes into") == 1
+    assert told.count("Decoding 6 files, once, into") == 1
+    assert_right(*paths)
+
+
+def test_without_locks_both_make_it_and_it_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system that has none: two at work on one file at the same time."""
+
+    def no_locks(file: object, how: int) -> None:
+        raise OSError("no locks available")
+
+    path = write(tmp_path / "a.flac")
+    both_at_it = threading.Barrier(2)
+    rewrite = audio.rewrite
+
+    def together(path: Path, target: Path, subtype: str) -> None:
+        both_at_it.wait(30)
+        rewrite(path, target, subtype)
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(audio, "rewrite", together)
+    made: list[object] = []
+    threads = [
+        threading.Thread(target=lambda: made.append(decode([path], False)[path])) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert made == [find(path)] * 2
+    assert_right(path)
+
+
+@pytest.mark.parametrize("start", [0.3, 0.9])
+def test_damage_in_the_middle_of_a_file(tmp_path: Path, start: float) -> None:
+    path = write(tmp_path / "a.flac", samples=50_000)
+    content = bytearray(path.read_bytes())
+    at = int(start * len(content))
+    content[at : at + 9000] = bytes(9000)
+    path.write_bytes(content)
+    faults: dict[Path, DataError] = {}
+    assert decode([path], False, faults) == {}
+    assert str(faults[path]).startswith(f"{path}: ")
+    assert "copy or download" in str(faults[path])
+
+
+# --------------------------------------------------------------------- disks
+
+
+@pytest.fixture
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A disk of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size=4m,{request.param}", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mounting a small disk is not permitted here ({done.stderr.strip()})")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("disk", ["ro"], indirect=True)
+def test_read_only_disk(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.flac")
+    monkeypatch.setenv("STEMLAB_CACHE", str(disk))
+    with pytest.raises(DataError, match=rf"{disk}.*Read-only file system.*set STEMLAB_CACHE"):
+        decode([path], False)
+
+
+@pytest.mark.parametrize("disk", ["rw"], indirect=True)
+def test_a_filled_cache_on_a_disk_that_became_read_only_serves(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rewritten: list[Path]
+) -> None:
+    path = write(tmp_path / "a.flac")
+    monkeypatch.setenv("STEMLAB_CACHE", str(disk))
+    assert_right(path)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert_right(path)
+    assert rewritten == [path]
+
+
+@pytest.mark.parametrize("disk", ["rw", "nr_inodes=6"], indirect=True)
+@pytest.mark.parametrize("suffix", ["flac", "stem.mp4"])
+def test_disk_that_fills_up_under_way(
+    disk: Path,
+    suffix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There seems to be room before, which others then take, or there is room for bytes only."""
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "flac":
+        write(path, samples=2_000_000)
+    else:
+        import stempeg
+
+        shutil.copy(stempeg.example_stem_path(), path)
+    monkeypatch.setenv("STEMLAB_CACHE", str(disk))
+    monkeypatch.setattr(shutil, "disk_usage", lying_first(shutil.disk_usage))
+    faults: dict[Path, DataError] = {}
+    for collected in (None, faults):
+        words = rf"{disk}/decoded: .*No space left on device.*set STEMLAB_CACHE"
+        with pytest.raises(DataError, match=words):
+            decode([path], False, collected)
+        monkeypatch.setattr(shutil, "disk_usage", lying_first(shutil.disk_usage))
+    assert not faults, "the file is not to blame"
+    assert not list(disk.glob("decoded/[!.]*"))
+    assert not list(disk.glob("decoded/.partial-*"))
+
+
+def lying_first(disk_usage: object) -> object:
+    """Answer the first question with a lot of room, the others with the truth."""
+    answers = iter([SimpleNamespace(free=10**12)])
+    return lambda path: next(answers, None) or disk_usage(path)  # type: ignore[operator]

@@ -1,0 +1,157 @@
+"""The ring: every batch whole, in order, the same for any number of workers."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules.stream.crops import ExampleSampler, Position
+from datamodules.stream.ring_loader import RingLoader
+
+
+def fill(example: Tensor, position: Position) -> None:
+    """Write the position all over, slowly enough that a race would show."""
+    epoch, index = position
+    for row in example:
+        row.fill_(1000 * epoch + index)
+
+
+def loader(examples: int = 40, num_workers: int = 2) -> RingLoader:
+    sampler = ExampleSampler(examples, 4)
+    return RingLoader(fill, (64, 500), torch.float32, sampler, num_workers)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_batches_come_whole_and_in_order(num_workers: int) -> None:
+    ring = loader(400, num_workers)
+    for epoch in range(3):
+        ring.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for step, batch in enumerate(ring):
+            assert batch.positions.tolist() == [[epoch, 4 * step + i] for i in range(4)]
+            for i, example in enumerate(batch.stems):
+                assert (example == 1000 * epoch + 4 * step + i).all()
+        assert step == 99
+    assert len(ring) == 100
+
+
+def test_a_batch_stays_while_the_next_two_are_fetched() -> None:
+    """Lightning holds one batch and has fetched the next; the workers run on meanwhile."""
+    iterator = iter(loader(400))
+    held = [next(iterator), next(iterator), next(iterator)]
+    for _ in range(97):
+        for batch in held:
+            for example, (_, index) in zip(batch.stems, batch.positions.tolist(), strict=True):
+                assert (example == index).all()
+        held = [*held[1:], next(iterator)]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_examples_may_grow_and_shrink_from_epoch_to_epoch(num_workers: int) -> None:
+    """Short ones lie without gaps at the beginning of their slot."""
+    lengths = {0: 20, 1: 500, 2: 7}
+    ring = RingLoader(
+        fill,
+        (64, 500),
+        torch.float32,
+        ExampleSampler(40, 4),
+        num_workers,
+        shape_at=lambda epoch: (64, lengths[epoch]),
+    )
+    for epoch, length in lengths.items():
+        ring.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for step, batch in enumerate(ring):
+            assert batch.stems.shape == (4, 64, length)
+            assert batch.stems.is_contiguous()
+            assert batch.stems.storage_offset() % ring.ring.stride(0) == 0
+            for i, example in enumerate(batch.stems):
+                assert (example == 1000 * epoch + 4 * step + i).all()
+        assert step == 9
+
+
+def test_batches_are_views_of_one_allocation() -> None:
+    ring = loader()
+    first = ring.ring.untyped_storage().data_ptr()
+    assert all(batch.stems.untyped_storage().data_ptr() == first for batch in ring)
+    assert ring.ring.is_shared()
+
+
+def test_an_epoch_that_is_left_in_the_middle_does_not_spoil_the_next() -> None:
+    ring = loader(400)
+    for number, _ in enumerate(ring):
+        if number == 5:
+            break
+    ring.sampler.set_epoch(1)  # type: ignore[attr-defined]
+    for step, batch in enumerate(ring):
+        assert (batch.stems[0] == 1000 + 4 * step).all()
+
+
+def test_a_killed_worker_is_told() -> None:
+    def deadly(example: Tensor, position: Position) -> None:
+        if position[1] == 22:
+            os.kill(os.getpid(), signal.SIGKILL)
+        example.zero_()
+
+    ring = RingLoader(deadly, (2,), torch.float32, ExampleSampler(400, 4), num_workers=2)
+    with pytest.raises(RuntimeError, match=r"died \(.*worker.*[Kk]illed.*--ckpt_path last"):
+        list(ring)
+
+
+def test_another_error_of_a_worker_stays_what_it_is() -> None:
+    def faulty(example: Tensor, position: Position) -> None:
+        raise RuntimeError("out of luck")
+
+    ring = RingLoader(faulty, (2,), torch.float32, ExampleSampler(8, 4), num_workers=0)
+    with pytest.raises(RuntimeError, match=r"^out of luck$"):
+        list(ring)
+
+
+def test_a_slot_is_not_filled_before_its_copy_is_through() -> None:
+    ring = loader(num_workers=0)
+    waited: list[bool] = []
+
+    class Copy:
+        def synchronize(self) -> None:
+            waited.append(bool((ring.ring[1] == 0).all()))
+
+    ring.ring.zero_()
+    ring._copies._events[1] = Copy()  # type: ignore[call-overload]
+    batches = iter(ring)
+    next(batches)
+    assert not waited
+    next(batches)
+    assert waited == [True], "it waits, and nothing has been written yet"
+    assert (ring.ring[1] != 0).all()
+    assert ring._copies._events[1] is None
+
+
+def test_workers_end_with_the_loader() -> None:
+    """A loader is no part of a reference cycle: the garbage collector would stop it too late."""
+    ring = loader()
+    list(ring)
+    gone = weakref.ref(ring)
+    workers = ring._iterator._workers  # type: ignore[union-attr]
+    assert all(worker.is_alive() for worker in workers)
+    gc.disable()
+    try:
+        del ring
+        assert gone() is None
+        assert [worker.exitcode for worker in workers] == [0, 0], "by themselves, not killed"
+    finally:
+        gc.enable()
+
+
+def test_nothing_is_left_in_shared_memory() -> None:
+    before = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
+    ring = loader()
+    list(ring)
+    del ring
+    if before or Path("/dev/shm").is_dir():
+        left = {p.name for p in set(Path("/dev/shm").iterdir()) - before}
+        assert not [name for name in left if name.startswith("torch")]

@@ -1,0 +1,219 @@
+"""Layouts and formats other than MUSDB18's own, and stems of other names."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from datamodules.files.audio import DataError
+from datamodules.musdb import MUSDBDataModule
+from datamodules.stream.datasets import grouping
+from datamodules.tracks.index import index_tracks
+from datamodules.tracks.layouts import STEMS, find_entries, subsets_of
+from tests.conftest import write_track
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
+
+
+def write(path: Path, stem: int, subtype: str = "PCM_16", seconds: float = 0.5) -> None:
+    """Write noise of its own for each stem; in pieces, as libsndfile's Vorbis wants it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = 0.1 * np.random.default_rng(stem).standard_normal((round(8000 * seconds), 2))
+    with soundfile.SoundFile(path, "w", 8000, 2, subtype=subtype) as file:
+        for piece in np.array_split(noise, 10):
+            file.write(piece)
+
+
+def write_folder(folder: Path, stems: tuple[str, ...] = STEMS, suffix: str = "wav") -> Path:
+    for number, stem in enumerate(stems):
+        write(folder / f"{stem}.{suffix}", number, "VORBIS" if suffix == "ogg" else "PCM_16")
+    return folder
+
+
+def write_dsd100(root: Path) -> Path:
+    for number, (part, name) in enumerate((("Dev", "051 - A"), ("Dev", "052 - B"), ("Test", "C"))):
+        write_track(root / "all" / name, seconds=1, seed=number)
+        (root / "Mixtures" / part / name).mkdir(parents=True)
+        (root / "Sources" / part).mkdir(parents=True, exist_ok=True)
+        mixture = root / "all" / name / "mixture.wav"
+        mixture.rename(root / "Mixtures" / part / name / "mixture.wav")
+        shutil.move(root / "all" / name, root / "Sources" / part / name)
+    (root / "all").rmdir()
+    return root
+
+
+# ------------------------------------------------------------------- formats
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype"),
+    [
+        *(("wav", subtype) for subtype in ("PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")),
+        ("flac", "PCM_24"),
+        ("ogg", "VORBIS"),
+    ],
+)
+def test_formats_are_read_from_anywhere(tmp_path: Path, suffix: str, subtype: str) -> None:
+    folder = tmp_path / "train" / "A"
+    for number, stem in enumerate(STEMS):
+        write(folder / f"{stem}.{suffix}", number, subtype)
+    (track,) = index_tracks(tmp_path, "train")
+    whole = soundfile.read(folder / f"drums.{suffix}", dtype="float32")[0].T
+    assert whole.std() > 0.05
+    for start in (0, 1, 777, 2500, 3990):
+        np.testing.assert_array_equal(
+            track.read("drums", start, 500), whole[:, start : start + 500]
+        )
+    assert track.samples == whole.shape[1] == 4000
+
+
+def test_formats_may_be_mixed_and_wav_comes_first(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "train" / "A", suffix="flac")
+    write(folder / "bass.wav", 9)
+    (folder / "vocals.flac").unlink()
+    write(folder / "vocals.ogg", 0, "VORBIS")
+    (track,) = index_tracks(tmp_path, "train")
+    names = [path.name for path in track.stems.values()]
+    assert names == ["vocals.ogg", "drums.flac", "bass.wav", "other.flac"]
+
+
+# ------------------------------------------------------------------- layouts
+
+
+def test_dsd100_is_found_by_its_folders(tmp_path: Path) -> None:
+    root = write_dsd100(tmp_path / "DSD100")
+    assert subsets_of(root) == ["train", "test"]
+    train, (test,) = index_tracks(root, "train"), index_tracks(root, "test")
+    assert [(track.name, track.subset) for track in train] == [
+        ("051 - A", "train"),
+        ("052 - B", "train"),
+    ]
+    assert (test.name, test.subset) == ("C", "test")
+    assert test.mixture == root / "Mixtures" / "Test" / "C" / "mixture.wav"
+    np.testing.assert_allclose(test.read_mixture(), test.read_stems(STEMS).sum(0), atol=1e-6)
+    shutil.rmtree(root / "Mixtures" / "Test")
+    (alone,) = index_tracks(root, "test")
+    assert alone.mixture is None
+    data = MUSDBDataModule(root=str(root), segment_seconds=0.2, batch_size=2, num_workers=0)
+    data.setup("fit")
+    data.setup("test")
+    assert len(data.train_tracks) == len(data.valid_tracks) == len(data.test_tracks) == 1
+
+
+def test_a_folder_of_tracks_alone_trains(tmp_path: Path) -> None:
+    root = tmp_path / "my songs"
+    for name in ("B", "A"):
+        write_folder(root / name)
+    assert subsets_of(root) == ["train"]
+    assert [track.name for track in index_tracks(root, "train")] == ["A", "B"]
+    with pytest.raises(DataError, match="has no folder 'test'"):
+        index_tracks(root, "test")
+    with pytest.raises(DataError, match="has no folder 'train'"):
+        find_entries(root, "train", stems=("guitar",))
+
+
+@pytest.mark.parametrize("part", ["test", "Dev"])
+def test_one_subset_is_not_taken_for_a_folder_of_tracks(tmp_path: Path, part: str) -> None:
+    write_folder(tmp_path / part / "A")
+    with pytest.raises(DataError, match="has no folder 'train'"):
+        subsets_of(tmp_path / part)
+
+
+# --------------------------------------------------------------------- stems
+
+
+def test_missing_stems_are_silence_only_when_asked_for(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train" / "A", ("vocals", "bass"))
+    with pytest.raises(DataError, match=r"2 faults.*\n.*no drums\.wav.*missing_as_silence"):
+        index_tracks(tmp_path, "train")
+    (track,) = index_tracks(tmp_path, "train", missing_as_silence=True)
+    assert track.silent == ("drums", "other")
+    assert pickle.loads(pickle.dumps(track)) == track
+    parts = track.read_stems(STEMS, 3900, 500)
+    assert parts.shape == (4, 2, 100)
+    assert [bool(part.any()) for part in parts] == [True, False, True, False]
+    assert track.read("drums", 5000).shape == (2, 0)
+    np.testing.assert_array_equal(track.read_mixture(), track.read_stems(STEMS).sum(0))
+
+
+def test_a_track_without_any_stem_is_never_silence(tmp_path: Path) -> None:
+    write(tmp_path / "train" / "A" / "mixture.wav", 0)
+    with pytest.raises(DataError, match=r"no vocals\.wav or vocals\.flac or vocals\.ogg"):
+        index_tracks(tmp_path, "train", missing_as_silence=True)
+
+
+def test_stems_of_other_names_are_mixed_in_the_order_given(tmp_path: Path) -> None:
+    stems = ("guitar", "vocals", "piano")
+    for name in ("A", "B"):
+        write_folder(tmp_path / "train" / name, stems)
+    write(tmp_path / "train" / "A" / "drums.wav", 7)
+    data = MUSDBDataModule(
+        root=str(tmp_path),
+        sources={"rest": ["piano", "guitar"], "vocals": ["vocals"]},
+        stems=list(stems),
+        sample_rate=8000,
+        segment_seconds=0.5,
+        batch_size=1,
+        num_workers=0,
+    )
+    data.setup("fit")
+    raw = next(iter(data.train_dataloader()))
+    for number, stem in enumerate(stems):
+        expected = data.train_tracks[0].read(stem)
+        np.testing.assert_array_equal(raw.stems[0, number].numpy(), expected)
+    batch = data.on_after_batch_transfer(raw, 0)
+    assert torch.equal(batch.mixture, raw.stems.sum(1))
+    assert torch.allclose(batch.targets[0, 0], raw.stems[0, 0] + raw.stems[0, 2])
+    assert torch.equal(batch.targets[0, 1], raw.stems[0, 1])
+    track = next(iter(data.val_dataloader()[1]))
+    assert torch.allclose(track.targets.sum(0), track.mixture, atol=1e-6)
+
+
+def test_the_data_module_passes_missing_as_silence_on(tmp_path: Path) -> None:
+    for name in ("A", "B"):
+        write_folder(tmp_path / "train" / name, ("vocals", "bass"))
+    settings = {"sample_rate": 8000, "segment_seconds": 0.2, "batch_size": 1, "num_workers": 0}
+    with pytest.raises(DataError, match="missing_as_silence"):
+        MUSDBDataModule(root=str(tmp_path), **settings).setup("fit")  # type: ignore[arg-type]
+    data = MUSDBDataModule(root=str(tmp_path), missing_as_silence=True, **settings)  # type: ignore[arg-type]
+    data.setup("fit")
+    stems = next(iter(data.train_dataloader())).stems[0]
+    assert [bool(stem.any()) for stem in stems] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("stems", [["a", "a"], [], ["vocals", "mixture"]])
+def test_faulty_lists_of_stems_are_refused(stems: list[str]) -> None:
+    with pytest.raises(DataError, match="name each stem of the data set once"):
+        grouping(stems, stems)
+
+
+@pytest.mark.slow
+def test_stems_reach_the_model_through_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_modules import cli
+    from tests.test_cli import CSV, TINY
+
+    stems = ("guitar", "vocals")
+    for name in ("A", "B"):
+        write_folder(tmp_path / "train" / name, stems)
+    monkeypatch.chdir(tmp_path)
+    settings = {"root": tmp_path, "stems": "[guitar,vocals]", "sources": "[vocals]"}
+    arguments = [f"--data.init_args.{name}={value}" for name, value in settings.items()]
+    rate = "--data.init_args.sample_rate=8000"
+    base = ["fit", "--config", "unet.yaml", *TINY, *CSV, rate, "--run_dir", "run"]
+    assert cli.main([*base, *arguments]) == 0
+    os.environ.pop("STEMLAB_RUN_DIR", None)
+    from lightning_modules.checkpoints.loading import load_separator
+
+    assert load_separator("run/checkpoints/last.ckpt").sources == ["vocals"]

@@ -1,0 +1,169 @@
+"""Other rates: resampled once, all stems and the mixture alike, whole as in one piece."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torchaudio
+
+from datamodules.files import resampling
+from datamodules.files.audio import DataError
+from datamodules.files.resampling import resample_file
+from datamodules.musdb import MUSDBDataModule
+from datamodules.tracks.index import index_tracks
+from datamodules.tracks.preparation import at_rate, in_place
+from tests.conftest import STEMS, write_track
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("STEMLAB_CACHE", str(folder))
+    return folder
+
+
+def tone(rate: int, seconds: float, hz: float) -> np.ndarray:
+    time = np.arange(round(seconds * rate)) / rate
+    return 0.5 * np.sin(2 * np.pi * hz * time + 0.3)
+
+
+RATES = [(48000, 44100), (44100, 48000), (96000, 44100), (22050, 44100), (37800, 44100)]
+
+
+@pytest.mark.parametrize(("rate", "wanted"), RATES)
+def test_a_tone_stays_the_same_tone(tmp_path: Path, rate: int, wanted: int) -> None:
+    hz = 0.44 * min(rate, wanted)  # near the end of the pass band
+    audio = np.stack([tone(rate, 0.4, hz), tone(rate, 0.4, 440)], 1)
+    soundfile.write(tmp_path / "a.wav", audio, rate, subtype="FLOAT")
+    resample_file(tmp_path / "a.wav", tmp_path / "b.wav", wanted)
+    found, found_rate = soundfile.read(tmp_path / "b.wav")
+    assert found_rate == wanted
+    assert len(found) == -(-len(audio) * wanted // rate)
+    expected = np.stack([tone(wanted, 0.4, hz), tone(wanted, 0.4, 440)], 1)[: len(found)]
+    edge = len(found) // 8  # where the tone begins and ends it is no tone
+    inner = slice(edge, len(expected) - edge)
+    assert np.abs(found[inner] - expected[inner]).max() < 1e-4
+
+
+def test_what_would_fold_back_is_taken_out(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(44100, 0.5, 15000), 44100, subtype="FLOAT")
+    resample_file(tmp_path / "a.wav", tmp_path / "b.wav", 22050)
+    found = soundfile.read(tmp_path / "b.wav")[0]
+    assert np.abs(found[500:-500]).max() < 1e-5
+
+
+@pytest.mark.parametrize("samples", [1, 100, 1470, 5000, 5001])
+@pytest.mark.parametrize(("rate", "wanted"), [(44100, 48000), (48000, 44100), (44100, 22050)])
+def test_blocks_join_without_a_seam(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int, wanted: int, samples: int
+) -> None:
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, (samples, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", audio, rate, subtype="FLOAT")
+    resample_file(tmp_path / "a.wav", tmp_path / "whole.wav", wanted)
+    monkeypatch.setattr(resampling, "_BLOCK_SAMPLES", 700)
+    resample_file(tmp_path / "a.wav", tmp_path / "blocks.wav", wanted)
+    whole, blocks = (
+        soundfile.read(tmp_path / f"{name}.wav", dtype="float32")[0] for name in ("whole", "blocks")
+    )
+    assert whole.shape == blocks.shape == (-(-samples * wanted // rate), 2)
+    assert np.abs(whole - blocks).max() < 1e-6
+    reference = torchaudio.functional.resample(
+        torch.from_numpy(audio.T.astype(np.float64)),
+        rate,
+        wanted,
+        lowpass_filter_width=64,
+        rolloff=0.9475937167399596,
+        resampling_method="sinc_interp_kaiser",
+        beta=14.769656459379492,
+    )
+    assert np.abs(whole.T - reference.numpy()).max() < 1e-6
+
+
+def test_rates_without_a_common_measure_are_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), 44056)
+    with pytest.raises(DataError, match=r"a\.wav: sample rate is 44056 Hz.*44100 Hz.*ffmpeg"):
+        resample_file(tmp_path / "a.wav", tmp_path / "b.wav", 44100)
+
+
+# ----------------------------------------------------------------- data sets
+
+
+def write_data_set(root: Path) -> None:
+    """Tracks of three rates, one of them FLAC; every track has a seed of its own."""
+    write_track(root / "train" / "A", 2.0, 44100, seed=1)
+    write_track(root / "train" / "B", 2.0, 48000, seed=2)
+    write_track(root / "train" / "C", 2.0, 22050, seed=3, suffix="flac")
+    write_track(root / "test" / "D", 2.0, 48000, seed=4)
+
+
+def module(root: Path, stage: str, **arguments: Any) -> MUSDBDataModule:
+    data = MUSDBDataModule(
+        root=str(root), segment_seconds=0.25, batch_size=2, num_workers=0, **arguments
+    )
+    data.setup(stage)
+    return data
+
+
+def test_mixed_rates_are_one_rate_to_the_model(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_data_set(tmp_path)
+    data = module(tmp_path, "fit", examples_per_epoch=20, validation_tracks=["B"])
+    told = capfd.readouterr().err
+    assert "Resampling 10 files from 22050 Hz and 48000 Hz to 44100 Hz, once, into" in told
+    assert "(0.01 GB)" in told
+    for track in (*data.train_tracks, *data.valid_tracks):
+        assert (track.samples, track.sample_rate, track.encoded) == (88200, 44100, ())
+    for batch in data.train_dataloader():
+        assert batch.stems.shape == (2, 4, 2, 11025)
+        assert (batch.stems.abs().amax((2, 3)) > 1e-3).all()
+    (whole,) = data.val_dataloader()[1]
+    assert whole.mixture.shape == (2, 88200)
+    # Written with integers, the mixture is the sum of the stems; resampling is linear.
+    assert torch.allclose(whole.mixture, whole.targets.sum(0), atol=1e-5)
+    module(tmp_path, "fit", validation_tracks=["B"])
+    assert "Resampling" not in capfd.readouterr().err
+
+
+def test_test_tracks_and_their_mixtures_are_resampled(tmp_path: Path) -> None:
+    write_data_set(tmp_path)
+    (track,) = module(tmp_path, "test").test_dataloader()
+    for name, waveform in (("mixture", track.mixture), ("bass", track.targets[2])):
+        before = soundfile.read(tmp_path / f"test/D/{name}.wav", dtype="float32")[0].T.copy()
+        expected = torchaudio.functional.resample(
+            torch.from_numpy(before), 48000, 44100, lowpass_filter_width=64, rolloff=0.9475937
+        )
+        middle = slice(1000, -1000)
+        assert (waveform[:, middle] - expected[:, middle]).abs().max() < 1e-3
+
+
+def test_tracks_keep_what_they_have(tmp_path: Path) -> None:
+    write_data_set(tmp_path)
+    (tmp_path / "train/B/drums.wav").unlink()
+    (tmp_path / "train/B/mixture.wav").unlink()
+    tracks = index_tracks(tmp_path, "train", missing_as_silence=True, progress=False)
+    a, b, c = at_rate(tracks, 44100, progress=False)
+    assert a == tracks[0]
+    assert b.silent == ("drums",)
+    assert b.mixture is None
+    assert b.read("drums").shape == b.read_mixture().shape == (2, 88200)
+    assert tracks[2].encoded == STEMS
+    ready = in_place(tracks, progress=False)
+    assert ready[:2] == tracks[:2]
+    assert (ready[2].encoded, ready[2].mixture) == ((), tracks[2].mixture)
+    for stem in STEMS:
+        assert np.array_equal(ready[2].read(stem), tracks[2].read(stem))
+    assert c.read_mixture().shape == (2, 88200)
+
+
+def test_unlike_rates_within_a_track_stay_an_error(tmp_path: Path) -> None:
+    write_data_set(tmp_path)
+    bass = tmp_path / "train/B/bass.wav"
+    soundfile.write(bass, soundfile.read(bass)[0], 44100)
+    with pytest.raises(DataError, match=r"bass\.wav: has 44100 Hz.*48000 Hz"):
+        module(tmp_path, "fit")

@@ -1,0 +1,116 @@
+"""Overlap-add: exact where it can be, and the same for any way of handing the audio in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_modules.inference.separation import separate, separate_stream
+
+
+class Identity:
+    """Returns its input as every source."""
+
+    sources = ["vocals", "other"]  # noqa: RUF012
+    sample_rate = 44100
+    audio_channels = 2
+    segment_seconds = 0.01
+
+    def __init__(self) -> None:
+        self.lengths: set[int] = set()
+
+    def __call__(self, mixture: Tensor) -> Tensor:
+        self.lengths.add(mixture.shape[-1])
+        return torch.stack([mixture, mixture], 1)
+
+
+class Half(Identity):
+    """Splits its input into two halves."""
+
+    def __call__(self, mixture: Tensor) -> Tensor:
+        return torch.stack([mixture / 4, mixture * 3 / 4], 1)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.25, 0.5])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("samples", [1, 2, 440, 441, 442, 552, 4567, 20011])
+def test_identity_model_returns_its_input_to_the_bit(
+    samples: int, batch_size: int, overlap: float
+) -> None:
+    mixture = torch.randn(2, samples)
+    estimates = separate(Identity(), mixture, overlap=overlap, batch_size=batch_size)
+    assert estimates.shape == (2, 2, samples)
+    assert torch.equal(estimates, mixture.expand(2, 2, samples))
+
+
+def test_chunks_are_as_long_as_a_segment() -> None:
+    model = Identity()
+    separate(model, torch.randn(2, 10_000))
+    assert model.lengths == {441}
+
+
+@pytest.mark.parametrize("block", [1, 100, 441, 5000])
+def test_stream_in_pieces_equals_the_whole(block: int) -> None:
+    mixture = torch.randn(2, 4567)
+    whole = separate(Half(), mixture)
+    pieces = list(separate_stream(Half(), mixture.split(block, -1)))
+    assert torch.equal(torch.cat(pieces, -1), whole)
+
+
+def test_stream_holds_no_more_than_a_few_chunks() -> None:
+    """After every block, all but the chunks still to be filled has come out."""
+    received = emitted = worst = 0
+
+    def blocks() -> object:
+        nonlocal received, worst
+        for _ in range(200):
+            worst = max(worst, received - emitted)
+            received += 1000
+            yield torch.randn(2, 1000)
+
+    for part in separate_stream(Identity(), blocks(), batch_size=4):  # type: ignore[arg-type]
+        emitted += part.shape[-1]
+    assert emitted == 200_000
+    assert worst < 1000 + 5 * 441
+
+
+def test_estimates_of_an_additive_model_add_up_to_the_mixture() -> None:
+    mixture = torch.randn(2, 9999)
+    assert torch.allclose(separate(Half(), mixture).sum(0), mixture, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [22050, 48000, 96000, 44056])
+def test_another_rate_keeps_rate_and_length(rate: int) -> None:
+    samples = rate // 3 + 1
+    time = torch.arange(samples) / rate
+    mixture = torch.sin(2 * torch.pi * 440 * time).expand(2, -1)
+    model = Identity()
+    model.segment_seconds = 0.1
+    estimates = separate(model, mixture, rate)
+    assert estimates.shape == (2, 2, samples)
+    inside = slice(rate // 100, -rate // 100)
+    assert (estimates[0] - mixture)[:, inside].abs().max() < 0.02
+    assert model.lengths <= {4410, 4411}
+
+
+def test_mono_audio_in_a_stereo_model_and_the_other_way_round() -> None:
+    mono = torch.randn(1, 3000)
+    assert torch.equal(separate(Identity(), mono)[0], mono)
+    model = Identity()
+    model.audio_channels = 1
+    stereo = torch.randn(2, 3000)
+    assert torch.equal(separate(model, stereo)[1], stereo)
+
+
+def test_faulty_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"0\.6.*from 0 to 0\.5"):
+        separate(Identity(), torch.randn(2, 100), overlap=0.6)
+    with pytest.raises(ValueError, match=r"\(1, 2, 100\).*\(channels, samples\)"):
+        separate(Identity(), torch.randn(1, 2, 100))
+    with pytest.raises(ValueError, match="6 channels"):
+        separate(Identity(), torch.randn(6, 100))
+
+
+def test_silence_of_no_length() -> None:
+    assert separate(Identity(), torch.zeros(2, 0)).shape == (2, 2, 0)

@@ -1,0 +1,132 @@
+"""Estimates averaged over random delays: exact where they can be, and in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_modules.base.description import check_same_model
+from lightning_modules.inference.separation import separate, separate_stream
+from lightning_modules.inference.shifts import draw_delays
+from tests.base.test_waveform import TWO, Gains
+from tests.inference.test_separation import Half, Identity
+
+# Samples, of seed 0 at 44.1 kHz.
+DRAWN = [16450, 19269, 10633, 5269]
+
+
+class Places(Identity):
+    """Answers each sample with its place in the chunk."""
+
+    def __call__(self, mixture: Tensor) -> Tensor:
+        places = torch.arange(mixture.shape[-1], dtype=mixture.dtype)
+        return places.expand(len(mixture), 2, mixture.shape[1], -1)
+
+
+def test_delays_are_drawn_by_the_seed() -> None:
+    assert draw_delays(4, 44100, 0) == DRAWN
+    assert draw_delays(2, 44100, 0) == DRAWN[:2]
+    assert draw_delays(4, 44100, 1) != DRAWN
+    many = draw_delays(10_000, 100, 0)
+    assert set(many) == set(range(51))
+    assert draw_delays(0, 44100, 0) == []
+
+
+@pytest.mark.parametrize("shifts", [1, 2, 3, 7])
+@pytest.mark.parametrize("samples", [1, 440, 4567, 20011])
+def test_identity_model_returns_its_input_to_the_bit(samples: int, shifts: int) -> None:
+    mixture = torch.randn(2, samples)
+    estimates = separate(Identity(), mixture, shifts=shifts)
+    assert torch.equal(estimates, mixture.expand(2, 2, samples))
+
+
+@pytest.mark.parametrize("shifts", [1, 3, 10])
+def test_the_mean_is_over_the_delayed_mixtures(shifts: int) -> None:
+    """A sample's place in its chunk moves with the delay, so that the mean is known."""
+    samples = torch.arange(5000)
+    estimates = separate(Places(), torch.zeros(2, 5000), overlap=0.0, shifts=shifts, seed=3)
+    delays = draw_delays(shifts, 44100, 3)
+    expected = torch.stack([(samples + delay) % 441 for delay in delays]).float().mean(0)
+    assert torch.allclose(estimates, expected.expand(2, 2, -1), atol=1e-3)
+    plain = separate(Places(), torch.zeros(2, 5000), overlap=0.0)
+    assert torch.equal(plain, (samples % 441).float().expand(2, 2, -1))
+
+
+@pytest.mark.parametrize("block", [1, 100, 441, 5000])
+def test_stream_in_pieces_equals_the_whole(block: int) -> None:
+    mixture = torch.randn(2, 1234)
+    whole = separate(Half(), mixture, shifts=3, seed=1)
+    pieces = list(separate_stream(Half(), mixture.split(block, -1), shifts=3, seed=1))
+    assert all(piece.shape[-1] for piece in pieces)
+    assert torch.equal(torch.cat(pieces, -1), whole)
+
+
+def test_stream_holds_no_more_than_the_delays_and_a_few_chunks() -> None:
+    received = emitted = worst = 0
+
+    def blocks() -> Iterator[Tensor]:
+        nonlocal received, worst
+        for _ in range(200):
+            worst = max(worst, received - emitted)
+            received += 1000
+            yield torch.randn(2, 1000)
+
+    for part in separate_stream(Identity(), blocks(), batch_size=4, shifts=3):
+        emitted += part.shape[-1]
+    assert emitted == 200_000
+    assert worst < 1000 + 5 * 441 + max(draw_delays(3, 44100, 0))
+
+
+def test_estimates_are_processed_after_they_are_averaged() -> None:
+    mixture = torch.randn(2, 5000)
+    told: list[int] = []
+    stream = separate_stream(
+        Half(), [mixture], shifts=2, postprocessing={"low_pass_hz": 1000}, progress=told.append
+    )
+    shifted = torch.cat(list(stream), -1)
+    plain = separate(Half(), mixture, postprocessing={"low_pass_hz": 1000})
+    assert torch.allclose(shifted, plain, atol=1e-5)
+    assert sum(told) == 5000
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert separate(Identity(), torch.zeros(2, 0), shifts=2).shape == (2, 2, 0)
+    assert list(separate_stream(Identity(), [], shifts=2)) == []
+
+
+def test_another_rate_has_delays_of_its_own() -> None:
+    model = Identity()
+    model.segment_seconds = 0.1
+    mixture = torch.sin(torch.arange(16_000) / 30).expand(2, -1)
+    estimates = separate(model, mixture, 48000, shifts=2)
+    assert (estimates[0] - mixture)[:, 500:-500].abs().max() < 0.02
+
+
+def test_faulty_numbers_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="shifts is -1: give 0"):
+        separate(Identity(), torch.zeros(2, 10), shifts=-1)
+    with pytest.raises(ValueError, match="shifts is -2: give 0"):
+        Gains(TWO, shifts=-2)
+
+
+class Drifting(Gains):
+    """Its estimates depend on the place in the chunk."""
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        ramp = torch.linspace(0, 1, mixture.shape[-1])
+        return super().forward(mixture) * ramp
+
+
+def test_every_model_takes_shifts_and_a_checkpoint_goes_on_with_others() -> None:
+    mixture = torch.randn(2, 2000)
+    plain, shifted = (Drifting(TWO, segment_seconds=0.01, shifts=n) for n in (0, 4))
+    expected = separate(plain, mixture, overlap=plain.overlap, shifts=4)
+    assert torch.equal(shifted.separate(mixture), expected)
+    assert torch.equal(shifted.separate(mixture), shifted.separate(mixture))
+    assert not torch.equal(plain.separate(mixture), expected)
+    checkpoint: dict[str, object] = {}
+    plain.on_save_checkpoint(checkpoint)
+    check_same_model(checkpoint, shifted)

@@ -1,0 +1,120 @@
+"""The pool of scoring processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lightning_modules.runtime import signals
+from lightning_modules.runtime.process_pool import ScoringPool, available_cores
+
+
+def test_processes_have_their_threads_and_ignore_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    with ScoringPool(1, threads=3) as pool:
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            assert pool.submit(os.getenv, name).result() == "3"
+        for number in signals.STOP:
+            assert pool.submit(signal.getsignal, number).result() == signal.SIG_IGN
+    assert os.environ["OMP_NUM_THREADS"] == "7", "the main process keeps its own"
+    assert "MKL_NUM_THREADS" not in os.environ
+
+
+def test_terminate_does_not_wait() -> None:
+    pool = ScoringPool(1)
+    process = pool.submit(os.getpid).result()
+    futures = [pool.submit(time.sleep, 600) for _ in range(4)]
+    pool.terminate()
+    assert futures[-1].done()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+_FULL_PIPE = """
+import os, signal, sys, time
+from lightning_modules.runtime.process_pool import ScoringPool
+if __name__ == "__main__":
+    pool = ScoringPool(2)
+    processes = [pool.submit(os.getpid).result()]
+    # One at work on each process, and tracks beyond what a pipe holds.
+    futures = [pool.submit(time.sleep, 600) for _ in range(2)]
+    futures += [pool.submit(len, bytes(10_000_000)) for _ in range(4)]
+    time.sleep(1)
+    if sys.argv[1] == "broken":
+        os.kill(processes[0], signal.SIGKILL)
+        futures[-1].exception()
+        pool.shutdown()
+    else:
+        pool.terminate()
+    print(all(future.done() for future in futures))
+"""
+
+
+@pytest.mark.parametrize("end", ["terminated", "broken"])
+def test_tracks_on_their_way_hold_nothing_up(end: str, tmp_path: Path) -> None:
+    """Nobody reads what a thread is writing when the processes have gone."""
+    (tmp_path / "trainer.py").write_text(_FULL_PIPE)
+    command = [sys.executable, str(tmp_path / "trainer.py"), end]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    ended = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert ended.stdout == "True\n", ended.stderr
+
+
+_TRAINER = """
+import os, signal, time
+from lightning_modules.runtime.process_pool import ScoringPool
+if __name__ == "__main__":
+    pool = ScoringPool(2)
+    # One is at work at the end, and one waits for some.
+    idle, busy = (pool.submit(os.getpid) for _ in range(2))
+    pool.submit(time.sleep, 0.2).result()
+    print(*pool._processes)
+    with open("/proc/self/maps") as maps:  # semaphores: another process may make some meanwhile
+        print(*{line.split()[4] for line in maps if "/dev/shm/" in line}, flush=True)
+    pool.submit(time.sleep, 600)
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and /dev/shm")
+def test_processes_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "trainer.py").write_text(_TRAINER)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "trainer.py"]
+    with (tmp_path / "output").open("w") as output:
+        trainer = subprocess.run(command, cwd=tmp_path, env=environment, stdout=output)
+    assert trainer.returncode == -signal.SIGKILL
+    lines = (tmp_path / "output").read_text().splitlines()
+    processes, semaphores = (line.split() for line in lines)
+    assert len(processes) == 2
+    assert semaphores
+    deadline = time.monotonic() + 20
+    while any(Path("/proc", number).exists() for number in processes):
+        assert time.monotonic() < deadline, "a scoring process has outlived its trainer"
+        time.sleep(0.05)
+    while {str(entry.inode()) for entry in os.scandir("/dev/shm")} & set(semaphores):
+        assert time.monotonic() < deadline, "a semaphore was left behind"
+        time.sleep(0.05)
+    assert {path.name for path in tmp_path.iterdir()} == {"trainer.py", "output"}
+
+
+def test_background_gives_way(tmp_path: Path) -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with ScoringPool(1, background=True) as pool:
+        niceness = pool.submit(os.getpriority, os.PRIO_PROCESS, 0).result()
+    assert niceness == min(19, before + 10)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+def test_cores_are_those_of_this_process() -> None:
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
