@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 
 # Their own errors are worded for people.
 _OUR_PACKAGES = ("datamodules", "lightning_modules")

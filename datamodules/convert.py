@@ -23,8 +23,8 @@ import soundfile
 
 from datamodules import command_line
 from datamodules.cache.pcm import STREAMS, decoded_bytes, find
+from datamodules.errors import DataError
 from datamodules.files import audio
-from datamodules.files.audio import DataError
 from datamodules.parallel import for_each, raise_faults
 from datamodules.tracks.checks import nan_finding
 from datamodules.tracks.index import Track, load_tracks

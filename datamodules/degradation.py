@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.augmentations.base import Augmentation
 from datamodules.augmentations.noise import ColouredNoise, RecordedNoise
 from datamodules.augmentations.rooms import RecordedRoom, ShoeboxRoom
+from datamodules.batches import Batch, StemBatch, TrackBatch
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.crops import DEGRADATION, FIXED_DEGRADATION, Position, generator
-from datamodules.stream.datasets import Batch, StemBatch, TrackBatch, ValidationCrops, WholeTracks
+from datamodules.randomness import DEGRADATION, FIXED_DEGRADATION, Position, generator
+from datamodules.stream.datasets import ValidationCrops, WholeTracks
 
 # The largest sample that 16 bits hold.
 _FULL_SCALE = 1 - 2**-15

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 
 _BEGIN, _END = "<!-- table: made by {} -->", "<!-- end -->"
 

@@ -18,33 +18,23 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentations.base import Augmentation, ReadingAugmentation
-from datamodules.files.audio import DataError
+from datamodules.batches import Batch, StemBatch
+from datamodules.errors import DataError
 from datamodules.files.find import find_songs
+from datamodules.randomness import Position
 from datamodules.roots import Roots
-from datamodules.stream.crops import (
-    CropDraw,
-    DrawingRules,
-    ExampleSampler,
-    Position,
-    crop_lengths,
-    share_by_length,
-)
-from datamodules.stream.datasets import (
-    Batch,
-    Listener,
-    StemBatch,
-    TrainingCrops,
-    ValidationCrops,
-    WholeTracks,
-    grouping,
-)
+from datamodules.stream.crops import CropDraw, DrawingRules
+from datamodules.stream.curriculum import crop_lengths
+from datamodules.stream.datasets import TrainingCrops, ValidationCrops, WholeTracks
 from datamodules.stream.loudness import Powers, measure_loudness
 from datamodules.stream.ring_loader import RingLoader
+from datamodules.stream.sampler import ExampleSampler, share_by_length
 from datamodules.tracks.index import (
     Track,
 )
 from datamodules.tracks.layouts import STEMS
 from datamodules.tracks.preparation import in_place
+from datamodules.tracks.sources import Listener, grouping
 
 
 class MUSDBDataModule(LightningDataModule):

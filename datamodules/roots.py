@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from pytorch_lightning.utilities import rank_zero_info
 
 from datamodules.demo.corpus import VALIDATION_TRACKS, demo_corpus
-from datamodules.files.audio import DataError, require_ffmpeg
-from datamodules.stream.datasets import Listener
+from datamodules.errors import DataError
+from datamodules.files.audio import require_ffmpeg
 from datamodules.tracks.index import (
     MUSDB_VALIDATION_TRACKS,
     Track,
@@ -20,6 +20,7 @@ from datamodules.tracks.index import (
 )
 from datamodules.tracks.layouts import weighted_roots
 from datamodules.tracks.preparation import at_rate
+from datamodules.tracks.sources import Listener
 
 
 class FitTracks(NamedTuple):

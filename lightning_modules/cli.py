@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from datamodules import command_line
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from lightning_modules.configuration.files import (
     CONFIGS,
     ConfigError,

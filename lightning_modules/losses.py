@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.augmentations.filters import HighShelf, PeakingEqualizer
-from datamodules.stream.datasets import check_sources
+from datamodules.tracks.sources import check_sources
 
 # Added to powers and amplitudes that are divided by, or whose logarithm is taken: -80 dB in power.
 _EPS = 1e-8

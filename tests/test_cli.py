@@ -207,7 +207,7 @@ def test_two_ranks_with_unlike_numbers_of_tracks(musdb_root: Path, tmp_path: Pat
 
 def test_runs_take_directories_of_their_own() -> None:
     """Also before the first of them has saved anything."""
-    from lightning_modules.training.lightning_cli import named_run_dir
+    from lightning_modules.training.run_directory import named_run_dir
 
     assert [str(named_run_dir("a")) for _ in range(3)] == ["runs/a", "runs/a-2", "runs/a-3"]
     assert str(named_run_dir("a-b")) == "runs/a-b"

@@ -1,18 +1,6 @@
 """Changes of training examples: levels, filters, noise, rooms, codecs, speed."""
 
-from datamodules.augmentations.base import (
-    Augmentation,
-    ChannelSwap,
-    Gain,
-    Mono,
-    Pan,
-    Polarity,
-    ReadingAugmentation,
-    Remix,
-    Silence,
-    StemAugmentation,
-    TimeShift,
-)
+from datamodules.augmentations.base import Augmentation, ReadingAugmentation, StemAugmentation
 from datamodules.augmentations.codec import Codec
 from datamodules.augmentations.dynamics import Limiter, SoftClip
 from datamodules.augmentations.filters import (
@@ -25,6 +13,16 @@ from datamodules.augmentations.filters import (
 from datamodules.augmentations.noise import ColouredNoise, GaussianNoise, RecordedNoise
 from datamodules.augmentations.repitch import Repitch, Speed
 from datamodules.augmentations.rooms import DecayingNoise, RecordedRoom, Room, ShoeboxRoom
+from datamodules.augmentations.simple import (
+    ChannelSwap,
+    Gain,
+    Mono,
+    Pan,
+    Polarity,
+    Remix,
+    Silence,
+    TimeShift,
+)
 
 __all__ = [
     "Augmentation",

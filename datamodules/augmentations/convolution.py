@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from datamodules.augmentations.recordings import resampled, with_channels
-from datamodules.files.audio import Audio, DataError, read
+from datamodules.errors import DataError
+from datamodules.files.audio import Audio, read
 
 # An impulse response begins where it first comes this close to its peak.
 _ONSET_BELOW_PEAK_DB = 20.0

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 import torchaudio
 
-from datamodules.files.audio import AnyPath, Audio, AudioInfo, DataError, inspect_seekable, read
+from datamodules.errors import DataError
+from datamodules.files.audio import AnyPath, Audio, AudioInfo, inspect_seekable, read
 
 _FORMATS = (".wav", ".flac", ".ogg", ".mp3")
 # The filter that resamples has a phase for each sample of the shortest time that is whole in both

@@ -26,7 +26,7 @@ from datamodules.augmentations.convolution import (
 )
 from datamodules.augmentations.recordings import Recordings
 from datamodules.files.audio import Audio
-from datamodules.stream.crops import ROOM, generator
+from datamodules.randomness import ROOM, generator
 
 Positions = npt.NDArray[np.float64]
 

@@ -20,7 +20,7 @@ import torchaudio
 from torch import Tensor
 
 from datamodules.augmentations.convolution import convolve
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.markdown import markdown
 
 _RATE = 44100

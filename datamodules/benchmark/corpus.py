@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.tracks.layouts import MIXTURE, STEMS, find_entries
 
 SAMPLE_RATE = 44100

@@ -22,9 +22,10 @@ import torch
 
 from datamodules.benchmark import loaders, peers
 from datamodules.benchmark.corpus import SAMPLE_RATE, Task, link_corpus, make_corpus, read_once
-from datamodules.benchmark.measuring import Entrant, Measured, Start, measure_all, quiet
-from datamodules.files.audio import DataError
+from datamodules.benchmark.measuring import Entrant, Measured, Start, measure_all
+from datamodules.errors import DataError
 from datamodules.markdown import markdown
+from datamodules.quiet import quiet
 
 BASE = "soundfile"
 FLOAT32_LIMIT, INT16_LIMIT = "limit-float32", "limit-int16"

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from datamodules.augmentations.base import ChannelSwap, Gain
+from datamodules.augmentations.simple import ChannelSwap, Gain
 from datamodules.benchmark.corpus import Task
 from datamodules.benchmark.measuring import Batches, Start
 from datamodules.files import write_crop
 from datamodules.files.mapped_wav import MappedFile
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.crops import Position
+from datamodules.randomness import Position
 from datamodules.stream.ring_loader import Fill, RingLoader
 from datamodules.tracks.layouts import STEMS
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import gc
-import logging
 import multiprocessing
 import os
 import resource
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from tqdm import tqdm
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 
 Batches = Generator[Any, None, None]
 Start = Callable[[int], Batches]
@@ -83,24 +80,6 @@ class Entrant(NamedTuple):
     name: str
     prepare: Callable[[], Start]
     workers: Sequence[int]
-
-
-@contextmanager
-def quiet(threads: int | None = None) -> Iterator[None]:
-    """Leave Lightning's notices out for a while, and give torch a number of threads.
-
-    Args:
-        threads: Threads of this process; by default they stay as many as they are.
-    """
-    former, notices = torch.get_num_threads(), logging.getLogger("pytorch_lightning")
-    level = notices.level
-    torch.set_num_threads(threads or former)
-    notices.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(former)
-        notices.setLevel(level)
 
 
 def measure_all(

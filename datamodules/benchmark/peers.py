@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from datamodules.benchmark.corpus import SAMPLE_RATE, Task
 from datamodules.benchmark.loaders import ordinary_loader
 from datamodules.benchmark.measuring import Batches, Start
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.tracks.layouts import STEMS
 
 # What Open-Unmix and Demucs both draw gains from.

@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 from datamodules import command_line
 from datamodules.cache.file_facts import Ledger
-from datamodules.files.audio import AudioInfo, DataError
+from datamodules.errors import DataError
+from datamodules.files.audio import AudioInfo
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial-"

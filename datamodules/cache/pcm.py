@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import soundfile
 
-from datamodules.cache.file_facts import Known, State, changed, state
+from datamodules.cache.file_facts import Known
 from datamodules.cache.folder import (
     MANIFEST,
     PARTIAL,
@@ -36,8 +36,10 @@ from datamodules.cache.folder import (
     one_at_a_time,
     read_entry,
 )
+from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.files import audio
-from datamodules.files.audio import AudioInfo, DataError, FFmpegMissingError
+from datamodules.files.audio import AudioInfo
+from datamodules.files.state import State, changed, state
 from datamodules.parallel import for_each, raise_faults
 
 # Order of the streams in a file of MUSDB18.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from datamodules.doctor.fingerprints import Pair
 from datamodules.doctor.measurements import SILENT_DB, FileMeasures, MixtureMeasures, TrackMeasures
-from datamodules.parallel import Finding, Severity
 from datamodules.tracks.checks import nan_finding
+from datamodules.tracks.findings import Finding, Severity
 from datamodules.tracks.index import Track
 from datamodules.tracks.layouts import MIXTURE, Entry
 

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.doctor.fingerprints import Fingerprint, Listening
+from datamodules.errors import DataError
 from datamodules.files import audio
-from datamodules.files.audio import Audio, DataError
+from datamodules.files.audio import Audio
 from datamodules.tracks.index import Track
 from datamodules.tracks.layouts import MIXTURE
 

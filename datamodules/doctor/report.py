@@ -29,9 +29,10 @@ from datamodules.doctor.diagnosis import (
 )
 from datamodules.doctor.fingerprints import find_same
 from datamodules.doctor.measurements import FileMeasures, MixtureMeasures, TrackMeasures, measure
-from datamodules.files.audio import DataError
-from datamodules.parallel import Finding, Severity, for_each
+from datamodules.errors import DataError
+from datamodules.parallel import for_each
 from datamodules.tracks.checks import not_finite
+from datamodules.tracks.findings import Finding, Severity
 from datamodules.tracks.index import Loaded, Track, load_tracks
 from datamodules.tracks.layouts import MIXTURE, STEMS, SUBSETS, Entry, find_entries, subsets_of
 

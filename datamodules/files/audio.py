@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.files.wav import read_wav_header
 
 Audio = npt.NDArray[np.float32]
@@ -30,14 +31,6 @@ AnyPath = str | PathLike[str]
 # A decoder may drop up to one frame at the end of a stream; the longest AAC frame (HE-AAC).
 _AAC_FRAME_SAMPLES = 2048
 _CONVERT = "convert it, for instance by: ffmpeg -i OLD NEW.wav"
-
-
-class DataError(ValueError):
-    """A fault in the user's data; the message names file, finding, expectation, remedy."""
-
-
-class FFmpegMissingError(DataError):
-    """A file can be read by ffmpeg only, and ffmpeg is not installed."""
 
 
 class _UnknownFormatError(DataError):

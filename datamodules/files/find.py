@@ -6,7 +6,8 @@ import glob
 from collections.abc import Iterable
 from pathlib import Path
 
-from datamodules.files.audio import AudioInfo, DataError, inspect
+from datamodules.errors import DataError
+from datamodules.files.audio import AudioInfo, inspect
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4", ".aac", ".aiff", ".aif", ".opus")
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.cache.file_facts import State, changed, check_same
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
+from datamodules.files.state import State, changed, check_same
 from datamodules.files.wav import TYPES, wav_header_of
 
 # Linux allows a process 65,530 mappings; the libraries have some thousand of them.

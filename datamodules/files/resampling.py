@@ -10,8 +10,8 @@ import soundfile
 import torch
 import torchaudio
 
+from datamodules.errors import DataError
 from datamodules.files import audio
-from datamodules.files.audio import DataError
 
 # torchaudio's translation of resampy's "kaiser_best": pass band up to 0.95 of the lower Nyquist.
 _ZEROS = 64

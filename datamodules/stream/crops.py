@@ -10,25 +10,18 @@ kept between calls are results of pure functions, a bounded number of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Sampler
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
+from datamodules.randomness import CROP, ROOT_ORDER, TRACK_ORDER, Position, generator
 from datamodules.stream.loudness import LoudnessStarts, Powers
 
-Position = tuple[int, int]
-"""(epoch, index in the epoch) of an example."""
-
-# One purpose, one independent stream; augmentation number n draws from AUGMENTATION + n.
-TRACK_ORDER, CROP, ROOT_ORDER, AUGMENTATION = 0, 1, 2, 3
-# Degradation n likewise, in training and where examples are fixed; rooms have numbers for seeds.
-DEGRADATION, FIXED_DEGRADATION, ROOM = 2**32, 2**33, 2**34
 # Examples among which the roots are shared out and then shuffled: any stretch of the stream
 # holds them by their weights, to within a few examples.
 _BLOCK = 16
@@ -82,22 +75,6 @@ class Crop(NamedTuple):
 
     tracks: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
-
-
-def generator(seed: int, purpose: int, epoch: int, index: int) -> np.random.Generator:
-    """The random generator that belongs to one purpose of one example.
-
-    Args:
-        seed: Seed of the run.
-        purpose: What is drawn; streams of unlike purposes are independent.
-        epoch: Number of the epoch.
-        index: Number of the example in its epoch.
-
-    Returns:
-        A generator whose numbers depend on nothing but the arguments.
-    """
-    # The lowest word of the counter is the one that advances with each draw, so it starts at 0.
-    return np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, index, epoch, purpose]))
 
 
 class CropDraw:
@@ -251,119 +228,3 @@ def apportion(seats: int, weights: Sequence[float]) -> npt.NDArray[np.int64]:
     for _ in range(seats - int(counts.sum())):
         counts[np.argmin((counts + 0.5) / shares)] += 1
     return counts
-
-
-def crop_lengths(
-    curriculum: Mapping[int, float] | None, segment_seconds: float, sample_rate: int
-) -> dict[int, int]:
-    """Check a curriculum of crop lengths.
-
-    Args:
-        curriculum: First epoch -> length of the crops from there on, seconds; by default
-            the same length throughout.
-        segment_seconds: The greatest length.
-        sample_rate: Sample rate, Hz.
-
-    Returns:
-        First epoch -> length of the crops from there on, samples.
-
-    Raises:
-        DataError: A length is not above 0 or too great, or the first epoch has none.
-    """
-    if round(segment_seconds * sample_rate) < 1:
-        raise DataError(f"segment_seconds is {segment_seconds}: give a length above 0")
-    curriculum = {0: segment_seconds} if curriculum is None else curriculum
-    if min(curriculum, default=1) != 0:
-        raise DataError(
-            f"segment_curriculum begins at epoch {min(curriculum, default='(none)')}: its first "
-            f"epoch must be 0, as in {{0: {segment_seconds / 2:g}, 10: {segment_seconds:g}}}"
-        )
-    for epoch, seconds in curriculum.items():
-        if not 1 <= round(seconds * sample_rate) <= round(segment_seconds * sample_rate):
-            raise DataError(
-                f"segment_curriculum has crops of {seconds:g} s from epoch {epoch} on: give a "
-                f"length above 0, up to segment_seconds, which is {segment_seconds:g}"
-            )
-    return {epoch: round(curriculum[epoch] * sample_rate) for epoch in sorted(curriculum)}
-
-
-def samples_at(epoch: int, curriculum: Mapping[int, int]) -> int:
-    """Length of the crops of an epoch, samples.
-
-    Args:
-        epoch: The epoch.
-        curriculum: First epoch -> length from there on.
-    """
-    return curriculum[max(first for first in curriculum if first <= epoch)]
-
-
-def share_by_length(lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """Share out whole tracks, so that no rank has much more music than another.
-
-    The longest track that is left goes to the rank that has the least so far: no rank gets more
-    than 4/3 of what the best division would give the fullest one (Graham 1969, "Bounds on
-    multiprocessing timing anomalies").
-
-    Args:
-        lengths: Length of each track, samples.
-        ranks: Number of ranks.
-
-    Returns:
-        Numbers of each rank's tracks, in their order. A rank for which none is left repeats the
-        shortest one, because Lightning wants work for every rank.
-    """
-    shares: list[list[int]] = [[] for _ in range(ranks)]
-    loads = [0] * ranks
-    longest_first = sorted(range(len(lengths)), key=lambda number: -lengths[number])
-    for number in longest_first:
-        rank = loads.index(min(loads))
-        shares[rank].append(number)
-        loads[rank] += lengths[number]
-    return [sorted(share) or longest_first[-1:] for share in shares]
-
-
-class ExampleSampler(Sampler[Position]):
-    """The positions that one rank works through, batch after batch.
-
-    Step k of the run holds examples k B to (k + 1) B of the epoch, B being the
-    global batch size; each rank takes its own consecutive share of them. An
-    incomplete last batch is left out, so that all ranks take as many steps.
-
-    Args:
-        examples: Number of examples in an epoch.
-        batch_size: Global batch size, divisible by the number of ranks.
-        rank: Number of this process.
-        ranks: Number of processes.
-        epoch: Epoch to begin with.
-        batch: Batch of that epoch to begin with; later epochs begin at 0.
-    """
-
-    def __init__(
-        self,
-        examples: int,
-        batch_size: int,
-        rank: int = 0,
-        ranks: int = 1,
-        epoch: int = 0,
-        batch: int = 0,
-    ) -> None:
-        self.batches = examples // batch_size
-        self.batch_size = batch_size
-        self.share = batch_size // ranks
-        self.rank = rank
-        self.epoch, self.first_batch = epoch, batch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Move to another epoch; Lightning calls it before each."""
-        if epoch != self.epoch:
-            self.epoch, self.first_batch = epoch, 0
-
-    def __iter__(self) -> Iterator[Position]:
-        for batch in range(self.first_batch, self.batches):
-            start = batch * self.batch_size + self.rank * self.share
-            for index in range(start, start + self.share):
-                yield self.epoch, index
-
-    def __len__(self) -> int:
-        # The whole epoch even when it begins in the middle: Lightning counts on from there.
-        return self.batches * self.share

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,111 +11,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from datamodules.augmentations.base import Parameters, ReadingAugmentation
-from datamodules.files.audio import Audio, DataError
+from datamodules.batches import Batch, TrackBatch
+from datamodules.errors import DataError
 from datamodules.files.mapped_wav import Mappings
 from datamodules.files.write_crop import write_crop
-from datamodules.stream.crops import CropDraw, Position, samples_at
+from datamodules.randomness import Position
+from datamodules.stream.crops import CropDraw
+from datamodules.stream.curriculum import samples_at
 from datamodules.tracks.index import Track
-from datamodules.tracks.layouts import MIXTURE, STEMS
-
-
-class Batch(NamedTuple):
-    """What a model is trained on.
-
-    Attributes:
-        mixture: Sum of all stems, shape (B, C, T).
-        targets: The model's sources, shape (B, S, C, T).
-    """
-
-    mixture: Tensor
-    targets: Tensor
-
-
-class TrackBatch(NamedTuple):
-    """A whole track.
-
-    Attributes:
-        name: Name of the track.
-        mixture: Waveform, shape (C, T).
-        targets: The model's sources, shape (S, C, T).
-    """
-
-    name: str
-    mixture: Tensor
-    targets: Tensor
-
-
-class StemBatch(NamedTuple):
-    """Training examples on their way to the device, not yet augmented nor mixed.
-
-    Attributes:
-        stems: All stems of the data set, shape (B, stems, C, T).
-        positions: Epoch and index of each example, shape (B, 2).
-    """
-
-    stems: Tensor
-    positions: Tensor
-
-
-@dataclass(frozen=True)
-class Listener:
-    """How a model hears tracks: its sources and its channels.
-
-    Attributes:
-        sources: Source name -> names of the stems that it sums.
-        audio_channels: Number of channels.
-        stems: Names of all stems of the data set, in their order in tensors.
-    """
-
-    sources: Mapping[str, Sequence[str]]
-    audio_channels: int
-    stems: Sequence[str] = STEMS
-
-    def channels(self, audio: Audio) -> Audio:
-        """Bring audio to the wanted number of channels.
-
-        Args:
-            audio: Waveforms, shape (..., channels, T).
-
-        Returns:
-            Waveforms, shape (..., audio_channels, T): one is the average, and mono is repeated.
-        """
-        if audio.shape[-2] == self.audio_channels:
-            return audio
-        if self.audio_channels == 1:
-            average: Audio = audio.mean(-2, keepdims=True)
-            return average
-        return np.repeat(audio, self.audio_channels, axis=-2)
-
-    def group(self, stems: Tensor) -> Tensor:
-        """Sum stems to sources.
-
-        Args:
-            stems: Waveforms in the order of ``self.stems``, shape (..., stems, C, T).
-
-        Returns:
-            Waveforms, shape (..., S, C, T).
-        """
-        sums = [
-            stems[..., [self.stems.index(stem) for stem in group], :, :].sum(-3)
-            for group in self.sources.values()
-        ]
-        return torch.stack(sums, -3)
-
-    def read(self, track: Track, start: int = 0, samples: int | None = None) -> Batch:
-        """Read a track's own mixture, which a separator meets, and the sources.
-
-        Args:
-            track: The track.
-            start: First sample.
-            samples: Number of samples; by default all that follow.
-
-        Returns:
-            Mixture, shape (C, T), and targets, shape (S, C, T).
-        """
-        stems = self.channels(track.read_stems(self.stems, start, samples))
-        mixture = self.channels(track.read_mixture(start, samples))
-        return Batch(torch.from_numpy(mixture), self.group(torch.from_numpy(stems)))
+from datamodules.tracks.sources import Listener
 
 
 class TrainingCrops:
@@ -275,64 +177,3 @@ class WholeTracks(Dataset[TrackBatch]):
     def __getitem__(self, number: int) -> TrackBatch:
         track = self.tracks[number]
         return TrackBatch(track.name, *self.listener.read(track))
-
-
-def grouping(
-    sources: Sequence[str] | Mapping[str, Sequence[str]], stems: Sequence[str] = STEMS
-) -> dict[str, list[str]]:
-    """Which stems make each of the model's sources.
-
-    Args:
-        sources: Names of stems, or names of sources each with its stems.
-        stems: Names of all stems of the data set.
-
-    Returns:
-        Source name -> names of its stems.
-
-    Raises:
-        DataError: A source names a stem that the data set does not have.
-    """
-    if not stems or len(set(stems)) < len(stems) or MIXTURE in stems:
-        raise DataError(
-            f"stems is [{', '.join(stems)}]: name each stem of the data set once, without the "
-            f"{MIXTURE}, as in [{', '.join(STEMS)}]"
-        )
-    groups = (
-        {name: list(group) for name, group in sources.items()}
-        if isinstance(sources, Mapping)
-        else {name: [name] for name in sources}
-    )
-    if not groups:
-        raise DataError("sources is empty: name at least one of " + ", ".join(stems))
-    for name, group in groups.items():
-        unknown = [stem for stem in group if stem not in stems]
-        if unknown or not group:
-            raise DataError(
-                f"source {name!r} is made of {group}: known stems are {', '.join(stems)}; group "
-                "them as in {vocals: [vocals], accompaniment: [drums, bass, other]}, or tell the "
-                "data set's own with stems"
-            )
-        if len(set(group)) < len(group):
-            raise DataError(f"source {name!r} is made of {group}: name each stem once")
-    return groups
-
-
-def check_sources(names: Sequence[str], sources: Sequence[str], argument: str) -> None:
-    """Check that every name is one of the model's sources.
-
-    Args:
-        names: Names that the user gave.
-        sources: Names of the model's sources.
-        argument: The argument that held them, for the message.
-
-    Raises:
-        ValueError: A name is unknown, or a source is left out.
-    """
-    unknown, missing = sorted(set(names) - set(sources)), sorted(set(sources) - set(names))
-    if unknown or missing:
-        raise ValueError(
-            f"{argument} names {', '.join(names)}, the sources are {', '.join(sources)}:"
-            + (f" {', '.join(unknown)} is unknown;" if unknown else "")
-            + (f" {', '.join(missing)} is missing;" if missing else "")
-            + " name each source once"
-        )

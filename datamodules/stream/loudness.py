@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from datamodules.cache.folder import cache_folder
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.files.mapped_wav import MappedFile
 from datamodules.files.write_crop import write_crop
 from datamodules.parallel import for_each

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.stream.crops import ExampleSampler, Position
-from datamodules.stream.datasets import StemBatch
+from datamodules.batches import StemBatch
+from datamodules.randomness import Position
+from datamodules.stream.sampler import ExampleSampler
 
 Fill = Callable[[Tensor, Position], None]
 """Writes the example at a position into a tensor of the shape of an example."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from datamodules.cache.folder import ledger
 from datamodules.files import audio
-from datamodules.parallel import Finding
+from datamodules.tracks.findings import Finding
 
 _SCAN_BLOCK_SAMPLES = 2**18
 _ALL_FINITE = -1

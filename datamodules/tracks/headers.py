@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.cache.file_facts import State, state
 from datamodules.cache.folder import Decoded, ledger
+from datamodules.errors import DataError
 from datamodules.files import audio
-from datamodules.files.audio import DataError
+from datamodules.files.state import State, state
 from datamodules.files.wav import is_mappable
 
 

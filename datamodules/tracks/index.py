@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.cache.file_facts import State, check_same
 from datamodules.cache.folder import Decoded
 from datamodules.cache.pcm import STREAMS, decode
+from datamodules.errors import DataError
 from datamodules.files import audio
-from datamodules.files.audio import Audio, DataError
-from datamodules.parallel import Finding, raise_faults
+from datamodules.files.audio import Audio
+from datamodules.files.state import State, check_same
+from datamodules.parallel import raise_faults
 from datamodules.tracks.checks import not_finite, unlike_files
+from datamodules.tracks.findings import Finding
 from datamodules.tracks.headers import Header, decoded_headers, read_headers
 from datamodules.tracks.layouts import FORMATS, MIXTURE, STEMS, Entry, find_entries
 

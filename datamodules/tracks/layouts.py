@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 
 STEMS = ("vocals", "drums", "bass", "other")
 MIXTURE = "mixture"

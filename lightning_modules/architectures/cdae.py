@@ -25,7 +25,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from lightning_modules.base.spectrogram import Mask, NetworkPerSource
+from lightning_modules.base.network_per_source import NetworkPerSource
+from lightning_modules.base.spectrogram import Mask
 from lightning_modules.layers.images import channels_innermost
 from lightning_modules.layers.initialisation import alive_from_the_start
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.architectures.open_unmix import OpenUnmix, OpenUnmixNetwork
 
 Crosslinks = Literal["concatenate", "average"]

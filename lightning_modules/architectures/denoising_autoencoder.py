@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.base.spectrogram import SpectrogramSeparator
 from lightning_modules.layers.images import channels_innermost
 

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_modules.base.spectrogram import NetworkPerSource
+from lightning_modules.base.network_per_source import NetworkPerSource
 from lightning_modules.base.standardised_input import StandardisedInput
 from lightning_modules.layers.images import channels_innermost, up_to_multiple
 from lightning_modules.layers.initialisation import alive_from_the_start

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from datamodules.stream.datasets import Batch, check_sources
+from datamodules.batches import Batch
+from datamodules.tracks.sources import check_sources
 from lightning_modules.base.spectrogram import Mask, SpectrogramSeparator
 from lightning_modules.layers import factorisation
 

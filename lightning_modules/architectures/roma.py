@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.base.spectrogram import Mask, SpectrogramSeparator
 from lightning_modules.base.standardised_input import input_statistics
 from lightning_modules.layers.images import channels_innermost

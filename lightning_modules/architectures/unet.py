@@ -26,9 +26,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from datamodules.files.audio import DataError
+from datamodules.batches import Batch
+from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import Batch
 from lightning_modules.base.spectrogram import SpectrogramSeparator
 from lightning_modules.layers.images import channels_innermost, up_to_multiple
 from lightning_modules.losses import L1, alpha_weights

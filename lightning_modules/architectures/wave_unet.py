@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.base.waveform import WaveformSeparator
 from lightning_modules.layers.cropping import centre
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from datamodules.batches import Batch, TrackBatch
 from datamodules.files.find import song_name
-from datamodules.stream.datasets import Batch, TrackBatch
 from lightning_modules.base import description
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor
 from lightning_modules.inference.separation import check_overlap, separate

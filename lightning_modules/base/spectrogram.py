@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from datamodules.stream.datasets import Batch
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.layers.masks import masks
 from lightning_modules.layers.wiener import wiener
@@ -268,28 +267,3 @@ def overlap_added(spectra: Tensor, window: Tensor, hop_length: int, samples: int
     )
     first = n_fft // 2
     return added.narrow(-1, first, samples) / weights.narrow(-1, first, samples)
-
-
-class NetworkPerSource(SpectrogramSeparator):
-    """A network for each source, which learns its own source's magnitudes from the mixture's.
-
-    They are trained at once: the gradients of a sum are those of its parts, so that each
-    network takes the steps that it would take alone.
-
-    Attributes:
-        networks: By source; each maps magnitudes (B, C, F, N) to magnitudes of the same shape.
-    """
-
-    networks: nn.ModuleDict
-
-    def magnitudes(self, mixture: Tensor) -> Tensor:
-        """Run the networks on magnitudes (B, C, F, N), for estimates (B, S, C, F, N)."""
-        return torch.stack([self.networks[name](mixture) for name in self.sources], 1)
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Squared error of magnitudes, mean over bins, sum over sources."""
-        mixture, targets = (self.whole_frames(waveform).abs() for waveform in batch)
-        differences = self.magnitudes(self.to_scale(mixture)).float() - self.to_scale(targets)
-        errors = differences.square().mean((0, 2, 3, 4))  # (B, S, C, F, N) -> (S,)
-        parts = {f"loss/{name}": error for name, error in zip(self.sources, errors, strict=True)}
-        return {"loss": errors.sum(), **parts}

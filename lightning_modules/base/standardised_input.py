@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
 from datamodules.parallel import for_each
 from datamodules.tracks.index import Track

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.losses import MSE, SourceLoss
 

@@ -29,10 +29,10 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.benchmark.measuring import quiet
-from datamodules.files.audio import DataError
+from datamodules.batches import TrackBatch
+from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import TrackBatch
+from datamodules.quiet import quiet
 from lightning_modules.callbacks.bss_eval import BSSEval
 from lightning_modules.configuration.build import configured
 from lightning_modules.configuration.files import chain

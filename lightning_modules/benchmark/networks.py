@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from datamodules.files.audio import DataError
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
+from datamodules.errors import DataError
 from datamodules.tracks.layouts import STEMS
 from lightning_modules.base.flops import forward_flops
 from lightning_modules.base.separator import SourceSeparator

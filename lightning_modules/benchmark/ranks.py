@@ -20,9 +20,9 @@ from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from datamodules.files.audio import DataError
+from datamodules.batches import Batch
+from datamodules.errors import DataError
 from datamodules.markdown import markdown
-from datamodules.stream.datasets import Batch
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.benchmark import timing
 from lightning_modules.benchmark.networks import Ours

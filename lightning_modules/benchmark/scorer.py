@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from datamodules.demo.corpus import demo_corpus
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.markdown import markdown
 from datamodules.tracks.index import index_tracks
 from datamodules.tracks.layouts import STEMS

@@ -14,8 +14,8 @@ from unittest.mock import patch
 
 import torch
 
+from datamodules.batches import Batch
 from datamodules.markdown import markdown
-from datamodules.stream.datasets import Batch
 from lightning_modules.benchmark import timing
 from lightning_modules.benchmark.networks import (
     Entrant,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from tqdm import tqdm
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from lightning_modules.runtime.device import usable_device
 
 # What of an error stands in the table.

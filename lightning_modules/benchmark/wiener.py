@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.markdown import markdown
 from lightning_modules.benchmark import timing
 from lightning_modules.benchmark.networks import peer

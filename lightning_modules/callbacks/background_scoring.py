@@ -10,12 +10,10 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 
-from datamodules.stream.datasets import TrackBatch, WholeTracks
 from lightning_modules.callbacks.checkpoints import Checkpoints
 from lightning_modules.evaluation.scores import METRICS, TrackScores
 
@@ -177,24 +175,3 @@ def state_of(model: LightningModule, weights: Mapping[str, Any]) -> Iterator[Non
         model.load_state_dict(own)
         for module, training in modes:
             module.training = training
-
-
-def validation_tracks(trainer: Trainer) -> Iterator[TrackBatch]:
-    """This rank's validation tracks, outside of a validation.
-
-    Args:
-        trainer: The trainer, while it trains.
-
-    Yields:
-        The tracks on the model's device.
-    """
-    loop = trainer.fit_loop.epoch_loop.val_loop
-    trainer.validating = True
-    loop.setup_data()  # unless that was done
-    trainer.training = True
-    loaders: Any = trainer.val_dataloaders
-    loaders = loaders if isinstance(loaders, list) else [loaders]
-    for number, (loader, batches) in enumerate(zip(loaders, loop.max_batches, strict=True)):
-        if isinstance(loader.dataset, WholeTracks):
-            for track in islice(loader, int(batches)):
-                yield trainer.strategy.batch_to_device(track, dataloader_idx=number)

@@ -12,8 +12,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
+from datamodules.batches import TrackBatch
 from datamodules.files.audio import Audio
-from datamodules.stream.datasets import TrackBatch
 from lightning_modules.base.description import CheckpointError
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.background_scoring import (
@@ -23,16 +23,16 @@ from lightning_modules.callbacks.background_scoring import (
     explained,
     is_score,
     state_of,
-    validation_tracks,
 )
 from lightning_modules.callbacks.checkpoints import Checkpoints
+from lightning_modules.callbacks.lightning_internals import validation_tracks
 from lightning_modules.callbacks.run_files import moment, moment_name, run_folder
 from lightning_modules.checkpoints.loading import read_checkpoint
 from lightning_modules.evaluation.score_files import write_scores
 from lightning_modules.evaluation.scores import TrackScores, aggregate, merge, score_track
 from lightning_modules.evaluation.table import score_table
 from lightning_modules.plots import scores as score_plots
-from lightning_modules.plots import sound
+from lightning_modules.plots import style
 from lightning_modules.runtime.process_pool import ScoringPool, available_cores
 
 _MOST_PROCESSES = 4
@@ -238,7 +238,7 @@ class BSSEval(Callback):
             trainer.print(score_table(summary, baseline, scored.title))
             if split == "test":
                 figure = score_plots.score_boxplot(scores, baselines, "Test tracks")
-                sound.save(figure, run_folder(trainer, "pictures") / "test_scores.png")
+                style.save(figure, run_folder(trainer, "pictures") / "test_scores.png")
         return metrics
 
     # ---------------------------------------------------------------- resume

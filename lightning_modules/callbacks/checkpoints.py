@@ -12,9 +12,10 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lightning_modules.callbacks.resume import (
+from lightning_modules.callbacks.lightning_internals import (
     batches_done,
     between_steps,
+    disable_lightning_signal_handlers,
     epoch_is_through,
     validation_follows,
 )
@@ -216,7 +217,7 @@ class Checkpoints(ModelCheckpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals in hand."""
         signals.listen(*signals.STOP)
-        _disarm_lightning(trainer)
+        disable_lightning_signal_handlers(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""
@@ -266,19 +267,6 @@ class Checkpoints(ModelCheckpoint):
         mine = signals.received is not None
         agreed: bool = trainer.strategy.reduce_boolean_decision(mine, all=False)
         return agreed
-
-
-def _disarm_lightning(trainer: Trainer) -> None:
-    """Keep Lightning's own handlers off.
-
-    They broadcast, save and requeue inside the signal, where a rank may be anywhere: ranks
-    that are not in step then wait for each other for ever.
-    """
-    connector: Any = trainer._signal_connector
-    connector.register_signal_handlers = lambda: None
-    # What those handlers would have told; asking all ranks before each batch costs a wait.
-    epoch_loop: Any = trainer.fit_loop.epoch_loop
-    epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
 def _whole_sdr(metrics: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.callbacks.resume import batches_done
+from lightning_modules.callbacks.lightning_internals import batches_done
 
 
 class LossError(ValueError):

@@ -10,6 +10,12 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks.early_stopping import EarlyStopping, EarlyStoppingReason
 
+from lightning_modules.callbacks.lightning_internals import (
+    batches_done,
+    epoch_is_through,
+    validation_follows,
+)
+
 _KEY = "exact_resume"
 # What the generators are set for; unlike purposes have independent streams.
 _TRAINING, _VALIDATION = 0, 1
@@ -99,33 +105,6 @@ class ExactResume(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Have the next epoch begin afresh, also when not a batch was left of this one."""
         trainer.fit_loop.epoch_loop.on_iteration_done()
-
-
-def batches_done(trainer: Trainer) -> int:
-    """Number of training batches of the run that are through, on each rank."""
-    done: int = trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
-    return done
-
-
-def between_steps(trainer: Trainer) -> bool:
-    """Whether no gradients are being accumulated, after a batch.
-
-    Gradients of a half-accumulated step are in no checkpoint: under several ranks they differ
-    from rank to rank.
-    """
-    return not trainer.fit_loop._should_accumulate()
-
-
-def epoch_is_through(trainer: Trainer) -> bool:
-    """Whether the batch at hand is the last of its epoch."""
-    return trainer.fit_loop.epoch_loop._num_ready_batches_reached()
-
-
-def validation_follows(trainer: Trainer) -> bool:
-    """Whether a validation comes right after the batch at hand."""
-    fetcher = trainer.fit_loop._data_fetcher
-    assert fetcher is not None
-    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def _settle_counters(trainer: Trainer, counters: dict[str, Any]) -> bool:

@@ -8,11 +8,11 @@ import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
+from datamodules.batches import TrackBatch
 from datamodules.files.audio import Audio
-from datamodules.stream.datasets import TrackBatch
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.run_files import moment, run_folder
-from lightning_modules.plots import sound
+from lightning_modules.plots import sound, style
 
 _PICTURES = {
     "spectrograms": sound.spectrogram_figure,
@@ -70,7 +70,7 @@ class Samples(Callback):
             kind: draw(*heard, title=f"{batch.name} ({when})") for kind, draw in _PICTURES.items()
         }
         for kind, figure in figures.items():
-            sound.save(figure, run_folder(trainer, "pictures") / f"{when}_{kind}.png")
+            style.save(figure, run_folder(trainer, "pictures") / f"{when}_{kind}.png")
         clips = {"mixture": mixture}
         for number, source in enumerate(sources):
             clips[f"{source}/reference"] = references[number]

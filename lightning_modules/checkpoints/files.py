@@ -13,7 +13,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
-from datamodules.benchmark.measuring import quiet
+from datamodules.quiet import quiet
 from lightning_modules.base.description import CheckpointError
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import read_checkpoint

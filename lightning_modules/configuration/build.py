@@ -9,7 +9,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from pytorch_lightning import seed_everything
 
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import grouping
+from datamodules.tracks.sources import grouping
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.configuration.files import ConfigError, chain
 from lightning_modules.configuration.messages import legible

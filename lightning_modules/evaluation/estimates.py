@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.cache.file_facts import state
+from datamodules.errors import DataError
 from datamodules.files import audio
-from datamodules.files.audio import Audio, DataError
+from datamodules.files.audio import Audio
+from datamodules.files.state import state
 from datamodules.tracks.checks import nan_finding
 from datamodules.tracks.index import Track
 from datamodules.tracks.layouts import FORMATS, MIXTURE, STEMS, files_in

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from datamodules.cache.pcm import decode
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.tracks.index import Track, load_tracks
 from datamodules.tracks.layouts import MIXTURE, SUBSETS, Entry
 from lightning_modules.evaluation.estimates import Settings, origin, score_estimates, score_oracle

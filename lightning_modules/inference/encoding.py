@@ -10,7 +10,8 @@ from pathlib import Path
 
 import soundfile
 
-from datamodules.files.audio import DataError, require_ffmpeg
+from datamodules.errors import DataError
+from datamodules.files.audio import require_ffmpeg
 
 FORMATS = ("wav", "flac", "mp3", "stem.mp4")
 CLIPPING = ("rescale", "clamp")

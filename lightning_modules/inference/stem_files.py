@@ -14,7 +14,8 @@ import numpy as np
 import soundfile
 import torch
 
-from datamodules.files.audio import Audio, DataError, blocks, inspect
+from datamodules.errors import DataError
+from datamodules.files.audio import Audio, blocks, inspect
 from datamodules.files.tags import read_tags
 from datamodules.tracks.checks import nan_finding
 from lightning_modules.inference.encoding import MIXTURE, Encoding

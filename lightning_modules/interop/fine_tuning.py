@@ -10,11 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_modules.architectures import open_unmix
 from lightning_modules.base.description import CONFIG, CheckpointError, check_is_there, describe
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
-from lightning_modules.interop import demucs
+from lightning_modules.interop import demucs, open_unmix
 
 # Names that the message lists.
 _MOST_NAMED = 8

@@ -22,7 +22,7 @@ from datamodules.doctor.diagnosis import (
 from datamodules.doctor.measurements import SILENT_DB, FileMeasures
 from datamodules.doctor.report import Report
 from datamodules.tracks.layouts import MIXTURE, SUBSETS
-from lightning_modules.plots.sound import COLOURS, HEAT_COLOURS, new_figure
+from lightning_modules.plots.style import COLOURS, HEAT_COLOURS, new_figure
 
 _BLUE, _RED, _ORANGE = COLOURS[0], COLOURS[1], COLOURS[5]
 _SUBSET_COLOURS = dict(zip(SUBSETS, (_BLUE, _ORANGE), strict=True))

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from lightning_modules.evaluation.scores import METRICS, TrackScores, aggregate
-from lightning_modules.plots.sound import (
+from lightning_modules.plots.style import (
     BASELINE_COLOUR,
     COLOURS,
     HEAT_COLOURS,

@@ -8,9 +8,7 @@ is neither safe in threads nor content without a display.
 """
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -20,18 +18,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lightning_modules.evaluation.bands import band_centres, band_energies
+from lightning_modules.plots.style import (
+    BASELINE_COLOUR,
+    DPI,
+    MIXTURE_COLOUR,
+    MODEL_COLOUR,
+    new_figure,
+)
 
 _Signal = NDArray[np.floating]
 
-# Okabe and Ito's colours, told apart by all kinds of colour vision; without yellow, too faint here.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MIXTURE_COLOUR = "0.84"
-MODEL_COLOUR = "#2f5f9f"
-BASELINE_COLOUR = "0.55"
-# Grey where there is no figure.
-HEAT_COLOURS = matplotlib.colormaps["cividis"].with_extremes(bad="0.87")
 
-_DPI = 100  # a figure 12 inches wide is 1200 pixels wide
 _LEVEL_COLOURS = matplotlib.colormaps["magma"]
 _MASK_COLOURS = matplotlib.colormaps["viridis"].with_extremes(bad="0.87")
 _DYNAMIC_RANGE_DB = 80.0
@@ -40,22 +37,6 @@ _BANDS = 240
 _FREQUENCY_TICKS_HZ = {50: "50", 200: "200", 1000: "1k", 5000: "5k", 15000: "15k"}
 _WAVE_COLOUR = "#4f7fc0"
 _REFERENCE_FACE, _ESTIMATE_COLOUR = "#6f9fd8", "#d1530f"
-
-
-def new_figure(title: str, height: float, width: float = 12.0) -> Figure:
-    """Begin a figure.
-
-    Args:
-        title: Its title.
-        height: Its height, hundreds of pixels.
-        width: Its width, hundreds of pixels.
-
-    Returns:
-        A figure without panels, whose panels make room for each other's labels.
-    """
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-    figure.suptitle(title, fontsize=13)
-    return figure
 
 
 def spectrogram_figure(
@@ -274,14 +255,14 @@ def track_strips(tracks: Iterable[_Signal], sample_rate: int) -> Iterator[tuple[
         if not peak:
             peak = max(float(np.abs(signal).max()), 1e-6)
             loudest = max(float(power.max()), 1e-12)
-        waveform = Figure(figsize=(12, 1), dpi=_DPI, facecolor="none")
+        waveform = Figure(figsize=(12, 1), dpi=DPI, facecolor="none")
         axes = waveform.add_axes((0, 0, 1, 1))
         length = signal.shape[-1] / sample_rate
         seconds, lowest, highest = _envelope(signal, sample_rate)
         axes.fill_between(seconds, lowest, highest, color=_WAVE_COLOUR, linewidth=0)
         axes.set(xlim=(0, length), ylim=(-peak, peak))
         axes.set_axis_off()
-        spectrogram = Figure(figsize=(12, 1.6), dpi=_DPI)
+        spectrogram = Figure(figsize=(12, 1.6), dpi=DPI)
         axes = spectrogram.add_axes((0, 0, 1, 1))
         _draw_spectrogram(axes, power, loudest, length)
         axes.set_axis_off()
@@ -298,20 +279,6 @@ def frequency_heights() -> dict[str, float]:
     return {
         label: math.log(hertz / _LOWEST_HZ) / span for hertz, label in _FREQUENCY_TICKS_HZ.items()
     }
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure in one stroke.
-
-    Args:
-        figure: The figure.
-        path: The file, ``.png`` or ``.svg``; its folder is made, an older file is replaced.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(unfinished, format=path.suffix[1:], dpi=_DPI)
-    unfinished.replace(path)
 
 
 def _band_power(signal: _Signal, sample_rate: int, columns: int) -> NDArray[np.float64]:

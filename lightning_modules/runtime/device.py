@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 
 
 def usable_device(name: str | None) -> torch.device:

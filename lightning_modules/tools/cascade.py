@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datamodules import command_line
-from datamodules.files.audio import Audio, DataError
+from datamodules.errors import DataError
+from datamodules.files.audio import Audio
 from datamodules.tracks.layouts import STEMS, SUBSETS
 from lightning_modules.base.description import check_is_there
 from lightning_modules.evaluation.bands import band_centres, band_energies
@@ -221,7 +222,7 @@ def _heard(
     """What goes into the separator (C, T), what is scored (S, C, T), and the sources (S, C, T)."""
     import torch
 
-    from datamodules.stream.datasets import Batch
+    from datamodules.batches import Batch
 
     mixture, targets = data.listener.read(track, start, samples)
     # The clean mixture is lowered with the sources.
@@ -244,13 +245,13 @@ def _heard(
 
 
 def _draw(music: Mapping[str, Audio], sample_rate: int, name: str, folder: Path) -> None:
-    from lightning_modules.plots import sound
+    from lightning_modules.plots import sound, style
 
     length = _PICTURE_SECONDS * sample_rate
     start = max(0, (music["origin"].shape[-1] - length) // 2)
     clean, noisy, denoised = (music[each][:, start : start + length] for each in INPUTS)
     figure = sound.denoising_figure(clean, noisy, denoised, sample_rate, name)
-    sound.save(figure, folder / f"{name}.png")
+    style.save(figure, folder / f"{name}.png")
 
 
 def _table(scores: Mapping[str, Sequence[TrackScores]], what: str) -> str:

@@ -182,13 +182,13 @@ def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path | s
 
     # They take a second to be imported.
     from lightning_modules.comparison.figures import figures
-    from lightning_modules.plots import sound
+    from lightning_modules.plots import style
 
     drawn = figures(comparison.systems, comparison.kinds)
     if options.figures:
         for name, suffix in product(drawn, options.format):
             written.append(options.figures / f"{name}.{suffix}")
-            sound.save(drawn[name], options.figures / f"{name}.{suffix}")
+            style.save(drawn[name], options.figures / f"{name}.{suffix}")
     if options.wandb:
         from lightning_modules.comparison.wandb_runs import publish
 

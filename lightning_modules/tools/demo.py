@@ -37,9 +37,7 @@ def _demo(extra: list[str]) -> int:
     os.environ.pop("MUSDB_PATH", None)  # the demo is about the embedded corpus
     cli.prepare(["fit", *CONFIGS, *extra])  # a mistake is told before the corpus is rendered
     corpus = demo_corpus()
-    from lightning_modules.training.lightning_cli import (
-        named_run_dir,  # Lightning's seconds come after the corpus
-    )
+    from lightning_modules.training.run_directory import named_run_dir
 
     run_dir = named_run_dir("demo").resolve()
     # One device: Lightning would start this very program for the others.

@@ -47,14 +47,14 @@ def _examine(options: argparse.Namespace) -> int:
 
 
 def _draw(report: Report, folder: Path, suffix: str) -> None:
-    from lightning_modules.plots import data_sets, sound
+    from lightning_modules.plots import data_sets, style
 
     for name, figure in (
         ("overview", data_sets.overview_figure(report)),
         ("levels", data_sets.levels_figure(report)),
     ):
         path = folder / f"{name}.{suffix}"
-        sound.save(figure, path)
+        style.save(figure, path)
         print(path)
 
 

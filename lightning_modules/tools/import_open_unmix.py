@@ -49,8 +49,8 @@ def convert(folder: Path, output: Path) -> int:
     check_is_free(output)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: is no folder; one of <source>.pth files was expected")
-    from lightning_modules.architectures.open_unmix import from_package
     from lightning_modules.checkpoints.files import save_separator
+    from lightning_modules.interop.open_unmix import from_package
 
     save_separator(from_package(folder), output)
     print(output)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules import command_line
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 
 STARTED = "started"
 CRASHES = "crashes"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules import command_line
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.tracks.layouts import MIXTURE, STEMS, SUBSETS, Entry, find_entries, subsets_of
 from lightning_modules.evaluation.estimates import Settings
 from lightning_modules.evaluation.scorer import Scorer

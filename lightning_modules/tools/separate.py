@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from datamodules import command_line
-from datamodules.files.audio import AudioInfo, DataError
+from datamodules.errors import DataError
+from datamodules.files.audio import AudioInfo
 from datamodules.files.find import find_songs, song_name
 from lightning_modules.base.description import check_is_there
 from lightning_modules.inference.encoding import CLIPPING, FORMATS, Encoding

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from datamodules import command_line
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from lightning_modules.base.description import check_is_there
 
 

@@ -6,11 +6,9 @@ import logging
 import os
 import re
 import shlex
-import shutil
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 
-from datamodules import command_line
 from datamodules.musdb import MUSDBDataModule
 from datamodules.stream.ring_loader import reader_death
 from lightning_modules.base.description import check_same_model
@@ -37,11 +34,16 @@ from lightning_modules.runtime import signals
 from lightning_modules.runtime.launch import is_first_process, match_launcher, started_processes
 from lightning_modules.training import run_lock
 from lightning_modules.training.loggers import finish_wandb, prepare_loggers
+from lightning_modules.training.run_directory import (
+    RUN_DIR_VARIABLE,
+    is_used,
+    made_here,
+    named_run_dir,
+    remove_unstarted_runs,
+    run_name,
+)
 
 _PARSER = {"parser_mode": "omegaconf", "exit_on_error": False}
-# Ranks that Lightning starts as processes of their own find the directory here.
-_RUN_DIR_VARIABLE = "STEMLAB_RUN_DIR"
-_made_here: list[Path] = []
 
 
 class SettingError(ValueError):
@@ -67,7 +69,7 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
         _leave_together()
         raise
     except Exception as error:
-        _forget_unbegun()
+        remove_unstarted_runs()
         if isinstance(error, ArgumentError):
             raise SettingError(legible(str(error))) from error
         if died := reader_death(error):
@@ -76,7 +78,7 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
     finally:
         # What was set for this run's loggers and ranks is not for the next one's.
         for name in set(os.environ) - set(environment):
-            if name == _RUN_DIR_VARIABLE or name.startswith("WANDB_"):
+            if name == RUN_DIR_VARIABLE or name.startswith("WANDB_"):
                 del os.environ[name]
 
 
@@ -210,7 +212,7 @@ class StemlabCLI(LightningCLI):
             run_lock.hold(run_dir)
             # Only now: what another process holds is its own.
             if is_new:
-                _made_here.append(run_dir)
+                made_here.append(run_dir)
         match_launcher(config.trainer)
         config.run_dir = str(run_dir)
         config.trainer.default_root_dir = str(run_dir)
@@ -281,14 +283,14 @@ class StemlabCLI(LightningCLI):
             raise SettingError(legible(str(error))) from error
 
     def _run_dir(self, config: Any) -> Path:
-        inherited = os.environ.get(_RUN_DIR_VARIABLE)
+        inherited = os.environ.get(RUN_DIR_VARIABLE)
         if inherited:
             return Path(inherited)
         going_on = self.subcommand != "fit" or config.ckpt_path is not None
         configs = [Path(str(path)) for path in config.config]
         if config.run_dir:
             run_dir = Path(config.run_dir)
-        elif going_on and _is_used(configs[-1].parent / "checkpoints"):
+        elif going_on and is_used(configs[-1].parent / "checkpoints"):
             run_dir = configs[-1].parent  # its config.yaml was given
         elif (started := started_processes()) and started.per_node * started.nodes > 1:
             raise SettingError(
@@ -296,74 +298,17 @@ class StemlabCLI(LightningCLI):
                 "give all of them the same --run_dir"
             )
         else:
-            run_dir = named_run_dir(_run_name(configs), going_on)
-        if not going_on and is_first_process() and _is_used(run_dir):
+            run_dir = named_run_dir(run_name(configs), going_on)
+        if not going_on and is_first_process() and is_used(run_dir):
             raise SettingError(
                 f"{run_dir} holds a run already; go on with it by --ckpt_path last, or give "
                 "another --run_dir"
             )
         run_dir = run_dir.resolve()
-        os.environ[_RUN_DIR_VARIABLE] = str(run_dir)
+        os.environ[RUN_DIR_VARIABLE] = str(run_dir)
         if is_first_process():
             print(f"Run directory: {run_dir}")
         return run_dir
-
-
-def _run_name(configs: Sequence[Path]) -> str:
-    """Name a run after its configs: variants that extend a name stand for it."""
-    names: list[str] = []
-    for path in configs:
-        # The config of an earlier run is called config; its folder has the name.
-        name = path.parent.name if path.name == "config.yaml" else path.stem
-        if name == "base":
-            continue
-        if names and name.startswith(f"{names[-1]}_"):
-            names.pop()
-        names.append(name)
-    return "+".join(names) or "run"
-
-
-def _is_used(folder: Path) -> bool:
-    return folder.is_dir() and any(path.name != run_lock.NAME for path in folder.iterdir())
-
-
-def named_run_dir(name: str, going_on: bool = False) -> Path:
-    """Find a run's directory by the run's name.
-
-    Args:
-        name: Name of the run.
-        going_on: Whether an earlier run goes on.
-
-    Returns:
-        The newest run of that name to go on with, or a new directory, made so that no other
-        run can take it: ``runs/name``, ``runs/name-2`` and so on.
-    """
-    candidates = [
-        path
-        for path in Path("runs").glob(f"{name}*")
-        if path.name == name or path.name.removeprefix(f"{name}-").isdigit()
-    ]
-    trained = [path for path in candidates if _is_used(path / "checkpoints")]
-    if going_on and trained:
-        return max(trained, key=lambda path: (path / "checkpoints").stat().st_mtime)
-    run_dir, number = Path("runs") / name, 1
-    command_line.check_folder(run_dir.parent, "the folder of runs,")
-    while not going_on:
-        with suppress(FileExistsError):
-            run_dir.mkdir(parents=True)
-            _made_here.append(run_dir.resolve())
-            break
-        number += 1
-        run_dir = Path("runs") / f"{name}-{number}"
-    return run_dir
-
-
-def _forget_unbegun() -> None:
-    """Remove the directories that this process made for runs that never began."""
-    while _made_here:
-        run_dir = _made_here.pop()
-        if not (run_dir / "config.yaml").exists() and not (run_dir / "checkpoints").exists():
-            shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def _drop_switched_off(trainer: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from lightning_modules.inference.stem_files import SeparatingModule
 from lightning_modules.webapp import rendering
 from lightning_modules.webapp.workspace import Workspace

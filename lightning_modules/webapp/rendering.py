@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from datamodules.files.audio import Audio, DataError, read
+from datamodules.errors import DataError
+from datamodules.files.audio import Audio, read
 from datamodules.files.tags import read_tags
 from lightning_modules.inference.encoding import Encoding
 from lightning_modules.inference.stem_files import StemFiles
-from lightning_modules.plots.sound import save, track_strips
+from lightning_modules.plots.sound import track_strips
+from lightning_modules.plots.style import save
 from lightning_modules.webapp.workspace import Song, Track
 
 PICTURES = ("waveform", "spectrogram")

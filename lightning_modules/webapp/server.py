@@ -18,7 +18,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from lightning_modules.inference.stem_files import SeparatingModule
 from lightning_modules.plots.sound import frequency_heights
 from lightning_modules.webapp import rendering

@@ -19,7 +19,8 @@ from types import TracebackType
 
 import soundfile
 
-from datamodules.files.audio import DataError, blocks, inspect
+from datamodules.errors import DataError
+from datamodules.files.audio import blocks, inspect
 from lightning_modules.inference.encoding import MIXTURE
 from lightning_modules.inference.stem_files import SeparatingModule, StemFiles, separate_file
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.architectures.cascade import Cascade
 from lightning_modules.architectures.denoising_autoencoder import DenoisingAutoencoder
 from lightning_modules.architectures.unet import UNet

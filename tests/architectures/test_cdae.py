@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.architectures.cdae import CDAE, CDAENetwork
 from lightning_modules.configuration.files import CONFIGS
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.architectures.denoising_autoencoder import DenoisingAutoencoder
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.architectures.crosslinked_open_unmix import (
     CrosslinkedOpenUnmix,
     combined_squares,

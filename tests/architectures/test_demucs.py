@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.architectures.demucs import Demucs, DemucsNetwork, Downsampling, Upsampling
 from lightning_modules.configuration.build import configured
 from lightning_modules.losses import L1, MSE

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import nn
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.architectures.fnn import FNN, FNNetwork
 from lightning_modules.configuration.files import CONFIGS
 

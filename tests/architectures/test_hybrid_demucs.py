@@ -12,7 +12,7 @@ import torch
 from torchaudio.models import HDemucs
 from torchaudio.models._hdemucs import _LayerScale
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.architectures.hybrid_demucs import HybridDemucs
 from tests.architectures.test_open_unmix import settings_of
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.architectures.mask_unet import MaskNetwork, MaskUNet
 from lightning_modules.configuration.build import configured
 

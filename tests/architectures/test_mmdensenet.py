@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import Batch
 from lightning_modules.architectures import mmdensenet
 from lightning_modules.architectures.mmdensenet import (
     DenseBlock,

@@ -10,8 +10,8 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import Batch
 from lightning_modules import cli
 from lightning_modules.architectures.nmf import NMF, mean_excerpts
 from lightning_modules.checkpoints.loading import load_separator

@@ -13,9 +13,9 @@ import torch
 import yaml
 from pytorch_lightning import Trainer
 
-from datamodules.files.audio import DataError
+from datamodules.batches import Batch
+from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import Batch
 from lightning_modules.architectures.open_unmix import OpenUnmix
 from lightning_modules.base.standardised_input import input_statistics
 from lightning_modules.checkpoints.loading import load_separator

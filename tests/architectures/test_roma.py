@@ -12,8 +12,8 @@ import yaml
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
+from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import Batch
 from lightning_modules.architectures import roma
 from lightning_modules.architectures.roma import MaskNetwork, Roma
 from lightning_modules.configuration.files import CONFIGS

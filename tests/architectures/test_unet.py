@@ -10,8 +10,8 @@ import soundfile
 import torch
 from torch import Tensor
 
+from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import Batch
 from lightning_modules.architectures.unet import UNet, UNetwork, balanced_weights
 from tests.conftest import write_track
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.architectures.wave_unet import Interpolation, UpBlock, WaveUNet, WaveUNetwork
 from lightning_modules.base.description import KEY, describe
 from lightning_modules.checkpoints.loading import load_separator

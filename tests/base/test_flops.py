@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.base.flops import forward_flops, recurrent_flops
 from lightning_modules.base.separator import SourceSeparator
 

@@ -10,7 +10,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.base.description import check_same_model, describe
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.base.waveform import WaveformSeparator

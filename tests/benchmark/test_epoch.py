@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.stream.datasets import TrackBatch
+from datamodules.batches import TrackBatch
 from lightning_modules.benchmark import epoch
 from lightning_modules.tools.benchmark import main
 

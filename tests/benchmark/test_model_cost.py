@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from torch import Tensor, nn
 
-from datamodules.stream.datasets import Batch
+from datamodules.batches import Batch
 from lightning_modules.base.flops import forward_flops
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.benchmark.model_cost import facts_of, latency_seconds, real_time_factor

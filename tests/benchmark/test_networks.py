@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.markdown import markdown
 from lightning_modules.benchmark import timing
 from lightning_modules.benchmark.networks import Ours

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from lightning_modules.benchmark.wiener import _norbert
 from lightning_modules.tools.benchmark import main
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import Batch
 from lightning_modules import cli
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks import bss_eval

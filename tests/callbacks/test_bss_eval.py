@@ -13,8 +13,8 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import Batch
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.bss_eval import BSSEval
 from tests.conftest import STEMS, write_track

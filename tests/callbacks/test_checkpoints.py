@@ -16,7 +16,8 @@ from pytorch_lightning import Callback, Trainer
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.architectures.unet import UNet
 from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
-from lightning_modules.callbacks.resume import ExactResume, batches_done
+from lightning_modules.callbacks.lightning_internals import batches_done
+from lightning_modules.callbacks.resume import ExactResume
 from lightning_modules.checkpoints.files import WholeCheckpointIO
 from lightning_modules.runtime import signals
 

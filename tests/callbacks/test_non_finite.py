@@ -11,11 +11,11 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import Batch
 from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.callbacks.lightning_internals import batches_done
 from lightning_modules.callbacks.non_finite import LossError, SkipNonFinite
-from lightning_modules.callbacks.resume import batches_done
 
 BATCHES = 8
 

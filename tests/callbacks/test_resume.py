@@ -22,14 +22,15 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
+from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import Batch
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.bss_eval import BSSEval
 from lightning_modules.callbacks.checkpoints import Checkpoints
 from lightning_modules.callbacks.ema import EMA
+from lightning_modules.callbacks.lightning_internals import batches_done
 from lightning_modules.callbacks.non_finite import SkipNonFinite
-from lightning_modules.callbacks.resume import ExactResume, batches_done
+from lightning_modules.callbacks.resume import ExactResume
 from lightning_modules.checkpoints.files import WholeCheckpointIO, newest_whole
 
 # Children of a process that has torch and Lightning at hand and has never run a thread.

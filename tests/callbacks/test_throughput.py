@@ -11,8 +11,8 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from datamodules.augmentations.base import Augmentation
+from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import Batch
 from lightning_modules.base.flops import forward_flops
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks import throughput

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from datamodules import command_line
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 
 
 def raising(error: BaseException) -> int:

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 
 from datamodules.convert import convert, main
+from datamodules.errors import DataError
 from datamodules.files import audio
-from datamodules.files.audio import DataError
 from datamodules.tracks.index import index_tracks
 from datamodules.tracks.layouts import STEMS
 from tests.conftest import write_track

@@ -12,13 +12,14 @@ import soundfile
 import torch
 from torch import Tensor
 
-from datamodules.augmentations.base import Augmentation, Gain, Polarity
+from datamodules.augmentations.base import Augmentation
 from datamodules.augmentations.noise import ColouredNoise, RecordedNoise
 from datamodules.augmentations.rooms import DecayingNoise, RecordedRoom, ShoeboxRoom
+from datamodules.augmentations.simple import Gain, Polarity
+from datamodules.batches import Batch, TrackBatch
 from datamodules.degradation import DegradedMUSDBDataModule, Degrader
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import Batch, TrackBatch
 from tests.conftest import STEMS
 
 TEST_DATA = os.environ.get("STEMLAB_TEST_DATA")

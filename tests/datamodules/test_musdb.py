@@ -16,10 +16,11 @@ import soundfile
 import torch
 
 from datamodules import musdb, roots
-from datamodules.augmentations.base import ChannelSwap, Gain, Mono, Polarity
-from datamodules.files.audio import DataError
+from datamodules.augmentations.simple import ChannelSwap, Gain, Mono, Polarity
+from datamodules.batches import Batch, StemBatch, TrackBatch
+from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import Batch, StemBatch, TrackBatch, grouping
+from datamodules.tracks.sources import grouping
 from tests.conftest import STEMS, write_track
 
 

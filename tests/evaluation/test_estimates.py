@@ -14,7 +14,7 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.tracks.index import Track
 from datamodules.tracks.layouts import find_entries
 from lightning_modules.evaluation import scores as scoring

@@ -11,8 +11,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from datamodules.batches import StemBatch
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import StemBatch
 from lightning_modules.runtime import signals
 
 

@@ -16,7 +16,7 @@ from matplotlib.image import imread
 
 from lightning_modules.evaluation.scores import METRICS, TrackScores
 from lightning_modules.plots import scores as score_plots
-from lightning_modules.plots import sound
+from lightning_modules.plots import style
 
 
 def scores(name: str, shift: float = 0.0) -> TrackScores:
@@ -40,7 +40,7 @@ def test_boxplot(tmp_path: Path) -> None:
     assert -3 < lowest < 1
     hollow = [line for line in sdr.lines if line.get_markerfacecolor() == "white"]
     assert [np.asarray(line.get_ydata()).tolist() for line in hollow] == [[lowest]] * 2
-    sound.save(figure, tmp_path / "boxes.png")
+    style.save(figure, tmp_path / "boxes.png")
 
 
 def test_boxplot_without_figures(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_boxplot_without_figures(tmp_path: Path) -> None:
         for values in metrics.values():
             values[:] = np.nan
     for tracks in ([], [empty], [scores("a")]):
-        sound.save(score_plots.score_boxplot(tracks, [], "title"), tmp_path / "boxes.png")
+        style.save(score_plots.score_boxplot(tracks, [], "title"), tmp_path / "boxes.png")
 
 
 # --------------------------------------------------------------- many systems
@@ -83,7 +83,7 @@ def test_systems_side_by_side(tmp_path: Path) -> None:
     assert len(set(edges)) == 3
     assert edges[2] == to_hex("0.55")
     for suffix in ("png", "svg"):
-        sound.save(figure, tmp_path / f"boxes.{suffix}")
+        style.save(figure, tmp_path / f"boxes.{suffix}")
     assert imread(tmp_path / "boxes.png").shape[1] == 1200
     assert "<svg" in (tmp_path / "boxes.svg").read_text()[:500]
 
@@ -105,7 +105,7 @@ def test_heat_map_orders_tracks_and_leaves_gaps(tmp_path: Path) -> None:
     ]
     assert vocals.images[0].get_clim() == drums.images[0].get_clim()
     assert bar.get_ylabel() == "SDR (dB)"
-    sound.save(figure, tmp_path / "tracks.png")
+    style.save(figure, tmp_path / "tracks.png")
     assert imread(tmp_path / "tracks.png").shape[1] == 1200
 
 
@@ -134,7 +134,7 @@ def test_curves_of_seeds_and_their_mean(tmp_path: Path) -> None:
     assert figure.axes[0].get_ylabel() == "SDR (dB)"
     assert figure.axes[0].get_xlabel() == "step of the optimiser"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
-    sound.save(figure, tmp_path / "curves.png")
+    style.save(figure, tmp_path / "curves.png")
     assert imread(tmp_path / "curves.png").shape[1] == 1200
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
-from lightning_modules.plots import sound
+from lightning_modules.plots import sound, style
 
 RATE = 22050
 SOURCES = ("vocals", "drums", "bass", "other")
@@ -123,7 +123,7 @@ def test_any_length_and_silence(tmp_path: Path, channels: int, samples: int) -> 
     silence = np.zeros((4, channels, samples), dtype=np.float32)
     for draw in (sound.spectrogram_figure, sound.mask_figure, sound.waveform_figure):
         figure = draw(silence.sum(0), silence, silence, SOURCES, RATE, "silence")
-        sound.save(figure, tmp_path / "deep" / "silence.png")
+        style.save(figure, tmp_path / "deep" / "silence.png")
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["silence.png"]
 
 
@@ -135,7 +135,7 @@ def test_pictures_are_1200_pixels_wide_and_drawn_in_threads(tmp_path: Path) -> N
         functions = (sound.spectrogram_figure, sound.mask_figure, sound.waveform_figure)
         function = functions[index % 3]
         figure = function(references.sum(0), references, references, SOURCES[:2], RATE, "title")
-        sound.save(figure, path)
+        style.save(figure, path)
         return imread(path).shape
 
     with ThreadPoolExecutor(2) as pool:
@@ -164,10 +164,10 @@ def test_denoising_is_drawn_side_by_side_with_its_levels(tmp_path: Path) -> None
         band = int(np.argmin(np.abs(centres - hertz)))
         assert heights["clean"][band] == pytest.approx(0, abs=0.1)
         assert heights["denoised"][band] == pytest.approx(-lower, abs=0.1)
-    sound.save(figure, tmp_path / "denoising.png")
+    style.save(figure, tmp_path / "denoising.png")
     assert imread(tmp_path / "denoising.png").shape[1] == 1200
     silence = np.zeros((1, 100), np.float32)
-    sound.save(sound.denoising_figure(silence, silence, silence, RATE, ""), tmp_path / "none.png")
+    style.save(sound.denoising_figure(silence, silence, silence, RATE, ""), tmp_path / "none.png")
 
 
 def test_waveforms_keep_their_peaks() -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.architectures.open_unmix import OpenUnmix, from_package
+from lightning_modules.architectures.open_unmix import OpenUnmix
 from lightning_modules.base.description import CheckpointError
+from lightning_modules.interop.open_unmix import from_package
 
 SOURCES = ["vocals", "drums", "bass", "other"]
 

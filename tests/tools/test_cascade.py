@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from lightning_modules.architectures.denoising_autoencoder import DenoisingAutoencoder
 from lightning_modules.architectures.unet import UNet
 from lightning_modules.evaluation.score_files import read_scores

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lightning_modules import cli
-from lightning_modules.architectures.open_unmix import from_package
 from lightning_modules.checkpoints.loading import load_separator
+from lightning_modules.interop.open_unmix import from_package
 from lightning_modules.tools.import_open_unmix import main
 from tests.reference.test_open_unmix import package_networks, write
 from tests.test_cli import CSV

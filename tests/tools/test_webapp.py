@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from lightning_modules.tools import webapp
 from tests.checkpoints.test_loading import save
 from tests.webapp.conftest import tiny

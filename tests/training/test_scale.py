@@ -13,9 +13,9 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
-from datamodules.files.audio import DataError
+from datamodules.batches import Batch, StemBatch
+from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import Batch, StemBatch
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.bss_eval import BSSEval
 from lightning_modules.evaluation.score_files import read_scores

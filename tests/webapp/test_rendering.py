@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from matplotlib.image import imread
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.files.tags import read_tags
 from lightning_modules.webapp import rendering
 from lightning_modules.webapp.workspace import Song, Workspace

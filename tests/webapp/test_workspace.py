@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.files.audio import AudioInfo, DataError
+from datamodules.errors import DataError
+from datamodules.files.audio import AudioInfo
 from lightning_modules.inference.stem_files import separate_file
 from lightning_modules.webapp.workspace import Limits, Workspace
 from tests.webapp.conftest import RATE, timeless, tiny, upload, write_song

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from datamodules.augmentations import codec, dynamics, filters, noise, repitch
-from datamodules.augmentations.base import (
-    Augmentation,
+from datamodules.augmentations.base import Augmentation
+from datamodules.augmentations.simple import (
     ChannelSwap,
     Gain,
     Mono,
@@ -31,7 +31,7 @@ from datamodules.augmentations.base import (
     TimeShift,
 )
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.crops import generator
+from datamodules.randomness import generator
 
 STEMS = torch.arange(16.0).reshape(2, 2, 2, 2) + 1  # (B, stems, C, T)
 SAMPLE_RATE = 44100

@@ -16,7 +16,7 @@ from datamodules.augmentations.convolution import (
     recorded_response,
 )
 from datamodules.augmentations.recordings import Recordings
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 
 RATE = 44100
 

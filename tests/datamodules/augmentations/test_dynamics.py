@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.augmentations.dynamics import Limiter, SoftClip
-from datamodules.stream.crops import generator
+from datamodules.randomness import generator
 
 
 def test_soft_clip_is_a_scaled_tanh() -> None:

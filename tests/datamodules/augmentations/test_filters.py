@@ -22,8 +22,8 @@ from datamodules.augmentations.filters import (
     PeakingEqualizer,
     Reverb,
 )
-from datamodules.files.audio import DataError
-from datamodules.stream.crops import generator
+from datamodules.errors import DataError
+from datamodules.randomness import generator
 
 TEST_DATA = os.environ.get("STEMLAB_TEST_DATA")
 RATE = 44100

@@ -21,8 +21,8 @@ from datamodules.augmentations.noise import (
     philox,
 )
 from datamodules.augmentations.recordings import Recordings, with_channels
-from datamodules.files.audio import DataError
-from datamodules.stream.crops import generator
+from datamodules.errors import DataError
+from datamodules.randomness import generator
 
 TEST_DATA = os.environ.get("STEMLAB_TEST_DATA")
 

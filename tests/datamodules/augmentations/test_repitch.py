@@ -11,7 +11,7 @@ import torchaudio
 from torch import Tensor
 
 from datamodules.augmentations.repitch import Repitch, Speed, _pitches
-from datamodules.stream.crops import generator
+from datamodules.randomness import generator
 
 RATE = 44100
 

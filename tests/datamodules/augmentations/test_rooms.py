@@ -19,7 +19,7 @@ from datamodules.augmentations.rooms import (
     shoebox_response,
     wall_reflection,
 )
-from datamodules.stream.crops import generator
+from datamodules.randomness import generator
 
 TEST_DATA = os.environ.get("STEMLAB_TEST_DATA")
 RATE = 44100

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from datamodules.benchmark import corpus, loaders, peers
 from datamodules.benchmark.corpus import SAMPLE_RATE, Task
 from datamodules.benchmark.measuring import Start
+from datamodules.errors import DataError
 from datamodules.files import write_crop
-from datamodules.files.audio import DataError
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from datamodules.benchmark.measuring import (
     measure,
     measure_all,
 )
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 
 
 def spin(ready: Event, end: Event) -> None:

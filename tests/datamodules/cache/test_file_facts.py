@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from datamodules.cache import file_facts
-from datamodules.cache.file_facts import Ledger, State, check_same, state
-from datamodules.files.audio import DataError
+from datamodules.cache.file_facts import Ledger
+from datamodules.errors import DataError
+from datamodules.files.state import State, check_same, state
 
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that were just written count as old enough to be relied on."""
-    monkeypatch.setattr(file_facts, "_SETTLED_NS", -(10**18))
+    monkeypatch.setattr("datamodules.files.state._SETTLED_NS", -(10**18))
 
 
 @pytest.fixture
@@ -168,7 +169,7 @@ def test_processes_add_side_by_side(tmp_path: Path) -> None:
             (tmp_path / f"{process}{number}").write_text("text")
     program = (
         "import sys; from pathlib import Path; from datamodules.cache import file_facts\n"
-        "file_facts._SETTLED_NS = -(10**18)\n"
+        "from datamodules.files import state; state._SETTLED_NS = -(10**18)\n"
         "for path in map(Path, sys.argv[2:]):\n"
         "    facts = file_facts.Ledger(Path(sys.argv[1]))\n"
         "    facts.find_out('text', Path.read_text, [path], '', False)\n"

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.cache import file_facts
 from datamodules.cache import folder as command
 from datamodules.cache.folder import decoded_folder, stored
 from datamodules.cache.pcm import decode
@@ -21,7 +20,7 @@ from datamodules.cache.pcm import decode
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("STEMLAB_CACHE", str(folder))
-    monkeypatch.setattr(file_facts, "_SETTLED_NS", -(10**18))
+    monkeypatch.setattr("datamodules.files.state._SETTLED_NS", -(10**18))
     return folder
 
 

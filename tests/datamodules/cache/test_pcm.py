@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.cache import file_facts, pcm
+from datamodules.cache import pcm
 from datamodules.cache.folder import decoded_folder, read_entry
 from datamodules.cache.pcm import decode, find
+from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.files import audio
-from datamodules.files.audio import DataError, FFmpegMissingError
 
 RATE = 8000
 
@@ -102,7 +102,7 @@ def test_another_content_of_equal_size_and_time_is_decoded(
 def test_bytes_are_hashed_once_for_each_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_facts, "_SETTLED_NS", -(10**18))
+    monkeypatch.setattr("datamodules.files.state._SETTLED_NS", -(10**18))
     hashes = []
     new_hash = pcm._hash
 

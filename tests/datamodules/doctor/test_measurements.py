@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from datamodules.doctor.measurements import TrackMeasures, clipped_samples, measure
-from datamodules.files.audio import Audio, DataError
+from datamodules.errors import DataError
+from datamodules.files.audio import Audio
 from datamodules.tracks import index
 from datamodules.tracks.index import index_tracks
 from datamodules.tracks.layouts import STEMS

@@ -16,7 +16,8 @@ import soundfile
 
 from datamodules.doctor import report
 from datamodules.doctor.report import Report, examine, main, table
-from datamodules.files.audio import Audio, DataError
+from datamodules.errors import DataError
+from datamodules.files.audio import Audio
 from datamodules.tracks.index import index_tracks
 from datamodules.tracks.layouts import STEMS
 from tests.datamodules.doctor.test_fingerprints import RATE, song

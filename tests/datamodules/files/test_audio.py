@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.files import audio
-from datamodules.files.audio import DataError, FFmpegMissingError
 
 RATE = 8000
 

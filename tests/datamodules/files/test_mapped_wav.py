@@ -18,11 +18,11 @@ import soundfile
 import torch
 
 from datamodules.cache import pcm
-from datamodules.cache.file_facts import state
+from datamodules.errors import DataError
 from datamodules.files import mapped_wav
 from datamodules.files import write_crop as write_crop_module
-from datamodules.files.audio import DataError
 from datamodules.files.mapped_wav import MappedFile, Mappings
+from datamodules.files.state import state
 from datamodules.files.wav import is_mappable, read_wav_header
 from datamodules.files.write_crop import write_crop
 

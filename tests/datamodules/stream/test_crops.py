@@ -10,20 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
+from datamodules.randomness import CROP, generator
 from datamodules.stream import crops
-from datamodules.stream.crops import (
-    CROP,
-    Crop,
-    CropDraw,
-    DrawingRules,
-    ExampleSampler,
-    apportion,
-    crop_lengths,
-    generator,
-    samples_at,
-    share_by_length,
-)
+from datamodules.stream.crops import Crop, CropDraw, DrawingRules, apportion
+from datamodules.stream.curriculum import crop_lengths, samples_at
+from datamodules.stream.sampler import ExampleSampler, share_by_length
 
 LENGTHS = np.array([1000, 2000, 500, 4000, 100])
 

@@ -17,10 +17,10 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
+from datamodules.batches import StemBatch
+from datamodules.errors import DataError
 from datamodules.files import audio, mapped_wav
-from datamodules.files.audio import DataError
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import StemBatch
 from datamodules.stream.ring_loader import RingLoader
 from tests.conftest import write_track
 

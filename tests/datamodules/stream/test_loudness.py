@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.stream import loudness
 from datamodules.stream.crops import CropDraw, DrawingRules
 from datamodules.stream.loudness import LoudnessStarts, Powers, measure_loudness

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.stream.crops import ExampleSampler, Position
+from datamodules.randomness import Position
 from datamodules.stream.ring_loader import RingLoader
+from datamodules.stream.sampler import ExampleSampler
 
 
 def fill(example: Tensor, position: Position) -> None:

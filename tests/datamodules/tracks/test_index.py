@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.cache import file_facts
 from datamodules.cache.folder import cache_folder
+from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.files import audio
-from datamodules.files.audio import DataError, FFmpegMissingError
 from datamodules.tracks import index
 from datamodules.tracks.index import MUSDB_VALIDATION_TRACKS, Track, index_tracks, split_validation
 from datamodules.tracks.layouts import STEMS
@@ -455,7 +454,7 @@ def test_nan_and_infinity(root: Path, value: float, subtype: str) -> None:
 
 
 def test_files_without_nan_are_remembered(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_facts, "_SETTLED_NS", -(10**18))
+    monkeypatch.setattr("datamodules.files.state._SETTLED_NS", -(10**18))
     good = write_track(root / "train" / "A") / "bass.wav"
     bad = write_track(root / "train" / "B") / "bass.wav"
     write_float(good, np.zeros((2, SAMPLES), np.float32))

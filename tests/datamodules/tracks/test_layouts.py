@@ -12,11 +12,11 @@ import pytest
 import soundfile
 import torch
 
-from datamodules.files.audio import DataError
+from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.datasets import grouping
 from datamodules.tracks.index import index_tracks
 from datamodules.tracks.layouts import STEMS, find_entries, subsets_of
+from datamodules.tracks.sources import grouping
 from tests.conftest import write_track
 
 

@@ -11,8 +11,8 @@ import soundfile
 import torch
 import torchaudio
 
+from datamodules.errors import DataError
 from datamodules.files import resampling
-from datamodules.files.audio import DataError
 from datamodules.files.resampling import resample_file
 from datamodules.musdb import MUSDBDataModule
 from datamodules.tracks.index import index_tracks

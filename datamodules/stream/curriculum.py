@@ -1,0 +1,51 @@
+"""Crop lengths that change over the epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from datamodules.errors import DataError
+
+
+def crop_lengths(
+    curriculum: Mapping[int, float] | None, segment_seconds: float, sample_rate: int
+) -> dict[int, int]:
+    """Check a curriculum of crop lengths.
+
+    Args:
+        curriculum: First epoch -> length of the crops from there on, seconds; by default
+            the same length throughout.
+        segment_seconds: The greatest length.
+        sample_rate: Sample rate, Hz.
+
+    Returns:
+        First epoch -> length of the crops from there on, samples.
+
+    Raises:
+        DataError: A length is not above 0 or too great, or the first epoch has none.
+    """
+    if round(segment_seconds * sample_rate) < 1:
+        raise DataError(f"segment_seconds is {segment_seconds}: give a length above 0")
+    curriculum = {0: segment_seconds} if curriculum is None else curriculum
+    if min(curriculum, default=1) != 0:
+        raise DataError(
+            f"segment_curriculum begins at epoch {min(curriculum, default='(none)')}: its first "
+            f"epoch must be 0, as in {{0: {segment_seconds / 2:g}, 10: {segment_seconds:g}}}"
+        )
+    for epoch, seconds in curriculum.items():
+        if not 1 <= round(seconds * sample_rate) <= round(segment_seconds * sample_rate):
+            raise DataError(
+                f"segment_curriculum has crops of {seconds:g} s from epoch {epoch} on: give a "
+                f"length above 0, up to segment_seconds, which is {segment_seconds:g}"
+            )
+    return {epoch: round(curriculum[epoch] * sample_rate) for epoch in sorted(curriculum)}
+
+
+def samples_at(epoch: int, curriculum: Mapping[int, int]) -> int:
+    """Length of the crops of an epoch, samples.
+
+    Args:
+        epoch: The epoch.
+        curriculum: First epoch -> length from there on.
+    """
+    return curriculum[max(first for first in curriculum if first <= epoch)]

@@ -1,0 +1,49 @@
+"""What is wrong with a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from datamodules.errors import DataError
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a person should know of their data.
+
+    Attributes:
+        severity: ``error`` spoils training, ``warning`` should be looked into, ``note`` is a
+            fact that may be as it should.
+        name: Kind of finding, such as ``unlike-length``.
+        where: The file or folder.
+        finding: What was found, and what was expected.
+        remedy: What to do.
+    """
+
+    severity: Severity
+    name: str
+    where: str
+    finding: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.finding}; {self.remedy}"
+
+    @staticmethod
+    def of(fault: DataError, path: Path, name: str = "unreadable") -> Finding:
+        """Take an error apart.
+
+        Args:
+            fault: An error in the form "path: what was found; what to do".
+            path: The path.
+            name: Kind of finding.
+
+        Returns:
+            The finding, an error.
+        """
+        finding, _, remedy = str(fault).removeprefix(f"{path}: ").partition("; ")
+        return Finding("error", name, str(path), finding, remedy)
