@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.augmentations.base import Augmentation, ReadingAugmentation
 from datamodules.batches import Batch, StemBatch
 from datamodules.errors import DataError
-from datamodules.files.find import find_songs
+from datamodules.files.find import find_audio_files
 from datamodules.randomness import Position
-from datamodules.roots import Roots
-from datamodules.stream.crops import CropDraw, DrawingRules
+from datamodules.roots import DatasetRoots
+from datamodules.stream.crops import CropSampler, SamplingConfig
 from datamodules.stream.curriculum import crop_lengths
 from datamodules.stream.datasets import TrainingCrops, ValidationCrops, WholeTracks
 from datamodules.stream.loudness import Powers, measure_loudness
@@ -33,8 +33,8 @@ from datamodules.tracks.index import (
     Track,
 )
 from datamodules.tracks.layouts import STEMS
-from datamodules.tracks.preparation import in_place
-from datamodules.tracks.sources import Listener, grouping
+from datamodules.tracks.preparation import make_mappable
+from datamodules.tracks.sources import SourceGrouping, grouping
 
 
 class MUSDBDataModule(LightningDataModule):
@@ -120,14 +120,14 @@ class MUSDBDataModule(LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.listener = Listener(grouping(sources, stems), audio_channels, stems)
-        self.roots = Roots(
+        self.listener = SourceGrouping(grouping(sources, stems), audio_channels, stems)
+        self.roots = DatasetRoots(
             root, download, self.listener, missing_as_silence, sample_rate, validation_tracks
         )
         self.sample_rate = sample_rate
         self.segment_samples = round(segment_seconds * sample_rate)
         self.crop_lengths = crop_lengths(segment_curriculum, segment_seconds, sample_rate)
-        self.drawing_rules = DrawingRules(
+        self.drawing_rules = SamplingConfig(
             mix_probability, avoid_silence_db, silence_tries, loudness_classes
         )
         if min(batch_size, validation_crops_per_track, examples_per_epoch or 1) < 1:
@@ -182,7 +182,7 @@ class MUSDBDataModule(LightningDataModule):
             DataError: The data cannot be trained on as they are.
         """
         if stage == "predict" and self.predict_paths:
-            self.songs = list(find_songs(self.predict_paths))
+            self.songs = list(find_audio_files(self.predict_paths))
             return
         if stage == "test":
             if not self.test_tracks:
@@ -193,7 +193,7 @@ class MUSDBDataModule(LightningDataModule):
             self.train_tracks = [track for tracks in by_root for track in tracks]
         if stage == "fit":
             self._check_batch_size()
-            self.train_tracks = in_place(self.train_tracks, self._is_first())
+            self.train_tracks = make_mappable(self.train_tracks, self._is_first())
             if self.drawing_rules.need_loudness:
                 self._loudness = measure_loudness(
                     self.train_tracks, self.listener.stems, self._is_first()
@@ -235,7 +235,7 @@ class MUSDBDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Random crops of the training tracks, a share of each global batch."""
-        rank, ranks = self._place()
+        rank, ranks = self._rank_and_world_size()
         # Whole steps only, whatever the number of batches that a step is accumulated from.
         examples = self.examples() // self.batch_size * self.batch_size
         part = self.batch_size // self._accumulated()
@@ -259,9 +259,9 @@ class MUSDBDataModule(LightningDataModule):
         )
         return self._ring
 
-    def _draw(self) -> CropDraw:
+    def _draw(self) -> CropSampler:
         lengths = np.array([track.samples for track in self.train_tracks])
-        return CropDraw(
+        return CropSampler(
             self.seed,
             self.drawing_rules,
             len(self.listener.stems),
@@ -280,7 +280,7 @@ class MUSDBDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Fixed crops for the loss, and whole tracks for the scores."""
-        share = max(1, self.batch_size // self._place()[1])
+        share = max(1, self.batch_size // self._rank_and_world_size()[1])
         crops = ValidationCrops(
             self.valid_tracks,
             self.listener,
@@ -288,7 +288,7 @@ class MUSDBDataModule(LightningDataModule):
             self.validation_crops_per_track,
         )
         return [
-            self._loader(crops, sampler=self._mine(len(crops)), batch_size=share),
+            self._loader(crops, sampler=self._rank_items(len(crops)), batch_size=share),
             self._tracks_loader(self.valid_tracks),
         ]
 
@@ -301,26 +301,26 @@ class MUSDBDataModule(LightningDataModule):
         if self.songs:
             return DataLoader(
                 self.songs,  # type: ignore[arg-type]
-                sampler=self._mine(len(self.songs)),
+                sampler=self._rank_items(len(self.songs)),
                 batch_size=None,
             )
         return self._tracks_loader(self.valid_tracks)
 
     def _tracks_loader(self, tracks: Sequence[Track]) -> DataLoader[Any]:
         """Whole tracks; one that two ranks have counts once, as scores are gathered by name."""
-        rank, ranks = self._place()
+        rank, ranks = self._rank_and_world_size()
         mine = share_by_length([track.samples for track in tracks], ranks)[rank]
         return self._loader(WholeTracks(tracks, self.listener), sampler=mine, batch_size=None)
 
-    def _mine(self, items: int) -> range:
+    def _rank_items(self, items: int) -> range:
         """Numbers of this rank's items, which take equally long: each once over all ranks.
 
         A rank beyond the last item repeats one, because Lightning wants work for every rank.
         """
-        rank, ranks = self._place()
+        rank, ranks = self._rank_and_world_size()
         return range(rank % items if rank >= items else rank, items, ranks)
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_and_world_size(self) -> tuple[int, int]:
         """Number of this rank, and of all."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 

@@ -19,8 +19,8 @@ from datamodules.tracks.index import (
     split_validation,
 )
 from datamodules.tracks.layouts import weighted_roots
-from datamodules.tracks.preparation import at_rate
-from datamodules.tracks.sources import Listener
+from datamodules.tracks.preparation import resample_tracks
+from datamodules.tracks.sources import SourceGrouping
 
 
 class FitTracks(NamedTuple):
@@ -35,7 +35,7 @@ class FitTracks(NamedTuple):
     valid: list[Track]
 
 
-class Roots:
+class DatasetRoots:
     """The folders to take tracks from, and what is asked of a track.
 
     Args:
@@ -58,7 +58,7 @@ class Roots:
         self,
         root: Mapping[str, float] | str | None,
         download: bool,
-        listener: Listener,
+        listener: SourceGrouping,
         missing_as_silence: bool,
         sample_rate: int,
         validation_tracks: Sequence[str] | None,
@@ -188,4 +188,4 @@ class Roots:
                     f"{wanted} were expected; set "
                     f"--data.init_args.audio_channels={track.channels}"
                 )
-        return at_rate(tracks, self._sample_rate, progress)
+        return resample_tracks(tracks, self._sample_rate, progress)

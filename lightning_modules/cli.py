@@ -43,13 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 for a mistake that the message on stderr explains.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    signals.release()
+    signals.restore_handlers()
     if given[:1] == ["fit"]:
         # One that comes during the seconds of the imports is heeded after the first batch.
-        signals.listen(signals.TERMINATE, signals.TIME_LIMIT)
+        signals.install_handlers(signals.TERMINATE, signals.TIME_LIMIT)
     status = _main(given)
     # Not after a stop: SLURM may say it again while the process ends.
-    signals.release()
+    signals.restore_handlers()
     return status
 
 

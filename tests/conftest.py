@@ -28,7 +28,7 @@ def _seeded() -> None:
 @pytest.fixture(autouse=True)
 def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's own data and runs have no say in the tests."""
-    signals.release()  # a test that stopped a run left them as they were
+    signals.restore_handlers()  # a test that stopped a run left them as they were
     for name in list(os.environ):
         if name.startswith(("SLURM_", "STEMLAB_RUN_DIR", "MUSDB_PATH", "WANDB_R")):
             monkeypatch.delenv(name)

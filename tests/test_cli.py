@@ -120,7 +120,7 @@ def test_a_second_fit_leaves_the_first_alone(musdb_root: Path) -> None:
 def test_roots_curriculum_and_loudness_from_a_config(
     musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mappings survive the config that a run saves, and the command line overrides them."""
+    """MappedFiles survive the config that a run saves, and the command line overrides them."""
     monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
     write_track(tmp_path / "extra" / "Extra - 1")
     Path("mix.yaml").write_text(
@@ -317,19 +317,19 @@ def test_resumed_run_goes_on_with_the_next_example(
     """Stopped in mid-epoch and resumed, a run sees the examples and losses of an unbroken one."""
     from datamodules.stream.datasets import TrainingCrops
     from lightning_modules.callbacks.checkpoints import Checkpoints
-    from lightning_modules.checkpoints.files import WholeCheckpointIO
+    from lightning_modules.checkpoints.files import AtomicCheckpointIO
 
     seen: list[tuple[int, int]] = []
     saved: list[str] = []
-    save = WholeCheckpointIO.save_checkpoint
+    save = AtomicCheckpointIO.save_checkpoint
 
     def saving(
-        self: WholeCheckpointIO, contents: Any, path: str, *options: Any, **names: Any
+        self: AtomicCheckpointIO, contents: Any, path: str, *options: Any, **names: Any
     ) -> None:
         saved.append(Path(path).name)
         save(self, contents, path, *options, **names)
 
-    monkeypatch.setattr(WholeCheckpointIO, "save_checkpoint", saving)
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", saving)
     fill = TrainingCrops.fill
 
     def recording(self: TrainingCrops, stems: Any, position: tuple[int, int]) -> None:

@@ -30,7 +30,7 @@ from torch.distributed.run import get_args_parser
 
 from datamodules import command_line
 from lightning_modules import cli
-from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import chain
 from lightning_modules.tools import benchmark
 from tests.checkpoints.test_loading import save
@@ -127,7 +127,7 @@ def trained(name: str, run_dir: Path) -> None:
         word for word in small(["--config", name]) if word.startswith(("--model", "--data"))
     ]
     (run_dir / "checkpoints").mkdir(parents=True)
-    save(configured(name, settings).model, run_dir / "checkpoints/best.ckpt")
+    save(build_model(name, settings).model, run_dir / "checkpoints/best.ckpt")
 
 
 @pytest.fixture

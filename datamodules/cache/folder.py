@@ -95,7 +95,7 @@ def read_entry(folder: Path) -> Decoded | None:
 
 
 @contextmanager
-def one_at_a_time(progress: bool = False, wait: bool = True) -> Iterator[None]:
+def cache_lock(progress: bool = False, wait: bool = True) -> Iterator[None]:
     """Let one process write to the cache at a time; all others share its work.
 
     Args:
@@ -201,7 +201,7 @@ def clear(root: Path | None, confirm: Callable[[list[Stored]], bool]) -> list[St
     if not decoded_folder().is_dir():
         return []
     try:
-        with one_at_a_time(wait=False):
+        with cache_lock(wait=False):
             entries = [entry for entry in stored() if root is None or belongs(entry)]
             if (not entries and root is not None) or not confirm(entries):
                 return []

@@ -31,9 +31,9 @@ from datamodules.cache.folder import (
     MANIFEST,
     PARTIAL,
     Decoded,
+    cache_lock,
     decoded_folder,
     ledger,
-    one_at_a_time,
     read_entry,
 )
 from datamodules.errors import DataError, FFmpegMissingError
@@ -143,7 +143,7 @@ def decode(
             audio.require_ffmpeg(f"{stem_files[0]}: reading .stem.mp4")
         try:
             decoded_folder().mkdir(parents=True, exist_ok=True)
-            with one_at_a_time(progress):
+            with cache_lock(progress):
                 entries |= _make(pending, progress, faults)
         except OSError as error:
             raise DataError(

@@ -58,7 +58,7 @@ class Pair(NamedTuple):
     shift_seconds: float
 
 
-class Listening:
+class Fingerprinter:
     """Takes a fingerprint of audio that comes in blocks.
 
     Args:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.doctor.fingerprints import Fingerprint, Listening
+from datamodules.doctor.fingerprints import Fingerprint, Fingerprinter
 from datamodules.errors import DataError
 from datamodules.files import audio
 from datamodules.files.audio import Audio
@@ -103,7 +103,7 @@ def measure(track: Track) -> TrackMeasures:
         paths[MIXTURE] = track.mixture
     files = {name: _File(track.channels) for name in paths}
     comparison = _Comparison(track.channels)
-    listening = Listening(track.sample_rate)
+    listening = Fingerprinter(track.sample_rate)
     readers = [audio.blocks(path, track.sample_rate) for path in paths.values()]
     for blocks in zip_longest(*readers, fillvalue=np.zeros((track.channels, 0), np.float32)):
         _check_lengths(track, list(paths.values()), blocks, next(iter(files.values())).samples)

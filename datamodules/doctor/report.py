@@ -31,7 +31,7 @@ from datamodules.doctor.fingerprints import find_same
 from datamodules.doctor.measurements import FileMeasures, MixtureMeasures, TrackMeasures, measure
 from datamodules.errors import DataError
 from datamodules.parallel import for_each
-from datamodules.tracks.checks import not_finite
+from datamodules.tracks.checks import find_non_finite
 from datamodules.tracks.findings import Finding, Severity
 from datamodules.tracks.index import Loaded, Track, load_tracks
 from datamodules.tracks.layouts import MIXTURE, STEMS, SUBSETS, Entry, find_entries, subsets_of
@@ -163,7 +163,7 @@ def examine(
     measures: list[TrackMeasures | None] = [None] * len(entries)
     if fast:
         files = [path for loaded in headers for path in loaded.float_files]
-        findings += not_finite(files, progress)
+        findings += find_non_finite(files, progress)
     else:
         heard = for_each(listen, headers, "listening to tracks", progress, count)
         for number, (entry, loaded, what) in enumerate(zip(entries, headers, heard, strict=True)):

@@ -12,7 +12,7 @@ from datamodules.files.audio import AudioInfo, inspect
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4", ".aac", ".aiff", ".aif", ".opus")
 
 
-def find_songs(inputs: Iterable[str | Path]) -> dict[Path, AudioInfo]:
+def find_audio_files(inputs: Iterable[str | Path]) -> dict[Path, AudioInfo]:
     """Find the audio files that are meant, and check that each is one.
 
     Args:

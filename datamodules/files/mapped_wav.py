@@ -110,7 +110,7 @@ class MappedFile:
             self._fetched[first:stop] = b"\1" * (stop - first)
 
 
-class Mappings:
+class MappedFiles:
     """Files mapped on first use; the longest unused are given up when there are too many.
 
     Args:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from datamodules.errors import DataError
 from datamodules.randomness import CROP, ROOT_ORDER, TRACK_ORDER, Position, generator
-from datamodules.stream.loudness import LoudnessStarts, Powers
+from datamodules.stream.loudness import LoudnessSampler, Powers
 
 # Examples among which the roots are shared out and then shuffled: any stretch of the stream
 # holds them by their weights, to within a few examples.
@@ -28,7 +28,7 @@ _BLOCK = 16
 
 
 @dataclass(frozen=True)
-class DrawingRules:
+class SamplingConfig:
     """How places are drawn.
 
     Attributes:
@@ -77,7 +77,7 @@ class Crop(NamedTuple):
     starts: npt.NDArray[np.int64]
 
 
-class CropDraw:
+class CropSampler:
     """Draws the tracks and the starts of examples.
 
     Tracks come in a random order without replacement: each pass through a root holds
@@ -103,7 +103,7 @@ class CropDraw:
     def __init__(
         self,
         seed: int,
-        rules: DrawingRules,
+        rules: SamplingConfig,
         stems: int,
         lengths: Sequence[npt.NDArray[np.int64]],
         weights: Sequence[float] = (1.0,),
@@ -113,7 +113,7 @@ class CropDraw:
         self.seed, self.rules, self.stems = seed, rules, stems
         self.lengths = np.concatenate(lengths)
         self.starts = (
-            LoudnessStarts(
+            LoudnessSampler(
                 powers,
                 self.lengths.tolist(),
                 sample_rate,
@@ -185,7 +185,7 @@ def _order(seed: int, epoch: int, turn: int, stems: int, tracks: int) -> npt.NDA
 def _roots(
     seed: int, epoch: int, block: int, stems: int, weights: tuple[float, ...]
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Roots of the examples of a block, and how many of the epoch's came from there before.
+    """DatasetRoots of the examples of a block, and how many of the epoch's came from there before.
 
     Both have the shape (stems, _BLOCK).
     """

@@ -13,13 +13,13 @@ from torch.utils.data import Dataset
 from datamodules.augmentations.base import Parameters, ReadingAugmentation
 from datamodules.batches import Batch, TrackBatch
 from datamodules.errors import DataError
-from datamodules.files.mapped_wav import Mappings
+from datamodules.files.mapped_wav import MappedFiles
 from datamodules.files.write_crop import write_crop
 from datamodules.randomness import Position
-from datamodules.stream.crops import CropDraw
+from datamodules.stream.crops import CropSampler
 from datamodules.stream.curriculum import samples_at
 from datamodules.tracks.index import Track
-from datamodules.tracks.sources import Listener
+from datamodules.tracks.sources import SourceGrouping
 
 
 class TrainingCrops:
@@ -41,8 +41,8 @@ class TrainingCrops:
     def __init__(
         self,
         tracks: Sequence[Track],
-        listener: Listener,
-        draw: CropDraw,
+        listener: SourceGrouping,
+        draw: CropSampler,
         lengths: Mapping[int, int],
         augmentations: Sequence[ReadingAugmentation] = (),
         raw: bool = False,
@@ -53,7 +53,7 @@ class TrainingCrops:
         self.augmentations = augmentations
         self._stems, self._channels = len(listener.stems), listener.audio_channels
         self.shape = self._shape(max(lengths.values()))
-        self._mappings = Mappings(
+        self._mappings = MappedFiles(
             {
                 track.stems[stem]: state
                 for track in tracks
@@ -127,7 +127,7 @@ class ValidationCrops(Dataset[Batch]):
     def __init__(
         self,
         tracks: Sequence[Track],
-        listener: Listener,
+        listener: SourceGrouping,
         segment_samples: int,
         crops_per_track: int,
     ) -> None:
@@ -164,7 +164,7 @@ class WholeTracks(Dataset[TrackBatch]):
         listener: Tells sources and channels.
     """
 
-    def __init__(self, tracks: Sequence[Track], listener: Listener) -> None:
+    def __init__(self, tracks: Sequence[Track], listener: SourceGrouping) -> None:
         self.tracks, self.listener = tracks, listener
 
     def __len__(self) -> int:

@@ -139,7 +139,7 @@ class _Place(NamedTuple):
     starts: npt.NDArray[np.int64]
 
 
-class LoudnessStarts:
+class LoudnessSampler:
     """Draws the starts of crops by how loud the crops are.
 
     *Silence.* A crop whose root mean square is below a level is drawn again, up to a number of
@@ -182,7 +182,7 @@ class LoudnessStarts:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process remembers for itself.
-        return LoudnessStarts, self._arguments
+        return LoudnessSampler, self._arguments
 
     def start(self, track: int, stem: int | None, samples: int, uniforms: _Floats) -> int:
         """Draw a start.

@@ -82,10 +82,10 @@ class RingLoader(DataLoader[Any]):
         slots = num_workers * _PREFETCH + _SPARE_SLOTS
         self.ring = torch.empty(slots, sampler.share, *shape, dtype=dtype).share_memory_()
         self._copies = _Copies(slots)
-        self._slots = _Slots(self.ring, fill, shape_at)
+        self._slots = _SlotDataset(self.ring, fill, shape_at)
         super().__init__(
             self._slots,
-            sampler=_Turns(sampler, slots, self._copies),
+            sampler=_SlotSampler(sampler, slots, self._copies),
             batch_size=None,
             num_workers=num_workers,
             prefetch_factor=_PREFETCH if num_workers else None,
@@ -141,7 +141,7 @@ class _Copies:
             self._events[slot] = None
 
 
-class _Slots(Dataset[tuple[int, list[Position]]]):
+class _SlotDataset(Dataset[tuple[int, list[Position]]]):
     """Fills a slot, in a worker."""
 
     def __init__(
@@ -164,7 +164,7 @@ class _Slots(Dataset[tuple[int, list[Position]]]):
         return turn
 
 
-class _Turns(Sampler[tuple[int, list[Position]]]):
+class _SlotSampler(Sampler[tuple[int, list[Position]]]):
     """Deals the positions of each batch out to the slots in turn."""
 
     def __init__(self, sampler: ExampleSampler, slots: int, copies: _Copies) -> None:

@@ -45,7 +45,7 @@ def unlike_files(files: Mapping[str, Path], values: Mapping[str, int], unit: str
     ]
 
 
-def not_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
+def find_non_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
     """Look for NaN and infinity in float files, once for each state of a file.
 
     Args:
@@ -65,7 +65,7 @@ def not_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
         return _ALL_FINITE
 
     known, faults = ledger().find_out(
-        "not_finite", first_not_finite, files, "looking for NaN", progress, workers=4
+        "find_non_finite", first_not_finite, files, "looking for NaN", progress, workers=4
     )
     return [Finding.of(fault, path) for path, fault in faults.items()] + [
         nan_finding(path, sample, audio.inspect(path).sample_rate)

@@ -16,7 +16,7 @@ from datamodules.files import audio
 from datamodules.files.audio import Audio
 from datamodules.files.state import State, check_same
 from datamodules.parallel import raise_faults
-from datamodules.tracks.checks import not_finite, unlike_files
+from datamodules.tracks.checks import find_non_finite, unlike_files
 from datamodules.tracks.findings import Finding
 from datamodules.tracks.headers import Header, decoded_headers, read_headers
 from datamodules.tracks.layouts import FORMATS, MIXTURE, STEMS, Entry, find_entries
@@ -193,7 +193,7 @@ def index_tracks(
     decoded = decode([entry.path for entry in entries if entry.is_stem_file], progress)
     loaded = load_tracks(entries, decoded, stems, missing_as_silence, progress)
     _raise_errors([finding for each in loaded for finding in each.findings])
-    _raise_errors(not_finite([path for each in loaded for path in each.float_files], progress))
+    _raise_errors(find_non_finite([path for each in loaded for path in each.float_files], progress))
     return [each.track for each in loaded if each.track]
 
 

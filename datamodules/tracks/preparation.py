@@ -13,7 +13,7 @@ from datamodules.tracks.index import Track
 from datamodules.tracks.layouts import MIXTURE
 
 
-def at_rate(tracks: Sequence[Track], sample_rate: int, progress: bool) -> list[Track]:
+def resample_tracks(tracks: Sequence[Track], sample_rate: int, progress: bool) -> list[Track]:
     """Resample what has another rate, mixtures too, once into the cache.
 
     Args:
@@ -40,7 +40,7 @@ def at_rate(tracks: Sequence[Track], sample_rate: int, progress: bool) -> list[T
     ]
 
 
-def in_place(tracks: Sequence[Track], progress: bool) -> list[Track]:
+def make_mappable(tracks: Sequence[Track], progress: bool) -> list[Track]:
     """Decode the stems that cannot be mapped in place, once into the cache.
 
     Args:

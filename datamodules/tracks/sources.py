@@ -17,7 +17,7 @@ from datamodules.tracks.layouts import MIXTURE, STEMS
 
 
 @dataclass(frozen=True)
-class Listener:
+class SourceGrouping:
     """How a model hears tracks: its sources and its channels.
 
     Attributes:

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from lightning_modules.base.network_per_source import NetworkPerSource
 from lightning_modules.base.spectrogram import Mask
-from lightning_modules.layers.images import channels_innermost
-from lightning_modules.layers.initialisation import alive_from_the_start
+from lightning_modules.layers.images import to_channels_last
+from lightning_modules.layers.initialisation import init_nonnegative_
 
 
 class CDAENetwork(nn.Module):
@@ -64,9 +64,9 @@ class CDAENetwork(nn.Module):
             if last - number < len(pools):
                 layers.append(nn.Upsample(scale_factor=tuple(map(float, pools[last - number]))))
         output = _convolution(filters[-1], channels, kernel_size)
-        alive_from_the_start(output)
+        init_nonnegative_(output)
         self.layers = nn.Sequential(*layers, output, nn.ReLU())
-        channels_innermost(self)
+        to_channels_last(self)
 
     def forward(self, magnitudes: Tensor) -> Tensor:
         """Map magnitudes (B, C, F, N) to magnitudes of the same shape, any F and N."""
@@ -76,7 +76,7 @@ class CDAENetwork(nn.Module):
         segments = padded.unflatten(-1, (-1, self.frames)).permute(0, 3, 1, 4, 2).flatten(0, 1)
         missing = [-self.frames % self.multiples[0], -bins % self.multiples[1]]
         segments = nn.functional.pad(segments, (0, missing[1], 0, missing[0]))
-        segments = channels_innermost(segments)
+        segments = to_channels_last(segments)
         estimates: Tensor = self.layers(segments)[..., : self.frames, :bins]
         # (B segments, C, frames, F) -> (B, segments, C, frames, F) -> (B, C, F, segments frames)
         estimates = estimates.unflatten(0, (batch, -1)).permute(0, 2, 4, 1, 3).flatten(-2)

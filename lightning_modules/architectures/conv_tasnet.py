@@ -290,7 +290,7 @@ class ConvTasNet(WaveformSeparator):
         "layers": 2,
         "repeats": 2,
     }
-    free_arguments = WaveformSeparator.free_arguments | {"checkpoint_activations"}
+    changeable_hparams = WaveformSeparator.changeable_hparams | {"checkpoint_activations"}
 
     def __init__(
         self,

@@ -45,7 +45,7 @@ class CrosslinkedOpenUnmix(OpenUnmix):
         **kwargs: Arguments of ``OpenUnmix``.
     """
 
-    free_arguments = OpenUnmix.free_arguments | {"combinations", "waveform_weight"}
+    changeable_hparams = OpenUnmix.changeable_hparams | {"combinations", "waveform_weight"}
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ class Encoder(nn.ModuleList):
         return outputs
 
 
-class Memory(nn.Module):
+class BLSTM(nn.Module):
     """An LSTM over time, as wide as its input.
 
     Args:
@@ -157,7 +157,7 @@ class DemucsNetwork(nn.Module):
         levels = [channels * 2**level for level in range(depth)]
         self.upsampling = Upsampling() if resample else None
         self.encoder = Encoder([audio_channels, *levels])
-        self.lstm = Memory(levels[-1], lstm_layers, bidirectional)
+        self.lstm = BLSTM(levels[-1], lstm_layers, bidirectional)
         self.decoder = (
             Decoders({name: Decoder([audio_channels, *levels], padded) for name in sources})
             if decoder_per_source

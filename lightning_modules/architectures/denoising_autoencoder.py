@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import Batch
 from lightning_modules.base.spectrogram import SpectrogramSeparator
-from lightning_modules.layers.images import channels_innermost
+from lightning_modules.layers.images import to_channels_last
 
 Upsampling = Literal["transposed", "bilinear"]
 
@@ -83,7 +83,7 @@ class Autoencoder(nn.Module):
         # Kernels take half of themselves from each edge, at the whole of the size, the half and so
         # on; once on the way down and once on the way up.
         self.margin: int = (kernel_size - 1) * (self.multiple - 1)
-        channels_innermost(self)
+        to_channels_last(self)
 
     def fitting(self, size: int) -> int:
         """Find the largest number of bins or frames, up to a size, that halves without a rest.
@@ -127,7 +127,7 @@ class Autoencoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, 1, F, N) to the centre of (B, outputs, F, N)."""
-        image = channels_innermost(image)
+        image = to_channels_last(image)
         images: Tensor = self.decoder(self.encoder(image))
         return images
 

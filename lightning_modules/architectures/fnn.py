@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lightning_modules.base.network_per_source import NetworkPerSource
 from lightning_modules.base.spectrogram import Mask
-from lightning_modules.layers.initialisation import alive_from_the_start
+from lightning_modules.layers.initialisation import init_nonnegative_
 
 
 class FNNetwork(nn.Module):
@@ -36,7 +36,7 @@ class FNNetwork(nn.Module):
         super().__init__()
         widths = [channels * bins, *hidden, channels * bins]
         layers = [nn.Linear(before, after) for before, after in itertools.pairwise(widths)]
-        alive_from_the_start(layers[-1])
+        init_nonnegative_(layers[-1])
         self.layers = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
 
     def forward(self, magnitudes: Tensor) -> Tensor:

@@ -30,14 +30,14 @@ from torch import Tensor, nn
 
 from datamodules.batches import Batch
 from lightning_modules.base.spectrogram import SpectrogramSeparator
-from lightning_modules.layers.images import channels_innermost, up_to_multiple
+from lightning_modules.layers.images import to_channels_last, up_to_multiple
 
 _KERNEL, _LEAKINESS = 5, 0.2
 # The first layers of the decoder have dropout.
 _DROPOUT_LAYERS = 3
 
 
-class MaskNetwork(nn.Module):
+class MaskUNetwork(nn.Module):
     """The network of one source: magnitudes in, a mask out.
 
     Args:
@@ -77,7 +77,7 @@ class MaskNetwork(nn.Module):
         self.output = nn.Sequential(up[-1], nn.Sigmoid())
         # Each layer halves both axes, so they must be multiples of this.
         self.multiple = 2 ** len(channels)
-        channels_innermost(self)
+        to_channels_last(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map magnitudes (B, C, F, N) to a mask in [0, 1] of the same shape, any F and N."""
@@ -110,7 +110,7 @@ class MaskUNet(SpectrogramSeparator):
         **kwargs: Arguments of ``SpectrogramSeparator``.
     """
 
-    free_arguments = SpectrogramSeparator.free_arguments | {"dropout"}
+    changeable_hparams = SpectrogramSeparator.changeable_hparams | {"dropout"}
     fixed_arguments = frozenset({"magnitude_scale"})
     tiny: ClassVar[Mapping[str, Any]] = {"channels": [4, 8], "n_fft": 256, "hop_length": 192}
 
@@ -144,7 +144,7 @@ class MaskUNet(SpectrogramSeparator):
             raise ValueError(f"channels are {list(channels)}: give one number from 1 on, or more")
         self.bins = n_fft // 2
         self.networks = nn.ModuleDict(
-            {name: MaskNetwork(self.audio_channels, channels, dropout) for name in self.sources}
+            {name: MaskUNetwork(self.audio_channels, channels, dropout) for name in self.sources}
         )
 
     def magnitudes(self, mixture: Tensor) -> Tensor:

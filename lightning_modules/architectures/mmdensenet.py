@@ -39,8 +39,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.base.network_per_source import NetworkPerSource
 from lightning_modules.base.standardised_input import StandardisedInput
-from lightning_modules.layers.images import channels_innermost, up_to_multiple
-from lightning_modules.layers.initialisation import alive_from_the_start
+from lightning_modules.layers.images import to_channels_last, up_to_multiple
+from lightning_modules.layers.initialisation import init_nonnegative_
 
 
 class Dense(TypedDict):
@@ -299,7 +299,7 @@ class MMDenseNetwork(nn.Module):
         self.full = MultiScaleNetwork(channels, edges[-1], full, compression, checkpointed)
         # The table of 2017 ends with a convolution of 2 bins and 1 frame.
         output = nn.Conv2d(final["growth"], channels, (2, 1))
-        alive_from_the_start(output)
+        init_nonnegative_(output)
         self.final = nn.Sequential(
             DenseBlock(widest + self.full.outputs, final, checkpointed),
             nn.BatchNorm2d(final["growth"]),
@@ -314,7 +314,7 @@ class MMDenseNetwork(nn.Module):
             nn.Parameter(ones.clone()),
             nn.Parameter(zeros.clone()),
         )
-        channels_innermost(self)
+        to_channels_last(self)
 
     def forward(self, magnitudes: Tensor) -> Tensor:
         """Map magnitudes (B, C, F, N) to magnitudes of the same shape; zero above the bands."""
@@ -347,7 +347,7 @@ class MMDenseNet(StandardisedInput, NetworkPerSource):
         **kwargs: Arguments of ``SpectrogramSeparator``.
     """
 
-    free_arguments = NetworkPerSource.free_arguments | {"checkpoint_activations"}
+    changeable_hparams = NetworkPerSource.changeable_hparams | {"checkpoint_activations"}
     tiny: ClassVar[Mapping[str, Any]] = {
         "bands": [
             {"up_to_hz": 4e3, "kernel_size": [4, 3], "filters": 4, "growth": [2, 3, 2],

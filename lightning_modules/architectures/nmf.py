@@ -62,7 +62,7 @@ class NMF(SpectrogramSeparator):
         **kwargs: Arguments of ``SpectrogramSeparator``.
     """
 
-    free_arguments = SpectrogramSeparator.free_arguments | {
+    changeable_hparams = SpectrogramSeparator.changeable_hparams | {
         "iterations",
         "initial_templates",
         "adapt_templates",

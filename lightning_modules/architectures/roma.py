@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from datamodules.batches import Batch
 from lightning_modules.base.spectrogram import Mask, SpectrogramSeparator
 from lightning_modules.base.standardised_input import input_statistics
-from lightning_modules.layers.images import channels_innermost
+from lightning_modules.layers.images import to_channels_last
 from lightning_modules.layers.masks import masks
 
 Target = Literal["soft", "dominant"]
@@ -42,7 +42,7 @@ Target = Literal["soft", "dominant"]
 _FRAMES_AT_ONCE = 256
 
 
-class MaskNetwork(nn.Sequential):
+class RomaNetwork(nn.Sequential):
     """From a frame and its context, (B, 1, K, F), to the frame's outputs, (B, S, F).
 
     Convolutions with batch norm, ReLU and max pooling, then fully connected layers with
@@ -89,7 +89,7 @@ class MaskNetwork(nn.Sequential):
         super().__init__(
             *layers, nn.Linear(before, sources * bins), nn.Unflatten(1, (sources, bins))
         )
-        channels_innermost(self)
+        to_channels_last(self)
 
 
 class Standardisation(nn.Module):
@@ -143,7 +143,7 @@ class Roma(SpectrogramSeparator):
         **kwargs: Arguments of ``SpectrogramSeparator``.
     """
 
-    free_arguments = SpectrogramSeparator.free_arguments | {"high_band_source"}
+    changeable_hparams = SpectrogramSeparator.changeable_hparams | {"high_band_source"}
     fixed_arguments = frozenset({"magnitude_scale"})
     tiny: ClassVar[Mapping[str, Any]] = {"hidden": [16], "n_fft": 512, "hop_length": 256}
 
@@ -201,11 +201,11 @@ class Roma(SpectrogramSeparator):
         self.target, self.context_frames = target, context_frames
         self.bins = n_fft // 2 + 1
         self.standardisation = Standardisation(self.bins) if normalize else None
-        self.network = MaskNetwork(
+        self.network = RomaNetwork(
             context_frames, self.bins, len(self.sources), filters, pools, hidden
         )
 
-    def readable(self, spectrum: Tensor) -> Tensor:
+    def input_magnitudes(self, spectrum: Tensor) -> Tensor:
         """Magnitudes of the channels' mean, (B, 1, F', N), of spectra (B, C, F', N)."""
         return spectrum.mean(1, keepdim=True).abs()
 
@@ -278,9 +278,9 @@ class Roma(SpectrogramSeparator):
         """Measure the input's statistics, once, before the first step."""
         if self.standardisation is not None and not self.standardisation.measured:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
-            mean, deviation = input_statistics(self, data, self.input_magnitudes)
+            mean, deviation = input_statistics(self, data, self.normalised_magnitudes)
             self.standardisation.measure(mean, deviation)
 
-    def input_magnitudes(self, spectrum: Tensor) -> Tensor:
+    def normalised_magnitudes(self, spectrum: Tensor) -> Tensor:
         """What is normalised: spectra (C, F', N) to what the network reads of them, (F, N)."""
         return self.read(spectrum.mean(0).abs())

@@ -30,7 +30,7 @@ from datamodules.batches import Batch
 from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base.spectrogram import SpectrogramSeparator
-from lightning_modules.layers.images import channels_innermost, up_to_multiple
+from lightning_modules.layers.images import to_channels_last, up_to_multiple
 from lightning_modules.losses import L1, alpha_weights
 
 
@@ -107,7 +107,7 @@ class UNetwork(nn.Module):
         self.output = nn.Sequential(nn.Conv2d(channels[0], outputs, 1), nn.ReLU())
         # Each pooling halves both axes, so they must be multiples of this.
         self.multiple = 2 ** len(channels)
-        channels_innermost(self)
+        to_channels_last(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, inputs, F, N) to (B, outputs, F, N), any F and N."""
@@ -139,7 +139,7 @@ class UNet(SpectrogramSeparator):
         **kwargs: Arguments of ``SpectrogramSeparator``.
     """
 
-    free_arguments = SpectrogramSeparator.free_arguments | {"dropout"}
+    changeable_hparams = SpectrogramSeparator.changeable_hparams | {"dropout"}
     tiny: ClassVar[Mapping[str, Any]] = {"channels": [4, 8], "n_fft": 512, "hop_length": 256}
 
     def __init__(

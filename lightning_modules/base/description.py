@@ -21,10 +21,10 @@ class Described(Protocol):
     """What is needed to describe a model.
 
     Attributes:
-        free_arguments: Arguments that may differ from those that the weights were trained with.
+        changeable_hparams: Arguments that may differ from those that the weights were trained with.
     """
 
-    free_arguments: frozenset[str]
+    changeable_hparams: frozenset[str]
 
     @property
     def hparams(self) -> Mapping[str, Any]:
@@ -113,7 +113,7 @@ def check_same_model(contents: Mapping[str, Any], model: Described) -> None:
     differing = [
         f"{name} ({theirs['init_args'].get(name)!r} in the checkpoint, "
         f"{ours['init_args'].get(name)!r} in the config)"
-        for name in sorted({*theirs["init_args"], *ours["init_args"]} - model.free_arguments)
+        for name in sorted({*theirs["init_args"], *ours["init_args"]} - model.changeable_hparams)
         if theirs["init_args"].get(name) != ours["init_args"].get(name)
     ]
     if differing:

@@ -49,8 +49,8 @@ class SourceSeparator(LightningModule, ABC):
         shifts: Random delays of the mixture that separation averages over, at as many times the
             cost (the shift trick of Demucs); 0 separates the mixture as it is.
         postprocessing: What separation does to the estimates; by default nothing.
-        pretrained: Weights to begin a training with, as ``pretrained.take_over`` reads them: it
-            is called by ``fit`` on the command line.
+        pretrained: Weights to start a training from, in any format that
+            ``fine_tuning.load_pretrained`` reads; ``fit`` on the command line loads them.
 
     Attributes:
         segment_seconds: Length of a chunk in separation, seconds.
@@ -60,7 +60,7 @@ class SourceSeparator(LightningModule, ABC):
 
     tiny: ClassVar[Mapping[str, Any]]
     """Arguments that make the model small enough to train in a second."""
-    free_arguments: frozenset[str] = frozenset(
+    changeable_hparams: frozenset[str] = frozenset(
         {
             "segment_seconds",
             "chunk_seconds",
@@ -134,7 +134,7 @@ class SourceSeparator(LightningModule, ABC):
             Estimates, shape (B, S, C, T), ordered as ``self.sources``.
         """
 
-    def read_by_network(self, mixture: Tensor) -> Tensor:
+    def network_input(self, mixture: Tensor) -> Tensor:
         """What the network reads, where transforms of fixed size come before it.
 
         Args:
@@ -145,11 +145,11 @@ class SourceSeparator(LightningModule, ABC):
         """
         return mixture
 
-    def network_alone(self, read: Tensor) -> Tensor:
+    def network_forward(self, read: Tensor) -> Tensor:
         """Run what is between those transforms and their inverse, as it is exported to ONNX.
 
         Args:
-            read: What ``read_by_network`` returned.
+            read: What ``network_input`` returned.
 
         Returns:
             Here the estimates, shape (B, S, C, T).

@@ -46,7 +46,7 @@ class SpectrogramSeparator(SourceSeparator):
         **kwargs: Arguments of ``SourceSeparator``.
     """
 
-    free_arguments = SourceSeparator.free_arguments | {
+    changeable_hparams = SourceSeparator.changeable_hparams | {
         "mask",
         "wiener_iterations",
         "wiener_residual",
@@ -117,7 +117,7 @@ class SpectrogramSeparator(SourceSeparator):
             Estimates, shape (B, S, C, T), ordered as ``self.sources``.
         """
         spectrum = self.stft(mixture)
-        estimates = self.estimated(spectrum)
+        estimates = self.estimate_magnitudes(spectrum)
         if self.mask == "none":
             # |estimate| with the mixture's phase; torch.sgn is X / |X|, and 0 where X is 0.
             spectra = estimates * torch.sgn(spectrum)[:, None]
@@ -126,7 +126,7 @@ class SpectrogramSeparator(SourceSeparator):
         spectra = wiener(spectra, spectrum, self.wiener_iterations, residual=self.wiener_residual)
         return self.istft(spectra, mixture.shape[-1]).to(mixture.dtype)
 
-    def estimated(self, spectrum: Tensor) -> Tensor:
+    def estimate_magnitudes(self, spectrum: Tensor) -> Tensor:
         """Estimate the sources' linear magnitudes from the mixture's spectrum.
 
         Args:
@@ -135,19 +135,19 @@ class SpectrogramSeparator(SourceSeparator):
         Returns:
             Non-negative magnitudes in full precision, shape (B, S, C, F, N).
         """
-        estimated = self.magnitudes(self.readable(spectrum))
+        estimated = self.magnitudes(self.input_magnitudes(spectrum))
         # Masks and phase want full precision, whatever the network ran in.
         return self.from_scale(estimated.float())
 
-    def readable(self, spectrum: Tensor) -> Tensor:
+    def input_magnitudes(self, spectrum: Tensor) -> Tensor:
         """Magnitudes on the model's scale of complex spectra (B, C, F, N), for ``magnitudes``."""
         return self.to_scale(spectrum.abs())
 
-    def read_by_network(self, mixture: Tensor) -> Tensor:
+    def network_input(self, mixture: Tensor) -> Tensor:
         """Magnitudes of a mixture (B, C, T), on the model's scale, shape (B, C, F, N)."""
-        return self.readable(self.stft(mixture))
+        return self.input_magnitudes(self.stft(mixture))
 
-    def network_alone(self, read: Tensor) -> Tensor:
+    def network_forward(self, read: Tensor) -> Tensor:
         """Estimate magnitudes (B, S, C, F, N) from (B, C, F, N), both on the model's scale."""
         return self.magnitudes(read)
 

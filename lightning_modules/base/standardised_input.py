@@ -79,10 +79,10 @@ class StandardisedInput(SpectrogramSeparator):
         """Measure the input statistics, once, before the first step."""
         if not self.statistics_known:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
-            mean, deviation = input_statistics(self, data, self.input_magnitudes)
+            mean, deviation = input_statistics(self, data, self.normalised_magnitudes)
             self.standardise(mean.to(self.device), deviation.to(self.device))
 
-    def input_magnitudes(self, spectrum: Tensor) -> Tensor:
+    def normalised_magnitudes(self, spectrum: Tensor) -> Tensor:
         """What statistics are taken of: spectra (C, F, N) to mean magnitudes (F, N)."""
         return self.to_scale(spectrum.abs()).mean(0)
 

@@ -34,7 +34,7 @@ from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
 from datamodules.quiet import quiet
 from lightning_modules.callbacks.bss_eval import BSSEval
-from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import chain
 from lightning_modules.runtime.process_pool import available_cores
 
@@ -219,7 +219,7 @@ def _train(
     """Train in one way; returns times in seconds, the tracks that were separated last, the data."""
     clock, waits = _Clock(), _Waits()
     scorer = [] if blocking is None else [BSSEval(blocking=blocking)]
-    model, settings = configured(options.config)
+    model, settings = build_model(options.config)
     given = {"root": options.root and str(options.root), "examples_per_epoch": options.examples}
     known = {name: settings[name] for name in _OF_THE_DATA}
     data = MUSDBDataModule(**known | {name: value for name, value in given.items() if value})

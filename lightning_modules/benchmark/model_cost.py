@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_modules.base.flops import forward_flops
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.build import build_model
 
 _TRACK_SECONDS = 30.0
 
@@ -31,7 +31,7 @@ class Facts(NamedTuple):
     latency_seconds: float | None
 
 
-def facts_of(name: str) -> Facts:
+def measure_model(name: str) -> Facts:
     """Tell a config's facts.
 
     Args:
@@ -40,7 +40,7 @@ def facts_of(name: str) -> Facts:
     Returns:
         The facts.
     """
-    model = configured(name).model.eval()
+    model = build_model(name).model.eval()
     return Facts(
         sum(parameter.numel() for parameter in model.parameters()),
         forward_flops(model) / 2 * model.sample_rate,
@@ -87,7 +87,7 @@ def real_time_factor(name: str) -> float:
     Returns:
         Seconds that a second of audio takes; the best of three runs.
     """
-    model = configured(name).model.eval()
+    model = build_model(name).model.eval()
     random = torch.Generator().manual_seed(0)
     samples = round(_TRACK_SECONDS * model.sample_rate)
     mixture = 0.1 * torch.randn(model.audio_channels, samples, generator=random)

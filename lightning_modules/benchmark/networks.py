@@ -21,7 +21,7 @@ from datamodules.errors import DataError
 from datamodules.tracks.layouts import STEMS
 from lightning_modules.base.flops import forward_flops
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import chain
 
 
@@ -68,7 +68,7 @@ class Ours(Entrant):
     """
 
     def __init__(self, name: str, settings: list[str], device: str) -> None:
-        self.model: SourceSeparator = configured(name, settings).model.to(device)
+        self.model: SourceSeparator = build_model(name, settings).model.to(device)
         self.model.setup("fit")
         self.sources, self.channels = len(self.model.sources), self.model.audio_channels
         self.sample_rate = self.model.sample_rate

@@ -62,7 +62,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         noise = 0.1 * torch.randn(entrant.channels, samples, generator=random)
         return partial(entrant.separate, noise.to(options.device))
 
-    measured = timing.take_turns(
+    measured = timing.time_interleaved(
         {
             name: partial(prepare, make)
             for name, make in entrants_of(

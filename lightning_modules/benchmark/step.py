@@ -23,7 +23,7 @@ from lightning_modules.benchmark.networks import (
     check_entrants,
     entrants_of,
 )
-from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import ConfigError
 from lightning_modules.layers import images
 
@@ -71,7 +71,7 @@ def _check_fits_one(setting: str, names: list[str]) -> None:
     """Refuse a setting that no config takes; building a model takes a moment, measuring minutes."""
     for number, name in enumerate(names, 1):
         try:
-            configured(name, [f"--{setting}"])
+            build_model(name, [f"--{setting}"])
         except ConfigError as error:
             if number == len(names):
                 raise ConfigError(f"--also {setting}: {error}") from error
@@ -115,7 +115,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
     # Compiled networks of one class would pass for one network whose shapes change.
     with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
-        measured = timing.take_turns(
+        measured = timing.time_interleaved(
             {name: partial(prepare, name, make) for name, make in makers.items()},
             options.repeats,
             options.device,

@@ -72,7 +72,7 @@ def check(options: argparse.Namespace, *lengths: str) -> None:
         torch.set_num_threads(options.threads)
 
 
-def take_turns(
+def time_interleaved(
     entrants: Mapping[str, Prepare], repeats: int, device: str, progress: bool = True
 ) -> dict[str, Timed]:
     """Time things in turn.

@@ -74,7 +74,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         results[name] = common(run())
         return run
 
-    measured = timing.take_turns(
+    measured = timing.time_interleaved(
         {name: partial(prepare, name) for name in filters}, options.repeats, options.device
     )
     reference = results.get("norbert (package)")

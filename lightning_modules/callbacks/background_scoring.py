@@ -81,7 +81,7 @@ class Round:
         return f"Validation{epoch}"
 
     @contextmanager
-    def holds_up(self) -> Iterator[None]:
+    def timed(self) -> Iterator[None]:
         """Count the time."""
         began = time.perf_counter()
         yield

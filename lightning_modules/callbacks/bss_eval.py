@@ -124,7 +124,7 @@ class BSSEval(Callback):
         """Hand a separated track to the pool."""
         if isinstance(batch, TrackBatch) and self._round is not None:
             assert isinstance(pl_module, SourceSeparator)
-            with self._round.holds_up():
+            with self._round.timed():
                 self._take(trainer, pl_module, self._round, batch, outputs["estimates"])
 
     on_test_batch_end = on_validation_batch_end
@@ -217,7 +217,7 @@ class BSSEval(Callback):
     def _results(self, trainer: Trainer, scored: Round) -> dict[str, float]:
         """Gather all ranks' scores, write and show them; returns what there is to log."""
         split = scored.split
-        with scored.holds_up():
+        with scored.timed():
             scored.collect()
             self._baselines |= {(split, track.name): track for track in scored.done["mixture"]}
             mine = [self._baselines[split, track.name] for track in scored.done["estimate"]]
@@ -274,7 +274,7 @@ class BSSEval(Callback):
         trainer.print(f"Scoring epoch {position.epoch} again: its scores were still to come")
         scored = self._round = Round("val", not self.blocking, name, position)
         precision = trainer.precision_plugin.val_step_context()
-        with scored.holds_up(), state_of(model, weights), torch.no_grad(), precision:
+        with scored.timed(), state_of(model, weights), torch.no_grad(), precision:
             for track in validation_tracks(trainer):
                 self._take(trainer, model, scored, track, model.separate(track.mixture))
 

@@ -216,12 +216,12 @@ class Checkpoints(ModelCheckpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals in hand."""
-        signals.listen(*signals.STOP)
+        signals.install_handlers(*signals.STOP)
         disable_lightning_signal_handlers(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""
-        signals.release()
+        signals.restore_handlers()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -229,7 +229,7 @@ class Checkpoints(ModelCheckpoint):
         """Give the signals back, but not while a run that they stopped comes to its end."""
         super().on_exception(trainer, pl_module, exception)
         if not isinstance(exception, Interrupted):
-            signals.release()
+            signals.restore_handlers()
 
     def on_train_batch_end(
         self,

@@ -22,7 +22,7 @@ BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 _PARTIAL = ".partial"
 
 
-class WholeCheckpointIO(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it once it is on the disk.
 
     Renaming within a folder is atomic (POSIX ``rename``), so that a full disk or a kill in
@@ -75,7 +75,9 @@ def save_separator(model: SourceSeparator, path: Path) -> None:
         CheckpointError: The file could not be written.
     """
     with quiet():  # nothing is trained here
-        trainer = Trainer(accelerator="cpu", devices=1, logger=False, plugins=[WholeCheckpointIO()])
+        trainer = Trainer(
+            accelerator="cpu", devices=1, logger=False, plugins=[AtomicCheckpointIO()]
+        )
     trainer.strategy.connect(model)
     trainer.save_checkpoint(path, weights_only=True)
 
@@ -130,7 +132,7 @@ def link_best(path: Path) -> None:
     beside.replace(path.with_name(BEST))
 
 
-def newest_whole(folder: Path) -> tuple[Path, dict[str, Any]]:
+def latest_readable_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Find the checkpoint to go on from: ``last.ckpt``, or if it is spoilt the newest that is not.
 
     Args:

@@ -12,7 +12,7 @@ from datamodules.musdb import MUSDBDataModule
 from datamodules.tracks.sources import grouping
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.configuration.files import ConfigError, chain
-from lightning_modules.configuration.messages import legible
+from lightning_modules.configuration.messages import simplify_parser_error
 
 # Facts that data and model share: written once, with the data.
 _SHARED = ("sample_rate", "audio_channels", "segment_seconds")
@@ -47,7 +47,7 @@ def link_shared(parser: ArgumentParser) -> None:
         parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
 
 
-def configured(name: str, settings: Sequence[str] = ()) -> Configured:
+def build_model(name: str, settings: Sequence[str] = ()) -> Configured:
     """Build the model that a config describes.
 
     Args:
@@ -74,5 +74,5 @@ def configured(name: str, settings: Sequence[str] = ()) -> Configured:
         # The data module would look for data.
         model = parser.instantiate_classes(Namespace(model=settled.model)).model  # type: ignore[no-untyped-call]
     except (ArgumentError, ValueError) as error:
-        raise ConfigError(f"{name}: {legible(str(error))}") from error
+        raise ConfigError(f"{name}: {simplify_parser_error(str(error))}") from error
     return Configured(model, settled.data.init_args.as_dict())

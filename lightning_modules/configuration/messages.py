@@ -8,7 +8,7 @@ import inspect
 import re
 
 
-def legible(message: str) -> str:
+def simplify_parser_error(message: str) -> str:
     """Make one line of the parser's account of all the types that a value did not have.
 
     Args:

@@ -79,8 +79,8 @@ class NetworkAlone(nn.Module):
         self.separator = separator
 
     def forward(self, read: Tensor) -> Tensor:
-        """Run ``network_alone``."""
-        return self.separator.network_alone(read)
+        """Run ``network_forward``."""
+        return self.separator.network_forward(read)
 
 
 # -------------------------------------------------------------------- formats
@@ -186,7 +186,7 @@ def _parts(model: SourceSeparator, seconds: float) -> tuple[_Part, _Part]:
     mixture = 0.1 * torch.randn(_BATCH, model.audio_channels, samples, generator=random)
     whole = _Part("model", model, mixture)
     with torch.no_grad():
-        read = model.read_by_network(mixture)
+        read = model.network_input(mixture)
         if not model(mixture).isfinite().all():
             raise ValueError("of noise the model makes NaN or infinity: use another checkpoint")
     return whole, whole if read is mixture else _Part("network", NetworkAlone(model), read)

@@ -20,7 +20,7 @@ _MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
-class Taken:
+class TransferReport:
     """What a model took over.
 
     Attributes:
@@ -52,7 +52,7 @@ class Taken:
         return "\n".join(lines)
 
 
-def take_over(model: SourceSeparator, path: str | Path) -> Taken:
+def load_pretrained(model: SourceSeparator, path: str | Path) -> TransferReport:
     """Let a model begin with the weights of another of its architecture.
 
     Weights are matched by name. A layer that has outputs for each source is matched source by
@@ -84,7 +84,7 @@ def take_over(model: SourceSeparator, path: str | Path) -> Taken:
     places = [
         other.sources.index(source) if source in other.sources else None for source in model.sources
     ]
-    taken = Taken(
+    taken = TransferReport(
         path,
         whole=[],
         by_source=[],
@@ -140,7 +140,8 @@ def _check_size(path: Path, other: SourceSeparator, model: SourceSeparator) -> N
     if shapes[0] != shapes[1]:
         raise CheckpointError(
             f"{path}: pretrained weights are of another size; there it is "
-            f"{_differences(theirs, ours, model.free_arguments)}: give the model these arguments"
+            f"{_differences(theirs, ours, model.changeable_hparams)}: give the model these "
+            "arguments"
         )
 
 

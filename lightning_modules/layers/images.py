@@ -13,7 +13,7 @@ memory_format = torch.channels_last
 _Images = TypeVar("_Images", Tensor, nn.Module)
 
 
-def channels_innermost(images: _Images) -> _Images:
+def to_channels_last(images: _Images) -> _Images:
     """Lay images out with their channels side by side in memory, where convolutions are faster.
 
     Args:
@@ -39,4 +39,4 @@ def up_to_multiple(image: Tensor, multiple: int) -> Tensor:
     height, width = image.shape[-2:]
     # -width % multiple, as compilers of changing shapes understand it (torch 2.14).
     right, above = (multiple - 1 - (size - 1) % multiple for size in (width, height))
-    return channels_innermost(nn.functional.pad(image, (0, right, 0, above)))
+    return to_channels_last(nn.functional.pad(image, (0, right, 0, above)))

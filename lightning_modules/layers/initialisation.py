@@ -5,7 +5,7 @@ from torch import nn
 
 
 @torch.no_grad()
-def alive_from_the_start(layer: nn.Conv2d | nn.Linear) -> None:
+def init_nonnegative_(layer: nn.Conv2d | nn.Linear) -> None:
     """Begin the layer before an output ReLU with no weight below zero, and no bias.
 
     What it reads is a ReLU's output too, so its own begins above zero wherever there is

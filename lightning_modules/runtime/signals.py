@@ -21,7 +21,7 @@ received: int | None = None
 _former: dict[int, Any] = {}
 
 
-def listen(*numbers: int) -> None:
+def install_handlers(*numbers: int) -> None:
     """Note signals from now on, instead of being ended by them.
 
     Args:
@@ -32,7 +32,7 @@ def listen(*numbers: int) -> None:
         _former.setdefault(number, former)
 
 
-def release() -> None:
+def restore_handlers() -> None:
     """Give the signals back to those who had them before, and forget what was received."""
     global received
     while _former:

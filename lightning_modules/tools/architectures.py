@@ -112,11 +112,11 @@ def facts(name: str) -> dict[str, Any]:
     Returns:
         Paper, parameters, multiply-adds, real-time factor and latency, in JSON's types.
     """
-    from lightning_modules.benchmark.model_cost import facts_of, real_time_factor
+    from lightning_modules.benchmark.model_cost import measure_model, real_time_factor
 
     return {
         "paper": paper(name),
-        **facts_of(name)._asdict(),
+        **measure_model(name)._asdict(),
         "real_time_factor": real_time_factor(name),
     }
 

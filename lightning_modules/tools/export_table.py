@@ -70,12 +70,12 @@ def attempts(name: str) -> dict[str, Any]:
     Returns:
         ``class``, and by format what was exported, or why it was not; in JSON's types.
     """
-    from lightning_modules.configuration.build import configured
+    from lightning_modules.configuration.build import build_model
     from lightning_modules.interop.export import EXPORTS, ExportError
 
-    kind = type(configured(name).model)
+    kind = type(build_model(name).model)
     tiny = [f"--model.init_args.{key}={json.dumps(value)}" for key, value in kind.tiny.items()]
-    model = configured(name, tiny).model.eval()
+    model = build_model(name, tiny).model.eval()
     row: dict[str, Any] = {"class": kind.__name__}
     for each, export in EXPORTS.items():
         with tempfile.TemporaryDirectory(prefix="stemlab-export-") as folder:

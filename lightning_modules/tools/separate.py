@@ -17,7 +17,7 @@ import yaml
 from datamodules import command_line
 from datamodules.errors import DataError
 from datamodules.files.audio import AudioInfo
-from datamodules.files.find import find_songs, song_name
+from datamodules.files.find import find_audio_files, song_name
 from lightning_modules.base.description import check_is_there
 from lightning_modules.inference.encoding import CLIPPING, FORMATS, Encoding
 
@@ -128,7 +128,7 @@ def separate_songs(options: argparse.Namespace) -> int:
     # A bad file is told before the model is loaded, which takes seconds.
     songs = [
         _Song(path, options.output / song_name(path), info)
-        for path, info in find_songs(_named(options.inputs)).items()
+        for path, info in find_audio_files(_named(options.inputs)).items()
     ]
     for song in songs:
         encoding.check_rate(song.path, song.info.sample_rate)

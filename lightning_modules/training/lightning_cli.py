@@ -25,11 +25,11 @@ from datamodules.stream.ring_loader import reader_death
 from lightning_modules.base.description import check_same_model
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
-from lightning_modules.checkpoints.files import BEST, WholeCheckpointIO, newest_whole
+from lightning_modules.checkpoints.files import BEST, AtomicCheckpointIO, latest_readable_checkpoint
 from lightning_modules.checkpoints.loading import read_checkpoint
 from lightning_modules.configuration.build import link_shared
-from lightning_modules.configuration.messages import legible
-from lightning_modules.interop.fine_tuning import take_over
+from lightning_modules.configuration.messages import simplify_parser_error
+from lightning_modules.interop.fine_tuning import load_pretrained
 from lightning_modules.runtime import signals
 from lightning_modules.runtime.launch import is_first_process, match_launcher, started_processes
 from lightning_modules.training import run_lock
@@ -71,7 +71,7 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
     except Exception as error:
         remove_unstarted_runs()
         if isinstance(error, ArgumentError):
-            raise SettingError(legible(str(error))) from error
+            raise SettingError(simplify_parser_error(str(error))) from error
         if died := reader_death(error):
             raise died from error
         raise
@@ -98,7 +98,7 @@ def _start() -> None:
         )
     finally:
         finish_wandb()
-        run_lock.let_go()
+        run_lock.release()
 
 
 def _say_how_to_go_on(checkpoint: Path, given: Sequence[str]) -> None:
@@ -209,7 +209,7 @@ class StemlabCLI(LightningCLI):
         run_dir = self._run_dir(config)
         if self.subcommand == "fit" and is_first_process():
             is_new = not run_dir.exists()
-            run_lock.hold(run_dir)
+            run_lock.acquire(run_dir)
             # Only now: what another process holds is its own.
             if is_new:
                 made_here.append(run_dir)
@@ -236,7 +236,7 @@ class StemlabCLI(LightningCLI):
         """Hold the checkpoint against the model before any data is read."""
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, Checkpoints) for callback in callbacks):
-            signals.release()  # nothing would be saved
+            signals.restore_handlers()  # nothing would be saved
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 # Lightning always passes it, and W&B warns that it is out of use.
@@ -245,7 +245,7 @@ class StemlabCLI(LightningCLI):
             check_same_model(self.checkpoint, self.model)
             self.checkpoint = None
         elif self.model.pretrained:
-            taken = take_over(self.model, self.model.pretrained)
+            taken = load_pretrained(self.model, self.model.pretrained)
             if is_first_process():
                 print(taken)
 
@@ -256,11 +256,11 @@ class StemlabCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         told = getattr(settings.get("strategy"), "_checkpoint_io", None)
         if not told and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, ImportError, MisconfigurationException) as error:
-            reason = legible(str(error))
+            reason = simplify_parser_error(str(error))
             if re.search("accelerator|backend|devices|Requirement", reason):
                 reason += (
                     f"; trainer.accelerator is {settings.accelerator!r} and trainer.devices "
@@ -280,7 +280,7 @@ class StemlabCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as error:
-            raise SettingError(legible(str(error))) from error
+            raise SettingError(simplify_parser_error(str(error))) from error
 
     def _run_dir(self, config: Any) -> Path:
         inherited = os.environ.get(RUN_DIR_VARIABLE)
@@ -344,7 +344,7 @@ def _find_checkpoint(
         path = folder / BEST
         # A run that was stopped before its first validation has no best one yet.
         if given != "best" or not path.is_file():
-            path, contents = newest_whole(folder)
+            path, contents = latest_readable_checkpoint(folder)
             print(f"Checkpoint: {path}")
             return path, contents
         print(f"Checkpoint: {path}")

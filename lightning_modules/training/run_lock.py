@@ -15,8 +15,8 @@ NAME = "lock"
 _held: list[TextIO] = []
 
 
-def hold(run_dir: Path) -> None:
-    """Keep other runs out of a directory until ``let_go``, or until this process ends.
+def acquire(run_dir: Path) -> None:
+    """Keep other runs out of a directory until ``release``, or until this process ends.
 
     The kernel holds the lock and frees it however its owner ends, on shared file systems also
     with the owner's node: a file that a dead run left is in nobody's way.
@@ -50,7 +50,7 @@ def hold(run_dir: Path) -> None:
     _held.append(file)
 
 
-def let_go() -> None:
+def release() -> None:
     """Let other runs into the directories that were held."""
     while _held:
         _held.pop().close()

@@ -17,7 +17,7 @@ from datamodules.batches import Batch
 from lightning_modules.architectures.denoising_autoencoder import DenoisingAutoencoder
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
-from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import CONFIGS, chain
 
 NAMES = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"base"})
@@ -35,7 +35,7 @@ def tiny_model(name: str) -> SourceSeparator:
     root = yaml.safe_load(chain(name)[1].read_text())
     tiny = resolve_name(root["model"]["class_path"]).tiny
     settings = [f"--model.init_args.{key}={json.dumps(value)}" for key, value in tiny.items()]
-    return configured(name, settings).model
+    return build_model(name, settings).model
 
 
 @pytest.fixture(scope="module", params=NAMES)

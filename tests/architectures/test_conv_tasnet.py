@@ -24,7 +24,7 @@ from lightning_modules.architectures.conv_tasnet import (
 )
 from lightning_modules.base.description import KEY, check_same_model, describe
 from lightning_modules.checkpoints.loading import load_separator
-from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.build import build_model
 from lightning_modules.losses import L1, NegativeSISDR
 from tests.architectures.test_open_unmix import settings_of
 
@@ -374,7 +374,7 @@ def test_recipes_are_the_published_ones() -> None:
     assert [music["model"][name] for name in sizes] == [256, 20, 256, 512, 3, 10, 4]
     assert music["model"]["optimizer"]["init_args"] == {"lr": 3e-4}
     assert music["data"]["batch_size"] == 64
-    model = configured("conv_tasnet").model
+    model = build_model("conv_tasnet").model
     assert isinstance(model, ConvTasNet)
     assert isinstance(model.loss_function, L1)
     assert count(model) == 10_977_872
@@ -385,13 +385,13 @@ def test_recipes_are_the_published_ones() -> None:
     assert speech["model"]["optimizer"]["init_args"] == {"lr": 1e-3}
     assert (speech["data"]["sample_rate"], speech["data"]["segment_seconds"]) == (8000, 4.0)
     assert (speech["trainer"]["max_epochs"], speech["trainer"]["gradient_clip_val"]) == (100, 5.0)
-    model = configured("conv_tasnet_speech").model
+    model = build_model("conv_tasnet_speech").model
     assert isinstance(model, ConvTasNet)
     assert isinstance(model.loss_function, NegativeSISDR)
     assert count(model) == count(torchaudio.models.conv_tasnet_base(num_sources=2))
 
 
 def test_the_causal_recipe_hears_and_normalises_by_the_past() -> None:
-    model = configured("conv_tasnet_causal").model
+    model = build_model("conv_tasnet_causal").model
     assert not [part for part in model.modules() if isinstance(part, GlobalNorm)]
     assert len([part for part in model.modules() if isinstance(part, nn.ConstantPad1d)]) == 40

@@ -14,7 +14,7 @@ from torch import nn
 
 from datamodules.batches import Batch
 from lightning_modules.architectures.demucs import Demucs, DemucsNetwork, Downsampling, Upsampling
-from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.build import build_model
 from lightning_modules.losses import L1, MSE
 from tests.architectures.test_open_unmix import settings_of
 
@@ -263,15 +263,15 @@ def test_the_light_network_by_its_written_out_sum() -> None:
     encoder = sum(8 * a * b + b + 2 * b * b + 2 * b for a, b in levels)
     lstm = 4 * (256 * 256 + 256 * 256 + 2 * 256)
     decoder = sum(3 * b * 2 * b + 2 * b + 8 * a * b + a for a, b in [(8, 64), *levels[1:]])
-    model = configured("demucs_light").model
+    model = build_model("demucs_light").model
     assert sum(p.numel() for p in model.parameters()) == encoder + lstm + decoder == 1_877_384
 
 
 def test_the_config_chooses_the_loss() -> None:
-    model = configured("demucs_small").model
+    model = build_model("demucs_small").model
     assert isinstance(model, Demucs)
     assert isinstance(model.loss_function, L1)
     other = "--model.init_args.loss_function=lightning_modules.losses.MSE"
-    model = configured("demucs_small", [other]).model
+    model = build_model("demucs_small", [other]).model
     assert isinstance(model, Demucs)
     assert isinstance(model.loss_function, MSE)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.batches import Batch
-from lightning_modules.architectures.mask_unet import MaskNetwork, MaskUNet
-from lightning_modules.configuration.build import configured
+from lightning_modules.architectures.mask_unet import MaskUNet, MaskUNetwork
+from lightning_modules.configuration.build import build_model
 
 SOURCES = ["vocals", "accompaniment"]
 PAPER = (16, 32, 64, 128, 256, 512)
@@ -38,14 +38,14 @@ def test_parameters_are_those_of_the_written_out_sum() -> None:
         for before, after in [(512, 256), (512, 128), (256, 64), (128, 32), (64, 16), (32, 1)]
     ]
     norms = 2 * (sum(PAPER) + sum(PAPER[:-1]))
-    network = MaskNetwork(1, PAPER, 0.5)
+    network = MaskUNetwork(1, PAPER, 0.5)
     count = sum(parameter.numel() for parameter in network.parameters())
     assert count == sum(encoder) + sum(decoder) + norms == 9_823_313
 
 
 def test_layers_have_the_shapes_of_the_paper() -> None:
     """512 x 128 halved six times to 8 x 2 with 512 channels, and back."""
-    network = MaskNetwork(1, PAPER, 0.5).eval()
+    network = MaskUNetwork(1, PAPER, 0.5).eval()
     shapes: list[tuple[int, ...]] = []
     for layer in [*network.encoder, *network.decoder, network.output]:
         layer.register_forward_hook(lambda _m, _i, out: shapes.append(tuple(out.shape[1:])))
@@ -70,7 +70,7 @@ def test_layers_have_the_shapes_of_the_paper() -> None:
 
 
 def test_layers_are_those_of_the_paper() -> None:
-    network = MaskNetwork(1, PAPER, 0.5)
+    network = MaskUNetwork(1, PAPER, 0.5)
     for layer in network.encoder:
         assert isinstance(layer, nn.Sequential)
         convolution, norm, relu = layer
@@ -95,7 +95,7 @@ def test_layers_are_those_of_the_paper() -> None:
 
 def test_each_skip_joins_the_layer_of_its_size() -> None:
     """Cut off the deepest layer: what is left still depends on every encoder layer's output."""
-    network = MaskNetwork(1, (4, 8, 16), 0.0).eval()
+    network = MaskUNetwork(1, (4, 8, 16), 0.0).eval()
     image = torch.rand(1, 1, 32, 16)
     for layer in network.encoder:
         changed = network(image)
@@ -114,7 +114,7 @@ def test_each_skip_joins_the_layer_of_its_size() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 3), (512, 130)])
 def test_images_of_any_size(shape: tuple[int, int]) -> None:
-    network = MaskNetwork(2, (4, 8, 8), 0.0).eval()
+    network = MaskUNetwork(2, (4, 8, 8), 0.0).eval()
     assert network(torch.rand(2, 2, *shape)).shape == (2, 2, *shape)
 
 
@@ -123,7 +123,7 @@ def test_images_of_any_size(shape: tuple[int, int]) -> None:
 
 def test_the_config_has_the_papers_image_and_count() -> None:
     """512 bins and 128 frames, at 44,100 Hz as at 8192 Hz."""
-    model = configured("mask_unet").model
+    model = build_model("mask_unet").model
     assert isinstance(model, MaskUNet)
     samples = round(model.segment_seconds * model.sample_rate)
     assert model.stft(torch.zeros(1, 2, samples)).shape[-1] == 128

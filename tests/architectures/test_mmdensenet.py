@@ -23,7 +23,7 @@ from lightning_modules.architectures.mmdensenet import (
 )
 from lightning_modules.base.description import KEY, describe
 from lightning_modules.checkpoints.loading import load_separator
-from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.build import build_model
 
 SOURCES = ["vocals", "accompaniment"]
 
@@ -104,7 +104,7 @@ def test_parameters_are_those_of_the_written_out_sums() -> None:
     full = multi_scale(12, [6] * 7, [2, 2, 2, 4, 2, 2, 2], {}, 1032)
     net = low + high + (2 * 10 + 10 * 16) + full + final(16 + 6, 4, 2)
     assert net == 337_398
-    network = network_of(configured("mmdense_net").model)  # type: ignore[arg-type]
+    network = network_of(build_model("mmdense_net").model)  # type: ignore[arg-type]
     assert count(network) == net + 4 * 1025 == 341_498
 
     low = multi_scale(9, [14] * 7, [5] * 7, {3: 128, 5: 128}, 384)
@@ -114,12 +114,12 @@ def test_parameters_are_those_of_the_written_out_sums() -> None:
     matched = 2 * 4 + 4 * 14 + 2 * 2 + 2 * 14
     lstm = low + middle + high + matched + full + final(14 + 7, 12, 3)
     assert lstm == 1_221_432
-    network = network_of(configured("mmdense_lstm").model)  # type: ignore[arg-type]
+    network = network_of(build_model("mmdense_lstm").model)  # type: ignore[arg-type]
     assert count(network) == lstm + 4 * 1487 == 1_227_380
 
 
 def test_bands_end_where_the_papers_say() -> None:
-    net, lstm = configured("mmdense_net").model, configured("mmdense_lstm").model
+    net, lstm = build_model("mmdense_net").model, build_model("mmdense_lstm").model
     assert isinstance(net, MMDenseNet)
     assert isinstance(lstm, MMDenseNet)
     assert network_of(net).sizes == [512, 513]
@@ -134,7 +134,7 @@ def test_bands_end_where_the_papers_say() -> None:
 
 def test_lstms_stand_at_the_scales_of_the_table() -> None:
     """1/8 and 1/2 on the way up in the lowest band, 1/8 in the next, 1/4 in the highest."""
-    model = configured("mmdense_lstm").model
+    model = build_model("mmdense_lstm").model
     assert isinstance(model, MMDenseNet)
     network = network_of(model)
     sizes = [
@@ -155,7 +155,7 @@ def test_lstms_stand_at_the_scales_of_the_table() -> None:
 
 def test_blocks_halve_and_double_both_axes() -> None:
     """MMDenseNet's low band: 512 bins and 128 frames, maps that the table prints."""
-    low = configured("mmdense_net").model.hparams["bands"][0]
+    low = build_model("mmdense_net").model.hparams["bands"][0]
     with torch.device("meta"):
         network = MultiScaleNetwork(2, 512, low, 1.0, False)
         shapes: list[tuple[int, ...]] = []
@@ -432,7 +432,7 @@ def test_statistics_are_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert torch.equal(again.separate(mixture), model.eval().separate(mixture))
     # It reads the mean of the channels' magnitudes.
     spectrum = torch.randn(2, 257, 5, dtype=torch.complex64)
-    assert torch.allclose(model.input_magnitudes(spectrum), spectrum.abs().mean(0))
+    assert torch.allclose(model.normalised_magnitudes(spectrum), spectrum.abs().mean(0))
 
 
 class Trainer:
@@ -489,7 +489,7 @@ def test_a_second_step_goes_on_from_the_statistics() -> None:
 
 
 def test_checkpointing_is_no_part_of_the_weights(tmp_path: Path) -> None:
-    assert "checkpoint_activations" in MMDenseNet.free_arguments
+    assert "checkpoint_activations" in MMDenseNet.changeable_hparams
     plain, checkpointed = small().eval(), small(checkpoint_activations=True).eval()
     checkpointed.load_state_dict(plain.state_dict())
     with torch.no_grad():

@@ -232,7 +232,7 @@ def test_input_statistics_are_those_of_the_definition(
     fit(model, data)
     paths = [track.mixture for track in data.train_tracks]
     mean, deviation = expected_statistics([soundfile.read(str(path))[0] for path in paths])
-    measured = input_statistics(model, data, model.input_magnitudes)
+    measured = input_statistics(model, data, model.normalised_magnitudes)
     assert np.allclose(measured[0], mean, rtol=1e-4, atol=1e-5)
     assert np.allclose(measured[1], deviation, rtol=1e-4, atol=1e-5)
     assert measured[1].min() >= 0.99e-4 * measured[1].max()
@@ -245,7 +245,7 @@ def test_training_begins_with_the_statistics_and_measures_them_once(
     assert not model.statistics_known
     trainer = fit(model, data_of(musdb_root))
     data = trainer.datamodule  # type: ignore[attr-defined]
-    mean, deviation = input_statistics(model, data, model.input_magnitudes)
+    mean, deviation = input_statistics(model, data, model.normalised_magnitudes)
     for network in model.networks.values():
         state = network.state_dict()
         assert torch.equal(state["input_mean"], -mean[:186])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.architectures import roma
-from lightning_modules.architectures.roma import MaskNetwork, Roma
+from lightning_modules.architectures.roma import Roma, RomaNetwork
 from lightning_modules.configuration.files import CONFIGS
 from lightning_modules.interop import export
 
@@ -73,7 +73,7 @@ def test_exported_networks_take_more_frames_than_are_read_at_once() -> None:
 
 
 def test_features_are_4096_and_layers_stand_in_the_papers_order() -> None:
-    network = MaskNetwork(11, 1025, 4, [32, 64, 64], [[2, 4], [2, 2], [2, 2]], [4100]).eval()
+    network = RomaNetwork(11, 1025, 4, [32, 64, 64], [[2, 4], [2, 2], [2, 2]], [4100]).eval()
     assert [type(layer) for layer in network] == [
         *[nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d] * 3,
         nn.Flatten, nn.Linear, nn.Sigmoid, nn.Linear, nn.Unflatten,

@@ -14,7 +14,7 @@ from datamodules.batches import Batch
 from lightning_modules.architectures.wave_unet import Interpolation, UpBlock, WaveUNet, WaveUNetwork
 from lightning_modules.base.description import KEY, describe
 from lightning_modules.checkpoints.loading import load_separator
-from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.build import build_model
 from lightning_modules.losses import L1, MSE, SpectralRMSE
 
 FOUR = ["vocals", "drums", "bass", "other"]
@@ -68,14 +68,14 @@ def test_parameters_are_those_of_the_written_out_sum() -> None:
         )
         return down + up + (24 + inputs) * outputs + outputs
 
-    assert m(12, 1, 1) == count(configured("wave_unet_m3").model) == 10_263_002
-    assert m(12, 2, 6) == count(configured("wave_unet").model)
+    assert m(12, 1, 1) == count(build_model("wave_unet_m3").model) == 10_263_002
+    assert m(12, 2, 6) == count(build_model("wave_unet").model)
     # The bottom has 312 filters of 15 samples.
-    bottom: Any = configured("wave_unet").model.network.bottom  # type: ignore[union-attr]
+    bottom: Any = build_model("wave_unet").model.network.bottom  # type: ignore[union-attr]
     assert tuple(bottom[0].weight.shape) == (312, 288, 15)
-    assert count(configured("wave_unet_m5").model) - count(configured("wave_unet_m4").model) == sum(
-        24 * level for level in range(2, 14)
-    )
+    assert count(build_model("wave_unet_m5").model) - count(
+        build_model("wave_unet_m4").model
+    ) == sum(24 * level for level in range(2, 14))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_parameters_are_those_of_the_written_out_sum() -> None:
 def test_variants(
     name: str, sources: list[str], channels: int, rate: int, inputs: int, outputs: int
 ) -> None:
-    model, data = configured(name)
+    model, data = build_model(name)
     assert isinstance(model, WaveUNet)
     assert model.sources == sources
     assert (model.audio_channels, model.sample_rate) == (channels, rate)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from datamodules.batches import Batch
 from lightning_modules.base.flops import forward_flops
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.benchmark.model_cost import facts_of, latency_seconds, real_time_factor
-from lightning_modules.configuration.build import configured
+from lightning_modules.benchmark.model_cost import latency_seconds, measure_model, real_time_factor
+from lightning_modules.configuration.build import build_model
 from lightning_modules.tools import architectures
 
 
@@ -49,8 +49,8 @@ def test_latency_may_be_the_whole_chunk() -> None:
 
 
 def test_facts_of_a_config() -> None:
-    facts = facts_of("unet_small")
-    model = configured("unet_small").model
+    facts = measure_model("unet_small")
+    model = build_model("unet_small").model
     assert facts.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert facts.multiply_adds_per_second == pytest.approx(forward_flops(model) * 44100 / 2)
     assert 0 < real_time_factor("unet_small") < 10
@@ -86,7 +86,7 @@ def test_the_tables_stand_between_their_marks(tmp_path: Path) -> None:
     (row,) = [line for line in text.splitlines() if line.startswith("| `unet_small`")]
     shown = cells(row)
     assert shown[1] == "On top of unet.yaml: small enough to learn something on a CPU in minutes"
-    assert shown[2] == f"{facts_of('unet_small').parameters:,}"
+    assert shown[2] == f"{measure_model('unet_small').parameters:,}"
     assert shown[5:] == ["chunk", "1.5 min", "2.50 dB", "-5.00 dB", "`fit --config x`"]
     assert architectures.main(docs) == 0
     assert page.read_text() == text

@@ -153,7 +153,7 @@ def test_turns_leave_out_the_first_run_and_those_that_fail() -> None:
     def unprepared() -> Any:
         raise DataError("is not installed")
 
-    measured = timing.take_turns(
+    measured = timing.time_interleaved(
         {"good": lambda: lambda: calls.append("good"), "bad": lambda: failing, "no": unprepared},
         2,
         "cpu",

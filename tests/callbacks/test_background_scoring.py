@@ -37,7 +37,7 @@ from lightning_modules.callbacks.background_scoring import (
 from lightning_modules.callbacks.bss_eval import BSSEval
 from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
 from lightning_modules.callbacks.resume import ExactResume
-from lightning_modules.checkpoints.files import WholeCheckpointIO
+from lightning_modules.checkpoints.files import AtomicCheckpointIO
 from lightning_modules.configuration.files import CONFIGS
 from lightning_modules.evaluation.scores import TrackScores, score_track
 from lightning_modules.runtime import signals
@@ -151,7 +151,7 @@ def fit(
         num_sanity_val_steps=0,
         default_root_dir=folder,
         callbacks=[*callbacks, scorer, checkpoints, ExactResume()],
-        plugins=[WholeCheckpointIO()],
+        plugins=[AtomicCheckpointIO()],
     )
     data = MUSDBDataModule(
         str(root),
@@ -248,7 +248,7 @@ def test_a_stop_does_not_wait_and_the_scores_are_made_up_for(
     monkeypatch.setattr(bss_eval, "ScoringPool", Watched)
     with pytest.raises(Interrupted) as interrupted:
         fit(root, tmp_path / "parts", At(_BATCHES + 1, stop))
-    signals.release()
+    signals.restore_handlers()
     assert processes
     for process in processes:
         with pytest.raises(ProcessLookupError):
@@ -268,7 +268,7 @@ def test_a_stop_does_not_wait_and_the_scores_are_made_up_for(
 def test_scores_whose_state_is_gone_are_said_to_be_lost(root: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         fit(root, tmp_path, At(_BATCHES + 1, partial(signal.raise_signal, signals.TERMINATE)))
-    signals.release()
+    signals.restore_handlers()
     (tmp_path / "checkpoints" / "epoch_000-step_000002.ckpt").unlink()
     with pytest.warns(UserWarning, match=r"scores of epoch 0 are lost: .*epoch_000-step_000002"):
         notes, _, _ = fit(root, tmp_path, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")

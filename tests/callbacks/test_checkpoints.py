@@ -18,7 +18,7 @@ from lightning_modules.architectures.unet import UNet
 from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
 from lightning_modules.callbacks.lightning_internals import batches_done
 from lightning_modules.callbacks.resume import ExactResume
-from lightning_modules.checkpoints.files import WholeCheckpointIO
+from lightning_modules.checkpoints.files import AtomicCheckpointIO
 from lightning_modules.runtime import signals
 
 BATCHES = 6  # in an epoch
@@ -55,7 +55,7 @@ def fit(root: Path, folder: Path, *callbacks: Callback, **options: Any) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[ExactResume(), *callbacks],
-        plugins=[WholeCheckpointIO()],
+        plugins=[AtomicCheckpointIO()],
         **{"max_epochs": 2, "limit_val_batches": 0, "num_sanity_val_steps": 0, **options},
     ).fit(model, data)
 
@@ -111,7 +111,7 @@ def test_a_stop_waits_for_the_step_that_is_being_accumulated(
     spy = Stopping()
     with pytest.raises(Interrupted):
         fit(musdb_root, tmp_path, spy, accumulate_grad_batches=2)
-    signals.release()
+    signals.restore_handlers()
     assert spy.saved == [("last", 4)]
 
 

@@ -31,7 +31,7 @@ from lightning_modules.callbacks.ema import EMA
 from lightning_modules.callbacks.lightning_internals import batches_done
 from lightning_modules.callbacks.non_finite import SkipNonFinite
 from lightning_modules.callbacks.resume import ExactResume
-from lightning_modules.checkpoints.files import WholeCheckpointIO, newest_whole
+from lightning_modules.checkpoints.files import AtomicCheckpointIO, latest_readable_checkpoint
 
 # Children of a process that has torch and Lightning at hand and has never run a thread.
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -173,7 +173,7 @@ def train(setting: Setting, root: Path, folder: Path, kill: Kill | None, rank: i
         callbacks.append(EMA(**setting.ema))
     if setting.patience is not None:
         callbacks.append(EarlyStopping("val/loss", patience=setting.patience))
-    plugins: list[Any] = [WholeCheckpointIO()]
+    plugins: list[Any] = [AtomicCheckpointIO()]
     if setting.scaler:
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
         plugins.append(MixedPrecision("16-mixed", "cpu", scaler))
@@ -203,7 +203,7 @@ def train(setting: Setting, root: Path, folder: Path, kill: Kill | None, rank: i
     )
     last = None
     if (folder / "checkpoints").exists():
-        last = newest_whole(folder / "checkpoints")[0]
+        last = latest_readable_checkpoint(folder / "checkpoints")[0]
     model = Separator(
         setting.bad_batches, optimizer=partial(Adam, lr=0.01), lr_scheduler=setting.scheduler
     )

@@ -14,9 +14,9 @@ import torch
 
 from lightning_modules.base.description import KEY, CheckpointError
 from lightning_modules.checkpoints.files import (
-    WholeCheckpointIO,
+    AtomicCheckpointIO,
+    latest_readable_checkpoint,
     link_best,
-    newest_whole,
     remove_partial,
 )
 
@@ -30,11 +30,11 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def io() -> WholeCheckpointIO:
-    return WholeCheckpointIO()
+def io() -> AtomicCheckpointIO:
+    return AtomicCheckpointIO()
 
 
-def test_last_keeps_the_one_before_it(io: WholeCheckpointIO, tmp_path: Path) -> None:
+def test_last_keeps_the_one_before_it(io: AtomicCheckpointIO, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     for number in range(3):
         io.save_checkpoint(checkpoint(number), folder / "last.ckpt")
@@ -64,7 +64,7 @@ def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_the_older_checkpoint(io: WholeCheckpointIO, small: Path) -> None:
+def test_a_full_disk_leaves_the_older_checkpoint(io: AtomicCheckpointIO, small: Path) -> None:
     last = small / "last.ckpt"
     io.save_checkpoint(checkpoint(1), last)
     with pytest.raises(CheckpointError) as error:
@@ -75,10 +75,10 @@ def test_a_full_disk_leaves_the_older_checkpoint(io: WholeCheckpointIO, small: P
     assert "older checkpoints are whole: make room" in message
     assert "--ckpt_path last" in message
     assert names(small) == ["last.ckpt"]
-    assert newest_whole(small)[1]["number"] == 1
+    assert latest_readable_checkpoint(small)[1]["number"] == 1
 
 
-def test_a_folder_that_cannot_be_made(io: WholeCheckpointIO, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made(io: AtomicCheckpointIO, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").touch()
     with pytest.raises(CheckpointError, match="could not be saved"):
         io.save_checkpoint(checkpoint(1), tmp_path / "checkpoints" / "last.ckpt")
@@ -114,7 +114,7 @@ def test_best_is_linked_or_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def folder(io: WholeCheckpointIO, tmp_path: Path) -> Path:
+def folder(io: AtomicCheckpointIO, tmp_path: Path) -> Path:
     """Checkpoints 0, 1 (``previous``), 2 and 3 (``last``), written in this order."""
     for number, name in enumerate(("epoch_000", "last", "epoch_001", "last")):
         io.save_checkpoint(checkpoint(number), tmp_path / f"{name}.ckpt")
@@ -135,26 +135,26 @@ def spoil(path: Path) -> None:
 
 
 def test_the_newest_whole_one_is_gone_on_from(folder: Path) -> None:
-    assert newest_whole(folder)[0] == folder / "last.ckpt"
+    assert latest_readable_checkpoint(folder)[0] == folder / "last.ckpt"
     spoil(folder / "last.ckpt")
     with pytest.warns(UserWarning, match=r"last.ckpt: .*check sum.*Going on from .*epoch_001"):
-        assert newest_whole(folder)[1]["number"] == 2
+        assert latest_readable_checkpoint(folder)[1]["number"] == 2
     (folder / "epoch_001.ckpt").write_bytes(b"")
     with pytest.warns(UserWarning, match=r"epoch_001.ckpt: 0 bytes.*Going on from .*previous"):
-        assert newest_whole(folder)[1]["number"] == 1
+        assert latest_readable_checkpoint(folder)[1]["number"] == 1
 
 
 def test_a_kill_between_two_names_leaves_the_previous_one(folder: Path) -> None:
     (folder / "last.ckpt").unlink()
     (folder / "epoch_001.ckpt").unlink()
     with pytest.warns(UserWarning, match="last.ckpt is missing. Going on from .*previous"):
-        assert newest_whole(folder)[1]["number"] == 1
+        assert latest_readable_checkpoint(folder)[1]["number"] == 1
 
 
 def test_no_checkpoint_and_no_whole_one(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no last\.ckpt; train first"):
-        newest_whole(folder / "nowhere")
+        latest_readable_checkpoint(folder / "nowhere")
     for path in folder.glob("*.ckpt"):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=r"last.ckpt: 100 bytes.*epoch_000.ckpt: 100 bytes"):
-        newest_whole(folder)
+        latest_readable_checkpoint(folder)

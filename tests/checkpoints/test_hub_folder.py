@@ -15,7 +15,7 @@ from lightning_modules.architectures.open_unmix import OpenUnmix
 from lightning_modules.base.description import CONFIG, CheckpointError
 from lightning_modules.checkpoints.hub_folder import CARD, WEIGHTS, read_folder, write_folder
 from lightning_modules.checkpoints.loading import from_pretrained, load_separator
-from lightning_modules.interop.fine_tuning import take_over
+from lightning_modules.interop.fine_tuning import load_pretrained
 from lightning_modules.tools import separate
 from tests.checkpoints.test_loading import SOURCES, model
 
@@ -65,7 +65,7 @@ def test_a_training_begins_with_a_folder(folder: Path) -> None:
     other = model()
     for weights in other.parameters():
         weights.data.zero_()
-    taken = take_over(other, folder)
+    taken = load_pretrained(other, folder)
     assert not taken.left
     pairs = zip(other.parameters(), model().parameters(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_modules.architectures.unet import UNet
-from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import ConfigError, chain
 
 
@@ -27,11 +27,11 @@ def test_variants_stand_on_what_they_are_named_after(tmp_path: Path) -> None:
 
 
 def test_a_model_is_what_its_configs_say() -> None:
-    found = configured("unet_small", ["--data.init_args.segment_seconds=1.5"])
+    found = build_model("unet_small", ["--data.init_args.segment_seconds=1.5"])
     assert isinstance(found.model, UNet)
     assert found.model.segment_seconds == found.data["segment_seconds"] == 1.5
     assert found.model.sources == found.data["sources"]
-    again = configured("unet_small").model.state_dict()
+    again = build_model("unet_small").model.state_dict()
     for name, value in found.model.state_dict().items():
         assert torch.equal(value, again[name])
 
@@ -46,4 +46,4 @@ def test_a_model_is_what_its_configs_say() -> None:
 )
 def test_settings_that_cannot_be_used(setting: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        configured("unet", [setting])
+        build_model("unet", [setting])

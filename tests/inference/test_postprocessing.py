@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_modules.architectures.unet import UNet
 from lightning_modules.checkpoints.loading import load_separator
-from lightning_modules.configuration.build import configured
+from lightning_modules.configuration.build import build_model
 from lightning_modules.inference import postprocessing
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor, envelope
 from lightning_modules.inference.separation import separate, separate_stream
@@ -368,17 +368,17 @@ def test_config_command_line_and_checkpoint(tmp_path: Path) -> None:
     settings = {"softness": 8.0, "statistic": "mean", "low_pass_hz": {"bass": 500.0}}
     config.write_text(f"model: {{init_args: {{postprocessing: {settings}}}}}\n")
     small = ["--model.init_args.channels=[4,8]", "--data.init_args.segment_seconds=0.5"]
-    model = configured("unet", ["--config", str(config), *small]).model
+    model = build_model("unet", ["--config", str(config), *small]).model
     assert isinstance(model, UNet)
     assert model.postprocessing == settings
     path = save(model, tmp_path / "model.ckpt")
     assert load_separator(path).postprocessing == settings
     inline = "--model.init_args.postprocessing={softness: 4, fades: false}"
-    assert configured("unet", [*small, inline]).model.postprocessing == {
+    assert build_model("unet", [*small, inline]).model.postprocessing == {
         "softness": 4.0,
         "fades": False,
     }
-    assert configured("unet", small).model.postprocessing is None
+    assert build_model("unet", small).model.postprocessing is None
 
 
 def test_the_tool_takes_the_models_settings_or_its_own(

@@ -16,7 +16,7 @@ from lightning_modules.architectures.wave_unet import WaveUNet
 from lightning_modules.base.description import CheckpointError
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
-from lightning_modules.interop.fine_tuning import take_over
+from lightning_modules.interop.fine_tuning import load_pretrained
 from tests.checkpoints.test_loading import save
 from tests.test_cli import CSV, TINY, UNET, run
 
@@ -44,7 +44,7 @@ def test_each_source_goes_on_from_where_its_namesake_was(
     trained = built(kind, FOUR, 0, **arguments)
     path = save(trained, tmp_path / "trained.ckpt")
     model = built(kind, sources, 1, **arguments)
-    taken = take_over(model, path)
+    taken = load_pretrained(model, path)
     mixture = 0.1 * torch.randn(1, model.audio_channels, 9000)
     with torch.no_grad():
         found, expected = model(mixture), trained(mixture)
@@ -65,7 +65,7 @@ def test_the_last_source_may_have_no_weights(tmp_path: Path) -> None:
     trained = built(WaveUNet, FOUR, 0, **WaveUNet.tiny)
     path = save(trained, tmp_path / "trained.ckpt")
     model = built(WaveUNet, ["bass", "guitar", "rest"], 1, **WaveUNet.tiny)
-    taken = take_over(model, path)
+    taken = load_pretrained(model, path)
     assert taken.by_source
     assert not taken.left
     mixture = 0.1 * torch.randn(1, 2, 9000)
@@ -76,7 +76,7 @@ def test_the_last_source_may_have_no_weights(tmp_path: Path) -> None:
 def test_the_same_sources_take_all(tmp_path: Path) -> None:
     trained = built(UNet, FOUR, 0, **UNet.tiny)
     model = built(UNet, FOUR, 1, **UNet.tiny)
-    taken = take_over(model, save(trained, tmp_path / "trained.ckpt"))
+    taken = load_pretrained(model, save(trained, tmp_path / "trained.ckpt"))
     assert not taken.left
     assert not taken.by_source
     for name, weights in trained.state_dict().items():
@@ -87,7 +87,7 @@ def test_what_cannot_be_matched_is_named(tmp_path: Path) -> None:
     """The dense layer behind the links reads all sources in turn: another number is another."""
     trained = built(CrosslinkedOpenUnmix, FOUR, 0, **OpenUnmix.tiny)
     model = built(CrosslinkedOpenUnmix, ["vocals", "other"], 1, **OpenUnmix.tiny)
-    taken = take_over(model, save(trained, tmp_path / "trained.ckpt"))
+    taken = load_pretrained(model, save(trained, tmp_path / "trained.ckpt"))
     assert taken.left == ["networks.vocals.fc2.weight", "networks.other.fc2.weight"]
     assert "as drawn, too: networks.vocals.fc2.weight" in str(taken)
 
@@ -99,7 +99,7 @@ def test_published_formats(tmp_path: Path) -> None:
     for source, network in unmix.networks.items():
         torch.save(network.state_dict(), folder / f"{source}-0123abcd.pth")
     model = built(OpenUnmix, ["drums", "rest"], 1, **{**OpenUnmix.tiny, "hop_length": 128})
-    taken = take_over(model, folder)
+    taken = load_pretrained(model, folder)
     assert taken.new == ["rest"]
     for name, weights in unmix.networks["drums"].state_dict().items():
         assert torch.equal(weights, model.networks["drums"].state_dict()[name])
@@ -108,7 +108,7 @@ def test_published_formats(tmp_path: Path) -> None:
     demucs = built(Demucs, package_order, 0, **Demucs.tiny)
     torch.save(demucs.network.state_dict(), tmp_path / "demucs.th")
     model = built(Demucs, ["vocals", "rest"], 1, **Demucs.tiny, resample=True)
-    take_over(model, tmp_path / "demucs.th")
+    load_pretrained(model, tmp_path / "demucs.th")
     mixture = 0.1 * torch.randn(1, 2, 9000)
     demucs = built(Demucs, package_order, 0, **Demucs.tiny, resample=True)
     with torch.no_grad():
@@ -118,16 +118,16 @@ def test_published_formats(tmp_path: Path) -> None:
 def test_mistakes(tmp_path: Path) -> None:
     path = save(built(UNet, FOUR, 0, **UNet.tiny), tmp_path / "unet.ckpt")
     with pytest.raises(CheckpointError, match=r"are of a UNet, the config builds a Demucs"):
-        take_over(built(Demucs, FOUR, 0, **Demucs.tiny), path)
+        load_pretrained(built(Demucs, FOUR, 0, **Demucs.tiny), path)
     with pytest.raises(CheckpointError, match=r"gone\.ckpt: there is no such checkpoint"):
-        take_over(built(UNet, FOUR, 0, **UNet.tiny), tmp_path / "gone.ckpt")
+        load_pretrained(built(UNet, FOUR, 0, **UNet.tiny), tmp_path / "gone.ckpt")
     (tmp_path / "text.th").write_text("no weights")
     with pytest.raises(CheckpointError, match=r"text\.th: cannot be read as weights"):
-        take_over(built(Demucs, FOUR, 0, **Demucs.tiny), tmp_path / "text.th")
+        load_pretrained(built(Demucs, FOUR, 0, **Demucs.tiny), tmp_path / "text.th")
     waves = save(built(WaveUNet, FOUR, 0, levels=2, filters=3), tmp_path / "waves.ckpt")
     model = built(WaveUNet, FOUR, 0, levels=3, filters=4, down_kernel=7, up_kernel=3)
     with pytest.raises(CheckpointError, match=r"size; there it is down_kernel 15 \(here 7\)"):
-        take_over(model, waves)
+        load_pretrained(model, waves)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from lightning_modules.layers.initialisation import alive_from_the_start
+from lightning_modules.layers.initialisation import init_nonnegative_
 
 
 def test_what_is_read_through_a_relu_comes_out_above_zero() -> None:
@@ -14,7 +14,7 @@ def test_what_is_read_through_a_relu_comes_out_above_zero() -> None:
     ):
         before = layer.weight.detach().abs()
         assert (layer.weight < 0).any(), "otherwise there is nothing to see"
-        alive_from_the_start(layer)
+        init_nonnegative_(layer)
         assert (layer(read) > 0).all()
         assert torch.equal(layer.weight, before)
         assert layer.weight.requires_grad

@@ -63,7 +63,7 @@ def recurrent() -> OpenUnmix:
     return OpenUnmix(["vocals"], mask="none", **small).eval()
 
 
-def facts_of(path: Path) -> dict[str, Any]:
+def measure_model(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = json.loads(path.with_name(f"{path.name}.json").read_text())
     return facts
 
@@ -102,20 +102,20 @@ def test_waveforms_of_any_number_and_length(
 def test_network_of_a_spectrogram_model_as_onnx(tmp_path: Path) -> None:
     checkpoint, output = spectral(tmp_path / "best.ckpt"), tmp_path / "network.onnx"
     assert export.main([str(checkpoint), "-o", str(output), "--format", "onnx"]) == 0
-    facts = facts_of(output)
+    facts = measure_model(output)
     assert (facts["holds"], facts["input_axes"]) == ("network", ["batch", 2, 129, "frames"])
     assert facts["separator"]["init_args"]["hop_length"] == 128
     separator = load_separator(checkpoint)
     with torch.no_grad():
-        inputs = [separator.read_by_network(0.1 * torch.randn(2, 2, n)) for n in (1, 4000)]
-    assert same_in_fresh_process("onnx", output, separator.network_alone, inputs)
+        inputs = [separator.network_input(0.1 * torch.randn(2, 2, n)) for n in (1, 4000)]
+    assert same_in_fresh_process("onnx", output, separator.network_forward, inputs)
 
 
 @pytest.mark.slow
 def test_program_with_its_stft_takes_any_length(tmp_path: Path) -> None:
     checkpoint, output = spectral(tmp_path / "best.ckpt"), tmp_path / "model.pt2"
     assert export.main([str(checkpoint), "-o", str(output), "--format", "torch_export"]) == 0
-    facts = facts_of(output)
+    facts = measure_model(output)
     assert (facts["holds"], facts["input_axes"]) == ("model", ["batch", 2, "samples"])
     assert (facts["shortest_input"], facts["obstacle"]) == (1, None)
     inputs = [0.1 * torch.randn(3, 2, samples) for samples in (1, 127, 2048, 9001)]
@@ -136,7 +136,7 @@ def test_a_length_that_is_fixed_is_written_down(tmp_path: Path) -> None:
     output = tmp_path / "model.pt2"
     words = [str(checkpoint), "-o", str(output), "--format", "torch_export", "--seconds", "0.03"]
     assert export.main(words) == 0
-    facts = facts_of(output)
+    facts = measure_model(output)
     assert facts["input_axes"][1:] == [2, 1323]
     assert facts["shortest_input"] is None
     assert "lengths of" in facts["obstacle"]

@@ -19,7 +19,7 @@ from lightning_modules.training import run_lock
 from tests.test_cli import REPOSITORY
 
 _HOLD = "import sys; from lightning_modules.training import run_lock; from pathlib import Path;"
-_HOLD += "run_lock.hold(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+_HOLD += "run_lock.acquire(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def test_the_second_run_is_refused_until_the_first_is_dead(
     monkeypatch.setenv("SLURMD_NODENAME", "node1")
     with other_run(tmp_path / "run") as process:
         with pytest.raises(LaunchError) as error:
-            run_lock.hold(tmp_path / "run")
+            run_lock.acquire(tmp_path / "run")
         owner = f"SLURM job 7_1, process {process.pid} on node1, since 20"
         assert owner in str(error.value)
         assert "--run_dir" in str(error.value)
@@ -57,14 +57,14 @@ def test_the_second_run_is_refused_until_the_first_is_dead(
         process.wait()
     # What it left behind is in nobody's way.
     assert owner in (tmp_path / "run/lock").read_text()
-    run_lock.hold(tmp_path / "run")
+    run_lock.acquire(tmp_path / "run")
     assert owner not in (tmp_path / "run/lock").read_text()
-    run_lock.let_go()
+    run_lock.release()
 
 
 def test_let_go(tmp_path: Path) -> None:
-    run_lock.hold(tmp_path)
-    run_lock.let_go()
+    run_lock.acquire(tmp_path)
+    run_lock.release()
     with other_run(tmp_path):
         pass
 
@@ -76,5 +76,5 @@ def test_a_file_system_without_locks(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "lockf", none)
-    run_lock.hold(tmp_path)
+    run_lock.acquire(tmp_path)
     assert "No locks available: a second run" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.doctor.fingerprints import SAME, Fingerprint, Listening, find_same
+from datamodules.doctor.fingerprints import SAME, Fingerprint, Fingerprinter, find_same
 from datamodules.files.audio import Audio
 
 RATE = 8000
@@ -33,7 +33,7 @@ def song(seed: int, seconds: float = 15.0) -> Audio:
 
 
 def listen(audio: Audio, rate: int = RATE, block: int | None = None) -> Fingerprint:
-    listening = Listening(rate)
+    listening = Fingerprinter(rate)
     block = block or rate
     for start in range(0, audio.shape[1], block):
         listening.add(audio[:, start : start + block])

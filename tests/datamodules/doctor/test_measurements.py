@@ -96,7 +96,7 @@ def test_nan_is_found_and_the_rest_measured(
     tmp_path: Path, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    monkeypatch.setattr(index, "not_finite", lambda *_: [])  # stops the index otherwise
+    monkeypatch.setattr(index, "find_non_finite", lambda *_: [])  # stops the index otherwise
     bad = noise(0)
     bad[1, 2 * RATE + 5 :: 100] = value
     file = measured(tmp_path, vocals=bad).files["vocals"]

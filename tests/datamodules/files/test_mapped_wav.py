@@ -21,7 +21,7 @@ from datamodules.cache import pcm
 from datamodules.errors import DataError
 from datamodules.files import mapped_wav
 from datamodules.files import write_crop as write_crop_module
-from datamodules.files.mapped_wav import MappedFile, Mappings
+from datamodules.files.mapped_wav import MappedFile, MappedFiles
 from datamodules.files.state import state
 from datamodules.files.wav import is_mappable, read_wav_header
 from datamodules.files.write_crop import write_crop
@@ -210,7 +210,7 @@ def test_unfinished_header_means_until_the_end(tmp_path: Path) -> None:
 def test_file_that_changes_under_way_is_told_not_read(tmp_path: Path, fault: str) -> None:
     path = tmp_path / "a.wav"
     write(path)
-    mappings = Mappings()
+    mappings = MappedFiles()
     mappings.crop(path, 0, 100)
     if fault == "removed":
         path.unlink()
@@ -228,7 +228,7 @@ def test_file_that_changes_before_it_is_mapped_is_told(tmp_path: Path, fault: st
     path = tmp_path / "a.wav"
     write(path)
     checked = state(path)
-    Mappings({path: checked}).crop(path, 0, 100)
+    MappedFiles({path: checked}).crop(path, 0, 100)
     if fault == "removed":
         path.unlink()
     elif fault == "truncated":
@@ -237,8 +237,8 @@ def test_file_that_changes_before_it_is_mapped_is_told(tmp_path: Path, fault: st
         write(tmp_path / "b.wav")
         shutil.move(tmp_path / "b.wav", path)
     with pytest.raises(DataError, match=r"a\.wav: was removed, replaced or changed.*ckpt_path"):
-        Mappings({path: checked}).crop(path, 0, 100)
-    copy = pickle.loads(pickle.dumps(Mappings({path: checked})))
+        MappedFiles({path: checked}).crop(path, 0, 100)
+    copy = pickle.loads(pickle.dumps(MappedFiles({path: checked})))
     with pytest.raises(DataError, match="was removed, replaced or changed"):
         copy.crop(path, 0, 100)
 
@@ -247,7 +247,7 @@ def test_mappings_are_given_up_beyond_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mapped_wav, "_OPEN_MAPPINGS", 3)
-    mappings = Mappings()
+    mappings = MappedFiles()
     expected = [write(tmp_path / f"{number}.wav") for number in range(5)]
     for number in (0, 1, 2, 0, 3, 4, 0, 1):
         crop = mappings.crop(tmp_path / f"{number}.wav", 0, 10)

@@ -13,20 +13,20 @@ import pytest
 from datamodules.errors import DataError
 from datamodules.randomness import CROP, generator
 from datamodules.stream import crops
-from datamodules.stream.crops import Crop, CropDraw, DrawingRules, apportion
+from datamodules.stream.crops import Crop, CropSampler, SamplingConfig, apportion
 from datamodules.stream.curriculum import crop_lengths, samples_at
 from datamodules.stream.sampler import ExampleSampler, share_by_length
 
 LENGTHS = np.array([1000, 2000, 500, 4000, 100])
 
 
-def drawing(seed: int = 0, mix_probability: float = 0.5, **arguments: Any) -> CropDraw:
-    return CropDraw(seed, DrawingRules(mix_probability), 4, [LENGTHS], **arguments)
+def drawing(seed: int = 0, mix_probability: float = 0.5, **arguments: Any) -> CropSampler:
+    return CropSampler(seed, SamplingConfig(mix_probability), 4, [LENGTHS], **arguments)
 
 
-def rooted(weights: list[float], sizes: list[int], mix_probability: float = 0.0) -> CropDraw:
+def rooted(weights: list[float], sizes: list[int], mix_probability: float = 0.0) -> CropSampler:
     lengths = [np.full(size, 1000) for size in sizes]
-    return CropDraw(3, DrawingRules(mix_probability), 2, lengths, weights)
+    return CropSampler(3, SamplingConfig(mix_probability), 2, lengths, weights)
 
 
 def equal(one: Crop, other: Crop) -> bool:
@@ -104,7 +104,7 @@ def test_starts_stay_inside_and_reach_both_ends() -> None:
 
 
 def test_a_track_as_long_as_the_crop_and_one_longer_by_a_sample() -> None:
-    draw = CropDraw(0, DrawingRules(0.0), 1, [np.array([490, 491])])
+    draw = CropSampler(0, SamplingConfig(0.0), 1, [np.array([490, 491])])
     found = {tuple(np.ravel(draw.crop((0, index), 490)).tolist()) for index in range(100)}
     assert found == {(0, 0), (1, 0), (1, 1)}
 
@@ -121,7 +121,7 @@ def test_a_track_as_long_as_the_crop_and_one_longer_by_a_sample() -> None:
 )
 def test_faulty_rules_are_refused(rules: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        DrawingRules(**rules)
+        SamplingConfig(**rules)
 
 
 # ---------------------------------------------------------- several roots

@@ -13,8 +13,8 @@ import soundfile
 
 from datamodules.errors import DataError
 from datamodules.stream import loudness
-from datamodules.stream.crops import CropDraw, DrawingRules
-from datamodules.stream.loudness import LoudnessStarts, Powers, measure_loudness
+from datamodules.stream.crops import CropSampler, SamplingConfig
+from datamodules.stream.loudness import LoudnessSampler, Powers, measure_loudness
 from datamodules.tracks.index import Track, index_tracks
 from tests.conftest import STEMS, write_track
 
@@ -31,7 +31,7 @@ def powers(*levels_db: float) -> Powers:
     return (10 ** (np.array([levels_db]) / 10)).astype(np.float32)
 
 
-def chances(starts: LoudnessStarts, samples: int, stem: int | None = 0) -> dict[int, float]:
+def chances(starts: LoudnessSampler, samples: int, stem: int | None = 0) -> dict[int, float]:
     """Probability of each start: the share of [0, 1) that leads to it."""
     numbers = (np.arange(24_000) + 0.5) / 24_000
     drawn = [starts.start(0, stem, samples, np.array([number])) for number in numbers]
@@ -51,7 +51,7 @@ def by_second(found: dict[int, float]) -> dict[int, float]:
 
 def test_each_loudness_class_is_drawn_as_often() -> None:
     """Four quiet seconds, one loud one, one between: three classes, a third each."""
-    starts = LoudnessStarts([powers(-50, -49, -51, -50, -10, -30)], [60], RATE, classes=3)
+    starts = LoudnessSampler([powers(-50, -49, -51, -50, -10, -30)], [60], RATE, classes=3)
     found = chances(starts, RATE)
     # The sixth second holds one start of a whole crop only: the last one.
     assert sorted(found) == list(range(51))
@@ -62,7 +62,7 @@ def test_each_loudness_class_is_drawn_as_often() -> None:
 
 
 def test_a_short_last_second_holds_fewer_starts_each_as_probable() -> None:
-    starts = LoudnessStarts([powers(-20, -20, -20, -50)], [34], RATE, classes=2)
+    starts = LoudnessSampler([powers(-20, -20, -20, -50)], [34], RATE, classes=2)
     found = chances(starts, 1)
     assert sorted(found) == list(range(34)), "the very last sample is among them"
     assert [found[start] for start in range(30)] == pytest.approx([1 / 60] * 30, abs=1e-4)
@@ -70,8 +70,8 @@ def test_a_short_last_second_holds_fewer_starts_each_as_probable() -> None:
 
 
 def test_one_class_and_one_level_leave_all_starts_equally_probable() -> None:
-    several = LoudnessStarts([powers(-20, -20, -20)], [30], RATE, classes=5)
-    one = LoudnessStarts([powers(-20, -90, -3)], [30], RATE, classes=1)
+    several = LoudnessSampler([powers(-20, -20, -20)], [30], RATE, classes=5)
+    one = LoudnessSampler([powers(-20, -90, -3)], [30], RATE, classes=1)
     for starts in (several, one):
         found = chances(starts, 7)
         assert sorted(found) == list(range(24))
@@ -79,14 +79,14 @@ def test_one_class_and_one_level_leave_all_starts_equally_probable() -> None:
 
 
 def test_what_is_silent_is_one_class_whatever_its_level() -> None:
-    starts = LoudnessStarts([powers(-300, -70, -90, -10)], [40], RATE, classes=50)
+    starts = LoudnessSampler([powers(-300, -70, -90, -10)], [40], RATE, classes=50)
     assert by_second(chances(starts, 1)) == pytest.approx(
         {0: 1 / 6, 1: 1 / 6, 2: 1 / 6, 3: 1 / 2}, abs=1e-3
     )
 
 
 def test_a_crop_is_as_loud_as_all_of_its_seconds() -> None:
-    starts = LoudnessStarts([powers(-np.inf, -20, -np.inf)], [30], RATE)
+    starts = LoudnessSampler([powers(-np.inf, -20, -np.inf)], [30], RATE)
     assert starts.power(0, 0, 10, 10) == pytest.approx(0.01)
     assert starts.power(0, 0, 5, 10) == pytest.approx(0.005)
     assert starts.power(0, 0, 0, 30) == pytest.approx(0.01 / 3)
@@ -98,7 +98,7 @@ def test_a_crop_is_as_loud_as_all_of_its_seconds() -> None:
 
 
 def test_a_silent_crop_is_drawn_again_up_to_the_last_try() -> None:
-    starts = LoudnessStarts([powers(-80, -80, -80, -20)], [40], RATE, -60.0)
+    starts = LoudnessSampler([powers(-80, -80, -80, -20)], [40], RATE, -60.0)
     assert starts.start(0, 0, 10, np.array([0.0, 0.5, 0.99, 0.1])) == 30
     assert starts.start(0, 0, 10, np.array([0.0, 0.1, 0.2])) == 6, "the last try counts"
     assert starts.start(0, 0, 10, np.array([0.99, 0.0])) == 30, "loud at once"
@@ -107,13 +107,13 @@ def test_a_silent_crop_is_drawn_again_up_to_the_last_try() -> None:
 
 
 def test_a_stem_that_is_silent_throughout_keeps_its_first_draw() -> None:
-    starts = LoudnessStarts([powers(-80, -np.inf, -70)], [30], RATE, -60.0)
+    starts = LoudnessSampler([powers(-80, -np.inf, -70)], [30], RATE, -60.0)
     assert starts.start(0, 0, 10, np.array([0.5, 0.9, 0.1])) == 10
 
 
 def test_stems_from_one_place_are_silent_together_only() -> None:
     table = np.concatenate([powers(-80, -80, -20), powers(-80, -20, -80)])
-    starts = LoudnessStarts([table], [30], RATE, -60.0)
+    starts = LoudnessSampler([table], [30], RATE, -60.0)
     tries = np.array([0.0, 0.5, 0.96])
     assert starts.start(0, None, 10, tries) == 10, "the second stem sounds there"
     assert starts.start(0, 0, 10, tries) == 20
@@ -123,10 +123,10 @@ def test_draws_with_loudness_are_pure_and_reach_the_last_sample() -> None:
     random = np.random.default_rng(0)
     table = [(10 ** random.uniform(-9, -1, (2, 6))).astype(np.float32) for _ in range(3)]
     lengths = [np.array([60, 55, 51])]
-    rules = DrawingRules(0.5, avoid_silence_db=-50, silence_tries=4, loudness_classes=3)
+    rules = SamplingConfig(0.5, avoid_silence_db=-50, silence_tries=4, loudness_classes=3)
 
-    def make() -> CropDraw:
-        return CropDraw(0, rules, 2, lengths, (1.0,), table, RATE)
+    def make() -> CropSampler:
+        return CropSampler(0, rules, 2, lengths, (1.0,), table, RATE)
 
     draw, silent, ends = make(), 0, set()
     forward = [draw.crop((0, index), 10) for index in range(1500)]
@@ -135,7 +135,7 @@ def test_draws_with_loudness_are_pure_and_reach_the_last_sample() -> None:
         again = copy.crop((0, index), 10)
         assert np.array_equal(again.tracks, forward[index].tracks)
         assert np.array_equal(again.starts, forward[index].starts)
-    plain = CropDraw(0, DrawingRules(0.5), 2, lengths)
+    plain = CropSampler(0, SamplingConfig(0.5), 2, lengths)
     for index, (tracks, starts) in enumerate(forward):
         assert np.array_equal(tracks, plain.crop((0, index), 10).tracks), "same order of tracks"
         assert draw.starts is not None

@@ -16,7 +16,7 @@ from datamodules.files import resampling
 from datamodules.files.resampling import resample_file
 from datamodules.musdb import MUSDBDataModule
 from datamodules.tracks.index import index_tracks
-from datamodules.tracks.preparation import at_rate, in_place
+from datamodules.tracks.preparation import make_mappable, resample_tracks
 from tests.conftest import STEMS, write_track
 
 
@@ -147,13 +147,13 @@ def test_tracks_keep_what_they_have(tmp_path: Path) -> None:
     (tmp_path / "train/B/drums.wav").unlink()
     (tmp_path / "train/B/mixture.wav").unlink()
     tracks = index_tracks(tmp_path, "train", missing_as_silence=True, progress=False)
-    a, b, c = at_rate(tracks, 44100, progress=False)
+    a, b, c = resample_tracks(tracks, 44100, progress=False)
     assert a == tracks[0]
     assert b.silent == ("drums",)
     assert b.mixture is None
     assert b.read("drums").shape == b.read_mixture().shape == (2, 88200)
     assert tracks[2].encoded == STEMS
-    ready = in_place(tracks, progress=False)
+    ready = make_mappable(tracks, progress=False)
     assert ready[:2] == tracks[:2]
     assert (ready[2].encoded, ready[2].mixture) == ((), tracks[2].mixture)
     for stem in STEMS:
