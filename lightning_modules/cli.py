@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -24,9 +24,9 @@ from lightning_modules.configuration.files import (
     architectures,
     find_config,
     names_model,
-    parents_of,
     part,
     read_config,
+    with_parents,
 )
 from lightning_modules.runtime import launch, signals
 
@@ -107,14 +107,19 @@ def prepare(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(f"{found}: use one of {', '.join(SUBCOMMANDS)}")
     prepared = [arguments[0], "--config", str(CONFIGS / "base.yaml")]
     configs: list[tuple[Path, dict[str, Any]]] = []
+    has_model = any(
+        argument.split("=")[0] in ("--model", "--model.class_path") for argument in arguments
+    )
     rest = iter(arguments[1:])
     for argument in rest:
         name, equals, value = argument.partition("=")
         if name in ("--config", "-c"):
             value = value if equals else next(rest, "")
-            path = find_config(value)
-            configs.append((path, read_config(path)))
-            prepared += ["--config", str(path)]
+            for path in with_parents([find_config(value)], has_model):
+                settings = read_config(path)
+                has_model = has_model or names_model(settings)
+                configs.append((path, settings))
+                prepared += ["--config", str(path)]
         else:
             prepared.append(argument)
             if name == "--trainer.logger":
@@ -125,28 +130,22 @@ def prepare(arguments: Sequence[str]) -> list[str]:
                     # They insist on a directory; the run's own takes its place.
                     prepared.append("--trainer.logger.save_dir=.")
     is_help = not {"-h", "--help"}.isdisjoint(arguments)
-    if not is_help:
-        _check_model(arguments, configs)
+    if not is_help and not has_model:
+        _refuse_missing_model(arguments[0], [path for path, _ in configs])
     _check_paths(arguments, [settings for _, settings in configs])
     return prepared
 
 
-def _check_model(arguments: Sequence[str], configs: list[tuple[Path, dict[str, Any]]]) -> None:
-    """Check that some config or argument names the architecture."""
-    if any(argument.split("=")[0] in ("--model", "--model.class_path") for argument in arguments):
-        return
-    if any(names_model(settings) for _, settings in configs):
-        return
+def _refuse_missing_model(subcommand: str, configs: list[Path]) -> NoReturn:
+    """Raise because neither a config nor an argument names the architecture."""
     if configs:
-        variant = configs[-1][0]
-        parents = parents_of(variant)
-        parent = parents[-1].name if parents else "unet.yaml"
+        name = configs[-1].name
         raise ConfigError(
-            f"{variant.name} names no model (model.class_path): it is a variant; put its "
-            f"architecture in front: --config {parent} --config {variant.name}"
+            f"{name} names no model (model.class_path) and is not a variant of a known config; put "
+            f"its architecture in front: --config unet.yaml --config {name}"
         )
     raise ConfigError(
-        f"no config given: add one, as in `{arguments[0]} --config unet.yaml`; there are: "
+        f"no config given: add one, as in `{subcommand} --config unet.yaml`; there are: "
         f"{architectures()}"
     )
 

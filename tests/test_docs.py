@@ -165,7 +165,7 @@ def words_of(command: str, data: Path) -> tuple[str, list[str]]:
     for word, stands_for in (
         ("/data/musdb18-wav", "musdb18-wav"),
         (" ROOT", f" {shlex.quote(str(data))}"),
-        (" CONFIG", " unet_small"),
+        (" CONFIG", " unet/small"),
     ):
         command = command.replace(word, stands_for)
     module, *arguments = shlex.split(command.partition(RUN)[2], comments=True)

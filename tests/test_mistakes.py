@@ -42,9 +42,9 @@ CLI = [
     ("fit", ["no config given", "fit --config unet.yaml"]),
     ("fit --config unett.yaml", ["'unett.yaml' does not exist", "did you mean unet.yaml?"]),
     ("fit --config void", ["'void' does not exist", "open_unmix.yaml"]),
-    ("fit --config unet_small.yaml", ["names no model", "--config unet.yaml --config unet_small"]),
+    ("fit --config variant.yaml", ["names no model", "--config unet.yaml --config variant.yaml"]),
     ("fit --config typo.yaml", ["typo.yaml: unknown key 'modle'", "did you mean 'model'?"]),
-    ("fit --config twice.yaml", ["twice.yaml", "'trainer' stands twice; keep one"]),
+    ("fit --config twice.yaml", ["twice.yaml", "duplicate key 'trainer'; keep one"]),
     ("fit --config song.wav", ["song.wav: not readable as YAML"]),
     ("fit --config unet.yaml --data.init_args.root gone", ["'gone' is no folder", "MUSDB_PATH"]),
     ("MUSDB_PATH=taken fit --config unet.yaml", ["'taken' is no folder", "set MUSDB_PATH"]),
@@ -202,13 +202,13 @@ TOOLS = {
         ("loader --root gone", ["gone: does not exist", "check the path"]),
         ("loader --tracks 1", ["--tracks is 1", "give 2 or more"]),
         ("step gone", ["'gone' does not exist", "unet.yaml"]),
-        ("step unet_small --batch-size two", ["--batch-size", "'two'"]),
-        ("step unet_small --device gpu", ["--device gpu", "try cpu"]),
-        ("step unet_small --json void", ["--json void: is a folder"]),
-        ("step unet_small --also model.init_args.chanels=[4]", ["did you mean 'channels'?"]),
-        ("ranks unet_small --ranks 2", ["--ranks is [2]: begin with 1"]),
-        ("ranks unet_small --ranks 1 9999", ["--ranks has 9999", "give no more"]),
-        ("separation unet_small --track-seconds nan", ["--track-seconds is nan", "above 0"]),
+        ("step unet/small --batch-size two", ["--batch-size", "'two'"]),
+        ("step unet/small --device gpu", ["--device gpu", "try cpu"]),
+        ("step unet/small --json void", ["--json void: is a folder"]),
+        ("step unet/small --also model.init_args.chanels=[4]", ["did you mean 'channels'?"]),
+        ("ranks unet/small --ranks 2", ["--ranks is [2]: begin with 1"]),
+        ("ranks unet/small --ranks 1 9999", ["--ranks has 9999", "give no more"]),
+        ("separation unet/small --track-seconds nan", ["--track-seconds is nan", "above 0"]),
         ("wiener --iterations 0", ["--iterations is 0", "above 0"]),
         ("scorer --device gpu", ["--device gpu", "try cpu"]),
         ("scorer --seconds -3", ["--seconds has -3", "above 0"]),
@@ -313,6 +313,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "void").mkdir()
     (here / "taken").write_text("mine")
     (here / "typo.yaml").write_text("modle: {}\n")
+    (here / "variant.yaml").write_text("trainer: {max_epochs: 1}\n")
     (here / "twice.yaml").write_text("trainer: {}\ntrainer: {}\n")
     (here / "two.yaml").write_text(
         "model: {class_path: lightning_modules.architectures.unet.UNet}\n"

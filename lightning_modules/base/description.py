@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from datamodules.command_line import check_file
+from lightning_modules.configuration.former_names import with_current_class_paths
 
 KEY = "separator"
 # A folder with this file is a checkpoint, too: see ``hub_folder``.
@@ -94,6 +95,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def read_description(contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description in a checkpoint, with class paths of this version.
+
+    Args:
+        contents: The checkpoint.
+
+    Returns:
+        ``class_path`` and ``init_args``; empty if the checkpoint has none.
+    """
+    description: dict[str, Any] = with_current_class_paths(contents.get(KEY, {}))
+    return description
+
+
 def check_same_model(contents: Mapping[str, Any], model: Described) -> None:
     """Check that a checkpoint's weights belong into a model.
 
@@ -104,7 +118,7 @@ def check_same_model(contents: Mapping[str, Any], model: Described) -> None:
     Raises:
         CheckpointError: Another architecture, or another argument.
     """
-    theirs, ours = contents.get(KEY, {}), describe(model)
+    theirs, ours = read_description(contents), describe(model)
     if theirs.get("class_path") != ours["class_path"]:
         raise CheckpointError(
             f"the checkpoint is of {theirs.get('class_path', 'an unknown model')}, the config "

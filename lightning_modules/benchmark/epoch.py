@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: Gets the arguments.
     """
     parser.add_argument(
-        "--config", default="unet_small.yaml", help="of the model (default unet_small.yaml)"
+        "--config", default="unet/small.yaml", help="of the model (default unet/small.yaml)"
     )
     parser.add_argument("--root", type=Path, help="MUSDB18-HQ; by default the embedded corpus")
     parser.add_argument("--epochs", type=int, default=5, help="epochs of each way (default 5)")

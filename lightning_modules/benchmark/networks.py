@@ -181,8 +181,8 @@ def add_entrants(parser: argparse.ArgumentParser) -> None:
         parser: Gets the arguments.
     """
     parser.add_argument(
-        "configs", nargs="*", default=["unet_small"], metavar="CONFIG",
-        help="configs of models, as unet_small or unet+my_variant (default unet_small)",
+        "configs", nargs="*", default=["unet/small"], metavar="CONFIG",
+        help="configs of models, as unet/small or unet+my_variant (default unet/small)",
     )  # fmt: skip
     parser.add_argument(
         "--peers", nargs="*", choices=list(PEERS), default=list(PEERS),

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: Gets the arguments.
     """
     parser.add_argument(
-        "config", nargs="?", default="unet_small", help="config of the model (default unet_small)"
+        "config", nargs="?", default="unet/small", help="config of the model (default unet/small)"
     )
     parser.add_argument(
         "--ranks", type=int, nargs="+", help="processes (default 1, 2, 4 ... as devices allow)"

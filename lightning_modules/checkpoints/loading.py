@@ -16,7 +16,12 @@ from typing import Any
 
 import torch
 
-from lightning_modules.base.description import KEY, CheckpointError, check_is_there
+from lightning_modules.base.description import (
+    KEY,
+    CheckpointError,
+    check_is_there,
+    read_description,
+)
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.hub_folder import read_folder
 
@@ -89,7 +94,7 @@ def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -
     contents = (
         read_folder(path, map_location) if path.is_dir() else read_checkpoint(path, map_location)
     )
-    description = contents[KEY]
+    description = read_description(contents)
     kind = _trusted_class(str(description["class_path"]), path)
     try:
         model = kind(**description["init_args"])

@@ -5,14 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import seed_everything
 
 from datamodules.musdb import MUSDBDataModule
 from datamodules.tracks.sources import grouping
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.configuration.files import ConfigError, chain
+from lightning_modules.configuration.former_names import with_current_class_paths
 from lightning_modules.configuration.messages import simplify_parser_error
+
+PARSER_MODE = "stemlab"
+"""How command lines and configs are read: YAML, interpolation by OmegaConf, former class paths."""
+_load_yaml = get_loader("yaml")
+
+
+def _load(text: str) -> Any:
+    value = _load_yaml(text)
+    if isinstance(value, (dict, list)):
+        value = OmegaConf.to_object(OmegaConf.create(value))
+    return with_current_class_paths(value)
+
+
+set_loader(PARSER_MODE, _load, (yaml.YAMLError, OmegaConfBaseException))
 
 # Facts that data and model share: written once, with the data.
 _SHARED = ("sample_rate", "audio_channels", "segment_seconds")
@@ -60,7 +78,7 @@ def build_model(name: str, settings: Sequence[str] = ()) -> Configured:
     Raises:
         ConfigError: The config, or a setting, cannot be used.
     """
-    parser = ArgumentParser(parser_mode="omegaconf", exit_on_error=False)
+    parser = ArgumentParser(parser_mode=PARSER_MODE, exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_subclass_arguments(SourceSeparator, "model", required=True)
     parser.add_subclass_arguments(MUSDBDataModule, "data", required=True)

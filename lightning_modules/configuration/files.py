@@ -1,12 +1,16 @@
-"""Config files: where they are, and what can be told of them without Lightning."""
+"""Find config files, order them, and check their outline; nothing here imports Lightning."""
 
 from __future__ import annotations
 
 import difflib
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from lightning_modules.configuration.former_names import with_current_class_paths
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SECTIONS = ("seed_everything", "trainer", "model", "data", "ckpt_path", "weights_only", "run_dir")
@@ -20,7 +24,7 @@ def find_config(name: str) -> Path:
     """Find a config by path, or by name in ``configs/``.
 
     Args:
-        name: A path, or a name with or without ``.yaml``.
+        name: A path, or a name with or without ``.yaml``: ``unet``, ``unet/small.yaml``.
 
     Returns:
         The file.
@@ -31,8 +35,16 @@ def find_config(name: str) -> Path:
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
         if name and path.is_file():
             return path.resolve()
-    known = [path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "base"]
-    close = difflib.get_close_matches(Path(name).stem, known, 1)
+    stem = name.removesuffix(".yaml")
+    variants = {f"{path.parent.name}_{path.stem}": path for path in _variants()}
+    if stem in variants:
+        new = config_name(variants[stem])
+        print(
+            f"note: config {name} is now {new}.yaml; the old name works until version 0.3",
+            file=sys.stderr,
+        )
+        return variants[stem]
+    close = difflib.get_close_matches(stem, config_names(), 1)
     raise ConfigError(
         f"config {name!r} does not exist, here or in {CONFIGS};"
         + (f" did you mean {close[0]}.yaml?" if close else "")
@@ -40,15 +52,45 @@ def find_config(name: str) -> Path:
     )
 
 
+def config_name(path: Path) -> str:
+    """Name a config as the command line takes it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its path in ``configs/`` without suffix, as ``unet/small``; of other files the path.
+    """
+    if path.is_relative_to(CONFIGS):
+        return path.relative_to(CONFIGS).with_suffix("").as_posix()
+    return str(path)
+
+
+def config_names() -> list[str]:
+    """List all configs that a model is built from: architectures and their variants.
+
+    Returns:
+        Names such as ``unet`` and ``unet/small``, sorted.
+    """
+    return sorted(config_name(path) for path in (*_roots(), *_variants()))
+
+
 def architectures() -> str:
-    """List the configs of architectures, for messages; variants, ``unet_small``, are left out."""
-    paths = sorted(path for path in CONFIGS.glob("*.yaml") if path.stem != "base")
-    names = ", ".join(path.name for path in paths if not parents_of(path))
-    return f"{names}, and variants of them"
+    """List the configs of architectures in one line, for error messages."""
+    names = ", ".join(f"{path.stem}.yaml" for path in _roots())
+    return f"{names}, and their variants, such as unet/small.yaml"
+
+
+def _roots() -> list[Path]:
+    return sorted(path for path in CONFIGS.glob("*.yaml") if path.stem != "base")
+
+
+def _variants() -> list[Path]:
+    return [path for root in _roots() for path in sorted(root.with_suffix("").glob("*.yaml"))]
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key may stand once only; the plain loader keeps the last in silence."""
+    """YAML loader that refuses duplicate keys; PyYAML's own keeps the last one silently."""
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -57,7 +99,7 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} stands twice; keep one of them", key_node.start_mark
+                None, None, f"duplicate key {key!r}; keep one of them", key_node.start_mark
             )
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
@@ -76,7 +118,7 @@ def read_config(path: Path) -> dict[str, Any]:
         Its contents.
 
     Raises:
-        ConfigError: It is no YAML mapping, a key stands twice, or a section is unknown.
+        ConfigError: It is not a YAML mapping, a key is duplicated, or a section is unknown.
     """
     try:
         settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
@@ -95,7 +137,8 @@ def read_config(path: Path) -> dict[str, Any]:
                 + (f" did you mean {close[0]!r}?" if close else "")
                 + f" expected {', '.join(SECTIONS)}"
             )
-    return settings
+    translated: dict[str, Any] = with_current_class_paths(settings)
+    return translated
 
 
 def part(settings: dict[str, Any], name: str) -> dict[str, Any]:
@@ -122,42 +165,66 @@ def names_model(settings: dict[str, Any]) -> bool:
 
 
 def parents_of(variant: Path) -> list[Path]:
-    """Find the configs beside one that it is named after, as ``unet`` of ``unet_small``.
+    """Find the configs that a variant is applied on top of, by its name and folder.
+
+    ``roma/cnn2_small.yaml`` stands on ``roma/cnn2.yaml`` and ``roma.yaml``. The latter may lie
+    beside the folder or in ``configs/``.
 
     Args:
         variant: The config.
 
     Returns:
-        The files, the nearest first.
+        The files, the outermost (the architecture's) first.
     """
+    folder = variant.parent
     words = variant.stem.split("_")
-    stems = ["_".join(words[:count]) for count in range(len(words) - 1, 0, -1)]
-    parents = [variant.with_name(f"{stem}.yaml") for stem in stems]
-    return [path for path in parents if path.is_file()]
+    names = ["_".join(words[:count]) for count in range(1, len(words))]
+    candidates = [
+        [folder.parent / f"{folder.name}.yaml", CONFIGS / f"{folder.name}.yaml"],
+        *([folder / f"{name}.yaml", CONFIGS / f"{name}.yaml"] for name in names),
+    ]
+    found = [next((path for path in paths if path.is_file()), None) for paths in candidates]
+    return [path for path in found if path is not None and path != variant]
+
+
+def with_parents(paths: Sequence[Path], has_model: bool = False) -> list[Path]:
+    """Put the parents of a variant in front of it, unless the model is named before.
+
+    Args:
+        paths: Configs in the order in which they apply.
+        has_model: Whether the model is named elsewhere.
+
+    Returns:
+        The configs, the first variant that has parents after them.
+    """
+    completed: list[Path] = []
+    for path in paths:
+        names_it = names_model(read_config(path))
+        if not has_model and not names_it:
+            parents = parents_of(path)
+            completed += parents
+            has_model = bool(parents)
+        completed.append(path)
+        has_model = has_model or names_it
+    return completed
 
 
 def chain(name: str) -> list[Path]:
-    """Find a config, with those that it stands on top of in front.
+    """Find a config and all that it is applied on top of.
 
     Args:
-        name: Path, or name in ``configs/``. A variant is named after what it varies, as
-            ``unet_small`` after ``unet``; several are put together by ``+``, each on top of
-            the one before.
+        name: Path, or name in ``configs/``; several joined by ``+`` apply one after the other.
 
     Returns:
-        The files, the base config first.
+        The files in the order in which they apply, the base config first.
 
     Raises:
-        ConfigError: There is no such config.
+        ConfigError: There is no such config, or none names a model.
     """
-    paths = [find_config(part) for part in name.split("+")]
-    first = paths[0]
-    if not names_model(read_config(first)):
-        parents = parents_of(first)
-        if not parents:
-            raise ConfigError(
-                f"{first} names no model (model.class_path) and is named after no other config: "
-                f"put its architecture in front, as in unet+{first.stem}"
-            )
-        paths = [*chain(str(parents[0]))[1:], *paths]
+    paths = with_parents([find_config(part) for part in name.split("+")])
+    if not any(names_model(read_config(path)) for path in paths):
+        raise ConfigError(
+            f"{paths[0]} names no model (model.class_path) and is not a variant of a known "
+            f"config: put its architecture in front, as in unet+{paths[0].stem}"
+        )
     return [CONFIGS / "base.yaml", *paths]

@@ -21,7 +21,7 @@ from typing import Any
 
 from datamodules import command_line
 from datamodules.markdown import markdown, read_rows, with_table, write_rows
-from lightning_modules.configuration.files import CONFIGS, chain
+from lightning_modules.configuration.files import CONFIGS, chain, config_names
 
 DOCS = CONFIGS.parent / "docs"
 _MAKER = "lightning_modules.tools.architectures"
@@ -138,7 +138,7 @@ def train_and_score(name: str) -> dict[str, Any]:
     """Train on the embedded corpus, and score on its test songs.
 
     Args:
-        name: The config; its variant ``_small`` takes its place where there is one.
+        name: The config; its variant ``small`` is trained where there is one.
 
     Returns:
         Seconds of training, SDR of model and mixture and the command, in JSON's types.
@@ -149,10 +149,8 @@ def train_and_score(name: str) -> dict[str, Any]:
     from lightning_modules.evaluation.score_files import read_folder
     from lightning_modules.evaluation.scores import aggregate
 
-    small = CONFIGS / f"{name}_small.yaml"
-    trained = f"{name}_small" if small.is_file() else name
-    paths = [str(path) if path.parent != CONFIGS else path.name for path in chain(trained)[1:]]
-    words = [word for path in paths for word in ("--config", path)]
+    smaller = [small for small in (f"{name}/small", f"{name}_small") if small in config_names()]
+    words = ["--config", f"{smaller[0] if smaller else name}.yaml"]
     environment = dict(os.environ)
     environment.pop("MUSDB_PATH", None)  # the embedded corpus
     with tempfile.TemporaryDirectory(prefix="stemlab-architectures-") as folder:

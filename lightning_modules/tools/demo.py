@@ -16,7 +16,7 @@ from datamodules.files.find import song_name
 from lightning_modules import cli
 from lightning_modules.tools import separate
 
-CONFIGS = ["--config", "unet.yaml", "--config", "unet_small.yaml"]
+CONFIGS = ["--config", "unet/small.yaml"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,7 +27,7 @@ from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
 from lightning_modules.checkpoints.files import BEST, AtomicCheckpointIO, latest_readable_checkpoint
 from lightning_modules.checkpoints.loading import read_checkpoint
-from lightning_modules.configuration.build import link_shared
+from lightning_modules.configuration.build import PARSER_MODE, link_shared
 from lightning_modules.configuration.messages import simplify_parser_error
 from lightning_modules.interop.fine_tuning import load_pretrained
 from lightning_modules.runtime import signals
@@ -43,7 +43,7 @@ from lightning_modules.training.run_directory import (
     run_name,
 )
 
-_PARSER = {"parser_mode": "omegaconf", "exit_on_error": False}
+_PARSER = {"parser_mode": PARSER_MODE, "exit_on_error": False}
 
 
 class SettingError(ValueError):

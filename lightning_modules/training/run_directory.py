@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from datamodules import command_line
+from lightning_modules.configuration.files import CONFIGS, config_name
 from lightning_modules.training import run_lock
 
 # Ranks that Lightning starts as processes of their own find the directory here.
@@ -17,11 +18,12 @@ made_here: list[Path] = []
 
 
 def run_name(configs: Sequence[Path]) -> str:
-    """Name a run after its configs: variants that extend a name stand for it."""
+    """Name a run after its configs: ``unet_small`` for unet.yaml and unet/small.yaml."""
     names: list[str] = []
     for path in configs:
         # The config of an earlier run is called config; its folder has the name.
-        name = path.parent.name if path.name == "config.yaml" else path.stem
+        own = path.parent.name if path.name == "config.yaml" else path.stem
+        name = config_name(path).replace("/", "_") if path.is_relative_to(CONFIGS) else own
         if name == "base":
             continue
         if names and name.startswith(f"{names[-1]}_"):

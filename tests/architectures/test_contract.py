@@ -18,9 +18,9 @@ from lightning_modules.architectures.denoising_autoencoder import DenoisingAutoe
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.configuration.build import build_model
-from lightning_modules.configuration.files import CONFIGS, chain
+from lightning_modules.configuration.files import chain, config_names
 
-NAMES = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"base"})
+NAMES = config_names()
 # Shorter than any window, shorter than the receptive fields, and multiples of no stride.
 SHORT, LENGTHS = 1001, (1, 1001, 20_011)
 

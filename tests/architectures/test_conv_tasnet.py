@@ -380,18 +380,18 @@ def test_recipes_are_the_published_ones() -> None:
     assert count(model) == 10_977_872
     assert round(music["data"]["segment_seconds"] * 44100) == 80_000
     assert round(model.segment_seconds * 44100) == 320_000
-    speech = settings_of("conv_tasnet", "conv_tasnet_speech")
+    speech = settings_of("conv_tasnet", "conv_tasnet/speech")
     assert [speech["model"][name] for name in sizes] == [512, 16, 128, 512, 3, 8, 3]
     assert speech["model"]["optimizer"]["init_args"] == {"lr": 1e-3}
     assert (speech["data"]["sample_rate"], speech["data"]["segment_seconds"]) == (8000, 4.0)
     assert (speech["trainer"]["max_epochs"], speech["trainer"]["gradient_clip_val"]) == (100, 5.0)
-    model = build_model("conv_tasnet_speech").model
+    model = build_model("conv_tasnet/speech").model
     assert isinstance(model, ConvTasNet)
     assert isinstance(model.loss_function, NegativeSISDR)
     assert count(model) == count(torchaudio.models.conv_tasnet_base(num_sources=2))
 
 
 def test_the_causal_recipe_hears_and_normalises_by_the_past() -> None:
-    model = build_model("conv_tasnet_causal").model
+    model = build_model("conv_tasnet/causal").model
     assert not [part for part in model.modules() if isinstance(part, GlobalNorm)]
     assert len([part for part in model.modules() if isinstance(part, nn.ConstantPad1d)]) == 40

@@ -204,11 +204,11 @@ def test_losses_stay_in_full_precision_under_autocast() -> None:
 def test_recipes_are_the_published_ones() -> None:
     """Goel et al.'s is that of their Open-Unmix; X-UMX's batch, losses and schedule."""
     linked = settings_of("crosslinked_open_unmix")
-    alone = settings_of("open_unmix", "open_unmix_goel")
+    alone = settings_of("open_unmix", "open_unmix/goel")
     for name in ("hidden_size", "n_fft", "hop_length", "bandwidth_hz", "mono", "optimizer"):
         assert linked["model"][name] == alone["model"][name]
     assert linked["data"] == alone["data"]
-    bridged = settings_of("crosslinked_open_unmix", "crosslinked_open_unmix_xumx")
+    bridged = settings_of("crosslinked_open_unmix", "crosslinked_open_unmix/xumx")
     stoter = settings_of("open_unmix")
     for name in ("hidden_size", "n_fft", "hop_length", "bandwidth_hz", "optimizer", "lr_scheduler"):
         assert bridged["model"][name] == stoter["model"][name]

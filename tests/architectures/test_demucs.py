@@ -246,9 +246,9 @@ def test_recipes_are_the_published_ones() -> None:
     goel = {"channels": 64, "depth": 3, "loss_function": "lightning_modules.losses.MSE"}
     for name, model, batch, seconds, epochs in (
         ("demucs", {"channels": 100, "depth": 6, "lstm_layers": 2}, 64, 10.0, 2400),
-        ("demucs_2020", {"channels": 64, "depth": 6, "resample": True}, 64, 10.0, 3600),
-        ("demucs_light", {**goel, **one_lstm}, 4, 20_000 / 44100, 2),
-        ("demucs_multi_decoder", {**goel, "decoder_per_source": True}, 4, 10.0, 2400),
+        ("demucs/2020", {"channels": 64, "depth": 6, "resample": True}, 64, 10.0, 3600),
+        ("demucs/light", {**goel, **one_lstm}, 4, 20_000 / 44100, 2),
+        ("demucs/multi_decoder", {**goel, "decoder_per_source": True}, 4, 10.0, 2400),
     ):
         recipe = settings_of("demucs", name)
         assert recipe["model"].items() >= model.items()
@@ -263,15 +263,15 @@ def test_the_light_network_by_its_written_out_sum() -> None:
     encoder = sum(8 * a * b + b + 2 * b * b + 2 * b for a, b in levels)
     lstm = 4 * (256 * 256 + 256 * 256 + 2 * 256)
     decoder = sum(3 * b * 2 * b + 2 * b + 8 * a * b + a for a, b in [(8, 64), *levels[1:]])
-    model = build_model("demucs_light").model
+    model = build_model("demucs/light").model
     assert sum(p.numel() for p in model.parameters()) == encoder + lstm + decoder == 1_877_384
 
 
 def test_the_config_chooses_the_loss() -> None:
-    model = build_model("demucs_small").model
+    model = build_model("demucs/small").model
     assert isinstance(model, Demucs)
     assert isinstance(model.loss_function, L1)
     other = "--model.init_args.loss_function=lightning_modules.losses.MSE"
-    model = build_model("demucs_small", [other]).model
+    model = build_model("demucs/small", [other]).model
     assert isinstance(model, Demucs)
     assert isinstance(model.loss_function, MSE)

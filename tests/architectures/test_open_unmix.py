@@ -151,7 +151,7 @@ def settings_of(*names: str) -> dict[str, dict[str, Any]]:
 
 def test_recipes_are_the_published_ones() -> None:
     """The package's training script, and Goel et al.'s Table 9."""
-    stoter, goel = settings_of("open_unmix"), settings_of("open_unmix", "open_unmix_goel")
+    stoter, goel = settings_of("open_unmix"), settings_of("open_unmix", "open_unmix/goel")
     for recipe, name, n_fft, batch, epochs in (
         (stoter, "torch.optim.Adam", 4096, 16, 1000),
         (goel, "torch.optim.RMSprop", 2048, 8, 50),

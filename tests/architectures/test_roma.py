@@ -54,11 +54,11 @@ def parameters(model: nn.Module) -> int:
 
 
 def test_parameters_are_about_34_and_38_million() -> None:
-    for names in (["roma"], ["roma", "roma_cnn2"]):
+    for names in (["roma"], ["roma", "roma/cnn2"]):
         count = parameters(Roma(FOUR, **config(*names)))
         assert count == 33_667_864
         assert round(count / 1e6) == 34
-    count = parameters(Roma(FOUR, **config("roma", "roma_dnn")))
+    count = parameters(Roma(FOUR, **config("roma", "roma/dnn")))
     assert count == 5125 * 4100 + 4100 + 4100 * 4100 + 4100 == 37_830_700
     assert round(count / 1e6) == 38
 
@@ -283,7 +283,7 @@ def test_a_crop_shorter_than_the_context_is_learnt_from(samples: int) -> None:
     assert model.network[-2].weight.grad.any()  # type: ignore[union-attr,operator]
 
 
-@pytest.mark.parametrize(("names", "frames"), [(("roma",), 11), (("roma", "roma_dnn"), 5)])
+@pytest.mark.parametrize(("names", "frames"), [(("roma",), 11), (("roma", "roma/dnn"), 5)])
 def test_a_crop_of_the_config_is_one_frame_in_its_context(
     names: tuple[str, ...], frames: int
 ) -> None:

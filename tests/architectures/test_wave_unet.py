@@ -68,26 +68,26 @@ def test_parameters_are_those_of_the_written_out_sum() -> None:
         )
         return down + up + (24 + inputs) * outputs + outputs
 
-    assert m(12, 1, 1) == count(build_model("wave_unet_m3").model) == 10_263_002
+    assert m(12, 1, 1) == count(build_model("wave_unet/m3").model) == 10_263_002
     assert m(12, 2, 6) == count(build_model("wave_unet").model)
     # The bottom has 312 filters of 15 samples.
     bottom: Any = build_model("wave_unet").model.network.bottom  # type: ignore[union-attr]
     assert tuple(bottom[0].weight.shape) == (312, 288, 15)
-    assert count(build_model("wave_unet_m5").model) - count(
-        build_model("wave_unet_m4").model
+    assert count(build_model("wave_unet/m5").model) - count(
+        build_model("wave_unet/m4").model
     ) == sum(24 * level for level in range(2, 14))
 
 
 @pytest.mark.parametrize(
     ("name", "sources", "channels", "rate", "inputs", "outputs"),
     [
-        ("wave_unet_m1", TWO, 1, 22050, 16_384, 16_384),
-        ("wave_unet_m2", TWO, 1, 22050, 16_384, 16_384),
-        ("wave_unet_m3", TWO, 1, 22050, 147_443, 16_389),
-        ("wave_unet_m4", TWO, 2, 22050, 147_443, 16_389),
-        ("wave_unet_m5", TWO, 2, 22050, 147_443, 16_389),
+        ("wave_unet/m1", TWO, 1, 22050, 16_384, 16_384),
+        ("wave_unet/m2", TWO, 1, 22050, 16_384, 16_384),
+        ("wave_unet/m3", TWO, 1, 22050, 147_443, 16_389),
+        ("wave_unet/m4", TWO, 2, 22050, 147_443, 16_389),
+        ("wave_unet/m5", TWO, 2, 22050, 147_443, 16_389),
         ("wave_unet", FOUR, 2, 22050, 147_443, 16_389),
-        ("wave_unet_44100_hz", FOUR, 2, 44100, 147_443, 16_389),
+        ("wave_unet/44100_hz", FOUR, 2, 44100, 147_443, 16_389),
     ],
 )
 def test_variants(

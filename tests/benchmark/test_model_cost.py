@@ -49,11 +49,11 @@ def test_latency_may_be_the_whole_chunk() -> None:
 
 
 def test_facts_of_a_config() -> None:
-    facts = measure_model("unet_small")
-    model = build_model("unet_small").model
+    facts = measure_model("unet/small")
+    model = build_model("unet/small").model
     assert facts.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert facts.multiply_adds_per_second == pytest.approx(forward_flops(model) * 44100 / 2)
-    assert 0 < real_time_factor("unet_small") < 10
+    assert 0 < real_time_factor("unet/small") < 10
 
 
 def pages(folder: Path) -> tuple[Path, Path]:
@@ -75,18 +75,18 @@ def test_the_tables_stand_between_their_marks(tmp_path: Path) -> None:
     page, readme = pages(tmp_path)
     docs = ["--docs", str(page.parent)]
     scored = {"training_seconds": 90, "sdr": 2.5, "mixture_sdr": -5, "command": "fit --config x"}
-    kept = {"unet_small": {"paper": "", "latency_seconds": 0.1, **scored}}
+    kept = {"unet/small": {"paper": "", "latency_seconds": 0.1, **scored}}
     (page.parent / "architectures.json").write_text(json.dumps(kept))
-    assert architectures.main(["unet_small", "--no-training", *docs]) == 0
+    assert architectures.main(["unet/small", "--no-training", *docs]) == 0
     text = page.read_text()
     for written in (text, readme.read_text()):
         assert written.startswith("# Head\n\n<!--")
         assert written.endswith("-->\n\nFoot\n")
         assert "old" not in written
-    (row,) = [line for line in text.splitlines() if line.startswith("| `unet_small`")]
+    (row,) = [line for line in text.splitlines() if line.startswith("| `unet/small`")]
     shown = cells(row)
     assert shown[1] == "On top of unet.yaml: small enough to learn something on a CPU in minutes"
-    assert shown[2] == f"{measure_model('unet_small').parameters:,}"
+    assert shown[2] == f"{measure_model('unet/small').parameters:,}"
     assert shown[5:] == ["chunk", "1.5 min", "2.50 dB", "-5.00 dB", "`fit --config x`"]
     assert architectures.main(docs) == 0
     assert page.read_text() == text
@@ -97,7 +97,7 @@ def test_the_readme_has_the_best_known_from_the_highest_score_on() -> None:
     rows: dict[str, dict[str, Any]] = {
         "unet": {**figures, "sdr": 2.5},
         "nmf": {**figures, "sdr": 3.123, "training_seconds": 300.0},
-        "unet_small": {**figures, "sdr": 9.0},
+        "unet/small": {**figures, "sdr": 9.0},
         "roma": {"paper": "not trained yet"},
     }
     heading, _, *lines = architectures.ranking(rows)

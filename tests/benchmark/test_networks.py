@@ -32,7 +32,7 @@ def report_of(tmp_path: Path, *arguments: str) -> dict[str, Any]:
 
 
 def test_a_step_of_the_benchmark_trains() -> None:
-    model = Ours("unet_small", ["--data.init_args.segment_seconds=0.3"], "cpu")
+    model = Ours("unet/small", ["--data.init_args.segment_seconds=0.3"], "cpu")
     before = [p.detach().clone() for p in model.network.parameters()]
     step = training_step(model, 2, 13230, "bf16-mixed", "cpu")
     step()
@@ -51,12 +51,12 @@ def test_steps(
         monkeypatch.setitem(sys.modules, absent, None)
     report = report_of(tmp_path, *STEP)
     rows = report["rows"]
-    assert list(rows) == ["unet_small", "openunmix (package)", "demucs (package)"]
-    ours = rows["unet_small"]
+    assert list(rows) == ["unet/small", "openunmix (package)", "demucs (package)"]
+    ours = rows["unet/small"]
     assert ours["fault"] is None
     assert ours["examples_per_second"] == pytest.approx(1 / ours["seconds"])
     assert ours["audio_seconds_per_second"] == pytest.approx(0.3 / ours["seconds"], rel=1e-4)
-    model = Ours("unet_small", ["--data.init_args.segment_seconds=0.3"], "cpu")
+    model = Ours("unet/small", ["--data.init_args.segment_seconds=0.3"], "cpu")
     assert ours["parameters"] == sum(p.numel() for p in model.network.parameters())
     flops = 3 * model.flops * 13230
     assert ours["teraflops_per_second"] == pytest.approx(flops / ours["seconds"] / 1e12)
@@ -69,10 +69,10 @@ def test_steps(
 
 def test_steps_with_other_settings_and_layouts(tmp_path: Path) -> None:
     also = ["--also", "model.init_args.channels=[2,3]"]
-    configs = [STEP[0], "unet_small", "nmf", *STEP[1:]]
+    configs = [STEP[0], "unet/small", "nmf", *STEP[1:]]
     rows = report_of(tmp_path, *configs, "--peers", *also, "--channels-first")["rows"]
     usual, _, fewer, mistaken, first, _ = rows
-    assert [usual, first] == ["unet_small", "unet_small, channels first"]
+    assert [usual, first] == ["unet/small", "unet/small, channels first"]
     assert rows[fewer]["parameters"] < rows[usual]["parameters"] == rows[first]["parameters"]
     assert "'channels' is not" in rows[mistaken]["fault"]
 
@@ -81,7 +81,7 @@ def test_steps_with_other_settings_and_layouts(tmp_path: Path) -> None:
 def test_layout_of_images(monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
     wanted = torch.contiguous_format if first else torch.channels_last
     monkeypatch.setattr(images, "memory_format", wanted)
-    model = Ours("mask_unet_small", [], "cpu").model
+    model = Ours("mask_unet/small", [], "cpu").model
     kernels = [p for p in model.parameters() if p.dim() == 4 and min(p.shape[:2]) > 1]
     assert kernels
     assert all(kernel.is_contiguous(memory_format=wanted) for kernel in kernels)
@@ -119,7 +119,7 @@ def test_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert two["efficiency"] == pytest.approx(
         two["examples_per_second"] / (2 * one["examples_per_second"])
     )
-    model = Ours("unet_small", [], "cpu").network
+    model = Ours("unet/small", [], "cpu").network
     assert two["gradient_bytes"] == 4 * sum(p.numel() for p in model.parameters())
     assert two["all_reduce_seconds"] > 0
     assert f"| {two['efficiency']:.0%}" in capsys.readouterr().out
@@ -129,7 +129,7 @@ def test_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "words"),
     [
         (["step", "no_such_config"], "config 'no_such_config' does not exist"),
-        (["separation", "unet_smal"], "did you mean unet_small.yaml"),
+        (["separation", "unet_smal"], "did you mean unet/small.yaml"),
         ([*STEP, "--batch-size", "0"], "--batch-size is 0"),
         ([*STEP, "--repeats", "-1"], "--repeats is -1"),
         ([*STEP, "--device", "nowhere"], "--device nowhere: cannot be used here"),

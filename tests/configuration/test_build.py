@@ -9,29 +9,55 @@ import torch
 
 from lightning_modules.architectures.unet import UNet
 from lightning_modules.configuration.build import build_model
-from lightning_modules.configuration.files import ConfigError, chain
+from lightning_modules.configuration.files import ConfigError, chain, config_name
 
 
 def test_variants_stand_on_what_they_are_named_after(tmp_path: Path) -> None:
     def stems(name: str) -> list[str]:
-        return [path.stem for path in chain(name)]
+        return [config_name(path) for path in chain(name)]
 
     assert stems("unet") == ["base", "unet"]
-    assert stems("unet_alpha_0.5.yaml") == ["base", "unet", "unet_alpha_0.5"]
-    (tmp_path / "mine.yaml").write_text("model: {init_args: {dropout: 0.1}}")
-    assert stems(f"unet_small+{tmp_path / 'mine.yaml'}") == ["base", "unet", "unet_small", "mine"]
+    assert stems("unet/alpha_0.5.yaml") == ["base", "unet", "unet/alpha_0.5"]
+    assert stems("roma/cnn2_small") == ["base", "roma", "roma/cnn2", "roma/cnn2_small"]
+    assert stems("roma+roma/cnn2_small") == ["base", "roma", "roma/cnn2_small"]
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("model: {init_args: {dropout: 0.1}}")
+    assert stems(f"unet/small+{mine}") == ["base", "unet", "unet/small", str(mine)]
     with pytest.raises(ConfigError, match=r"mine\.yaml names no model .*unet\+mine"):
-        chain(str(tmp_path / "mine.yaml"))
+        chain(str(mine))
     with pytest.raises(ConfigError, match="does not exist"):
         chain("nothing")
 
 
+def test_own_variants_lie_in_a_folder_of_the_architecture_or_carry_its_name(
+    tmp_path: Path,
+) -> None:
+    for name in ("unet/mine.yaml", "unet_mine.yaml"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("model: {init_args: {dropout: 0.1}}")
+        assert [config_name(each) for each in chain(str(path))] == ["base", "unet", str(path)]
+    own = tmp_path / "unet.yaml"
+    own.write_text("model: {class_path: lightning_modules.architectures.unet.UNet}")
+    assert chain(str(tmp_path / "unet" / "mine.yaml"))[1] == own
+
+
+def test_a_flat_name_of_version_0_1_still_works_and_tells_the_new_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert chain("unet_small.yaml") == chain("unet/small")
+    assert capsys.readouterr().err == (
+        "note: config unet_small.yaml is now unet/small.yaml; the old name works until version "
+        "0.3\n"
+    )
+
+
 def test_a_model_is_what_its_configs_say() -> None:
-    found = build_model("unet_small", ["--data.init_args.segment_seconds=1.5"])
+    found = build_model("unet/small", ["--data.init_args.segment_seconds=1.5"])
     assert isinstance(found.model, UNet)
     assert found.model.segment_seconds == found.data["segment_seconds"] == 1.5
     assert found.model.sources == found.data["sources"]
-    again = build_model("unet_small").model.state_dict()
+    again = build_model("unet/small").model.state_dict()
     for name, value in found.model.state_dict().items():
         assert torch.equal(value, again[name])
 

@@ -145,7 +145,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
         (["hollow"], ["hollow: its score files hold no source; score"]),
         (["one", "--figures", "one/a.json"], ["--figures one/a.json: one/a.json is no folder"]),
         (["array"], ["array/a.json: expected a museval score file"]),
-        (["run"], ["run/config.yaml", "stands twice"]),
+        (["run"], ["run/config.yaml", "duplicate key"]),
         (["one", "one"], ["is given twice", "NAME=FOLDER"]),
         (["one", "--bounds", "gone"], ["gone: there is no such folder"]),
         (["one", "--mixture", "gone"], ["gone: there is no such folder"]),

@@ -55,7 +55,7 @@ def test_checkpoint_goes_into_the_configs_model(
     sizes = {"channels": 4, "depth": 4}
     arguments = [f"--model.init_args.{name}={value}" for name, value in sizes.items()]
     arguments += [f"--data.init_args.root={musdb_root}", "--data.init_args.num_workers=0", *CSV]
-    config = ["--config", "demucs.yaml", "--config", "demucs_2020.yaml"]
+    config = ["--config", "demucs.yaml", "--config", "demucs/2020.yaml"]
     config += ["--ckpt_path", "demucs.ckpt", "--run_dir", "run"]
     assert cli.main(["test", *config, *arguments, "--trainer.accelerator=cpu"]) == 0
     assert Path("run/scores/estimate/test/Test - Song.json").is_file()
