@@ -18,29 +18,11 @@ import soundfile
 import torch
 import yaml
 
-from lightning_modules import cli
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.configuration import files
-from tests.conftest import STEMS, write_track
+from tests.helpers.command_line import CSV, REPOSITORY, TINY, UNET, run
+from tests.helpers.tracks import STEMS, write_track
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-UNET = ["--config", "unet.yaml"]
-# Small enough for seconds.
-TINY = [
-    "--model.init_args.channels=[4,8]",
-    "--model.init_args.n_fft=512",
-    "--model.init_args.hop_length=256",
-    "--data.init_args.segment_seconds=0.5",
-    "--data.init_args.examples_per_epoch=16",
-    "--data.init_args.batch_size=8",
-    "--data.init_args.validation_crops_per_track=2",
-    "--data.init_args.num_workers=0",
-    "--trainer.max_epochs=1",
-    "--trainer.accelerator=cpu",
-    "--trainer.devices=1",
-    "--trainer.log_every_n_steps=1",
-]
-CSV = ["--trainer.logger=CSVLogger"]
 MOMENT = "epoch_000-step_000002"
 
 
@@ -48,11 +30,6 @@ MOMENT = "epoch_000-step_000002"
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a folder that has nothing to do with the project."""
     monkeypatch.chdir(tmp_path)
-
-
-def run(*arguments: str) -> int:
-    """Run a subcommand as if from a fresh process."""
-    return cli.main(list(arguments))
 
 
 def metrics(run_dir: Path) -> list[dict[str, str]]:

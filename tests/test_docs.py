@@ -33,10 +33,10 @@ from lightning_modules import cli
 from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import chain
 from lightning_modules.tools import benchmark
-from tests.checkpoints.test_loading import save
+from tests.helpers.checkpoints import save
+from tests.helpers.command_line import CSV, REPOSITORY, TINY
 from tests.helpers.comparison import write_folder, write_run
-from tests.reference.test_open_unmix import package_networks, write
-from tests.test_cli import CSV, REPOSITORY, TINY
+from tests.helpers.open_unmix_package import package_networks, write
 
 PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text()

@@ -24,12 +24,12 @@ from lightning_modules.architectures.denoising_autoencoder import DenoisingAutoe
 from lightning_modules.architectures.unet import UNet
 from lightning_modules.cli import SUBCOMMANDS
 from lightning_modules.tools.benchmark import COMMANDS
-from tests.checkpoints.test_loading import save
-from tests.conftest import write_track
+from tests.helpers.checkpoints import save
+from tests.helpers.command_line import CSV, REPOSITORY, TINY
 from tests.helpers.comparison import write_run
-from tests.interop.test_demucs import network
-from tests.reference.test_open_unmix import package_networks, write
-from tests.test_cli import CSV, REPOSITORY, TINY
+from tests.helpers.demucs_package import network
+from tests.helpers.open_unmix_package import package_networks, write
+from tests.helpers.tracks import write_track
 
 FIT = "fit --config unet.yaml TINY --data.init_args.root data"
 TWO = "--config two.yaml TINY --data.init_args.root data --ckpt_path model.ckpt"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datamodules.markdown import with_table
 from lightning_modules.tools import architectures
-from tests.test_cli import REPOSITORY
+from tests.helpers.command_line import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 

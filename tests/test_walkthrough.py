@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.test_cli import REPOSITORY
+from tests.helpers.command_line import REPOSITORY
 
 NOTEBOOK = REPOSITORY / "docs/walkthrough.ipynb"
 

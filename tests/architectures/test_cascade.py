@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,22 +10,9 @@ from torch import Tensor
 
 from datamodules.batches import Batch
 from lightning_modules.architectures.cascade import Cascade
-from lightning_modules.architectures.denoising_autoencoder import DenoisingAutoencoder
-from lightning_modules.architectures.unet import UNet
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
-from tests.checkpoints.test_loading import save
-
-
-def checkpoints(folder: Path, **denoising: Any) -> tuple[Path, Path]:
-    """A small denoiser and a small separator, saved."""
-    torch.manual_seed(0)
-    settings = {"segment_seconds": 0.5, **denoising}
-    denoiser = DenoisingAutoencoder(["music"], [3], 3, **settings)
-    separator = UNet(
-        ["vocals", "accompaniment"], channels=[4, 8], segment_seconds=0.5, mask="ratio"
-    )
-    return save(denoiser, folder / "denoiser.ckpt"), save(separator, folder / "separator.ckpt")
+from tests.helpers.checkpoints import checkpoints
 
 
 def test_one_after_the_other(tmp_path: Path) -> None:

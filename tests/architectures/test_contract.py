@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from datamodules.batches import Batch
 from lightning_modules.architectures.denoising_autoencoder import DenoisingAutoencoder
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
-from lightning_modules.configuration.build import build_model
-from lightning_modules.configuration.files import chain, config_names
+from tests.helpers.configs import NAMES, ROOTS, tiny_model
 
-NAMES = config_names()
 # Shorter than any window, shorter than the receptive fields, and multiples of no stride.
 SHORT, LENGTHS = 1001, (1, 1001, 20_011)
 
 
-ROOTS = [name for name in NAMES if len(chain(name)) == 2]
 # Their configs say why; the tiny form of mmdense_net has LSTMs as mmdense_lstm has.
 NO_WHOLE_GRAPH = ("demucs", "hybrid_demucs", "mmdense_lstm", "mmdense_net")
-
-
-def tiny_model(name: str) -> SourceSeparator:
-    """The model of a config, as small as it gets."""
-    root = yaml.safe_load(chain(name)[1].read_text())
-    tiny = resolve_name(root["model"]["class_path"]).tiny
-    settings = [f"--model.init_args.{key}={json.dumps(value)}" for key, value in tiny.items()]
-    return build_model(name, settings).model
 
 
 @pytest.fixture(scope="module", params=NAMES)

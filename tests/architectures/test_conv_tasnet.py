@@ -26,7 +26,7 @@ from lightning_modules.base.description import KEY, check_same_model, describe
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.configuration.build import build_model
 from lightning_modules.losses import L1, NegativeSISDR
-from tests.architectures.test_open_unmix import settings_of
+from tests.helpers.configs import settings_of
 
 FOUR = ["vocals", "drums", "bass", "other"]
 SMALL = {

@@ -17,7 +17,7 @@ from lightning_modules.architectures.crosslinked_open_unmix import (
     weighted_sdr,
 )
 from lightning_modules.architectures.open_unmix import OpenUnmix
-from tests.architectures.test_open_unmix import settings_of
+from tests.helpers.configs import settings_of
 
 FOUR = ["vocals", "drums", "bass", "other"]
 SMALL = {"hidden_size": 16, "n_fft": 512, "hop_length": 256, "segment_seconds": 0.5}

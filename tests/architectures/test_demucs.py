@@ -16,7 +16,7 @@ from datamodules.batches import Batch
 from lightning_modules.architectures.demucs import Demucs, DemucsNetwork, Downsampling, Upsampling
 from lightning_modules.configuration.build import build_model
 from lightning_modules.losses import L1, MSE
-from tests.architectures.test_open_unmix import settings_of
+from tests.helpers.configs import settings_of
 
 FOUR = ["vocals", "drums", "bass", "other"]
 SMALL = {"channels": 4, "depth": 3, "segment_seconds": 0.5}

@@ -14,7 +14,7 @@ from torchaudio.models._hdemucs import _LayerScale
 
 from datamodules.batches import Batch
 from lightning_modules.architectures.hybrid_demucs import HybridDemucs
-from tests.architectures.test_open_unmix import settings_of
+from tests.helpers.configs import settings_of
 
 FOUR = ["vocals", "drums", "bass", "other"]
 

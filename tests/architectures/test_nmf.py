@@ -16,7 +16,7 @@ from lightning_modules import cli
 from lightning_modules.architectures.nmf import NMF, mean_excerpts
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.layers import factorisation
-from tests.test_cli import CSV, TINY
+from tests.helpers.command_line import CSV, TINY
 
 SOURCES = ["high", "low"]
 FRAMES = pytest.mark.parametrize("template_frames", [1, 4])

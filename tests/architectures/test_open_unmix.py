@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import yaml
 from pytorch_lightning import Trainer
 
 from datamodules.batches import Batch
@@ -19,8 +18,8 @@ from datamodules.musdb import MUSDBDataModule
 from lightning_modules.architectures.open_unmix import OpenUnmix
 from lightning_modules.base.standardised_input import input_statistics
 from lightning_modules.checkpoints.loading import load_separator
-from tests.conftest import STEMS, write_track
-from tests.test_cli import REPOSITORY
+from tests.helpers.configs import settings_of
+from tests.helpers.tracks import STEMS, write_track
 
 FOUR = ["vocals", "drums", "bass", "other"]
 SMALL = {"hidden_size": 16, "n_fft": 512, "hop_length": 256, "segment_seconds": 0.5}
@@ -136,17 +135,6 @@ def test_mono_networks_hear_the_mean_and_serve_all_channels() -> None:
 def test_faulty_numbers_are_refused_at_once(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         small(**settings)
-
-
-def settings_of(*names: str) -> dict[str, dict[str, Any]]:
-    """What configs on top of each other say of model, optimiser, data and trainer."""
-    merged: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "trainer": {}}
-    for name in names:
-        config = yaml.safe_load((REPOSITORY / "configs" / f"{name}.yaml").read_text())
-        for part in ("model", "data"):
-            merged[part] |= config.get(part, {}).get("init_args", {})
-        merged["trainer"] |= config.get("trainer", {})
-    return merged
 
 
 def test_recipes_are_the_published_ones() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.architectures.unet import UNet, UNetwork, balanced_weights
-from tests.conftest import write_track
+from tests.helpers.tracks import write_track
 
 FOUR = ["vocals", "drums", "bass", "other"]
 TWO = ["vocals", "accompaniment"]

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
-from torch import Tensor, nn
 
 from datamodules.batches import Batch
 from lightning_modules.base.description import check_same_model, describe
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.base.waveform import WaveformSeparator
 from lightning_modules.losses import L1, MSE, AlphaWeighted, LogWMSE
-
-
-class Gains(WaveformSeparator):
-    """Each source is the mixture times a learned gain."""
-
-    tiny: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, sources: list[str], gain: float = 0.5, **kwargs: Any) -> None:
-        super().__init__(sources, **kwargs)
-        self.gains = nn.Parameter(torch.full((len(sources), 1, 1), gain))
-
-    def forward(self, mixture: Tensor) -> Tensor:
-        return mixture[:, None] * self.gains
-
-
-TWO = ["vocals", "rest"]
+from tests.helpers.separators import TWO, Gains
 
 
 def built(*words: str) -> WaveformSeparator:

@@ -12,7 +12,7 @@ import pytest
 
 from lightning_modules.benchmark import scorer
 from lightning_modules.tools.benchmark import main
-from tests.conftest import write_track
+from tests.helpers.tracks import write_track
 
 
 @pytest.fixture

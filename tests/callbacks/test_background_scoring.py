@@ -42,8 +42,8 @@ from lightning_modules.configuration.files import CONFIGS
 from lightning_modules.evaluation.scores import TrackScores, score_track
 from lightning_modules.runtime import signals
 from lightning_modules.runtime.process_pool import ScoringPool
-from tests.conftest import STEMS, write_track
-from tests.test_cli import CSV, TINY
+from tests.helpers.command_line import CSV, TINY
+from tests.helpers.tracks import STEMS, write_track
 
 _GATE = "STEMLAB_TEST_GATE"
 _BATCHES = 2  # in an epoch

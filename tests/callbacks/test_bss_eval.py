@@ -17,7 +17,7 @@ from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.bss_eval import BSSEval
-from tests.conftest import STEMS, write_track
+from tests.helpers.tracks import STEMS, write_track
 
 needs_ffmpeg = pytest.mark.skipif(
     shutil.which("ffmpeg") is None, reason="museval needs ffmpeg, which is not installed"

@@ -6,10 +6,7 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +14,8 @@ import pytest
 import torch
 import yaml
 
+from tests.helpers.processes import kill_all, members, start, until
 from tests.slurm.test_slurm import TINY
-from tests.test_cli import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
@@ -31,49 +28,9 @@ def config(tmp_path: Path, musdb_root: Path) -> list[str]:
     return ["fit", "--config", "unet.yaml", "--config", str(tmp_path / "tiny.yaml")]
 
 
-def start(*words: str, folder: Path, **variables: str) -> subprocess.Popen[bytes]:
-    """Start a Python module in a session of its own, its output in a file."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    with (folder / "output").open("a") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", *words],
-            cwd=folder,
-            env=environment | variables,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-
-
-def until(reached: Callable[[], bool], folder: Path, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, (folder / "output").read_text()
-        time.sleep(0.02)
-
-
-def members(session: int) -> list[str]:
-    """Command lines of the living processes of a session."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            status = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(status[3]) == session and status[0] != "Z":
-                found.append((folder / "cmdline").read_text())
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
 def has_handler(process: int, number: int) -> bool:
     caught = Path(f"/proc/{process}/status").read_text().partition("SigCgt:\t")[2].split()[0]
     return bool(int(caught, 16) >> (number - 1) & 1)
-
-
-def kill_all(process: subprocess.Popen[bytes]) -> None:
-    if members(process.pid):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -17,7 +17,7 @@ from lightning_modules.checkpoints.hub_folder import CARD, WEIGHTS, read_folder,
 from lightning_modules.checkpoints.loading import from_pretrained, load_separator
 from lightning_modules.interop.fine_tuning import load_pretrained
 from lightning_modules.tools import separate
-from tests.checkpoints.test_loading import SOURCES, model
+from tests.helpers.checkpoints import SOURCES, model
 
 
 @pytest.fixture

@@ -9,30 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
 
-from lightning_modules.architectures.unet import UNet
 from lightning_modules.base.description import KEY, CheckpointError, check_same_model
-from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator, read_checkpoint
-
-SOURCES = ["vocals", "accompaniment"]
-
-
-def model(**arguments: Any) -> UNet:
-    torch.manual_seed(0)
-    settings = {"channels": [4, 8], "segment_seconds": 0.5, "mask": "ratio", **arguments}
-    return UNet(SOURCES, **settings)
-
-
-def save(module: SourceSeparator, path: Path, **changes: Any) -> Path:
-    """Save as Lightning does, without a training."""
-    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    trainer.strategy.connect(module)
-    contents = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
-    contents[KEY] |= changes
-    torch.save(contents, path)
-    return path
+from tests.helpers.checkpoints import SOURCES, model, save
 
 
 @pytest.fixture

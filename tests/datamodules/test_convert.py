@@ -18,8 +18,8 @@ from datamodules.errors import DataError
 from datamodules.files import audio
 from datamodules.tracks.index import index_tracks
 from datamodules.tracks.layouts import STEMS
-from tests.conftest import write_track
 from tests.datamodules.tracks.test_layouts import write, write_dsd100, write_folder
+from tests.helpers.tracks import write_track
 
 NAMES = (*STEMS, "mixture")
 

@@ -20,7 +20,7 @@ from datamodules.batches import Batch, TrackBatch
 from datamodules.degradation import DegradedMUSDBDataModule, Degrader
 from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
-from tests.conftest import STEMS
+from tests.helpers.tracks import STEMS
 
 TEST_DATA = os.environ.get("STEMLAB_TEST_DATA")
 RATE = 44100

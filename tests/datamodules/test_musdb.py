@@ -21,7 +21,7 @@ from datamodules.batches import Batch, StemBatch, TrackBatch
 from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
 from datamodules.tracks.sources import grouping
-from tests.conftest import STEMS, write_track
+from tests.helpers.tracks import STEMS, write_track
 
 
 def module(root: Path | dict[str, float], stage: str = "fit", **arguments: Any) -> MUSDBDataModule:

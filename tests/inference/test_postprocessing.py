@@ -22,8 +22,8 @@ from lightning_modules.inference import postprocessing
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor, envelope
 from lightning_modules.inference.separation import separate, separate_stream
 from lightning_modules.tools import separate as tool
-from tests.checkpoints.test_loading import save
-from tests.inference.test_separation import Half, Identity
+from tests.helpers.checkpoints import save
+from tests.helpers.separators import Half, Identity
 
 RATE = 1000
 # A window of 200 samples that moves by 50.

@@ -14,7 +14,7 @@ import torch
 from lightning_modules import cli
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.evaluation.score_files import read_scores
-from tests.test_cli import CSV, TINY
+from tests.helpers.command_line import CSV, TINY
 
 stempeg = pytest.importorskip("stempeg", reason="needs stempeg and ffmpeg", exc_type=ImportError)
 museval = pytest.importorskip("museval", reason="needs museval and ffmpeg", exc_type=ImportError)

@@ -4,32 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from lightning_modules.inference.separation import separate, separate_stream
-
-
-class Identity:
-    """Returns its input as every source."""
-
-    sources = ["vocals", "other"]  # noqa: RUF012
-    sample_rate = 44100
-    audio_channels = 2
-    segment_seconds = 0.01
-
-    def __init__(self) -> None:
-        self.lengths: set[int] = set()
-
-    def __call__(self, mixture: Tensor) -> Tensor:
-        self.lengths.add(mixture.shape[-1])
-        return torch.stack([mixture, mixture], 1)
-
-
-class Half(Identity):
-    """Splits its input into two halves."""
-
-    def __call__(self, mixture: Tensor) -> Tensor:
-        return torch.stack([mixture / 4, mixture * 3 / 4], 1)
+from tests.helpers.separators import Half, Identity
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.1, 0.25, 0.5])

@@ -11,8 +11,7 @@ from torch import Tensor
 from lightning_modules.base.description import check_same_model
 from lightning_modules.inference.separation import separate, separate_stream
 from lightning_modules.inference.shifts import draw_delays
-from tests.base.test_waveform import TWO, Gains
-from tests.inference.test_separation import Half, Identity
+from tests.helpers.separators import TWO, Gains, Half, Identity
 
 # Samples, of seed 0 at 44.1 kHz.
 DRAWN = [16450, 19269, 10633, 5269]

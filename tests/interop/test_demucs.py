@@ -12,16 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.architectures.demucs import Demucs, DemucsNetwork
+from lightning_modules.architectures.demucs import Demucs
 from lightning_modules.architectures.hybrid_demucs import HybridDemucs
 from lightning_modules.base.description import CheckpointError
 from lightning_modules.interop.demucs import PACKAGE_SOURCES, from_package, our_order
-
-
-def network(sources: int = 4) -> DemucsNetwork:
-    """A small network as the package's first two versions have it, sources in their order."""
-    torch.manual_seed(0)
-    return DemucsNetwork([str(n) for n in range(sources)], 2, 4, 4, 2, True, False, False, False)
+from tests.helpers.demucs_package import network
 
 
 def later(state: dict[str, Tensor]) -> dict[str, Tensor]:

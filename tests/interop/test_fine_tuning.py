@@ -17,8 +17,8 @@ from lightning_modules.base.description import CheckpointError
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.interop.fine_tuning import load_pretrained
-from tests.checkpoints.test_loading import save
-from tests.test_cli import CSV, TINY, UNET, run
+from tests.helpers.checkpoints import save
+from tests.helpers.command_line import CSV, TINY, UNET, run
 
 FOUR = ["vocals", "drums", "bass", "other"]
 KINDS: list[tuple[type[SourceSeparator], dict[str, Any]]] = [

@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import openunmix.model
 import openunmix.utils
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.architectures.open_unmix import OpenUnmix
 from lightning_modules.base.description import CheckpointError
 from lightning_modules.interop.open_unmix import from_package
+from tests.helpers.open_unmix_package import package_networks, write
 
 SOURCES = ["vocals", "drums", "bass", "other"]
-
-
-def package_networks(
-    sources: list[str] = SOURCES, n_fft: int = 512, channels: int = 2, **arguments: Any
-) -> dict[str, nn.Module]:
-    """The package's networks, with weights and statistics that nothing hides behind."""
-    torch.manual_seed(0)
-    networks = {}
-    for name in sources:
-        network = openunmix.model.OpenUnmix(
-            n_fft // 2 + 1,
-            channels,
-            hidden_size=16,
-            max_bin=n_fft * 16000 // 44100 + 1,
-            **arguments,
-        )
-        for key, value in network.state_dict().items():
-            if key.startswith(("input", "output", "bn")) and value.is_floating_point():
-                value.copy_(0.5 + torch.rand_like(value))
-        networks[name] = network.eval()
-    return networks
-
-
-def write(networks: dict[str, nn.Module], folder: Path, suffix: str = "", **settings: Any) -> None:
-    """Files as the package's training leaves them."""
-    for name, network in networks.items():
-        torch.save(network.state_dict(), folder / f"{name}{suffix}.pth")
-    (folder / "separator.json").write_text(json.dumps({"sample_rate": 44100.0, **settings}))
 
 
 def close(ours: Tensor, theirs: Tensor) -> bool:

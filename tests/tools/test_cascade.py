@@ -16,9 +16,8 @@ from lightning_modules.architectures.unet import UNet
 from lightning_modules.evaluation.score_files import read_scores
 from lightning_modules.tools import cascade
 from lightning_modules.tools import separate as separate_tool
-from tests.architectures.test_cascade import checkpoints
-from tests.checkpoints.test_loading import save
-from tests.conftest import STEMS
+from tests.helpers.checkpoints import checkpoints, save
+from tests.helpers.tracks import STEMS
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import wandb
 
 from lightning_modules import cli
 from lightning_modules.tools import compare
+from tests.helpers.command_line import TINY
 from tests.helpers.comparison import write_folder, write_run
-from tests.test_cli import TINY
 
 LEVELS = {f"song {number}": 0.5 * number for number in range(9)}
 

@@ -23,7 +23,7 @@ from lightning_modules.checkpoints.hub_folder import CARD, WEIGHTS
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.interop import export as exporting
 from lightning_modules.tools import export
-from tests.checkpoints.test_loading import SOURCES, model, save
+from tests.helpers.checkpoints import SOURCES, model, save
 
 # Reads what a fresh process knows of: files, and what the model made of the same inputs.
 FRESH = """

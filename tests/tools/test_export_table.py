@@ -12,7 +12,7 @@ from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.interop import export
 from lightning_modules.interop.export import Exported, ExportError
 from lightning_modules.tools import export_table
-from tests.architectures.test_contract import ROOTS, tiny_model
+from tests.helpers.configs import ROOTS, tiny_model
 
 MAKER = "lightning_modules.tools.export_table"
 PAGE = f"# Export\n\n<!-- table: made by {MAKER} -->\nold\n<!-- end -->\nend\n"

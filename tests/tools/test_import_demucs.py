@@ -14,8 +14,8 @@ from lightning_modules.architectures.hybrid_demucs import HybridDemucs
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.interop.demucs import PACKAGE_SOURCES, from_package
 from lightning_modules.tools import import_demucs
-from tests.interop.test_demucs import network
-from tests.test_cli import CSV
+from tests.helpers.command_line import CSV
+from tests.helpers.demucs_package import network
 
 
 def test_checkpoint_separates_like_the_weights(

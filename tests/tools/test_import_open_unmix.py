@@ -13,8 +13,8 @@ from lightning_modules import cli
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.interop.open_unmix import from_package
 from lightning_modules.tools.import_open_unmix import main
-from tests.reference.test_open_unmix import package_networks, write
-from tests.test_cli import CSV
+from tests.helpers.command_line import CSV
+from tests.helpers.open_unmix_package import package_networks, write
 
 
 def test_checkpoint_separates_like_the_weights(

@@ -18,7 +18,7 @@ from lightning_modules.architectures.wave_unet import WaveUNet
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.inference import stem_files
 from lightning_modules.tools import separate
-from tests.checkpoints.test_loading import save
+from tests.helpers.checkpoints import save
 
 RATE = 44100
 

@@ -10,7 +10,7 @@ import pytest
 
 from datamodules.errors import DataError
 from lightning_modules.tools import webapp
-from tests.checkpoints.test_loading import save
+from tests.helpers.checkpoints import save
 from tests.webapp.conftest import tiny
 
 

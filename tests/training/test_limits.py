@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.callbacks.test_graceful_stop import kill_all, members, start, until
+from tests.helpers.processes import kill_all, members, start, until
 from tests.helpers.record import workers_of
 from tests.slurm.test_slurm import TINY
 

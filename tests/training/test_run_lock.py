@@ -16,7 +16,7 @@ import pytest
 
 from lightning_modules.runtime.launch import LaunchError
 from lightning_modules.training import run_lock
-from tests.test_cli import REPOSITORY
+from tests.helpers.command_line import REPOSITORY
 
 _HOLD = "import sys; from lightning_modules.training import run_lock; from pathlib import Path;"
 _HOLD += "run_lock.acquire(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"

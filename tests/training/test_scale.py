@@ -19,7 +19,7 @@ from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.bss_eval import BSSEval
 from lightning_modules.evaluation.score_files import read_scores
-from tests.conftest import write_track
+from tests.helpers.tracks import write_track
 
 EXAMPLES, BATCH = 20, 8  # the last four of an epoch make no whole batch
 

@@ -16,8 +16,8 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from lightning_modules import cli
+from tests.helpers.command_line import REPOSITORY, TINY
 from tests.helpers.wandb_service import Service, serving
-from tests.test_cli import REPOSITORY, TINY
 
 SWEEPS = sorted((REPOSITORY / "configs/sweeps").glob("*.yaml"))
 

@@ -20,8 +20,8 @@ import soundfile
 
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.inference.stem_files import separate_file
-from tests.checkpoints.test_loading import save
-from tests.test_cli import REPOSITORY
+from tests.helpers.checkpoints import save
+from tests.helpers.command_line import REPOSITORY
 from tests.webapp.conftest import timeless, tiny, write_song
 
 pytestmark = pytest.mark.slow

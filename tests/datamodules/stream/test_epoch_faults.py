@@ -22,7 +22,7 @@ from datamodules.errors import DataError
 from datamodules.files import audio, mapped_wav
 from datamodules.musdb import MUSDBDataModule
 from datamodules.stream.ring_loader import RingLoader
-from tests.conftest import write_track
+from tests.helpers.tracks import write_track
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from datamodules.stream import loudness
 from datamodules.stream.crops import CropSampler, SamplingConfig
 from datamodules.stream.loudness import LoudnessSampler, Powers, measure_loudness
 from datamodules.tracks.index import Track, index_tracks
-from tests.conftest import STEMS, write_track
+from tests.helpers.tracks import STEMS, write_track
 
 RATE = 10
 

@@ -17,7 +17,7 @@ from datamodules.musdb import MUSDBDataModule
 from datamodules.tracks.index import index_tracks
 from datamodules.tracks.layouts import STEMS, find_entries, subsets_of
 from datamodules.tracks.sources import grouping
-from tests.conftest import write_track
+from tests.helpers.tracks import write_track
 
 
 @pytest.fixture(autouse=True)
@@ -202,7 +202,7 @@ def test_stems_reach_the_model_through_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lightning_modules import cli
-    from tests.test_cli import CSV, TINY
+    from tests.helpers.command_line import CSV, TINY
 
     stems = ("guitar", "vocals")
     for name in ("A", "B"):

@@ -17,7 +17,7 @@ from datamodules.files.resampling import resample_file
 from datamodules.musdb import MUSDBDataModule
 from datamodules.tracks.index import index_tracks
 from datamodules.tracks.preparation import make_mappable, resample_tracks
-from tests.conftest import STEMS, write_track
+from tests.helpers.tracks import STEMS, write_track
 
 
 @pytest.fixture(autouse=True)
