@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lightning_modules.runtime import signals
+from tests.helpers.light_runs import lighten
 from tests.helpers.tracks import write_track
 
 # No test talks to W&B's service.
@@ -29,6 +30,13 @@ def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("SLURM_", "STEMLAB_RUN_DIR", "MUSDB_PATH", "WANDB_R")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _light_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs score in threads and draw no plots, except in tests that are marked ``complete_run``."""
+    if not request.node.get_closest_marker("complete_run"):
+        lighten(monkeypatch)
 
 
 @pytest.fixture(scope="session")

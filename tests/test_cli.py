@@ -43,6 +43,7 @@ def metrics(run_dir: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.complete_run
 def test_fit_validate_test_predict(
     musdb_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
