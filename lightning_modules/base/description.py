@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from datamodules.command_line import check_file
-from lightning_modules.configuration.former_names import with_current_class_paths
+from lightning_modules.base.former_names import with_current_class_paths
 
 KEY = "separator"
 # A folder with this file is a checkpoint, too: see ``hub_folder``.

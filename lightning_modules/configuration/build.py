@@ -13,9 +13,9 @@ from pytorch_lightning import seed_everything
 
 from datamodules.musdb import MUSDBDataModule
 from datamodules.tracks.sources import grouping
+from lightning_modules.base.former_names import with_current_class_paths
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.configuration.files import ConfigError, chain
-from lightning_modules.configuration.former_names import with_current_class_paths
 from lightning_modules.configuration.messages import simplify_parser_error
 
 PARSER_MODE = "stemlab"

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lightning_modules.configuration.former_names import with_current_class_paths
+from lightning_modules.base.former_names import with_current_class_paths
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SECTIONS = ("seed_everything", "trainer", "model", "data", "ckpt_path", "weights_only", "run_dir")

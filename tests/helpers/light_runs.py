@@ -30,6 +30,7 @@ class ScoringThreads(ThreadPoolExecutor):
 
 def lighten(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the runs of this process, score in threads with short filters and draw no plots."""
+
     def evaluate_lightly(*arguments: Any, **settings: Any) -> Any:
         if threading.current_thread().name.startswith(_THREADS):
             settings["filters_len"] = _TAPS
