@@ -11,11 +11,14 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)
 	$(BIN)/python -m lightning_modules.tools.demo
 
+# One thread per process: two that compete for a core take ten times as long.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
+
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
