@@ -1,0 +1,42 @@
+"""Plain-text tables for terminals and log files; ``markdown.py`` has those of the docs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+
+
+def format_table(
+    header: Sequence[str], rows: Iterable[Sequence[str] | None], labels: int = 1
+) -> str:
+    """Format a table at its natural width: cells are neither wrapped nor cut.
+
+    Args:
+        header: Column headings, which may have several lines.
+        rows: Cells of each row; None draws a rule.
+        labels: Number of leading columns that are aligned left; the others are aligned right.
+
+    Returns:
+        The table between rules, without colours and trailing spaces.
+    """
+    # Imported here, because most commands print no table.
+    from rich.box import HORIZONTALS
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
+    for number, heading in enumerate(header):
+        table.add_column(heading, justify="left" if number < labels else "right", no_wrap=True)
+    for row in rows:
+        if row is None:
+            table.add_section()
+        else:
+            table.add_row(*row)
+    # Wider than any table, whatever the terminal; brackets and colons in cells are plain text.
+    console = Console(
+        file=io.StringIO(), width=100_000, color_system=None, markup=False, emoji=False
+    )
+    with console.capture() as capture:
+        console.print(table, highlight=False)
+    # The box starts each line with a space.
+    return "\n".join(line[1:].rstrip() for line in capture.get().splitlines())
