@@ -19,7 +19,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,10 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--root", type=Path, help="MUSDB18-HQ; by default the embedded corpus")
     parser.add_argument("--repeats", type=int, default=3, help="runs of our engine (default 3)")
-    parser.add_argument(
-        "--device",
-        help="score tensors on this device, too, such as cuda (default: a GPU if there is one)",
-    )
 
 
 def check(options: argparse.Namespace) -> None:
@@ -92,12 +87,6 @@ def check(options: argparse.Namespace) -> None:
             raise DataError(f"--seconds has {seconds:g}: give lengths above 0")
     if options.repeats < 1:
         raise DataError(f"--repeats is {options.repeats}: give 1 or more")
-    if options.device:
-        from lightning_modules.runtime.device import (
-            usable_device,  # torch is not for those who measure
-        )
-
-        usable_device(options.device)
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
@@ -112,12 +101,9 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         DataError: The data set is not what it must be.
     """
-    device = options.device or _gpu()
     rows = []
     with tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as name:
-        progress = tqdm(
-            total=len(options.seconds) * (5 if device else 4), disable=None, leave=False
-        )
+        progress = tqdm(total=4 * len(options.seconds), disable=None, leave=False)
         for seconds in options.seconds:
             path = Path(name) / "signals.npy"
             rate = write_signals(path, seconds, options.root)
@@ -146,16 +132,11 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
                 "museval_floor_db": floor,
             }
             row["equal"] = row["difference_db"] < max(_CHECKED_DB, _FLOORS * floor)
-            if device:
-                tensors = measured(device, options.repeats)
-                row["device_seconds"] = tensors.seconds
-                row["device_difference_db"] = difference(theirs.figures, tensors.figures)
             rows.append(row)
     return {
         "settings": {
             "data": str(options.root or "embedded corpus"),
             "repeats": options.repeats,
-            "device": device,
             "threads": 1,
         },
         "packages": {name: importlib.metadata.version(name) for name in ("museval", "numpy")},
@@ -213,7 +194,7 @@ def measure(engine: str, path: Path, rate: int, repeats: int, change: str) -> Ru
     """Score a file, in a process that does nothing else.
 
     Args:
-        engine: Module that has ``bss_eval``, or the device of tensors to score.
+        engine: Module that has ``bss_eval``.
         path: What ``write_signals`` wrote.
         rate: Sample rate, Hz: a frame has so many samples.
         repeats: Number of runs.
@@ -227,16 +208,12 @@ def measure(engine: str, path: Path, rate: int, repeats: int, change: str) -> Ru
         references, estimates = 0.7 * references, 0.7 * estimates
     if change == "reversed":
         references, estimates = references[::-1].copy(), estimates[::-1].copy()
-    if engine in (MUSEVAL, OURS):
-        bss_eval = importlib.import_module(engine).bss_eval
-        clock = time.process_time
-    else:
-        bss_eval, clock = _tensors(engine), time.perf_counter
+    bss_eval = importlib.import_module(engine).bss_eval
     before, times = _memory("VmRSS"), []
     for _ in range(repeats):
-        started = clock()
+        started = time.process_time()
         results = bss_eval(references, estimates, window=rate, hop=rate)
-        times.append(clock() - started)
+        times.append(time.process_time() - started)
         extra = _memory("VmHWM") - before
     figures = np.stack(results[:4])
     return Run(
@@ -298,10 +275,6 @@ def table(report: dict[str, Any]) -> str:
                 "equal" if row["equal"] else "DIFFERS",
             ]
         )
-    if settings["device"]:
-        lines[0] += [f"{settings['device']}", "difference"]
-        for line, row in zip(lines[1:], report["rows"], strict=True):
-            line += [f"{row['device_seconds']:.3f} s", f"{row['device_difference_db']:.0e} dB"]
     return "\n".join(
         [
             "BSS Eval v4 of four sources, one thread, seconds of the processor; memory beyond what",
@@ -311,28 +284,6 @@ def table(report: dict[str, Any]) -> str:
             *markdown(lines),
         ]
     )
-
-
-def _tensors(device: str) -> Any:
-    """The engine for tensors, warm; it takes arrays, and its time is that of the clock."""
-    import torch
-
-    from lightning_modules.evaluation.bss_eval.engine_torch import bss_eval
-
-    def scored(references: Signals, estimates: Signals, **options: Any) -> Sequence[Signals]:
-        tensors = [torch.from_numpy(signals).to(device) for signals in (references, estimates)]
-        results = bss_eval(tensors[0], tensors[1], **options)
-        return [result.cpu().numpy() for result in results]
-
-    noise = np.random.default_rng(0).standard_normal((2, 4, 10000, 2))
-    scored(*noise)
-    return scored
-
-
-def _gpu() -> str | None:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else None
 
 
 def _memory(name: str) -> int:

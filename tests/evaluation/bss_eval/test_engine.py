@@ -1,4 +1,4 @@
-"""BSS Eval v4 on arrays and on tensors: museval's figures, NaN, infinities and exceptions."""
+"""BSS Eval v4 against museval: scores, NaN, infinities and exceptions."""
 
 import importlib.util
 import inspect
@@ -14,12 +14,11 @@ import museval
 import numpy as np
 import pytest
 import stempeg
-import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lightning_modules.evaluation.bss_eval import engine_torch, projection
+from lightning_modules.evaluation.bss_eval import projection
 from lightning_modules.evaluation.bss_eval.engine import (
     BSSEvalWarning,
     ScorerUnavailableError,
@@ -30,37 +29,13 @@ from lightning_modules.evaluation.bss_eval.engine import (
 Signals = NDArray[Any]
 Results = tuple[NDArray[Any], ...]
 FRAMES: dict[str, Any] = {"window": 2000, "hop": 2000, "filters_len": 32}
-HIGHEST = 100.0  # dB; beyond, a figure is the rounding of something that is zero
-
-
-def on(device: str) -> Callable[..., Results]:
-    """The engine for a device: arrays, or tensors on it."""
-    if device == "numpy":
-        return bss_eval
-
-    def run(references: Signals, estimates: Signals, **options: Any) -> Results:
-        results = engine_torch.bss_eval(
-            torch.as_tensor(references, device=device),
-            torch.as_tensor(estimates, device=device),
-            **options,
-        )
-        assert {result.device.type for result in results} == {device}
-        return tuple(result.cpu().numpy() for result in results)
-
-    return run
-
-
-@pytest.fixture(params=["numpy", "cpu", "cuda"])
-def engine(request: pytest.FixtureRequest) -> Callable[..., Results]:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU here")
-    return on(request.param)
+HIGHEST = 100.0  # dB; above, a score is the rounding error of zero
 
 
 def random_signals(
     sources: int, samples: int, channels: int, seed: int = 0
 ) -> tuple[Signals, Signals]:
-    """References, and estimates with leakage and noise, as 16-bit audio has it."""
+    """References, and estimates with leakage and noise, rounded to 16 bits."""
     generator = np.random.default_rng(seed)
     references = generator.standard_normal((sources, samples, channels)) / 8
     noise = generator.standard_normal(references.shape) / 50
@@ -72,26 +47,24 @@ def rounded(signals: Signals, bits: int = 16) -> Signals:
     return result
 
 
-def figures(results: Results) -> NDArray[np.float64]:
+def scores_of(results: Results) -> NDArray[np.float64]:
     return np.stack(results[:4])
 
 
 def museval_floor(references: Signals, estimates: Signals, **options: Any) -> float:
-    """What museval's own figures change by, in dB, under another level and another order."""
-    expected = figures(museval.metrics.bss_eval(references, estimates, **options))
-    quieter = figures(museval.metrics.bss_eval(0.7 * references, 0.7 * estimates, **options))
-    backward = figures(museval.metrics.bss_eval(references[::-1], estimates[::-1], **options))
+    """What museval's own scores_of change by, in dB, under another level and another order."""
+    expected = scores_of(museval.metrics.bss_eval(references, estimates, **options))
+    quieter = scores_of(museval.metrics.bss_eval(0.7 * references, 0.7 * estimates, **options))
+    backward = scores_of(museval.metrics.bss_eval(references[::-1], estimates[::-1], **options))
     with np.errstate(invalid="ignore"):
         moves = [np.abs(other - expected) for other in (quieter, backward[:, ::-1])]
         moves = [move[np.isfinite(move) & (expected < HIGHEST)] for move in moves]
     return max(float(move.max(initial=0)) for move in moves)
 
 
-def assert_equals_museval(
-    engine: Callable[..., Results], references: Signals, estimates: Signals, **options: Any
-) -> None:
+def assert_equals_museval(references: Signals, estimates: Signals, **options: Any) -> None:
     expected = museval.metrics.bss_eval(references, estimates, **options)
-    assert_same(engine(references, estimates, **options), expected)
+    assert_same(bss_eval(references, estimates, **options), expected)
 
 
 def assert_same(found: Results, expected: Results, tolerance: float = 1e-6) -> None:
@@ -108,14 +81,13 @@ def assert_same(found: Results, expected: Results, tolerance: float = 1e-6) -> N
     np.testing.assert_array_equal(found[4], expected[4])
 
 
-def test_signature_is_musevals() -> None:
+def test_signature_equals_musevals() -> None:
     theirs = inspect.signature(museval.metrics.bss_eval).parameters
-    for function, more in ((bss_eval, [("threads", 1)]), (engine_torch.bss_eval, [])):
-        ours = inspect.signature(function).parameters
-        assert [(p.name, p.default) for p in ours.values()] == [
-            *((p.name, p.default) for p in theirs.values()),
-            *more,
-        ]
+    ours = inspect.signature(bss_eval).parameters
+    assert [(p.name, p.default) for p in ours.values()] == [
+        *((p.name, p.default) for p in theirs.values()),
+        ("threads", 1),
+    ]
 
 
 # --- frames, sources, channels
@@ -123,13 +95,11 @@ def test_signature_is_musevals() -> None:
 
 @pytest.mark.parametrize(("sources", "channels"), [(1, 1), (1, 2), (2, 2), (2, 3), (4, 1)])
 @pytest.mark.parametrize("framewise", [False, True])
-def test_sources_and_channels(
-    engine: Callable[..., Results], sources: int, channels: int, framewise: bool
-) -> None:
+def test_sources_and_channels(sources: int, channels: int, framewise: bool) -> None:
     signals = random_signals(sources, 7001, channels)
-    assert_equals_museval(engine, *signals, framewise_filters=framewise, **FRAMES)
+    assert_equals_museval(*signals, framewise_filters=framewise, **FRAMES)
     if sources == 1:
-        assert (engine(*signals, framewise_filters=framewise, **FRAMES)[2] == np.inf).all()
+        assert (bss_eval(*signals, framewise_filters=framewise, **FRAMES)[2] == np.inf).all()
 
 
 @pytest.mark.parametrize(
@@ -149,45 +119,43 @@ def test_sources_and_channels(
         (5, 1000),
     ],
 )
-def test_windows_and_hops(engine: Callable[..., Results], window: float, hop: float) -> None:
-    assert_equals_museval(
-        engine, *random_signals(2, 7001, 2), window=window, hop=hop, filters_len=32
-    )
+def test_windows_and_hops(window: float, hop: float) -> None:
+    assert_equals_museval(*random_signals(2, 7001, 2), window=window, hop=hop, filters_len=32)
 
 
 @pytest.mark.parametrize(("samples", "taps"), [(1, 1), (1, 8), (3, 8), (10, 8), (50, 8), (100, 1)])
-def test_short_tracks(engine: Callable[..., Results], samples: int, taps: int) -> None:
+def test_short_tracks(samples: int, taps: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BSSEvalWarning)  # more taps than samples
-        assert_equals_museval(engine, *random_signals(2, samples, 1), filters_len=taps)
+        assert_equals_museval(*random_signals(2, samples, 1), filters_len=taps)
 
 
-def test_defaults(engine: Callable[..., Results]) -> None:
-    assert_equals_museval(engine, *random_signals(1, 200_000, 1))
+def test_default_arguments() -> None:
+    assert_equals_museval(*random_signals(1, 200_000, 1))
 
 
-def test_long_frames_are_cut_into_blocks(engine: Callable[..., Results]) -> None:
+def test_long_frames_are_cut_into_blocks() -> None:
     signals = random_signals(2, 150_000, 1)
-    assert_equals_museval(engine, *signals, window=140_000, hop=5000, filters_len=16)
-    assert_equals_museval(engine, *signals, window=75_000, hop=75_000, filters_len=16)
+    assert_equals_museval(*signals, window=140_000, hop=5000, filters_len=16)
+    assert_equals_museval(*signals, window=75_000, hop=75_000, filters_len=16)
 
 
-def test_real_music(engine: Callable[..., Results]) -> None:
-    stems, rate = stempeg.read_stems(stempeg.example_stem_path(), duration=2.5)
+def test_real_music() -> None:
+    stems, rate = stempeg.read_stems(stempeg.example_stem_path(), duration=1.5)
     stems = rounded(stems)
     references = stems[[4, 1]]
     estimates = rounded(references + 0.2 * stems[0])
-    assert_equals_museval(engine, references, estimates, window=rate, hop=rate)
+    assert_equals_museval(references, estimates, window=rate, hop=rate)
 
 
-def test_threads_change_nothing() -> None:
+def test_threads_do_not_change_scores() -> None:
     signals = random_signals(2, 9000, 2)
     for options in ({}, {"framewise_filters": True}, {"hop": 500}):
         alone = bss_eval(*signals, **FRAMES | options)
         assert_same(bss_eval(*signals, threads=3, **FRAMES | options), alone, 1e-9)
 
 
-def test_correlations_that_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_are_the_same_without_cached_correlations(monkeypatch: pytest.MonkeyPatch) -> None:
     signals = random_signals(2, 9000, 2)
     kept = bss_eval(*signals, **FRAMES)
     monkeypatch.setattr(projection, "_KEPT_BYTES", 0)
@@ -197,34 +165,34 @@ def test_correlations_that_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None
 # --- types and shapes
 
 
-def test_types_are_computed_in_float64(engine: Callable[..., Results]) -> None:
+def test_integer_and_float32_input_is_computed_in_float64() -> None:
     references, estimates = random_signals(2, 5000, 2)
-    expected = engine(references, estimates, **FRAMES)
+    expected = bss_eval(references, estimates, **FRAMES)
     for kind in (np.float32, np.int16):
         scale = 1 if kind == np.float32 else 2**15
         pair = [(signals * scale).astype(kind) for signals in (references, estimates)]
-        assert_same(engine(*pair, **FRAMES), expected, 1e-9)
-        assert_equals_museval(engine, *pair, **FRAMES)
+        assert_same(bss_eval(*pair, **FRAMES), expected, 1e-9)
+        assert_equals_museval(*pair, **FRAMES)
     mixed = (references * 2**15).astype(np.int16)
-    assert_equals_museval(engine, mixed, estimates * 2**15, **FRAMES)
+    assert_equals_museval(mixed, estimates * 2**15, **FRAMES)
 
 
-def test_fewer_axes(engine: Callable[..., Results]) -> None:
+def test_input_with_one_or_two_axes() -> None:
     references, estimates = random_signals(2, 5000, 1)
     for index in ((slice(None), slice(None), 0), (0, slice(None), 0), (0, 7, 0)):
-        assert_equals_museval(engine, references[index], estimates[index], **FRAMES)
+        assert_equals_museval(references[index], estimates[index], **FRAMES)
 
 
-def test_lists_are_arrays() -> None:
+def test_lists_are_accepted() -> None:
     references, estimates = random_signals(2, 300, 1)
     found = bss_eval(references.tolist(), estimates.tolist(), **FRAMES)
     assert_same(found, bss_eval(references, estimates, **FRAMES), 0)
 
 
 @pytest.mark.parametrize("shape", [(0, 100, 2), (2, 0, 2), (2, 100, 0)])
-def test_empty_input_warns(engine: Callable[..., Results], shape: tuple[int, ...]) -> None:
+def test_empty_input_warns(shape: tuple[int, ...]) -> None:
     with pytest.warns(UserWarning, match="are empty"):
-        results = engine(np.zeros(shape), np.zeros(shape))
+        results = bss_eval(np.zeros(shape), np.zeros(shape))
     assert [result.shape for result in results] == [(0,)] * 5
 
 
@@ -244,96 +212,92 @@ ERRORS: dict[str, tuple[Callable[[Signals, Signals], tuple[Signals, Signals]], A
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_exceptions_are_musevals(engine: Callable[..., Results], case: str) -> None:
+def test_exceptions_equal_musevals(case: str) -> None:
     change, options, message = ERRORS[case]
     signals = change(*random_signals(2, 3000, 2))
     with pytest.raises((ValueError, TypeError, ArithmeticError)) as theirs:
         museval.metrics.bss_eval(*signals, **options)
     with pytest.raises(theirs.type, match=message):
-        engine(*signals, **options)
+        bss_eval(*signals, **options)
 
 
 # --- silence, NaN, infinity
 
 
 @pytest.mark.parametrize("framewise", [False, True])
-def test_silent_frames(engine: Callable[..., Results], framewise: bool) -> None:
+def test_silent_frames(framewise: bool) -> None:
     options = FRAMES | {"framewise_filters": framewise}
     references, estimates = random_signals(2, 7000, 2)
     estimates[1, :2000] = 0
     references[0, 4000:6000] = 0
     if not framewise:  # on a singular matrix of integers museval raises AttributeError
         references[0, 4000:6000] = [0.5, -0.5]  # the channels cancel
-    assert_equals_museval(engine, references, estimates, **options)
-    sdr = engine(references, estimates, **options)[0]
+    assert_equals_museval(references, estimates, **options)
+    sdr = bss_eval(references, estimates, **options)[0]
     assert np.isnan(sdr).tolist() == [[True, False, True]] * 2
 
 
 @pytest.mark.parametrize("framewise", [False, True])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize(("sources", "which"), [(1, 0), (1, 1), (3, 0), (3, 1)])
-def test_samples_that_are_not_finite(
-    engine: Callable[..., Results], sources: int, which: int, value: float, framewise: bool
-) -> None:
+def test_nan_and_infinite_samples(sources: int, which: int, value: float, framewise: bool) -> None:
     signals = random_signals(sources, 6500, 2)
     signals[which][-1, 3000, 0] = value
     with np.errstate(invalid="ignore"):
-        assert_equals_museval(engine, *signals, framewise_filters=framewise, **FRAMES)
-        signals[which][-1, 6400, 0] = value  # behind the last frame
-        assert_equals_museval(engine, *signals, framewise_filters=framewise, **FRAMES)
+        assert_equals_museval(*signals, framewise_filters=framewise, **FRAMES)
+        signals[which][-1, 6400, 0] = value  # after the last frame
+        assert_equals_museval(*signals, framewise_filters=framewise, **FRAMES)
 
 
-def test_perfect_and_scaled_estimates(engine: Callable[..., Results]) -> None:
+def test_perfect_and_scaled_estimates() -> None:
     references, _ = random_signals(2, 6000, 2)
-    assert_equals_museval(engine, references, references, **FRAMES)
-    assert (engine(references, references, **FRAMES)[0] == np.inf).all()
-    assert_equals_museval(engine, references, references / 2, **FRAMES)
+    assert_equals_museval(references, references, **FRAMES)
+    assert (bss_eval(references, references, **FRAMES)[0] == np.inf).all()
+    assert_equals_museval(references, references / 2, **FRAMES)
 
 
-def test_figures_up_to_120_db_are_filtered_for(engine: Callable[..., Results]) -> None:
+def test_scores_up_to_120_db() -> None:
     references, noise = random_signals(2, 6000, 2)
     estimates = 0.8 * references + 0.1 * references[::-1] + 1e-6 * noise**2
     expected = museval.metrics.bss_eval(references, estimates, **FRAMES)
     assert 110 < expected[3].min() < 140
-    found = engine(references, estimates, **FRAMES)
-    np.testing.assert_allclose(figures(found), figures(expected), rtol=0, atol=1e-5)
+    found = bss_eval(references, estimates, **FRAMES)
+    np.testing.assert_allclose(scores_of(found), scores_of(expected), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("gain", [1e6, 1e-6, 1e-12])
-def test_levels(engine: Callable[..., Results], gain: float) -> None:
-    """The absolute eps in the systems shows in very quiet audio."""
+def test_very_loud_and_very_quiet_signals(gain: float) -> None:
+    """The absolute eps in the normal equations matters in very quiet audio."""
     references, estimates = random_signals(2, 6000, 2)
-    assert_equals_museval(engine, gain * references, gain * estimates, **FRAMES)
+    assert_equals_museval(gain * references, gain * estimates, **FRAMES)
     one = np.array([1, min(gain, 1)])[:, None, None]
-    assert_equals_museval(engine, one * references, one * estimates, **FRAMES)
+    assert_equals_museval(one * references, one * estimates, **FRAMES)
 
 
 # --- systems that are singular, or nearly
 
 
-def test_silent_and_copied_channels_are_sound(
-    engine: Callable[..., Results], recwarn: pytest.WarningsRecorder
-) -> None:
+def test_silent_and_copied_channels_are_not_warned_about(recwarn: pytest.WarningsRecorder) -> None:
     references, estimates = random_signals(3, 6000, 2)
     references[0, :, 1] = 0
     references[1, :, 1] = references[1, :, 0]
-    assert_equals_museval(engine, references, estimates, **FRAMES)
+    assert_equals_museval(references, estimates, **FRAMES)
     assert not [w for w in recwarn if issubclass(w.category, BSSEvalWarning)]
 
 
-def test_nearly_equal_channels_are_warned_about(engine: Callable[..., Results]) -> None:
+def test_nearly_equal_channels_are_warned_about() -> None:
     references, estimates = random_signals(2, 6000, 2)
     references[1, :, 1] = references[1, :, 0] + 1e-9 * references[0, :, 0]
     with pytest.warns(BSSEvalWarning, match="^source 1: its channels are nearly the same") as found:
-        engine(references, estimates, **FRAMES)
-    assert [warning.filename for warning in found] == [__file__] or engine is not bss_eval
+        bss_eval(references, estimates, **FRAMES)
+    assert [warning.filename for warning in found] == [__file__]
 
 
-def test_equal_references_are_warned_about(engine: Callable[..., Results]) -> None:
+def test_equal_references_are_warned_about() -> None:
     references, estimates = random_signals(2, 6000, 2)
     references[0] = references[1]
     with pytest.warns(BSSEvalWarning, match="all sources: a reference is nearly a filtered sum"):
-        assert_equals_museval(engine, references, estimates, **FRAMES)
+        assert_equals_museval(references, estimates, **FRAMES)
 
 
 def band_limited(signals: Signals) -> Signals:
@@ -342,20 +306,18 @@ def band_limited(signals: Signals) -> Signals:
     return np.fft.irfft(spectrum, signals.shape[1], axis=1)
 
 
-def test_empty_bands_are_warned_about_unless_quantised(
-    engine: Callable[..., Results], recwarn: pytest.WarningsRecorder
-) -> None:
-    """As in decoded AAC: museval's own figures move by decibels there."""
+def test_empty_bands_are_warned_about_unless_quantised(recwarn: pytest.WarningsRecorder) -> None:
+    """As in decoded AAC: museval's own scores_of move by decibels there."""
     references, estimates = (band_limited(signals) for signals in random_signals(2, 8000, 2))
     pair = rounded(references), rounded(estimates)
-    found = engine(*pair, **FRAMES)
+    found = bss_eval(*pair, **FRAMES)
     assert not [w for w in recwarn if issubclass(w.category, BSSEvalWarning)]
     floor = museval_floor(*pair, **FRAMES)
     assert_same(found, museval.metrics.bss_eval(*pair, **FRAMES), max(1e-6, 20 * floor))
     assert museval_floor(references, estimates, **FRAMES) > 0.01
-    with pytest.warns(BSSEvalWarning, match="empty in a part of the spectrum"):
-        found = engine(references, estimates, **FRAMES)
-    assert np.isfinite(figures(found)).all()
+    with pytest.warns(BSSEvalWarning, match="a part of its spectrum is empty"):
+        found = bss_eval(references, estimates, **FRAMES)
+    assert np.isfinite(scores_of(found)).all()
 
 
 # --- any input
@@ -392,36 +354,33 @@ def cases(draw: st.DrawFn) -> tuple[Signals, Signals, dict[str, Any]]:
     return rounded(references, bits), rounded(estimates, bits), options
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(cases())
-def check_any_input(case: tuple[Signals, Signals, dict[str, Any]]) -> None:
+def check_random_input(case: tuple[Signals, Signals, dict[str, Any]]) -> None:
     references, estimates, options = case
-    engines = [on("numpy"), on("cpu")]
     try:
         expected = museval.metrics.bss_eval(references, estimates, **options)
         floor = museval_floor(references, estimates, **options)
     except ValueError as error:
-        for engine in engines:
-            with pytest.raises(type(error)):
-                engine(references, estimates, **options)
+        with pytest.raises(type(error)):
+            bss_eval(references, estimates, **options)
         return
-    except AttributeError:  # museval means LinAlgError, by a name that NumPy has dropped
+    except AttributeError:  # museval uses a name of LinAlgError that NumPy 2 has removed
         assume(False)
-    for engine in engines:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", BSSEvalWarning)
-            found = engine(references, estimates, **options)
-        if any(issubclass(warning.category, BSSEvalWarning) for warning in caught):
-            np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-6)
-            np.testing.assert_array_equal(np.isnan(figures(found)), np.isnan(figures(expected)))
-        else:
-            assert_same(found, expected, max(1e-6, 20 * floor))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", BSSEvalWarning)
+        found = bss_eval(references, estimates, **options)
+    if any(issubclass(warning.category, BSSEvalWarning) for warning in caught):
+        np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(np.isnan(scores_of(found)), np.isnan(scores_of(expected)))
+    else:
+        assert_same(found, expected, max(1e-6, 20 * floor))
 
 
-def test_any_input() -> None:
+def test_random_input_equals_museval() -> None:
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        check_any_input()
+        check_random_input()
 
 
 # --- stored scores
@@ -439,33 +398,33 @@ STORED = """
 
 
 @pytest.mark.skipif("STEMLAB_TEST_DATA" not in os.environ, reason="STEMLAB_TEST_DATA is not set")
-def test_stored_scores_of_museval(engine: Callable[..., Results]) -> None:
+def test_scores_stored_by_museval() -> None:
     path = Path(os.environ["STEMLAB_TEST_DATA"]) / "stems" / "Music Delta - 80s Rock.stem.mp4"
     stems, rate = stempeg.read_stems(str(path))
-    stems = rounded(stems)  # as the decoder wrote them in those days
+    stems = rounded(stems)  # as the decoder of museval 0.3.0 wrote them
     generator = np.random.RandomState(0)
     estimates = np.stack([generator.random_sample(stems[0].shape) for _ in range(2)])
     references = np.stack([stems[4], stems[1:4].sum(axis=0)])
-    found = engine(references, estimates, window=rate, hop=rate)
+    found = bss_eval(references, estimates, window=rate, hop=rate)
     # (frames, sources, metrics) as printed, to five decimals
     stored = np.array(STORED.split(), np.float64).reshape(-1, 2, 4)
-    np.testing.assert_allclose(figures(found), stored.transpose(2, 1, 0), rtol=0, atol=6e-6)
+    np.testing.assert_allclose(scores_of(found), stored.transpose(2, 1, 0), rtol=0, atol=6e-6)
 
 
 # --- museval itself
 
 
 @pytest.mark.parametrize("option", ["compute_permutation", "bsseval_sources_version"])
-def test_options_that_museval_computes(engine: Callable[..., Results], option: str) -> None:
+def test_options_computed_by_museval(option: str) -> None:
     references, estimates = random_signals(2, 6000, 1)
     swapped = estimates[::-1].copy()
-    assert_equals_museval(engine, references, swapped, **FRAMES, **{option: True})
+    assert_equals_museval(references, swapped, **FRAMES, **{option: True})
     if option == "compute_permutation":
-        found = engine(references, swapped, **FRAMES, compute_permutation=True)
+        found = bss_eval(references, swapped, **FRAMES, compute_permutation=True)
         assert found[4].tolist() == [[1], [0]]
 
 
-def test_ffmpeg_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_ffmpeg_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     signals = random_signals(2, 3000, 1)
     with pytest.raises(ScorerUnavailableError) as raised:
@@ -475,13 +434,13 @@ def test_ffmpeg_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert np.isfinite(bss_eval(*signals, filters_len=8)[0]).all()
 
 
-def test_museval_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_museval_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ScorerUnavailableError, match="pip install museval"):
         bss_eval(*random_signals(2, 3000, 1), bsseval_sources_version=True)
 
 
-def test_scoring_is_light() -> None:
+def test_scoring_does_not_import_torch() -> None:
     code = (
         "import sys, numpy, lightning_modules.evaluation.scores;"
         "from lightning_modules.evaluation.bss_eval.engine import bss_eval;"
@@ -493,7 +452,7 @@ def test_scoring_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
 
 
-def test_doubts_stand_beside_the_figures() -> None:
+def test_evaluate_returns_doubts() -> None:
     references, estimates = random_signals(2, 6000, 2)
     found = evaluate(references, estimates, **FRAMES)
     assert found.doubts == {}
