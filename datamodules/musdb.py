@@ -120,9 +120,9 @@ class MUSDBDataModule(LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.listener = SourceGrouping(grouping(sources, stems), audio_channels, stems)
+        self.grouping = SourceGrouping(grouping(sources, stems), audio_channels, stems)
         self.roots = DatasetRoots(
-            root, download, self.listener, missing_as_silence, sample_rate, validation_tracks
+            root, download, self.grouping, missing_as_silence, sample_rate, validation_tracks
         )
         self.sample_rate = sample_rate
         self.segment_samples = round(segment_seconds * sample_rate)
@@ -196,7 +196,7 @@ class MUSDBDataModule(LightningDataModule):
             self.train_tracks = make_mappable(self.train_tracks, self._is_first())
             if self.drawing_rules.need_loudness:
                 self._loudness = measure_loudness(
-                    self.train_tracks, self.listener.stems, self._is_first()
+                    self.train_tracks, self.grouping.stems, self._is_first()
                 )
 
     def _is_first(self) -> bool:
@@ -242,7 +242,7 @@ class MUSDBDataModule(LightningDataModule):
         sampler = ExampleSampler(examples, part, rank, ranks, *self._begin)
         crops = TrainingCrops(
             self.train_tracks,
-            self.listener,
+            self.grouping,
             self._draw(),
             self.crop_lengths,
             self._while_reading(),
@@ -264,7 +264,7 @@ class MUSDBDataModule(LightningDataModule):
         return CropSampler(
             self.seed,
             self.drawing_rules,
-            len(self.listener.stems),
+            len(self.grouping.stems),
             np.split(lengths, np.cumsum(self._root_sizes)[:-1]),
             self.roots.weights,
             self._loudness,
@@ -283,7 +283,7 @@ class MUSDBDataModule(LightningDataModule):
         share = max(1, self.batch_size // self._rank_and_world_size()[1])
         crops = ValidationCrops(
             self.valid_tracks,
-            self.listener,
+            self.grouping,
             self.segment_samples,
             self.validation_crops_per_track,
         )
@@ -310,7 +310,7 @@ class MUSDBDataModule(LightningDataModule):
         """Whole tracks; one that two ranks have counts once, as scores are gathered by name."""
         rank, ranks = self._rank_and_world_size()
         mine = share_by_length([track.samples for track in tracks], ranks)[rank]
-        return self._loader(WholeTracks(tracks, self.listener), sampler=mine, batch_size=None)
+        return self._loader(WholeTracks(tracks, self.grouping), sampler=mine, batch_size=None)
 
     def _rank_items(self, items: int) -> range:
         """Numbers of this rank's items, which take equally long: each once over all ranks.
@@ -360,7 +360,7 @@ class MUSDBDataModule(LightningDataModule):
             )
             stems = augmentation(stems, torch.from_numpy(parameters))
         # All stems are in the mixture, also those that no source of the model holds.
-        return Batch(mixture=stems.sum(1), targets=self.listener.group(stems))
+        return Batch(mixture=stems.sum(1), targets=self.grouping.group(stems))
 
     # ---------------------------------------------------------------- resume
 

@@ -27,7 +27,7 @@ class TrainingCrops:
 
     Args:
         tracks: Tracks to draw from, in the order in which ``draw`` numbers them.
-        listener: Tells stems and channels.
+        grouping: Stems, sources and channels.
         draw: Draws which crop is which.
         lengths: First epoch -> length of the crops from there on, samples.
         augmentations: The first ones of the stream, done in the pass that reads.
@@ -41,17 +41,17 @@ class TrainingCrops:
     def __init__(
         self,
         tracks: Sequence[Track],
-        listener: SourceGrouping,
+        grouping: SourceGrouping,
         draw: CropSampler,
         lengths: Mapping[int, int],
         augmentations: Sequence[ReadingAugmentation] = (),
         raw: bool = False,
     ) -> None:
-        self.files = [[track.stems.get(stem) for stem in listener.stems] for track in tracks]
+        self.files = [[track.stems.get(stem) for stem in grouping.stems] for track in tracks]
         self.draw, self.lengths = draw, lengths
         self.dtype = torch.int16 if raw else torch.float32
         self.augmentations = augmentations
-        self._stems, self._channels = len(listener.stems), listener.audio_channels
+        self._stems, self._channels = len(grouping.stems), grouping.audio_channels
         self.shape = self._shape(max(lengths.values()))
         self._mappings = MappedFiles(
             {
@@ -119,7 +119,7 @@ class ValidationCrops(Dataset[Batch]):
 
     Args:
         tracks: The tracks.
-        listener: Tells sources and channels.
+        grouping: Stems, sources and channels.
         segment_samples: Length of a crop.
         crops_per_track: Number of places; fewer in a track that has no more.
     """
@@ -127,11 +127,11 @@ class ValidationCrops(Dataset[Batch]):
     def __init__(
         self,
         tracks: Sequence[Track],
-        listener: SourceGrouping,
+        grouping: SourceGrouping,
         segment_samples: int,
         crops_per_track: int,
     ) -> None:
-        self.listener, self.segment_samples = listener, segment_samples
+        self.grouping, self.segment_samples = grouping, segment_samples
         self.places = [
             (track, int(start))
             for track in tracks
@@ -151,7 +151,7 @@ class ValidationCrops(Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         track, start = self.places[number]
-        mixture, targets = self.listener.read(track, start, self.segment_samples)
+        mixture, targets = self.grouping.read(track, start, self.segment_samples)
         missing = (0, self.segment_samples - mixture.shape[-1])
         return Batch(nn.functional.pad(mixture, missing), nn.functional.pad(targets, missing))
 
@@ -161,11 +161,11 @@ class WholeTracks(Dataset[TrackBatch]):
 
     Args:
         tracks: The tracks.
-        listener: Tells sources and channels.
+        grouping: Stems, sources and channels.
     """
 
-    def __init__(self, tracks: Sequence[Track], listener: SourceGrouping) -> None:
-        self.tracks, self.listener = tracks, listener
+    def __init__(self, tracks: Sequence[Track], grouping: SourceGrouping) -> None:
+        self.tracks, self.grouping = tracks, grouping
 
     def __len__(self) -> int:
         return len(self.tracks)
@@ -176,4 +176,4 @@ class WholeTracks(Dataset[TrackBatch]):
 
     def __getitem__(self, number: int) -> TrackBatch:
         track = self.tracks[number]
-        return TrackBatch(track.name, *self.listener.read(track))
+        return TrackBatch(track.name, *self.grouping.read(track))

@@ -213,7 +213,7 @@ def balanced_weights(model: UNet, data: MUSDBDataModule, crops: int = 256) -> Te
         last = max(0, track.samples - data.segment_samples)
         # Multiples of the golden ratio fall evenly into the track, whatever their number.
         start = int(number * 0.6180339887 % 1 * last)
-        _, targets = data.listener.read(track, start, data.segment_samples)
+        _, targets = data.grouping.read(track, start, data.segment_samples)
         magnitudes = model.to_scale(model.stft(targets.to(model.device)).abs())
         norms += magnitudes.flatten(1).norm(dim=1).cpu()  # (S, C, F, N) -> (S,)
     for name, norm in zip(model.sources, norms.tolist(), strict=True):

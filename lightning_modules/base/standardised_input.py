@@ -109,7 +109,7 @@ def _sums(
     for first in range(0, frames, _FRAMES_AT_ONCE):
         count = min(_FRAMES_AT_ONCE, frames - first)
         samples = n_fft + (count - 1) * hop
-        audio = data.listener.channels(track.read_mixture(first * hop, samples))
+        audio = data.grouping.channels(track.read_mixture(first * hop, samples))
         # Only a track shorter than a frame is.
         padded = nn.functional.pad(torch.from_numpy(audio), (0, samples - audio.shape[-1]))
         spectrum = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True)

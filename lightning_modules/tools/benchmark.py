@@ -1,8 +1,8 @@
 """How fast it is, side by side with others: ``python -m lightning_modules.tools.benchmark loader``.
 
 ``loader`` measures reading, ``step`` training steps, ``ranks`` what more processes bring,
-``separation`` whole tracks, ``wiener`` the post-filter, ``convolution`` rooms, ``scorer`` BSS Eval
-and ``epoch`` what that costs a training. Each sub-command is a module with a docstring,
+``separation`` whole tracks, ``wiener`` the post-filter, ``scorer`` BSS Eval and ``epoch`` what that
+costs a training. Each sub-command is a module with a docstring,
 ``add_arguments``, ``check``, ``compare`` and ``table``.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules import command_line
-from datamodules.benchmark import convolution, loader
+from datamodules.benchmark import loader
 from lightning_modules.benchmark import epoch, ranks, scorer, separation, step, wiener
 
 COMMANDS = {
@@ -25,7 +25,6 @@ COMMANDS = {
     "separation": separation,
     "wiener": wiener,
     "scorer": scorer,
-    "convolution": convolution,
     "epoch": epoch,
 }
 

@@ -224,7 +224,7 @@ def _heard(
 
     from datamodules.batches import Batch
 
-    mixture, targets = data.listener.read(track, start, samples)
+    mixture, targets = data.grouping.read(track, start, samples)
     # The clean mixture is lowered with the sources.
     clean = torch.cat([targets, mixture[None]])
     noisy, clean = data.degrader.fixed(Batch(mixture, clean), track.name, start)

@@ -239,7 +239,7 @@ def test_balanced_alphas_make_all_sources_equally_loud(musdb_root: Path) -> None
     norms = torch.zeros(2)
     for track in data.train_tracks:
         for start in range(0, track.samples - data.segment_samples, data.segment_samples // 4):
-            targets = data.listener.read(track, start, data.segment_samples).targets
+            targets = data.grouping.read(track, start, data.segment_samples).targets
             norms += model.stft(targets).abs().flatten(1).norm(dim=1)
     assert (weights * norms)[0] == pytest.approx((weights * norms)[1].item(), rel=0.1)
     assert weights[0] > 0.5, "the vocals are the quieter ones"

@@ -144,7 +144,7 @@ def test_validation_and_test_are_fixed(musdb_root: Path) -> None:
     assert track.name == "Actions - One Minute Smile"
     (again,) = list(data(musdb_root, validation_tracks=[track.name]).val_dataloader()[1])
     assert torch.equal(again.mixture, track.mixture)
-    clean = module.listener.read(module.valid_tracks[0])
+    clean = module.grouping.read(module.valid_tracks[0])
     assert torch.allclose(track.targets / track.targets.abs().max(), clean.targets
                           / clean.targets.abs().max(), atol=1e-6)  # fmt: skip
     assert snr_db(track.targets[0], track.mixture) < 20
