@@ -38,7 +38,7 @@ from datamodules.cache.folder import (
 )
 from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.files import audio
-from datamodules.files.audio import AudioInfo
+from datamodules.files.resampling import resample_file, resampled_length
 from datamodules.files.state import State, changed, state
 from datamodules.parallel import for_each, raise_faults
 
@@ -217,10 +217,6 @@ def _make_one(job: _Job) -> Decoded:
             if _is_stem_file(path):
                 audio.decode_streams(path, [made / f"{stem}.wav" for stem in STREAMS])
             elif job.sample_rate:
-                from datamodules.files.resampling import (
-                    resample_file,  # here, because it loads torch
-                )
-
                 resample_file(path, made / "audio.wav", job.sample_rate)
             else:
                 audio.rewrite(path, made / "audio.wav", _subtype(path))
@@ -269,7 +265,8 @@ def decoded_bytes(path: Path, sample_rate: int | None = None) -> int:
     if not _is_stem_file(path):
         info = audio.inspect_seekable(path)
         if sample_rate:
-            return 4 * info.channels * resampled_length(info, sample_rate)
+            samples = resampled_length(info.samples, info.sample_rate, sample_rate)
+            return 4 * info.channels * samples
         return (2 if info.subtype == "PCM_16" else 4) * info.samples * info.channels
     streams = audio.inspect_streams(path)
     expected = len(STREAMS)
@@ -279,19 +276,6 @@ def decoded_bytes(path: Path, sample_rate: int | None = None) -> int:
             f"({', '.join(STREAMS)}); replace or remove it"
         )
     return sum(4 * stream.samples * stream.channels for stream in streams[:expected])
-
-
-def resampled_length(info: AudioInfo, sample_rate: int) -> int:
-    """Tell the length of a file at another rate.
-
-    Args:
-        info: Its header.
-        sample_rate: The other rate, Hz.
-
-    Returns:
-        Samples per channel, rounded up.
-    """
-    return -(-info.samples * sample_rate // info.sample_rate)
 
 
 def _is_stem_file(path: Path) -> bool:
