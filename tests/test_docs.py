@@ -45,12 +45,11 @@ PAGES = {
 RUN = "python -m "
 TOOLS = "lightning_modules.tools"
 # They end when somebody ends them, or take minutes whatever they are given: other tests run them.
-PARSED_ONLY = ("tools.webapp", "tools.architectures", "tools.export_table")
+PARSED_ONLY = ("tools.webapp",)
 # Those of the benchmark that a second is enough for, and what makes it a second; tests/benchmark
 # runs the others, whose options are parsed and checked here.
 QUICK = {
     "separation": "--peers --track-seconds 1 --repeats 1",
-    "wiener": "--track-seconds 1 --repeats 1",
     "convolution": "--segment-seconds 0.5 --response-seconds 0.01 --repeats 1",
 }
 
@@ -266,6 +265,9 @@ def test_lines_for_other_programs() -> None:
                 extras = re.findall(r"\[(\w+)\]", line)
                 assert set(extras) <= set(project["optional-dependencies"]), line
                 assert words[2] == "-e", f"{line}: it is in no registry"
+            elif words[0] == "python":
+                assert (REPOSITORY / words[1]).is_file(), line
+                parse(Path(words[1]).stem, words[2:])
             elif words[0] == "/usr/bin/time":
                 compile(words[words.index("-c") + 1], page, "exec")
             elif words[0].startswith("--"):

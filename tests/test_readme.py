@@ -6,8 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import architectures
 from datamodules.markdown import with_table
-from lightning_modules.tools import architectures
 from tests.helpers.command_line import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -17,7 +17,7 @@ def test_tables_are_those_of_the_figures() -> None:
     docs = REPOSITORY / "docs"
     rows = json.loads((docs / "architectures.json").read_text())
     page = docs / "architectures.md"
-    maker = "lightning_modules.tools.architectures"
+    maker = "docs/make/architectures.py"
     assert with_table(REPOSITORY / "README.md", maker, architectures.ranking(rows)) == README
     assert with_table(page, maker, architectures.table(rows)) == page.read_text()
 

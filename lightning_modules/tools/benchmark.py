@@ -1,9 +1,8 @@
-"""How fast it is, side by side with others: ``python -m lightning_modules.tools.benchmark loader``.
+"""Benchmarks: ``python -m lightning_modules.tools.benchmark loader``.
 
-``loader`` measures reading, ``step`` training steps, ``ranks`` what more processes bring,
-``separation`` whole tracks, ``wiener`` the post-filter, ``scorer`` BSS Eval and ``epoch`` what that
-costs a training. Each sub-command is a module with a docstring,
-``add_arguments``, ``check``, ``compare`` and ``table``.
+``loader`` measures reading, ``step`` training steps, ``ranks`` the scaling of DDP, ``separation``
+whole tracks, ``scorer`` BSS Eval and ``epoch`` its share of an epoch. Each sub-command is a module
+with ``add_arguments``, ``check``, ``compare`` and ``table``; its docstring is the help text.
 """
 
 from __future__ import annotations
@@ -16,21 +15,20 @@ from pathlib import Path
 
 from datamodules import command_line
 from datamodules.benchmark import loader
-from lightning_modules.benchmark import epoch, ranks, scorer, separation, step, wiener
+from lightning_modules.benchmark import epoch, ranks, scorer, separation, step
 
 COMMANDS = {
     "loader": loader,
     "step": step,
     "ranks": ranks,
     "separation": separation,
-    "wiener": wiener,
     "scorer": scorer,
     "epoch": epoch,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark that the command line names.
+    """Run one benchmark.
 
     Args:
         arguments: Command line; by default this process's.
@@ -44,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, description=module.__doc__)
         module.add_arguments(command)
         command.add_argument(
-            "--json", type=Path, metavar="FILE", help="write the figures there, too"
+            "--json", type=Path, metavar="FILE", help="also write the results there"
         )
         command.set_defaults(module=module)
     options = parser.parse_args(arguments)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+import export_table
 from datamodules.markdown import with_table
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.interop import export
 from lightning_modules.interop.export import Exported, ExportError
-from lightning_modules.tools import export_table
 from tests.helpers.configs import ROOTS, tiny_model
 
-MAKER = "lightning_modules.tools.export_table"
+MAKER = "docs/make/export_table.py"
 PAGE = f"# Export\n\n<!-- table: made by {MAKER} -->\nold\n<!-- end -->\nend\n"
 
 
@@ -67,7 +67,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_page_has_all_architectures_as_they_were_found() -> None:
     rows = json.loads((export_table.DOCS / "export.json").read_text())
-    assert sorted(rows) == ROOTS, "python -m lightning_modules.tools.export_table <config>"
+    assert sorted(rows) == ROOTS, "python docs/make/export_table.py <config>"
     for name, row in rows.items():
         assert row["class"] == type(tiny_model(name)).__name__
     page = export_table.DOCS / "export.md"

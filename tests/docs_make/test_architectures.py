@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import pytest
 from torch import Tensor, nn
 
+import architectures
 from datamodules.batches import Batch
 from lightning_modules.base.flops import forward_flops
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.benchmark.model_cost import latency_seconds, measure_model, real_time_factor
 from lightning_modules.configuration.build import build_model
-from lightning_modules.tools import architectures
+from model_cost import latency_seconds, measure_model, real_time_factor
 
 
 class Ahead(SourceSeparator):
@@ -62,7 +62,7 @@ def pages(folder: Path) -> tuple[Path, Path]:
     docs.mkdir()
     found = docs / "architectures.md", folder / "README.md"
     for page in found:
-        mark = "<!-- table: made by lightning_modules.tools.architectures -->"
+        mark = "<!-- table: made by docs/make/architectures.py -->"
         page.write_text(f"# Head\n\n{mark}\nold\n<!-- end -->\n\nFoot\n")
     return found
 

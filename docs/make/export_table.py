@@ -1,4 +1,4 @@
-"""The table of docs/export.md: ``python -m lightning_modules.tools.export_table unet demucs``.
+"""The table of docs/export.md: ``python docs/make/export_table.py unet demucs``.
 
 Models of the configs named, as small as their classes' ``tiny`` makes them, are exported to all
 formats. What came of it is kept in ``docs/export.json``, so that configs can be done one by one,
@@ -21,7 +21,7 @@ from lightning_modules.configuration.files import CONFIGS, chain
 from lightning_modules.tools.export import SUFFIXES, check_packages
 
 DOCS = CONFIGS.parent / "docs"
-_MAKER = "lightning_modules.tools.export_table"
+_MAKER = "docs/make/export_table.py"
 _SECONDS = 0.4
 
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 for a mistake.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m lightning_modules.tools.export_table",
+        prog="python docs/make/export_table.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

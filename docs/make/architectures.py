@@ -1,4 +1,4 @@
-"""Tables of configs in docs and README: ``python -m lightning_modules.tools.architectures unet``.
+"""Tables of configs in docs and README: ``python docs/make/architectures.py unet``.
 
 For each config named, size, cost and delay come from code and config; then the config, or its
 variant ``_small`` where there is one, is trained on the embedded corpus as long as it says and
@@ -24,7 +24,7 @@ from datamodules.markdown import markdown, read_rows, with_table, write_rows
 from lightning_modules.configuration.files import CONFIGS, chain, config_names
 
 DOCS = CONFIGS.parent / "docs"
-_MAKER = "lightning_modules.tools.architectures"
+_MAKER = "docs/make/architectures.py"
 _HEADINGS = (
     "config",
     "paper",
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 if a training failed, or 2 for a mistake.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m lightning_modules.tools.architectures",
+        prog="python docs/make/architectures.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -112,7 +112,7 @@ def facts(name: str) -> dict[str, Any]:
     Returns:
         Paper, parameters, multiply-adds, real-time factor and latency, in JSON's types.
     """
-    from lightning_modules.benchmark.model_cost import measure_model, real_time_factor
+    from model_cost import measure_model, real_time_factor
 
     return {
         "paper": paper(name),
