@@ -102,7 +102,7 @@ class CrosslinkedOpenUnmix(OpenUnmix):
         estimates = self.magnitudes(self.to_scale(spectrum.abs()))
         errors = self.errors(estimates, batch)
         squares = errors.square().mean((0, 2, 3, 4))  # (B, S, C, F, N) -> (S,)
-        parts = {f"loss/{name}": square for name, square in zip(self.sources, squares, strict=True)}
+        parts = self.source_losses(squares)
         total = combined_squares(errors) if self.combinations else squares.mean()
         if self.waveform_weight:
             spectra = self.from_scale(estimates.float()) * torch.sgn(spectrum)[:, None]

@@ -202,7 +202,4 @@ class DenoisingAutoencoder(SpectrogramSeparator):
         margin = self.network.margin
         centre = targets[..., margin : height - margin, margin : width - margin]
         distances = (estimates - centre).square().mean((0, 2, 3))
-        parts = {
-            f"loss/{name}": distance for name, distance in zip(self.sources, distances, strict=True)
-        }
-        return {"loss": distances.mean(), **parts}
+        return {"loss": distances.mean(), **self.source_losses(distances)}

@@ -172,7 +172,4 @@ class MaskUNet(SpectrogramSeparator):
         estimates = self.magnitudes(mixture)[..., : self.bins, :]
         differences = (estimates - targets[..., : self.bins, :]) / self.loudest(mixture)[:, None]
         distances = differences.abs().mean((0, 2, 3, 4))  # (B, S, C, F, N) -> (S,)
-        parts = {
-            f"loss/{name}": distance for name, distance in zip(self.sources, distances, strict=True)
-        }
-        return {"loss": distances.sum(), **parts}
+        return {"loss": distances.sum(), **self.source_losses(distances)}

@@ -170,16 +170,12 @@ class NMF(SpectrogramSeparator):
                 _, activations = factorisation.factorise(found, templates, self.iterations, False)
                 model = factorisation.reconstruct(templates, activations)
                 distances = factorisation.divergence(found, model) / found[0].numel()
-            parts = {
-                f"loss/{name}": distance
-                for name, distance in zip(self.sources, distances, strict=True)
-            }
             loss = distances.sum()
             if torch.is_grad_enabled():
                 sums = factorisation.template_sums(found, templates, activations)
                 frames = found[0, 0].numel()
                 loss = loss + self._pull(*(part / frames for part in sums))
-        return {"loss": loss, **parts}
+        return {"loss": loss, **self.source_losses(distances)}
 
     def _pull(self, numerators: Tensor, denominators: Tensor) -> Tensor:
         """Zero, whose gradient takes the averaged sums to those of a batch."""

@@ -184,11 +184,9 @@ class OpenUnmix(StandardisedInput):
         A sum, because each network then gets the gradients that it would get alone.
         """
         estimates = self.magnitudes(self.to_scale(self.stft(batch.mixture).abs()))
-        errors = (
-            self.errors(estimates, batch).square().mean((0, 2, 3, 4))
-        )  # (B, S, C, F, N) -> (S,)
-        parts = {f"loss/{name}": error for name, error in zip(self.sources, errors, strict=True)}
-        return {"loss": errors.sum(), **parts}
+        # (B, S, C, F, N) -> (S,)
+        errors = self.errors(estimates, batch).square().mean((0, 2, 3, 4))
+        return {"loss": errors.sum(), **self.source_losses(errors)}
 
     def errors(self, estimates: Tensor, batch: Batch) -> Tensor:
         """Estimated less true magnitudes, (B, S, C, F, N)."""

@@ -178,10 +178,7 @@ class UNet(SpectrogramSeparator):
         """Weighted L1 distance of magnitudes (Pourtorkan 2022, equations 12 and 13)."""
         mixture, targets = (self.to_scale(self.stft(signals).abs()) for signals in batch)
         distances = self.distance(self.magnitudes(mixture), targets, mixture).mean(0)  # (S,)
-        parts = {
-            f"loss/{name}": distance for name, distance in zip(self.sources, distances, strict=True)
-        }
-        return {"loss": (self.source_weights * distances).sum(), **parts}
+        return {"loss": (self.source_weights * distances).sum(), **self.source_losses(distances)}
 
     def on_fit_start(self) -> None:
         """Measure the balanced weights, once, before the first step."""

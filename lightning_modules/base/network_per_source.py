@@ -30,5 +30,4 @@ class NetworkPerSource(SpectrogramSeparator):
         mixture, targets = (self.whole_frames(waveform).abs() for waveform in batch)
         differences = self.magnitudes(self.to_scale(mixture)).float() - self.to_scale(targets)
         errors = differences.square().mean((0, 2, 3, 4))  # (B, S, C, F, N) -> (S,)
-        parts = {f"loss/{name}": error for name, error in zip(self.sources, errors, strict=True)}
-        return {"loss": errors.sum(), **parts}
+        return {"loss": errors.sum(), **self.source_losses(errors)}

@@ -168,6 +168,10 @@ class SourceSeparator(LightningModule, ABC):
             logging, named ``loss/<part>``.
         """
 
+    def source_losses(self, losses: Tensor) -> dict[str, Tensor]:
+        """Map losses (S,) to the names under which they are logged, ``loss/<source>``."""
+        return {f"loss/{name}": part for name, part in zip(self.sources, losses, strict=True)}
+
     def separate(self, mixture: Tensor, sample_rate: int | None = None) -> Tensor:
         """Separate audio of any length.
 

@@ -48,5 +48,4 @@ class WaveformSeparator(SourceSeparator):
         """
         losses = self.loss_function(estimates, batch.targets, batch.mixture).mean(0)  # (S,)
         parts = dict(zip(self.sources, losses, strict=True))
-        logged = {f"loss/{name}": value for name, value in parts.items()}
-        return {"loss": self.loss_function.total(parts), **logged}
+        return {"loss": self.loss_function.total(parts), **self.source_losses(losses)}
