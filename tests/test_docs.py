@@ -372,7 +372,7 @@ def test_files_that_the_docs_name_exist() -> None:
         folder = (REPOSITORY / page).parent
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
             assert (folder / target).exists(), f"{page}: {target}"
-        for config in re.findall(r"--config (\w[\w.]*\.yaml)", text):
+        for config in re.findall(r"--config (\w[\w./]*\.yaml)", text):
             known = (REPOSITORY / "configs" / config).is_file() or config.startswith("mine")
             assert known, f"{page}: {config}"
 
@@ -391,7 +391,7 @@ def test_an_architecture_is_two_files(musdb_root: Path, tmp_path: Path) -> None:
                 target.write_bytes(path.read_bytes())
     page = PAGES["docs/adding_an_architecture.md"]
     (module,), (config,) = blocks(page, "python"), blocks(page, "yaml")
-    (copy / "lightning_modules/mine.py").write_text(module)
+    (copy / "lightning_modules/architectures/mine.py").write_text(module)
     (copy / "configs/mine.yaml").write_text(config)
 
     song = musdb_root / "test/Test - Song/mixture.wav"
@@ -418,7 +418,7 @@ def test_reference_pages_show_what_the_code_says(tmp_path: Path) -> None:
     (line,) = re.findall(r"pdoc (.*) lightning_modules", (REPOSITORY / "Makefile").read_text())
     options = [*shlex.split(line)[:-1], str(tmp_path), "lightning_modules.inference.separation"]
     subprocess.run([sys.executable, "-m", "pdoc", *options], check=True, timeout=120)
-    page = (tmp_path / "lightning_modules/separation.html").read_text()
+    page = (tmp_path / "lightning_modules/inference/separation.html").read_text()
     assert "separate_stream" in page
     assert "Consecutive pieces of the mixture" in page
     assert "<strong>blocks" in page, "arguments are a list, not a paragraph"
