@@ -23,6 +23,7 @@ import numpy.typing as npt
 import soundfile
 
 from datamodules.errors import DataError, FFmpegMissingError
+from datamodules.files.tags import probe_tags, tags_of
 from datamodules.files.wav import read_wav_header
 
 Audio = npt.NDArray[np.float32]
@@ -54,6 +55,21 @@ class AudioInfo:
     sample_rate: int
     channels: int
     subtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Song:
+    """An open audio file.
+
+    Attributes:
+        info: Its header.
+        tags: Title, artist and others, by soundfile's names; only those present.
+        blocks: Waveforms from beginning to end, shape (C, n), nominally in [-1, 1].
+    """
+
+    info: AudioInfo
+    tags: dict[str, str]
+    blocks: Iterator[Audio]
 
 
 def require_ffmpeg(purpose: str) -> None:
@@ -107,34 +123,7 @@ def inspect_seekable(path: AnyPath) -> AudioInfo:
     """
     path = Path(path)
     with _open(path) as file:
-        if file.format in ("WAV", "WAVEX", "RF64"):
-            _check_wav_is_whole(path)
-        samples, rate = file.frames, file.samplerate
-        if samples == 0:
-            raise DataError(
-                f"{path}: holds no samples, audio was expected; export it again (if a recording "
-                "or a pipe left its header unfinished: ffmpeg -i OLD NEW.wav repairs it)"
-            )
-        # libsndfile answers with the largest integer when a FLAC stream does not tell its length.
-        if samples >= 2**62:
-            raise DataError(
-                f"{path}: its header does not tell its length (it was written into a pipe), "
-                f"which reading from the middle needs; {_CONVERT}"
-            )
-        # FLAC and MP3 declare a length that a truncated file does not have. An MP3's declared
-        # end may be off by a frame or two, so there the last second must hold anything at all.
-        start = max(0, samples - (rate if file.format == "MP3" else 1))
-        try:
-            file.seek(start)
-            found = len(file.read(1))
-        except soundfile.SoundFileError:
-            found = 0
-        if not found:
-            raise DataError(
-                f"{path}: declares {samples} samples ({samples / rate:.2f} s), but its end cannot "
-                "be read: it is truncated or damaged; copy or download it again"
-            )
-        return AudioInfo(samples, rate, file.channels, file.subtype)
+        return _inspect_open_file(path, file)
 
 
 def inspect_streams(path: AnyPath) -> list[AudioInfo]:
@@ -225,12 +214,38 @@ def blocks(path: AnyPath, block_samples: int) -> Iterator[Audio]:
         DataError: The file is missing, empty, truncated or not audio.
         FFmpegMissingError: Only ffmpeg could read it, and it is not installed.
     """
+    return open_song(path, block_samples).blocks
+
+
+def open_song(path: AnyPath, block_samples: int | None = None) -> Song:
+    """Open a file once for its header, its tags and its samples.
+
+    Args:
+        path: The file, of any format that soundfile or ffmpeg reads.
+        block_samples: Length of a block, samples; by default 30 seconds.
+
+    Returns:
+        Checked header, tags and an iterator over the samples.
+
+    Raises:
+        DataError: The file is missing, empty, truncated or not audio.
+        FFmpegMissingError: Only ffmpeg could read it, and it is not installed.
+    """
     path = Path(path)
     try:
-        inspect_seekable(path)
+        file = _open(path)
     except _UnknownFormatError:
-        return _ffmpeg_blocks(path, inspect_streams(path)[0], block_samples)
-    return _soundfile_blocks(path, block_samples)
+        info = inspect_streams(path)[0]
+        length = block_samples or 30 * info.sample_rate
+        return Song(info, probe_tags(path), _ffmpeg_blocks(path, info, length))
+    try:
+        info = _inspect_open_file(path, file)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    length = block_samples or 30 * info.sample_rate
+    return Song(info, tags_of(file), _soundfile_blocks(path, file, length))
 
 
 def decode_streams(path: AnyPath, targets: Sequence[Path]) -> None:
@@ -297,6 +312,37 @@ def rewrite(path: AnyPath, target: Path, subtype: str) -> None:
                 )
 
 
+def _inspect_open_file(path: Path, file: Any) -> AudioInfo:
+    if file.format in ("WAV", "WAVEX", "RF64"):
+        _check_wav_is_whole(path)
+    samples, rate = file.frames, file.samplerate
+    if samples == 0:
+        raise DataError(
+            f"{path}: holds no samples, audio was expected; export it again (if a recording "
+            "or a pipe left its header unfinished: ffmpeg -i OLD NEW.wav repairs it)"
+        )
+    # libsndfile answers with the largest integer when a FLAC stream does not tell its length.
+    if samples >= 2**62:
+        raise DataError(
+            f"{path}: its header does not tell its length (it was written into a pipe), "
+            f"which reading from the middle needs; {_CONVERT}"
+        )
+    # FLAC and MP3 declare a length that a truncated file does not have. An MP3's declared
+    # end may be off by a frame or two, so there the last second must hold anything at all.
+    start = max(0, samples - (rate if file.format == "MP3" else 1))
+    try:
+        file.seek(start)
+        found = len(file.read(1))
+    except soundfile.SoundFileError:
+        found = 0
+    if not found:
+        raise DataError(
+            f"{path}: declares {samples} samples ({samples / rate:.2f} s), but its end cannot "
+            "be read: it is truncated or damaged; copy or download it again"
+        )
+    return AudioInfo(samples, rate, file.channels, file.subtype)
+
+
 def _open(path: Path) -> Any:
     try:
         return soundfile.SoundFile(path)
@@ -341,8 +387,8 @@ def _check_wav_is_whole(path: Path) -> None:
         )
 
 
-def _soundfile_blocks(path: Path, block_samples: int) -> Iterator[Audio]:
-    with _open(path) as file:
+def _soundfile_blocks(path: Path, file: Any, block_samples: int) -> Iterator[Audio]:
+    with file:
         try:
             while len(block := file.read(block_samples, dtype="float32", always_2d=True)):
                 yield np.ascontiguousarray(block.T)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import soundfile
@@ -14,23 +15,28 @@ NAMES = ("title", "artist", "album", "date", "genre", "tracknumber", "copyright"
 
 
 def read_tags(path: Path) -> dict[str, str]:
-    """Read the tags of a song, as far as they can be read: none are no fault.
+    """Read the tags of a song; tags that cannot be read are left out.
 
     Args:
         path: An audio file of any format that soundfile or ffmpeg reads.
 
     Returns:
-        Those of ``NAMES`` that are there.
+        Those of ``NAMES`` that are present.
     """
     try:
         with soundfile.SoundFile(path) as file:
-            found = {name: getattr(file, name) for name in NAMES}
+            return tags_of(file)
     except (soundfile.SoundFileError, TypeError):
-        found = _probed(path)
-    return {name: found[name].strip() for name in NAMES if found.get(name, "").strip()}
+        return probe_tags(path)
 
 
-def _probed(path: Path) -> dict[str, str]:
+def tags_of(file: soundfile.SoundFile) -> dict[str, str]:
+    """Return the tags of an open file, as ``read_tags`` does."""
+    return _present({name: getattr(file, name) for name in NAMES})
+
+
+def probe_tags(path: Path) -> dict[str, str]:
+    """Read the tags of a file through ffprobe, if it is installed, as ``read_tags`` does."""
     if shutil.which("ffprobe") is None:
         return {}
     command = ["ffprobe", "-v", "error", "-show_entries", "format_tags:stream_tags"]
@@ -46,4 +52,8 @@ def _probed(path: Path) -> dict[str, str]:
     # An Ogg's tags belong to its stream, an MP4's to the file.
     parts = [*content.get("streams", [])[:1], content.get("format", {})]
     tags = {name.lower(): value for part in parts for name, value in part.get("tags", {}).items()}
-    return tags | {"tracknumber": tags.get("track", "")}
+    return _present(tags | {"tracknumber": tags.get("track", "")})
+
+
+def _present(tags: Mapping[str, str]) -> dict[str, str]:
+    return {name: tags[name].strip() for name in NAMES if tags.get(name, "").strip()}

@@ -1,4 +1,4 @@
-"""Stems in the formats that people listen to: WAV, FLAC, MP3 and MUSDB18's ``.stem.mp4``."""
+"""Formats of stems: WAV, FLAC, MP3 and MUSDB18's ``.stem.mp4``."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ FORMATS = ("wav", "flac", "mp3", "stem.mp4")
 CLIPPING = ("rescale", "clamp")
 MIXTURE = "mixture"
 
-# Bits a sample -> soundfile's name; the first is the default.
+# Bits per sample -> soundfile's subtype; the first is the default.
 _SUBTYPES = {
     "wav": {32: "FLOAT", 24: "PCM_24", 16: "PCM_16"},
     "flac": {24: "PCM_24", 16: "PCM_16"},
 }
-# MPEG audio layer III has no others.
+# All that MPEG audio layer III supports, Hz.
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-# Leaves room for the rounding of 16 bits, and for what a lossy decoder overshoots.
+# Highest peak: leaves room for rounding to 16 bits, and for overshoots of lossy decoders.
 _CEILING = {"wav": 1 - 2**-15, "flac": 1 - 2**-15, "mp3": 0.98, "stem.mp4": 0.98}
 _BLOCK = 2**18
-# MUSDB18's order of streams; other sources follow as they come.
+# MUSDB18's order of streams; other sources follow in the model's order.
 _STREAMS = (MIXTURE, "drums", "bass", "other", "vocals")
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How stems are written.
+    """File format of stems.
 
-    32-bit float WAV holds any value: the stems add up to the mixture to the rounding. Every
-    other format ends at full scale, and estimates can go beyond it. ``rescale`` then turns all
-    stems of a song down by one and the same factor, so that their balance stays; ``clamp``
-    cuts the peaks off and leaves the level as it is.
+    32-bit float WAV holds any value, so that the stems add up to the mixture up to rounding. All
+    other formats are limited to full scale, which estimates can exceed. ``rescale`` then scales
+    all stems of a song by the same factor, which keeps their balance; ``clamp`` clips the peaks
+    and keeps the level.
 
     Args:
-        format: One of ``FORMATS``. ``stem.mp4`` is one file of AAC streams, the mixture first
-            and then the stems, as MUSDB18's are; musdb and stempeg read it.
-        bits: Bits a sample: 16, 24 or 32 (float, the default) for WAV, 16 or 24 (the default)
+        format: One of ``FORMATS``. ``stem.mp4`` is one file of AAC streams, first the mixture
+            and then the stems, in the layout of MUSDB18 that musdb and stempeg read.
+        bits: Bits per sample: 16, 24 or 32 (float, the default) for WAV, 16 or 24 (the default)
             for FLAC.
-        bitrate_kbps: Kilobits a second of MP3, and of each stream of ``stem.mp4``.
+        bitrate_kbps: Kilobits per second of MP3, or of each stream of ``stem.mp4``.
         clipping: One of ``CLIPPING``.
 
     Raises:
-        DataError: A value is none of these, or ffmpeg is needed and missing.
+        DataError: A value is invalid, or ffmpeg is needed and missing.
     """
 
     format: str = "wav"
@@ -80,50 +80,46 @@ class Encoding:
 
     @property
     def is_one_file(self) -> bool:
-        """Whether all stems of a song share a file, which holds the mixture, too."""
+        """Whether all stems of a song and the mixture share a file."""
         return self.format == "stem.mp4"
 
     @property
     def is_exact(self) -> bool:
-        """Whether the files are those that estimates are gathered in: 32-bit float WAV."""
+        """Whether the format is 32-bit float WAV, in which estimates are collected."""
         return self.format == "wav" and self._subtype == "FLOAT"
 
     def check_rate(self, song: Path, sample_rate: int) -> None:
-        """Refuse a sample rate that the format does not have.
+        """Check that the format supports a sample rate.
 
         Args:
             song: The song, for the message.
             sample_rate: Its rate, Hz.
 
         Raises:
-            DataError: MP3 does not know the rate.
+            DataError: The format is MP3, which does not support the rate.
         """
         if self.format == "mp3" and sample_rate not in _MP3_RATES:
             raise DataError(
-                f"{song}: has {sample_rate} Hz, which MP3 does not know "
-                f"({', '.join(map(str, _MP3_RATES))}); choose --format wav or flac"
+                f"{song}: has {sample_rate} Hz, MP3 supports "
+                f"{', '.join(map(str, _MP3_RATES))}; choose --format wav or flac"
             )
 
     def files(self, folder: Path, stems: list[str]) -> list[Path]:
-        """Name the files that a song's stems go to.
+        """Return the files of a song's stems.
 
         Args:
             folder: The song's folder.
             stems: Names of the stems.
 
         Returns:
-            One file a stem, or the one for all.
+            One file per stem, or one for all.
         """
         if self.is_one_file:
             return [folder / f"{folder.name}.{self.format}"]
         return [folder / f"{stem}.{self.format}" for stem in stems]
 
     def gain(self, peak: float) -> float:
-        """Tell how much a song's stems are turned down, 1 for not at all.
-
-        Args:
-            peak: Largest absolute sample of them.
-        """
+        """Return the factor applied to all stems of a song, given their largest absolute sample."""
         ceiling = _CEILING[self.format]
         if self.is_exact or self.clipping == "clamp" or peak <= ceiling:
             return 1.0
@@ -140,9 +136,9 @@ class Encoding:
 
         Args:
             sources: Stem -> 32-bit float WAV.
-            targets: What ``files`` named, in any folder.
-            gain: Factor on all samples; what is beyond full scale then is cut off.
-            tags: Title, artist and the like, by soundfile's names.
+            targets: Files as ``files`` names them, in any folder.
+            gain: Factor applied to all samples, before clipping at full scale.
+            tags: Title, artist and others, by soundfile's names.
 
         Raises:
             DataError: The encoder failed.
@@ -162,7 +158,7 @@ class Encoding:
             soundfile.SoundFile(source) as old,
             soundfile.SoundFile(
                 target, "w", old.samplerate, old.channels, self._subtype,
-                # Beyond 4 GiB, which an hour of float stereo nearly is, WAV itself ends.
+                # WAV is limited to 4 GiB, 3.4 hours of float stereo at 44.1 kHz.
                 format="RF64" if self._bytes(old) >= 2**32 - 2**16 else self.format.upper(),
             ) as new,
         ):  # fmt: skip
@@ -185,7 +181,7 @@ class Encoding:
         streams: list[str] = []
         for number, name in enumerate(order):
             streams += ["-map", f"{number}:a", f"-metadata:s:a:{number}", f"title={name}"]
-            # A player that knows nothing of stems plays the mixture alone.
+            # Ordinary players play the default stream: the mixture.
             streams += [f"-disposition:a:{number}", "default" if number == 0 else "0"]
         self._encode(inputs, streams, target, gain, tags, "aac")
 
@@ -204,7 +200,7 @@ class Encoding:
             for name, value in tags.items()
             for word in ("-metadata", f"{words.get(name, name)}={value}")
         ]
-        # Float samples beyond full scale would wrap or ring in a decoder.
+        # Clip here: float samples beyond full scale would wrap or ring in a decoder.
         cut = ["-af", f"volume={gain!r},asoftclip=type=hard"]
         kind = ["-f", "mp4" if self.is_one_file else "mp3"]
         command = ["ffmpeg", "-nostdin", "-v", "error", "-y", *inputs, *streams, *cut]

@@ -1,28 +1,28 @@
-"""Post-processing of estimates: silence what is likely noise, keep a band of frequencies.
+"""Post-processing of estimates: mute windows that are probably noise, filter frequencies.
 
-Pourtorkan 2022, "Audio source separation using deep learning", chapter "Post-Processing". A
-threshold is the median or the mean of the whole estimate's amplitude envelope, the magnitude of
-its analytic signal (Hilbert transform), divided by a softness. Windows move over the estimate; one
-is muted if the statistic of the envelope in the window before it and in the one after it both
-lie below the threshold; then the one before fades out and the one after fades in. Low-pass and
-high-pass filters act on the spectrogram.
+Pourtorkan 2022, "Audio source separation using deep learning", chapter "Post-Processing". The
+threshold is the median or mean of the estimate's amplitude envelope (magnitude of the analytic
+signal) over the complete track, divided by a softness. A sliding window is muted if the statistic
+of the envelope is below the threshold both in the window before it and in the window after it;
+the window before then fades out, and the window after fades in. Low-pass and high-pass filters act
+on the spectrogram.
 
-The report leaves open what its flowchart, of which only the caption is left, may have told. Here:
+The report's flowchart is missing. What it leaves open is done as follows:
 
-- The windows before and after are those that adjoin the window, a window's length away. What is
-  in the window itself has no say, as in the text: a sound that lasts no longer than a window, with
-  silence on both sides, is taken for noise, so windows are longer than the shortest such sound.
-- Where a track ends and there is no window before, or after, the window itself stands in for it.
-- All windows are judged by the estimate as it came, not as earlier ones left it, and where muted
-  windows and fades overlap the lowest gain counts. So the order in which windows are visited does
-  not matter, and a fade's slope does not depend on the hop.
-- Fades are straight lines. Channels share their gain, lest the image move; their envelopes are
-  averaged. Filters come first, so that the threshold is that of what will be heard.
-- Filters keep or drop whole bins, by the frequency at their centre.
+- The windows before and after are adjacent, one window length away. The window itself is not
+  tested, as in the text: a sound shorter than a window between silences is muted, so choose windows
+  longer than the shortest wanted sound.
+- At the ends of a track, the window itself replaces the missing neighbour.
+- All windows are tested on the unmuted estimate, and where muted windows and fades overlap the
+  lowest gain applies. The result does not depend on the order of windows, nor a fade's slope on
+  the hop.
+- Fades are linear. Channels share one gain, which preserves the stereo image; their envelopes are
+  averaged. Filters are applied before muting.
+- Filters keep or remove entire bins, by centre frequency.
 
-The threshold is known only when the last sample is: estimates pass through a temporary file, in
-memory as long as that is short, and are muted when they are read back. All is computed on a grid of
-blocks that begins with the track, so that it comes out the same however it came in.
+The threshold is known after the last sample: estimates are stored in a temporary file (in memory
+while small) and muted on reading. Blocks are aligned to the start of the track, so that the result
+does not depend on how the stream is divided.
 """
 
 from __future__ import annotations
@@ -35,28 +35,33 @@ from typing import Any, Literal, TypedDict, get_args
 import torch
 from torch import Tensor
 
+from lightning_modules.inference.streams import (
+    RunningMean,
+    RunningMedian,
+    StreamStore,
+    blocks_with_margins,
+)
+
 Statistic = Literal["median", "mean"]
 
-# Kept samples of a block, and those on each side that are only looked at.
-_ENVELOPE_BLOCK, _ENVELOPE_MARGIN = 2**16 - 2**13, 2**12  # a fast Fourier transform in all
+# Samples of a block and of its margins, together a power of two.
+ENVELOPE_BLOCK, ENVELOPE_MARGIN = 2**16 - 2**13, 2**12
 _FILTER_BLOCK, _FILTER_N_FFT = 2**16, 4096
-# Counters for the median: numbers are told apart by their exponent and 12 bits more, 0.002 dB.
-_DROPPED_BITS = 11
 _BYTES_IN_MEMORY = 2**28
 
 
 class PostProcessing(TypedDict, total=False):
-    """Settings; what is left out is off, or as given in brackets.
+    """Settings; those left out are off, or have the default in brackets.
 
-    Numbers marked * are for all sources, or for some by name: ``{bass: 500.0}``.
+    Numbers marked * apply to all sources, or per source by name: ``{bass: 500.0}``.
 
     Attributes:
-        softness: * Switches muting on: what the statistic is divided by to get the threshold. The
-            larger, the less is muted.
-        statistic: ``median`` (default, the report's advice) or ``mean`` of the envelope.
+        softness: * Enables muting: divisor of the statistic that gives the threshold. Larger
+            values mute less.
+        statistic: ``median`` (default, as the report recommends) or ``mean`` of the envelope.
         window_seconds: Length of a window, seconds (0.5).
-        hop_seconds: How far windows move, seconds, a part of the window (0.125).
-        fades: Whether neighbours of muted windows fade (yes).
+        hop_seconds: Hop of the windows, seconds; must divide the window (0.125).
+        fades: Fade the neighbours of muted windows (true).
         low_pass_hz: * Highest frequency that is kept, Hz.
         high_pass_hz: * Lowest frequency that is kept, Hz.
     """
@@ -71,7 +76,7 @@ class PostProcessing(TypedDict, total=False):
 
 
 class PostProcessor:
-    """Settings made ready for a model's sources and a sample rate.
+    """Post-processing for given sources and sample rate.
 
     Args:
         settings: The settings.
@@ -91,7 +96,7 @@ class PostProcessor:
             if low > high:
                 raise ValueError(
                     f"postprocessing of {name}: high_pass_hz is {low:g} and low_pass_hz {high:g}: "
-                    "nothing would be left; give a high_pass_hz below the low_pass_hz"
+                    "nothing would remain; give a high_pass_hz below the low_pass_hz"
                 )
         self.statistic = settings.get("statistic", "median")
         if self.statistic not in get_args(Statistic):
@@ -106,12 +111,12 @@ class PostProcessor:
         ):
             raise ValueError(
                 f"postprocessing.window_seconds is {window:g} and hop_seconds {hop:g} at "
-                f"{sample_rate} Hz: give a window of two hops or more, a whole number of them"
+                f"{sample_rate} Hz: give a window of two or more hops, a whole number of them"
             )
         self.window = self.hops_per_window * self.hop
         self.fades = bool(settings.get("fades", True))
-        # One by the softness: with 0 nothing is below the threshold.
-        self.hardness = 1 / torch.tensor(softness)
+        # 0, for an infinite softness, mutes nothing.
+        self.threshold_factor = 1 / torch.tensor(softness)
         frequencies = torch.arange(_FILTER_N_FFT // 2 + 1) * (sample_rate / _FILTER_N_FFT)
         kept = frequencies >= torch.tensor(lowest)[:, None]
         kept &= frequencies <= torch.tensor(highest)[:, None]
@@ -119,26 +124,26 @@ class PostProcessor:
         self.kept = kept[self.filtered][:, None, :, None].float()  # (filtered, 1, F, 1)
 
     def __call__(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Process estimates that come, and go, piece by piece, in bounded memory.
+        """Process a stream of estimates in bounded memory.
 
         Args:
-            parts: Consecutive pieces of the estimates, shape (S, C, n), of any length.
+            parts: Consecutive parts of the estimates, shape (S, C, n), of any length.
 
         Yields:
-            Consecutive pieces of the processed estimates, shape (S, C, m), together as long.
+            Consecutive parts of the processed estimates, shape (S, C, m), of the same total length.
         """
         if self.filtered:
             parts = self._filter(parts)
-        if self.hardness.any():
+        if self.threshold_factor.any():
             parts = self._mute(parts)
         yield from parts
 
     # --------------------------------------------------------------- filters
 
     def _filter(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Keep the bins between lowest and highest frequency of the sources that have them."""
+        """Zero the bins outside the band of each filtered source."""
         edge = _FILTER_N_FFT // 2
-        for block, samples in _blocks(parts, _FILTER_BLOCK, 2 * edge):
+        for block, samples in blocks_with_margins(parts, _FILTER_BLOCK, 2 * edge):
             window = torch.hann_window(_FILTER_N_FFT, device=block.device)
             waveforms = block[self.filtered].float()  # (filtered, C, T)
             spectrum = torch.stft(
@@ -154,7 +159,7 @@ class PostProcessor:
                 _FILTER_N_FFT,
                 _FILTER_N_FFT // 4,
                 window=window,
-                center=True,  # leaves out half a window at each end
+                center=True,  # drops half a window at each end
                 length=block.shape[-1] - 2 * edge,
             ).unflatten(0, waveforms.shape[:2])
             kept = block[..., 2 * edge : 2 * edge + samples].clone()
@@ -164,10 +169,10 @@ class PostProcessor:
     # ---------------------------------------------------------------- muting
 
     def _mute(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Find the threshold, and then mute what is below."""
+        """Store the estimates, find the muted windows, and apply the gains."""
         with tempfile.SpooledTemporaryFile(_BYTES_IN_MEMORY) as file:
-            stored = _Store(file)
-            muted = self.muted(stored.through(parts))
+            stored = StreamStore(file)
+            muted = self.muted(stored.write_through(parts))
             start = 0
             for part in stored.read():
                 gain = self.gain(muted, start, part.shape[-1])
@@ -175,33 +180,33 @@ class PostProcessor:
                 yield part * gain[:, None].to(part.dtype)
 
     def muted(self, parts: Iterable[Tensor]) -> Tensor:
-        """Tell which windows are muted.
+        """Return which windows are muted.
 
         Args:
-            parts: Consecutive pieces of the estimates, shape (S, C, n).
+            parts: Consecutive parts of the estimates, shape (S, C, n).
 
         Returns:
-            Booleans, shape (S, K): window k begins at sample k ``hop``. The last one ends with the
-            track, and may be shorter.
+            Booleans, shape (S, K): window k begins at sample k ``hop``. The last window ends with
+            the track and can be shorter.
         """
-        whole = _Median() if self.statistic == "median" else _Mean()
+        total = RunningMedian() if self.statistic == "median" else RunningMean()
         statistics: list[Tensor] = []
-        waiting: Tensor | None = None  # of the envelope, from the start of the next window on
-        for block, samples in _blocks(parts, _ENVELOPE_BLOCK, _ENVELOPE_MARGIN):
+        pending: Tensor | None = None  # envelope from the start of the next window on
+        for block, samples in blocks_with_margins(parts, ENVELOPE_BLOCK, ENVELOPE_MARGIN):
             found = envelope(block)[:, :samples]
-            whole.add(found)
-            waiting = found if waiting is None else torch.cat([waiting, found], -1)
-            if waiting.shape[-1] >= self.window:
-                windows = waiting.unfold(-1, self.window, self.hop)  # (S, windows, window)
+            total.add(found)
+            pending = found if pending is None else torch.cat([pending, found], -1)
+            if pending.shape[-1] >= self.window:
+                windows = pending.unfold(-1, self.window, self.hop)  # (S, windows, window)
                 statistics.append(self._statistic(windows))
-                waiting = waiting[:, windows.shape[1] * self.hop :]
-        if waiting is None:
-            return torch.zeros(len(self.hardness), 0, dtype=torch.bool)
-        # Samples that no window holds yet.
-        if not statistics or waiting.shape[-1] > self.window - self.hop:
-            statistics.append(self._statistic(waiting[:, None]))
+                pending = pending[:, windows.shape[1] * self.hop :]
+        if pending is None:
+            return torch.zeros(len(self.threshold_factor), 0, dtype=torch.bool)
+        # Samples that no window contains yet.
+        if not statistics or pending.shape[-1] > self.window - self.hop:
+            statistics.append(self._statistic(pending[:, None]))
         level = torch.cat(statistics, 1)  # (S, K)
-        threshold = whole.value() * self.hardness.to(level.device)
+        threshold = total.value() * self.threshold_factor.to(level.device)
         below = level < threshold[:, None]
         away = min(self.hops_per_window, level.shape[1])
         before = torch.cat([below[:, :away], below[:, :-away]], 1)
@@ -209,7 +214,7 @@ class PostProcessor:
         return before & after
 
     def gain(self, muted: Tensor, start: int, samples: int) -> Tensor:
-        """Gain of some samples: 0 in muted windows, a ramp beside them, else 1.
+        """Gain per sample: 0 in muted windows, a ramp beside them, 1 elsewhere.
 
         Args:
             muted: Muted windows, shape (S, K).
@@ -220,150 +225,48 @@ class PostProcessor:
             Gains in [0, 1], shape (S, samples).
         """
         number = torch.arange(muted.shape[1], device=muted.device)
-        never = 4 + muted.shape[1] + self.hops_per_window  # windows away: beyond all fades
-        # Of the muted windows that begin no later, or no earlier, than each the nearest.
+        never = 4 + muted.shape[1] + self.hops_per_window  # windows: further than any fade reaches
+        # Nearest muted window at or before each window, and at or after it.
         last = torch.where(muted, number, -never).cummax(1).values
         following = torch.where(muted, number, 2 * never).flip(1).cummin(1).values.flip(1)
         beyond = torch.full_like(following[:, :1], 2 * never)
         following = torch.cat([following, beyond], 1)
         time = torch.arange(start, start + samples, device=muted.device)
         window = (time // self.hop).clamp_max(muted.shape[1] - 1)
-        after = time - last[:, window] * self.hop - self.window  # samples since the end of muting
+        after = time - last[:, window] * self.hop - self.window  # samples since a muted window
         if not self.fades:
             return (after >= 0).float()
-        until = following[:, window + 1] * self.hop - time  # samples to the next muting
+        until = following[:, window + 1] * self.hop - time  # samples to the next one
         return (torch.minimum(after + 1, until) / self.window).clamp(0, 1)
 
     def _statistic(self, windows: Tensor) -> Tensor:
-        """Median, the lower one of two, or mean over the last axis."""
+        """Lower median, or mean, over the last axis."""
         if self.statistic == "mean":
             return windows.mean(-1)
         return windows.median(-1).values
 
 
 def envelope(block: Tensor) -> Tensor:
-    """Amplitude envelope: magnitude of the analytic signal, the channels' mean.
+    """Amplitude envelope: magnitude of the analytic signal, averaged over channels.
 
-    The margins fade to zero, so that what is cut off there does not ring: a slow window goes
-    through the Hilbert transform unchanged (Bedrosian's theorem).
+    The margins are tapered against ringing: a slow window passes the Hilbert transform unchanged
+    (Bedrosian's theorem).
 
     Args:
         block: Waveforms with margins, shape (S, C, margin + n + margin). NaN and infinite samples
-            count as zero.
+            are replaced by zero.
 
     Returns:
         Envelope between the margins, shape (S, n).
     """
-    samples, margin = block.shape[-1], _ENVELOPE_MARGIN
+    samples, margin = block.shape[-1], ENVELOPE_MARGIN
     rise = torch.hann_window(2 * margin, device=block.device)[:margin]
     taper = torch.ones(samples, device=block.device)
     taper[:margin], taper[-margin:] = rise, rise.flip(0)
     waveform = taper * block.float().nan_to_num(0.0, 0.0, 0.0)
-    # The Hilbert transform turns each positive frequency by -90 degrees.
+    # The Hilbert transform shifts each positive frequency by -90 degrees.
     turned = torch.fft.irfft(-1j * torch.fft.rfft(waveform), samples)
     return torch.hypot(waveform, turned).mean(1)[:, margin:-margin]
-
-
-class _Mean:
-    """Mean of numbers that come in pieces."""
-
-    def __init__(self) -> None:
-        self.sum: Tensor | float = 0.0
-        self.count = 0
-
-    def add(self, numbers: Tensor) -> None:
-        """Take in numbers (S, n)."""
-        self.sum = self.sum + numbers.sum(-1, dtype=torch.float64)
-        self.count += numbers.shape[-1]
-
-    def value(self) -> Tensor:
-        """The mean, shape (S,)."""
-        return torch.as_tensor(self.sum / self.count).float()
-
-
-class _Median:
-    """Median, the lower one of two, of non-negative numbers that come in pieces."""
-
-    def __init__(self) -> None:
-        self.counts: Tensor | None = None
-        self.count = 0
-
-    def add(self, numbers: Tensor) -> None:
-        """Take in float32 numbers (S, n)."""
-        # Read as integers, non-negative floating-point numbers keep their order.
-        bins = numbers.contiguous().view(torch.int32).long() >> _DROPPED_BITS
-        if self.counts is None:
-            self.counts = bins.new_zeros(len(numbers), 2 ** (31 - _DROPPED_BITS))
-        self.counts.scatter_add_(1, bins, torch.ones_like(bins))
-        self.count += numbers.shape[-1]
-
-    def value(self) -> Tensor:
-        """The median to 0.002 dB, rounded down, shape (S,)."""
-        assert self.counts is not None
-        rank = (self.count + 1) // 2
-        bins = (self.counts.cumsum(1) < rank).sum(1)
-        return (bins << _DROPPED_BITS).int().view(torch.float32)
-
-
-class _Store:
-    """Pieces of a stream on their way through a file.
-
-    Args:
-        file: The file, open for reading and writing.
-    """
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        self.shapes: list[torch.Size] = []
-
-    def through(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Store pieces and hand them on."""
-        for part in parts:
-            if not part.numel():
-                continue
-            self.example = part[..., :0]
-            self.shapes.append(part.shape)
-            self.file.write(part.contiguous().cpu().view(torch.uint8).numpy().tobytes())
-            yield part
-
-    def read(self) -> Iterator[Tensor]:
-        """Hand out the pieces once more."""
-        self.file.seek(0)
-        for shape in self.shapes:
-            data = bytearray(self.file.read(shape.numel() * self.example.element_size()))
-            part = torch.frombuffer(data, dtype=self.example.dtype).view(shape)
-            yield part.to(self.example.device)
-
-
-def _blocks(parts: Iterable[Tensor], length: int, margin: int) -> Iterator[tuple[Tensor, int]]:
-    """Cut a stream into blocks with what lies around them, zeros where there is nothing.
-
-    Args:
-        parts: Consecutive pieces of the stream, shape (S, C, n).
-        length: Samples of a block.
-        margin: Samples before and after it.
-
-    Yields:
-        Block with margins, shape (S, C, margin + length + margin), and how many of its samples
-        are the stream's.
-    """
-    waiting: Tensor | None = None
-    left = 0  # samples still to be handed out
-    for part in parts:
-        if waiting is None:
-            waiting = part.new_zeros(*part.shape[:-1], margin)
-        waiting = torch.cat([waiting, part], -1)
-        left += part.shape[-1]
-        while waiting.shape[-1] >= length + 2 * margin:
-            yield waiting[..., : length + 2 * margin], length
-            waiting = waiting[..., length:]
-            left -= length
-    while waiting is not None and left > 0:
-        missing = length + 2 * margin - waiting.shape[-1]
-        waiting = torch.nn.functional.pad(waiting, (0, missing))
-        yield waiting, min(length, left)
-        waiting = waiting[..., length:]
-        left -= length
 
 
 def _check_keys(settings: Mapping[str, Any]) -> None:
@@ -377,7 +280,7 @@ def _check_keys(settings: Mapping[str, Any]) -> None:
 def _by_source(
     settings: Mapping[str, Any], key: str, sources: Sequence[str], off: float
 ) -> list[float]:
-    """Numbers of a setting in the order of the sources; ``off`` where none is given."""
+    """Return a setting's numbers in the order of the sources; ``off`` where none is given."""
     given = settings.get(key)
     if given is None:
         return [off] * len(sources)

@@ -1,29 +1,27 @@
-"""Separation of audio of any length: the one inference path of all models.
-
-The mixture is cut into chunks as long as a training segment that overlap by a
-part of their length. The model separates them a few at a time, and neighbours
-are cross-faded with a squared-sine ramp: the two weights add up to one, so a
-model that returns its input returns the whole track, to the bit. Only the
-chunks at hand are in memory, however long the audio is.
-"""
+"""Separation of audio of any length, rate and number of channels: one path for all models."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Protocol
 
+import soxr
 import torch
 import torchaudio
-from scipy.signal import resample_poly
 from torch import Tensor
 
+from lightning_modules.inference.overlap_add import check_overlap, overlap_add
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor
-from lightning_modules.inference.shifts import averaged, check_shifts, draw_delays
+from lightning_modules.inference.shifts import average_over_delays, check_shifts, draw_delays
+
+# torchaudio builds one filter per phase: gigabytes between rates such as 44,100 and 44,056 Hz.
+_MOST_PHASES = 2000
 
 
 class Separator(Protocol):
-    """What ``separate`` needs to know of a model."""
+    """Interface that ``separate`` needs of a model."""
 
     sources: list[str]
     sample_rate: int
@@ -49,20 +47,20 @@ def separate(
     """Separate a mixture that fits into memory.
 
     Args:
-        model: The separator; its mode and device are the caller's choice.
+        model: The separator; its mode and device stay as they are.
         mixture: Waveform, shape (C, T), on the model's device.
         sample_rate: Rate of the mixture, Hz; by default the model's.
-        overlap: Part of a chunk that it shares with the next, in [0, 0.5].
-        batch_size: Chunks that go through the model at once.
-        shifts: Random delays of the mixture to average over; 0 separates it as it is.
-        seed: The same one gives the same delays.
-        postprocessing: What is done to the estimates; by default nothing.
+        overlap: Fraction of a chunk shared with the next, in [0, 0.5].
+        batch_size: Chunks per forward pass.
+        shifts: Number of random delays to average over; 0 separates the mixture once, undelayed.
+        seed: Seed of the delays.
+        postprocessing: Post-processing of the estimates; by default none.
 
     Returns:
         Estimates at the mixture's rate, shape (S, C, T), ordered as ``model.sources``.
 
     Raises:
-        ValueError: The mixture's shape, the overlap or the shifts are not as described.
+        ValueError: The mixture's shape, the overlap or the shifts are invalid.
     """
     if mixture.ndim != 2:
         raise ValueError(f"mixture has shape {tuple(mixture.shape)}: (channels, samples) expected")
@@ -97,71 +95,45 @@ def separate_stream(
     postprocessing: PostProcessing | None = None,
     progress: Callable[[int], None] = lambda samples: None,
 ) -> Iterator[Tensor]:
-    """Separate a mixture that comes, and goes, piece by piece.
+    """Separate a mixture block by block.
 
     Args:
-        model: The separator; its mode and device are the caller's choice.
-        blocks: Consecutive pieces of the mixture of any length, shape (C, n).
+        model: The separator; its mode and device stay as they are.
+        blocks: Consecutive blocks of the mixture of any length, shape (C, n).
         sample_rate: Rate of the mixture, Hz; by default the model's.
-        overlap: Part of a chunk that it shares with the next, in [0, 0.5].
-        batch_size: Chunks that go through the model at once.
-        shifts: Random delays of the mixture to average over; 0 separates it as it is.
-        seed: The same one gives the same delays.
-        postprocessing: What is done to the estimates; by default nothing. Muting gives
-            nothing back before all has come.
-        progress: Told the number of samples that have just been separated.
+        overlap: Fraction of a chunk shared with the next, in [0, 0.5].
+        batch_size: Chunks per forward pass.
+        shifts: Number of random delays to average over; 0 separates the mixture once, undelayed.
+        seed: Seed of the delays.
+        postprocessing: Post-processing of the estimates; by default none. With muting, nothing
+            is yielded before all blocks have been read.
+        progress: Called with the number of samples just separated.
 
     Yields:
-        Consecutive pieces of the estimates, shape (S, C, n), together as long
-        as the mixture.
+        Consecutive parts of the estimates, shape (S, C, n), in total as long as the mixture.
 
     Raises:
-        ValueError: The overlap is outside [0, 0.5], the shifts are below 0, or a setting of the
-            post-processing is wrong.
+        ValueError: The overlap, the shifts or a setting of the post-processing is invalid.
     """
     check_overlap(overlap)
     check_shifts(shifts)
     rate = sample_rate or model.sample_rate
-    delays = draw_delays(shifts, rate, seed)
     process = PostProcessor(postprocessing or {}, model.sources, rate)
+    separated = partial(
+        overlap_add,
+        lambda chunks: apply(model, chunks, rate),
+        length=max(2, round(model.segment_seconds * rate)),
+        overlap=overlap,
+        batch_size=batch_size,
+    )
+    delays = draw_delays(shifts, rate, seed)
 
-    def joined(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        return _joined_chunks(model, blocks, rate, overlap, batch_size)
-
-    def separated() -> Iterator[Tensor]:
-        for part in averaged(joined, blocks, delays) if delays else joined(blocks):
+    def estimates() -> Iterator[Tensor]:
+        for part in average_over_delays(separated, blocks, delays) if delays else separated(blocks):
             progress(part.shape[-1])
             yield part
 
-    yield from process(separated())
-
-
-def _joined_chunks(
-    model: Separator, blocks: Iterable[Tensor], rate: int, overlap: float, batch_size: int
-) -> Iterator[Tensor]:
-    """Separate chunk by chunk, and cross-fade neighbours."""
-    length = max(2, round(model.segment_seconds * rate))
-    shared = int(length * overlap)
-    hop = length - shared
-    # sin² rises from 0 to 1; its fall, cos², makes the sum of the two one.
-    ramp = torch.sin(torch.linspace(0, math.pi / 2, shared + 2)[1:-1]) ** 2
-
-    tail: Tensor | None = None  # what the last chunk says of the samples shared with the next
-    received = emitted = 0
-    for chunks, received in _batches(blocks, length, hop, batch_size):
-        estimates = apply(model, chunks, rate)
-        ramp = ramp.to(estimates)
-        for chunk in estimates:
-            if tail is not None:
-                # lerp of equal values is that very value: the cross-fade adds no rounding.
-                chunk[..., :shared] = torch.lerp(tail, chunk[..., :shared], ramp)
-            # A copy: the view would keep the whole batch of chunks alive.
-            tail = chunk[..., hop:].clone()
-            part = chunk[..., : min(hop, received - emitted)]
-            emitted += part.shape[-1]
-            yield part
-    if tail is not None and emitted < received:
-        yield tail[..., : received - emitted]
+    yield from process(estimates())
 
 
 def apply(model: Separator, chunks: Tensor, rate: int) -> Tensor:
@@ -173,12 +145,15 @@ def apply(model: Separator, chunks: Tensor, rate: int) -> Tensor:
         rate: Their sample rate, Hz.
 
     Returns:
-        Estimates, shape (B, S, C, T).
+        Estimates in new memory, shape (B, S, C, T).
+
+    Raises:
+        ValueError: Neither the audio nor the model is mono, and their channels differ.
     """
     batch, channels, length = chunks.shape
     inputs = chunks.contiguous()  # the chunks overlap in memory
     if rate != model.sample_rate:
-        # Edges of a resampled chunk ring a little; the cross-fade weighs them near zero.
+        # A resampled chunk rings at its edges, where the cross-fade weights it near zero.
         inputs = _resample(inputs, rate, model.sample_rate)
     if channels != model.audio_channels:
         if model.audio_channels == 1:
@@ -198,67 +173,17 @@ def apply(model: Separator, chunks: Tensor, rate: int) -> Tensor:
         else:
             estimates = estimates.mean(-2, keepdim=True)
     if rate != model.sample_rate:
-        estimates = _resample(estimates, model.sample_rate, rate)
-        estimates = estimates[..., :length]
+        estimates = _resample(estimates, model.sample_rate, rate)[..., :length]
         estimates = torch.nn.functional.pad(estimates, (0, length - estimates.shape[-1]))
-    # The cross-fade writes into it, and an identity model hands back its input.
+    # The cross-fade writes into it, and an identity model returns its input.
     return estimates.clone()
-
-
-def check_overlap(overlap: float) -> None:
-    """Check that a sample lies in no more than two chunks.
-
-    Args:
-        overlap: Part of a chunk that it shares with the next.
-
-    Raises:
-        ValueError: It is outside [0, 0.5].
-    """
-    if not 0 <= overlap <= 0.5:
-        raise ValueError(f"overlap is {overlap}: give a part of the chunk from 0 to 0.5")
-
-
-def _batches(
-    blocks: Iterable[Tensor], length: int, hop: int, batch_size: int
-) -> Iterator[tuple[Tensor, int]]:
-    """Cut blocks into batches of overlapping chunks, the last one padded with zeros.
-
-    Yields:
-        Chunks, shape (b, C, length), and the number of samples received so far.
-    """
-    received = 0
-    waiting: Tensor | None = None  # received samples from the start of the next chunk on
-    covered = 0  # samples from that start on that an earlier chunk already holds
-    for block in blocks:
-        received += block.shape[-1]
-        waiting = block if waiting is None else torch.cat([waiting, block], -1)
-        while waiting.shape[-1] >= length + (batch_size - 1) * hop:
-            yield _chunks(waiting, length, hop, batch_size), received
-            waiting, covered = waiting[..., batch_size * hop :], length - hop
-    if waiting is None:
-        return
-    if waiting.shape[-1] <= covered:
-        return
-    # One chunk, and as many more as it takes to hold every sample.
-    count = 1 + max(0, math.ceil((waiting.shape[-1] - length) / hop))
-    padded = torch.nn.functional.pad(waiting, (0, length + (count - 1) * hop - waiting.shape[-1]))
-    for first in range(0, count, batch_size):
-        number = min(batch_size, count - first)
-        yield _chunks(padded[..., first * hop :], length, hop, number), received
-
-
-def _chunks(waveform: Tensor, length: int, hop: int, number: int) -> Tensor:
-    """The first ``number`` chunks of a waveform (C, T), as (number, C, length)."""
-    span = length + (number - 1) * hop
-    return waveform[..., :span].unfold(-1, length, hop).transpose(0, 1)
 
 
 def _resample(waveform: Tensor, old: int, new: int) -> Tensor:
     """Resample waveforms (..., T) from one rate to another, Hz."""
-    if max(old, new) / math.gcd(old, new) <= 2000:
+    if max(old, new) / math.gcd(old, new) <= _MOST_PHASES:
         resampled: Tensor = torchaudio.functional.resample(waveform, old, new)
         return resampled
-    # torchaudio makes a filter for each phase: gigabytes between rates such as 44,100 and 44,056.
-    factor = math.gcd(old, new)
-    audio = resample_poly(waveform.cpu().numpy(), new // factor, old // factor, axis=-1)
-    return torch.from_numpy(audio).to(waveform)
+    frames = waveform.reshape(-1, waveform.shape[-1]).T.float().cpu().numpy()
+    audio = torch.from_numpy(soxr.resample(frames, old, new).T)  # (n, T)
+    return audio.to(waveform).reshape(*waveform.shape[:-1], -1)

@@ -1,9 +1,9 @@
-"""Randomised equivariant stabilisation: estimates averaged over random delays of the mixture.
+"""Shift trick: average the estimates of randomly delayed mixtures.
 
-The shift trick of Defossez, Usunier, Bottou and Bach 2019, "Music Source Separation in the
-Waveform Domain". A model with strides does not answer a delay by the same delay; the mean over
-several random ones comes nearer to that. It costs as many times the separation. A delay moves
-the borders of chunks along, so that these average out, too.
+Defossez, Usunier, Bottou and Bach 2019, "Music Source Separation in the Waveform Domain":
+randomised equivariant stabilisation. A model with strides is not time-equivariant; the mean over
+several random delays is closer to it, at as many times the cost. Delays also move the borders of
+chunks, so that errors there average out.
 """
 
 from __future__ import annotations
@@ -14,74 +14,67 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-# Delays are up to half a second, as the authors'.
+# The longest delay, as in the paper.
 _LONGEST_SECONDS = 0.5
 
 
 def check_shifts(shifts: int) -> None:
-    """Check a number of shifts.
-
-    Args:
-        shifts: Number of delays to average over, or 0.
-
-    Raises:
-        ValueError: It is below 0.
-    """
+    """Raise ``ValueError`` if a number of shifts is negative."""
     if shifts < 0:
-        raise ValueError(f"shifts is {shifts}: give 0, which leaves the mixture as it is, or more")
+        raise ValueError(f"shifts is {shifts}: give 0 (no shifts) or a positive number")
 
 
 def draw_delays(shifts: int, sample_rate: int, seed: int) -> list[int]:
     """Draw random delays from 0 to half a second.
 
     Args:
-        shifts: How many.
+        shifts: Number of delays.
         sample_rate: Hz.
-        seed: The same one gives the same delays.
+        seed: Seed of the generator.
 
     Returns:
         Delays, samples.
     """
     longest = round(_LONGEST_SECONDS * sample_rate)
     generator = torch.Generator().manual_seed(seed)
-    drawn: list[int] = torch.randint(longest + 1, (shifts,), generator=generator).tolist()
-    return drawn
+    delays: list[int] = torch.randint(longest + 1, (shifts,), generator=generator).tolist()
+    return delays
 
 
-def averaged(
-    separated: Callable[[Iterable[Tensor]], Iterator[Tensor]],
+def average_over_delays(
+    separate: Callable[[Iterable[Tensor]], Iterator[Tensor]],
     blocks: Iterable[Tensor],
     delays: list[int],
 ) -> Iterator[Tensor]:
-    """Separate a delayed mixture for each delay, side by side, and average the estimates.
+    """Separate the mixture once per delay, in parallel streams, and average the estimates.
 
     Args:
-        separated: Maps consecutive blocks of a mixture (C, n) to pieces of estimates (S, C, n).
+        separate: Maps consecutive blocks of a mixture (C, n) to parts of estimates (S, C, n).
         blocks: Consecutive blocks of the mixture.
         delays: Delays, samples, at least one.
 
     Yields:
-        Consecutive pieces of the mean, shape (S, C, n), together as long as the mixture.
+        Consecutive parts of the mean, shape (S, C, n), in total as long as the mixture.
     """
     copies = itertools.tee(blocks, len(delays))
     streams = [
-        _undone(separated(_delayed(copy, delay)), delay)
+        _drop_first(separate(_delayed(copy, delay)), delay)
         for copy, delay in zip(copies, delays, strict=True)
     ]
-    pieces = [next(stream, None) for stream in streams]
+    parts = [next(stream, None) for stream in streams]
     while True:
-        waiting = [piece for piece in pieces if piece is not None]
-        if len(waiting) < len(pieces):
-            return  # they are all as long as the mixture, and end together
-        samples = min(piece.shape[-1] for piece in waiting)
-        mean = waiting[0][..., :samples]
-        for number, piece in enumerate(waiting[1:], 2):
-            # Equal estimates have that very mean: lerp adds no rounding to them.
-            mean = torch.lerp(mean, piece[..., :samples], 1 / number)
+        pending = [part for part in parts if part is not None]
+        if len(pending) < len(parts):
+            return  # all streams have the same length
+        samples = min(part.shape[-1] for part in pending)
+        mean = pending[0][..., :samples]
+        for number, part in enumerate(pending[1:], 2):
+            # lerp between equal values returns that value without rounding.
+            mean = torch.lerp(mean, part[..., :samples], 1 / number)
         yield mean
-        pieces = [
-            piece[..., samples:] if piece.shape[-1] > samples else next(stream, None)
-            for piece, stream in zip(waiting, streams, strict=True)
+        parts = [
+            part[..., samples:] if part.shape[-1] > samples else next(stream, None)
+            for part, stream in zip(pending, streams, strict=True)
         ]
 
 
@@ -90,10 +83,10 @@ def _delayed(blocks: Iterable[Tensor], delay: int) -> Iterator[Tensor]:
         yield block if number else torch.nn.functional.pad(block, (delay, 0))
 
 
-def _undone(pieces: Iterable[Tensor], delay: int) -> Iterator[Tensor]:
-    """Leave out the first samples, and pieces without any."""
-    for piece in pieces:
-        left = piece[..., delay:]
-        delay = max(0, delay - piece.shape[-1])
-        if left.shape[-1]:
-            yield left
+def _drop_first(parts: Iterable[Tensor], delay: int) -> Iterator[Tensor]:
+    """Drop the first ``delay`` samples of a stream, and empty parts."""
+    for part in parts:
+        rest = part[..., delay:]
+        delay = max(0, delay - part.shape[-1])
+        if rest.shape[-1]:
+            yield rest

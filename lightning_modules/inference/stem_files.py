@@ -1,4 +1,4 @@
-"""Estimates as audio files, written as they come and never half there."""
+"""Estimates as audio files, written block by block and renamed once complete."""
 
 from __future__ import annotations
 
@@ -15,18 +15,15 @@ import soundfile
 import torch
 
 from datamodules.errors import DataError
-from datamodules.files.audio import Audio, blocks, inspect
-from datamodules.files.tags import read_tags
+from datamodules.files.audio import Audio, open_song
 from datamodules.tracks.checks import nan_finding
 from lightning_modules.inference.encoding import MIXTURE, Encoding
 from lightning_modules.inference.postprocessing import PostProcessing
 from lightning_modules.inference.separation import Separator, separate_stream
 
-_BLOCK_SECONDS = 30
-
 
 class SeparatingModule(Separator, Protocol):
-    """A separator that knows how it wants to be run."""
+    """A separator with its own settings of separation."""
 
     overlap: float
     chunks_at_once: int
@@ -35,18 +32,18 @@ class SeparatingModule(Separator, Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         ...
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which stems are written of what a model separates.
+    """Which stems to write.
 
     Args:
         stems: Some of the sources; by default all.
-        two_stems: A source: it is written, and as ``no_<source>`` the sum of all others.
-        residual: Write as ``residual`` what the mixture holds beyond all estimates, too.
+        two_stems: Write this source, and the sum of all others as ``no_<source>``.
+        residual: Also write the mixture minus all estimates as ``residual``.
 
     Raises:
         DataError: Both ``stems`` and ``two_stems`` are given.
@@ -61,32 +58,32 @@ class Selection:
             raise DataError("--stems and --two-stems: give one of them")
 
     def names(self, sources: Sequence[str]) -> list[str]:
-        """Name the stems.
+        """Return the names of the stems.
 
         Args:
-            sources: What the model separates.
+            sources: Sources of the model.
 
         Raises:
-            DataError: A name is none of them.
+            DataError: A requested name is not among them.
         """
-        asked = [self.two_stems] if self.two_stems else self.stems
-        for name in asked or []:
+        requested = [self.two_stems] if self.two_stems else self.stems
+        for name in requested or []:
             if name not in sources:
                 raise DataError(
-                    f"no stem {name!r} comes out of this model: give some of {', '.join(sources)}"
+                    f"this model has no stem {name!r}: give some of {', '.join(sources)}"
                 )
-        names = [source for source in sources if asked is None or source in asked]
+        names = [source for source in sources if requested is None or source in requested]
         if self.two_stems:
             names.append(f"no_{self.two_stems}")
         return names + ["residual"] * self.residual
 
     def take(self, estimates: Audio, sources: Sequence[str], mixture: Audio | None) -> Audio:
-        """Take the stems.
+        """Compute the stems from estimates.
 
         Args:
             estimates: Waveforms, shape (S, C, n).
             sources: Their names.
-            mixture: What they were separated from, shape (C, n); only the residual needs it.
+            mixture: The mixture, shape (C, n); only the residual needs it.
 
         Returns:
             Waveforms in the order of ``names``, shape (stems, C, n).
@@ -102,26 +99,25 @@ class Selection:
 
 
 class StemFiles:
-    """A folder of audio files, one a stem, filled block by block.
+    """A folder of audio files, one per stem, written block by block.
 
-    They grow as 32-bit float WAV under a temporary name, and are encoded and take their own
-    names when all of them are whole.
+    Blocks are appended to temporary 32-bit float WAVs. When all are complete, they are encoded
+    and moved to their final names.
 
     Args:
-        folder: Where the files go; created when needed.
+        folder: Folder of the files; created if necessary.
         stems: Names of the stems.
         sample_rate: Sample rate, Hz.
         channels: Number of channels.
-        force: Overwrite files that are there.
-        encoding: Format of the files; by default 32-bit float WAV, whose sum is the mixture to
-            the rounding, and which does not clip.
-        tags: Title, artist and the like, by soundfile's names.
+        force: Overwrite existing files.
+        encoding: Format of the files; by default 32-bit float WAV, which does not clip.
+        tags: Title, artist and others, by soundfile's names.
 
     Attributes:
-        gain: After the end, what the stems were turned down by so that none is clipped.
+        gain: Factor applied to all stems against clipping, known on exit.
 
     Raises:
-        FileExistsError: A file is there and ``force`` is not given.
+        FileExistsError: A file exists and ``force`` is not given.
     """
 
     def __init__(
@@ -143,44 +139,40 @@ class StemFiles:
         self._peak = 0.0
         if not force:
             self.check_free(folder, stems, self.encoding)
-        self._unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+        self._temporary = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
 
     @staticmethod
     def check_free(folder: Path, stems: Sequence[str], encoding: Encoding | None = None) -> None:
-        """Check that nothing would be overwritten.
+        """Check that no file would be overwritten.
 
         Args:
-            folder: Where the files would go.
+            folder: Folder of the files.
             stems: Names of the stems.
             encoding: Format of the files.
 
         Raises:
-            FileExistsError: A file is there.
+            FileExistsError: A file exists.
         """
         for path in (encoding or Encoding()).files(folder, list(stems)):
             if path.exists():
                 raise FileExistsError(
-                    f"{path} is there already; give --force to overwrite it, --resume to leave out "
-                    "songs that are done, or another folder"
+                    f"{path} exists already; give --force to overwrite it, --resume to skip "
+                    "finished songs, or another folder"
                 )
 
     def __enter__(self) -> StemFiles:
-        self._unfinished.mkdir(parents=True, exist_ok=True)
-        self._paths = {name: self._unfinished / f".{name}.wav" for name in self.stems}
+        self._temporary.mkdir(parents=True, exist_ok=True)
+        self._paths = {name: self._temporary / f".{name}.wav" for name in self.stems}
         size = {"samplerate": self.sample_rate, "channels": self.channels}
         self._files = [
-            # WAV itself ends at 4 GiB.
+            # RF64, since WAV is limited to 4 GiB.
             soundfile.SoundFile(path, "w", **size, subtype="FLOAT", format="RF64")
             for path in self._paths.values()
         ]
         return self
 
     def write(self, stems: Audio) -> None:
-        """Append a block.
-
-        Args:
-            stems: Waveforms, shape (stems, C, n).
-        """
+        """Append a block of waveforms, shape (stems, C, n)."""
         self._peak = max(self._peak, float(np.abs(stems).max(initial=0)))
         for file, stem in zip(self._files, stems, strict=True):
             file.write(stem.T)
@@ -197,15 +189,15 @@ class StemFiles:
             if error is None:
                 self._finish()
         finally:
-            shutil.rmtree(self._unfinished, ignore_errors=True)
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _finish(self) -> None:
         self.gain = self.encoding.gain(self._peak)
         finished = self.encoding.files(self.folder, self.stems)
-        unfinished = [self._unfinished / path.name for path in finished]
-        self.encoding.write(self._paths, unfinished, self.gain, self.tags)
+        encoded = [self._temporary / path.name for path in finished]
+        self.encoding.write(self._paths, encoded, self.gain, self.tags)
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path, final in zip(unfinished, finished, strict=True):
+        for path, final in zip(encoded, finished, strict=True):
             path.replace(final)
 
 
@@ -226,33 +218,31 @@ def separate_file(
 
     Args:
         model: The separator.
-        song: The audio file; its tags go to the stems.
-        folder: Where the stems go.
-        force: Overwrite what is there.
-        overlap: Part of a chunk that is cross-faded with the next; by default the model's.
-        shifts: Random delays of the mixture to average over; by default the model's.
-        postprocessing: What is done to the estimates; by default what the model's settings say.
-        selection: Which stems are written; by default one a source.
+        song: The audio file; its tags are copied to the stems.
+        folder: Folder of the stems.
+        force: Overwrite existing files.
+        overlap: Fraction of a chunk that is cross-faded with the next; by default the model's.
+        shifts: Number of random delays to average over; by default the model's.
+        postprocessing: Post-processing of the estimates; by default the model's.
+        selection: Which stems to write; by default one per source.
         encoding: Format of the files; by default 32-bit float WAV.
-        progress: Told the number of samples that have just been separated.
+        progress: Called with the number of samples just separated.
 
     Returns:
-        What the stems were turned down by so that none is clipped; 1 for not at all.
+        Factor applied to all stems against clipping; 1 if there was none.
 
     Raises:
-        DataError: The file cannot be read or is not finite, or a stem or its rate does not fit.
-        FileExistsError: Stems are there and ``force`` is not given.
+        DataError: The file cannot be read or is not finite, the model has no such stem, or the
+            format does not support the sample rate.
+        FileExistsError: Stems exist and ``force`` is not given.
     """
-    info = inspect(song)
     selection, encoding = selection or Selection(), encoding or Encoding()
+    source = open_song(song)
+    info = source.info
     encoding.check_rate(song, info.sample_rate)
-    pieces = (
-        torch.from_numpy(block).to(model.device)
-        for block in blocks(song, _BLOCK_SECONDS * info.sample_rate)
-    )
     estimates = separate_stream(
         model,
-        pieces,
+        (torch.from_numpy(block).to(model.device) for block in source.blocks),
         info.sample_rate,
         overlap=model.overlap if overlap is None else overlap,
         batch_size=model.chunks_at_once,
@@ -261,21 +251,22 @@ def separate_file(
         progress=progress,
     )
     names = selection.names(model.sources)
-    done = 0
     if encoding.is_one_file:
         names.append(MIXTURE)
-    # The song is read once more beside its estimates, which may come long after.
-    mixture = _Reader(song, info.sample_rate)
+    mixture = None
+    if selection.residual or encoding.is_one_file:
+        # Read again, since muting yields the first estimate after the last block.
+        mixture = _Reader(open_song(song).blocks)
+    done = 0
     with StemFiles(
-        folder, names, info.sample_rate, info.channels, force, encoding, read_tags(song)
+        folder, names, info.sample_rate, info.channels, force, encoding, source.tags
     ) as files:
         for part in estimates:
             audio = part.cpu().numpy()
             if not np.isfinite(audio).all():
-                raise _not_finite(song, info.sample_rate, done)
+                raise _non_finite_error(song, info.sample_rate, done)
             done += audio.shape[-1]
-            needed = selection.residual or encoding.is_one_file
-            original = mixture.read(audio.shape[-1]) if needed else None
+            original = None if mixture is None else mixture.read(audio.shape[-1])
             stems = selection.take(audio, model.sources, original)
             if encoding.is_one_file:
                 assert original is not None
@@ -284,10 +275,10 @@ def separate_file(
     return files.gain
 
 
-def _not_finite(song: Path, sample_rate: int, done: int) -> DataError:
-    """Tell whose fault it is that estimates are not finite from some sample on."""
+def _non_finite_error(song: Path, sample_rate: int, done: int) -> DataError:
+    """Find out whether the song or the model caused non-finite estimates."""
     position = 0
-    for block in blocks(song, _BLOCK_SECONDS * sample_rate):
+    for block in open_song(song).blocks:
         finite = np.isfinite(block).all(0)
         if not finite.all():
             return DataError(str(nan_finding(song, position + int(np.argmin(finite)), sample_rate)))
@@ -299,19 +290,16 @@ def _not_finite(song: Path, sample_rate: int, done: int) -> DataError:
 
 
 class _Reader:
-    """Reads a file from its beginning, as many samples as are asked for each time."""
+    """Re-cuts blocks to any number of samples."""
 
-    def __init__(self, song: Path, block_samples: int) -> None:
-        self._song, self._block_samples = song, block_samples
-        self._blocks: Iterator[Audio] | None = None
-        self._waiting: list[Audio] = []
+    def __init__(self, blocks: Iterator[Audio]) -> None:
+        self._blocks = blocks
+        self._pending: list[Audio] = []
 
     def read(self, samples: int) -> Audio:
-        """Read the next samples (C, samples)."""
-        if self._blocks is None:
-            self._blocks = blocks(self._song, self._block_samples)
-        while sum(block.shape[-1] for block in self._waiting) < samples:
-            self._waiting.append(next(self._blocks))
-        waiting = np.concatenate(self._waiting, -1)
-        self._waiting = [waiting[:, samples:]]
-        return waiting[:, :samples]
+        """Return the next samples (C, samples)."""
+        while sum(block.shape[-1] for block in self._pending) < samples:
+            self._pending.append(next(self._blocks))
+        joined = np.concatenate(self._pending, -1)
+        self._pending = [joined[:, samples:]]
+        return joined[:, :samples]

@@ -1,4 +1,4 @@
-"""Post-processing: exact gains, the same however estimates come, and nothing where it is off."""
+"""Post-processing: exact gains, independent of the division into blocks; no change when off."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from lightning_modules.configuration.build import build_model
 from lightning_modules.inference import postprocessing
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor, envelope
 from lightning_modules.inference.separation import separate, separate_stream
+from lightning_modules.inference.streams import RunningMean, RunningMedian, blocks_with_margins
 from lightning_modules.tools import separate as tool
 from tests.helpers.checkpoints import save
 from tests.helpers.separators import Half, Identity
 
 RATE = 1000
-# A window of 200 samples that moves by 50.
+# Windows of 200 samples with a hop of 50.
 GATE: PostProcessing = {"softness": 2.0, "window_seconds": 0.2, "hop_seconds": 0.05}
 
 
@@ -36,32 +37,32 @@ def processed(settings: PostProcessing, *parts: Tensor, rate: int = RATE) -> Ten
 
 
 def tones(*levels: float, samples: int = 1000, channels: int = 1) -> Tensor:
-    """One source: a tone of a fourth of the rate, a stretch of it at each level."""
+    """One source: a tone at a quarter of the sample rate, ``samples`` at each level."""
     time = torch.arange(samples * len(levels))
     tone = torch.sin(math.pi / 2 * time + 0.4) * torch.tensor(levels).repeat_interleave(samples)
     return tone.expand(1, channels, -1).clone()
 
 
 def dipped(rate: int, quiet: float = 0.1) -> Tensor:
-    """Six seconds in stereo, quiet from 2.05 to 3.95 s; shape (2, T)."""
+    """Six seconds of stereo, quiet from 2.05 to 3.95 s; shape (2, T)."""
     estimate = tones(1, samples=6 * rate, channels=2)[0]
     estimate[:, round(2.05 * rate) : round(3.95 * rate)] *= quiet
     return estimate
 
 
-# By default windows begin every 1/8 s; mostly quiet are those from 1.875 to 4.125 s.
+# By default windows begin every 1/8 s; those from 1.875 to 4.125 s are mostly quiet.
 MUTED_SECONDS = 2.375, 3.625
 
 
 # ------------------------------------------------------------------- muting
 
 
-def test_a_quiet_stretch_is_muted_and_its_neighbours_fade() -> None:
+def test_quiet_passage_is_muted_and_its_neighbours_fade() -> None:
     """Threshold 1 / 2; windows at 0, 50, ...; quiet from 1020 to 1980.
 
-    The first window with both neighbours below begins at 1150: the one before it holds 950 to
-    1150, mostly quiet. The last begins at 1650: the one after it ends at 2050. All in between is
-    muted, 200 samples on each side fade.
+    The first window with both neighbours below the threshold begins at 1150: the window before it
+    is 950 to 1150, mostly quiet. The last begins at 1650: the window after it ends at 2050. All
+    between is muted, and 200 samples on each side fade.
     """
     estimate = tones(1, samples=4000)
     estimate[..., 1020:1980] *= 0.1
@@ -73,7 +74,7 @@ def test_a_quiet_stretch_is_muted_and_its_neighbours_fade() -> None:
     assert (gain - expected).abs().max() < 1e-6
 
 
-def test_without_fades_the_neighbours_stay() -> None:
+def test_without_fades_the_neighbours_are_unchanged() -> None:
     estimate = tones(1, samples=4000)
     estimate[..., 1020:1980] *= 0.1
     expected = estimate.clone()
@@ -91,7 +92,7 @@ def test_without_fades_the_neighbours_stay() -> None:
         ("mean", 0.46, False),
     ],
 )
-def test_the_threshold_is_the_statistic_by_the_softness(
+def test_threshold_is_the_statistic_divided_by_the_softness(
     statistic: Any, level: float, muted: bool
 ) -> None:
     estimate = tones(1, level, 1, 1)
@@ -99,21 +100,21 @@ def test_the_threshold_is_the_statistic_by_the_softness(
     assert bool(changed.any()) == muted
 
 
-def test_a_sound_shorter_than_a_window_goes_with_the_silence_around_it() -> None:
-    """As the report has it: only the neighbours are looked at."""
+def test_sound_shorter_than_a_window_between_silences_is_muted() -> None:
+    """As in the report, only the neighbours are tested."""
     estimate = tones(1, 0.1, 1, 1)
     estimate[..., 1500:1550] *= 10
     assert processed(GATE, estimate)[..., 1500:1550].abs().max() == 0
 
 
-def test_at_the_ends_the_window_itself_stands_in_for_its_neighbour() -> None:
+def test_windows_at_the_ends_replace_their_missing_neighbour() -> None:
     muted = processed(GATE, tones(0.1, 1, 1, 0.1))
     assert muted[..., :200].abs().max() == 0
     assert muted[..., -200:].abs().max() == 0
     assert muted[..., 1200:2800].abs().amin(-1) > 0
 
 
-def test_short_and_silent_estimates_stay() -> None:
+def test_short_and_silent_estimates_are_unchanged() -> None:
     for samples in (1, 49, 51, 199, 201, 399):
         estimate = tones(1, samples=samples)
         assert torch.equal(processed(GATE, estimate), estimate)
@@ -129,17 +130,17 @@ def windows_of(samples: int, window: int, hop: int) -> list[slice]:
 @pytest.mark.parametrize("samples", [3000, 3037])
 @pytest.mark.parametrize("hop_seconds", [0.02, 0.05, 0.1])
 @pytest.mark.parametrize("statistic", ["median", "mean"])
-def test_gains_are_those_of_a_loop_over_windows(
+def test_gains_equal_those_of_a_loop_over_windows(
     samples: int, hop_seconds: float, statistic: Any
 ) -> None:
-    """The report's loop, window by window and neighbour by neighbour."""
+    """The report's loop over windows and their neighbours."""
     random = np.random.default_rng(0)
     levels = np.repeat(random.choice([0.1, 1, 1], 40), 200)[:samples]
     estimate = torch.from_numpy(random.normal(0, levels, (1, 2, samples))).float()
     settings: PostProcessing = {**GATE, "hop_seconds": hop_seconds, "statistic": statistic}
 
-    ((block, _),) = postprocessing._blocks(
-        [estimate], postprocessing._ENVELOPE_BLOCK, postprocessing._ENVELOPE_MARGIN
+    ((block, _),) = blocks_with_margins(
+        [estimate], postprocessing.ENVELOPE_BLOCK, postprocessing.ENVELOPE_MARGIN
     )
     found = envelope(block)[0, :samples].numpy()
     compute = np.mean if statistic == "mean" else lambda x: np.quantile(x, 0.5, method="lower")
@@ -170,18 +171,18 @@ def test_channels_share_their_gain() -> None:
     assert (gain[:, 0] - gain[:, 1]).abs().max() < 1e-6
 
 
-def test_sources_may_differ() -> None:
+def test_settings_per_source() -> None:
     estimate = tones(1, 0.1, 1, 1).expand(3, -1, -1)
     result = processed({**GATE, "softness": {"s0": 2.0, "s2": 20.0}}, estimate)
     assert result[0, :, 1200:1800].abs().max() == 0
-    assert torch.equal(result[1:], estimate[1:])  # one left out, one with a threshold of 0.05
+    assert torch.equal(result[1:], estimate[1:])  # s1 is not muted, s2 has a threshold of 0.05
 
 
-def test_nan_and_infinity_have_no_say_in_others() -> None:
+def test_nan_and_infinity_do_not_change_other_samples() -> None:
     estimate = tones(1, 0.1, 1, 1, channels=2)
-    spoilt = estimate.clone()
-    spoilt[0, 0, 300], spoilt[0, 1, 301] = torch.nan, torch.inf
-    result, expected = processed(GATE, spoilt), processed(GATE, estimate)
+    corrupted = estimate.clone()
+    corrupted[0, 0, 300], corrupted[0, 1, 301] = torch.nan, torch.inf
+    result, expected = processed(GATE, corrupted), processed(GATE, estimate)
     assert not result[0, 0, 300].isfinite()
     assert not result[0, 1, 301].isfinite()
     result[0, 0, 300], result[0, 1, 301] = expected[0, 0, 300], expected[0, 1, 301]
@@ -191,33 +192,33 @@ def test_nan_and_infinity_have_no_say_in_others() -> None:
 # ----------------------------------------------------------------- envelope
 
 
-def test_the_envelope_is_that_of_the_hilbert_transform() -> None:
+def test_envelope_equals_that_of_scipy() -> None:
     random = np.random.default_rng(0)
     signal = scipy.signal.lfilter([1], [1, -0.9], random.normal(0, 1, (1, 2, 150_000)))
     expected = np.abs(scipy.signal.hilbert(signal)).mean(1)[0]
-    blocks = postprocessing._blocks(
+    blocks = blocks_with_margins(
         [torch.from_numpy(signal).float()],
-        postprocessing._ENVELOPE_BLOCK,
-        postprocessing._ENVELOPE_MARGIN,
+        postprocessing.ENVELOPE_BLOCK,
+        postprocessing.ENVELOPE_MARGIN,
     )
     found = torch.cat([envelope(block)[:, :n] for block, n in blocks], 1)[0].numpy()
-    # At the ends scipy's takes the signal to begin again where it ends.
+    # scipy assumes a periodic signal, which differs at the ends.
     inside = slice(2000, -2000)
     assert np.abs(found - expected)[inside].max() < 0.1 * expected.mean()
     assert np.median(found) == pytest.approx(np.median(expected), rel=1e-3)
 
 
-def test_a_tone_has_an_even_envelope() -> None:
-    time = torch.arange(postprocessing._ENVELOPE_BLOCK + 2 * postprocessing._ENVELOPE_MARGIN)
+def test_envelope_of_a_tone_is_constant() -> None:
+    time = torch.arange(postprocessing.ENVELOPE_BLOCK + 2 * postprocessing.ENVELOPE_MARGIN)
     tone = 0.3 * torch.sin(2 * math.pi * 0.01 * time)
     assert (envelope(tone[None, None]) - 0.3).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("count", [1, 2, 9, 1000, 1001])
-def test_mean_and_median_of_pieces(count: int) -> None:
+def test_running_mean_and_median(count: int) -> None:
     numbers = torch.rand(3, count) ** 8
     numbers[1] = 0
-    mean, median = postprocessing._Mean(), postprocessing._Median()
+    mean, median = RunningMean(), RunningMedian()
     for piece in numbers.split(7, 1):
         mean.add(piece)
         median.add(piece)
@@ -237,7 +238,7 @@ def tone(bin_number: int, samples: int = 100_000) -> Tensor:
 
 
 def test_filters_pass_or_remove_whole_bins() -> None:
-    """At 4096 Hz bins are 1 Hz apart, and a tone is heard in three of them."""
+    """At 4096 Hz bins are 1 Hz apart, and a tone fills three of them."""
     for settings, low, high in [
         ({"low_pass_hz": 500.0}, 1, 499),
         ({"high_pass_hz": 500.0}, 501, 2000),
@@ -253,7 +254,7 @@ def test_filters_pass_or_remove_whole_bins() -> None:
                 assert result[..., inside].abs().max() < 1e-5
 
 
-def test_filters_that_keep_everything_do_nothing() -> None:
+def test_filters_that_keep_all_bins_change_nothing() -> None:
     estimate = torch.randn(2, 2, 5000)
     assert torch.equal(processed({"low_pass_hz": 500.0}, estimate), estimate)
     result = processed({"low_pass_hz": {"s1": 100.0}}, estimate)
@@ -261,8 +262,8 @@ def test_filters_that_keep_everything_do_nothing() -> None:
     assert not torch.allclose(result[1], estimate[1])
 
 
-def test_noise_outside_the_band_does_not_keep_the_gate_open() -> None:
-    """Filters come first: then the quiet stretch is quiet."""
+def test_filters_come_before_muting() -> None:
+    """Noise outside the band does not prevent muting."""
     estimate = tones(1, 0, 1, 1, samples=8000) + 2 * tone(30, 32_000)
     settings: PostProcessing = {**GATE, "high_pass_hz": 100.0}
     assert processed(GATE, estimate)[..., 10_000:14_000].abs().max() > 1
@@ -276,7 +277,9 @@ BOTH: PostProcessing = {**GATE, "low_pass_hz": {"s0": 300.0}, "high_pass_hz": 20
 
 @pytest.mark.parametrize("block", [999, 70_000, 140_001])
 @pytest.mark.parametrize("settings", [GATE, BOTH, {**GATE, "statistic": "mean"}])
-def test_block_by_block_is_the_same_as_the_whole(settings: PostProcessing, block: int) -> None:
+def test_result_does_not_depend_on_the_division_into_blocks(
+    settings: PostProcessing, block: int
+) -> None:
     random = torch.Generator().manual_seed(0)
     levels = 10 ** -torch.rand(300, generator=random).mul(2).repeat_interleave(500)
     estimate = torch.randn(2, 2, 150_000, generator=random) * levels
@@ -286,7 +289,7 @@ def test_block_by_block_is_the_same_as_the_whole(settings: PostProcessing, block
     assert torch.equal(processed(settings, *estimate.split(block, -1)), whole)
 
 
-def test_empty_pieces_and_nothing_at_all() -> None:
+def test_empty_parts_and_empty_streams() -> None:
     estimate = tones(1, 0.1, 1, 1)
     nothing = estimate[..., :0]
     for settings in (GATE, BOTH):
@@ -296,7 +299,7 @@ def test_empty_pieces_and_nothing_at_all() -> None:
         assert list(PostProcessor(settings, ["s0"], RATE)([nothing])) == []
 
 
-def test_estimates_wait_in_a_file_once_they_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_estimates_are_stored_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     estimate = tones(1, 0.1, 1, 1)
     expected = processed(GATE, estimate)
     monkeypatch.setattr(postprocessing, "_BYTES_IN_MEMORY", 100)
@@ -310,12 +313,12 @@ def test_estimates_wait_in_a_file_once_they_are_long(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tempfile, "SpooledTemporaryFile", spooled)
     assert torch.equal(processed(GATE, *estimate.split(300, -1)), expected)
     (file,) = opened
-    assert file._rolled, "it lay on the disk"
+    assert file._rolled, "it was not moved to the disk"
     assert file.closed
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_the_type_stays(dtype: torch.dtype) -> None:
+def test_dtype_is_kept(dtype: torch.dtype) -> None:
     estimate = tones(1, 0.1, 1, 1).to(dtype)
     result = processed(BOTH, estimate)
     assert result.dtype == dtype
@@ -326,7 +329,7 @@ def test_the_type_stays(dtype: torch.dtype) -> None:
 # --------------------------------------------------------------- separation
 
 
-def test_separation_takes_it_and_leaves_it() -> None:
+def test_separation_with_and_without_postprocessing() -> None:
     mixture = dipped(44_100)
     settings: PostProcessing = {"softness": {"other": 2.0}}
     plain, muted = separate(Half(), mixture), separate(Half(), mixture, postprocessing=settings)
@@ -340,8 +343,8 @@ def test_separation_takes_it_and_leaves_it() -> None:
         assert torch.equal(torch.cat(pieces, -1), muted)
 
 
-def test_settings_are_those_of_the_rate_at_hand() -> None:
-    """Half a second is half a second, whatever the rate of the model."""
+def test_settings_in_seconds_apply_at_any_rate() -> None:
+    """They do not depend on the model's rate."""
     model = Identity()
     model.segment_seconds = 2
     for rate in (22_050, 48_000):
@@ -351,7 +354,7 @@ def test_settings_are_those_of_the_rate_at_hand() -> None:
         assert int(silent.max()) / rate == pytest.approx(MUTED_SECONDS[1], abs=0.001)
 
 
-def test_progress_is_that_of_the_separation() -> None:
+def test_progress_counts_separated_samples() -> None:
     done: list[int] = []
     parts: Iterator[Tensor] = separate_stream(
         Half(),
@@ -360,10 +363,10 @@ def test_progress_is_that_of_the_separation() -> None:
         progress=done.append,
     )
     next(parts)
-    assert sum(done) == 9000, "all is known before the first sample is muted"
+    assert sum(done) == 9000, "the threshold needs the complete track"
 
 
-def test_config_command_line_and_checkpoint(tmp_path: Path) -> None:
+def test_settings_from_config_command_line_and_checkpoint(tmp_path: Path) -> None:
     config = tmp_path / "muted.yaml"
     settings = {"softness": 8.0, "statistic": "mean", "low_pass_hz": {"bass": 500.0}}
     config.write_text(f"model: {{init_args: {{postprocessing: {settings}}}}}\n")
@@ -381,13 +384,13 @@ def test_config_command_line_and_checkpoint(tmp_path: Path) -> None:
     assert build_model("unet", small).model.postprocessing is None
 
 
-def test_the_tool_takes_the_models_settings_or_its_own(
+def test_separate_tool_uses_the_settings_of_the_model_or_its_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     audio = dipped(44_100, 0.001).T.numpy() / 2
     soundfile.write("song.wav", audio, 44_100, subtype="FLOAT")
-    torch.manual_seed(6)  # weights with which no output of the ReLU at its end is zero for ever
+    torch.manual_seed(6)  # with this seed the final ReLU has no dead output
     model = UNet(
         ["vocals", "other"],
         channels=[4, 8],
@@ -426,7 +429,7 @@ def test_the_tool_takes_the_models_settings_or_its_own(
         ({"softness": float("nan")}, r"softness is nan"),
         ({"softness": {"s0": -1}}, r"softness\.s0 is -1"),
         ({"statistic": "mode"}, r"statistic is 'mode': give median or mean"),
-        ({"window_seconds": 0.1, "hop_seconds": 0.1}, r"two hops or more"),
+        ({"window_seconds": 0.1, "hop_seconds": 0.1}, r"two or more hops"),
         ({"window_seconds": 0.25, "hop_seconds": 0.1}, r"window_seconds is 0\.25.*whole number"),
         ({"hop_seconds": 1e-6}, r"hop_seconds 1e-06 at 1000 Hz"),
         ({"hop_seconds": 0}, r"hop_seconds is 0"),
@@ -434,7 +437,7 @@ def test_the_tool_takes_the_models_settings_or_its_own(
         ({"low_pass_hz": {"s3": 100}}, r"low_pass_hz names s3, the sources are s0, s1"),
     ],
 )
-def test_faulty_settings_are_refused(settings: Any, words: str) -> None:
+def test_invalid_settings_raise(settings: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         PostProcessor(settings, ["s0", "s1"], RATE)
     with pytest.raises(ValueError, match="postprocessing"):

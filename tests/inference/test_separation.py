@@ -1,4 +1,4 @@
-"""Overlap-add: exact where it can be, and the same for any way of handing the audio in."""
+"""Separation of audio of any length, rate and number of channels; exact overlap-add."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers.separators import Half, Identity
 @pytest.mark.parametrize("overlap", [0.0, 0.1, 0.25, 0.5])
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 @pytest.mark.parametrize("samples", [1, 2, 440, 441, 442, 552, 4567, 20011])
-def test_identity_model_returns_its_input_to_the_bit(
+def test_identity_model_returns_its_input_bit_for_bit(
     samples: int, batch_size: int, overlap: float
 ) -> None:
     mixture = torch.randn(2, samples)
@@ -21,22 +21,22 @@ def test_identity_model_returns_its_input_to_the_bit(
     assert torch.equal(estimates, mixture.expand(2, 2, samples))
 
 
-def test_chunks_are_as_long_as_a_segment() -> None:
+def test_chunk_length_is_the_segment_length() -> None:
     model = Identity()
     separate(model, torch.randn(2, 10_000))
     assert model.lengths == {441}
 
 
 @pytest.mark.parametrize("block", [1, 100, 441, 5000])
-def test_stream_in_pieces_equals_the_whole(block: int) -> None:
+def test_result_does_not_depend_on_the_division_into_blocks(block: int) -> None:
     mixture = torch.randn(2, 4567)
     whole = separate(Half(), mixture)
     pieces = list(separate_stream(Half(), mixture.split(block, -1)))
     assert torch.equal(torch.cat(pieces, -1), whole)
 
 
-def test_stream_holds_no_more_than_a_few_chunks() -> None:
-    """After every block, all but the chunks still to be filled has come out."""
+def test_stream_buffers_only_a_few_chunks() -> None:
+    """After each block, all but the incomplete chunks has been yielded."""
     received = emitted = worst = 0
 
     def blocks() -> object:
@@ -58,7 +58,7 @@ def test_estimates_of_an_additive_model_add_up_to_the_mixture() -> None:
 
 
 @pytest.mark.parametrize("rate", [22050, 48000, 96000, 44056])
-def test_another_rate_keeps_rate_and_length(rate: int) -> None:
+def test_estimates_have_the_rate_and_length_of_the_mixture(rate: int) -> None:
     samples = rate // 3 + 1
     time = torch.arange(samples) / rate
     mixture = torch.sin(2 * torch.pi * 440 * time).expand(2, -1)
@@ -71,7 +71,7 @@ def test_another_rate_keeps_rate_and_length(rate: int) -> None:
     assert model.lengths <= {4410, 4411}
 
 
-def test_mono_audio_in_a_stereo_model_and_the_other_way_round() -> None:
+def test_mono_audio_with_a_stereo_model_and_vice_versa() -> None:
     mono = torch.randn(1, 3000)
     assert torch.equal(separate(Identity(), mono)[0], mono)
     model = Identity()
@@ -80,7 +80,7 @@ def test_mono_audio_in_a_stereo_model_and_the_other_way_round() -> None:
     assert torch.equal(separate(model, stereo)[1], stereo)
 
 
-def test_faulty_arguments_are_refused() -> None:
+def test_invalid_arguments_raise() -> None:
     with pytest.raises(ValueError, match=r"0\.6.*from 0 to 0\.5"):
         separate(Identity(), torch.randn(2, 100), overlap=0.6)
     with pytest.raises(ValueError, match=r"\(1, 2, 100\).*\(channels, samples\)"):
@@ -89,5 +89,5 @@ def test_faulty_arguments_are_refused() -> None:
         separate(Identity(), torch.randn(6, 100))
 
 
-def test_silence_of_no_length() -> None:
+def test_empty_mixture() -> None:
     assert separate(Identity(), torch.zeros(2, 0)).shape == (2, 2, 0)

@@ -1,4 +1,4 @@
-"""Estimates averaged over random delays: exact where they can be, and in bounded memory."""
+"""Shift trick: exact means over random delays, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lightning_modules.inference.separation import separate, separate_stream
 from lightning_modules.inference.shifts import draw_delays
 from tests.helpers.separators import TWO, Gains, Half, Identity
 
-# Samples, of seed 0 at 44.1 kHz.
+# Delays in samples for seed 0 at 44.1 kHz.
 DRAWN = [16450, 19269, 10633, 5269]
 
 
-class Places(Identity):
-    """Answers each sample with its place in the chunk."""
+class Positions(Identity):
+    """Returns each sample's position in its chunk."""
 
     def __call__(self, mixture: Tensor) -> Tensor:
-        places = torch.arange(mixture.shape[-1], dtype=mixture.dtype)
-        return places.expand(len(mixture), 2, mixture.shape[1], -1)
+        positions = torch.arange(mixture.shape[-1], dtype=mixture.dtype)
+        return positions.expand(len(mixture), 2, mixture.shape[1], -1)
 
 
-def test_delays_are_drawn_by_the_seed() -> None:
+def test_delays_depend_on_the_seed() -> None:
     assert draw_delays(4, 44100, 0) == DRAWN
     assert draw_delays(2, 44100, 0) == DRAWN[:2]
     assert draw_delays(4, 44100, 1) != DRAWN
@@ -36,26 +36,26 @@ def test_delays_are_drawn_by_the_seed() -> None:
 
 @pytest.mark.parametrize("shifts", [1, 2, 3, 7])
 @pytest.mark.parametrize("samples", [1, 440, 4567, 20011])
-def test_identity_model_returns_its_input_to_the_bit(samples: int, shifts: int) -> None:
+def test_identity_model_returns_its_input_bit_for_bit(samples: int, shifts: int) -> None:
     mixture = torch.randn(2, samples)
     estimates = separate(Identity(), mixture, shifts=shifts)
     assert torch.equal(estimates, mixture.expand(2, 2, samples))
 
 
 @pytest.mark.parametrize("shifts", [1, 3, 10])
-def test_the_mean_is_over_the_delayed_mixtures(shifts: int) -> None:
-    """A sample's place in its chunk moves with the delay, so that the mean is known."""
+def test_estimate_is_the_mean_over_the_delayed_mixtures(shifts: int) -> None:
+    """A sample's position in its chunk moves with the delay, so that the mean is known."""
     samples = torch.arange(5000)
-    estimates = separate(Places(), torch.zeros(2, 5000), overlap=0.0, shifts=shifts, seed=3)
+    estimates = separate(Positions(), torch.zeros(2, 5000), overlap=0.0, shifts=shifts, seed=3)
     delays = draw_delays(shifts, 44100, 3)
     expected = torch.stack([(samples + delay) % 441 for delay in delays]).float().mean(0)
     assert torch.allclose(estimates, expected.expand(2, 2, -1), atol=1e-3)
-    plain = separate(Places(), torch.zeros(2, 5000), overlap=0.0)
+    plain = separate(Positions(), torch.zeros(2, 5000), overlap=0.0)
     assert torch.equal(plain, (samples % 441).float().expand(2, 2, -1))
 
 
 @pytest.mark.parametrize("block", [1, 100, 441, 5000])
-def test_stream_in_pieces_equals_the_whole(block: int) -> None:
+def test_result_does_not_depend_on_the_division_into_blocks(block: int) -> None:
     mixture = torch.randn(2, 1234)
     whole = separate(Half(), mixture, shifts=3, seed=1)
     pieces = list(separate_stream(Half(), mixture.split(block, -1), shifts=3, seed=1))
@@ -63,7 +63,7 @@ def test_stream_in_pieces_equals_the_whole(block: int) -> None:
     assert torch.equal(torch.cat(pieces, -1), whole)
 
 
-def test_stream_holds_no_more_than_the_delays_and_a_few_chunks() -> None:
+def test_stream_buffers_only_the_delays_and_a_few_chunks() -> None:
     received = emitted = worst = 0
 
     def blocks() -> Iterator[Tensor]:
@@ -79,24 +79,24 @@ def test_stream_holds_no_more_than_the_delays_and_a_few_chunks() -> None:
     assert worst < 1000 + 5 * 441 + max(draw_delays(3, 44100, 0))
 
 
-def test_estimates_are_processed_after_they_are_averaged() -> None:
+def test_postprocessing_follows_averaging() -> None:
     mixture = torch.randn(2, 5000)
-    told: list[int] = []
+    progress: list[int] = []
     stream = separate_stream(
-        Half(), [mixture], shifts=2, postprocessing={"low_pass_hz": 1000}, progress=told.append
+        Half(), [mixture], shifts=2, postprocessing={"low_pass_hz": 1000}, progress=progress.append
     )
     shifted = torch.cat(list(stream), -1)
     plain = separate(Half(), mixture, postprocessing={"low_pass_hz": 1000})
     assert torch.allclose(shifted, plain, atol=1e-5)
-    assert sum(told) == 5000
+    assert sum(progress) == 5000
 
 
-def test_nothing_in_nothing_out() -> None:
+def test_empty_mixture() -> None:
     assert separate(Identity(), torch.zeros(2, 0), shifts=2).shape == (2, 2, 0)
     assert list(separate_stream(Identity(), [], shifts=2)) == []
 
 
-def test_another_rate_has_delays_of_its_own() -> None:
+def test_delays_at_another_rate() -> None:
     model = Identity()
     model.segment_seconds = 0.1
     mixture = torch.sin(torch.arange(16_000) / 30).expand(2, -1)
@@ -104,7 +104,7 @@ def test_another_rate_has_delays_of_its_own() -> None:
     assert (estimates[0] - mixture)[:, 500:-500].abs().max() < 0.02
 
 
-def test_faulty_numbers_are_refused_at_once() -> None:
+def test_negative_shifts_raise() -> None:
     with pytest.raises(ValueError, match="shifts is -1: give 0"):
         separate(Identity(), torch.zeros(2, 10), shifts=-1)
     with pytest.raises(ValueError, match="shifts is -2: give 0"):
@@ -112,14 +112,14 @@ def test_faulty_numbers_are_refused_at_once() -> None:
 
 
 class Drifting(Gains):
-    """Its estimates depend on the place in the chunk."""
+    """Its estimates depend on the position in the chunk."""
 
     def forward(self, mixture: Tensor) -> Tensor:
         ramp = torch.linspace(0, 1, mixture.shape[-1])
         return super().forward(mixture) * ramp
 
 
-def test_every_model_takes_shifts_and_a_checkpoint_goes_on_with_others() -> None:
+def test_models_accept_shifts_and_checkpoints_accept_other_shifts() -> None:
     mixture = torch.randn(2, 2000)
     plain, shifted = (Drifting(TWO, segment_seconds=0.01, shifts=n) for n in (0, 4))
     expected = separate(plain, mixture, overlap=plain.overlap, shifts=4)
