@@ -53,6 +53,13 @@ def test_rooms_do_not_import_each_other_in_a_circle() -> None:
     tuple(TopologicalSorter(needs).static_order())  # raises CycleError with the rooms
 
 
+def test_only_benchmarks_and_their_tool_import_a_benchmark_folder() -> None:
+    for module in MODULES:
+        if ".benchmark" not in module:
+            found = [name for name in imported(module) if ".benchmark." in name]
+            assert not found, module
+
+
 @pytest.mark.parametrize(
     "path",
     [path for path in FILES if path.name == "__init__.py"],
