@@ -1,15 +1,14 @@
-"""Estimates of any system against the references of a data set, scored by museval's rules.
+"""Scores of estimates from any system, following the rules of `museval.eval_mus_track`.
 
-The rules are those of `museval.eval_mus_track`. Only targets that have an estimate are scored, all
-together, at least two of them. An estimate of another length than its reference is cut, or padded
-with zeros, at its end. Where there are both vocals and accompaniment, these are scored once more
-as a pair, and it is the pair's figures that vocals get.
+Only targets that have an estimate are scored, all together, at least two of them. An estimate that
+is longer or shorter than its reference is cut, or padded with zeros, at its end. If there are both
+vocals and accompaniment, these two are scored again as a pair, and vocals get the pair's scores.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,13 @@ VOCALS, ACCOMPANIMENT = "vocals", "accompaniment"
 
 @dataclass(frozen=True)
 class Settings:
-    """How estimates are scored, the same for all tracks of a data set.
+    """How the tracks of a data set are scored.
 
     Attributes:
         stems: Names of the stems that every track has.
-        accompaniment: Score accompaniment, the sum of all stems but the vocals. None: where it
-            has an estimate, as museval does. True: also where it has none, with the sum of the
-            other estimates. False: never.
+        accompaniment: Score accompaniment, the sum of all stems but the vocals. None: if it has
+            an estimate, as museval does. True: always, by default with the sum of the other
+            estimates. False: never.
         window_seconds: Length of a frame.
         hop_seconds: Distance between the starts of two frames.
     """
@@ -48,7 +47,7 @@ class Settings:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names that an estimate may have, in musdb's order."""
+        """Possible names of estimates, in musdb's order."""
         if self.accompaniment is False:
             return tuple(stem for stem in self.stems if stem != ACCOMPANIMENT)
         is_sum = VOCALS in self.stems and ACCOMPANIMENT not in self.stems and len(self.stems) > 1
@@ -58,20 +57,28 @@ class Settings:
 # ------------------------------------------------------------------- scoring
 
 
-def score_estimates(track: Track, folder: Path, settings: Settings) -> TrackScores:
+def score_estimates(
+    track: Track,
+    folder: Path,
+    settings: Settings,
+    metrics: Sequence[str] = (),
+    known: TrackScores | None = None,
+) -> TrackScores:
     """Score the estimates of one track.
 
     Args:
         track: The track.
         folder: Folder of the estimates, files named after their targets.
         settings: How they are scored.
+        metrics: Names in `lightning_modules.evaluation.metrics.METRICS`, computed besides.
+        known: BSS Eval scores of the same estimates, to add the metrics to.
 
     Returns:
-        The scores. Notes name stems without an estimate, and estimates that were cut or padded.
+        The scores. Notes name missing stems and estimates that were cut or padded.
 
     Raises:
-        DataError: A file is faulty, an estimate has another rate or number of channels than its
-            reference, or fewer than two targets have an estimate.
+        DataError: A file is faulty, an estimate has another sample rate or number of channels than
+            its reference, or fewer than two targets have an estimate.
     """
     files = files_in(folder, settings.targets)
     estimates = {target: _read_estimate(path, track) for target, path in files.items()}
@@ -82,29 +89,38 @@ def score_estimates(track: Track, folder: Path, settings: Settings) -> TrackScor
     if len(estimates) < 2:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise DataError(
-            f"{folder}: estimates of at least two of {', '.join(settings.targets)} were expected "
-            f"in {', '.join(FORMATS)} files, as BSS Eval tells one source from another (found: "
-            f"{found}); beside vocals alone write accompaniment, the mixture minus the vocals"
+            f"{folder}: expected estimates of at least two of {', '.join(settings.targets)} in "
+            f"{', '.join(FORMATS)} files, because BSS Eval compares sources (found: {found}); "
+            "besides vocals, write accompaniment, the mixture minus the vocals"
         )
-    scores = _score(track, estimates, settings)
-    scores.notes = [note for note in notes if note] + scores.notes
+    scores = known or _score(track, estimates, settings)
+    if not known:
+        scores.notes = [note for note in notes if note] + scores.notes
+    _add_metrics(scores, metrics, track, estimates, settings)
     return scores
 
 
 def score_oracle(
-    track: Track, oracle: str, targets: Iterable[str], settings: Settings
+    track: Track,
+    oracle: str,
+    targets: Iterable[str],
+    settings: Settings,
+    metrics: Sequence[str] = (),
+    known: TrackScores | None = None,
 ) -> TrackScores:
-    """Score the estimates that an oracle makes of one track.
+    """Score the estimates of an oracle.
 
     Args:
         track: The track.
-        oracle: One of `lightning_modules.evaluation.oracles.ORACLES`; ``mixture`` takes the
-            mixture as estimate of every target.
-        targets: The targets that are scored.
+        oracle: Key of `lightning_modules.evaluation.oracles.ORACLES`; ``mixture`` is the mixture
+            as estimate of every target.
+        targets: The targets to score.
         settings: How they are scored.
+        metrics: As for `score_estimates`.
+        known: As for `score_estimates`.
 
     Returns:
-        The scores. Their first note says that they are an oracle's, but for the mixture's.
+        The scores. Unless the oracle is the mixture, the first note names it.
 
     Raises:
         DataError: A file is faulty.
@@ -113,7 +129,7 @@ def score_oracle(
     if oracle == MIXTURE:
         estimates = dict.fromkeys(settings.targets, mixture)
     else:
-        # torch takes seconds to import, and files are scored without it.
+        # torch takes seconds to import, and scoring files does not need it.
         import torch
 
         from lightning_modules.evaluation.oracles import ORACLES
@@ -123,10 +139,12 @@ def score_oracle(
             made = ORACLES[oracle](torch.from_numpy(mixture), sources).numpy()
         estimates = dict(zip(settings.stems, made, strict=True))
         _add_accompaniment(estimates, settings)
-    scores = _score(track, {target: estimates[target] for target in targets}, settings)
-    if oracle != MIXTURE:
-        # In the file, so that every table made of it says so.
+    estimates = {target: estimates[target] for target in targets}
+    scores = known or _score(track, estimates, settings)
+    if oracle != MIXTURE and not known:
+        # In the file, so that every table made from it shows the note.
         scores.notes.insert(0, f"oracle {oracle}: the estimates are made with the true sources")
+    _add_metrics(scores, metrics, track, estimates, settings)
     return scores
 
 
@@ -137,21 +155,21 @@ def origin(
     oracle: str | None = None,
     targets: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Tell what a track's scores are computed from, as its score file keeps it.
+    """Describe what a track's scores are computed from, for its score file.
 
     Args:
         track: The track.
         settings: How it is scored.
         folder: Folder of the estimates, if they are files.
-        oracle: The oracle, if it makes them.
+        oracle: Name of the oracle, if it makes the estimates.
         targets: The oracle's targets.
 
     Returns:
-        What JSON can hold: the settings, size of each reference, size and time of change of each
-        estimate. Where any of it differs, so may the scores.
+        JSON-compatible: the settings, size of each reference, size and modification time of each
+        estimate. If it is the same, the scores are the same.
 
     Raises:
-        DataError: A file has vanished.
+        DataError: A file no longer exists.
     """
     references = {name: state(path).size for name, path in track.stems.items()}
     estimates = files_in(folder, settings.targets) if folder else {}
@@ -184,13 +202,34 @@ def _score(track: Track, estimates: Mapping[str, Audio], settings: Settings) -> 
             window_seconds=settings.window_seconds,
             hop_seconds=settings.hop_seconds,
         )
-        # The pair's figures of vocals replace the others and come last, as museval writes them.
+        # The pair's scores of vocals replace the others and come last, as museval writes them.
         for target in names:
             scores.frames.pop(target, None)
         scores.frames |= found.frames
         scores.usdr |= found.usdr
         scores.notes = list(dict.fromkeys(scores.notes + found.notes))
     return scores
+
+
+def _add_metrics(
+    scores: TrackScores,
+    names: Sequence[str],
+    track: Track,
+    estimates: Mapping[str, Audio],
+    settings: Settings,
+) -> None:
+    if not names:
+        return
+    from lightning_modules.evaluation.metrics import measure
+
+    found = {
+        target: measure(
+            names, _reference(track, target, settings), estimates[target], track.sample_rate
+        )
+        for target in scores.frames
+    }
+    for name in names:
+        scores.metrics[name] = {target: values[name] for target, values in found.items()}
 
 
 # ------------------------------------------------------------------- reading
@@ -214,7 +253,7 @@ def _read_estimate(path: Path, track: Track) -> Audio:
     info = audio.inspect_seekable(path)
     for found, expected, unit, remedy in (
         (info.sample_rate, track.sample_rate, "Hz", "resample the estimate"),
-        (info.channels, track.channels, "channel(s)", "write as many as the track has"),
+        (info.channels, track.channels, "channel(s)", "write the same number"),
     ):
         if found != expected:
             raise DataError(f"{path}: has {found} {unit}, its track {expected} {unit}; {remedy}")
@@ -229,13 +268,13 @@ def _finite(waveform: Audio, path: Path, sample_rate: int) -> Audio:
 
 
 def _fit(target: str, estimates: dict[str, Audio], track: Track) -> str | None:
-    """Cut or pad an estimate to the length of its track, and say so."""
+    """Cut or pad an estimate to the length of its track; return a note if it was changed."""
     estimate = estimates[target]
     excess = estimate.shape[-1] - track.samples
     if excess == 0:
         return None
     estimates[target] = np.pad(estimate[:, : track.samples], [(0, 0), (0, max(0, -excess))])
-    # In whole seconds, so that the tracks of one codec, a little off each, share a note.
+    # In whole seconds, so that tracks with the small offsets of one codec share a note.
     seconds = math.ceil(abs(excess) / track.sample_rate)
     how_much = "less than 1 s" if seconds == 1 else f"up to {seconds} s"
     if excess > 0:
@@ -244,7 +283,7 @@ def _fit(target: str, estimates: dict[str, Audio], track: Track) -> str | None:
 
 
 def _add_accompaniment(estimates: dict[str, Audio], settings: Settings) -> None:
-    """Add the sum of the other stems' estimates as accompaniment, where it has none."""
+    """Add the sum of the other stems' estimates as accompaniment if it has no estimate."""
     stems = [stem for stem in settings.stems if stem != VOCALS]
     wanted = ACCOMPANIMENT in settings.targets and ACCOMPANIMENT not in estimates
     if wanted and all(stem in estimates for stem in stems):

@@ -1,4 +1,4 @@
-"""Scores a data set in several processes: what is done is kept, what is faulty is left out."""
+"""Score a data set in several processes; keep finished tracks, skip faulty ones."""
 
 from __future__ import annotations
 
@@ -24,43 +24,51 @@ from lightning_modules.runtime.process_pool import ScoringPool, available_cores
 
 
 class Scorer:
-    """Scores tracks and writes their files; one that cannot be scored does not stop the others.
+    """Score tracks and write their files; a faulty track does not stop the others.
 
     Args:
         settings: How estimates are scored.
         processes: Number of processes.
-        overwrite: Score tracks again that have scores, whatever those were computed from.
+        overwrite: Replace existing scores, whatever they were computed from.
+        metrics: Names in `lightning_modules.evaluation.metrics.METRICS`, computed besides.
 
     Attributes:
         left_out: Track -> why it could not be scored.
     """
 
-    def __init__(self, settings: Settings, processes: int = 1, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        processes: int = 1,
+        overwrite: bool = False,
+        metrics: Sequence[str] = (),
+    ) -> None:
         self.settings, self.processes, self.overwrite = settings, processes, overwrite
+        self.metrics = tuple(metrics)
         self.left_out: dict[str, str] = {}
 
     def find_estimates(self, folder: Path, entries: Sequence[Entry]) -> dict[str, Path]:
-        """Find the estimates of each track; those that have none are left out.
+        """Find the folder of each track's estimates; tracks without one are left out.
 
         Args:
-            folder: Holds ``<subset>/<track>`` or ``<track>`` with files named after targets.
+            folder: Contains ``<subset>/<track>`` or ``<track>`` with files named after targets.
             entries: The tracks.
 
         Returns:
             Name of the track -> folder of its estimates.
 
         Raises:
-            DataError: The folder is not there, or no track has any.
+            DataError: The folder does not exist, or no track has estimates.
         """
         if not folder.is_dir():
-            raise DataError(f"{folder}: no folder of this name; check the path of the estimates")
+            raise DataError(f"{folder}: is not a folder; check the path of the estimates")
         found = {}
         for entry in entries:
             places = (folder / entry.subset / entry.name, folder / entry.name)
             if place := next((place for place in places if place.is_dir()), None):
                 found[entry.name] = place
             else:
-                self.left_out[entry.name] = f"no folder {places[0]} nor {places[1]}"
+                self.left_out[entry.name] = f"neither {places[0]} nor {places[1]} is a folder"
         unknown = _unknown_folders(folder, list(found.values()))
         if not found:
             raise DataError(
@@ -68,20 +76,20 @@ class Scorer:
                 f"found {unknown or 'none'}; rename them, or check the path and --subset"
             )
         if unknown:
-            print(f"passed over, as no track has the name: {unknown}", file=sys.stderr)
+            print(f"ignored folders without a track of that name: {unknown}", file=sys.stderr)
         return found
 
     def load(self, entries: Sequence[Entry]) -> list[Track]:
-        """Read the headers of tracks, and decode .stem.mp4 files; faulty ones are left out.
+        """Read the headers of tracks and decode .stem.mp4 files; faulty tracks are left out.
 
         Args:
             entries: The tracks.
 
         Returns:
-            Those that can be read.
+            The readable tracks.
 
         Raises:
-            DataError: The cache cannot hold what must be decoded.
+            DataError: The cache has no room for the decoded files.
             FFmpegMissingError: ffmpeg is needed and not installed.
         """
         faults: dict[Path, DataError] = {}
@@ -108,24 +116,24 @@ class Scorer:
         Args:
             tracks: The tracks.
             folders: Name of the track -> folder of its estimates.
-            output: Folder in which scores go to ``<subset>/<track>.json``.
+            output: Scores are written to ``<output>/<subset>/<track>.json``.
 
         Returns:
-            Scores of the tracks that are not left out, those from before included.
+            Scores of the tracks that are not left out, including existing ones.
 
         Raises:
-            DataError: There are scores that were computed from something else.
+            DataError: Existing scores were computed from something else.
         """
         jobs = [
-            _Job(
+            Job(
                 track.name,
                 output / track.subset / f"{track.name}.json",
                 origin(track, self.settings, folders[track.name]),
-                partial(score_estimates, track, folders[track.name], self.settings),
+                partial(score_estimates, track, folders[track.name], self.settings, self.metrics),
             )
             for track in tracks
         ]
-        return self._run(jobs, "scoring")
+        return self.run(jobs, "scoring")
 
     def score_oracle(
         self,
@@ -134,40 +142,59 @@ class Scorer:
         targets: Mapping[str, Sequence[str]],
         output: Path,
     ) -> list[TrackScores]:
-        """Score what an oracle makes of the tracks.
+        """Score the estimates of an oracle.
 
         Args:
             tracks: The tracks.
             oracle: Its name; ``mixture`` is the mixture as estimate of every target.
-            targets: Name of the track -> targets that are scored.
-            output: Folder in which scores go to ``<subset>/<track>.json``.
+            targets: Name of the track -> targets to score.
+            output: As for `score_estimates`.
 
         Returns:
-            Scores of the tracks that are not left out, those from before included.
+            As for `score_estimates`.
 
         Raises:
-            DataError: There are scores that were computed from something else.
+            DataError: Existing scores were computed from something else.
         """
-        jobs = [
-            _Job(
-                track.name,
-                output / track.subset / f"{track.name}.json",
-                origin(track, self.settings, oracle=oracle, targets=targets[track.name]),
-                partial(score_oracle, track, oracle, targets[track.name], self.settings),
+        jobs = []
+        for track in tracks:
+            wanted = targets[track.name]
+            jobs.append(
+                Job(
+                    track.name,
+                    output / track.subset / f"{track.name}.json",
+                    origin(track, self.settings, oracle=oracle, targets=wanted),
+                    partial(score_oracle, track, oracle, wanted, self.settings, self.metrics),
+                )
             )
-            for track in tracks
-        ]
-        return self._run(jobs, f"scoring {oracle}")
+        return self.run(jobs, f"scoring {oracle}")
 
-    def _run(self, jobs: Sequence[_Job], description: str) -> list[TrackScores]:
-        done = {} if self.overwrite else _kept(jobs)
+    def run(self, jobs: Sequence[Job], description: str) -> list[TrackScores]:
+        """Run jobs whose scores do not exist yet, and write their score files.
+
+        Args:
+            jobs: A job per track.
+            description: Label of the progress bar.
+
+        Returns:
+            Scores of the tracks that are not left out, sorted by name.
+
+        Raises:
+            DataError: Existing scores were computed from something else.
+        """
+        known = {} if self.overwrite else _existing_scores(jobs)
+        done = {
+            name: scores
+            for name, scores in known.items()
+            if scores.metrics.keys() >= set(self.metrics)
+        }
         if done:
             print(f"{len(done)} of {len(jobs)} tracks have their scores", file=sys.stderr)
         jobs = [job for job in jobs if job.name not in done]
         processes = max(1, min(self.processes, len(jobs)))
         pool = ScoringPool(processes, threads=max(1, available_cores() // processes))
         try:
-            futures = {pool.submit(job.work): job for job in jobs}
+            futures = {pool.submit(job.work, known=known.get(job.name)): job for job in jobs}
             for future in tqdm(as_completed(futures), description, len(jobs), unit="track"):
                 job = futures[future]
                 if error := future.exception():
@@ -185,18 +212,25 @@ class Scorer:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A track to score, its score file, what it is scored from, and the work."""
+class Job:
+    """One track to score.
+
+    Attributes:
+        name: Name of the track.
+        file: Its score file.
+        origin: What its scores are computed from.
+        work: Computes the scores; ``known`` are existing ones to add metrics to, or None.
+    """
 
     name: str
     file: Path
     origin: dict[str, Any]
-    work: Callable[[], TrackScores]
+    work: Callable[..., TrackScores]
 
 
-def _kept(jobs: Sequence[_Job]) -> dict[str, TrackScores]:
-    """Read the scores that are there; refuse those that were computed from something else."""
-    kept = {}
+def _existing_scores(jobs: Sequence[Job]) -> dict[str, TrackScores]:
+    """Read existing score files; raise DataError if they were computed from something else."""
+    found = {}
     for job in jobs:
         if not job.file.exists():
             continue
@@ -206,26 +240,26 @@ def _kept(jobs: Sequence[_Job]) -> dict[str, TrackScores]:
             print(f"scored again: {error}", file=sys.stderr)
             continue
         if scores.origin != job.origin:
-            unlike = [key for key in job.origin if scores.origin.get(key) != job.origin[key]]
-            what = f"with other {', '.join(unlike)}" if scores.origin else "of unknown origin"
+            changed = [key for key in job.origin if scores.origin.get(key) != job.origin[key]]
+            what = f"with other {', '.join(changed)}" if scores.origin else "of unknown origin"
             raise DataError(
-                f"{job.file}: holds scores {what}; give another folder by -o, or --overwrite to "
-                "score all tracks again"
+                f"{job.file}: contains scores {what}; give another folder with -o, or --overwrite "
+                "to score all tracks again"
             )
-        kept[job.name] = scores
-    return kept
+        found[job.name] = scores
+    return found
 
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, BrokenProcessPool):
-        return "a scoring process was ended from outside, memory may be short: try --processes 1"
+        return "a scoring process was killed, perhaps for lack of memory: try --processes 1"
     if isinstance(error, (OSError, ValueError)):
         return str(error)
     return f"{type(error).__name__}: {error}"
 
 
 def _unknown_folders(folder: Path, found: Sequence[Path]) -> str:
-    """Name the folders beside the estimates that belong to no track: their names may be wrong."""
+    """Names of up to five folders beside the estimates that belong to no track."""
     parents = {place.parent for place in found} or {folder}
     names = sorted(
         place.name

@@ -1,12 +1,11 @@
 """Scores of tracks, computed and aggregated.
 
-All figures are in dB. SDR, ISR, SIR and SAR are BSS Eval v4 over frames, of one second unless said
-otherwise; a track's figure is the median over its frames, a data set's figure the median over its
-tracks (the rule of SiSEC 2018; means on request). uSDR is the whole-track SDR of the Music
-Demixing challenges, averaged over tracks. A figure that does not exist is NaN, and the reason
-stands in the notes.
+All scores are in dB. SDR, ISR, SIR and SAR are BSS Eval v4 over frames, by default of one second.
+A track's score is the median over its frames, a data set's score the median over its tracks (the
+rule of SiSEC 2018; means on request). uSDR is the whole-track SDR of the Music Demixing
+challenges, averaged over tracks. A score that does not exist is NaN, and the notes give the reason.
 
-Needs NumPy alone: tools that only read and show scores start at once.
+Needs only NumPy, so that tools that read and show scores start at once.
 """
 
 import math
@@ -17,13 +16,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.tracks.layouts import STEMS
 from lightning_modules.evaluation.bss_eval.engine import evaluate
 
 METRICS = ("SDR", "ISR", "SIR", "SAR")
 
 Average = Literal["median", "mean"]
-
-_SOURCE_ORDER = ("vocals", "drums", "bass", "other")
 
 
 @dataclass
@@ -31,14 +29,15 @@ class TrackScores:
     """Scores of one track.
 
     Attributes:
-        name: The track's name; its score file is called `<name>.json`.
+        name: The track's name; its score file is `<name>.json`.
         frames: Source -> metric -> dB in each frame, shape (frames,). NaN where museval has none.
         usdr: Source -> whole-track SDR, dB.
         window_seconds: Length of a frame.
         hop_seconds: Distance between the starts of two frames.
-        notes: Why a source has no figures, or doubtful ones, or what was done to its estimate, one
-            line each.
-        origin: What the figures were computed from, if the one who wrote them kept it.
+        notes: One line each: why a source has no or unreliable scores, or how its estimate was
+            changed.
+        origin: What the scores were computed from; empty if unknown.
+        metrics: Metric of `lightning_modules.evaluation.metrics` -> source -> value, as requested.
     """
 
     name: str
@@ -48,6 +47,7 @@ class TrackScores:
     hop_seconds: float = 1.0
     notes: list[str] = field(default_factory=list)
     origin: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def frame_count(self) -> int:
@@ -56,20 +56,20 @@ class TrackScores:
 
     @property
     def medians(self) -> dict[str, dict[str, float]]:
-        """Source -> metric -> median over frames, dB; NaN if no frame has a figure."""
+        """Source -> metric -> median over frames, dB; NaN if no frame has a score."""
         return self.averages("median")
 
     def averages(self, over_frames: Average) -> dict[str, dict[str, float]]:
-        """Average over frames, those left out that are not finite.
+        """Average over the frames with finite scores.
 
-        museval writes infinity (SDR of a perfect estimate, SIR of a lone source) as NaN, so that
-        its own aggregates leave it out too.
+        museval writes infinity (SDR of a perfect estimate, SIR of a single source) as NaN, so its
+        aggregates exclude it too.
 
         Args:
-            over_frames: Which average.
+            over_frames: Median or mean.
 
         Returns:
-            Source -> metric -> dB; NaN if no frame has a figure.
+            Source -> metric -> dB; NaN if no frame has a score.
         """
         return {
             source: {metric: _AVERAGES[over_frames](metrics[metric]) for metric in METRICS}
@@ -78,7 +78,7 @@ class TrackScores:
 
     @property
     def skipped_frames(self) -> dict[str, int]:
-        """Source -> number of frames whose SDR is not finite, so that they do not count."""
+        """Source -> number of frames whose SDR is not finite, which averages exclude."""
         return {
             source: int(np.count_nonzero(~np.isfinite(metrics["SDR"])))
             for source, metrics in self.frames.items()
@@ -90,15 +90,15 @@ class Summary:
     """Scores of many tracks.
 
     Attributes:
-        figures: Source -> metric (`METRICS` and "uSDR") -> dB.
+        scores: Source -> metric (`METRICS` and "uSDR") -> dB.
         tracks: Number of tracks.
         frames: Number of frames of all tracks, skipped ones included.
-        skipped_frames: Source -> number of frames that did not count.
-        notes: Reason -> names of the tracks it holds for.
-        rule: How the figures came about, in words.
+        skipped_frames: Source -> number of frames without a score.
+        notes: Note -> names of the tracks that have it.
+        rule: How scores are averaged, in words.
     """
 
-    figures: dict[str, dict[str, float]]
+    scores: dict[str, dict[str, float]]
     tracks: int
     frames: int
     skipped_frames: dict[str, int]
@@ -106,7 +106,7 @@ class Summary:
     rule: str
 
     def mean(self, metric: str) -> float:
-        """Average a metric over the sources that have it, accompaniment left out beside its stems.
+        """Average a metric over the sources that have it; see `disjoint_sources`.
 
         Args:
             metric: One of `METRICS`, or "uSDR".
@@ -114,27 +114,36 @@ class Summary:
         Returns:
             The mean over sources, dB; NaN if no source has the metric.
         """
-        return finite_mean([self.figures[source][metric] for source in self.disjoint_sources])
+        return finite_mean([self.scores[source][metric] for source in self.disjoint_sources])
 
     @property
     def disjoint_sources(self) -> list[str]:
-        """The sources, without accompaniment where the stems that it is the sum of are there."""
-        overlaps = set(self.figures) > {"vocals", "accompaniment"}
-        return [name for name in self.figures if not (overlaps and name == "accompaniment")]
+        """The sources, without accompaniment if the stems that it is the sum of are scored."""
+        overlaps = set(self.scores) > {"vocals", "accompaniment"}
+        return [name for name in self.scores if not (overlaps and name == "accompaniment")]
 
     def as_metrics(self) -> dict[str, float]:
-        """Name the figures as they are logged: `sdr/vocals`, ..., and `sdr` for the mean.
+        """Scores under the names they are logged with: `sdr/vocals`, ..., and `sdr` for the mean.
 
         Returns:
-            Figures in dB under names that want only a split in front (`val/`). Names do not
-            depend on the figures: one that does not exist is NaN, so no monitored name vanishes.
+            Name without the split (`val/`) -> dB. Missing scores are NaN, so that monitored names
+            always exist.
         """
         named = {}
         for metric in (*METRICS, "uSDR"):
             named[metric.lower()] = self.mean(metric)
-            for source, figures in self.figures.items():
-                named[f"{metric.lower()}/{source}"] = figures[metric]
+            for source, scores in self.scores.items():
+                named[f"{metric.lower()}/{source}"] = scores[metric]
         return named
+
+    @property
+    def note_lines(self) -> list[str]:
+        """The notes, each with the names of up to three tracks."""
+        return [
+            f"{note} ({', '.join(names[:3])}"
+            + (f" and {len(names) - 3} more)" if len(names) > 3 else ")")
+            for note, names in self.notes.items()
+        ]
 
 
 def score_track(
@@ -148,13 +157,12 @@ def score_track(
 ) -> TrackScores:
     """Score the estimates of one track.
 
-    museval refuses a whole track when one reference or one estimate is silent throughout. Here
-    that source alone goes without figures, and a note says why. A silent reference is left out of
-    the evaluation. A silent estimate is replaced by its reference while the others are scored, so
-    that it moves none of their figures. A source that is scored with other companions has
-    slightly other figures: what leaks in from a source that is left out counts against SAR
-    rather than SIR, so compare only scores over the same `sources`. A lone source has an infinite
-    SIR, which counts as none.
+    museval refuses a track with a reference or an estimate that is completely silent. Here only
+    that source has no scores, and a note gives the reason. A silent reference is excluded from the
+    evaluation. A silent estimate is replaced by its reference while the others are scored, so that
+    it does not change their scores. Excluding a source changes the other scores a little: its
+    leakage counts against SAR instead of SIR. So compare only scores over the same `sources`. A
+    single source has an infinite SIR, which averages exclude.
 
     Args:
         name: The track's name.
@@ -169,7 +177,7 @@ def score_track(
         The track's scores.
 
     Raises:
-        ValueError: Shapes and sources do not agree.
+        ValueError: The shapes or the number of sources do not match.
     """
     references = np.asarray(references, dtype=np.float64)
     estimates = np.asarray(estimates, dtype=np.float64)
@@ -185,8 +193,8 @@ def score_track(
         )
 
     notes: list[str] = []
-    kept: list[int] = []  # sources that take part as references
-    scored: list[int] = []  # those among them that get figures
+    kept: list[int] = []  # sources with a usable reference
+    scored: list[int] = []  # those of them with a usable estimate
     for index, source in enumerate(sources):
         if fault := _fault(references[index], sample_rate):
             notes.append(f"{source}: the reference {fault}")
@@ -199,20 +207,20 @@ def score_track(
 
     window, hop = int(window_seconds * sample_rate), int(hop_seconds * sample_rate)
     frame_count = max(1, (references.shape[-1] - window + hop) // hop)
-    figures = np.full((len(METRICS), len(sources), frame_count), np.nan)
+    values = np.full((len(METRICS), len(sources), frame_count), np.nan)
     if scored:
-        stand_ins = estimates[kept]
+        usable = estimates[kept]
         for row, index in enumerate(kept):
             if index not in scored:
-                stand_ins[row] = references[index]
+                usable[row] = references[index]
         found = evaluate(
             references[kept].transpose(0, 2, 1),
-            stand_ins.transpose(0, 2, 1),
+            usable.transpose(0, 2, 1),
             window=window,
             hop=hop,
         )
         rows = [kept.index(index) for index in scored]
-        figures[:, scored] = np.stack([found.sdr, found.isr, found.sir, found.sar])[:, rows]
+        values[:, scored] = np.stack([found.sdr, found.isr, found.sir, found.sar])[:, rows]
         for source_row, doubt in found.doubts.items():
             doubted = "all sources" if source_row is None else sources[kept[source_row]]
             notes.append(f"{doubted}: {doubt}")
@@ -220,7 +228,7 @@ def score_track(
     return TrackScores(
         name=name,
         frames={
-            source: dict(zip(METRICS, figures[:, index], strict=True))
+            source: dict(zip(METRICS, values[:, index], strict=True))
             for index, source in enumerate(sources)
         },
         usdr=dict(zip(sources, usdr(references, estimates).tolist(), strict=True)),
@@ -236,9 +244,9 @@ def usdr(references: NDArray[np.floating], estimates: NDArray[np.floating]) -> N
         10 log10((sum s^2 + d) / (sum (s - e)^2 + d)),  d = 1e-7
 
     with sums over channels and samples: Mitsufuji et al. 2021, "Music Demixing Challenge 2021",
-    section on the metric, and the challenge's starter kit. An all-zero estimate has 0 dB. Unlike
-    there, a reference that is zero throughout gives NaN: its figure (far below zero, or 0 dB for
-    a silent estimate) would tell the energy of the estimate alone and swamp a mean over tracks.
+    section on the metric, and the challenge's starter kit. A silent estimate has 0 dB. In contrast
+    to the challenge, a silent reference gives NaN: its score would depend only on the energy of
+    the estimate and dominate a mean over tracks.
 
     Args:
         references: True sources, shape (S, C, T).
@@ -259,11 +267,11 @@ def usdr(references: NDArray[np.floating], estimates: NDArray[np.floating]) -> N
 
 
 def merge(parts: Iterable[Iterable[TrackScores]]) -> list[TrackScores]:
-    """Bring together what several processes scored.
+    """Merge the scores of several processes.
 
     Args:
-        parts: Scores from each. Of two with one name the last counts: a distributed sampler
-            repeats tracks to give all ranks equally many.
+        parts: Scores from each process. The last of several tracks with one name counts: a
+            distributed sampler repeats tracks so that all ranks have the same number.
 
     Returns:
         Each track once, sorted by name.
@@ -279,11 +287,11 @@ def aggregate(
 ) -> Summary:
     """Aggregate the scores of a data set.
 
-    SDR, ISR, SIR and SAR are averaged over frames, then over the tracks that have a figure; uSDR
-    by the mean over the tracks that have one. Counts and notes cover all tracks.
+    SDR, ISR, SIR and SAR are averaged over frames, then over the tracks that have a score; uSDR is
+    the mean over the tracks that have one. Counts and notes cover all tracks.
 
     Args:
-        tracks: Scores of the tracks. Of two with one name the last counts.
+        tracks: Scores of the tracks; the last of several with one name counts.
         over_frames: Average over a track's frames.
         over_tracks: Average over tracks.
 
@@ -291,20 +299,17 @@ def aggregate(
         The summary, sources in the order vocals, drums, bass, other, then any others.
     """
     unique = merge([tracks])
-    found = list(dict.fromkeys(source for track in unique for source in track.frames))
-    known = [source for source in _SOURCE_ORDER if source in found]
-    sources = known + [source for source in found if source not in known]
-
+    sources = ordered_sources(source for track in unique for source in track.frames)
     averages = [track.averages(over_frames) for track in unique]
-    figures: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float]] = {}
     for source in sources:
-        figures[source] = {
+        scores[source] = {
             metric: _AVERAGES[over_tracks](
                 [track[source][metric] for track in averages if source in track]
             )
             for metric in METRICS
         }
-        figures[source]["uSDR"] = finite_mean(
+        scores[source]["uSDR"] = finite_mean(
             [track.usdr[source] for track in unique if source in track.usdr]
         )
 
@@ -314,7 +319,7 @@ def aggregate(
             notes.setdefault(note, []).append(track.name)
     windows = sorted({track.window_seconds for track in unique})
     return Summary(
-        figures=figures,
+        scores=scores,
         tracks=len(unique),
         frames=sum(track.frame_count for track in unique),
         skipped_frames={
@@ -329,33 +334,34 @@ def aggregate(
 
 
 def finite_mean(values: Sequence[float] | NDArray[np.float64]) -> float:
-    """Average the values that are finite.
-
-    Args:
-        values: Figures, dB.
-
-    Returns:
-        Their mean; NaN if there is none.
-    """
+    """Mean of the finite values; NaN if there are none."""
     finite = [float(value) for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def _fault(signal: NDArray[np.float64], sample_rate: int) -> str | None:
-    """Say why a signal of shape (C, T) cannot be scored, if it cannot."""
-    finite = np.isfinite(signal).all(axis=0)
-    if not finite.all():
-        return f"has NaN or infinite samples, first at {np.argmin(finite) / sample_rate:.3f} s"
-    # museval's rule: silent is a channel sum of zero, so that left = -right is silent too
-    if not signal.sum(axis=0).any():
-        return "is silent over the whole track"
-    return None
-
-
-def _finite_median(values: Sequence[float] | NDArray[np.float64]) -> float:
+def finite_median(values: Sequence[float] | NDArray[np.float64]) -> float:
+    """Median of the finite values; NaN if there are none."""
     finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
     return float(np.median(finite)) if finite.size else math.nan
 
 
-_AVERAGES = {"median": _finite_median, "mean": finite_mean}
+def ordered_sources(names: Iterable[str]) -> list[str]:
+    """Unique names of sources: vocals, drums, bass, other, then the rest as they come."""
+    found = list(dict.fromkeys(names))
+    known = [name for name in STEMS if name in found]
+    return known + [name for name in found if name not in known]
+
+
+def _fault(signal: NDArray[np.float64], sample_rate: int) -> str | None:
+    """Why a signal of shape (C, T) cannot be scored; None if it can."""
+    finite = np.isfinite(signal).all(axis=0)
+    if not finite.all():
+        return f"has NaN or infinite samples, first at {np.argmin(finite) / sample_rate:.3f} s"
+    # museval's rule: the channels sum to zero, so left = -right is silent too.
+    if not signal.sum(axis=0).any():
+        return "is silent over the whole track"
+    return None
+
+
+_AVERAGES = {"median": finite_median, "mean": finite_mean}

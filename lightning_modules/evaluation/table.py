@@ -1,13 +1,23 @@
-"""Scores as a table for a terminal or a log file."""
+"""Scores as plain-text tables for a terminal or a log file."""
 
 import math
 import textwrap
+from collections.abc import Sequence
 
-from lightning_modules.evaluation.scores import METRICS, Summary, finite_mean
+from datamodules.tables import format_table
+from lightning_modules.evaluation.scores import (
+    METRICS,
+    Summary,
+    TrackScores,
+    finite_mean,
+    ordered_sources,
+)
+
+_WIDTH = 100
 
 
 def score_table(summary: Summary, baseline: Summary | None = None, title: str = "Scores") -> str:
-    """Show a summary as a plain-text table.
+    """Format a summary.
 
     Args:
         summary: Scores of a model.
@@ -15,50 +25,79 @@ def score_table(summary: Summary, baseline: Summary | None = None, title: str = 
         title: First line of the table.
 
     Returns:
-        The table, at most 100 columns wide; '-' where there is no figure.
+        The table, at most 100 columns wide; '-' for missing scores.
     """
     columns = [*METRICS, "uSDR"]
     if baseline:
         columns = [*METRICS, "mix SDR", "+SDR", "uSDR", "mix uSDR", "+uSDR"]
-    widths = [max(len(column), 6) + 2 for column in columns]
-    first = max(8, *map(len, summary.figures), 0)
-
-    mixture = baseline.figures if baseline else {}
-    rows = {source: dict(figures) for source, figures in summary.figures.items()}
+    mixture = baseline.scores if baseline else {}
+    rows = {source: dict(scores) for source, scores in summary.scores.items()}
     for source, row in rows.items():
         for metric in ("SDR", "uSDR"):
             row[f"mix {metric}"] = mixture.get(source, {}).get(metric, math.nan)
             row[f"+{metric}"] = row[metric] - row[f"mix {metric}"]
-    rows["mean"] = {
+    mean = {
         column: finite_mean([rows[source][column] for source in summary.disjoint_sources])
         for column in columns
     }
-    rule = "─" * (first + sum(widths))
 
-    def line(label: str, cells: list[str]) -> str:
-        return label.ljust(first) + "".join(map(str.rjust, cells, widths))
+    def cells(label: str, row: dict[str, float]) -> list[str]:
+        return [label, *(_cell(row[column], column.startswith("+")) for column in columns)]
 
-    body = [
-        line(label, [_cell(column, row[column]) for column in columns])
-        for label, row in rows.items()
-    ]
-    notes = _footnotes(summary, baseline is not None)
-    return "\n".join(
-        [title, rule, line("", columns), rule, *body[:-1], rule, body[-1], rule, *notes]
-    )
+    body = [cells(source, row) for source, row in rows.items()]
+    table = format_table(["", *columns], [*body, None, cells("mean", mean)])
+    return "\n".join([title, table, *_footnotes(summary, baseline is not None)])
 
 
-def _cell(column: str, value: float) -> str:
+def metric_table(
+    tracks: Sequence[TrackScores], names: Sequence[str], baseline: Sequence[TrackScores] = ()
+) -> str:
+    """Format the metrics besides BSS Eval: a row per metric, a column per source.
+
+    Args:
+        tracks: Scores of a model, with `metrics`.
+        names: The metrics.
+        baseline: Scores of the mixture as estimate of every source.
+
+    Returns:
+        The table of means over tracks. With a baseline, each metric has a second row with the
+        model's improvement over the mixture.
+    """
+    sources = ordered_sources(source for track in tracks for source in track.frames)
+    stems = [name for name in sources if not (name == "accompaniment" and len(sources) > 2)]
+
+    def means(scores: Sequence[TrackScores], name: str) -> list[float]:
+        by_source = {
+            source: finite_mean([track.metrics[name].get(source, math.nan) for track in scores])
+            for source in sources
+        }
+        return [*by_source.values(), finite_mean([by_source[source] for source in stems])]
+
+    rows = []
+    for name in names:
+        found = means(tracks, name)
+        rows.append([name, *(_cell(value, digits=4) for value in found)])
+        if baseline:
+            gains = [a - b for a, b in zip(found, means(baseline, name), strict=True)]
+            rows.append(["  less mixture", *(_cell(gain, True, 4) for gain in gains)])
+    table = format_table(["", *sources, "mean"], rows)
+    return f"Metrics of whole tracks\n{table}\nmean over {_count(len(tracks))}"
+
+
+def _cell(value: float, sign: bool = False, digits: int = 2) -> str:
     if math.isnan(value):
         return "-"
-    return f"{value:+.2f}" if column.startswith("+") else f"{value:.2f}"
+    return f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def _count(tracks: int) -> str:
+    return f"{tracks} track{'s' * (tracks != 1)}"
 
 
 def _footnotes(summary: Summary, compared: bool) -> list[str]:
-    """Say below a table how its figures came about, and what is not in them."""
-    lines = [f"{summary.tracks} track{'s' * (summary.tracks != 1)}; dB; {summary.rule}"]
+    lines = [f"{_count(summary.tracks)}; dB; {summary.rule}"]
     if compared:
-        lines.append("mix: the mixture taken as estimate; +: difference of the two figures shown")
+        lines.append("mix: the mixture as estimate; +: difference of the two scores shown")
     if any(summary.skipped_frames.values()):
         counts = ", ".join(f"{source} {n}" for source, n in summary.skipped_frames.items())
         if len(set(summary.skipped_frames.values())) == 1:
@@ -67,7 +106,5 @@ def _footnotes(summary: Summary, compared: bool) -> list[str]:
             f"skipped, of {summary.frames} frames: {counts} "
             "(any source or estimate silent, or as noted)"
         )
-    for note, names in summary.notes.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        lines.append(f"note: {note} ({', '.join(names[:3])}{more})")
-    return [textwrap.fill(line, 100, subsequent_indent="  ") for line in lines]
+    lines += [f"note: {line}" for line in summary.note_lines]
+    return [textwrap.fill(line, _WIDTH, subsequent_indent="  ") for line in lines]

@@ -48,7 +48,7 @@ def score_boxplot(
     Returns:
         The figure, 1200 pixels wide.
     """
-    sources = list(aggregate(tracks).figures)
+    sources = list(aggregate(tracks).scores)
     medians = [track.medians for track in tracks]
     baseline_medians = [track.medians for track in baseline_tracks]
     figure = new_figure(title, 4.5)

@@ -259,16 +259,16 @@ def _table(scores: Mapping[str, Sequence[TrackScores]], what: str) -> str:
     summaries = {name: aggregate(tracks) for name, tracks in scores.items()}
     separated = summaries["origin"]
     lines = [f"{what}; dB; {separated.rule.split(', uSDR')[0]}", _line("", METRICS)]
-    for source in separated.figures:
-        rows = {name: summaries[name].figures[source] for name in INPUTS}
+    for source in separated.scores:
+        rows = {name: summaries[name].scores[source] for name in INPUTS}
         lines += [source, *(_row(name, figures) for name, figures in rows.items())]
-    if len(separated.figures) > 1:
+    if len(separated.scores) > 1:
         means = {
             name: {metric: summaries[name].mean(metric) for metric in METRICS} for name in INPUTS
         }
         lines += ["mean over sources", *(_row(name, figures) for name, figures in means.items())]
     lines.append("the music itself, not separated")
-    lines += [_row(name, summaries[f"{MUSIC}_{name}"].figures[MUSIC]) for name in INPUTS[1:]]
+    lines += [_row(name, summaries[f"{MUSIC}_{name}"].scores[MUSIC]) for name in INPUTS[1:]]
     notes = {note for summary in summaries.values() for note in summary.notes}
     return "\n".join(lines + [f"note: {note}" for note in sorted(notes)])
 

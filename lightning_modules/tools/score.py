@@ -1,14 +1,16 @@
 """Score a folder of estimates: ``python -m lightning_modules.tools.score ESTIMATES ROOT -o OUT``.
 
-What museval's command line does, in several processes and resumable. ESTIMATES holds
-``[{train,test}/]<track>/{vocals,drums,...}.{wav,flac,ogg}``, made by any system; ROOT is a data
-set. The scores of a track go to ``OUT/<subset>/<track>.json`` in museval's schema, those of the
-mixture as estimate to ``OUT/mixture/<subset>``.
+Does what museval's command line does, in several processes and resumable. ESTIMATES contains
+``[{train,test}/]<track>/{vocals,drums,...}.{wav,flac,ogg}`` of any system; ROOT is a data set.
+The scores of a track are written to ``OUT/<subset>/<track>.json`` in museval's schema, those of
+the mixture as estimate to ``OUT/mixture/<subset>``, and other metrics also to
+``OUT/<subset>_metrics.csv``.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,29 +19,30 @@ from datamodules import command_line
 from datamodules.errors import DataError
 from datamodules.tracks.layouts import MIXTURE, STEMS, SUBSETS, Entry, find_entries, subsets_of
 from lightning_modules.evaluation.estimates import Settings
+from lightning_modules.evaluation.metrics import METRICS, check_names
 from lightning_modules.evaluation.scorer import Scorer
-from lightning_modules.evaluation.scores import aggregate
-from lightning_modules.evaluation.table import score_table
+from lightning_modules.evaluation.scores import TrackScores, aggregate
+from lightning_modules.evaluation.table import metric_table, score_table
 from lightning_modules.runtime.process_pool import available_cores
 
-_MOST_PROCESSES = 4  # by default, as each holds a whole song with all its stems
-_SHORTEST_SECONDS = 0.001
+_MAX_PROCESSES = 4  # by default, because each holds a whole song with all its stems
+_MIN_SECONDS = 0.001
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Score what the command line names.
+    """Run the command line.
 
     Args:
-        arguments: Command line; by default this process's.
+        arguments: Command line; by default that of this process.
 
     Returns:
-        Exit status: 0, 1 if a track was left out, 2 for a mistake that the message on stderr
-        explains, 130 after Ctrl-C.
+        Exit status: 0, 1 if a track was left out, 2 for a mistake explained on stderr, 130 after
+        Ctrl-C.
     """
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)
     if len(options.folders) != (1 if options.oracle else 2):
-        parser.error("give ESTIMATES and ROOT, or --oracle NAME and ROOT alone")
+        parser.error("give ESTIMATES and ROOT, or --oracle NAME and only ROOT")
     scorer = Scorer(
         Settings(
             tuple(options.stems),
@@ -49,24 +52,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ),
         options.processes,
         options.overwrite,
+        options.metrics,
     )
     return command_line.run(
         lambda: _score(scorer, options),
-        f"stopped; the scores in {options.output} stay, the same command goes on from them",
+        f"stopped; the scores in {options.output} are kept, the same command resumes",
     )
 
 
 def _score(scorer: Scorer, options: argparse.Namespace) -> int:
-    """Score, write and print the table."""
-    print(_table(scorer, options))
+    print(_tables(scorer, options))
     for name, reason in scorer.left_out.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
     return 1 if scorer.left_out else 0
 
 
-def _table(scorer: Scorer, options: argparse.Namespace) -> str:
-    """Score and write; return the table."""
+def _tables(scorer: Scorer, options: argparse.Namespace) -> str:
+    """Score, write the files and return the tables."""
     command_line.check_folder(options.output, "-o")
+    check_names(options.metrics)
     *estimates, root = options.folders
     entries = _entries(root, options.subset, options.stems)
     if estimates:
@@ -80,13 +84,35 @@ def _table(scorer: Scorer, options: argparse.Namespace) -> str:
         targets = settings.targets if settings.accompaniment else settings.stems
         same = dict.fromkeys((track.name for track in tracks), targets)
         scores = scorer.score_oracle(tracks, options.oracle, same, options.output)
-    baseline = None
+    baseline: list[TrackScores] = []
     if options.mixture:
         scored = {track.name: tuple(track.frames) for track in scores}
         tracks = [track for track in tracks if track.name in scored]
-        baseline = aggregate(scorer.score_oracle(tracks, MIXTURE, scored, options.output / MIXTURE))
+        baseline = scorer.score_oracle(tracks, MIXTURE, scored, options.output / MIXTURE)
     title = f"{estimates[0] if estimates else options.oracle} on {root}, {options.subset}"
-    return score_table(aggregate(scores), baseline, title)
+    text = score_table(aggregate(scores), aggregate(baseline) if options.mixture else None, title)
+    if options.metrics:
+        _write_csv(options, scores, baseline)
+        text += "\n\n" + metric_table(scores, options.metrics, baseline)
+    return text
+
+
+def _write_csv(
+    options: argparse.Namespace, scores: Sequence[TrackScores], baseline: Sequence[TrackScores]
+) -> None:
+    """Write a row per track and source, a column per metric, and one of the mixture's."""
+    mixture = {track.name: track for track in baseline}
+    kinds = ("", "mixture_") if baseline else ("",)
+    header = ["track", "source", *(f"{kind}{name}" for kind in kinds for name in options.metrics)]
+    options.output.mkdir(parents=True, exist_ok=True)
+    with (options.output / f"{options.subset}_metrics.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for track in scores:
+            shown = [track, *([mixture[track.name]] if track.name in mixture else [])]
+            for source in track.frames:
+                values = [each.metrics[name][source] for each in shown for name in options.metrics]
+                writer.writerow([track.name, source, *values])
 
 
 def _entries(root: Path, subset: str, stems: Sequence[str]) -> list[Entry]:
@@ -102,16 +128,19 @@ def _check_oracle(name: str) -> None:
     from lightning_modules.evaluation.oracles import ORACLES
 
     if name not in ORACLES:
-        raise ValueError(f"--oracle {name}: unknown; known are {', '.join(ORACLES)}")
+        raise ValueError(f"--oracle {name}: unknown oracle; known are {', '.join(ORACLES)}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lightning_modules.tools.score",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s ESTIMATES ROOT -o OUT [options]\n"
         "       %(prog)s --oracle NAME ROOT -o OUT [options]",
-        epilog="Exit status: 0; 1 if tracks were left out, which the last lines name; 2 for a "
-        "mistake. After Ctrl-C the same command goes on from what was written.",
+        epilog="metrics:\n"
+        + "".join(f"  {name:10} {metric.description}\n" for name, metric in METRICS.items())
+        + "\nExit status: 0; 1 if tracks were left out, named in the last lines; 2 for a mistake.\n"
+        "After Ctrl-C the same command resumes.",
     )
     add = parser.add_argument
     add("folders", nargs="+", type=Path, help="estimates (<track>/vocals.wav, ...), then data set")
@@ -119,22 +148,29 @@ def _parser() -> argparse.ArgumentParser:
     add("--subset", choices=SUBSETS, default="test", help="by default test")
     add("--stems", nargs="+", default=list(STEMS), metavar="STEM", help="stems of the data set")
     add("--oracle", metavar="NAME", help="score the estimates of an oracle, such as irm2")
-    add("--mixture", action="store_true", help="compare with the mixture taken as estimate")
+    add("--mixture", action="store_true", help="compare with the mixture as estimate")
+    add(
+        "--metrics",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="compute other metrics besides BSS Eval, listed below",
+    )
     add(
         "--accompaniment",
         action=argparse.BooleanOptionalAction,
-        help="score accompaniment even where it must be summed, or never; by default where it "
-        "has a file (it moves the figures of vocals: see docs/scores.md)",
+        help="score accompaniment always, summed if it has no file, or never; by default if it "
+        "has a file (it changes the scores of vocals: see docs/scores.md)",
     )
     add("--window-seconds", type=_seconds, default=1.0, help="length of a frame, by default 1")
-    add("--hop-seconds", type=_seconds, default=1.0, help="from frame to frame, by default 1")
+    add("--hop-seconds", type=_seconds, default=1.0, help="distance of frames, by default 1")
     add(
         "--processes",
         type=command_line.count(),
-        default=min(_MOST_PROCESSES, available_cores()),
-        help="by default one a core, at most four",
+        default=min(_MAX_PROCESSES, available_cores()),
+        help="by default one per core, at most four",
     )
-    add("--overwrite", action="store_true", help="score tracks again that have scores")
+    add("--overwrite", action="store_true", help="replace existing scores")
     return parser
 
 
@@ -143,8 +179,8 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = float("nan")
-    if not _SHORTEST_SECONDS <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected {_SHORTEST_SECONDS} s or more, found {text}")
+    if not _MIN_SECONDS <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected {_MIN_SECONDS} s or more, found {text}")
     return seconds
 
 

@@ -1,10 +1,11 @@
-"""Estimates as files and from oracles: museval's rules, and what is said of bad files."""
+"""Estimates as files and from oracles: museval's rules, metrics, and errors of faulty files."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import musdb
 import museval
@@ -78,24 +79,22 @@ def frames(scores: TrackScores, *targets: str) -> NDArray[np.float64]:
     return np.stack([[scores.frames[name][metric] for name in targets] for metric in METRICS])
 
 
-# --------------------------------------------------------------- as museval
+# --------------------------------------------------------------- like museval
 
 
 @pytest.mark.parametrize("accompaniment", [False, True])
-def test_files_are_those_that_museval_writes(
-    root: Path, tmp_path: Path, accompaniment: bool
-) -> None:
+def test_files_equal_musevals(root: Path, tmp_path: Path, accompaniment: bool) -> None:
     folder = tmp_path / "estimates/test/A. B - C"
     if accompaniment:
         drums, _ = soundfile.read(folder / "drums.wav")
         write(folder / "accompaniment.wav", drums[::-1] * 0.1 + drums)
-    # what is no target is passed over
+    # Files that are not targets are ignored.
     shutil.copy(folder / "vocals.wav", folder / "piano.wav")
     for path in folder.iterdir():  # half a second longer: cut
         estimate, _ = soundfile.read(path)
         write(path, np.concatenate([estimate, estimate[: RATE // 2]]))
     tracks = musdb.DB(root, subsets="test", is_wav=True)
-    # museval finds estimates by the folders of both subsets
+    # museval expects the folders of both subsets.
     (tmp_path / "estimates/train").mkdir()
     museval.eval_mus_dir(tracks, tmp_path / "estimates", tmp_path / "theirs")
 
@@ -111,7 +110,7 @@ def test_files_are_those_that_museval_writes(
     for target, expected in zip(ours, theirs, strict=True):
         assert len(target["frames"]) == len(expected["frames"]) == 3
         for frame, expected_frame in zip(target["frames"], expected["frames"], strict=True):
-            # the last of five decimals may round the other way
+            # The last of five decimals may be rounded differently.
             metrics = pytest.approx(expected_frame.pop("metrics"), abs=1.1e-5)
             assert frame.pop("metrics") == metrics
             assert frame == expected_frame
@@ -121,7 +120,7 @@ def test_files_are_those_that_museval_writes(
     ]
 
 
-def test_accompaniment_is_the_sum_of_the_other_stems(tmp_path: Path) -> None:
+def test_accompaniment_is_summed_from_other_stems(tmp_path: Path) -> None:
     settings = Settings(("vocals", "drums", "bass"), accompaniment=True)
     audio = make_track(tmp_path / "data", "three", settings.stems, seconds=1.0, channels=1)
     make_estimates(tmp_path / "estimates", audio)
@@ -153,7 +152,7 @@ def test_accompaniment_is_the_sum_of_the_other_stems(tmp_path: Path) -> None:
     assert fewer.notes == ["bass: no estimate"]
 
 
-def test_targets_of_other_data_sets() -> None:
+def test_targets_of_other_stems() -> None:
     assert Settings().targets == ("vocals", "drums", "bass", "other", "accompaniment")
     assert Settings(("piano", "rest")).targets == ("piano", "rest")
     own = ("vocals", "accompaniment")
@@ -161,7 +160,7 @@ def test_targets_of_other_data_sets() -> None:
     assert Settings(own, accompaniment=False).targets == ("vocals",)
 
 
-def test_frames_of_any_length(root: Path, tmp_path: Path) -> None:
+def test_window_and_hop(root: Path, tmp_path: Path) -> None:
     settings = Settings(PAIR.stems, window_seconds=2.0, hop_seconds=0.5)
     scores = score_estimates(track_of(root), tmp_path / "estimates/test/A. B - C", settings)
     references, estimates = (
@@ -174,18 +173,18 @@ def test_frames_of_any_length(root: Path, tmp_path: Path) -> None:
     assert (scores.window_seconds, scores.hop_seconds) == (2.0, 0.5)
 
 
-def test_mixture_as_estimate(root: Path) -> None:
+def test_mixture_as_estimate_scores_zero(root: Path) -> None:
     targets = ("vocals", "drums", "accompaniment")
     scores = score_oracle(track_of(root), "mixture", targets, PAIR)
     assert not scores.notes
     assert list(scores.frames) == ["drums", "vocals", "accompaniment"]
-    # equally loud noises: each is as far from the mixture as it is loud
+    # The noises are equally loud, so the error of each equals its energy.
     for target in targets:
         assert scores.medians[target]["SDR"] == pytest.approx(0, abs=0.2)
         assert scores.usdr[target] == pytest.approx(0, abs=0.2)
 
 
-def test_oracle_estimates_are_scored(tmp_path: Path) -> None:
+def test_oracle_scores_equal_musevals(tmp_path: Path) -> None:
     stems = ("vocals", "drums", "bass")
     make_track(tmp_path, "one", stems, seconds=1.0, channels=1)
     track, settings = track_of(tmp_path, Settings(stems)), Settings(stems)
@@ -203,12 +202,34 @@ def test_oracle_estimates_are_scored(tmp_path: Path) -> None:
     np.testing.assert_allclose(frames(scores, "vocals", "accompaniment"), expected, atol=1e-3)
 
 
-# ----------------------------------------------------------------- bad files
+@pytest.mark.parametrize("oracle", [False, True])
+def test_metrics_are_added_to_known_scores(root: Path, tmp_path: Path, oracle: bool) -> None:
+    track, folder = track_of(root), tmp_path / "estimates/test/A. B - C"
+
+    def score(**more: Any) -> TrackScores:
+        if oracle:
+            return score_oracle(track, "mixture", PAIR.stems, PAIR, ("snr", "l1"), **more)
+        return score_estimates(track, folder, PAIR, ("snr", "l1"), **more)
+
+    known = TrackScores("A. B - C", {stem: {} for stem in PAIR.stems}, {}, metrics={"lsd": {}})
+    scores = score(known=known)
+    assert scores is known, "BSS Eval is not computed again"
+    assert list(scores.metrics) == ["lsd", "snr", "l1"]
+    for number, stem in enumerate(PAIR.stems):
+        reference = track.read(stem)
+        file = root / "test/A. B - C/mixture.wav" if oracle else folder / f"{stem}.wav"
+        estimate = soundfile.read(file)[0].T
+        noise = ((reference - estimate) ** 2).sum()
+        expected = 10 * np.log10((reference.astype(float) ** 2).sum() / noise)
+        assert scores.metrics["snr"][stem] == pytest.approx(expected, abs=1e-4), number
+
+
+# ----------------------------------------------------------------- faulty files
 
 
 @pytest.fixture
 def _no_bss_eval(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figures are wanted, only what happens before or beside them."""
+    """Skip the computation of BSS Eval."""
 
     def nothing(references: NDArray[np.float64], estimates: object, **frame: int) -> Evaluation:
         figures = np.zeros((4, len(references), references.shape[1] // frame["window"]))
@@ -219,7 +240,7 @@ def _no_bss_eval(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_no_bss_eval")
-def test_faulty_estimates_are_named(root: Path, tmp_path: Path) -> None:
+def test_errors_name_faulty_estimates(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "estimates/test/A. B - C"
     good, _ = soundfile.read(folder / "drums.wav")
     bad = good.copy()
@@ -241,7 +262,7 @@ def test_faulty_estimates_are_named(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_no_bss_eval")
-def test_faulty_references_are_named(root: Path, tmp_path: Path) -> None:
+def test_error_names_faulty_reference(root: Path, tmp_path: Path) -> None:
     folder, reference = tmp_path / "estimates/test/A. B - C", root / "test/A. B - C/drums.wav"
     audio, _ = soundfile.read(reference)
     audio[2 * RATE, 0] = np.inf
@@ -264,7 +285,7 @@ def test_short_and_silent_estimates_are_noted(root: Path, tmp_path: Path) -> Non
     assert np.isnan(scores.medians["drums"]["SDR"])
 
 
-def test_origin_tells_when_scores_are_out_of_date(root: Path, tmp_path: Path) -> None:
+def test_origin_changes_with_files_and_settings(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "estimates/test/A. B - C"
     track = track_of(root)
     first = origin(track, PAIR, folder)

@@ -1,4 +1,4 @@
-"""Score files: museval's schema both ways, older files, published figures, data frames."""
+"""Score files: museval's schema both ways, older files, published scores."""
 
 from __future__ import annotations
 
@@ -10,21 +10,15 @@ from typing import get_args
 
 import museval
 import numpy as np
-import pandas
 import pytest
 from museval.aggregate import TrackStore
 
-from lightning_modules.evaluation.score_files import (
-    data_frame,
-    read_folder,
-    read_scores,
-    write_scores,
-)
+from lightning_modules.evaluation.score_files import read_folder, read_scores, write_scores
 from lightning_modules.evaluation.scores import METRICS, Average, aggregate, merge, score_track
 from tests.evaluation.test_scores import RATE, SOURCES, figures, made_up, signals
 
 
-def test_a_file_is_museval_s_to_the_letter(tmp_path: Path) -> None:
+def test_targets_are_written_as_museval_writes_them(tmp_path: Path) -> None:
     scores = score_track("one", *signals(), RATE, SOURCES)
     scores.frames["drums"]["SIR"][1] = np.inf
     store = TrackStore("one", win=1.0, hop=1.0)
@@ -44,6 +38,7 @@ def test_files_round_trip(tmp_path: Path) -> None:
     references[1] = 0
     estimates[0] = references[0]  # perfect: museval's SDR is infinite
     scores = score_track("a. b", references, estimates, RATE, SOURCES)
+    scores.metrics = {"snr": {"vocals": 3.5}}
     assert np.isposinf(scores.frames["vocals"]["SDR"]).any()
     path = tmp_path / "test" / "a. b.json"
     write_scores(scores, path)
@@ -53,18 +48,19 @@ def test_files_round_trip(tmp_path: Path) -> None:
     back = read_scores(path)
     assert (back.name, back.window_seconds, back.hop_seconds) == ("a. b", 1.0, 1.0)
     assert back.notes == scores.notes
+    assert back.metrics == scores.metrics
     assert back.usdr == pytest.approx(scores.usdr, nan_ok=True)
     found = figures(back, *SOURCES)
     expected = figures(scores, *SOURCES)
     np.testing.assert_allclose(found, np.where(np.isinf(expected), np.nan, expected), atol=5.1e-6)
-    # infinity does not count in memory either, so a file tells nothing else than its writer
+    # Averages exclude infinity in memory too, so a file has the same medians as its writer.
     for source in SOURCES:
         expected_medians = pytest.approx(scores.medians[source], abs=1e-5, nan_ok=True)
         assert back.medians[source] == expected_medians
     assert scores.skipped_frames == back.skipped_frames
 
 
-def test_museval_reads_our_files_and_agrees(tmp_path: Path) -> None:
+def test_museval_reads_our_files_and_aggregates_the_same(tmp_path: Path) -> None:
     references, estimates = signals()
     perfect = estimates.copy()
     perfect[2] = references[2]
@@ -97,7 +93,7 @@ def test_museval_reads_our_files_and_agrees(tmp_path: Path) -> None:
                 store.frames_agg, store.tracks_agg = over_frames, over_tracks
             for source in SOURCES:
                 for metric in METRICS:
-                    ours = pytest.approx(summary.figures[source][metric], abs=1e-5)
+                    ours = pytest.approx(summary.scores[source][metric], abs=1e-5)
                     assert evaluation.agg_frames_tracks_scores()[source, metric] == ours
                     assert methods.agg_frames_tracks_scores()["mine", source, metric] == ours
 
@@ -106,15 +102,15 @@ def test_museval_reads_our_files_and_agrees(tmp_path: Path) -> None:
     "content",
     ['{"targets": [{"name": "voc', "[]", '{"other": 1}', '{"targets": [{"name": "vocals"}]}'],
 )
-def test_broken_file_is_named(tmp_path: Path, content: str) -> None:
+def test_error_names_broken_file(tmp_path: Path, content: str) -> None:
     path = tmp_path / "half.json"
     path.write_text(content)
     with pytest.raises(ValueError, match=r"half\.json: expected a museval score file"):
         read_scores(path)
 
 
-def test_older_dialects(tmp_path: Path) -> None:
-    """Null and infinity for no figure, whole numbers, keys in any order, unknown ones."""
+def test_older_files_are_read(tmp_path: Path) -> None:
+    """Null and infinity for missing scores, integers, keys in any order, unknown keys."""
     none = '{"metrics": {"SAR": 1, "SIR": null, "ISR": Infinity, "SDR": NaN}'
     some = '{"x": 0, "metrics": {"SDR": 3, "SIR": 4.5, "ISR": 5, "SAR": 6}'
     frames = f'[{none}, "time": 0, "duration": 2}}, {some}, "duration": 2, "time": 1}}]'
@@ -129,7 +125,7 @@ def test_older_dialects(tmp_path: Path) -> None:
     assert (scores.usdr, scores.notes, scores.origin) == ({}, [], {})
 
 
-def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path: Path) -> None:
+def test_failed_write_keeps_old_file_and_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "one.json"
     write_scores(made_up("one", vocals=[1.0]), path)
     unwritable = made_up("one", vocals=[2.0])
@@ -140,12 +136,12 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path: Path) -> 
     assert read_folder(tmp_path)[0].medians["vocals"]["SDR"] == 1.0
 
 
-def test_folder_without_scores_is_named(tmp_path: Path) -> None:
+def test_error_names_folder_without_scores(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{tmp_path}: no score files"):
         read_folder(tmp_path)
 
 
-def test_scores_of_several_ranks() -> None:
+def test_merge_keeps_each_track_once_sorted() -> None:
     first = [made_up("b", vocals=[1.0]), made_up("c", vocals=[2.0])]
     second = [made_up("a", vocals=[3.0]), made_up("b", vocals=[4.0])]
     merged = merge([first, second])
@@ -153,31 +149,9 @@ def test_scores_of_several_ranks() -> None:
     assert merged[1] is second[1]
 
 
-def test_data_frame_is_musevals(tmp_path: Path) -> None:
-    tracks = [
-        score_track(name, *signals(seed=seed), RATE, SOURCES, hop_seconds=0.5)
-        for seed, name in enumerate(["one", "two"])
-    ]
-    tracks[0].frames["bass"]["SIR"][0] = np.inf
-    for track in tracks:
-        write_scores(track, tmp_path / f"mine/test/{track.name}.json")
-    methods = museval.MethodStore()
-    methods.add_eval_dir(tmp_path / "mine")
-    columns = ["track", "target", "metric", "time", "score", "method"]
-
-    def tidy(frame: pandas.DataFrame) -> pandas.DataFrame:
-        return frame[columns].sort_values(columns[:4]).reset_index(drop=True)
-
-    ours = data_frame(tracks, "mine")
-    assert list(ours.columns) == list(methods.df.columns)
-    pandas.testing.assert_frame_equal(tidy(ours), tidy(methods.df), check_exact=False, atol=1e-9)
-    assert len(ours) == 2 * 3 * 4 * 5
-    assert "method" not in data_frame(tracks)
-
-
 @pytest.mark.skipif("STEMLAB_TEST_DATA" not in os.environ, reason="STEMLAB_TEST_DATA is not set")
-def test_published_figures(tmp_path: Path) -> None:
-    """SiSEC 2018: SDR of vocals, drums, bass, other; and museval's figures of the same files."""
+def test_published_scores_of_sisec_2018(tmp_path: Path) -> None:
+    """SiSEC 2018: published SDR of vocals, drums, bass, other; and museval's aggregates."""
     published = {"STL2": [3.25, 4.22, 3.21, 2.25], "RGT1": [3.85, 3.44, 2.70, 2.63]}
     for method in ("STL2", "RGT1", "MIX"):
         folder = Path(os.environ["STEMLAB_TEST_DATA"]) / "scores" / method
@@ -190,13 +164,13 @@ def test_published_figures(tmp_path: Path) -> None:
             expected = theirs.agg_frames_tracks_scores()
             summary = aggregate(tracks, over_frames, over_tracks)  # type: ignore[arg-type]
             assert summary.tracks == 50
-            for source, metrics in summary.figures.items():
+            for source, metrics in summary.scores.items():
                 for metric in METRICS:
                     assert metrics[metric] == pytest.approx(expected[source, metric], abs=1e-12)
         summary = aggregate(tracks)
-        found = [summary.figures[name]["SDR"] for name in ("vocals", "drums", "bass", "other")]
+        found = [summary.scores[name]["SDR"] for name in ("vocals", "drums", "bass", "other")]
         if method in published:
             assert [round(value, 2) for value in found] == published[method]
-            assert list(summary.figures) == ["vocals", "drums", "bass", "other"]
+            assert list(summary.scores) == ["vocals", "drums", "bass", "other"]
         skipped = {"STL2": 3912, "RGT1": 3918, "MIX": 3917}[method]
         assert summary.skipped_frames["drums"] == skipped

@@ -1,23 +1,25 @@
-"""The score tool, as a user meets it."""
+"""The score tool from the command line."""
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 import soundfile
 
 from lightning_modules.evaluation.estimates import Settings
+from lightning_modules.evaluation.metrics import METRICS
 from lightning_modules.evaluation.score_files import read_folder, read_scores
-from lightning_modules.evaluation.scorer import Scorer, _Job
+from lightning_modules.evaluation.scorer import Job, Scorer
 from lightning_modules.tools import score
 from tests.evaluation.test_estimates import make_estimates, make_track
 
@@ -35,36 +37,44 @@ def data_set(*names: str, folder: str = "estimates") -> None:
         make_estimates(Path(folder, name), make_track(Path("data"), name, seconds=1.0, channels=1))
 
 
-def test_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    """One run over all that can be wrong with a track; a second one after the repair."""
-    data_set("a good", "b half", "c NaN", "d gone", "e damaged", "f unlike")
+def exit_process(known: object) -> NoReturn:
+    os._exit(1)
+
+
+def divide_by_zero(known: object) -> NoReturn:
+    raise ZeroDivisionError
+
+
+def test_faulty_tracks_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """One run over all possible faults of a track, a second one after the repair."""
+    data_set("a good", "b half", "c NaN", "d gone", "e damaged", "f channels")
     Path("out/test").mkdir(parents=True)
     Path("out/test/b half.json").write_text('{"targets": [{"name": "voc')
     nan = np.full((44100, 1), np.nan)
     soundfile.write("estimates/c NaN/drums.wav", nan, 44100, subtype="FLOAT")
     shutil.move("estimates/d gone", "estimates/d typo")
     Path("data/test/e damaged/vocals.wav").write_text("no audio")
-    soundfile.write("estimates/f unlike/vocals.wav", np.ones((44100, 3)), 44100)
+    soundfile.write("estimates/f channels/vocals.wav", np.ones((44100, 3)), 44100)
 
     assert score.main(ALL) == 1
     out, err = capsys.readouterr()
     assert sorted(os.listdir("out/test")) == ["a good.json", "b half.json"]
     assert "2 tracks; dB" in out
     assert "scored again: out/test/b half.json: expected a museval score file" in err
-    assert "passed over, as no track has the name: 'd typo'" in err
+    assert "ignored folders without a track of that name: 'd typo'" in err
     left_out = [line for line in err.splitlines() if line.startswith("left out: ")]
     expected = [
-        ("d gone", "no folder estimates/test/d gone nor estimates/d gone"),
+        ("d gone", "neither estimates/test/d gone nor estimates/d gone is a folder"),
         ("c NaN", "drums.wav: holds NaN or infinity, first at 0.000 s"),
         ("e damaged", "vocals.wav: is not audio"),
-        ("f unlike", "vocals.wav: has 3 channel(s), its track 1 channel(s)"),
+        ("f channels", "vocals.wav: has 3 channel(s), its track 1 channel(s)"),
     ]
     assert len(left_out) == len(expected)
     for name, reason in expected:
         assert any(line.startswith(f"left out: {name}: ") and reason in line for line in left_out)
 
     before = {path: path.stat().st_mtime_ns for path in Path("out/test").iterdir()}
-    for name in ("c NaN", "d gone", "e damaged", "f unlike"):
+    for name in ("c NaN", "d gone", "e damaged", "f channels"):
         shutil.rmtree(f"data/test/{name}")
         data_set(name)
     shutil.rmtree("estimates/d typo")
@@ -76,28 +86,30 @@ def test_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
 
 
-def test_whole_scores_are_not_replaced_unasked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_scores_are_replaced_only_with_overwrite(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     data_set("a")
     assert score.main(ALL) == 0
     written = Path("out/test/a.json").read_bytes()
     capsys.readouterr()
     assert score.main([*ALL, "--window-seconds", "0.5"]) == 2
-    assert "out/test/a.json: holds scores with other window_seconds" in capsys.readouterr().err
+    assert "out/test/a.json: contains scores with other window_seconds" in capsys.readouterr().err
     drums, rate = soundfile.read("estimates/a/drums.wav")
     soundfile.write("estimates/a/drums.wav", 0.5 * drums + 0.001, rate)
     assert score.main(ALL) == 2
-    assert "with other estimates; give another folder by -o, or --over" in capsys.readouterr().err
+    assert "with other estimates; give another folder with -o, or --over" in capsys.readouterr().err
     assert Path("out/test/a.json").read_bytes() == written
     assert score.main([*ALL, "--overwrite"]) == 0
     assert Path("out/test/a.json").read_bytes() != written
     Path("out/test/a.json").write_text('{"targets": []}')
     assert score.main(ALL) == 2
-    assert "holds scores of unknown origin" in capsys.readouterr().err
+    assert "contains scores of unknown origin" in capsys.readouterr().err
 
 
-def test_mixture_beside_estimates_and_as_an_oracle(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mixture_option_equals_mixture_oracle(capsys: pytest.CaptureFixture[str]) -> None:
     data_set("a", "b", folder="estimates/test")
-    # options between the folders, and both layouts of estimates
+    # Options between the folders, and both layouts of estimates.
     shutil.move("estimates/test/b", "estimates/b")
     arguments = ["estimates", "-o", "out", "--processes", "2", "data", *STEMS]
     assert score.main([*arguments, "--mixture", "--accompaniment"]) == 0
@@ -116,7 +128,7 @@ def test_mixture_beside_estimates_and_as_an_oracle(capsys: pytest.CaptureFixture
         assert again.medians == track.medians
 
 
-def test_an_ideal_mask_is_better_than_the_mixture(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ideal_mask_is_better_than_the_mixture(capsys: pytest.CaptureFixture[str]) -> None:
     data_set("a")
     arguments = ["--oracle", "irm2", "data", "-o", "out", "--mixture", *STEMS]
     assert score.main(arguments) == 0
@@ -128,17 +140,17 @@ def test_an_ideal_mask_is_better_than_the_mixture(capsys: pytest.CaptureFixture[
     assert "with other oracle; " in capsys.readouterr().err
 
 
-def test_a_table_of_an_oracle_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_names_the_oracle(capsys: pytest.CaptureFixture[str]) -> None:
     data_set("a")
     arguments = ["--oracle", "blind_nmfd", "data", "-o", "out", *STEMS]
     assert score.main(arguments) == 0
     note = "note: oracle blind_nmfd: the estimates are made with the true sources (a)"
     assert note in capsys.readouterr().out
-    assert score.main(arguments) == 0, "and so it does when it is read back"
+    assert score.main(arguments) == 0, "also when the scores are read back"
     assert note in capsys.readouterr().out
 
 
-def test_own_folder_of_tracks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_of_tracks_without_subsets(capsys: pytest.CaptureFixture[str]) -> None:
     data_set("a")
     shutil.move("data/test/a", "songs/a")
     arguments = ["estimates", "songs", "-o", "out", *STEMS]
@@ -148,24 +160,66 @@ def test_own_folder_of_tracks(capsys: pytest.CaptureFixture[str]) -> None:
     assert os.listdir("out/train") == ["a.json"]
 
 
-def test_a_process_that_is_killed_costs_its_tracks_alone(tmp_path: Path) -> None:
+def test_metrics_are_computed_without_scoring_again(capsys: pytest.CaptureFixture[str]) -> None:
+    data_set("a", "b")
+    assert score.main(ALL) == 0
+    before = read_folder("out/test")
+    capsys.readouterr()
+    assert score.main([*ALL, "--metrics", "si_sdr", "fullness", "--mixture"]) == 0
+    out = capsys.readouterr().out
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
+    after = read_folder("out/test")
+    (mixture, _) = read_folder("out/mixture/test")
+    for old, new in zip(before, after, strict=True):
+        assert new.medians == old.medians
+        assert list(new.metrics) == ["si_sdr", "fullness"]
+        # An estimate is 0.7 of its source and 0.2 of the mixture, and the sources are equally loud.
+        assert new.metrics["si_sdr"]["vocals"] == pytest.approx(20 * np.log10(0.9 / 0.2), abs=0.2)
+        assert mixture.metrics["si_sdr"]["vocals"] == pytest.approx(0, abs=0.2)
+    mean = np.mean([track.metrics["si_sdr"]["vocals"] for track in after])
+    assert lines["si_sdr"][0] == f"{mean:.4f}"
+
+    with open("out/test_metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["track"], row["source"]) for row in rows] == [
+        (track, stem) for track in "ab" for stem in ("vocals", "drums")
+    ]
+    assert float(rows[0]["fullness"]) == after[0].metrics["fullness"]["vocals"]
+    assert float(rows[0]["mixture_si_sdr"]) == mixture.metrics["si_sdr"]["vocals"]
+
+    assert score.main([*ALL, "--metrics", "si_sdr"]) == 0
+    assert "2 of 2 tracks have their scores" in capsys.readouterr().err
+    assert score.main([*ALL, "--metrics", "l1"]) == 0
+    assert list(read_scores("out/test/a.json").metrics) == ["si_sdr", "fullness", "l1"]
+
+
+def test_help_lists_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        score.main(["--help"])
+    help_text = capsys.readouterr().out
+    for name, metric in METRICS.items():
+        assert f"  {name:10} {metric.description}\n" in help_text
+
+
+def test_killed_process_and_failing_job_are_left_out(tmp_path: Path) -> None:
     scorer = Scorer(Settings(), processes=1)
-    job = _Job("a", tmp_path / "a.json", {}, partial(os._exit, 1))
-    assert scorer._run([job], "scoring") == []
-    assert "ended from outside" in scorer.left_out["a"]
-    scorer._run([_Job("b", tmp_path / "b.json", {}, partial(divmod, 1, 0))], "scoring")
-    assert scorer.left_out["b"].startswith("ZeroDivisionError: ")
+    assert scorer.run([Job("a", tmp_path / "a.json", {}, exit_process)], "scoring") == []
+    assert "was killed" in scorer.left_out["a"]
+    scorer.run([Job("b", tmp_path / "b.json", {}, divide_by_zero)], "scoring")
+    assert scorer.left_out["b"].startswith("ZeroDivisionError")
     assert not list(tmp_path.iterdir())
 
 
-def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     data_set("a")
     Path("empty/a typo").mkdir(parents=True)
     cases = [
         (["estimates", "gone", "-o", "out"], ["gone", "does not exist"]),
-        (["gone", "data", "-o", "out", *STEMS], ["gone", "no folder"]),
+        (["gone", "data", "-o", "out", *STEMS], ["gone", "is not a folder"]),
         (["empty", "data", "-o", "out", *STEMS], ["such as 'a'", "found 'a typo'"]),
         (["--oracle", "magic", "data", "-o", "out", *STEMS], ["magic", "irm2"]),
+        ([*ALL, "--metrics", "SI-SDR"], ["SI-SDR", "did you mean si_sdr?"]),
+        ([*ALL, "--metrics", "loudness"], ["loudness", "known are snr, si_sdr, l1, lsd"]),
     ]
     for arguments, words in cases:
         assert score.main(arguments) == 2
@@ -187,7 +241,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_is_written(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_finished_scores_and_resumes(tmp_path: Path) -> None:
     names = [f"track {number}" for number in range(60)]
     data_set(*names)
     repository = Path(score.__file__).parents[2]
@@ -202,10 +256,10 @@ def test_ctrl_c_keeps_what_is_written(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         _, err = process.communicate(timeout=180)
     assert process.returncode == 130, err
-    assert "stopped; the scores in out stay" in err
+    assert "stopped; the scores in out are kept" in err
     assert "Traceback" not in err
     kept = read_folder("out/test")
     assert 1 <= len(kept) < len(names)
-    assert len(os.listdir("out/test")) == len(kept), "nothing half-written is left"
+    assert len(os.listdir("out/test")) == len(kept), "no incomplete file is left"
     assert score.main(ALL) == 0
     assert len(read_folder("out/test")) == len(names)
