@@ -1,6 +1,6 @@
-"""Changes of training examples: levels, filters, noise, rooms, codecs, speed."""
+"""Augmentations of training examples: levels, filters, noise, rooms, codecs, pitch and tempo."""
 
-from datamodules.augmentations.base import Augmentation, ReadingAugmentation, StemAugmentation
+from datamodules.augmentations.base import Augmentation, FusedAugmentation, StemAugmentation
 from datamodules.augmentations.codec import Codec
 from datamodules.augmentations.dynamics import Limiter, SoftClip
 from datamodules.augmentations.filters import (
@@ -31,6 +31,7 @@ __all__ = [
     "Codec",
     "ColouredNoise",
     "DecayingNoise",
+    "FusedAugmentation",
     "Gain",
     "GaussianNoise",
     "HighShelf",
@@ -40,7 +41,6 @@ __all__ = [
     "Pan",
     "PeakingEqualizer",
     "Polarity",
-    "ReadingAugmentation",
     "RecordedNoise",
     "RecordedRoom",
     "Remix",

@@ -1,12 +1,9 @@
-"""Augmentations of stems, one class each, run on the batch's own device.
+"""Base classes of augmentations, and functions that several of them use.
 
-Drawing is apart from applying: ``draw`` takes an example's own random generator
-and returns plain numbers, ``forward`` applies the numbers of a whole batch. So
-an example is augmented alike on any device, rank and in any batch. The mixture
-is summed afterwards, so it always holds what the targets hold.
-
-Here are the base and what works sample by sample; ``dynamics``, ``filters``, ``noise``,
-``repitch`` and ``codec`` hold the rest.
+Drawing is separate from applying: ``draw`` takes the random generator of one example and returns
+plain numbers, ``forward`` applies the numbers of a whole batch on the batch's device. An example is
+therefore augmented the same way on any device, on any rank and in any batch. Mixtures are summed
+after augmentation, so a mixture is always the sum of its stems.
 """
 
 from __future__ import annotations
@@ -28,16 +25,16 @@ Probability = float | dict[str, float]
 
 
 class Augmentation(nn.Module, ABC):
-    """What every augmentation can do.
+    """Base of all augmentations.
 
     Args:
-        probability: Probability that a stem is augmented, in [0, 1]: one number, or
-            one a stem, as in ``{vocals: 0.5, drums: 0.2}``; stems not named stay as they are.
-        together: One draw counts for all stems of an example, instead of one a stem.
+        probability: Probability that a stem is augmented, in [0, 1]: one number, or one per stem, as
+            in ``{vocals: 0.5, drums: 0.2}``; stems that are not named stay unchanged.
+        together: Draw once per example for all of its stems, instead of once per stem.
 
     Attributes:
-        neutral: Value of a stem's first parameter that leaves the stem as it was.
-        sample_rate: Sample rate of the stems, Hz; the data module sets its own.
+        neutral: Value of a stem's first parameter that leaves the stem unchanged.
+        sample_rate: Sample rate of the stems, Hz; set by the data module.
     """
 
     neutral: ClassVar[float]
@@ -68,23 +65,23 @@ class Augmentation(nn.Module, ABC):
         """
         draws = 1 if self.together else stems
         drawn = self.draw_parameters(random, draws)
-        happens = random.random(draws) < self._probabilities(stems)
+        applied = random.random(draws) < self._probabilities(stems)
         parameters = np.empty((stems, *drawn.shape[1:]), np.float32)
         parameters[:] = drawn
-        parameters.reshape(stems, -1)[~happens, 0] = self.neutral
+        parameters.reshape(stems, -1)[~applied, 0] = self.neutral
         return parameters
 
     def draw_at(self, seed: int, number: int, position: Position, stems: int) -> Parameters:
-        """Draw the parameters of the example at a position of the stream.
+        """Draw the parameters of the example at a position of the training stream.
 
         Args:
             seed: Seed of the stream.
-            number: Which augmentation of the stream this is, counted from 0.
+            number: Index of this augmentation among those of the stream.
             position: Epoch and index of the example.
             stems: Number of stems.
 
         Returns:
-            Parameters, as of ``draw``.
+            The same as ``draw``.
         """
         return self.draw(generator(seed, AUGMENTATION + number, *position), stems)
 
@@ -93,14 +90,14 @@ class Augmentation(nn.Module, ABC):
             return np.full(stems, self.probability)
         if stems != len(STEMS):
             raise ValueError(
-                f"probability is given by stem, and there are {stems} stems instead of "
+                f"probability is given per stem, and there are {stems} stems instead of "
                 f"{', '.join(STEMS)}: give one number for all"
             )
         return np.array([self.probability.get(stem, 0.0) for stem in STEMS])
 
     @abstractmethod
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
-        """Draw the parameters of stems that are all augmented.
+        """Draw parameters as if every stem were augmented.
 
         Args:
             random: The example's generator.
@@ -116,23 +113,23 @@ class Augmentation(nn.Module, ABC):
 
         Args:
             stems: Waveforms, shape (B, stems, C, T).
-            parameters: What ``draw`` gave for each example, shape (B, stems) or
-                (B, stems, k), on any device; on the CPU the device is not waited for.
+            parameters: Result of ``draw`` for each example, shape (B, stems) or (B, stems, k), on
+                any device; the CPU avoids a synchronisation with the GPU.
 
         Returns:
-            Augmented waveforms, same shape; the input is left as it was.
+            Augmented waveforms, same shape; the input is not modified.
         """
 
 
 class StemAugmentation(Augmentation):
-    """An augmentation that looks at one stem of one example at a time.
+    """Base of augmentations that process each stem of each example independently.
 
-    Only the stems that are augmented reach ``alter``, so a probability saves its share
-    of the cost, the others stay exactly as they were, and no stem can get into another.
+    Only the stems that are augmented reach ``alter``: a lower probability costs less, the other
+    stems stay bit-identical, and no stem can leak into another.
     """
 
     def forward(self, stems: Tensor, parameters: Tensor) -> Tensor:
-        """Alter the stems whose first parameter is not neutral; see the base class."""
+        """Augment the stems whose first parameter is not neutral; see the base class."""
         table = parameters.cpu().reshape(*parameters.shape[:2], -1)  # (B, stems, k)
         example, stem = torch.nonzero(table[..., 0] != self.neutral, as_tuple=True)
         if len(example) == table.shape[0] * table.shape[1]:  # saves two copies
@@ -145,50 +142,73 @@ class StemAugmentation(Augmentation):
 
     @abstractmethod
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
-        """Augment waveforms, each by parameters of its own.
+        """Augment waveforms, each with its own parameters.
 
         Args:
             waveforms: Stems of any examples, shape (N, C, T).
             parameters: On the CPU, shape (N, k).
 
         Returns:
-            Augmented waveforms, shape (N, C, T), which share no memory with what was given.
+            Augmented waveforms, shape (N, C, T), in new memory.
         """
 
 
-class ReadingAugmentation(StemAugmentation):
-    """An augmentation that costs nothing where the loader does it as it reads.
+class LevelAugmentation(StemAugmentation):
+    """Base of augmentations whose only parameter is an amplitude, uniform in decibels.
 
-    A factor and the order of the channels are part of the pass that converts the samples
-    (see ``crop_kernel``). The result is the same as of ``forward``.
+    Args:
+        lowest_db: Lower end of the range, dB.
+        highest_db: Upper end of the range, dB.
+        probability: Probability per stem, one number or one per stem.
+    """
+
+    def __init__(self, lowest_db: float, highest_db: float, probability: Probability) -> None:
+        super().__init__(probability)
+        self.range_db = checked_range("db", lowest_db, highest_db)
+
+    def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
+        """Draw an amplitude for each stem."""
+        return decibels_to_factors(random.uniform(*self.range_db, stems))
+
+
+class FusedAugmentation(StemAugmentation):
+    """Base of augmentations that the loader applies at no cost while it converts samples.
+
+    A gain and a swap of channels are part of that conversion (see ``write_crop``). The result
+    equals that of ``forward``.
     """
 
     @abstractmethod
-    def while_reading(self, parameters: Parameters) -> tuple[Parameters, npt.NDArray[np.bool_]]:
-        """Say what parameters mean for a reader.
+    def gain_and_swap(self, parameters: Parameters) -> tuple[Parameters, npt.NDArray[np.bool_]]:
+        """Express parameters as gains and swaps of channels.
 
         Args:
-            parameters: What ``draw`` gave, shape (stems,).
+            parameters: Result of ``draw``, shape (stems,).
 
         Returns:
-            Factor of each stem, and whether its channels are swapped, each shape (stems,).
+            Gain of each stem, and whether its channels are swapped, each shape (stems,).
         """
 
 
-# ------------------------------------------------------ shared by augmentations
+# ------------------------------------------------------ functions that augmentations share
 
 
-def check_range(unit: str, lowest: float, highest: float, above: float = -math.inf) -> None:
-    """Refuse a pair of settings that is no range.
+def checked_range(
+    unit: str, lowest: float, highest: float, above: float = -math.inf
+) -> tuple[float, float]:
+    """Check the two ends of a range.
 
     Args:
-        unit: What the names end in, as in ``lowest_db``.
-        lowest: The lower end.
-        highest: The upper end.
-        above: What both must be above.
+        unit: Suffix of the arguments' names, as in ``lowest_db``.
+        lowest: Lower end.
+        highest: Upper end.
+        above: Exclusive lower bound of both.
+
+    Returns:
+        Both ends.
 
     Raises:
-        ValueError: The range is empty, infinite, or too low.
+        ValueError: The range is empty, infinite or too low.
     """
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise ValueError(
@@ -198,10 +218,11 @@ def check_range(unit: str, lowest: float, highest: float, above: float = -math.i
         raise ValueError(f"lowest_{unit} {lowest} is above highest_{unit} {highest}: swap them")
     if lowest <= above:
         raise ValueError(f"lowest_{unit} is {lowest}: give a number above {above:g}")
+    return lowest, highest
 
 
 def decibels_to_factors(decibels: Parameters) -> Parameters:
-    """Amplitude factors of gains in dB, same shape."""
+    """Convert gains in dB to amplitude factors, same shape."""
     return np.asarray(10 ** (decibels / 20))
 
 
@@ -213,5 +234,5 @@ def log_uniform(
 
 
 def on_device(parameters: Tensor, waveforms: Tensor) -> Tensor:
-    """Bring parameters, shape (N, ...), to waveforms' device and type, shape (N, ..., 1, 1)."""
+    """Move parameters, shape (N, ...), to the waveforms' device and type, shape (N, ..., 1, 1)."""
     return parameters.to(waveforms)[..., None, None]

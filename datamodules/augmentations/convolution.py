@@ -1,7 +1,8 @@
-"""Convolution with impulse responses, and the responses that files hold."""
+"""Convolution with impulse responses, and impulse responses from files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,70 +12,86 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from datamodules.augmentations.recordings import resampled, with_channels
+from datamodules.augmentations.recordings import match_channels, resample
 from datamodules.errors import DataError
 from datamodules.files.audio import Audio, read
 
-# An impulse response begins where it first comes this close to its peak.
+# The direct sound is the first sample of a response within this distance of its peak.
 _ONSET_BELOW_PEAK_DB = 20.0
 
 
 def convolve(waveforms: Tensor, responses: Tensor) -> Tensor:
-    """Convolve by the fast Fourier transform; what comes after the end is cut off.
+    """Convolve by FFT, and cut the result to the length of the waveforms.
 
     Args:
         waveforms: Shape (..., T).
         responses: One for each waveform, shape (..., L).
 
     Returns:
-        Waveforms that begin where they began, shape (..., T).
+        Convolved waveforms, shape (..., T).
     """
     samples = waveforms.shape[-1]
-    responses = responses[..., :samples]  # what lies behind is not heard any more
+    responses = responses[..., :samples]  # later samples only affect what is cut off
     length = scipy.fft.next_fast_len(samples + responses.shape[-1] - 1, real=True)
     spectra = torch.fft.rfft(waveforms, length) * torch.fft.rfft(responses, length)
     convolved: Tensor = torch.fft.irfft(spectra, length)[..., :samples]
     return convolved
 
 
-# The bound is for folders of many; most hold fewer.
+def stack_responses(responses: Sequence[Tensor], samples: int) -> Tensor:
+    """Cut or zero-pad impulse responses to one length.
+
+    The length must not depend on the batch, or the rounding of ``convolve`` would too.
+
+    Args:
+        responses: N responses, each of shape (C, L).
+        samples: The length.
+
+    Returns:
+        Shape (N, C, samples).
+    """
+    stacked = torch.zeros(len(responses), responses[0].shape[0], samples)
+    for target, response in zip(stacked, responses, strict=True):
+        cut = response[:, :samples]
+        target[:, : cut.shape[-1]] = cut
+    return stacked
+
+
+# Bounds the memory for large folders.
 @lru_cache(maxsize=256)
 def recorded_response(path: Path, file_rate: int, sample_rate: int, channels: int) -> Tensor:
-    """Read an impulse response.
-
-    It is cut to begin with its direct sound, so that nothing is delayed, resampled if it has
-    another rate, and scaled; one with other channels than wanted acts on all of them as its
-    average.
+    """Read an impulse response: trim it to its direct sound, resample it and normalise it.
 
     Args:
         path: The file.
         file_rate: Its sample rate, Hz.
-        sample_rate: Wanted sample rate, Hz.
-        channels: Wanted number of channels.
+        sample_rate: Sample rate of the result, Hz.
+        channels: Number of channels of the result; where the file has a different number, all of
+            them hold its average.
 
     Returns:
         Response of unit energy, mean over channels, float32, shape (channels, L).
 
     Raises:
-        DataError: It is silent, not finite or cannot be resampled.
+        DataError: It is silent or not finite.
     """
     audio = read(path)
     if not np.isfinite(audio).all():
         raise DataError(
-            f"{path}: holds NaN or infinity, an impulse response was expected; take it away, or "
+            f"{path}: holds NaN or infinity, an impulse response was expected; remove the file or "
             "export it again"
         )
     if not audio.any():
-        raise DataError(f"{path}: is silent, an impulse response was expected; take it away")
-    # Cut before resampling: the filter's ripple would pass for an early onset.
-    response = resampled(from_onset(audio), file_rate, sample_rate, path)
-    return torch.from_numpy(of_unit_energy(with_channels(response, channels)))
+        raise DataError(f"{path}: is silent, an impulse response was expected; remove the file")
+    # Trimmed before resampling, whose filter rings before the onset.
+    response = resample(trim_to_onset(audio), file_rate, sample_rate)
+    return torch.from_numpy(scale_to_unit_energy(match_channels(response, channels)))
 
 
-def from_onset(response: Audio) -> Audio:
-    """Cut a response to where it first comes within 20 dB of its peak.
+def trim_to_onset(response: Audio) -> Audio:
+    """Remove everything before the direct sound: the first sample within 20 dB of the peak.
 
-    So ISO 3382-1 finds the arrival of the direct sound.
+    ISO 3382-1 determines the arrival of the direct sound in this way.
 
     Args:
         response: Shape (C, T), not silent.
@@ -87,10 +104,8 @@ def from_onset(response: Audio) -> Audio:
     return response[:, int(np.argmax(levels >= threshold)) :]
 
 
-def of_unit_energy(response: npt.NDArray[np.floating]) -> Audio:
-    """Scale a response to unit energy, mean over channels.
-
-    White noise then leaves it as loud as it came, so that responses of unlike loudness act alike.
+def scale_to_unit_energy(response: npt.NDArray[np.floating]) -> Audio:
+    """Scale a response to unit energy, mean over channels, which preserves the level of white noise.
 
     Args:
         response: Shape (C, L), not silent.

@@ -1,14 +1,13 @@
 """Augmentations that filter stems: equalisers, shelves, band-stop and reverberation.
 
-Biquads are those of the cookbook: Bristow-Johnson, "Cookbook formulae for audio EQ biquad
-filter coefficients", with A, alpha and w0 as there.
+Biquads follow Bristow-Johnson, "Cookbook formulae for audio EQ biquad filter coefficients" (here:
+the cookbook), with its A, alpha and w0.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar
 
 import numpy as np
 import scipy.signal
@@ -20,62 +19,59 @@ from datamodules.augmentations.base import (
     Parameters,
     Probability,
     StemAugmentation,
-    check_range,
+    checked_range,
     decibels_to_factors,
     log_uniform,
     on_device,
 )
-from datamodules.augmentations.convolution import convolve, recorded_response
+from datamodules.augmentations.convolution import (
+    convolve,
+    recorded_response,
+    stack_responses,
+)
 from datamodules.augmentations.recordings import Recordings
 
-# Share of the sample rate above which no frequency is drawn: filters degenerate at one half.
-_HIGHEST_SHARE = 0.45
-# Order of the low-pass filter that a band-stop is made of; the slopes' steepness.
+# Highest frequency drawn, relative to the sample rate: filters degenerate at one half.
+_HIGHEST_RELATIVE = 0.45
+# Order of the low-pass prototype of band-stop filters, which sets the steepness of the slopes.
 _BAND_STOP_ORDER = 4
+# Quality of the steepest shelf without overshoot.
+_SHELF_Q = math.sqrt(0.5)
 
 
 class _Biquad(StemAugmentation):
-    """A filter of second order with random gain, frequency and quality.
+    """Base of second-order filters with random gain, frequency and quality.
 
     The gain is uniform in decibels, frequency and quality are uniform in their logarithms.
     Frequencies above 0.45 of the sample rate are lowered to it.
 
     Args:
-        lowest_db: Smallest gain, dB.
-        highest_db: Largest gain, dB.
-        lowest_hz: Lowest frequency, Hz.
-        highest_hz: Highest frequency, Hz.
-        lowest_q: Smallest quality.
-        highest_q: Largest quality.
-        probability: Probability per stem, one number or one a stem.
+        range_db: Smallest and largest gain, dB.
+        range_hz: Lowest and highest frequency, Hz.
+        range_q: Smallest and largest quality.
+        probability: Probability per stem, one number or one per stem.
     """
 
     neutral = 0.0
 
     def __init__(
         self,
-        lowest_db: float,
-        highest_db: float,
-        lowest_hz: float,
-        highest_hz: float,
-        lowest_q: float,
-        highest_q: float,
+        range_db: tuple[float, float],
+        range_hz: tuple[float, float],
+        range_q: tuple[float, float],
         probability: Probability,
     ) -> None:
         super().__init__(probability)
-        check_range("db", lowest_db, highest_db)
-        check_range("hz", lowest_hz, highest_hz, above=0)
-        check_range("q", lowest_q, highest_q, above=0)
-        self.decibels = lowest_db, highest_db
-        self.frequencies = lowest_hz, highest_hz
-        self.qualities = lowest_q, highest_q
+        self.range_db = checked_range("db", *range_db)
+        self.range_hz = checked_range("hz", *range_hz, above=0)
+        self.range_q = checked_range("q", *range_q, above=0)
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
         """Draw gain in dB, frequency in Hz and quality for each stem."""
-        gains = random.uniform(*self.decibels, stems)
-        frequencies = log_uniform(random, *self.frequencies, stems)
-        frequencies = np.minimum(frequencies, _HIGHEST_SHARE * self.sample_rate)
-        return np.column_stack([gains, frequencies, log_uniform(random, *self.qualities, stems)])
+        gains = random.uniform(*self.range_db, stems)
+        frequencies = log_uniform(random, *self.range_hz, stems)
+        frequencies = np.minimum(frequencies, _HIGHEST_RELATIVE * self.sample_rate)
+        return np.column_stack([gains, frequencies, log_uniform(random, *self.range_q, stems)])
 
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
         """Filter each stem."""
@@ -84,14 +80,14 @@ class _Biquad(StemAugmentation):
         coefficients = self.coefficients(
             10 ** (gains / 40), np.cos(angular), np.sin(angular) / (2 * qualities)
         )
-        return _filtered(waveforms, np.stack(coefficients, -1)[:, None])
+        return _filter_in_sections(waveforms, np.stack(coefficients, -1)[:, None])
 
     @staticmethod
     @abstractmethod
     def coefficients(
         a: Parameters, cosine: Parameters, alpha: Parameters
     ) -> tuple[Parameters, ...]:
-        """The cookbook's b0, b1, b2, a0, a1, a2, each of shape (N,).
+        """Compute the cookbook's b0, b1, b2, a0, a1, a2, each of shape (N,).
 
         Args:
             a: Square root of the amplitude gain, shape (N,).
@@ -101,7 +97,7 @@ class _Biquad(StemAugmentation):
 
 
 class PeakingEqualizer(_Biquad):
-    """Raise or lower a band of random centre and width (the cookbook's peakingEQ).
+    """Boost or cut a band of random centre and width (the cookbook's peakingEQ).
 
     Args:
         lowest_db: Smallest gain at the centre, dB.
@@ -110,7 +106,7 @@ class PeakingEqualizer(_Biquad):
         highest_hz: Highest centre, Hz.
         lowest_q: Smallest quality: centre divided by width.
         highest_q: Largest quality.
-        probability: Probability per stem, one number or one a stem.
+        probability: Probability per stem, one number or one per stem.
     """
 
     def __init__(
@@ -124,7 +120,7 @@ class PeakingEqualizer(_Biquad):
         probability: Probability = 0.5,
     ) -> None:
         super().__init__(
-            lowest_db, highest_db, lowest_hz, highest_hz, lowest_q, highest_q, probability
+            (lowest_db, highest_db), (lowest_hz, highest_hz), (lowest_q, highest_q), probability
         )
 
     @staticmethod
@@ -137,18 +133,15 @@ class PeakingEqualizer(_Biquad):
 
 
 class LowShelf(_Biquad):
-    """Raise or lower what lies below a random frequency (the cookbook's lowShelf).
+    """Boost or cut everything below a random frequency (the cookbook's lowShelf).
 
     Args:
         lowest_db: Smallest gain far below the frequency, dB.
         highest_db: Largest gain, dB.
-        lowest_hz: Lowest frequency of half the gain, Hz.
-        highest_hz: Highest frequency, Hz.
-        probability: Probability per stem, one number or one a stem.
+        lowest_hz: Lowest corner frequency, where half the gain in dB is reached, Hz.
+        highest_hz: Highest corner frequency, Hz.
+        probability: Probability per stem, one number or one per stem.
     """
-
-    # The steepest slope without a bump.
-    _QUALITY: ClassVar[float] = math.sqrt(0.5)
 
     def __init__(
         self,
@@ -159,13 +152,7 @@ class LowShelf(_Biquad):
         probability: Probability = 0.5,
     ) -> None:
         super().__init__(
-            lowest_db,
-            highest_db,
-            lowest_hz,
-            highest_hz,
-            self._QUALITY,
-            self._QUALITY,
-            probability,
+            (lowest_db, highest_db), (lowest_hz, highest_hz), (_SHELF_Q, _SHELF_Q), probability
         )
 
     @staticmethod
@@ -185,14 +172,14 @@ class LowShelf(_Biquad):
 
 
 class HighShelf(LowShelf):
-    """Raise or lower what lies above a random frequency (the cookbook's highShelf).
+    """Boost or cut everything above a random frequency (the cookbook's highShelf).
 
     Args:
         lowest_db: Smallest gain far above the frequency, dB.
         highest_db: Largest gain, dB.
-        lowest_hz: Lowest frequency of half the gain, Hz.
-        highest_hz: Highest frequency, Hz.
-        probability: Probability per stem, one number or one a stem.
+        lowest_hz: Lowest corner frequency, where half the gain in dB is reached, Hz.
+        highest_hz: Highest corner frequency, Hz.
+        probability: Probability per stem, one number or one per stem.
     """
 
     def __init__(
@@ -209,24 +196,24 @@ class HighShelf(LowShelf):
     def coefficients(
         a: Parameters, cosine: Parameters, alpha: Parameters
     ) -> tuple[Parameters, ...]:
-        """The cookbook's highShelf: the low one, mirrored at a quarter of the sample rate."""
+        """The cookbook's highShelf: its lowShelf mirrored at a quarter of the sample rate."""
         b0, b1, b2, a0, a1, a2 = LowShelf.coefficients(a, -cosine, alpha)
         return b0, -b1, b2, a0, -a1, a2
 
 
 class BandStop(StemAugmentation):
-    """Take a random band out of a stem.
+    """Remove a random band from a stem.
 
-    Its edges, where 3 dB are lost, lie half the width below and above a centre that is
-    uniform in its logarithm; slopes as of a Butterworth low-pass of fourth order. An edge
-    above 0.45 of the sample rate is avoided by a lower centre.
+    Butterworth band-stop filter from a fourth-order low-pass. The band's edges (-3 dB) lie half the
+    width below and above a centre that is uniform in its logarithm. The centre is lowered where the
+    upper edge would exceed 0.45 of the sample rate.
 
     Args:
         lowest_octaves: Smallest width, octaves.
         highest_octaves: Largest width, octaves.
         lowest_hz: Lowest centre, Hz.
         highest_hz: Highest centre, Hz.
-        probability: Probability per stem, one number or one a stem.
+        probability: Probability per stem, one number or one per stem.
     """
 
     neutral = 0.0
@@ -240,16 +227,14 @@ class BandStop(StemAugmentation):
         probability: Probability = 0.2,
     ) -> None:
         super().__init__(probability)
-        check_range("octaves", lowest_octaves, highest_octaves, above=0)
-        check_range("hz", lowest_hz, highest_hz, above=0)
-        self.octaves = lowest_octaves, highest_octaves
-        self.frequencies = lowest_hz, highest_hz
+        self.range_octaves = checked_range("octaves", lowest_octaves, highest_octaves, above=0)
+        self.range_hz = checked_range("hz", lowest_hz, highest_hz, above=0)
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
         """Draw width in octaves and centre in Hz for each stem."""
-        widths = random.uniform(*self.octaves, stems)
-        centres = log_uniform(random, *self.frequencies, stems)
-        highest = _HIGHEST_SHARE * self.sample_rate / 2 ** (widths / 2)
+        widths = random.uniform(*self.range_octaves, stems)
+        centres = log_uniform(random, *self.range_hz, stems)
+        highest = _HIGHEST_RELATIVE * self.sample_rate / 2 ** (widths / 2)
         return np.column_stack([widths, np.minimum(centres, highest)])
 
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
@@ -264,24 +249,23 @@ class BandStop(StemAugmentation):
             )
             for width, centre in parameters.tolist()
         ]
-        return _filtered(waveforms, np.stack(sections))
+        return _filter_in_sections(waveforms, np.stack(sections))
 
 
 class Reverb(StemAugmentation):
     """Add reverberation with an impulse response drawn from a folder.
 
-    The response is cut to begin with its direct sound (where it first comes within 20 dB
-    of its peak, in the manner of ISO 3382-1), so that nothing is delayed, and scaled to unit
-    energy, mean over channels, so that responses of unlike loudness act alike; one of
-    another sample rate is resampled, one with other channels than the stem acts on
-    all of them as its average. Added to the dry stem, at the wet ratio; the
-    tail ends with the crop.
+    The reverberation is added to the dry stem and ends with the crop. Responses are trimmed to
+    their direct sound (the first sample within 20 dB of the peak, as in ISO 3382-1), so that nothing
+    is delayed, and scaled to unit energy (mean over channels), so that their loudness does not
+    matter. A response with another sample rate is resampled; one with a different number of channels
+    than the stem is averaged, and the average is applied to all channels.
 
     Args:
         folder: Folder of WAV, FLAC, Ogg or MP3 files, searched with its subfolders.
         lowest_db: Smallest level of the reverberation relative to the dry stem, dB.
         highest_db: Largest level, dB.
-        probability: Probability per stem, one number or one a stem.
+        probability: Probability per stem, one number or one per stem.
 
     Raises:
         DataError: The folder is missing or empty, or a file in it is damaged or silent.
@@ -297,31 +281,28 @@ class Reverb(StemAugmentation):
         probability: Probability = 0.2,
     ) -> None:
         super().__init__(probability)
-        check_range("db", lowest_db, highest_db)
+        self.range_db = checked_range("db", lowest_db, highest_db)
         self.responses = Recordings(folder, "impulse responses")
-        self.lowest_db, self.highest_db = lowest_db, highest_db
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
-        """Draw the wet ratio in dB and a response for each stem."""
-        levels = random.uniform(self.lowest_db, self.highest_db, stems)
+        """Draw a level in dB and the number of a response for each stem."""
+        levels = random.uniform(*self.range_db, stems)
         return np.column_stack([levels, random.integers(len(self.responses), size=stems)])
 
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
-        """Convolve each stem with its response, and add."""
+        """Add to each stem its convolution with the response."""
         _, channels, samples = waveforms.shape
-        # One length for all responses, so that rounding does not depend on the batch.
-        responses = torch.zeros(len(waveforms), channels, samples)
-        for place, number in enumerate(parameters[:, 1].long().tolist()):
-            path, rate = self.responses.files[number], self.responses.infos[number].sample_rate
-            heard = recorded_response(path, rate, self.sample_rate, channels)[:, :samples]
-            responses[place, :, : heard.shape[-1]] = heard
-        wet = convolve(waveforms, responses.to(waveforms))
+        responses = [
+            recorded_response(*self.responses.file(number), self.sample_rate, channels)
+            for number in parameters[:, 1].long().tolist()
+        ]
+        wet = convolve(waveforms, stack_responses(responses, samples).to(waveforms))
         factors = torch.from_numpy(decibels_to_factors(parameters[:, 0].double().numpy()))
         return waveforms + on_device(factors, waveforms) * wet
 
 
-def _filtered(waveforms: Tensor, sections: Parameters) -> Tensor:
-    """Filter waveforms by second-order sections, one after the other.
+def _filter_in_sections(waveforms: Tensor, sections: Parameters) -> Tensor:
+    """Filter waveforms by a cascade of second-order sections.
 
     Args:
         waveforms: Shape (N, C, T).
@@ -330,7 +311,7 @@ def _filtered(waveforms: Tensor, sections: Parameters) -> Tensor:
     Returns:
         Shape (N, C, T).
     """
-    # float64: poles of low frequencies lie so near the unit circle that float32 hisses.
+    # float64: poles of low frequencies are so close to the unit circle that float32 adds noise.
     signal: Tensor = waveforms.transpose(0, 1).double()  # lfilter wants (..., filters, T)
     for number in range(sections.shape[1]):
         section = torch.from_numpy(sections[:, number] / sections[:, number, 3:4])

@@ -1,12 +1,13 @@
 """Augmentations that add noise to stems.
 
-The noise becomes part of the target: the model learns to keep it with its stem. The same
-classes make an input that is noisy while the targets are clean in ``datamodules.degradation``.
+The noise becomes part of the target: the model learns to keep it with its stem. In
+``datamodules.degradation`` the same classes add noise to the input only.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import numpy as np
 import scipy.fft
@@ -17,31 +18,62 @@ from datamodules.augmentations.base import (
     Parameters,
     Probability,
     StemAugmentation,
-    check_range,
+    checked_range,
     on_device,
 )
 from datamodules.augmentations.recordings import Recordings
 
-# Whole numbers up to here are exact in float32, which parameters are.
+# Integers below this are exact in float32, the type of parameters.
 _EXACT = 2**24
-# Bounds the memory that noise for a whole song takes.
+# Bounds the memory of the noise for a whole song.
 _LONGEST_PERIOD = 2**20
 
 
-class GaussianNoise(StemAugmentation):
-    """Add white Gaussian noise, of which each channel has its own.
-
-    The noise is a function of a drawn key alone: Philox4x32-10 turned into normal
-    numbers by the method of Box and Muller 1958. It is therefore the same in any batch,
-    and on any device but for the rounding of logarithm, sine and cosine.
+class _Noise(StemAugmentation):
+    """Base of additive noise; the first parameter is the signal-to-noise ratio.
 
     Args:
         lowest_db: Lowest signal-to-noise ratio, dB.
         highest_db: Highest signal-to-noise ratio, dB.
-        probability: Probability per stem, one number or one a stem.
+        probability: Probability per stem, one number or one per stem.
     """
 
     neutral = math.inf
+
+    def __init__(self, lowest_db: float, highest_db: float, probability: Probability) -> None:
+        super().__init__(probability)
+        self.range_db = checked_range("db", lowest_db, highest_db)
+
+    def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
+        """Add noise to each stem."""
+        noise = self.noise(waveforms, parameters[:, 1:]).to(waveforms)
+        return add_noise(waveforms, noise, parameters[:, 0])
+
+    @abstractmethod
+    def noise(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
+        """Generate noise of any level.
+
+        Args:
+            waveforms: Stems, shape (N, C, T).
+            parameters: All but the signal-to-noise ratio, shape (N, k - 1).
+
+        Returns:
+            Noise, shape (N, C, T), on any device.
+        """
+
+
+class GaussianNoise(_Noise):
+    """Add white Gaussian noise, independent in each channel.
+
+    The noise is a function of the drawn key only: Philox4x32-10, converted to normal numbers by the
+    transform of Box and Muller 1958. It is therefore the same in any batch and, up to the rounding
+    of logarithm, sine and cosine, on any device.
+
+    Args:
+        lowest_db: Lowest signal-to-noise ratio, dB.
+        highest_db: Highest signal-to-noise ratio, dB.
+        probability: Probability per stem, one number or one per stem.
+    """
 
     def __init__(
         self,
@@ -49,38 +81,33 @@ class GaussianNoise(StemAugmentation):
         highest_db: float = 50.0,
         probability: Probability = 0.5,
     ) -> None:
-        super().__init__(probability)
-        check_range("db", lowest_db, highest_db)
-        self.lowest_db, self.highest_db = lowest_db, highest_db
+        super().__init__(lowest_db, highest_db, probability)
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
         """Draw a signal-to-noise ratio in dB and the two halves of a key for each stem."""
-        ratios = random.uniform(self.lowest_db, self.highest_db, stems)
+        ratios = random.uniform(*self.range_db, stems)
         return np.column_stack([ratios, random.integers(_EXACT, size=(stems, 2))])
 
-    def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
-        """Add noise to each stem."""
-        keys = parameters[:, 1:].long().to(waveforms.device)
-        noise = normal(keys, waveforms[0].numel()).view_as(waveforms).to(waveforms)
-        return add_noise(waveforms, noise, parameters[:, 0])
+    def noise(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
+        """Generate white noise from the keys."""
+        keys = parameters.long().to(waveforms.device)
+        return normal(keys, waveforms[0].numel()).view_as(waveforms)
 
 
-class ColouredNoise(StemAugmentation):
-    """Add noise whose power falls with frequency, of which each channel has its own.
+class ColouredNoise(_Noise):
+    """Add noise whose power falls with frequency, independent in each channel.
 
-    Power goes with 1 / f to a drawn exponent: 0 is white, 1 pink, 2 brown noise. It is white
-    noise (that of ``GaussianNoise``) whose spectrum is weighted, of a length that the Fourier
-    transform likes, repeated without a seam after at most 24 seconds at 44.1 kHz.
+    Power is proportional to 1 / f to a drawn exponent: 0 is white, 1 pink, 2 brown noise. White
+    noise (as of ``GaussianNoise``) is weighted in its spectrum. Its length is a fast one for the FFT,
+    at most 24 seconds at 44.1 kHz; longer stems repeat it, which is seamless.
 
     Args:
         lowest_db: Lowest signal-to-noise ratio, dB.
         highest_db: Highest signal-to-noise ratio, dB.
         lowest_exponent: Smallest exponent.
         highest_exponent: Largest exponent.
-        probability: Probability per stem, one number or one a stem.
+        probability: Probability per stem, one number or one per stem.
     """
-
-    neutral = math.inf
 
     def __init__(
         self,
@@ -90,51 +117,45 @@ class ColouredNoise(StemAugmentation):
         highest_exponent: float = 2.0,
         probability: Probability = 1.0,
     ) -> None:
-        super().__init__(probability)
-        check_range("db", lowest_db, highest_db)
-        check_range("exponent", lowest_exponent, highest_exponent)
-        self.decibels = lowest_db, highest_db
-        self.exponents = lowest_exponent, highest_exponent
+        super().__init__(lowest_db, highest_db, probability)
+        self.range_exponent = checked_range("exponent", lowest_exponent, highest_exponent)
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
         """Draw a ratio in dB, an exponent and the two halves of a key for each stem."""
-        ratios = random.uniform(*self.decibels, stems)
-        exponents = random.uniform(*self.exponents, stems)
+        ratios = random.uniform(*self.range_db, stems)
+        exponents = random.uniform(*self.range_exponent, stems)
         return np.column_stack([ratios, exponents, random.integers(_EXACT, size=(stems, 2))])
 
-    def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
-        """Add noise to each stem."""
+    def noise(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
+        """Generate coloured noise from exponents and keys."""
         count, channels, samples = waveforms.shape
         period = min(scipy.fft.next_fast_len(samples, real=True), _LONGEST_PERIOD)
-        keys = parameters[:, 2:].long().to(waveforms.device)
+        keys = parameters[:, 1:].long().to(waveforms.device)
         white = normal(keys, channels * period).view(count, channels, period)
         frequencies = torch.arange(period // 2 + 1, device=waveforms.device).clamp_min(1)
-        weights = frequencies ** (-on_device(parameters[:, 1], white) / 2)
-        weights[..., 0] = 0  # noise has no mean
+        weights = frequencies ** (-on_device(parameters[:, 0], white) / 2)
+        weights[..., 0] = 0  # zero mean
         noise = torch.fft.irfft(torch.fft.rfft(white) * weights, period)
         repeats = -(-samples // period)
-        noise = noise.repeat(1, 1, repeats)[..., :samples].to(waveforms)
-        return add_noise(waveforms, noise, parameters[:, 0])
+        return noise.repeat(1, 1, repeats)[..., :samples]
 
 
-class RecordedNoise(StemAugmentation):
+class RecordedNoise(_Noise):
     """Add a crop of a recording drawn from a folder.
 
-    A recording shorter than the crop is repeated; one of another sample rate is
-    resampled; one with other channels than the stem goes to all channels as its average.
-    The crop is read from disk when it is needed, so the folder may be of any size.
+    A recording shorter than the crop is repeated; one with another sample rate is resampled; one
+    with a different number of channels than the stem is averaged, and the average is added to all
+    channels. Crops are read from disk when they are needed, so the folder may be of any size.
 
     Args:
         folder: Folder of WAV, FLAC, Ogg or MP3 files, searched with its subfolders.
         lowest_db: Lowest signal-to-noise ratio, dB.
         highest_db: Highest signal-to-noise ratio, dB.
-        probability: Probability per stem, one number or one a stem.
+        probability: Probability per stem, one number or one per stem.
 
     Raises:
         DataError: The folder is missing or empty, or a file in it is damaged.
     """
-
-    neutral = math.inf
 
     def __init__(
         self,
@@ -143,34 +164,30 @@ class RecordedNoise(StemAugmentation):
         highest_db: float = 40.0,
         probability: Probability = 0.5,
     ) -> None:
-        super().__init__(probability)
-        check_range("db", lowest_db, highest_db)
+        super().__init__(lowest_db, highest_db, probability)
         self.recordings = Recordings(folder, "noise recordings")
-        self.lowest_db, self.highest_db = lowest_db, highest_db
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
-        """Draw a signal-to-noise ratio in dB, a recording and a place in it for each stem."""
-        ratios = random.uniform(self.lowest_db, self.highest_db, stems)
+        """Draw a ratio in dB, the number of a recording and a place in it for each stem."""
+        ratios = random.uniform(*self.range_db, stems)
         numbers = random.integers(len(self.recordings), size=stems)
         return np.column_stack([ratios, numbers, random.integers(_EXACT, size=stems) / _EXACT])
 
-    def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
-        """Add a recording to each stem."""
+    def noise(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
+        """Read the recordings."""
         _, channels, samples = waveforms.shape
-        noise = np.stack(
-            [
-                self.recordings.read_looped(int(number), place, samples, self.sample_rate, channels)
-                for _, number, place in parameters.tolist()
-            ]
-        )
-        return add_noise(waveforms, torch.from_numpy(noise).to(waveforms), parameters[:, 0])
+        crops = [
+            self.recordings.read_looped(int(number), place, samples, self.sample_rate, channels)
+            for number, place in parameters.tolist()
+        ]
+        return torch.from_numpy(np.stack(crops))
 
 
 def add_noise(waveforms: Tensor, noise: Tensor, ratios_db: Tensor) -> Tensor:
-    """Add noise at a ratio of the powers of whole stems, all channels together.
+    """Add noise at a signal-to-noise ratio of all channels together.
 
-    As torchaudio's ``add_noise``, which however makes NaN of silent noise and treats
-    each channel on its own, which would move the noise in the stereo image.
+    torchaudio's ``add_noise`` returns NaN for silent noise, and treats each channel separately,
+    which would move the noise in the stereo image.
 
     Args:
         waveforms: Shape (N, C, T).
@@ -187,22 +204,22 @@ def add_noise(waveforms: Tensor, noise: Tensor, ratios_db: Tensor) -> Tensor:
 
 
 def normal(keys: Tensor, count: int) -> Tensor:
-    """Normal random numbers that depend on nothing but a key.
+    """Generate normal random numbers from keys.
 
     Args:
         keys: Two 32-bit words each, int64, shape (N, 2).
-        count: Numbers wanted of each key.
+        count: Numbers to generate from each key.
 
     Returns:
-        float32, mean 0 and variance 1, shape (N, count).
+        float32, mean 0 and variance 1, shape (N, count); each row depends on its key only.
     """
     blocks = torch.arange(-(-count // 4), device=keys.device).expand(len(keys), -1)
     zeros = torch.zeros_like(blocks)
     words = philox([blocks, zeros, zeros, zeros], [keys[:, :1], keys[:, 1:]])
-    # The upper 24 bits, all that float32 holds; 1 is added where a logarithm is taken.
-    whole = [(word >> 8).float() for word in words]
+    # float32 holds the upper 24 bits; 1 is added before the logarithm, which 0 does not have.
+    uniform = [(word >> 8).float() for word in words]
     numbers = []
-    for radius, angle in (whole[:2], whole[2:]):
+    for radius, angle in (uniform[:2], uniform[2:]):
         radius = torch.sqrt(-2 * torch.log((radius + 1) / 2**24))
         angle = angle * (2 * math.pi / 2**24)
         numbers += [radius * torch.cos(angle), radius * torch.sin(angle)]
@@ -210,24 +227,23 @@ def normal(keys: Tensor, count: int) -> Tensor:
 
 
 def philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
-    """Philox4x32-10, a random function of counter and key.
+    """Compute Philox4x32-10, a counter-based random generator.
 
-    Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", with the
-    constants of their Random123. NumPy's Philox is the variant of 64 bits, which tensors
-    lack the unsigned multiplication for.
+    Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", with the constants of their
+    Random123. NumPy has the 64-bit variant, which needs a multiplication that torch lacks.
 
     Args:
-        counter: Four words of 32 bits, held as int64.
-        key: Two words of 32 bits, held as int64, of shapes that broadcast with the counter's.
+        counter: Four 32-bit words, as int64.
+        key: Two 32-bit words, as int64, of shapes that broadcast with the counter's.
 
     Returns:
-        Four words of 32 bits, held as int64.
+        Four 32-bit words, as int64.
     """
     mask = 0xFFFFFFFF
     first, second, third, fourth = counter
     left, right = key
     for _ in range(10):
-        # The product's 64 bits are right in int64, whatever its sign; shifts need the mask.
+        # The product overflows into the sign bit of int64; the mask removes the extended sign.
         product, other = first * 0xD2511F53, third * 0xCD9E8D57
         first, third = (other >> 32 & mask) ^ second ^ left, (product >> 32 & mask) ^ fourth ^ right
         second, fourth = other & mask, product & mask

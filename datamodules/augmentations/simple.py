@@ -1,4 +1,4 @@
-"""Augmentations of levels, channels and time."""
+"""Augmentations of level, channels and time, and the exchange of stems within a batch."""
 
 from __future__ import annotations
 
@@ -11,39 +11,22 @@ from torch import Tensor
 
 from datamodules.augmentations.base import (
     Augmentation,
+    FusedAugmentation,
+    LevelAugmentation,
     Parameters,
     Probability,
-    ReadingAugmentation,
     StemAugmentation,
-    check_range,
-    decibels_to_factors,
     on_device,
 )
 
 
-class _Switch(StemAugmentation):
-    """An augmentation without parameters: it happens to a stem or it does not.
-
-    Args:
-        probability: Probability per stem, one number or one a stem.
-    """
-
-    neutral = 0.0
-
-    def __init__(self, probability: Probability = 0.5) -> None:
-        super().__init__(probability)
-
-    def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
-        return np.ones(stems)
-
-
-class Gain(ReadingAugmentation):
+class Gain(LevelAugmentation, FusedAugmentation):
     """Random gain of each stem, uniform in decibels.
 
     Args:
         lowest_db: Smallest gain, dB.
         highest_db: Largest gain, dB.
-        probability: Probability per stem, one number or one a stem.
+        probability: Probability per stem, one number or one per stem.
     """
 
     neutral = 1.0
@@ -54,32 +37,38 @@ class Gain(ReadingAugmentation):
         highest_db: float = 2.0,
         probability: Probability = 1.0,
     ) -> None:
-        super().__init__(probability)
-        check_range("db", lowest_db, highest_db)
-        self.lowest_db, self.highest_db = lowest_db, highest_db
+        super().__init__(lowest_db, highest_db, probability)
 
-    def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
-        """Draw a factor for each stem."""
-        return decibels_to_factors(random.uniform(self.lowest_db, self.highest_db, stems))
-
-    def while_reading(self, parameters: Parameters) -> tuple[Parameters, npt.NDArray[np.bool_]]:
-        """Factors as they were drawn."""
+    def gain_and_swap(self, parameters: Parameters) -> tuple[Parameters, npt.NDArray[np.bool_]]:
+        """The gains, without swaps."""
         return parameters, np.zeros(len(parameters), bool)
 
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
-        """Multiply each stem by its factor."""
+        """Multiply each stem by its gain."""
         return waveforms * on_device(parameters[:, 0], waveforms)
 
 
-class ChannelSwap(_Switch, ReadingAugmentation):
+class _Switch(StemAugmentation):
+    """Base of augmentations without parameters, which are either applied to a stem or not."""
+
+    neutral = 0.0
+
+    def __init__(self, probability: Probability = 0.5) -> None:
+        super().__init__(probability)
+
+    def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
+        return np.ones(stems)
+
+
+class ChannelSwap(_Switch, FusedAugmentation):
     """Reverse the order of a stem's channels: left becomes right.
 
     Args:
-        probability: Probability per stem, one number or one a stem.
+        probability: Probability per stem, one number or one per stem.
     """
 
-    def while_reading(self, parameters: Parameters) -> tuple[Parameters, npt.NDArray[np.bool_]]:
-        """Swapped where it happens."""
+    def gain_and_swap(self, parameters: Parameters) -> tuple[Parameters, npt.NDArray[np.bool_]]:
+        """A swap where it is applied."""
         return np.ones(len(parameters)), parameters > 0
 
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
@@ -87,15 +76,15 @@ class ChannelSwap(_Switch, ReadingAugmentation):
         return waveforms.flip(-2)
 
 
-class Polarity(_Switch, ReadingAugmentation):
+class Polarity(_Switch, FusedAugmentation):
     """Invert the polarity of a stem.
 
     Args:
-        probability: Probability per stem, one number or one a stem.
+        probability: Probability per stem, one number or one per stem.
     """
 
-    def while_reading(self, parameters: Parameters) -> tuple[Parameters, npt.NDArray[np.bool_]]:
-        """Factor -1 where it happens."""
+    def gain_and_swap(self, parameters: Parameters) -> tuple[Parameters, npt.NDArray[np.bool_]]:
+        """A gain of -1 where it is applied."""
         return 1 - 2 * parameters, np.zeros(len(parameters), bool)
 
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
@@ -104,10 +93,10 @@ class Polarity(_Switch, ReadingAugmentation):
 
 
 class Mono(_Switch):
-    """Put the average of a stem's channels into each of them.
+    """Replace each channel of a stem by the average of its channels.
 
     Args:
-        probability: Probability per stem, one number or one a stem.
+        probability: Probability per stem, one number or one per stem.
     """
 
     def __init__(self, probability: Probability = 0.1) -> None:
@@ -119,31 +108,30 @@ class Mono(_Switch):
 
 
 class Silence(_Switch):
-    """Silence a stem, as in passages where an instrument rests.
+    """Silence a stem, as in passages where an instrument does not play.
 
     Args:
-        probability: Probability per stem, one number or one a stem.
+        probability: Probability per stem, one number or one per stem.
     """
 
     def __init__(self, probability: Probability = 0.1) -> None:
         super().__init__(probability)
 
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
-        """Put zeros in place of the stem."""
+        """Return zeros."""
         return torch.zeros_like(waveforms)
 
 
 class Pan(StemAugmentation):
-    """Move a stereo stem between left and right at constant power.
+    """Pan a stereo stem between left and right at constant power.
 
-    At position p the left channel is multiplied by sqrt(2) cos((1 + p) pi / 4) and the
-    right one by sqrt(2) sin((1 + p) pi / 4): the squares of the two add up to 2
-    everywhere, and the centre leaves the stem as it was (the sine-cosine panning
-    law, scaled to 1 at the centre).
+    At position p in [-1, 1] the left channel is multiplied by sqrt(2) cos((1 + p) pi / 4) and the
+    right one by sqrt(2) sin((1 + p) pi / 4) (sine-cosine panning law, scaled to 1 at the centre):
+    the squares of the two factors always add up to 2.
 
     Args:
-        width: Largest distance from the centre, in (0, 1]; 1 reaches one channel alone.
-        probability: Probability per stem, one number or one a stem.
+        width: Largest distance from the centre, in (0, 1]; 1 reaches a single channel.
+        probability: Probability per stem, one number or one per stem.
     """
 
     neutral = 0.0
@@ -155,15 +143,15 @@ class Pan(StemAugmentation):
         self.width = width
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
-        """Draw a position for each stem, -1 being left and 1 right."""
+        """Draw a position for each stem, from -1 (left) to 1 (right)."""
         return random.uniform(-self.width, self.width, stems)
 
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
         """Multiply each channel by its factor."""
         if waveforms.shape[1] != 2:
             raise ValueError(
-                f"Pan needs stereo stems, these have {waveforms.shape[1]} channels: leave it out "
-                "of augmentations, or set audio_channels to 2"
+                f"Pan needs stereo stems, these have {waveforms.shape[1]} channels: remove it from "
+                "augmentations, or set audio_channels to 2"
             )
         angles = (1 + parameters.double()) * math.pi / 4
         factors = math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], 1)
@@ -173,11 +161,11 @@ class Pan(StemAugmentation):
 class TimeShift(StemAugmentation):
     """Shift each stem in time, by whole samples.
 
-    What is shifted out of the crop is lost, and silence comes in at the other end.
+    Samples shifted out of the crop are lost, the other end is filled with zeros.
 
     Args:
         seconds: Largest shift in either direction, seconds.
-        probability: Probability per stem, one number or one a stem.
+        probability: Probability per stem, one number or one per stem.
     """
 
     neutral = 0.0
@@ -189,7 +177,7 @@ class TimeShift(StemAugmentation):
         self.seconds = seconds
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
-        """Draw a shift for each stem in seconds; a positive one delays."""
+        """Draw a shift for each stem, seconds; positive values delay."""
         return random.uniform(-self.seconds, self.seconds, stems)
 
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
@@ -207,17 +195,16 @@ class TimeShift(StemAugmentation):
 class Remix(Augmentation):
     """Exchange stems between the examples of a batch.
 
-    Each stem that takes part goes to a random one of the examples in which that stem
-    takes part (perhaps its own), so that a batch keeps all its stems but in new company.
-    It makes an example depend on the share of the batch that lies on its device, and so
-    on the batch size and the number of ranks; the stream's own ``mix_probability`` does
-    not, and is the better default.
+    Each stem that takes part moves to a random example among those in which the same stem takes
+    part (possibly its own), so a batch keeps all its stems in new combinations. Examples then
+    depend on the part of the batch that is on their device, and so on the batch size and the number
+    of ranks; the data module's ``mix_probability`` does not have this drawback.
 
-    After the augmentation of the same name in Demucs (Défossez et al. 2019, "Music
-    Source Separation in the Waveform Domain", arXiv:1911.13254).
+    After Demucs' augmentation of the same name (Défossez et al. 2019, "Music Source Separation in
+    the Waveform Domain", arXiv:1911.13254).
 
     Args:
-        probability: Probability per stem that it takes part, one number or one a stem.
+        probability: Probability that a stem takes part, one number or one per stem.
     """
 
     neutral = 0.0
@@ -226,16 +213,16 @@ class Remix(Augmentation):
         super().__init__(probability)
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
-        """Draw a key above 0 for each stem; the order of the keys is the permutation."""
+        """Draw a sort key above 0 for each stem; the order of the keys is the permutation."""
         return 1 - random.random(stems)
 
     def forward(self, stems: Tensor, parameters: Tensor) -> Tensor:
         """Give the n-th example that takes part the stem with the n-th smallest key."""
         keys = parameters.cpu()  # (B, stems)
-        rests = keys == self.neutral
+        excluded = keys == self.neutral
         numbers = torch.arange(len(keys))[:, None].expand_as(keys)
-        # Both list the examples that take part first; those that rest follow in one order.
-        by_number = torch.argsort(torch.where(rests, len(keys) + numbers, numbers), 0)
-        by_key = torch.argsort(torch.where(rests, 2.0 + numbers, keys), dim=0, stable=True)
+        # Both list the examples that take part first, and the others behind in the same order.
+        by_number = torch.argsort(torch.where(excluded, len(keys) + numbers, numbers), 0)
+        by_key = torch.argsort(torch.where(excluded, 2.0 + numbers, keys), dim=0, stable=True)
         origins = torch.empty_like(by_key).scatter_(0, by_number, by_key)
         return stems[origins.to(stems.device), torch.arange(stems.shape[1], device=stems.device)]
