@@ -1,11 +1,10 @@
-"""Degraded music: the input is noisy and reverberant, the targets stay clean.
+"""Degraded music: noisy and reverberant inputs, clean targets.
 
 Li, "Deep denoising autoencoder for music source separation", section 3.2: music is convolved with
-an impulse response, noise is added, and all is lowered so that nothing clips. Departs from the
-paper, which has one response, one noise and one excerpt of each track, divides by ten, and names
-all of that as its limits: rooms, noises and places are drawn anew for each example, and an example
-is lowered only as far as its peak asks for, its targets with it, so that no model has to guess
-by how much.
+an impulse response, noise is added, and the result is attenuated to avoid clipping. Departures from
+the paper, which uses one response, one noise and one excerpt per track, divides by ten, and names
+these as its limitations: room, noise and excerpt are drawn for each example, and an example is
+attenuated only as far as its peak requires, together with its targets.
 """
 
 from __future__ import annotations
@@ -20,57 +19,57 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentations.base import Augmentation
-from datamodules.augmentations.noise import ColouredNoise, RecordedNoise
-from datamodules.augmentations.rooms import RecordedRoom, ShoeboxRoom
+from datamodules.augmentations.noise import ColouredNoise
+from datamodules.augmentations.rooms import ShoeboxRoom
 from datamodules.batches import Batch, StemBatch, TrackBatch
 from datamodules.musdb import MUSDBDataModule
 from datamodules.randomness import DEGRADATION, FIXED_DEGRADATION, Position, generator
 from datamodules.stream.datasets import ValidationCrops, WholeTracks
 
-# The largest sample that 16 bits hold.
+# Largest 16-bit sample.
 _FULL_SCALE = 1 - 2**-15
 
 
 class Degrader:
-    """Degrades mixtures, each by numbers of its own.
+    """Degrades mixtures reproducibly.
 
     Args:
-        degradations: What is done to a mixture, in order.
+        degradations: Augmentations of the mixture, in order.
         seed: Seed of the stream.
     """
 
     def __init__(self, degradations: Sequence[Augmentation], seed: int) -> None:
         self.degradations, self.seed = degradations, seed
-        # Rooms that training has not heard.
+        # In evaluation mode, simulated rooms are other ones than in training.
         self._fixed = [copy.deepcopy(degradation).eval() for degradation in degradations]
 
     def training(self, batch: Batch, positions: Sequence[Position]) -> Batch:
-        """Degrade training examples, as their place in the stream tells.
+        """Degrade training examples as a function of their positions.
 
         Args:
             batch: Mixture (B, C, T) and targets (B, S, C, T).
-            positions: Epoch and index of each example, B of them.
+            positions: Epoch and index of each of the B examples.
 
         Returns:
-            The degraded mixture, and the targets, lowered with it where it would clip.
+            Degraded mixture and targets, both attenuated where the mixture would clip.
         """
         return self._degrade(self.degradations, DEGRADATION, batch, positions)
 
     def fixed(self, batch: Batch, name: str, start: int = 0) -> Batch:
-        """Degrade a track, or a part of one, always in the same way.
+        """Degrade a track, or a crop of one, as a function of name and start.
 
         Args:
             batch: Mixture (C, T) and targets (S, C, T).
             name: Name of the track.
-            start: First sample of the part.
+            start: First sample of the crop.
 
         Returns:
-            The degraded mixture, and the targets, lowered with it where it would clip.
+            Degraded mixture and targets, both attenuated where the mixture would clip.
         """
-        # By name, so that it does not matter which other tracks there are.
-        place = (start, zlib.crc32(name.encode()))
+        # The name, unlike an index, does not depend on the other tracks.
+        position = (start, zlib.crc32(name.encode()))
         batched = Batch(batch.mixture[None], batch.targets[None])
-        mixture, targets = self._degrade(self._fixed, FIXED_DEGRADATION, batched, [place])
+        mixture, targets = self._degrade(self._fixed, FIXED_DEGRADATION, batched, [position])
         return Batch(mixture[0], targets[0])
 
     def _degrade(
@@ -95,11 +94,11 @@ class Degrader:
 
 
 class DegradedItems(Dataset[Batch | TrackBatch]):
-    """What a data set hands out, its mixtures degraded, always in the same way.
+    """A data set with degraded mixtures, the same in every epoch.
 
     Args:
         clean: The data set.
-        degrader: Degrades.
+        degrader: Degrades its mixtures.
     """
 
     def __init__(self, clean: ValidationCrops | WholeTracks, degrader: Degrader) -> None:
@@ -116,22 +115,20 @@ class DegradedItems(Dataset[Batch | TrackBatch]):
 
 
 class DegradedMUSDBDataModule(MUSDBDataModule):
-    """MUSDB18 whose mixtures are degraded, while the targets stay clean.
+    """MUSDB18 with degraded mixtures and clean targets.
 
-    A denoiser has one source that holds all stems, ``{music: [vocals, drums, bass, other]}``; any
-    other sources are those of degraded mixtures that are to be separated. Training examples are
-    degraded on their device, as the place in the stream tells, after augmentation and mixing;
-    validation and test tracks are degraded always in the same way, which the seed and the
-    track's name tell. Files that ``predict`` is given are taken as they are.
+    For denoising use a single source, ``{music: [vocals, drums, bass, other]}``; several sources
+    train the separation of degraded mixtures. Training examples are degraded on their device after
+    augmentation and mixing, as a function of seed and position; validation and test tracks as a
+    function of seed and track name. Files in ``predict_paths`` are not degraded.
 
     Args:
-        degradations: What is done to a mixture, in order: augmentations, which take it for
-            their only stem. By default computed rooms, then coloured noise.
+        degradations: Augmentations of the mixture, in order; the mixture is their only stem. By
+            default simulated rooms, then coloured noise.
         **kwargs: Arguments of ``MUSDBDataModule``.
 
     Raises:
-        ValueError: A degradation wants stems.
-        DataError: A recording has a sample rate that cannot be brought to that of the music.
+        ValueError: A degradation has probabilities per stem.
     """
 
     def __init__(self, degradations: list[Augmentation] | None = None, **kwargs: Any) -> None:
@@ -140,13 +137,11 @@ class DegradedMUSDBDataModule(MUSDBDataModule):
             degradations = [ShoeboxRoom(), ColouredNoise()]
         for degradation in degradations:
             degradation.sample_rate = self.sample_rate
-            degradation.draw(generator(0, 0, 0, 0), 1)  # complains if it wants all four stems
-            if isinstance(degradation, RecordedRoom | RecordedNoise):
-                degradation.recordings.check_rates(self.sample_rate)
+            degradation.draw(generator(0, 0, 0, 0), 1)  # raises if it needs all four stems
         self.degrader = Degrader(degradations, self.seed)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment, mix and group, then degrade the mixture: training examples only."""
+        """Augment, mix and group, then degrade the mixture; training examples only."""
         mixed = super().on_after_batch_transfer(batch, dataloader_idx)
         if not isinstance(batch, StemBatch):
             return mixed

@@ -17,7 +17,7 @@ from pytorch_lightning import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.augmentations.base import Augmentation, ReadingAugmentation
+from datamodules.augmentations.base import Augmentation, FusedAugmentation
 from datamodules.batches import Batch, StemBatch
 from datamodules.errors import DataError
 from datamodules.files.find import find_audio_files
@@ -245,7 +245,7 @@ class MUSDBDataModule(LightningDataModule):
             self.grouping,
             self._draw(),
             self.crop_lengths,
-            self._while_reading(),
+            self._fused_augmentations(),
             self.int16_to_device,
         )
         self._ring = RingLoader(
@@ -271,12 +271,12 @@ class MUSDBDataModule(LightningDataModule):
             self.sample_rate,
         )
 
-    def _while_reading(self) -> list[ReadingAugmentation]:
+    def _fused_augmentations(self) -> list[FusedAugmentation]:
         """The first augmentations, as far as the loader does them in passing."""
         if self.int16_to_device:
             return []
-        first = takewhile(lambda each: isinstance(each, ReadingAugmentation), self.augmentations)
-        return [cast(ReadingAugmentation, augmentation) for augmentation in first]
+        first = takewhile(lambda each: isinstance(each, FusedAugmentation), self.augmentations)
+        return [cast(FusedAugmentation, augmentation) for augmentation in first]
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Fixed crops for the loss, and whole tracks for the scores."""
@@ -353,7 +353,7 @@ class MUSDBDataModule(LightningDataModule):
             stems = stems.transpose(-1, -2).float() / 2**15
         self.positions = [(epoch, index) for epoch, index in positions.tolist()]
         count = stems.shape[1]
-        for number in range(len(self._while_reading()), len(self.augmentations)):
+        for number in range(len(self._fused_augmentations()), len(self.augmentations)):
             augmentation = cast(Augmentation, self.augmentations[number])
             parameters = np.stack(
                 [augmentation.draw_at(self.seed, number, place, count) for place in self.positions]

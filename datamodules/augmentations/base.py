@@ -28,8 +28,8 @@ class Augmentation(nn.Module, ABC):
     """Base of all augmentations.
 
     Args:
-        probability: Probability that a stem is augmented, in [0, 1]: one number, or one per stem, as
-            in ``{vocals: 0.5, drums: 0.2}``; stems that are not named stay unchanged.
+        probability: Probability that a stem is augmented, in [0, 1]: one number, or one per stem,
+            as in ``{vocals: 0.5, drums: 0.2}``; stems that are not named stay unchanged.
         together: Draw once per example for all of its stems, instead of once per stem.
 
     Attributes:

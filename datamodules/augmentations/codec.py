@@ -32,10 +32,10 @@ _MP3_DELAY_SAMPLES = 576 + 529
 class Codec(StemAugmentation):
     """Encode a stem as MP3 or Ogg Vorbis and decode it again, without delay.
 
-    Runs on the CPU, whatever the device of the stems, in libsndfile with LAME, mpg123 and libvorbis
-    and as many threads as there are cores: by far the slowest augmentation. Mono and stereo only.
-    MP3 needs a sample rate of 8, 11.025, 12, 16, 22.05, 24, 32, 44.1 or 48 kHz. The result depends on
-    the version of libsndfile.
+    Runs on the CPU, whatever the device of the stems, in libsndfile with LAME, mpg123 and
+    libvorbis and as many threads as there are cores: by far the slowest augmentation. Mono and
+    stereo only. MP3 needs a sample rate of 8, 11.025, 12, 16, 22.05, 24, 32, 44.1 or 48 kHz. The
+    result depends on the version of libsndfile.
 
     Args:
         formats: ``mp3``, ``ogg`` or both with equal probability.

@@ -105,7 +105,7 @@ def trim_to_onset(response: Audio) -> Audio:
 
 
 def scale_to_unit_energy(response: npt.NDArray[np.floating]) -> Audio:
-    """Scale a response to unit energy, mean over channels, which preserves the level of white noise.
+    """Scale a response to unit energy, mean over channels: white noise keeps its level.
 
     Args:
         response: Shape (C, L), not silent.

@@ -256,10 +256,10 @@ class Reverb(StemAugmentation):
     """Add reverberation with an impulse response drawn from a folder.
 
     The reverberation is added to the dry stem and ends with the crop. Responses are trimmed to
-    their direct sound (the first sample within 20 dB of the peak, as in ISO 3382-1), so that nothing
-    is delayed, and scaled to unit energy (mean over channels), so that their loudness does not
-    matter. A response with another sample rate is resampled; one with a different number of channels
-    than the stem is averaged, and the average is applied to all channels.
+    their direct sound (the first sample within 20 dB of the peak, as in ISO 3382-1), so that
+    nothing is delayed, and scaled to unit energy (mean over channels), so that their loudness does
+    not matter. A response with another sample rate is resampled; one with a different number of
+    channels than the stem is averaged, and the average is applied to all channels.
 
     Args:
         folder: Folder of WAV, FLAC, Ogg or MP3 files, searched with its subfolders.

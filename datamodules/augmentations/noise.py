@@ -98,8 +98,8 @@ class ColouredNoise(_Noise):
     """Add noise whose power falls with frequency, independent in each channel.
 
     Power is proportional to 1 / f to a drawn exponent: 0 is white, 1 pink, 2 brown noise. White
-    noise (as of ``GaussianNoise``) is weighted in its spectrum. Its length is a fast one for the FFT,
-    at most 24 seconds at 44.1 kHz; longer stems repeat it, which is seamless.
+    noise (as of ``GaussianNoise``) is weighted in its spectrum. Its length is a fast one for the
+    FFT, at most 24 seconds at 44.1 kHz; longer stems repeat it, which is seamless.
 
     Args:
         lowest_db: Lowest signal-to-noise ratio, dB.

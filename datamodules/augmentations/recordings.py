@@ -13,6 +13,7 @@ from datamodules.files.resampling import resample_blocks, resampled_length
 
 _FORMATS = (".wav", ".flac", ".ogg", ".mp3")
 
+
 class Recordings:
     """The audio files of a folder and its subfolders, sorted by name.
 

@@ -1,7 +1,6 @@
 """Augmentations of pitch and tempo.
 
-The crop keeps its length: what follows the end of a faster one is silence, and a slower one
-loses its end.
+The crop keeps its length: a faster one ends in silence, a slower one loses its end.
 """
 
 from __future__ import annotations
@@ -17,66 +16,66 @@ from torch import Tensor, nn
 
 from datamodules.augmentations.base import Parameters, Probability, StemAugmentation
 
-# Frequency ratios are taken as fractions of at most this denominator, which keeps the
+# Frequency ratios are rounded to fractions with at most this denominator, which keeps the
 # resampling filters small: whole semitones up to two are off by a tenth of a cent.
 _LARGEST_DENOMINATOR = 100
-# Two frames overlap everywhere; half a frame is a period of the lowest notes of a bass.
+# Half a frame, the hop, is a period of the lowest notes of a bass.
 _FRAME_SECONDS = 0.046
 
 
 class _Repitch(StemAugmentation):
-    """What is common to changes of pitch and tempo: a ratio of either for each stem."""
+    """Base of changes of pitch and tempo by a ratio for each stem."""
 
     neutral = 0.0
 
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
-        """Stretch where pitch and tempo part, and resample."""
+        """Stretch in time where the ratios of pitch and tempo differ, then resample."""
         samples = waveforms.shape[-1]
         pitches, tempos = self.ratios(parameters.double())
         rates = tempos / _as_tensor(pitches)
-        stretched = _stretched(waveforms, rates, self.sample_rate)
+        stretched = _stretch(waveforms, rates, self.sample_rate)
         result = torch.zeros_like(waveforms)
         ratios = list(zip(pitches, rates.tolist(), strict=True))
         for pitch, rate in set(ratios):
-            alike = [number for number, other in enumerate(ratios) if other == (pitch, rate)]
-            # Cut where the stems end: more, if others of the batch are longer, is not theirs.
-            faster = torchaudio.functional.resample(
-                stretched[alike, :, : round(samples / rate)], pitch.numerator, pitch.denominator
+            same = [number for number, other in enumerate(ratios) if other == (pitch, rate)]
+            # Cut to the stretched length of these stems; others in the batch may be longer.
+            resampled = torchaudio.functional.resample(
+                stretched[same, :, : round(samples / rate)], pitch.numerator, pitch.denominator
             )[..., :samples]
-            result[alike, :, : faster.shape[-1]] = faster
+            result[same, :, : resampled.shape[-1]] = resampled
         return result
 
     @abstractmethod
     def ratios(self, parameters: Tensor) -> tuple[list[Fraction], Tensor]:
-        """What each stem's pitch and tempo are multiplied by.
+        """Convert parameters to ratios of pitch and of tempo.
 
         Args:
-            parameters: As drawn, shape (N, k).
+            parameters: Drawn parameters, shape (N, k).
 
         Returns:
-            Pitches and tempos, N of each.
+            Ratios of pitch, and ratios of tempo, N of each.
         """
 
 
 class Repitch(_Repitch):
-    """Change pitch and tempo independently of each other, as Demucs does.
+    """Change pitch and tempo independently, as Demucs does.
 
-    Whole semitones, uniform, and a normally distributed tempo, cut at its largest
-    departure; all stems of an example alike, so that they stay in tune and in time (Demucs'
-    ``RepitchedWrapper``, with its defaults). Where Demucs calls soundstretch, this stretches
-    by WSOLA, the method of its family (Verhelst and Roelands 1993, "An overlap-add technique
-    based on waveform similarity (WSOLA) for high quality time-scale modification of
-    speech"), and resamples. Each stem is stretched on its own, so that nothing of one
-    decides on another, and all of its channels alike. Not torchaudio's phase vocoder, which
-    smears attacks by tens of milliseconds.
+    The pitch changes by whole semitones, uniform; the tempo by a normally distributed percentage,
+    clipped to its largest change. All stems of an example change equally, which keeps them in tune
+    and in time (Demucs' ``RepitchedWrapper``, with its defaults). Demucs runs soundstretch; this
+    class stretches by the same family of methods, WSOLA (Verhelst and Roelands 1993, "An
+    overlap-add technique based on waveform similarity (WSOLA) for high quality time-scale
+    modification of speech"), and resamples. Stems are stretched separately, so none influences
+    another; the channels of a stem together. torchaudio's phase vocoder would smear attacks by
+    tens of milliseconds.
 
     Args:
         semitones: Largest change of pitch in either direction, whole semitones.
         tempo_percent: Largest change of tempo in either direction, %.
         tempo_deviation_percent: Standard deviation of the tempo, %.
-        probability: Probability of an example, or one a stem; if some stems of an example
-            change and others do not, those with the larger probabilities change.
-        together: All stems of an example change alike; else each on its own, which suits
+        probability: Probability per example, or one number per stem; with ``together`` a single
+            random number is compared with all of them.
+        together: Change all stems of an example equally; otherwise each on its own, which suits
             stems from different tracks.
     """
 
@@ -100,29 +99,29 @@ class Repitch(_Repitch):
         self.tempo_deviation_percent = tempo_deviation_percent
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
-        """Draw a one (it happens), semitones and per cent of tempo for each stem."""
+        """Draw 1 (applied), semitones and the change of tempo in % for each stem."""
         semitones = random.integers(-self.semitones, self.semitones, stems, endpoint=True)
         tempo = random.normal(0, self.tempo_deviation_percent, stems)
         tempo = np.clip(tempo, -self.tempo_percent, self.tempo_percent)
         return np.column_stack([np.ones(stems), semitones, tempo])
 
     def ratios(self, parameters: Tensor) -> tuple[list[Fraction], Tensor]:
-        """Pitches of the semitones, and tempos of the per cents."""
-        return _pitches(parameters[:, 1]), 1 + parameters[:, 2] / 100
+        """Convert semitones and percentages."""
+        return frequency_ratios(parameters[:, 1]), 1 + parameters[:, 2] / 100
 
 
 class Speed(_Repitch):
-    """Play a stem faster or slower, so that pitch and tempo change together, as of a tape.
+    """Change the playback speed of a stem, which changes pitch and tempo together, as on tape.
 
     Much cheaper than ``Repitch`` and without its artefacts; two semitones are 12% of tempo.
-    The resampling is torchaudio's polyphase one, by the nearest fraction of a denominator up
-    to 100, which is at most nine cents from what was drawn.
+    torchaudio's polyphase filter resamples by the nearest fraction with a denominator up to 100,
+    which is at most nine cents from the drawn ratio.
 
     Args:
-        semitones: Largest change in either direction, semitones; uniform, not only whole.
-        probability: Probability of an example, or one a stem; if some stems of an example
-            change and others do not, those with the larger probabilities change.
-        together: All stems of an example change alike; else each on its own, which suits
+        semitones: Largest change in either direction, semitones; uniform, not only whole ones.
+        probability: Probability per example, or one number per stem; with ``together`` a single
+            random number is compared with all of them.
+        together: Change all stems of an example equally; otherwise each on its own, which suits
             stems from different tracks.
     """
 
@@ -141,8 +140,8 @@ class Speed(_Repitch):
         return random.uniform(-self.semitones, self.semitones, stems)
 
     def ratios(self, parameters: Tensor) -> tuple[list[Fraction], Tensor]:
-        """Pitches of the semitones, and the same as tempos."""
-        pitches = _pitches(parameters[:, 0])
+        """Convert semitones; pitch and tempo have the same ratio."""
+        pitches = frequency_ratios(parameters[:, 0])
         return pitches, _as_tensor(pitches)
 
 
@@ -151,8 +150,8 @@ def _check_semitones(semitones: float) -> None:
         raise ValueError(f"semitones is {semitones}: give a number from 0 to 12")
 
 
-def _pitches(semitones: Tensor) -> list[Fraction]:
-    """Frequency ratios of intervals."""
+def frequency_ratios(semitones: Tensor) -> list[Fraction]:
+    """Frequency ratios of intervals in semitones."""
     return [
         Fraction(2 ** (interval / 12)).limit_denominator(_LARGEST_DENOMINATOR)
         for interval in semitones.tolist()
@@ -163,19 +162,19 @@ def _as_tensor(ratios: list[Fraction]) -> Tensor:
     return torch.tensor([float(ratio) for ratio in ratios], dtype=torch.float64)
 
 
-def _stretched(waveforms: Tensor, rates: Tensor, sample_rate: int) -> Tensor:
-    """Change tempos and leave pitches, by WSOLA.
+def _stretch(waveforms: Tensor, rates: Tensor, sample_rate: int) -> Tensor:
+    """Change the tempo without the pitch, by WSOLA.
 
-    Frames are laid a hop apart. Each is taken from near the place where the tempo puts it:
-    from where it is most like what follows the frame before, which thus goes on smoothly.
+    Output frames are one hop apart. Each is read near the position that the tempo gives, shifted to
+    where the waveform correlates best with the continuation of the previous frame.
 
     Args:
         waveforms: Shape (N, C, T).
-        rates: How many times faster each becomes, float64, shape (N,).
+        rates: Ratio of tempo of each, float64, shape (N,).
         sample_rate: Sample rate, Hz.
 
     Returns:
-        Shape (N, C, longest); each is valid for the T / rate samples that are its own.
+        Shape (N, C, longest); only the first T / rate samples of each are valid.
     """
     samples, device = waveforms.shape[-1], waveforms.device
     if (rates == 1).all():
@@ -184,12 +183,12 @@ def _stretched(waveforms: Tensor, rates: Tensor, sample_rate: int) -> Tensor:
     frame, tolerance = 2 * hop, hop // 2
     longest = round(samples / float(rates.min()))
     steps = -(-longest // hop) + 1
-    # Where the frames of each step begin in the padded input; past its end, all is silence.
+    # First sample of each step's frame in the padded input, whose end is silent.
     places = (torch.arange(steps)[:, None] * hop * rates).round().long()
     places = (places.clamp(max=samples + hop) + tolerance).to(device)  # (steps, N)
     padding = (hop + tolerance, frame + 2 * hop + 2 * tolerance)
     padded = nn.functional.pad(waveforms, padding)
-    exact = padded.double()  # else rounding, which no two devices share, chooses among equals
+    exact = padded.double()  # float32 rounding differs between devices and would break ties
     frames, regions = exact.unfold(-1, frame, 1), exact.unfold(-1, frame + 2 * tolerance, 1)
     shifts = torch.arange(-tolerance, tolerance + 1, device=device)
     rows = torch.arange(len(waveforms), device=device)
@@ -200,22 +199,22 @@ def _stretched(waveforms: Tensor, rates: Tensor, sample_rate: int) -> Tensor:
         if step:
             wanted = frames[rows, :, start + hop]
             region = regions[rows, :, places[step] - tolerance]
-            start = places[step] + shifts[_likeness(wanted, region).argmax(-1)]
+            start = places[step] + shifts[_similarity(wanted, region).argmax(-1)]
         chosen = padded.unfold(-1, frame, 1)[rows, :, start]
         result[..., step * hop : step * hop + frame] += window * chosen
-    # The first frame is centred at the first sample.
+    # The first frame is centred on the first sample.
     return result[..., hop : hop + longest]
 
 
-def _likeness(wanted: Tensor, region: Tensor) -> Tensor:
-    """Normalised correlation of a frame with each place of a region.
+def _similarity(wanted: Tensor, region: Tensor) -> Tensor:
+    """Normalised correlation of a frame with each position in a region.
 
     Args:
         wanted: Frames, shape (N, C, frame).
         region: Shape (N, C, frame + 2 tolerance).
 
     Returns:
-        In [-1, 1], shape (N, 2 tolerance + 1); among equals the middle is a little higher.
+        In [-1, 1], shape (N, 2 tolerance + 1); the centre wins ties.
     """
     frame, length = wanted.shape[-1], region.shape[-1]
     products = torch.fft.rfft(region) * torch.fft.rfft(wanted, length).conj()
@@ -223,6 +222,6 @@ def _likeness(wanted: Tensor, region: Tensor) -> Tensor:
     correlation = torch.fft.irfft(products.sum(1), length)[:, :places]
     sums = nn.functional.pad(region.square().sum(1).cumsum(-1), (1, 0))
     energies = (sums[:, frame:] - sums[:, :places]) * wanted.square().sum((1, 2))[:, None]
-    likeness: Tensor = correlation / energies.clamp(min=1e-20).sqrt()
+    similarity: Tensor = correlation / energies.clamp(min=1e-20).sqrt()
     distance = torch.linspace(-1, 1, places, device=region.device, dtype=region.dtype).abs()
-    return likeness - 1e-6 * distance
+    return similarity - 1e-6 * distance

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from datamodules.augmentations.base import Parameters, ReadingAugmentation
+from datamodules.augmentations.base import FusedAugmentation, Parameters
 from datamodules.batches import Batch, TrackBatch
 from datamodules.errors import DataError
 from datamodules.files.mapped_wav import MappedFiles
@@ -44,7 +44,7 @@ class TrainingCrops:
         grouping: SourceGrouping,
         draw: CropSampler,
         lengths: Mapping[int, int],
-        augmentations: Sequence[ReadingAugmentation] = (),
+        augmentations: Sequence[FusedAugmentation] = (),
         raw: bool = False,
     ) -> None:
         self.files = [[track.stems.get(stem) for stem in grouping.stems] for track in tracks]
@@ -109,7 +109,7 @@ class TrainingCrops:
         gains, swaps = np.ones(stems), np.zeros(stems, bool)
         for number, augmentation in enumerate(self.augmentations):
             parameters = augmentation.draw_at(self.draw.seed, number, position, stems)
-            gain, swap = augmentation.while_reading(parameters)
+            gain, swap = augmentation.gain_and_swap(parameters)
             gains, swaps = gains * gain, swaps ^ swap
         return gains, swaps
 

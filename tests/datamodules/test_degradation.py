@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from torch import Tensor
 
@@ -18,7 +17,6 @@ from datamodules.augmentations.rooms import DecayingNoise, RecordedRoom, Shoebox
 from datamodules.augmentations.simple import Gain, Polarity
 from datamodules.batches import Batch, TrackBatch
 from datamodules.degradation import DegradedMUSDBDataModule, Degrader
-from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
 from tests.helpers.tracks import STEMS
 
@@ -191,14 +189,7 @@ def test_workers_give_what_the_process_itself_gives(musdb_root: Path) -> None:
 def test_the_rate_of_the_music_is_that_of_the_degradations(musdb_root: Path) -> None:
     room = DecayingNoise(0.5, 0.5)
     DegradedMUSDBDataModule([room], root=str(musdb_root), sample_rate=22050)
-    assert room.longest_samples() == 1 + 11025
-
-
-def test_recordings_of_too_odd_a_rate_are_refused_at_once(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", np.ones(10), 44056)
-    for degradation in (RecordedRoom(str(tmp_path)), RecordedNoise(str(tmp_path))):
-        with pytest.raises(DataError, match=r"a\.wav: sample rate is 44056 Hz.*44100"):
-            DegradedMUSDBDataModule([degradation])
+    assert room.max_samples() == 1 + 11025
 
 
 def test_what_wants_stems_is_refused_at_once() -> None:

@@ -47,10 +47,10 @@ def response_db(
 
 
 @pytest.mark.parametrize("gain", [-9.0, 6.0])
-def test_biquads_have_the_gains_asked_for(gain: float) -> None:
+def test_biquads_have_the_requested_gains(gain: float) -> None:
     found = response_db(PeakingEqualizer(), [gain, 1000.0, 2.0], [1000, 10, 22000])
     assert found == pytest.approx([gain, 0, 0], abs=0.01)
-    # The quality is the centre divided by the distance of the points of half the gain.
+    # Quality: centre frequency divided by the bandwidth between the points of half the gain.
     edge = 1000 * 2 ** (np.arcsinh(1 / (2 * 2.0)) / np.log(2))
     assert response_db(PeakingEqualizer(), [gain, 1000.0, 2.0], [edge]) == pytest.approx(
         [gain / 2], abs=0.05
@@ -62,7 +62,7 @@ def test_biquads_have_the_gains_asked_for(gain: float) -> None:
     assert found == pytest.approx([0, gain / 2, gain], abs=0.01)
 
 
-def test_biquads_are_those_of_torchaudio() -> None:
+def test_biquads_equal_torchaudio() -> None:
     stems = noise(2, 2, 2, 4000)
     rows = [[6.0, 500.0, 0.9], [-4.0, 80.0, 3.0], [0.5, 9000.0, 0.707], [-12.0, 2000.0, 0.707]]
     parameters = torch.tensor(rows).view(2, 2, 3)
@@ -80,7 +80,7 @@ def test_biquads_are_those_of_torchaudio() -> None:
 
 
 @pytest.mark.parametrize("kind", [PeakingEqualizer, LowShelf, HighShelf])
-def test_no_gain_changes_nothing(kind: type[PeakingEqualizer]) -> None:
+def test_zero_gain_returns_the_input(kind: type[PeakingEqualizer]) -> None:
     stems = noise(1, 4, 2, 1000)
     equalizer = kind(0.0, 0.0, probability=1.0)
     drawn = torch.from_numpy(equalizer.draw(generator(0, 2, 0, 0), 4))[None]
@@ -88,7 +88,7 @@ def test_no_gain_changes_nothing(kind: type[PeakingEqualizer]) -> None:
     assert drawn.shape == (1, 4, 3)
 
 
-def test_low_frequencies_do_not_hiss() -> None:
+def test_low_frequency_filters_add_no_noise() -> None:
     stems = noise(1, 1, 1, RATE)
     result = PeakingEqualizer()(stems, torch.tensor([[[12.0, 25.0, 4.0]]]))
     a = 10 ** (12 / 40)
@@ -101,7 +101,7 @@ def test_low_frequencies_do_not_hiss() -> None:
     assert np.abs(result.flatten().numpy() - wanted).max() < 1e-7
 
 
-def test_frequencies_stay_below_half_the_rate() -> None:
+def test_frequencies_stay_below_the_nyquist_frequency() -> None:
     for augmentation in (PeakingEqualizer(probability=1.0), HighShelf(probability=1.0)):
         augmentation.sample_rate = 8000
         drawn = augmentation.draw(generator(0, 2, 0, 0), 400)
@@ -127,7 +127,7 @@ def test_draws_are_uniform_in_decibels_and_octaves() -> None:
 # ---------------------------------------------------------------------- band-stop
 
 
-def test_band_stop_takes_the_band_out() -> None:
+def test_band_stop_removes_the_band() -> None:
     found = response_db(BandStop(), [1.0, 1000.0], [1000, 1000 / 2**0.5, 1000 * 2**0.5])
     assert found[0] < -60
     assert found[1:] == pytest.approx([-3.01, -3.01], abs=0.05)
@@ -135,7 +135,7 @@ def test_band_stop_takes_the_band_out() -> None:
     assert max(response_db(BandStop(), [1.0, 1000.0], [900, 950, 1050, 1100])) < -40
 
 
-def test_band_stop_is_that_of_scipy() -> None:
+def test_band_stop_equals_scipy() -> None:
     stems = noise(1, 2, 2, 3000)
     result = BandStop()(stems, torch.tensor([[[0.5, 150.0], [0.0, 0.0]]]))
     edges = [150 * 2**-0.25, 150 * 2**0.25]
@@ -148,8 +148,8 @@ def test_band_stop_is_that_of_scipy() -> None:
 # ------------------------------------------------------------------------- reverb
 
 
-def test_reverb_adds_the_normalised_response_from_its_direct_sound_on(tmp_path: Path) -> None:
-    # 0.01 is more than 20 dB below the peak, so the direct sound comes third.
+def test_reverb_adds_the_trimmed_and_normalised_response(tmp_path: Path) -> None:
+    # 0.01 is more than 20 dB below the peak, so the direct sound is the third sample.
     soundfile.write(tmp_path / "a.wav", np.array([0, 0.01, 0.5, 0.25]), RATE, subtype="FLOAT")
     left_right = np.array([[0.0, 0.0], [0.3, 0.0], [0.0, 0.4]])
     soundfile.write(tmp_path / "b.wav", left_right, RATE, subtype="FLOAT")
@@ -161,14 +161,14 @@ def test_reverb_adds_the_normalised_response_from_its_direct_sound_on(tmp_path: 
     wanted = stems.clone()
     wanted[0, 0, 0, :2] += torch.tensor(0.1 * first).float()
     wanted[0, 0, 1, 1:3] += torch.tensor(0.05 * first).float()
-    # Energies 0.09 and 0.16 have the mean 0.125.
+    # The mean of the energies 0.09 and 0.16 is 0.125.
     wanted[0, 1, 0, 0] += 0.3 / 0.125**0.5
     wanted[0, 1, 1, 2] += 0.5 * 0.4 / 0.125**0.5
     assert torch.allclose(result, wanted, atol=1e-6)
     assert torch.equal(result[0, 2], stems[0, 2])
 
 
-def test_wet_ratio_holds_for_noise_and_tail_is_cut(tmp_path: Path) -> None:
+def test_reverb_has_its_level_and_is_cut_at_the_end(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     tail = np.exp(-np.arange(3000) / 500)[:, None] * random.standard_normal((3000, 2))
     soundfile.write(tmp_path / "a.wav", 0.1 * tail, RATE, subtype="FLOAT")
@@ -180,7 +180,7 @@ def test_wet_ratio_holds_for_noise_and_tail_is_cut(tmp_path: Path) -> None:
     assert torch.allclose(short, (stems + wet)[..., :100], atol=1e-6)
 
 
-def test_response_of_another_rate_stays_aligned(tmp_path: Path) -> None:
+def test_resampled_response_is_not_delayed(tmp_path: Path) -> None:
     impulse = np.zeros(1000)
     impulse[480] = 0.9
     soundfile.write(tmp_path / "a.wav", impulse, 48000)
@@ -191,14 +191,14 @@ def test_response_of_another_rate_stays_aligned(tmp_path: Path) -> None:
     assert wet[0, 0, 0].square().sum() == pytest.approx(10**-0.6, rel=1e-4)
 
 
-def test_reverb_of_a_mono_stem_takes_the_average_response(tmp_path: Path) -> None:
+def test_mono_stem_uses_the_average_of_a_stereo_response(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.array([[0.5, 0.0], [0.0, 0.5]]), RATE)
     stems = torch.tensor([1.0, 0, 0]).view(1, 1, 1, 3)
     result = Reverb(str(tmp_path))(stems, torch.tensor([[[0.0, 0]]])).flatten()
     assert torch.allclose(result, torch.tensor([1 + 0.5**0.5, 0.5**0.5, 0]), atol=1e-6)
 
 
-def test_faults_of_responses_are_named(tmp_path: Path) -> None:
+def test_missing_and_invalid_responses_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: does not exist.*impulse responses"):
         Reverb(str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="holds no impulse responses"):
@@ -217,7 +217,7 @@ def test_real_impulse_responses() -> None:
     for number in range(6):
         wet = reverb(impulse, torch.tensor([[[-10.0, number]]])) - impulse
         assert float(wet.square().sum() / 2) == pytest.approx(0.1, rel=0.02)
-        # Nothing before the dry sound, and the first of the plate within a millisecond.
+        # Nothing before the dry signal; the plate's onset follows within a millisecond.
         levels = wet.abs().amax((0, 1, 2))
         assert levels[:RATE].max() < 1e-6
         assert levels[RATE : RATE + RATE // 1000].max() > 0.05 * levels.max()

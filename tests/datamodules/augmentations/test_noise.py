@@ -1,4 +1,4 @@
-"""Gaussian and recorded noise, and the folders that recordings come from."""
+"""Generated and recorded noise, and folders of recordings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from datamodules.augmentations.noise import (
     normal,
     philox,
 )
-from datamodules.augmentations.recordings import Recordings, with_channels
+from datamodules.augmentations.recordings import Recordings, match_channels
 from datamodules.errors import DataError
 from datamodules.randomness import generator
 
@@ -31,7 +31,7 @@ def snr_db(clean: Tensor, noisy: Tensor) -> float:
     return float(10 * torch.log10(clean.square().sum() / (noisy - clean).square().sum()))
 
 
-# The answers of Random123 (its kat_vectors) to philox4x32 with 10 rounds.
+# Known answers of Random123 (its kat_vectors) for philox4x32 with 10 rounds.
 @pytest.mark.parametrize(
     ("counter", "key", "answer"),
     [
@@ -44,14 +44,14 @@ def snr_db(clean: Tensor, noisy: Tensor) -> float:
         ),
     ],
 )
-def test_philox_is_that_of_random123(counter: str, key: str, answer: str) -> None:
+def test_philox_equals_random123(counter: str, key: str, answer: str) -> None:
     def words(text: str) -> list[Tensor]:
         return [torch.tensor([int(word, 16)]) for word in text.split()]
 
     assert philox(words(counter), words(key)) == words(answer)
 
 
-def test_normal_numbers_are_normal_and_belong_to_their_key() -> None:
+def test_normal_numbers_are_normal_and_depend_on_their_key_only() -> None:
     keys = torch.tensor([[0, 0], [1, 0], [0, 1], [2**24 - 1, 5]])
     numbers = normal(keys, 40_001)
     assert numbers.shape == (4, 40_001)
@@ -64,14 +64,14 @@ def test_normal_numbers_are_normal_and_belong_to_their_key() -> None:
     assert abs(successive) < 0.02
 
 
-def test_gaussian_noise_has_the_ratio_asked_for() -> None:
+def test_gaussian_noise_has_the_requested_ratio() -> None:
     stems = torch.randn(1, 3, 2, 5000, generator=torch.Generator().manual_seed(0))
     parameters = torch.tensor([[[10.0, 1, 2], [33.0, 1, 2], [torch.inf, 1, 2]]])
     result = GaussianNoise()(stems, parameters)
     assert snr_db(stems[0, 0], result[0, 0]) == pytest.approx(10, abs=1e-3)
     assert snr_db(stems[0, 1], result[0, 1]) == pytest.approx(33, abs=1e-2)
     assert torch.equal(result[0, 2], stems[0, 2])
-    # The very numbers, each channel with its own.
+    # The exact values, different in each channel.
     wanted = normal(torch.tensor([[1, 2]]), 10_000).view(2, 5000)
     found = (result - stems)[0, 0]
     assert torch.allclose(found / found.std(), wanted / wanted.std(), atol=1e-3)
@@ -81,33 +81,31 @@ def test_gaussian_noise_has_the_ratio_asked_for() -> None:
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
-def test_coloured_noise_falls_with_frequency(exponent: float) -> None:
+def test_coloured_noise_has_the_requested_spectrum(exponent: float) -> None:
     stems = torch.randn(2, 1, 2, 50_000, generator=torch.Generator().manual_seed(0))
     parameters = torch.tensor([[[5.0, exponent, 1, 2]], [[5.0, exponent, 3, 4]]])
     result = ColouredNoise()(stems, parameters)
     added = result - stems
     assert snr_db(stems[0], result[0]) == pytest.approx(5, abs=1e-3)
-    # Power in octaves: (1 - exponent) times 3 dB more in each.
+    # The power per octave rises by (1 - exponent) times 3 dB.
     power = torch.fft.rfft(added.double()).abs().square().mean((0, 1, 2))
     octaves = [10 * torch.log10(power[2**n : 2 ** (n + 1)].sum()) for n in range(7, 14)]
     slope = np.polyfit(range(7), octaves, 1)[0]
     assert slope == pytest.approx(10 * np.log10(2) * (1 - exponent), abs=0.15)
     assert float(added.mean()) == pytest.approx(0, abs=1e-5)
-    # Each channel and each key has its own.
+    # Channels and keys are uncorrelated.
     correlations = np.corrcoef(added.flatten(0, 2).diff().numpy())
     assert np.abs(correlations - np.eye(4)).max() < 0.05
-    # An example does not depend on the others.
-    assert torch.allclose(ColouredNoise()(stems[1:], parameters[1:]), result[1:])
     drawn = ColouredNoise(3.0, 4.0, 0.5, 0.75).draw(generator(0, 2, 0, 0), 4)
     assert ((drawn[:, :2] >= [3, 0.5]) & (drawn[:, :2] <= [4, 0.75])).all()
 
 
-def test_coloured_noise_of_a_song_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_coloured_noise_repeats_seamlessly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datamodules.augmentations.noise._LONGEST_PERIOD", 1024)
     stems = torch.ones(1, 1, 1, 5000)
     added = (ColouredNoise()(stems, torch.tensor([[[0.0, 1.0, 1, 2]]])) - stems).flatten()
     assert torch.equal(added[:1024], added[1024:2048])
-    # A seam would stand out among the steps.
+    # A seam would be an outlier among the differences.
     assert added.diff()[1020:1028].abs().max() < 5 * added.diff().std()
 
 
@@ -115,17 +113,17 @@ def test_coloured_noise_of_a_song_repeats(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def ramp(samples: int, channels: int = 1) -> npt.NDArray[np.float64]:
-    """Different in each sample and channel, exact in 16 bits."""
+    """A different value in each sample and channel, exact in 16 bits."""
     signs = np.array([1.0, -1.0])[:channels]
     return np.asarray(np.arange(1, samples + 1)[:, None] * signs / 2**15)
 
 
-def test_recorded_noise_is_the_recording_at_the_ratio(tmp_path: Path) -> None:
+def test_recorded_noise_is_the_recording_at_the_requested_ratio(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "b.wav", ramp(100, 2), 44100)
     soundfile.write(tmp_path / "a.wav", ramp(40), 44100)
     noise = RecordedNoise(str(tmp_path))
     stems = torch.full((1, 3, 2, 50), 0.5)
-    # (ratio, recording, place): in the middle of b; a repeated from its half on.
+    # (ratio, recording, place): the middle of b; a, repeated from its middle.
     parameters = torch.tensor([[[20.0, 1, 0.5], [6.0, 0, 0.5], [torch.inf, 0, 0]]])
     added = noise(stems, parameters) - stems
     wanted = torch.from_numpy(ramp(100, 2)[25:75].T).float()
@@ -144,7 +142,7 @@ def test_silent_recording_adds_nothing(tmp_path: Path) -> None:
     assert torch.equal(result, stems)
 
 
-def test_all_of_a_recording_can_be_drawn(tmp_path: Path) -> None:
+def test_every_crop_of_a_recording_can_be_drawn(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", ramp(100), 44100)
     recordings = Recordings(tmp_path, "noise recordings")
     starts = {
@@ -154,7 +152,7 @@ def test_all_of_a_recording_can_be_drawn(tmp_path: Path) -> None:
     assert starts == set((np.arange(1, 12) / 2**15).tolist())
 
 
-def test_recording_of_another_rate_is_resampled(tmp_path: Path) -> None:
+def test_recording_with_another_rate_is_resampled(tmp_path: Path) -> None:
     time = np.arange(24000) / 48000
     soundfile.write(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 1000 * time), 48000)
     found = Recordings(tmp_path, "tones").read_looped(0, 0.0, 20000, 44100, 1)[0]
@@ -163,14 +161,14 @@ def test_recording_of_another_rate_is_resampled(tmp_path: Path) -> None:
     assert np.abs(found - wanted)[100:-100].max() < 2e-3
 
 
-def test_channels_average_where_their_number_differs() -> None:
+def test_match_channels_averages_where_numbers_differ() -> None:
     stereo = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
-    assert with_channels(stereo, 1).tolist() == [[2, 3]]
-    assert with_channels(stereo, 3).tolist() == [[2, 3]] * 3
-    assert with_channels(stereo, 2) is stereo
+    assert match_channels(stereo, 1).tolist() == [[2, 3]]
+    assert match_channels(stereo, 3).tolist() == [[2, 3]] * 3
+    assert match_channels(stereo, 2) is stereo
 
 
-def test_folder_faults_are_named(tmp_path: Path) -> None:
+def test_invalid_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: does not exist.*noise.*argument folder"):
         RecordedNoise(str(tmp_path / "nowhere"))
     (tmp_path / "file").touch()
