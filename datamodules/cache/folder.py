@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _show_or_clear(options: argparse.Namespace) -> int:
     if options.command == "show":
         if cache_folder().is_file():
-            raise DataError(f"STEMLAB_CACHE {cache_folder()}: is no folder; give another")
+            raise DataError(f"STEMLAB_CACHE {cache_folder()}: is not a folder; give another")
         entries = stored()
         for entry in entries:
             sources = ", ".join(map(str, entry.sources)) or "of an unknown file"

@@ -239,7 +239,7 @@ def _separate_all(
             try:
                 gain = separate_file(model, song.path, song.folder, progress=advance, **keywords)
             except (OSError, ValueError) as error:
-                faults.append(f"error: {command_line.in_words(error)}")
+                faults.append(f"error: {command_line.describe(error)}")
                 bar.write(faults[-1], sys.stderr)
                 return
             turned = f" (turned down to {gain:.3g} so that nothing clips)" if gain < 1 else ""

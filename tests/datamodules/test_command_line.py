@@ -1,4 +1,4 @@
-"""What all command lines share; tests/test_mistakes.py has it at work in each of them."""
+"""Shared by all command lines; tests/test_mistakes.py tests each command."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ def raising(error: BaseException) -> int:
     raise error
 
 
-def test_status_of_the_work_and_of_what_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_status_and_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.run(lambda: 1) == 1
     assert command_line.run(lambda: raising(DataError("a: is b; do c"))) == 2
     assert command_line.run(lambda: Path("gone").stat().st_size) == 2
-    assert command_line.run(lambda: raising(KeyboardInterrupt()), "stopped; go on by e") == 130
+    assert command_line.run(lambda: raising(KeyboardInterrupt()), "stopped; resume by e") == 130
     assert capsys.readouterr().err.splitlines() == [
         "error: a: is b; do c",
-        "error: gone: No such file or directory; check the path, and who may read and write it",
+        "error: gone: No such file or directory; check the path and its permissions",
         "",
-        "stopped; go on by e",
+        "stopped; resume by e",
     ]
-    with pytest.raises(TypeError, match="a fault of the program"):
-        command_line.run(lambda: raising(TypeError("a fault of the program")))
+    with pytest.raises(TypeError, match="a bug"):
+        command_line.run(lambda: raising(TypeError("a bug")))
 
 
-def test_errors_of_libraries_say_what_they_are(
+def test_library_errors_show_class_and_traceback_option(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert command_line.run(lambda: json.loads("{")) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: JSONDecodeError: Expecting property name")
-    assert line.endswith("(with STEMLAB_TRACEBACK=1 it says where)")
+    assert line.endswith("(set STEMLAB_TRACEBACK=1 to see the traceback)")
     monkeypatch.setenv("STEMLAB_TRACEBACK", "1")
     assert command_line.run(lambda: json.loads("{")) == 2
     assert "raw_decode" in capsys.readouterr().err
 
 
-def test_whole_numbers_from_some_number_on() -> None:
+def test_count_refuses_numbers_below_its_bound() -> None:
     assert command_line.count()("1") == 1
     assert command_line.count(0)("0") == 0
     for least, text in ((1, "0"), (0, "-1"), (2, "1"), (1, "ten"), (1, "nan"), (1, "1.5")):
-        with pytest.raises(argparse.ArgumentTypeError, match=f"from {least} on, found '{text}'"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"at least {least}, found '{text}'"):
             command_line.count(least)(text)
 
 
-def test_where_files_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_folder_and_check_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     Path("dangling").symlink_to("gone")
@@ -61,11 +61,11 @@ def test_where_files_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         command_line.check_file(Path(folder, "x.json"), "--json")
     assert sorted(os.listdir()) == ["dangling", "file"]
     for folder, culprit in (("file", "file"), ("file/deep", "file"), ("dangling", "dangling")):
-        with pytest.raises(DataError, match=f"^-o {folder}: {culprit} is no folder"):
+        with pytest.raises(DataError, match=f"^-o {folder}: {culprit} is not a folder"):
             command_line.check_folder(Path(folder), "-o")
     command_line.check_file(Path("file"), "--json")
     with pytest.raises(DataError, match=r"--json \.: is a folder"):
         command_line.check_file(Path("."), "--json")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(DataError, match=r"^-o new: \. may not be written to"):
+    with pytest.raises(DataError, match=r"^-o new: \. is not writable"):
         command_line.check_folder(Path("new"), "-o")

@@ -95,7 +95,7 @@ def test_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     assert found == [f"{name}.{suffix}" for name in names for suffix in ("png", "svg")]
     capsys.readouterr()
     assert compare.main(["runs/a", "--figures", "out"]) == 2
-    assert "out/scores.png is there already" in capsys.readouterr().err
+    assert "out/scores.png already exists" in capsys.readouterr().err
     write_folder(Path("theirs"), LEVELS)
     assert compare.main(["theirs", "--figures", "theirs_out", "--metrics", "SAR"]) == 0
     assert sorted(os.listdir("theirs_out")) == ["scores.png", "tracks.png"]
@@ -118,7 +118,7 @@ def test_nothing_is_written_over_unasked(capsys: pytest.CaptureFixture[str]) -> 
     for option in (["--markdown", "old.md"], ["--csv", "old.csv"]):
         assert compare.main(["one", "two", *option]) == 2
         error = capsys.readouterr().err
-        assert "is there already; give another name, or --force" in error
+        assert "already exists; give another name, or --force" in error
     assert Path("old.md").read_text() == Path("old_pairs.csv").read_text() == "mine"
     assert compare.main(["one", "two", "--markdown", "old.md", "--force"]) == 0
     assert "ns" in Path("old.md").read_text()
@@ -143,7 +143,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
         (["empty"], ["empty: no test scores in it", "score the system first"]),
         (["one", "broken"], ["broken/a.json: expected a museval score file"]),
         (["hollow"], ["hollow: its score files hold no source; score"]),
-        (["one", "--figures", "one/a.json"], ["--figures one/a.json: one/a.json is no folder"]),
+        (["one", "--figures", "one/a.json"], ["--figures one/a.json: one/a.json is not a folder"]),
         (["array"], ["array/a.json: expected a museval score file"]),
         (["run"], ["run/config.yaml", "duplicate key"]),
         (["one", "one"], ["is given twice", "NAME=FOLDER"]),

@@ -222,7 +222,7 @@ def test_force_replaces_what_is_there_and_keeps_the_rest(
     (output / "notes.txt").write_text("precious")
     words = [str(checkpoint), "-o", str(output)]
     assert export.main(words) == 2
-    assert "is there already; give another name, or --force" in capsys.readouterr().err
+    assert "already exists; give another name, or --force" in capsys.readouterr().err
     assert (output / CARD).read_text() == "old"
     assert export.main([*words, "--force"]) == 0
     names = sorted(path.name for path in output.iterdir())
@@ -267,7 +267,7 @@ def test_a_file_beside_the_graph_is_not_overwritten(
     words = [str(wave_unet(tmp_path / "best.ckpt")), "-o", str(output), "--format", "onnx"]
     weights.write_text("precious")
     assert export.main(words) == 2
-    assert "x.onnx.data is there already" in capsys.readouterr().err
+    assert "x.onnx.data already exists" in capsys.readouterr().err
     assert weights.read_text() == "precious"
     assert not output.exists()
     assert export.main([*words, "--force"]) == 0
@@ -280,7 +280,7 @@ def test_a_file_beside_the_graph_is_not_overwritten(
         (["gone.ckpt", "-o", "x"], "gone.ckpt: there is no such checkpoint"),
         (["best.ckpt", "-o", "x.onnx", "--format", "torch_export"], "a name that ends in .pt2"),
         (["best.ckpt", "-o", "x", "--seconds", "0"], "--seconds is 0.0: give a length above 0"),
-        (["best.ckpt", "-o", "text.ckpt", "--force"], "text.ckpt is no folder"),
+        (["best.ckpt", "-o", "text.ckpt", "--force"], "text.ckpt is not a folder"),
         (
             ["best.ckpt", "-o", "best.pt2", "--format", "torch_export"],
             "best.pt2.json is there",
