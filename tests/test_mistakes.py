@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -134,7 +135,7 @@ TOOLS = {
         ("estimates data -o taken", ["-o taken", "is not a folder"]),
         ("estimates data -o out --window-seconds ten", ["--window-seconds", "0.001 s", "ten"]),
         ("estimates data -o out --hop-seconds nan", ["--hop-seconds", "0.001 s or more", "nan"]),
-        ("estimates data -o out --processes 0", ["--processes", "from 1 on", "'0'"]),
+        ("estimates data -o out --processes 0", ["--processes", "at least 1", "'0'"]),
         ("--oracle irm3 data -o out", ["--oracle irm3: unknown", "irm1, irm2"]),
     ],
     "compare": [
@@ -156,7 +157,7 @@ TOOLS = {
         ("data/train", ["data/train: has no folder 'train'", "the folder above it"]),
         ("data -o taken", ["-o taken", "is not a folder"]),
         ("data --json void", ["--json void: is a folder"]),
-        ("data --workers 0", ["--workers", "from 1 on", "'0'"]),
+        ("data --workers 0", ["--workers", "at least 1", "'0'"]),
     ],
     "cascade": [
         ("--separator model.ckpt -o out", ["arguments are required: --denoiser"]),
@@ -164,7 +165,7 @@ TOOLS = {
         ("--denoiser model.ckpt --separator denoiser.ckpt -o out", ["swap the two"]),
         (f"{CASCADE} -o data", ["data is not empty", "--force"]),
         (f"{CASCADE} -o taken", ["-o taken", "is not a folder"]),
-        (f"{CASCADE} -o out --processes 0", ["--processes", "from 1 on"]),
+        (f"{CASCADE} -o out --processes 0", ["--processes", "at least 1"]),
         (f"{CASCADE} -o out --lowest-db nan", ["lowest_db is nan", "finite"]),
         (f"{CASCADE} -o out --lowest-db 30", ["lowest_db 30.0 is above highest_db", "swap"]),
         (f"{CASCADE} -o out --noise gone", ["gone: does not exist", "folder of noise"]),
@@ -246,7 +247,7 @@ DATA = {
         ("data data/inside", ["data/inside: overlaps", "give another OUT"]),
         ("data taken", ["OUT taken", "is not a folder"]),
         ("data out --subtype PCM_8", ["'PCM_8'", "'PCM_16'"]),
-        ("data out --workers -1", ["--workers", "from 1 on", "'-1'"]),
+        ("data out --workers -1", ["--workers", "at least 1", "'-1'"]),
         ("nan_data out", ["bass.wav: holds NaN or infinity", "sample 7"]),
         ("rate_data out", ["bass.wav: has 48000 Hz", "export them again"]),
         ("missing_data out", ["B - 2: no bass.wav", "restore the file"]),
@@ -254,7 +255,7 @@ DATA = {
     "doctor": [
         ("void", ["void: has no folder 'train'", "check the path"]),
         ("data --json taken/x.json", ["--json taken: taken is not a folder"]),
-        ("data --workers nan", ["--workers", "from 1 on", "'nan'"]),
+        ("data --workers nan", ["--workers", "at least 1", "'nan'"]),
         ("data --fats", ["unrecognized arguments: --fats"]),
     ],
     "cache": [
@@ -266,7 +267,7 @@ DATA = {
     ],
     "demo": [
         ("taken", ["ROOT taken", "is not a folder"]),
-        ("out --seed -1", ["--seed", "from 0 on", "'-1'"]),
+        ("out --seed -1", ["--seed", "at least 0", "'-1'"]),
     ],
 }
 
@@ -286,6 +287,15 @@ MISTAKES = [
 _BESIDE = re.compile(
     r"usage: |  |(GPU|TPU) available|Seed set|\S+: +\d+%\||\d+ of \d+ songs|\d+ songs?,"
 )
+
+
+def _main(command: str) -> Callable[[list[str]], int]:
+    module = import_module(command)
+    is_package = hasattr(module, "__path__")
+    main: Callable[[list[str]], int] = (
+        import_module(f"{command}.__main__").main if is_package else module.main
+    )
+    return main
 
 
 @pytest.fixture(scope="module")
@@ -399,7 +409,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     before = _files(place)
     try:
-        status = import_module(command).main(_words(typed, monkeypatch))
+        status = _main(command)(_words(typed, monkeypatch))
     except SystemExit as usage:
         status = usage.code
     out, err = capsys.readouterr()

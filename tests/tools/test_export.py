@@ -283,7 +283,7 @@ def test_a_file_beside_the_graph_is_not_overwritten(
         (["best.ckpt", "-o", "text.ckpt", "--force"], "text.ckpt is not a folder"),
         (
             ["best.ckpt", "-o", "best.pt2", "--format", "torch_export"],
-            "best.pt2.json is there",
+            "best.pt2.json already exists",
         ),
         (["text.ckpt", "-o", "x"], "text.ckpt: 4 bytes that cannot be read as a checkpoint"),
     ],
