@@ -220,4 +220,4 @@ def test_real_impulse_responses() -> None:
         # Nothing before the dry signal; the plate's onset follows within a millisecond.
         levels = wet.abs().amax((0, 1, 2))
         assert levels[:RATE].max() < 1e-6
-        assert levels[RATE : RATE + RATE // 1000].max() > 0.05 * levels.max()
+        assert levels[RATE : RATE + RATE // 1000].max() > 0.03 * levels.max()

@@ -160,7 +160,6 @@ def test_real_plate_responses() -> None:
         impulse = torch.zeros(1, 1, 2, 6 * RATE)
         impulse[..., 0] = 1
         response = room(impulse, torch.tensor([[[float(number)]]]))[0, 0]
-        assert float(response.square().sum()) == pytest.approx(
-            2, rel=1e-2
-        )  # the longest response is cut
+        # The longest response is cut.
+        assert float(response.square().sum()) == pytest.approx(2, rel=1e-2)
         assert decay_seconds(response[0].double().numpy()) > 0.5
