@@ -30,36 +30,9 @@ from lightning_modules.evaluation.oracles import ORACLES
 from lightning_modules.evaluation.score_files import write_scores
 from lightning_modules.evaluation.scorer import Scorer
 from lightning_modules.evaluation.scores import METRICS, TrackScores
+from tests.helpers.estimates import RATE, make_estimates, make_track, write
 
-RATE = 44100
 PAIR = Settings(stems=("vocals", "drums"))
-
-
-def write(path: Path, audio: NDArray[np.float64], rate: int = RATE, **kind: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, audio, rate, **kind)
-
-
-def make_track(
-    root: Path,
-    name: str,
-    stems: tuple[str, ...] = PAIR.stems,
-    seconds: float = 3.0,
-    channels: int = 2,
-) -> dict[str, NDArray[np.float64]]:
-    """Write a track of noises as 16-bit WAV; return its stems, (T, C)."""
-    random = np.random.default_rng(len(name))
-    shape = (round(seconds * RATE), channels)
-    audio = {stem: np.round(random.normal(0, 2000, shape)) / 2**15 for stem in stems}
-    for stem, signal in {**audio, "mixture": sum(audio.values())}.items():
-        write(root / "test" / name / f"{stem}.wav", np.asarray(signal))
-    return audio
-
-
-def make_estimates(folder: Path, audio: dict[str, NDArray[np.float64]]) -> None:
-    mixture = sum(audio.values())
-    for stem, signal in audio.items():
-        write(folder / f"{stem}.wav", 0.7 * signal + 0.2 * mixture)
 
 
 def track_of(root: Path, settings: Settings = PAIR) -> Track:

@@ -10,40 +10,20 @@ import stempeg
 from numpy.typing import NDArray
 
 from lightning_modules.evaluation.scores import (
-    METRICS,
-    TrackScores,
     aggregate,
     score_track,
     usdr,
 )
 from lightning_modules.evaluation.table import metric_table, score_table
+from tests.helpers.scores import RATE, SOURCES, constant_scores, frame_scores, signals
 
 Signals = NDArray[np.float64]
-RATE = 2000  # low, so that museval takes milliseconds
-SOURCES = ("vocals", "drums", "bass")
-
-
-def signals(seconds: float = 3.0, channels: int = 1, seed: int = 0) -> tuple[Signals, Signals]:
-    """References and estimates of three sources, shape (S, C, T)."""
-    generator = np.random.default_rng(seed)
-    references = generator.standard_normal((3, channels, int(seconds * RATE))) / 8
-    noise = generator.standard_normal(references.shape) / 50
-    return references, 0.8 * references + 0.1 * references.sum(axis=0) + noise
 
 
 def museval_scores(references: Signals, estimates: Signals, rate: int = RATE) -> Signals:
     """SDR, ISR, SIR and SAR from museval, shape (metrics, sources, frames)."""
     swapped = references.transpose(0, 2, 1), estimates.transpose(0, 2, 1)
     return np.stack(museval.evaluate(*swapped, win=rate, hop=rate))
-
-
-def figures(scores: TrackScores, *sources: str) -> Signals:
-    return np.stack([[scores.frames[s][metric] for s in sources] for metric in METRICS])
-
-
-def made_up(name: str, **sdr: list[float]) -> TrackScores:
-    frames = {source: dict.fromkeys(METRICS, np.array(values)) for source, values in sdr.items()}
-    return TrackScores(name, frames, dict.fromkeys(sdr, 1.0))
 
 
 # --- one track
@@ -61,7 +41,7 @@ def test_real_music_scores_equal_musevals() -> None:
     scores = score_track("Falcon 69", references, estimates, rate, names)
     assert scores.notes == []
     assert scores.frame_count == 1
-    np.testing.assert_allclose(figures(scores, *names), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(frame_scores(scores, *names), expected, rtol=0, atol=1e-6)
 
 
 def test_silent_reference_does_not_change_other_scores() -> None:
@@ -69,8 +49,8 @@ def test_silent_reference_does_not_change_other_scores() -> None:
     references[1, 0] = -references[1, 1]  # silent by museval's rule: the channels cancel
     scores = score_track("x", references, estimates, RATE, SOURCES)
     expected = museval_scores(references[[0, 2]], estimates[[0, 2]])
-    np.testing.assert_allclose(figures(scores, "vocals", "bass"), expected, rtol=0, atol=1e-6)
-    assert np.isnan(figures(scores, "drums")).all()
+    np.testing.assert_allclose(frame_scores(scores, "vocals", "bass"), expected, rtol=0, atol=1e-6)
+    assert np.isnan(frame_scores(scores, "drums")).all()
     assert scores.skipped_frames == {"vocals": 0, "drums": 3, "bass": 0}
     assert scores.notes == ["drums: the reference is silent over the whole track"]
 
@@ -89,9 +69,9 @@ def test_unusable_estimate_does_not_change_other_scores(value: float, note: str)
     estimates[0] = value
     scores = score_track("x", references, estimates, RATE, SOURCES)
     assert scores.notes == [note]
-    assert np.isnan(figures(scores, "vocals")).all()
-    others = figures(whole, "drums", "bass")
-    np.testing.assert_allclose(figures(scores, "drums", "bass"), others, rtol=0, atol=1e-6)
+    assert np.isnan(frame_scores(scores, "vocals")).all()
+    others = frame_scores(whole, "drums", "bass")
+    np.testing.assert_allclose(frame_scores(scores, "drums", "bass"), others, rtol=0, atol=1e-6)
     assert scores.usdr["drums"] == whole.usdr["drums"]
     assert scores.usdr["vocals"] == (0.0 if value == 0 else pytest.approx(math.nan, nan_ok=True))
 
@@ -100,7 +80,7 @@ def test_all_estimates_silent() -> None:
     references, estimates = signals()
     scores = score_track("x", references, 0 * estimates, RATE, SOURCES)
     assert len(scores.notes) == 3
-    assert np.isnan(figures(scores, *SOURCES)).all()
+    assert np.isnan(frame_scores(scores, *SOURCES)).all()
     assert scores.frame_count == 3
 
 
@@ -110,7 +90,7 @@ def test_half_silent_frames_are_skipped_and_counted() -> None:
     estimates[2, :, -RATE:] = 0
     scores = score_track("x", references, estimates, RATE, SOURCES)
     np.testing.assert_allclose(
-        figures(scores, *SOURCES), museval_scores(references, estimates), rtol=0, atol=1e-6
+        frame_scores(scores, *SOURCES), museval_scores(references, estimates), rtol=0, atol=1e-6
     )
     assert scores.skipped_frames == dict.fromkeys(SOURCES, 2)
     assert scores.medians["drums"]["SDR"] == pytest.approx(
@@ -126,7 +106,7 @@ def test_short_tracks(seconds: float, frames: int) -> None:
     assert scores.frame_count == frames
     expected = museval_scores(references, estimates)
     # The shortest has fewer samples than taps: its SAR is rounding error.
-    found, expected = np.minimum(figures(scores, *SOURCES), 150), np.minimum(expected, 150)
+    found, expected = np.minimum(frame_scores(scores, *SOURCES), 150), np.minimum(expected, 150)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     silent = score_track("x", 0 * references, estimates, RATE, SOURCES)
     assert silent.frame_count == frames
@@ -154,7 +134,7 @@ def test_unreliable_scores_are_noted() -> None:
     scores = score_track("x", references, estimates, RATE, SOURCES)
     (note,) = scores.notes
     assert note.startswith("drums: its channels are nearly the same")
-    assert np.isfinite(figures(scores, *SOURCES)).all()
+    assert np.isfinite(frame_scores(scores, *SOURCES)).all()
     references[1] = references[0]
     scores = score_track("x", references, estimates, RATE, SOURCES)
     assert [note.split(":")[0] for note in scores.notes] == ["all sources"]
@@ -165,7 +145,7 @@ def test_scoring_without_ffmpeg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     references, estimates = signals()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert np.isfinite(
-        figures(score_track("x", references, estimates, RATE, SOURCES), *SOURCES)
+        frame_scores(score_track("x", references, estimates, RATE, SOURCES), *SOURCES)
     ).all()
 
 
@@ -197,10 +177,10 @@ def test_usdr_of_silence() -> None:
 def test_aggregate_takes_median_of_medians() -> None:
     nan = math.nan
     tracks = [
-        made_up("a", other=[0.0], drums=[1.0, 2.0, 30.0], vocals=[nan, nan]),
-        made_up("b", other=[nan], drums=[nan, 4.0, nan], vocals=[nan, 7.0]),
-        made_up("c", other=[5.0], drums=[6.0, 8.0], piano=[1.0]),
-        made_up("b", other=[nan], drums=[nan, 4.0, nan], vocals=[nan, 7.0]),
+        constant_scores("a", other=[0.0], drums=[1.0, 2.0, 30.0], vocals=[nan, nan]),
+        constant_scores("b", other=[nan], drums=[nan, 4.0, nan], vocals=[nan, 7.0]),
+        constant_scores("c", other=[5.0], drums=[6.0, 8.0], piano=[1.0]),
+        constant_scores("b", other=[nan], drums=[nan, 4.0, nan], vocals=[nan, 7.0]),
     ]
     tracks[0].usdr = {"drums": 2.0, "vocals": nan}
     summary = aggregate(tracks)
@@ -217,7 +197,7 @@ def test_aggregate_takes_median_of_medians() -> None:
 
 
 def test_names_for_logging() -> None:
-    logged = aggregate([made_up("a", vocals=[3.0], bass=[math.nan])]).as_metrics()
+    logged = aggregate([constant_scores("a", vocals=[3.0], bass=[math.nan])]).as_metrics()
     assert logged["sdr/vocals"] == logged["sdr"] == 3.0
     assert math.isnan(logged["sir/bass"])
     assert {"isr", "sir/vocals", "sar", "usdr", "usdr/bass"} <= set(logged)
@@ -226,10 +206,10 @@ def test_names_for_logging() -> None:
 
 def test_table_with_baseline_and_notes() -> None:
     nan = math.nan
-    tracks = [made_up(f"track {i}", vocals=[5.0, nan], drums=[nan, nan]) for i in range(5)]
+    tracks = [constant_scores(f"track {i}", vocals=[5.0, nan], drums=[nan, nan]) for i in range(5)]
     for track in tracks:
         track.notes = ["drums: the reference is silent over the whole track"]
-    baseline = aggregate([made_up("track 0", vocals=[1.25], drums=[1.0])])
+    baseline = aggregate([constant_scores("track 0", vocals=[1.25], drums=[1.0])])
     table = score_table(aggregate(tracks), baseline, "Validation, epoch 3")
     lines = table.splitlines()
     assert lines[0] == "Validation, epoch 3"
@@ -250,23 +230,26 @@ def test_table_with_baseline_and_notes() -> None:
 
 def test_mean_excludes_accompaniment_besides_stems() -> None:
     stems = {"vocals": [1.0], "drums": [2.0], "bass": [3.0], "accompaniment": [60.0]}
-    summary = aggregate([made_up("a", **stems)])
+    summary = aggregate([constant_scores("a", **stems)])
     assert summary.mean("SDR") == 2.0
     assert score_table(summary).splitlines()[-3].split()[:2] == ["mean", "2.00"]
-    pair = aggregate([made_up("a", vocals=[1.0], accompaniment=[3.0])])
+    pair = aggregate([constant_scores("a", vocals=[1.0], accompaniment=[3.0])])
     assert pair.mean("SDR") == 2.0
 
 
 def test_table_without_tracks_or_baseline() -> None:
     assert "0 tracks" in score_table(aggregate([]))
-    table = score_table(aggregate([made_up("a", vocals=[1.0])]))
+    table = score_table(aggregate([constant_scores("a", vocals=[1.0])]))
     assert "mix" not in table
     assert "skipped" not in table
 
 
 def test_metric_table() -> None:
-    tracks = [made_up("a", vocals=[1.0], drums=[1.0]), made_up("b", vocals=[1.0], drums=[1.0])]
-    mixture = [made_up("a", vocals=[1.0], drums=[1.0])]
+    tracks = [
+        constant_scores("a", vocals=[1.0], drums=[1.0]),
+        constant_scores("b", vocals=[1.0], drums=[1.0]),
+    ]
+    mixture = [constant_scores("a", vocals=[1.0], drums=[1.0])]
     tracks[0].metrics = {"snr": {"vocals": 1.0, "drums": math.inf}, "l1": {"vocals": 0.5}}
     tracks[1].metrics = {"snr": {"vocals": 2.0, "drums": 4.0}, "l1": {"vocals": 0.25}}
     mixture[0].metrics = {"snr": {"vocals": -1.0, "drums": 5.0}, "l1": {}}

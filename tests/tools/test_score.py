@@ -16,20 +16,29 @@ import numpy as np
 import pytest
 import soundfile
 
+from lightning_modules.evaluation import scorer
 from lightning_modules.evaluation.estimates import Settings
 from lightning_modules.evaluation.metrics import METRICS
 from lightning_modules.evaluation.score_files import read_folder, read_scores
 from lightning_modules.evaluation.scorer import Job, Scorer
 from lightning_modules.tools import score
-from tests.evaluation.test_estimates import make_estimates, make_track
+from tests.helpers.estimates import make_estimates, make_track
+from tests.helpers.light_runs import ScoringThreads
 
 STEMS = ["--stems", "vocals", "drums"]
 ALL = ["estimates", "data", "-o", "out", "--processes", "1", *STEMS]
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Score in threads, which start faster than processes, unless marked ``complete_run``."""
+    if not request.node.get_closest_marker("complete_run"):
+        monkeypatch.setattr(scorer, "ScoringPool", ScoringThreads)
 
 
 def data_set(*names: str, folder: str = "estimates") -> None:
@@ -86,7 +95,7 @@ def test_faulty_tracks_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
 
 
-def test_existing_scores_are_replaced_only_with_overwrite(
+def test_overwrite_is_needed_to_replace_scores(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     data_set("a")
@@ -165,14 +174,14 @@ def test_metrics_are_computed_without_scoring_again(capsys: pytest.CaptureFixtur
     assert score.main(ALL) == 0
     before = read_folder("out/test")
     capsys.readouterr()
-    assert score.main([*ALL, "--metrics", "si_sdr", "fullness", "--mixture"]) == 0
+    assert score.main([*ALL, "--metrics", "si_sdr", "lsd", "--mixture"]) == 0
     out = capsys.readouterr().out
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
     after = read_folder("out/test")
     (mixture, _) = read_folder("out/mixture/test")
     for old, new in zip(before, after, strict=True):
         assert new.medians == old.medians
-        assert list(new.metrics) == ["si_sdr", "fullness"]
+        assert list(new.metrics) == ["si_sdr", "lsd"]
         # An estimate is 0.7 of its source and 0.2 of the mixture, and the sources are equally loud.
         assert new.metrics["si_sdr"]["vocals"] == pytest.approx(20 * np.log10(0.9 / 0.2), abs=0.2)
         assert mixture.metrics["si_sdr"]["vocals"] == pytest.approx(0, abs=0.2)
@@ -184,13 +193,13 @@ def test_metrics_are_computed_without_scoring_again(capsys: pytest.CaptureFixtur
     assert [(row["track"], row["source"]) for row in rows] == [
         (track, stem) for track in "ab" for stem in ("vocals", "drums")
     ]
-    assert float(rows[0]["fullness"]) == after[0].metrics["fullness"]["vocals"]
+    assert float(rows[0]["lsd"]) == after[0].metrics["lsd"]["vocals"]
     assert float(rows[0]["mixture_si_sdr"]) == mixture.metrics["si_sdr"]["vocals"]
 
     assert score.main([*ALL, "--metrics", "si_sdr"]) == 0
     assert "2 of 2 tracks have their scores" in capsys.readouterr().err
     assert score.main([*ALL, "--metrics", "l1"]) == 0
-    assert list(read_scores("out/test/a.json").metrics) == ["si_sdr", "fullness", "l1"]
+    assert list(read_scores("out/test/a.json").metrics) == ["si_sdr", "lsd", "l1"]
 
 
 def test_help_lists_metrics(capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,12 +210,13 @@ def test_help_lists_metrics(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"  {name:10} {metric.description}\n" in help_text
 
 
+@pytest.mark.complete_run
 def test_killed_process_and_failing_job_are_left_out(tmp_path: Path) -> None:
-    scorer = Scorer(Settings(), processes=1)
-    assert scorer.run([Job("a", tmp_path / "a.json", {}, exit_process)], "scoring") == []
-    assert "was killed" in scorer.left_out["a"]
-    scorer.run([Job("b", tmp_path / "b.json", {}, divide_by_zero)], "scoring")
-    assert scorer.left_out["b"].startswith("ZeroDivisionError")
+    killed = Scorer(Settings(), processes=1)
+    assert killed.run([Job("a", tmp_path / "a.json", {}, exit_process)], "scoring") == []
+    assert "was killed" in killed.left_out["a"]
+    killed.run([Job("b", tmp_path / "b.json", {}, divide_by_zero)], "scoring")
+    assert killed.left_out["b"].startswith("ZeroDivisionError")
     assert not list(tmp_path.iterdir())
 
 
@@ -219,7 +229,7 @@ def test_mistakes_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
         (["empty", "data", "-o", "out", *STEMS], ["such as 'a'", "found 'a typo'"]),
         (["--oracle", "magic", "data", "-o", "out", *STEMS], ["magic", "irm2"]),
         ([*ALL, "--metrics", "SI-SDR"], ["SI-SDR", "did you mean si_sdr?"]),
-        ([*ALL, "--metrics", "loudness"], ["loudness", "known are snr, si_sdr, l1, lsd"]),
+        ([*ALL, "--metrics", "xyz"], ["xyz", "known are snr, si_sdr, l1, lsd"]),
     ]
     for arguments, words in cases:
         assert score.main(arguments) == 2
