@@ -215,7 +215,15 @@ def execute(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [name for name in PAGES if commands(name)])
+@pytest.mark.parametrize(
+    "page",
+    [
+        # Its commands make a picture of a plot.
+        pytest.param(name, marks=[pytest.mark.complete_run] * (name == "docs/README.md"))
+        for name in PAGES
+        if commands(name)
+    ],
+)
 def test_commands_run(
     page: str,
     place: Path,

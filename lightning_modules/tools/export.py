@@ -1,4 +1,4 @@
-"""Write a separator for other programs.
+"""Export a separator for use by other programs.
 
 ``python -m lightning_modules.tools.export best.ckpt -o vocals.onnx --format onnx``
 """
@@ -21,14 +21,14 @@ from lightning_modules.base.description import check_is_there
 if TYPE_CHECKING:
     from lightning_modules.base.separator import SourceSeparator
 
-# By format; a folder has none.
+# Suffix of the file of each format; safetensors is a folder.
 SUFFIXES = {"safetensors": "", "torch_export": ".pt2", "onnx": ".onnx"}
-# Beyond what the project needs anyway.
+# Packages of the optional dependencies that a format needs.
 _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export the checkpoint that the command line names.
+    """Export a checkpoint.
 
     Args:
         arguments: Command line; by default this process's.
@@ -39,24 +39,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.export")
     add = parser.add_argument
     add("checkpoint", type=Path, help="a checkpoint of `fit`, or an exported folder")
-    add("-o", "--output", required=True, type=Path,
-        help="the folder of safetensors, or the file: .pt2 or .onnx, with a NAME.json beside it",
-    )  # fmt: skip
+    add(
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        help="the folder for safetensors, or the file (.pt2 or .onnx), next to which NAME.json "
+        "is written",
+    )
     add("--format", choices=list(SUFFIXES), default="safetensors", help="default safetensors")
-    add("--seconds", type=float, metavar="S",
-        help="length of the input, where a format fixes it; by default a chunk of the model's",
-    )  # fmt: skip
-    add("--force", action="store_true", help="overwrite what is there")
+    add(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="length of the input if the format fixes it (default: the model's chunk length)",
+    )
+    add("--force", action="store_true", help="overwrite existing files")
     options = parser.parse_args(arguments)
     return command_line.run(lambda: export(options))
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what can be refused before torch is imported."""
+    """Check options before torch is imported."""
     check_is_there(options.checkpoint)
     output, suffix = options.output, SUFFIXES[options.format]
     if suffix and output.suffix != suffix:
-        raise ValueError(f"{output}: give -o a name that ends in {suffix}, as {options.format} has")
+        raise ValueError(f"{output}: give -o a name that ends in {suffix}, for {options.format}")
     if options.seconds is not None and not 0 < options.seconds < float("inf"):
         raise ValueError(f"--seconds is {options.seconds}: give a length above 0")
     for path in [output, _facts_of(output)] if suffix else [output]:
@@ -81,12 +89,12 @@ def check_packages(name: str) -> None:
     missing = [package for package in _PACKAGES.get(name, ()) if find_spec(package) is None]
     if missing:
         raise ValueError(
-            f"{name} needs {', '.join(missing)}, not installed here: pip install -e '.[export]'"
+            f"{name} needs {', '.join(missing)}, which is not installed: pip install -e '.[export]'"
         )
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write a separator, compare what was written, and only then put it into its place.
+    """Write a separator to a temporary folder, verify it, then move it to the output.
 
     Args:
         options: The command line.
@@ -95,16 +103,16 @@ def export(options: argparse.Namespace) -> int:
         Exit status, 0.
 
     Raises:
-        OSError: What is there already is not to be overwritten.
-        ValueError: Options, checkpoint or place cannot be used, or the separator cannot be
-            exported to the format; the message says to which it can.
+        OSError: The output exists and ``--force`` is not given.
+        ValueError: An option or the checkpoint cannot be used, or the separator cannot be
+            exported to the format; the message names the formats that work.
     """
     _check(options)
     from lightning_modules.checkpoints.loading import load_separator
     from lightning_modules.interop.export import EXPORTS, TOLERANCE, ExportError, write_facts
 
     model = load_separator(options.checkpoint)
-    # ".." is no name to write under.
+    # A temporary folder has no room for names such as "..".
     output, is_file = Path(os.path.abspath(options.output)), bool(SUFFIXES[options.format])
     seconds = model.segment_seconds if options.seconds is None else options.seconds
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -115,30 +123,30 @@ def export(options: argparse.Namespace) -> int:
         except ExportError as error:
             raise ExportError(
                 f"{options.checkpoint}: {type(model).__name__} cannot be exported as "
-                f"{options.format}: {error}{_possible(model, seconds, options)}"
+                f"{options.format}: {error}{_alternatives(model, seconds, options)}"
             ) from error
         if is_file:
             write_facts(model, exported, _facts_of(made))
-            made, place = made.parent, output.parent
+            made, target = made.parent, output.parent
         else:
-            place = output
-            place.mkdir(exist_ok=True)
-        # Large graphs have their weights in a file of their own.
+            target = output
+            target.mkdir(exist_ok=True)
+        # More than the graph and its facts: ONNX writes large weights to a separate file.
         files = list(made.iterdir())
         for path in files:
-            command_line.check_free(place / path.name, options.force)
+            command_line.check_free(target / path.name, options.force)
         for path in files:
-            path.replace(place / path.name)
+            path.replace(target / path.name)
     axes = ", ".join(map(str, exported.axes))
     print(
-        f"{options.output}: the {exported.part}, input ({axes}); read again it differs by "
-        f"{exported.difference:.1e} of the largest output at most ({TOLERANCE:.0e} passes)"
+        f"{options.output}: the {exported.part}, input ({axes}); largest difference from the model "
+        f"{exported.difference:.1e} of the largest output (tolerance {TOLERANCE:.0e})"
     )
     return 0
 
 
-def _possible(model: SourceSeparator, seconds: float, options: argparse.Namespace) -> str:
-    """What to do instead: the other formats that a separator can be exported to, by trying."""
+def _alternatives(model: SourceSeparator, seconds: float, options: argparse.Namespace) -> str:
+    """Name the formats that the separator can be exported to, by trying the others."""
     from lightning_modules.interop.export import EXPORTS
 
     possible = []

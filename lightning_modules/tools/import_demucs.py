@@ -1,4 +1,4 @@
-"""Weights of the package ``demucs``, or of torchaudio's Hybrid Demucs, as a checkpoint.
+"""Convert weights of the package ``demucs``, or of torchaudio's Hybrid Demucs, to a checkpoint.
 
 ``python -m lightning_modules.tools.import_demucs demucs-e07c671f.th -o demucs.ckpt``
 """
@@ -13,11 +13,9 @@ from pathlib import Path
 from datamodules import command_line
 from lightning_modules.base.description import CheckpointError, check_is_free
 
-_SOURCES = ("drums", "bass", "other", "vocals")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the checkpoint that the command line asks for.
+    """Write the checkpoint.
 
     Args:
         arguments: Command line; by default this process's.
@@ -31,13 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--sources",
         nargs="+",
-        default=_SOURCES,
-        help=f"their order in the file, if it does not tell; by default {' '.join(_SOURCES)}",
+        help="order of the sources, if the file does not store it (default: drums bass other "
+        "vocals, as in the package)",
     )
     parser.add_argument(
         "--no-resample",
         action="store_true",
-        help="a state dict of the first version, which works at the mixture's sample rate",
+        help="for a state dict of version 1, which does not resample inside the network",
     )
     options = parser.parse_args(arguments)
     return command_line.run(lambda: _convert(options))
@@ -46,12 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _convert(options: argparse.Namespace) -> int:
     check_is_free(options.output)
     if not options.weights.is_file():
-        raise CheckpointError(f"{options.weights}: there is no such file; weights were expected")
+        raise CheckpointError(f"{options.weights}: there is no such file; expected weights")
     from lightning_modules.checkpoints.files import save_separator
-    from lightning_modules.interop.demucs import from_package
+    from lightning_modules.interop.demucs import PACKAGE_SOURCES, from_package
 
     resample = False if options.no_resample else None
-    save_separator(from_package(options.weights, options.sources, resample), options.output)
+    separator = from_package(options.weights, options.sources or PACKAGE_SOURCES, resample)
+    save_separator(separator, options.output)
     print(options.output)
     return 0
 

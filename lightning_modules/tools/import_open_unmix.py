@@ -1,7 +1,7 @@
-"""Weights of the package ``openunmix`` as a checkpoint.
+"""Convert weights of the package ``openunmix`` to a checkpoint.
 
-``python -m lightning_modules.tools.import_open_unmix umxhq -o umxhq.ckpt``, where ``umxhq`` is
-a folder of ``vocals-<hash>.pth``, ``drums-<hash>.pth`` and so on.
+``python -m lightning_modules.tools.import_open_unmix umxhq -o umxhq.ckpt``; the folder ``umxhq``
+contains ``vocals-<hash>.pth``, ``drums-<hash>.pth`` and so on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lightning_modules.base.description import CheckpointError, check_is_free
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the checkpoint that the command line asks for.
+    """Write the checkpoint.
 
     Args:
         arguments: Command line; by default this process's.
@@ -28,27 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="folder of <source>.pth files")
     parser.add_argument("-o", "--output", required=True, type=Path, help="the checkpoint to write")
     options = parser.parse_args(arguments)
-    return command_line.run(lambda: convert(options.folder, options.output))
+    return command_line.run(lambda: _convert(options.folder, options.output))
 
 
-def convert(folder: Path, output: Path) -> int:
-    """Write a checkpoint that ``load_separator``, ``test`` and the separate tool take.
-
-    Args:
-        folder: Holds a state dict a source; see ``open_unmix.from_package``.
-        output: The checkpoint.
-
-    Returns:
-        Exit status: 0.
-
-    Raises:
-        FileExistsError: It is there already.
-        DataError: It cannot be written there.
-        CheckpointError: A state dict is missing or unusable.
-    """
+def _convert(folder: Path, output: Path) -> int:
     check_is_free(output)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: is no folder; one of <source>.pth files was expected")
+        raise CheckpointError(f"{folder}: is not a folder; expected a folder of <source>.pth files")
     from lightning_modules.checkpoints.files import save_separator
     from lightning_modules.interop.open_unmix import from_package
 

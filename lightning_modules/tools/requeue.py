@@ -1,7 +1,7 @@
-"""What becomes of a SLURM job whose run has ended: ``python -m lightning_modules.tools.requeue``.
+"""Requeue a SLURM job whose run has ended: ``python -m lightning_modules.tools.requeue``.
 
-The last line of ``slurm/train.sbatch``. A run that was stopped by a signal goes
-on later; one that crashed does so if it had got further, a few times.
+The last line of ``slurm/train.sbatch``. A run stopped by a signal is requeued; a run that crashed
+is requeued a limited number of times, if it has saved a checkpoint since it started.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ STARTED = "started"
 CRASHES = "crashes"
 _STOPPED = os.EX_TEMPFAIL
 _CTRL_C = 130
-# SLURM ends the script of a job that it requeues; until then the script must not end by itself.
-_PATIENCE_SECONDS = 30
+# SLURM terminates the script of a requeued job; the script must not end before.
+_WAIT_SECONDS = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Requeue this job, or this task of an array, if its run should go on.
+    """Requeue this job, or this task of an array, if its run should continue.
 
     Args:
         arguments: Command line; by default this process's.
 
     Returns:
-        The job's exit status: the run's own; 75 for a stopped run that SLURM did not requeue;
-        2 for a mistake that the message on stderr explains.
+        Exit status for the job: that of the run; 2 for a mistake that the message on stderr
+        explains.
     """
     parser = argparse.ArgumentParser(
         prog="python -m lightning_modules.tools.requeue", description=__doc__
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("status", type=command_line.count(0), help="exit status of srun")
     parser.add_argument("--run_dir", type=Path, required=True)
     parser.add_argument(
-        "--most_crashes", type=command_line.count(0), default=5, help="requeues after a crash"
+        "--most_crashes", type=command_line.count(0), default=5, help="limit of requeues by crashes"
     )
     given = parser.parse_args(arguments)
     return command_line.run(lambda: _requeue(given))
@@ -52,12 +52,11 @@ def _requeue(given: argparse.Namespace) -> int:
     if reason is None:
         return int(given.status)
     print(f"Requeue of {job()}: {reason}.", flush=True)
-    requeued = subprocess.run(["scontrol", "requeue", job()], check=False).returncode == 0
-    if requeued:
-        time.sleep(_PATIENCE_SECONDS)
+    if subprocess.run(["scontrol", "requeue", job()], check=False).returncode == 0:
+        time.sleep(_WAIT_SECONDS)
     else:
         print(
-            f"SLURM refused it; go on with: STEMLAB_RUN_DIR={given.run_dir} and the same sbatch "
+            f"SLURM refused it; resume with STEMLAB_RUN_DIR={given.run_dir} and the same sbatch "
             "line (was the job submitted with --no-requeue?)",
             file=sys.stderr,
         )
@@ -65,17 +64,15 @@ def _requeue(given: argparse.Namespace) -> int:
 
 
 def job() -> str:
-    """Name this very job for scontrol.
-
-    A task of an array carries the array's id as well: requeueing that would restart all tasks.
+    """Return the id of this job for scontrol; of an array only this task, not all of them.
 
     Raises:
-        DataError: This is no job of SLURM.
+        DataError: This is not a SLURM job.
     """
     if "SLURM_JOB_ID" not in os.environ:
         raise DataError(
-            "SLURM_JOB_ID is not set: this is no job of SLURM, and there is nothing to requeue; "
-            "submit slurm/train.sbatch, whose last line this is"
+            "SLURM_JOB_ID is not set: this is not a SLURM job; submit slurm/train.sbatch, which "
+            "calls this tool at its end"
         )
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     if task is not None:
@@ -84,20 +81,18 @@ def job() -> str:
 
 
 def reason_to_requeue(status: int, run_dir: Path, most_crashes: int) -> str | None:
-    """Judge how a run ended.
-
-    A crash counts in the file ``crashes`` of the run's directory.
+    """Decide whether a job is requeued; count crashes in the file ``crashes`` of the run.
 
     Args:
         status: Exit status of srun.
-        run_dir: The run's directory; the file ``started`` there is as old as this start.
-        most_crashes: How many crashes are followed by a requeue.
+        run_dir: The run's directory; the file ``started`` in it dates from the start of the job.
+        most_crashes: Number of crashes that are followed by a requeue.
 
     Returns:
-        Why the job should be requeued, or None if it should not.
+        Reason for a requeue, or None.
 
     Raises:
-        DataError: The directory is not that of a run that SLURM started.
+        DataError: ``run_dir`` is not the directory of a run that SLURM started.
     """
     if status in (0, _CTRL_C):
         return None
@@ -105,8 +100,8 @@ def reason_to_requeue(status: int, run_dir: Path, most_crashes: int) -> str | No
         return "stopped by a signal, its state is saved"
     if not (run_dir / STARTED).is_file():
         raise DataError(
-            f"--run_dir {run_dir}: has no file {STARTED!r}; the directory of a run that "
-            "slurm/train.sbatch started was expected"
+            f"--run_dir {run_dir}: has no file {STARTED!r}; expected the directory of a run that "
+            "slurm/train.sbatch started"
         )
     began = (run_dir / STARTED).stat().st_mtime_ns
     saved = [
@@ -114,7 +109,7 @@ def reason_to_requeue(status: int, run_dir: Path, most_crashes: int) -> str | No
     ]
     if max(saved, default=0) <= began:
         print(
-            f"Not requeued: the run ended with status {status} before it had saved anything new, "
+            f"Not requeued: the run ended with status {status} before it saved a new checkpoint, "
             "and would do so again."
         )
         return None
@@ -122,9 +117,11 @@ def reason_to_requeue(status: int, run_dir: Path, most_crashes: int) -> str | No
     crashes = int(record.read_text()) + 1 if record.is_file() else 1
     record.write_text(f"{crashes}\n")
     if crashes > most_crashes:
-        print(f"Not requeued: crash number {crashes} (status {status}); remove {record} to go on.")
+        print(
+            f"Not requeued: crash number {crashes} (status {status}); remove {record} to continue."
+        )
         return None
-    return f"crash number {crashes} of {most_crashes} (status {status}), after progress"
+    return f"crash number {crashes} of {most_crashes} (status {status}), with a new checkpoint"
 
 
 if __name__ == "__main__":
