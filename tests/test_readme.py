@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
-import architectures
-from datamodules.markdown import with_table
 from tests.helpers.command_line import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
-
-
-def test_tables_are_those_of_the_figures() -> None:
-    docs = REPOSITORY / "docs"
-    rows = json.loads((docs / "architectures.json").read_text())
-    page = docs / "architectures.md"
-    maker = "docs/make/architectures.py"
-    assert with_table(REPOSITORY / "README.md", maker, architectures.ranking(rows)) == README
-    assert with_table(page, maker, architectures.table(rows)) == page.read_text()
 
 
 def test_the_first_screen_has_what_a_newcomer_wants() -> None:

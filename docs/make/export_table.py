@@ -1,8 +1,8 @@
 """The table of docs/export.md: ``python docs/make/export_table.py unet demucs``.
 
-Models of the configs named, as small as their classes' ``tiny`` makes them, are exported to all
-formats. What came of it is kept in ``docs/export.json``, so that configs can be done one by one,
-and the table is written anew between its two marks.
+Exports models of the configs, made small by their classes' ``tiny``, to all formats. Results are
+kept in ``docs/export.json``, so configs can be tried one at a time; the table of
+``docs/export.md`` follows.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import command_line
-from datamodules.markdown import markdown, read_rows, with_table, write_rows
-from lightning_modules.configuration.files import CONFIGS, chain
+from datamodules.markdown import markdown
 from lightning_modules.tools.export import SUFFIXES, check_packages
+from table_pages import Rows, parser, update
 
-DOCS = CONFIGS.parent / "docs"
-_MAKER = "docs/make/export_table.py"
+SCRIPT = "docs/make/export_table.py"
 _SECONDS = 0.4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export models of the configs that the command line names, and write the table.
+    """Export models of configs and write the table.
 
     Args:
         arguments: Command line; by default this process's.
@@ -34,41 +33,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 2 for a mistake.
     """
-    parser = argparse.ArgumentParser(
-        prog="python docs/make/export_table.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("configs", nargs="*", help="configs; none writes the table alone")
-    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of page and findings")
-    options = parser.parse_args(arguments)
-    return command_line.run(lambda: _fill(options))
+    options = parser(SCRIPT, __doc__).parse_args(arguments)
+    return command_line.run(lambda: _update(options))
 
 
-def _fill(options: argparse.Namespace) -> int:
-    findings, page = options.docs / "export.json", options.docs / "export.md"
-    with_table(page, _MAKER, [])  # a page without marks is told before the minutes
-    for each in SUFFIXES:
+def _update(options: argparse.Namespace) -> int:
+    for each in SUFFIXES if options.configs else ():
         check_packages(each)
-    for name in options.configs:
-        chain(name)
-    rows = read_rows(findings)
-    for name in options.configs:
-        rows[name] = attempts(name)
-        write_rows(findings, rows)
-        print(name, *_cells(name, rows[name])[2:], sep="; ", flush=True)
-    page.write_text(with_table(page, _MAKER, table(rows)))
+    update(
+        SCRIPT,
+        options.configs,
+        options.docs / "export.json",
+        {options.docs / "export.md": table},
+        lambda name, _: export_all(name),
+    )
     return 0
 
 
-def attempts(name: str) -> dict[str, Any]:
-    """Export a config's model, as small as it gets, to all formats.
+def export_all(name: str) -> dict[str, Any]:
+    """Export a config's model, as small as possible, to all formats.
 
     Args:
         name: The config.
 
     Returns:
-        ``class``, and by format what was exported, or why it was not; in JSON's types.
+        ``class``, and per format the export's result or the reason why there is none.
     """
     from lightning_modules.configuration.build import build_model
     from lightning_modules.interop.export import EXPORTS, ExportError
@@ -87,22 +76,15 @@ def attempts(name: str) -> dict[str, Any]:
     return row
 
 
-def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Write the table.
-
-    Args:
-        rows: Config -> what ``attempts`` found.
-
-    Returns:
-        Its lines of Markdown.
-    """
+def table(rows: Rows) -> list[str]:
+    """Format all results, one row per config, as lines of Markdown."""
     return markdown(
         [["config", "class", *SUFFIXES], *(_cells(*row) for row in sorted(rows.items()))]
     )
 
 
 def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
-    # As it stands, a bar would end the cell, and a bracket begin a tag.
+    # Unescaped, a bar would end the cell and a bracket start a tag.
     found = [_cell(row[each]).replace("|", "\\|").replace("<", "&lt;") for each in SUFFIXES]
     return [f"`{name}`", f"`{row['class']}`", *found]
 

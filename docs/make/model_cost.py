@@ -1,4 +1,4 @@
-"""What can be told of an architecture without training it."""
+"""Size, cost and latency of a config's model, measured without training it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,15 @@ from lightning_modules.base.flops import forward_flops
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.configuration.build import build_model
 
-_TRACK_SECONDS = 30.0
 
-
-class Facts(NamedTuple):
-    """Size, cost and delay of a model.
+class ModelCost(NamedTuple):
+    """Size, cost and latency of a model.
 
     Attributes:
-        parameters: Number of trained parameters; of a factorisation, its templates.
-        multiply_adds_per_second: Multiplications with an addition, for a second of audio in
-            every channel.
-        latency_seconds: How much of the mixture behind a sample has to be known for its estimate;
-            None if all of the chunk.
+        parameters: Number of trained parameters; for a factorisation, its templates.
+        multiply_adds_per_second: Multiply-accumulate operations per second of audio, all channels.
+        latency_seconds: Look-ahead: how much of the mixture after a sample its estimate depends
+            on; None for the whole chunk.
     """
 
     parameters: int
@@ -31,17 +28,14 @@ class Facts(NamedTuple):
     latency_seconds: float | None
 
 
-def measure_model(name: str) -> Facts:
-    """Tell a config's facts.
+def measure_model(name: str) -> ModelCost:
+    """Measure a config's model.
 
     Args:
-        name: The config; see ``config_files.chain``.
-
-    Returns:
-        The facts.
+        name: The config; see ``configuration.files.chain``.
     """
     model = build_model(name).model.eval()
-    return Facts(
+    return ModelCost(
         sum(parameter.numel() for parameter in model.parameters()),
         forward_flops(model) / 2 * model.sample_rate,
         latency_seconds(model),
@@ -49,25 +43,24 @@ def measure_model(name: str) -> Facts:
 
 
 def latency_seconds(model: SourceSeparator) -> float | None:
-    """Measure how far ahead a model looks, by changing what comes after a sample.
+    """Measure a model's look-ahead by changing the mixture from some sample on.
 
     Args:
         model: The model, in evaluation mode, on the CPU.
 
     Returns:
-        The delay, seconds: from the earliest sample of the estimates that moves to the
-        change. None if it is the whole chunk, as with layers that run backwards in time.
+        Seconds from the earliest estimated sample that changes to the change; None for the whole
+        chunk.
     """
     if any(isinstance(each, nn.RNNBase) and each.bidirectional for each in model.modules()):
-        # How far the future is heard back depends on the weights; it may be all of it.
-        return None
+        return None  # how far back a change reaches depends on the weights: at most the whole chunk
     samples = round(model.segment_seconds * model.sample_rate)
     random = torch.Generator().manual_seed(0)
     mixture = 0.1 * torch.randn(1, model.audio_channels, samples, generator=random)
     earliest = samples
     with torch.no_grad():
         expected = model(mixture)
-        # Frames begin anywhere.
+        # At several positions relative to the frames.
         for change in [round((0.7 + 0.02 * n) * samples) + n for n in range(8)]:
             changed = mixture.clone()
             changed[..., change:] *= -3
@@ -78,18 +71,19 @@ def latency_seconds(model: SourceSeparator) -> float | None:
     return max(0, -earliest) / model.sample_rate
 
 
-def real_time_factor(name: str) -> float:
-    """Time separation on one thread of the CPU, in this process.
+def real_time_factor(name: str, track_seconds: float = 30.0) -> float:
+    """Measure separation on one CPU thread of this process.
 
     Args:
         name: The config.
+        track_seconds: Length of the noise to separate.
 
     Returns:
-        Seconds that a second of audio takes; the best of three runs.
+        Processor seconds per second of audio; the best of three runs.
     """
     model = build_model(name).model.eval()
     random = torch.Generator().manual_seed(0)
-    samples = round(_TRACK_SECONDS * model.sample_rate)
+    samples = round(track_seconds * model.sample_rate)
     mixture = 0.1 * torch.randn(model.audio_channels, samples, generator=random)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -101,4 +95,4 @@ def real_time_factor(name: str) -> float:
             times.append(time.process_time() - started)
     finally:
         torch.set_num_threads(threads)
-    return min(times) / _TRACK_SECONDS
+    return min(times) / track_seconds

@@ -1,1 +1,1 @@
-"""What training and separation cost, beside other projects' networks."""
+"""Benchmarks of training, separation and scoring, compared with other projects' code."""

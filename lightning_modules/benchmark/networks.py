@@ -1,6 +1,6 @@
-"""What is compared: models of this project's configs, and networks of other projects.
+"""Candidates of the benchmarks: models of this project's configs, networks of other packages.
 
-Other projects' networks have random weights: only their speed is looked at.
+Networks of other packages have random weights: only their speed is measured.
 """
 
 from __future__ import annotations
@@ -25,44 +25,41 @@ from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import chain
 
 
-class Entrant(ABC):
+class Candidate(ABC):
     """A network that can be trained and can separate.
 
     Attributes:
+        network: Module that holds the parameters.
         sources: Number of sources.
         channels: Number of audio channels.
         sample_rate: Hz.
-        flops: Floating-point operations of a forward pass, for each sample; 0 if not counted.
+        flops: Floating-point operations of a forward pass per sample; 0 if not counted.
     """
 
+    network: nn.Module
     sources: int = len(STEMS)
     channels: int = 2
     sample_rate: int = 44100
     flops: float = 0.0
 
-    @property
-    @abstractmethod
-    def network(self) -> nn.Module:
-        """What holds the parameters."""
-
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
-        """What its training minimises, for a batch."""
+        """Training loss of a batch."""
 
     @abstractmethod
     def separate(self, mixture: Tensor) -> Tensor:
-        """Separate a mixture (C, T) to estimates (S, C, T), as its own project does."""
+        """Separate a mixture (C, T) into estimates (S, C, T), as the project itself does."""
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """The optimiser that its training uses."""
+        """Optimizer of the project's own training."""
         return Adam(self.network.parameters())
 
 
-class Ours(Entrant):
-    """A model of a config.
+class ConfiguredModel(Candidate):
+    """Model of a config.
 
     Args:
-        name: The config; see ``config_files.chain``.
+        name: The config; see ``configuration.files.chain``.
         settings: More settings, as on the command line.
         device: Torch device.
     """
@@ -70,26 +67,22 @@ class Ours(Entrant):
     def __init__(self, name: str, settings: list[str], device: str) -> None:
         self.model: SourceSeparator = build_model(name, settings).model.to(device)
         self.model.setup("fit")
+        self.network = self.model
         self.sources, self.channels = len(self.model.sources), self.model.audio_channels
         self.sample_rate = self.model.sample_rate
         self.flops = forward_flops(self.model)
-
-    @property
-    def network(self) -> nn.Module:
-        """The model itself."""
-        return self.model
 
     def loss(self, batch: Batch) -> Tensor:
         """The model's loss."""
         return self.model.loss(batch)["loss"]
 
     def separate(self, mixture: Tensor) -> Tensor:
-        """By the one inference path of all models."""
+        """In overlapping chunks."""
         self.model.eval()
         return self.model.separate(mixture)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """The config's optimiser."""
+        """The config's optimizer."""
         if not self.model.automatic_optimization or not any(
             parameter.requires_grad for parameter in self.model.parameters()
         ):
@@ -97,141 +90,123 @@ class Ours(Entrant):
         return self.model.optimizer(self.model.parameters())
 
 
-class OpenUnmix(Entrant):
-    """The network of the ``openunmix`` package as published, one a source (Stöter et al. 2019).
+class OpenUnmixPackage(Candidate):
+    """The ``openunmix`` package's network as published, one per source (Stöter et al. 2019).
 
     Args:
         device: Torch device.
+        hidden_size: Features of the LSTMs.
     """
 
-    def __init__(self, device: str) -> None:
-        model, transforms = peer("openunmix.model"), peer("openunmix.transforms")
-        bins = peer("openunmix.utils").bandwidth_to_max_bin(self.sample_rate, 4096, 16000)
+    def __init__(self, device: str, hidden_size: int = 512) -> None:
+        model = _import_package("openunmix.model")
+        transforms = _import_package("openunmix.transforms")
+        bins = _import_package("openunmix.utils").bandwidth_to_max_bin(
+            self.sample_rate, 4096, 16000
+        )
         networks = {
-            stem: model.OpenUnmix(nb_bins=2049, nb_channels=2, hidden_size=512, max_bin=bins)
+            stem: model.OpenUnmix(
+                nb_bins=2049, nb_channels=2, hidden_size=hidden_size, max_bin=bins
+            )
             for stem in STEMS
         }
         stft, _ = transforms.make_filterbanks(4096, 1024, sample_rate=self.sample_rate)
         self.spectrogram = nn.Sequential(stft, model.ComplexNorm(mono=False)).to(device)
-        self.networks = nn.ModuleDict(networks).to(device)
+        self.network = nn.ModuleDict(networks).to(device)
         self.separator = model.Separator(networks, niter=0, nb_channels=2).to(device)
-
-    @property
-    def network(self) -> nn.Module:
-        """All four networks."""
-        return self.networks
 
     def loss(self, batch: Batch) -> Tensor:
         """Squared error of magnitudes, summed over the sources."""
         mixture = self.spectrogram(batch.mixture)
         errors = [
-            # Its transform wants one block of memory.
+            # The package's STFT requires contiguous memory.
             nn.functional.mse_loss(network(mixture), self.spectrogram(target.contiguous()))
-            for network, target in zip(self.networks.values(), batch.targets.unbind(1), strict=True)
+            for network, target in zip(
+                self.network.children(), batch.targets.unbind(1), strict=True
+            )
         ]
         return torch.stack(errors).sum()
 
     def separate(self, mixture: Tensor) -> Tensor:
-        """The whole track at once, with the mixture's phase and no Wiener filter."""
+        """The whole track at once, with the mixture's phase and without a Wiener filter."""
         self.separator.eval()
         with torch.no_grad():
             estimates: Tensor = self.separator(mixture[None])
         return estimates[0]
 
 
-class Demucs(Entrant):
-    """The time-domain Demucs of the ``demucs`` package (Défossez et al. 2019), 64 channels.
+class DemucsPackage(Candidate):
+    """The ``demucs`` package's time-domain Demucs (Défossez et al. 2019).
 
     Args:
         device: Torch device.
+        channels: Channels of the first layer.
     """
 
-    def __init__(self, device: str) -> None:
-        # Its augmentation is no part of a step.
-        self.model = peer("demucs.demucs").Demucs(list(STEMS), channels=64).to(device)
-
-    @property
-    def network(self) -> nn.Module:
-        """The network."""
-        network: nn.Module = self.model
-        return network
+    def __init__(self, device: str, channels: int = 64) -> None:
+        module = _import_package("demucs.demucs")
+        self.network = module.Demucs(list(STEMS), channels=channels).to(device)
 
     def loss(self, batch: Batch) -> Tensor:
-        """L1 distance of waveforms."""
-        return nn.functional.l1_loss(self.model(batch.mixture), batch.targets)
+        """L1 distance of waveforms, without the package's augmentation."""
+        return nn.functional.l1_loss(self.network(batch.mixture), batch.targets)
 
     def separate(self, mixture: Tensor) -> Tensor:
         """In overlapping chunks, without shifts."""
-        self.model.eval()
-        apply_model = peer("demucs.apply").apply_model
+        self.network.eval()
+        apply_model = _import_package("demucs.apply").apply_model
         with torch.no_grad():
             estimates: Tensor = apply_model(
-                self.model, mixture[None], shifts=0, split=True, overlap=0.25
+                self.network, mixture[None], shifts=0, split=True, overlap=0.25
             )
         return estimates[0]
 
 
-PEERS: dict[str, Callable[[str], Entrant]] = {"openunmix": OpenUnmix, "demucs": Demucs}
+PEERS: dict[str, Callable[[str], Candidate]] = {
+    "openunmix": OpenUnmixPackage,
+    "demucs": DemucsPackage,
+}
 
 
-def add_entrants(parser: argparse.ArgumentParser) -> None:
-    """Say who may take part.
-
-    Args:
-        parser: Gets the arguments.
-    """
+def add_candidates(parser: argparse.ArgumentParser) -> None:
+    """Add configs and ``--peers`` to a command line."""
     parser.add_argument(
         "configs", nargs="*", default=["unet/small"], metavar="CONFIG",
-        help="configs of models, as unet/small or unet+my_variant (default unet/small)",
+        help="configs of models (default unet/small)",
     )  # fmt: skip
     parser.add_argument(
         "--peers", nargs="*", choices=list(PEERS), default=list(PEERS),
-        help=f"other projects' networks, of {', '.join(PEERS)} (default all)",
+        help=f"networks of other packages, of {', '.join(PEERS)} (default all)",
     )  # fmt: skip
 
 
-def check_entrants(options: argparse.Namespace) -> None:
-    """Refuse configs that are not there.
-
-    Args:
-        options: What ``add_entrants`` asked for.
-
-    Raises:
-        ConfigError: A config does not exist.
-    """
+def check_candidates(options: argparse.Namespace) -> None:
+    """Raise ``ConfigError`` if a config does not exist."""
     for name in options.configs:
         chain(name)
 
 
-def entrants_of(
-    names: list[str], peers: list[str], settings: list[str], device: str
-) -> dict[str, Callable[[], Entrant]]:
-    """Name those who take part; nobody is built yet.
+def candidates_of(
+    configs: list[str], peers: list[str], settings: list[str], device: str
+) -> dict[str, Callable[[], Candidate]]:
+    """Constructors of candidates by name.
 
     Args:
-        names: Configs.
+        configs: Configs of models.
         peers: Keys of ``PEERS``.
-        settings: More settings for the configs, as on the command line.
+        settings: More settings of the configs, as on the command line.
         device: Torch device.
 
     Returns:
-        Name -> what builds it.
+        Name -> constructor without arguments.
     """
-    found: dict[str, Callable[[], Entrant]] = {
-        name: partial(Ours, name, settings, device) for name in names
+    found: dict[str, Callable[[], Candidate]] = {
+        name: partial(ConfiguredModel, name, settings, device) for name in configs
     }
     return found | {f"{name} (package)": partial(PEERS[name], device) for name in peers}
 
 
-def peer(module: str) -> Any:
-    """Import a module of another project.
-
-    Args:
-        module: Its dotted name.
-
-    Raises:
-        DataError: The project, or one that it needs, is not installed.
-    """
+def _import_package(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,8 +1,8 @@
-"""What more ranks bring: training steps under DDP, by 1 to N processes.
+"""Scaling of DDP: training steps on 1 to N processes.
 
-Each rank has the same batch of noise on a GPU of its own, or on the CPU one thread of its own, so
-that N ranks would make N times the examples if they cost each other nothing. Gradients are summed
-by NCCL between GPUs, by gloo between CPUs; ``all-reduce`` is the time of that sum alone.
+Each rank has the same batch of noise and its own GPU, or one CPU thread. Efficiency is the
+throughput per rank relative to a single rank. Gradients are reduced by NCCL on GPUs and by gloo on
+CPUs; ``all-reduce`` is the time of that reduction alone.
 """
 
 from __future__ import annotations
@@ -25,38 +25,31 @@ from datamodules.errors import DataError
 from datamodules.markdown import markdown
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.benchmark import timing
-from lightning_modules.benchmark.networks import Ours
-from lightning_modules.benchmark.step import settings_of, training_step
+from lightning_modules.benchmark.networks import ConfiguredModel
+from lightning_modules.benchmark.step import training_step
 from lightning_modules.configuration.files import chain
 from lightning_modules.runtime.process_pool import available_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command line may hold.
-
-    Args:
-        parser: Gets the arguments.
-    """
+    """Add this benchmark's options."""
     parser.add_argument(
         "config", nargs="?", default="unet/small", help="config of the model (default unet/small)"
     )
     parser.add_argument(
         "--ranks", type=int, nargs="+", help="processes (default 1, 2, 4 ... as devices allow)"
     )
-    parser.add_argument("--batch-size", type=int, default=4, help="of each rank (default 4)")
+    parser.add_argument("--batch-size", type=int, default=4, help="per rank (default 4)")
     parser.add_argument("--segment-seconds", type=float, default=6.0, help="crop (default 6)")
     parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
     timing.add_arguments(parser)
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse what cannot be measured.
-
-    Args:
-        options: What ``add_arguments`` asked for.
+    """Check the options and choose the numbers of ranks.
 
     Raises:
-        ValueError: An option is not what it must be, or the config does not exist.
+        ValueError: A number cannot be used, or the config does not exist.
     """
     timing.check(options, "batch_size", "segment_seconds")
     chain(options.config)
@@ -65,23 +58,16 @@ def check(options: argparse.Namespace) -> None:
     if options.ranks is None:
         options.ranks = [2**power for power in range(most.bit_length()) if 2**power <= most]
     if options.ranks[0] != 1 or min(options.ranks) < 1:
-        raise DataError(f"--ranks is {options.ranks}: begin with 1, which the others are held to")
+        raise DataError(f"--ranks is {options.ranks}: begin with 1, the base of the efficiency")
     if max(options.ranks) > most:
         raise DataError(
             f"--ranks has {max(options.ranks)}, there are {most} {'GPUs' if gpu else 'cores'}: "
-            "ranks that share one would measure nothing; give no more"
+            "each rank needs its own; give no more"
         )
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure all numbers of ranks, one after the other.
-
-    Args:
-        options: What ``add_arguments`` asked for.
-
-    Returns:
-        What was measured, on what and how, in JSON's types.
-    """
+    """Measure each number of ranks; returns settings and rows in JSON's types."""
     rows = []
     for ranks in options.ranks:
         with tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as folder:
@@ -89,9 +75,9 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
-            # Without the command's module, which does not travel.
+            # The command's module cannot be pickled.
             wanted = argparse.Namespace(**{k: v for k, v in vars(options).items() if k != "module"})
-            spawn(_measure, (ranks, port, wanted, path), ranks)
+            spawn(_measure_rank, (ranks, port, wanted, path), ranks)
             found = torch.load(path)
         rows.append(
             {
@@ -106,11 +92,11 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         row["efficiency"] = row["examples_per_second"] / (
             row["ranks"] * rows[0]["examples_per_second"]
         )
-    return {"settings": settings_of(options) | {"config": options.config}, "rows": rows}
+    return {"settings": timing.settings_of(options) | {"config": options.config}, "rows": rows}
 
 
 class _Loss(nn.Module):
-    """The loss as a forward pass, which is what DDP listens to."""
+    """The loss as ``forward``, which DDP requires."""
 
     def __init__(self, model: SourceSeparator) -> None:
         super().__init__()
@@ -120,7 +106,7 @@ class _Loss(nn.Module):
         return self.model.loss(Batch(mixture, targets))["loss"]
 
 
-class _Parallel(Ours):
+class _ParallelModel(ConfiguredModel):
     """A model whose gradients are averaged over the ranks."""
 
     def __init__(self, name: str, settings: list[str], device: str) -> None:
@@ -132,8 +118,10 @@ class _Parallel(Ours):
         return loss
 
 
-def _measure(rank: int, ranks: int, port: int, options: argparse.Namespace, path: Path) -> None:
-    """Measure one rank; the first one writes what it found."""
+def _measure_rank(
+    rank: int, ranks: int, port: int, options: argparse.Namespace, path: Path
+) -> None:
+    """Measure in one process; rank 0 writes the times."""
     gpu = torch.device(options.device).type == "cuda"
     device = f"cuda:{rank}" if gpu else options.device
     if gpu:
@@ -144,11 +132,11 @@ def _measure(rank: int, ranks: int, port: int, options: argparse.Namespace, path
         "nccl" if gpu else "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks
     )
     settings = [f"--data.init_args.segment_seconds={options.segment_seconds:g}"]
-    entrant = (_Parallel if ranks > 1 else Ours)(options.config, settings, device)
-    samples = round(options.segment_seconds * entrant.sample_rate)
-    step = training_step(entrant, options.batch_size, samples, options.precision, device)
+    candidate = (_ParallelModel if ranks > 1 else ConfiguredModel)(options.config, settings, device)
+    samples = round(options.segment_seconds * candidate.sample_rate)
+    step = training_step(candidate, options.batch_size, samples, options.precision, device)
     gradients = torch.zeros(
-        sum(p.numel() for p in entrant.network.parameters() if p.requires_grad), device=device
+        sum(p.numel() for p in candidate.network.parameters() if p.requires_grad), device=device
     )
     found = {
         "step": _median_seconds(step, options.repeats, device),
@@ -163,7 +151,7 @@ def _measure(rank: int, ranks: int, port: int, options: argparse.Namespace, path
 
 
 def _median_seconds(run: Callable[[], object], repeats: int, device: str) -> float:
-    """Median time of a run that all ranks begin together; the first is not counted."""
+    """Median time of a function that all ranks start together; the first call is not counted."""
     times = []
     for _ in range(1 + repeats):
         distributed.barrier()
@@ -172,14 +160,7 @@ def _median_seconds(run: Callable[[], object], repeats: int, device: str) -> flo
 
 
 def table(report: dict[str, Any]) -> str:
-    """Write a report for people, as a Markdown table whose columns are aligned.
-
-    Args:
-        report: What ``compare`` returned.
-
-    Returns:
-        Settings and table, in lines.
-    """
+    """Format a report of ``compare`` as a Markdown table."""
     settings = report["settings"]
     lines = [["ranks", "step", "examples/s", "efficiency", "gradients", "all-reduce"]]
     lines += [
@@ -193,12 +174,9 @@ def table(report: dict[str, Any]) -> str:
         ]
         for row in report["rows"]
     ]
-    return "\n".join(
-        [
-            f"Training steps of {settings['config']} under DDP, {settings['batch_size']} examples "
-            f"of {settings['segment_seconds']:g} s a rank, {settings['precision']}; "
-            f"{settings['device']}, torch {settings['torch']}; median of {settings['repeats']}.",
-            "",
-            *markdown(lines),
-        ]
+    head = (
+        f"Training steps of {settings['config']} under DDP, {settings['batch_size']} examples of "
+        f"{settings['segment_seconds']:g} s per rank, {settings['precision']}; "
+        f"{settings['device']}, torch {settings['torch']}; median of {settings['repeats']}."
     )
+    return "\n".join([head, "", *markdown(lines)])

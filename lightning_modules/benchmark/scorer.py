@@ -1,11 +1,11 @@
-"""What scoring costs: museval and this project's engine on the same music, one thread each.
+"""Cost of BSS Eval: museval and this project's engine on the same music, one thread each.
 
-Four stereo sources, songs one after another until they are long enough; estimates by an ideal ratio
-mask of their mixture, at 16 bits as the songs are; frames of one second. Each engine runs in a
-process of its own. Counted is the time of the processor, so that other work on the machine does
-little harm, and the memory beyond what the process held before. The floor is how far museval's own
-figures move when all signals are scaled by 0.7, or the sources come in another order: what differs
-by less than 20 floors is as right as museval is.
+Four stereo sources, songs concatenated to the requested length; estimates by an ideal ratio mask of
+their mixture, at 16 bits as the songs are; frames of one second. Each engine runs in its own
+process. Reported are processor time, which other work on the machine hardly changes, and memory
+beyond that before the first run. The floor is the change of museval's own scores when all signals
+are scaled by 0.7 or the sources are reordered: engines that differ by less than 20 floors agree to
+museval's precision.
 """
 
 from __future__ import annotations
@@ -37,31 +37,27 @@ Signals = NDArray[np.float64]
 
 MUSEVAL = "museval.metrics"
 OURS = "lightning_modules.evaluation.bss_eval.engine"
-_CHECKED_DB = 1e-6
+_EQUAL_DB = 1e-6
 _FLOORS = 20
-_HIGHEST_DB = 100.0  # beyond, figures are the rounding of something that is zero
+_HIGHEST_DB = 100.0  # above, scores are rounding errors of zero
 
 
 class Run(NamedTuple):
-    """What an engine took, and found.
+    """Cost and scores of an engine.
 
     Attributes:
-        seconds: Time of the processor: the median of the runs.
-        extra_bytes: Most memory held beyond what there was before the first run.
-        figures: SDR, ISR, SIR and SAR in dB, shape (4, sources, frames).
+        seconds: Processor time, median of the runs.
+        extra_bytes: Peak memory beyond that before the first run.
+        scores: SDR, ISR, SIR and SAR in dB, shape (4, sources, frames).
     """
 
     seconds: float
     extra_bytes: int
-    figures: Signals
+    scores: Signals
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command line may hold.
-
-    Args:
-        parser: Gets the arguments.
-    """
+    """Add this benchmark's options."""
     parser.add_argument(
         "--seconds",
         type=float,
@@ -74,13 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse numbers that measure nothing.
-
-    Args:
-        options: What ``add_arguments`` asked for.
+    """Check the options.
 
     Raises:
-        DataError: An option is not what it must be.
+        DataError: A number is not positive and finite.
     """
     for seconds in options.seconds:
         if not 0 < seconds < math.inf:
@@ -90,16 +83,10 @@ def check(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure all lengths, one engine after the other.
-
-    Args:
-        options: What ``add_arguments`` asked for.
-
-    Returns:
-        What was measured, on what and how, in JSON's types.
+    """Measure both engines at each length; returns settings and rows in JSON's types.
 
     Raises:
-        DataError: The data set is not what it must be.
+        DataError: The data set cannot be used, or has too little music.
     """
     rows = []
     with tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as name:
@@ -108,7 +95,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             path = Path(name) / "signals.npy"
             rate = write_signals(path, seconds, options.root)
 
-            def measured(engine: str, repeats: int = 1, change: str = "none") -> Run:
+            def run(engine: str, repeats: int = 1, change: str = "none") -> Run:
                 progress.set_description(f"{seconds:g} s, {engine}, {change}")  # noqa: B023
                 with ScoringPool(1) as pool:
                     result = pool.submit(measure, engine, path, rate, repeats, change)  # noqa: B023
@@ -116,9 +103,9 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
                 progress.update()
                 return found
 
-            theirs, ours = measured(MUSEVAL), measured(OURS, options.repeats)
+            theirs, ours = run(MUSEVAL), run(OURS, options.repeats)
             floor = max(
-                difference(theirs.figures, measured(MUSEVAL, change=change).figures)
+                max_difference(theirs.scores, run(MUSEVAL, change=change).scores)
                 for change in ("scaled", "reversed")
             )
             row = {
@@ -128,10 +115,10 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
                 "ratio": theirs.seconds / ours.seconds,
                 "museval_extra_mib": theirs.extra_bytes / 2**20,
                 "extra_mib": ours.extra_bytes / 2**20,
-                "difference_db": difference(theirs.figures, ours.figures),
+                "difference_db": max_difference(theirs.scores, ours.scores),
                 "museval_floor_db": floor,
             }
-            row["equal"] = row["difference_db"] < max(_CHECKED_DB, _FLOORS * floor)
+            row["equal"] = row["difference_db"] < max(_EQUAL_DB, _FLOORS * floor)
             rows.append(row)
     return {
         "settings": {
@@ -148,17 +135,17 @@ def write_signals(path: Path, seconds: float, root: Path | None) -> int:
     """Write references and estimates, shape (2, S, T, C), as float64.
 
     Args:
-        path: The file, of NumPy's format.
-        seconds: Their length.
+        path: The .npy file.
+        seconds: Length.
         root: The data set; None for the embedded corpus.
 
     Returns:
         The sample rate, Hz.
 
     Raises:
-        DataError: The data set is not what it must be.
+        DataError: The data set cannot be used, or has too little music.
     """
-    import torch
+    import torch  # not in the processes that measure
 
     from lightning_modules.evaluation.oracles import ideal_ratio_mask
 
@@ -171,14 +158,14 @@ def write_signals(path: Path, seconds: float, root: Path | None) -> int:
 
 
 def _music(seconds: float, root: Path | None) -> tuple[Signals, int]:
-    """Put songs one after another; stems (S, C, T), none of them silent, and their rate."""
+    """Stems (S, C, T) of concatenated songs, none of them silent, and their sample rate."""
     parts: list[NDArray[np.float32]] = []
     for track in index_tracks(root or demo_corpus(), "train", progress=False):
         if not parts:
             rate, channels = track.sample_rate, track.channels
         if (track.sample_rate, track.channels) != (rate, channels):
             continue
-        parts.append(track.read_stems(STEMS, start=track.samples // 3))  # behind the intro
+        parts.append(track.read_stems(STEMS, start=track.samples // 3))  # skips the intro
         music = np.concatenate(parts, axis=2)[..., : round(seconds * rate)]
         if music.shape[2] == round(seconds * rate):
             if music.sum(axis=1).any(axis=1).all():
@@ -195,13 +182,13 @@ def measure(engine: str, path: Path, rate: int, repeats: int, change: str) -> Ru
 
     Args:
         engine: Module that has ``bss_eval``.
-        path: What ``write_signals`` wrote.
-        rate: Sample rate, Hz: a frame has so many samples.
+        path: File of ``write_signals``.
+        rate: Sample rate, Hz; also the frame length in samples.
         repeats: Number of runs.
-        change: What is done to the signals: ``none``, ``scaled`` or ``reversed``.
+        change: Change of the signals: ``none``, ``scaled`` or ``reversed`` (order of sources).
 
     Returns:
-        What it took; figures in the order of the file.
+        Cost, and scores in the file's order of sources.
     """
     references, estimates = np.load(path)
     if change == "scaled":
@@ -215,21 +202,14 @@ def measure(engine: str, path: Path, rate: int, repeats: int, change: str) -> Ru
         results = bss_eval(references, estimates, window=rate, hop=rate)
         times.append(time.process_time() - started)
         extra = _memory("VmHWM") - before
-    figures = np.stack(results[:4])
-    return Run(
-        statistics.median(times), extra, figures[:, ::-1] if change == "reversed" else figures
-    )
+    scores = np.stack(results[:4])
+    return Run(statistics.median(times), extra, scores[:, ::-1] if change == "reversed" else scores)
 
 
-def difference(expected: Signals, found: Signals) -> float:
-    """Take the largest difference of figures, dB; infinity if one has NaN where the other has not.
+def max_difference(expected: Signals, found: Signals) -> float:
+    """Largest difference of two arrays of scores, dB; infinity if their NaN differ.
 
-    Args:
-        expected: Figures, dB.
-        found: Figures of the same shape.
-
-    Returns:
-        The difference; figures above 100 dB count as 100.
+    Scores above 100 dB count as 100.
     """
     known = ~np.isnan(expected)
     if not np.array_equal(known, ~np.isnan(found)):
@@ -239,46 +219,28 @@ def difference(expected: Signals, found: Signals) -> float:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Write a report for people, as a Markdown table.
-
-    Args:
-        report: What ``compare`` returned.
-
-    Returns:
-        Settings and table, in lines.
-    """
+    """Format a report of ``compare`` as a Markdown table."""
     settings, packages = report["settings"], report["packages"]
-    lines = [
+    headings = "music, museval, ours, ratio, its memory, ours, difference, floor, verdict"
+    lines = [headings.split(", ")]
+    lines += [
         [
-            "music",
-            "museval",
-            "ours",
-            "ratio",
-            "its memory",
-            "ours",
-            "difference",
-            "floor",
-            "verdict",
+            f"{row['audio_seconds']:g} s",
+            f"{row['museval_seconds']:.1f} s",
+            f"{row['seconds']:.2f} s",
+            f"{row['ratio']:.0f} x",
+            f"{row['museval_extra_mib']:.0f} MiB",
+            f"{row['extra_mib']:.0f} MiB",
+            f"{row['difference_db']:.0e} dB",
+            f"{row['museval_floor_db']:.0e} dB",
+            "equal" if row["equal"] else "DIFFERS",
         ]
+        for row in report["rows"]
     ]
-    for row in report["rows"]:
-        lines.append(
-            [
-                f"{row['audio_seconds']:g} s",
-                f"{row['museval_seconds']:.1f} s",
-                f"{row['seconds']:.2f} s",
-                f"{row['ratio']:.0f} x",
-                f"{row['museval_extra_mib']:.0f} MiB",
-                f"{row['extra_mib']:.0f} MiB",
-                f"{row['difference_db']:.0e} dB",
-                f"{row['museval_floor_db']:.0e} dB",
-                "equal" if row["equal"] else "DIFFERS",
-            ]
-        )
     return "\n".join(
         [
-            "BSS Eval v4 of four sources, one thread, seconds of the processor; memory beyond what",
-            f"was held before. museval {packages['museval']}, NumPy {packages['numpy']}; "
+            "BSS Eval v4 of four sources, one thread, processor seconds, memory beyond that",
+            f"before the first run. museval {packages['museval']}, NumPy {packages['numpy']}; "
             f"{settings['data']}; median of {settings['repeats']} runs of ours, one of museval.",
             "",
             *markdown(lines),
@@ -287,9 +249,9 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _memory(name: str) -> int:
-    """Memory of this process, bytes: ``VmRSS`` for now, ``VmHWM`` for the most so far."""
+    """Memory of this process, bytes: ``VmRSS`` is the current one, ``VmHWM`` the peak."""
     if sys.platform == "linux":
-        # what getrusage tells as the most is inherited from the process that started this one
+        # getrusage's peak is inherited from the parent process.
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(name):
                 return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""Things that are timed in turn, round by round, so that a machine that slows down slows all."""
+"""Interleaved timing: every candidate runs once per round, so a slower machine slows all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -14,20 +15,20 @@ from tqdm import tqdm
 from datamodules.errors import DataError
 from lightning_modules.runtime.device import usable_device
 
-# What of an error stands in the table.
-_LONGEST_FAULT = 120
+_LONGEST_FAULT = 200  # characters of an error message in a table cell
+_SETTINGS = ("batch_size", "segment_seconds", "precision", "repeats", "track_seconds")
 Prepare = Callable[[], Callable[[], object]]
-"""Makes what is needed once, and returns what is timed."""
+"""Does the setup once and returns the function to time."""
 
 
 @dataclass
 class Timed:
-    """What was measured of a thing.
+    """Times of one candidate.
 
     Attributes:
-        seconds: Its runs, one a round, the first not counted, which compiles and allocates.
-        fault: Why it could not be run; empty if it could.
-        peak_bytes: Most memory of the GPU that all its runs had in use; 0 on a CPU.
+        seconds: One per round, without the first round, which compiles and allocates.
+        fault: Error that stopped it; empty if there was none.
+        peak_bytes: Peak GPU memory over all rounds; 0 on a CPU.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -36,34 +37,30 @@ class Timed:
 
     @property
     def median(self) -> float | None:
-        """Median time of a run, seconds; None if there is none."""
+        """Median time, seconds; None without a measurement."""
         return statistics.median(self.seconds) if self.seconds else None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command line may hold of where and how often.
-
-    Args:
-        parser: Gets the arguments.
-    """
-    parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default 5)")
+    """Add ``--repeats``, ``--device`` and ``--threads``."""
+    parser.add_argument("--repeats", type=int, default=5, help="counted rounds (default 5)")
     parser.add_argument("--device", help="such as cpu or cuda; by default a GPU if there is one")
     parser.add_argument(
-        "--threads", type=int, help="threads of torch on a CPU; by default torch's own choice"
+        "--threads", type=int, help="torch's CPU threads; by default its own choice"
     )
 
 
-def check(options: argparse.Namespace, *lengths: str) -> None:
-    """Refuse numbers that measure nothing, and settle the device.
+def check(options: argparse.Namespace, *positive: str) -> None:
+    """Check numbers, resolve the device and set the number of threads.
 
     Args:
-        options: What was asked for.
-        lengths: Names of options that must be above 0.
+        options: Parsed command line.
+        positive: More options that must be above 0.
 
     Raises:
-        DataError: An option is not what it must be.
+        DataError: A number is not positive and finite, or the device cannot be used.
     """
-    for name in ("repeats", "threads", *lengths):
+    for name in ("repeats", "threads", *positive):
         value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):
             raise DataError(f"--{name.replace('_', '-')} is {value:g}: give a number above 0")
@@ -72,53 +69,71 @@ def check(options: argparse.Namespace, *lengths: str) -> None:
         torch.set_num_threads(options.threads)
 
 
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Machine and options of a measurement, in JSON's types."""
+    gpu = torch.device(options.device).type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(options.device) if gpu else "CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    } | {name: value for name, value in vars(options).items() if name in _SETTINGS}
+
+
+def conditions(settings: Mapping[str, Any]) -> str:
+    """One line on machine and repeats for the head of a table."""
+    return (
+        f"{settings['device']}, {settings['threads']} threads, torch {settings['torch']}; "
+        f"median of {settings['repeats']}."
+    )
+
+
 def time_interleaved(
-    entrants: Mapping[str, Prepare], repeats: int, device: str, progress: bool = True
+    candidates: Mapping[str, Prepare], repeats: int, device: str, progress: bool = True
 ) -> dict[str, Timed]:
-    """Time things in turn.
+    """Time candidates round by round.
 
     Args:
-        entrants: Name -> what makes the thing.
-        repeats: Number of rounds that count.
-        device: Torch device that is waited for.
+        candidates: Name -> setup.
+        repeats: Number of counted rounds, after one that is not.
+        device: Torch device to synchronise with.
         progress: Show a progress bar.
 
     Returns:
-        Name -> what was measured, or why it could not be.
+        Name -> times, or the error of setup or run.
     """
-    measured = {name: Timed() for name in entrants}
+    measured = {name: Timed() for name in candidates}
     runs: dict[str, Callable[[], object]] = {}
-    steps = [(turn, name) for turn in range(1 + repeats) for name in entrants]
+    steps = [(number, name) for number in range(1 + repeats) for name in candidates]
     with tqdm(steps, "measuring", unit="run", disable=not progress, leave=False) as bar:
-        for turn, name in bar:
+        for number, name in bar:
             bar.set_postfix_str(name)
             result = measured[name]
             if result.fault:
                 continue
             try:
                 if name not in runs:
-                    runs[name] = entrants[name]()
+                    runs[name] = candidates[name]()
                 seconds, peak = timed(runs[name], device)
-            except Exception as error:  # whatever another project's code may raise
+            except Exception as error:  # other projects' code may raise anything
                 words = " ".join(str(error).split())
                 result.fault = words[:_LONGEST_FAULT] or type(error).__name__
                 runs.pop(name, None)
                 continue
             result.peak_bytes = max(result.peak_bytes, peak)
-            if turn:
+            if number:
                 result.seconds.append(seconds)
     return measured
 
 
 def timed(run: Callable[[], object], device: str) -> tuple[float, int]:
-    """Time a run to the end of what it started on the device.
+    """Time one call, including the work it queued on the device.
 
     Args:
-        run: What is run.
+        run: The function.
         device: Torch device.
 
     Returns:
-        Seconds, and the most memory of the GPU that was in use, bytes; 0 on a CPU.
+        Seconds, and peak GPU memory in bytes (0 on a CPU).
     """
     gpu = torch.device(device).type == "cuda"
     if gpu:

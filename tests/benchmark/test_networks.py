@@ -1,20 +1,24 @@
-"""Benchmarks of steps, ranks and separation: what takes part, figures, tables and mistakes."""
+"""Benchmarks of steps, ranks and separation: candidates, results, tables and mistakes."""
 
 from __future__ import annotations
 
 import json
 import math
+import pickle
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.spawn import start_processes
 
 from datamodules.errors import DataError
 from datamodules.markdown import markdown
-from lightning_modules.benchmark import timing
-from lightning_modules.benchmark.networks import Ours
+from lightning_modules.benchmark import networks, ranks, timing
+from lightning_modules.benchmark.networks import ConfiguredModel, DemucsPackage, OpenUnmixPackage
 from lightning_modules.benchmark.step import training_step
 from lightning_modules.layers import images
 from lightning_modules.runtime.process_pool import available_cores
@@ -25,14 +29,14 @@ STEP = ["step", "--batch-size", "1", "--segment-seconds", "0.3", *SHORT]
 
 
 def report_of(tmp_path: Path, *arguments: str) -> dict[str, Any]:
-    path = tmp_path / "figures.json"
+    path = tmp_path / "report.json"
     assert main([*arguments, "--json", str(path)]) == 0
     report: dict[str, Any] = json.loads(path.read_text())
     return report
 
 
-def test_a_step_of_the_benchmark_trains() -> None:
-    model = Ours("unet/small", ["--data.init_args.segment_seconds=0.3"], "cpu")
+def test_a_training_step_changes_the_weights() -> None:
+    model = ConfiguredModel("unet/small", ["--data.init_args.segment_seconds=0.3"], "cpu")
     before = [p.detach().clone() for p in model.network.parameters()]
     step = training_step(model, 2, 13230, "bf16-mixed", "cpu")
     step()
@@ -42,7 +46,7 @@ def test_a_step_of_the_benchmark_trains() -> None:
     assert all(p.isfinite().all() for p in model.network.parameters())
 
 
-def test_steps(
+def test_step_reports_rates_and_packages_that_are_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for absent in ("openunmix", "demucs"):
@@ -56,18 +60,18 @@ def test_steps(
     assert ours["fault"] is None
     assert ours["examples_per_second"] == pytest.approx(1 / ours["seconds"])
     assert ours["audio_seconds_per_second"] == pytest.approx(0.3 / ours["seconds"], rel=1e-4)
-    model = Ours("unet/small", ["--data.init_args.segment_seconds=0.3"], "cpu")
+    model = ConfiguredModel("unet/small", ["--data.init_args.segment_seconds=0.3"], "cpu")
     assert ours["parameters"] == sum(p.numel() for p in model.network.parameters())
     flops = 3 * model.flops * 13230
     assert ours["teraflops_per_second"] == pytest.approx(flops / ours["seconds"] / 1e12)
     assert "not installed: pip install 'demucs'" in rows["demucs (package)"]["fault"]
     assert report["settings"]["batch_size"] == 1
-    shown = capsys.readouterr().out
-    assert f"| {ours['parameters']:,} |" in " ".join(shown.split())
-    assert "not measured: openunmix is not installed" in " ".join(shown.split())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"| {ours['parameters']:,} |" in shown
+    assert "not measured: openunmix is not installed" in shown
 
 
-def test_steps_with_other_settings_and_layouts(tmp_path: Path) -> None:
+def test_step_also_measures_other_settings_and_memory_layouts(tmp_path: Path) -> None:
     also = ["--also", "model.init_args.channels=[2,3]"]
     configs = [STEP[0], "unet/small", "nmf", *STEP[1:]]
     rows = report_of(tmp_path, *configs, "--peers", *also, "--channels-first")["rows"]
@@ -78,27 +82,39 @@ def test_steps_with_other_settings_and_layouts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", [False, True])
-def test_layout_of_images(monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+def test_memory_layout_of_images(monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
     wanted = torch.contiguous_format if first else torch.channels_last
     monkeypatch.setattr(images, "memory_format", wanted)
-    model = Ours("mask_unet/small", [], "cpu").model
+    model = ConfiguredModel("mask_unet/small", [], "cpu").model
     kernels = [p for p in model.parameters() if p.dim() == 4 and min(p.shape[:2]) > 1]
     assert kernels
     assert all(kernel.is_contiguous(memory_format=wanted) for kernel in kernels)
     assert images.up_to_multiple(torch.rand(2, 3, 5, 7), 4).is_contiguous(memory_format=wanted)
 
 
-@pytest.mark.parametrize("peer", ["openunmix", "demucs"])
-def test_peers_train_and_separate(tmp_path: Path, peer: str) -> None:
+@pytest.mark.parametrize(
+    ("peer", "make"),
+    [
+        ("openunmix", partial(OpenUnmixPackage, hidden_size=4)),
+        ("demucs", partial(DemucsPackage, channels=4)),
+    ],
+)
+def test_packages_train_and_separate(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    peer: str,
+    make: Callable[[str], networks.Candidate],
+) -> None:
     pytest.importorskip(peer)
-    two = [*STEP, "--batch-size", "2", "--peers", peer]
-    step = report_of(tmp_path, *two)["rows"][f"{peer} (package)"]
-    assert step["fault"] is None
-    assert step["parameters"] > 30e6
+    monkeypatch.setitem(networks.PEERS, peer, make)
+    step = report_of(tmp_path, *STEP, "--batch-size", "2", "--peers", peer)
+    row = step["rows"][f"{peer} (package)"]
+    assert row["fault"] is None
+    assert row["parameters"] > 1000
     arguments = ["--track-seconds", "1", "--peers", peer, *SHORT]
-    separation = report_of(tmp_path, "separation", *arguments)["rows"][f"{peer} (package)"]
-    assert separation["fault"] is None
-    assert separation["times_real_time"] == pytest.approx(1 / separation["seconds"])
+    row = report_of(tmp_path, "separation", *arguments)["rows"][f"{peer} (package)"]
+    assert row["fault"] is None
+    assert row["times_real_time"] == pytest.approx(1 / row["seconds"])
 
 
 def test_separation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,17 +125,23 @@ def test_separation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(available_cores() < 2, reason="two ranks need two cores")
+def test_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fork(function: Callable[..., None], arguments: tuple[Any, ...], number: int) -> None:
+        pickle.dumps((function, arguments))  # as `spawn` does, which would import all anew
+        start_processes(function, arguments, number, start_method="fork")
+
+    monkeypatch.setattr(ranks, "spawn", fork)
     size = ["--batch-size", "1", "--segment-seconds", "0.3", "--ranks", "1", "2"]
-    if available_cores() < 2:
-        pytest.skip("two ranks need two cores")
     report = report_of(tmp_path, "ranks", *size, *SHORT)
     one, two = report["rows"]
     assert (one["ranks"], one["efficiency"]) == (1, 1.0)
     assert two["efficiency"] == pytest.approx(
         two["examples_per_second"] / (2 * one["examples_per_second"])
     )
-    model = Ours("unet/small", [], "cpu").network
+    model = ConfiguredModel("unet/small", [], "cpu").network
     assert two["gradient_bytes"] == 4 * sum(p.numel() for p in model.parameters())
     assert two["all_reduce_seconds"] > 0
     assert f"| {two['efficiency']:.0%}" in capsys.readouterr().out
@@ -128,14 +150,9 @@ def test_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["step", "no_such_config"], "config 'no_such_config' does not exist"),
-        (["separation", "unet_smal"], "did you mean unet/small.yaml"),
-        ([*STEP, "--batch-size", "0"], "--batch-size is 0"),
         ([*STEP, "--repeats", "-1"], "--repeats is -1"),
-        ([*STEP, "--device", "nowhere"], "--device nowhere: cannot be used here"),
-        (["separation", "--track-seconds", "nan"], "--track-seconds is nan"),
-        (["ranks", "--ranks", "2"], "begin with 1"),
-        (["ranks", "--ranks", "1", "4096"], "--ranks has 4096, there are"),
+        ([*STEP, "--batch-size", "0"], "--batch-size is 0"),
+        (["separation", "unet_smal"], "did you mean unet/small.yaml"),
     ],
 )
 def test_mistakes(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,12 +160,12 @@ def test_mistakes(arguments: list[str], words: str, capsys: pytest.CaptureFixtur
     assert words in capsys.readouterr().err
 
 
-def test_turns_leave_out_the_first_run_and_those_that_fail() -> None:
+def test_timing_leaves_out_the_first_round_and_candidates_that_fail() -> None:
     calls: list[str] = []
 
     def failing() -> object:
         calls.append("failing")
-        raise RuntimeError("no\n  such thing" if len(calls) < 9 else "")
+        raise RuntimeError("no\n  such thing")
 
     def unprepared() -> Any:
         raise DataError("is not installed")

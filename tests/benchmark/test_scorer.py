@@ -1,4 +1,4 @@
-"""The scorer's benchmark: its table and figures, what it measures on, and mistakes."""
+"""The benchmark of BSS Eval: its table and results, its signals, and mistakes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_table_and_figures_agree(
+def test_table_agrees_with_the_results(
     root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # five new processes would take most of a minute to import what they need
+    # Starting new processes would take most of a minute.
     monkeypatch.setattr(scorer, "ScoringPool", ThreadPoolExecutor)
-    path = tmp_path / "figures.json"
+    path = tmp_path / "report.json"
     options = ["--root", str(root), "--repeats", "2", "--json", str(path)]
     assert main(["scorer", "--seconds", "1.9", *options]) == 0
     report = json.loads(path.read_text())
@@ -57,37 +57,37 @@ def test_table_and_figures_agree(
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_music_is_of_one_rate_with_all_sources(root: Path, tmp_path: Path) -> None:
+def test_signals_have_one_rate_and_all_sources(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "signals.npy"
     assert scorer.write_signals(path, 1.9, root) == 4000
     references, estimates = np.load(path)
     assert references.shape == (4, 7600, 1)
     assert references.any(axis=(1, 2)).all()
     assert np.array_equal(estimates * 2**15, np.round(estimates * 2**15))
-    # an ideal mask shares the mixture out
+    # The masks of an ideal ratio mask sum to 1.
     np.testing.assert_allclose(estimates.sum(axis=0), references.sum(axis=0), atol=1e-3)
 
 
-def test_figures_come_in_one_order(root: Path, tmp_path: Path) -> None:
+def test_scores_are_in_the_order_of_the_file(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "signals.npy"
     generator = np.random.default_rng(0)
     references = generator.standard_normal((3, 3000, 1))
     np.save(path, np.stack([references, references + generator.standard_normal(references.shape)]))
     plain = scorer.measure(scorer.OURS, path, 1000, 1, "none")
-    assert plain.figures.shape == (4, 3, 3)
+    assert plain.scores.shape == (4, 3, 3)
     assert plain.seconds > 0
     for change in ("scaled", "reversed"):
-        found = scorer.measure(scorer.OURS, path, 1000, 1, change).figures
-        assert 0 <= scorer.difference(plain.figures, found) < 1e-8
-        np.testing.assert_allclose(found, plain.figures, rtol=1e-8)
+        found = scorer.measure(scorer.OURS, path, 1000, 1, change).scores
+        assert 0 <= scorer.max_difference(plain.scores, found) < 1e-8
+        np.testing.assert_allclose(found, plain.scores, rtol=1e-8)
 
 
-def test_differences() -> None:
+def test_max_difference() -> None:
     figures = np.array([1.0, np.nan, np.inf, -3])
-    assert scorer.difference(figures, figures) == 0
-    assert scorer.difference(figures, figures + 0.5) == 0.5
-    assert scorer.difference(figures, np.array([1.0, np.nan, 250, -3])) == 0
-    assert scorer.difference(figures, np.array([1.0, 2.0, np.inf, -3])) == math.inf
+    assert scorer.max_difference(figures, figures) == 0
+    assert scorer.max_difference(figures, figures + 0.5) == 0.5
+    assert scorer.max_difference(figures, np.array([1.0, np.nan, 250, -3])) == 0
+    assert scorer.max_difference(figures, np.array([1.0, 2.0, np.inf, -3])) == math.inf
 
 
 def test_what_differs_is_said() -> None:
@@ -116,7 +116,7 @@ def test_what_differs_is_said() -> None:
         (["--json", "."], "--json .: is a folder"),
     ],
 )
-def test_mistakes_are_told(
+def test_mistakes(
     root: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["scorer", "--root", str(root), *arguments]) == 2

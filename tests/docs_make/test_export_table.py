@@ -1,4 +1,4 @@
-"""The table tells what was exported, and why not otherwise; rows of other configs stay."""
+"""The script that makes the table of exports."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 import export_table
-from datamodules.markdown import with_table
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.interop import export
 from lightning_modules.interop.export import Exported, ExportError
+from table_pages import DOCS, with_table
 from tests.helpers.configs import ROOTS, tiny_model
 
-MAKER = "docs/make/export_table.py"
-PAGE = f"# Export\n\n<!-- table: made by {MAKER} -->\nold\n<!-- end -->\nend\n"
+PAGE = f"# Export\n\n<!-- table: made by {export_table.SCRIPT} -->\nold\n<!-- end -->\nend\n"
 
 
 def whole(model: SourceSeparator, path: Path, seconds: float) -> Exported:
@@ -31,9 +30,7 @@ def none(model: SourceSeparator, path: Path, seconds: float) -> Exported:
     raise ExportError("a | b")
 
 
-def test_row_by_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_hold_results_and_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ways = {"safetensors": part, "torch_export": whole, "onnx": none}
     monkeypatch.setattr(export, "EXPORTS", ways)
     (tmp_path / "export.md").write_text(PAGE)
@@ -55,20 +52,18 @@ def test_row_by_row(
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export_table.main(["no_such_config", "--docs", str(tmp_path)]) == 2
-    (tmp_path / "export.md").write_text("no marks")
-    assert export_table.main(["--docs", str(tmp_path)]) == 2
-    assert "export.md has no lines" in capsys.readouterr().err
+    assert export_table.main(["unett", "--docs", str(tmp_path)]) == 2
+    assert "did you mean unet.yaml?" in capsys.readouterr().err
     (tmp_path / "export.md").write_text(PAGE)
     (tmp_path / "export.json").write_text("{")
     assert export_table.main(["--docs", str(tmp_path)]) == 2
     assert f"{tmp_path / 'export.json'}: is not JSON" in capsys.readouterr().err
 
 
-def test_the_page_has_all_architectures_as_they_were_found() -> None:
-    rows = json.loads((export_table.DOCS / "export.json").read_text())
-    assert sorted(rows) == ROOTS, "python docs/make/export_table.py <config>"
+def test_the_page_shows_the_stored_results_of_all_architectures() -> None:
+    rows = json.loads((DOCS / "export.json").read_text())
+    assert sorted(rows) == ROOTS, f"python {export_table.SCRIPT} <config>"
     for name, row in rows.items():
         assert row["class"] == type(tiny_model(name)).__name__
-    page = export_table.DOCS / "export.md"
-    assert with_table(page, MAKER, export_table.table(rows)) == page.read_text()
+    page = DOCS / "export.md"
+    assert with_table(page, export_table.SCRIPT, export_table.table(rows)) == page.read_text()
