@@ -1,4 +1,4 @@
-"""How loud signals are in bands of frequency."""
+"""Energy of signals in logarithmic frequency bands."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _FADE_SECONDS = 0.05
 
 
 def band_centres(sample_rate: int, per_octave: int = 1) -> NDArray[np.float64]:
-    """Centres of the bands that begin below half the sample rate.
+    """Centres of the bands that start below half the sample rate.
 
     Args:
         sample_rate: Sample rate, Hz.
-        per_octave: Bands in an octave.
+        per_octave: Bands per octave.
 
     Returns:
-        Frequencies from 31.25 Hz on, by way of 1 kHz, shape (bands,), Hz.
+        Frequencies from 31.25 Hz, including 1 kHz, shape (bands,), Hz.
     """
-    highest = sample_rate / 2 * 2 ** (1 / (2 * per_octave))  # whose lower edge is half the rate
-    # Not quite: a band that begins there is empty.
+    highest = sample_rate / 2 * 2 ** (1 / (2 * per_octave))  # its lower edge is half the rate
+    # Exclusive, because a band that starts there is empty.
     count = int(np.ceil(per_octave * np.log2(highest / _LOWEST_HZ) - 1e-9))
     return np.asarray(_LOWEST_HZ * 2 ** (np.arange(count) / per_octave))
 
@@ -31,15 +31,15 @@ def band_energies(
 ) -> NDArray[np.float64]:
     """Compute the energy of a signal in bands of equal width on a logarithmic axis.
 
-    The signal is faded in and out over 50 ms, lest the cut be heard in all bands.
+    The signal is faded in and out over 50 ms, because a hard cut has energy in all bands.
 
     Args:
         signal: Waveform, shape (C, T).
         sample_rate: Sample rate, Hz.
-        per_octave: Bands in an octave; an edge lies half a band beside the centre.
+        per_octave: Bands per octave; the edges of a band are half a band from its centre.
 
     Returns:
-        Sums of squared samples over channels, of what lies in each band, shape (bands,).
+        Sum of squared samples over channels in each band, shape (bands,).
     """
     centres = band_centres(sample_rate, per_octave)
     samples = signal.shape[-1]
@@ -47,7 +47,7 @@ def band_energies(
     fade = min(round(_FADE_SECONDS * sample_rate), samples // 2)
     ramp = np.sin(np.pi / 2 * (np.arange(fade) + 0.5) / max(1, fade)) ** 2
     window = np.concatenate([ramp, np.ones(samples - 2 * fade), ramp[::-1]])
-    # (C, T) -> (bins,); Parseval: a bin but for the first and last stands for two.
+    # (C, T) -> (bins,). Parseval: all bins except the first and last count twice.
     power = 2 * np.square(np.abs(scipy.fft.rfft(signal * window, length, axis=-1))).sum(0) / length
     edges = np.append(centres * 2 ** (-0.5 / per_octave), centres[-1] * 2 ** (0.5 / per_octave))
     bins = np.ceil(edges * length / sample_rate).astype(int).clip(0, len(power))

@@ -1,7 +1,7 @@
-"""Short-time Fourier transforms of whole songs, some frames at a time.
+"""Short-time Fourier transforms of whole songs, block by block.
 
-Frame n is centred on sample n `hop_length`, and the signal counts as zero outside its ends. A
-block of frames needs its own samples alone, so memory depends on the block, not on the song.
+Frame n is centred on sample n `hop_length`, and the signal is zero outside its ends. Each block of
+frames uses only its own samples, so memory depends on the block, not on the song.
 """
 
 import math
@@ -10,33 +10,22 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Samples that the segments of one block hold, over all leading axes: 4 MiB of float32.
+# Samples in the segments of one block, over all leading axes: 4 MiB of float32.
 _BLOCK_SAMPLES = 2**20
 
 
 def frame_count(samples: int, hop_length: int) -> int:
-    """Count the frames it takes to cover every sample by all the windows that reach it.
-
-    Args:
-        samples: Length of the signal.
-        hop_length: Distance of two frames' centres, samples.
-
-    Returns:
-        Number of frames.
-    """
+    """Number of frames needed to cover every sample by all windows that reach it."""
     return math.ceil(samples / hop_length) + 1
 
 
 def blocks(signals: int, frames: int, n_fft: int) -> Iterator[range]:
-    """Cut a number of frames into blocks of bounded size.
+    """Split the frames into consecutive ranges of bounded size.
 
     Args:
-        signals: How many signals are transformed at once.
+        signals: Number of signals that are transformed together.
         frames: Number of frames of each.
         n_fft: Length of a frame, samples.
-
-    Yields:
-        Consecutive ranges of frames.
     """
     size = max(1, _BLOCK_SAMPLES // (signals * n_fft))
     for first in range(0, frames, size):
@@ -44,13 +33,13 @@ def blocks(signals: int, frames: int, n_fft: int) -> Iterator[range]:
 
 
 def segments(signal: Tensor, frames: range, n_fft: int, hop_length: int) -> Tensor:
-    """Cut the samples of some frames out of a signal, not windowed yet.
+    """Cut frames out of a signal, not windowed.
 
     Args:
         signal: Waveforms, shape (..., T).
-        frames: Which frames; consecutive.
+        frames: Consecutive frame numbers.
         n_fft: Length of a frame, samples.
-        hop_length: Distance of two frames' centres, samples.
+        hop_length: Distance of the centres of two frames, samples.
 
     Returns:
         Segments, shape (..., N, n_fft); frames share memory where they overlap.
@@ -63,14 +52,6 @@ def segments(signal: Tensor, frames: range, n_fft: int, hop_length: int) -> Tens
 
 
 def spectra(segments: Tensor, window: Tensor) -> Tensor:
-    """Transform segments.
-
-    Args:
-        segments: Waveforms, shape (..., N, n_fft).
-        window: Window, shape (n_fft,).
-
-    Returns:
-        Complex spectra, not normalised, shape (..., N, F), F = n_fft // 2 + 1.
-    """
+    """Complex spectra (..., N, F) of segments (..., N, n_fft), F = n_fft // 2 + 1."""
     transformed: Tensor = torch.fft.rfft(segments * window)
     return transformed

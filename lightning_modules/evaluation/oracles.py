@@ -1,15 +1,14 @@
-"""Oracles: what a kind of separation could reach if it knew the true sources.
+"""Oracles: estimates made with the true sources, as upper bounds of separation methods.
 
-A mask that is computed from the sources themselves bounds what any model of that kind can score;
-the mixture as estimate is the score of doing nothing. Definitions are those of the oracles of
-SiSEC 2018 (Stöter, Liutkus and Ito 2018, "The 2018 Signal Separation Evaluation Campaign"): a
-Hann window of 2048 samples, half of it the hop, channels apart except in `mwf`. Beside them stand
-two factorisations of magnitudes, `nmf` and `blind_nmfd`, with a window of 4096 samples and a hop
-of 1024.
+A mask computed from the true sources bounds the scores of all models of this kind; the mixture as
+estimate is the score of doing nothing. Definitions are those of SiSEC 2018 (Stöter, Liutkus and
+Ito 2018, "The 2018 Signal Separation Evaluation Campaign"): a Hann window of 2048 samples with a
+hop of half a window, channels separate except in `mwf`. Two oracles factorise magnitudes, `nmf`
+and `blind_nmfd`, with a window of 4096 samples and a hop of 1024.
 
-All are functions of a mixture (C, T) and its sources (S, C, T) and return estimates (S, C, T) in
-the same dtype, on the same device. Songs of any length go through some frames at a time, but for
-the factorisations, which hold a spectrogram of the whole song.
+All are functions of a mixture (C, T) and its sources (S, C, T) and return estimates (S, C, T) with
+the same dtype and device. Songs are processed block by block, except in the factorisations, which
+hold a spectrogram of the whole song.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,26 +31,25 @@ NMF_N_FFT, NMF_HOP_LENGTH, NMF_ITERATIONS = 4096, 1024, 30
 
 
 def ideal_binary_mask(mixture: Tensor, sources: Tensor, alpha: float, theta: float = 0.5) -> Tensor:
-    """Give a source each bin of the mixture in which it is strong enough.
+    """Give each source the bins of the mixture in which it is strong.
 
         E_j = X  where  |Y_j|^alpha >= theta |X|^alpha,  else 0
 
-    Sources do not compete: a bin may go to several, or to none, so that the estimates need not
-    add up to the mixture.
+    A bin may go to several sources or to none, so the estimates need not add up to the mixture.
 
     Args:
         mixture: Waveform, shape (C, T).
         sources: True sources, shape (S, C, T).
         alpha: Exponent of the magnitudes.
-        theta: Part of the mixture that a source must have.
+        theta: Minimum share of a source in the mixture.
 
     Returns:
         Estimates, shape (S, C, T).
 
     Raises:
-        ValueError: The shapes do not agree.
+        ValueError: The shapes do not match.
     """
-    # both sides to the power 1 / alpha: no power that could underflow
+    # Both sides to the power 1 / alpha, because powers could underflow.
     threshold = theta ** (1 / alpha)
 
     def estimates(mixed: Tensor, true: Tensor) -> Tensor:
@@ -62,12 +60,12 @@ def ideal_binary_mask(mixture: Tensor, sources: Tensor, alpha: float, theta: flo
 
 
 def ideal_ratio_mask(mixture: Tensor, sources: Tensor, alpha: float) -> Tensor:
-    """Share each bin of the mixture out among the sources.
+    """Divide each bin of the mixture among the sources.
 
         E_j = X |Y_j|^alpha / sum_k |Y_k|^alpha
 
-    The estimates add up to the mixture: a bin in which all sources are zero is shared equally
-    (SiSEC's code drops it; with a mixture that is the sum of its sources both are silence).
+    The estimates add up to the mixture: a bin in which all sources are zero is divided equally
+    (SiSEC's code sets it to zero; if the mixture is the sum of its sources, both are silence).
 
     Args:
         mixture: Waveform, shape (C, T).
@@ -78,7 +76,7 @@ def ideal_ratio_mask(mixture: Tensor, sources: Tensor, alpha: float) -> Tensor:
         Estimates, shape (S, C, T).
 
     Raises:
-        ValueError: The shapes do not agree.
+        ValueError: The shapes do not match.
     """
 
     def estimates(mixed: Tensor, true: Tensor) -> Tensor:
@@ -88,22 +86,21 @@ def ideal_ratio_mask(mixture: Tensor, sources: Tensor, alpha: float) -> Tensor:
 
 
 def multichannel_wiener(mixture: Tensor, sources: Tensor) -> Tensor:
-    """Filter the channels jointly, with the sources' own statistics.
+    """Multichannel Wiener filter with the statistics of the true sources.
 
-    The local Gaussian model (Duong, Vincent and Gribonval 2010, "Under-determined reverberant
-    audio source separation using a full-rank spatial covariance model"): in frame n and bin f
-    source j has the covariance v_j(n, f) R_j(f) over channels. Its power v_j and its spatial
-    covariance R_j, constant in time, are fitted to the true source Y_j, C channels:
+    Local Gaussian model (Duong, Vincent and Gribonval 2010, "Under-determined reverberant audio
+    source separation using a full-rank spatial covariance model"): in frame n and bin f the
+    covariance of source j over channels is v_j(n, f) R_j(f). Its power v_j and its spatial
+    covariance R_j, constant in time, are fitted to the true source Y_j with C channels:
 
         R_j(f) = mean_n( Y_j Y_j^H / (|Y_j|^2 / C) ),  scaled to the trace C, then + e I
         v_j(n, f) = trace( R_j^-1 Y_j Y_j^H ) / C
         E_j = v_j R_j ( sum_k v_k R_k )^-1 X
 
     The last line is the Wiener filter (Liutkus and Badeau 2015, "Generalized Wiener filtering
-    with fractional power spectrograms"). e is the root of the smallest relative step of the
-    precision, 1.5e-8, and not that step itself as in SiSEC's code: a source with twice the same
-    channel, such as a bass, has a singular R_j, whose inverse would be rounding noise. Computed
-    in float64 where the device has it.
+    with fractional power spectrograms"). e is the square root of the machine epsilon, 1.5e-8; with
+    the epsilon itself, as in SiSEC's code, the inverse of a singular R_j (of a source with equal
+    channels, such as a bass) would be rounding noise. Computed in float64 if the device has it.
 
     Args:
         mixture: Waveform, shape (C, T).
@@ -113,7 +110,7 @@ def multichannel_wiener(mixture: Tensor, sources: Tensor) -> Tensor:
         Estimates, shape (S, C, T).
 
     Raises:
-        ValueError: The shapes do not agree.
+        ValueError: The shapes do not match.
     """
     spatial, inverse = _spatial_covariances(mixture, sources)
     channels = mixture.shape[0]
@@ -122,35 +119,35 @@ def multichannel_wiener(mixture: Tensor, sources: Tensor) -> Tensor:
         true = true.movedim(1, -1)  # (S, C, N, F) -> (S, N, F, C)
         powers = torch.einsum("snfc,sfcd,snfd->snf", true.conj(), inverse, true).real / channels
         models = powers[..., None, None] * spatial[:, None]  # (S, N, F, C, C)
-        # Shares of the whole power: inverses of silence and of noise at 1e-300 are none.
+        # Relative to the total power, because near-zero covariances have no inverse.
         power = powers.sum(0)[..., None, None]
         models = models / power.clamp_min(torch.finfo(power.dtype).tiny)
         total = torch.where(power > 0, models.sum(0), torch.eye(channels).to(models))
         unmixed = models @ (_inverse(total) @ mixed.movedim(0, -1)[..., None])
         return unmixed[..., 0].movedim(-1, 1)  # (S, N, F, C) -> (S, C, N, F)
 
-    return _filtered(mixture, sources, estimates, _widest(mixture))
+    return _filtered(mixture, sources, estimates, _highest_precision(mixture))
 
 
 def factorised(mixture: Tensor, sources: Tensor, rank: int) -> Tensor:
-    """Factorise the mixture by templates learned from its own sources, each from its own.
+    """Factorise the mixture with templates learned from its own true sources.
 
-    What non-negative matrix factorisation with so many templates could reach if it knew the
-    sources' spectra: both templates and activations of each true source are found by 30
-    multiplicative updates, from random templates and activations of ones, then the activations
-    of all templates in the mixture by as many. Channels are apart and share the templates. A
-    bin is shared out by the magnitudes that the sources' templates explain of it.
+    Bounds non-negative matrix factorisation with this many templates. Templates and activations of
+    each true source are fitted by 30 multiplicative updates, from random templates and activations
+    of one; then the activations of all templates in the mixture by as many. Channels are separate
+    and share the templates. Each bin is divided by the magnitudes that each source's templates
+    reconstruct.
 
     Args:
         mixture: Waveform, shape (C, T).
         sources: True sources, shape (S, C, T).
-        rank: Templates of each source, of one frame each.
+        rank: Templates per source, of one frame each.
 
     Returns:
         Estimates, shape (S, C, T); they add up to the mixture.
 
     Raises:
-        ValueError: The shapes do not agree.
+        ValueError: The shapes do not match.
     """
     _check(mixture, sources)
     learned = []
@@ -166,18 +163,19 @@ def factorised(mixture: Tensor, sources: Tensor, rank: int) -> Tensor:
         NMF_ITERATIONS,
         learn_templates=False,
     )
-    return _shared_out(mixture, spectra, templates, activations.unflatten(0, (len(sources), rank)))
+    return _masked_mixture(
+        mixture, spectra, templates, activations.unflatten(0, (len(sources), rank))
+    )
 
 
 def blind_deconvolution(mixture: Tensor, sources: Tensor, template_frames: int) -> Tensor:
-    """Factorise the mixture alone; the true sources tell which component is which.
+    """Factorise the mixture alone and assign the components with the true sources.
 
     Goel, Huang, Owoputi and Poudyal, section 3.5 and Table 3: non-negative matrix factor
     deconvolution into as many components as sources, 30 updates from random templates and
-    activations of ones. A component is not known to be the drums: here each goes to the source
-    that it makes the best estimate of, so that the mean SDR over the sources is highest. This
-    assignment is what makes it an oracle. Channels are apart and share the templates; the paper
-    has one channel.
+    activations of one. Components are unlabelled; here the assignment to sources maximises the
+    mean SDR, which makes it an oracle. Channels are separate and share the templates; the paper has
+    one channel.
 
     Args:
         mixture: Waveform, shape (C, T).
@@ -188,24 +186,24 @@ def blind_deconvolution(mixture: Tensor, sources: Tensor, template_frames: int) 
         Estimates, shape (S, C, T); they add up to the mixture.
 
     Raises:
-        ValueError: The shapes do not agree.
+        ValueError: The shapes do not match.
     """
     _check(mixture, sources)
     spectra = _long_spectra(mixture)
     magnitudes = spectra.abs().movedim(0, 1)  # (F, C, N)
     start = _random_templates(magnitudes, len(sources), template_frames)
     templates, activations = factorisation.factorise(magnitudes, start, NMF_ITERATIONS)
-    components = _shared_out(
+    components = _masked_mixture(
         mixture, spectra, templates.movedim(1, 0)[:, :, None], activations[:, None]
     )
-    # Errors' logarithms: the energies of the sources do not depend on the assignment.
+    # Log errors suffice, because the sources' energies do not depend on the assignment.
     errors = torch.stack([(components - source).square().sum((1, 2)) for source in sources])
     _, order = linear_sum_assignment((errors + 1e-7).log().cpu().numpy())
     return components[torch.from_numpy(order).to(components.device)]
 
 
 def mixture_as_estimate(mixture: Tensor, sources: Tensor) -> Tensor:
-    """Take the mixture as the estimate of every source.
+    """Use the mixture as the estimate of every source.
 
     Args:
         mixture: Waveform, shape (C, T).
@@ -215,7 +213,7 @@ def mixture_as_estimate(mixture: Tensor, sources: Tensor) -> Tensor:
         Estimates, shape (S, C, T): views of the mixture.
 
     Raises:
-        ValueError: The shapes do not agree.
+        ValueError: The shapes do not match.
     """
     _check(mixture, sources)
     return mixture.expand_as(sources)
@@ -255,7 +253,7 @@ def _filtered(
     result = torch.zeros_like(sources)
     for block, mixed, true in _spectra(mixture, sources, window):
         _add_frames(result, estimates(mixed, true), block, window)
-    # Each sample lies in two frames, whose squared windows add up to the inverse's weight.
+    # Each sample is in two frames, whose squared windows sum to this weight.
     weight = window.square().reshape(2, HOP_LENGTH).sum(0)
     for start in range(0, result.shape[-1], HOP_LENGTH):
         part = result[..., start : start + HOP_LENGTH]
@@ -264,7 +262,7 @@ def _filtered(
 
 
 def _add_frames(waveforms: Tensor, spectra: Tensor, block: range, window: Tensor) -> None:
-    """Add the frames with spectra (..., N, F), transformed back, to waveforms (..., T)."""
+    """Overlap-add the inverse transforms of spectra (..., N, F) to waveforms (..., T)."""
     halves = (torch.fft.irfft(spectra, N_FFT) * window).unflatten(-1, (2, HOP_LENGTH))
     # (..., N, 2, hop) -> (..., N + 1, hop) -> (..., samples)
     padding = torch.nn.functional.pad
@@ -278,7 +276,7 @@ def _add_frames(waveforms: Tensor, spectra: Tensor, block: range, window: Tensor
 def _spectra(
     mixture: Tensor, sources: Tensor, window: Tensor
 ) -> Iterator[tuple[range, Tensor, Tensor]]:
-    """Go through the spectra of mixture (C, N, F) and sources (S, C, N, F) block by block."""
+    """Yield spectra of mixture (C, N, F) and sources (S, C, N, F) block by block."""
     signals = mixture.shape[0] * (len(sources) + 1)
     for block in frames.blocks(
         signals, frames.frame_count(mixture.shape[-1], HOP_LENGTH), len(window)
@@ -291,7 +289,7 @@ def _spectra(
 
 
 def _long_spectra(signals: Tensor) -> Tensor:
-    """Spectra (..., F, N) of whole signals (..., T), as the factorisations want them."""
+    """Spectra (..., F, N) of whole signals (..., T), for the factorisations."""
     dtype = torch.promote_types(signals.dtype, torch.float32)
     window = torch.hann_window(NMF_N_FFT, dtype=dtype, device=signals.device)
     return torch.stft(
@@ -305,13 +303,15 @@ def _long_spectra(signals: Tensor) -> Tensor:
 
 
 def _random_templates(magnitudes: Tensor, rank: int, frames: int) -> Tensor:
-    """Templates (F, R, P) to start from, the same ones at any time and on any device."""
+    """Initial templates (F, R, P), the same on every call and device."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand(len(magnitudes), rank, frames, generator=generator).to(magnitudes)
 
 
-def _shared_out(mixture: Tensor, spectra: Tensor, templates: Tensor, activations: Tensor) -> Tensor:
-    """Share the mixture out by what templates explain (Wiener filter of magnitudes).
+def _masked_mixture(
+    mixture: Tensor, spectra: Tensor, templates: Tensor, activations: Tensor
+) -> Tensor:
+    """Mask the mixture by the magnitudes that templates reconstruct.
 
     Args:
         mixture: Waveform, shape (C, T).
@@ -336,7 +336,7 @@ def _shared_out(mixture: Tensor, spectra: Tensor, templates: Tensor, activations
 def _spatial_covariances(mixture: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
     """Fit the spatial covariances of the sources; with their inverses, shape (S, F, C, C)."""
     _check(mixture, sources)
-    window = _window(mixture, _widest(mixture))
+    window = _window(mixture, _highest_precision(mixture))
     channels = mixture.shape[0]
     total: Tensor | int = 0
     for _, _, true in _spectra(mixture, sources, window):
@@ -346,7 +346,7 @@ def _spatial_covariances(mixture: Tensor, sources: Tensor) -> tuple[Tensor, Tens
     assert isinstance(total, Tensor)
     trace = total.diagonal(dim1=-2, dim2=-1).real.sum(-1)[..., None, None]
     identity = torch.eye(channels).to(total)
-    # A source that is silent all through comes from everywhere.
+    # A silent source gets the identity.
     spatial = torch.where(
         trace > 0, total * channels / trace.clamp_min(torch.finfo(trace.dtype).tiny), identity
     )
@@ -355,7 +355,7 @@ def _spatial_covariances(mixture: Tensor, sources: Tensor) -> tuple[Tensor, Tens
 
 
 def _inverse(matrices: Tensor) -> Tensor:
-    """Invert Hermitian matrices (..., C, C); in closed form for stereo, which is much faster."""
+    """Invert Hermitian matrices (..., C, C); stereo in closed form, which is much faster."""
     if matrices.shape[-1] != 2:
         inverse: Tensor = torch.linalg.inv(matrices)
         return inverse
@@ -369,8 +369,8 @@ def _window(mixture: Tensor, dtype: torch.dtype | None) -> Tensor:
     return torch.hann_window(N_FFT, dtype=dtype, device=mixture.device)
 
 
-def _widest(mixture: Tensor) -> torch.dtype:
-    """The widest precision that the mixture's device has."""
+def _highest_precision(mixture: Tensor) -> torch.dtype:
+    """The highest precision that the mixture's device supports."""
     return torch.float32 if mixture.device.type == "mps" else torch.float64
 
 

@@ -1,7 +1,7 @@
-"""What figures over tracks tell: their spread, and whether two systems differ.
+"""Statistics of scores over tracks: their spread, and whether two systems differ.
 
-A figure is one track's, such as the median of SDR over its frames, in dB. Tracks, not frames, are
-what was sampled, so all that is said of uncertainty rests on tracks.
+A score is one value per track, such as the median of SDR over its frames, in dB. The samples are
+tracks, not frames, so all intervals and tests are over tracks.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-_Figures = Sequence[float] | NDArray[np.float64]
+_Scores = Sequence[float] | NDArray[np.float64]
 
-LEVEL = 0.01  # at which Roma et al. call a difference significant
+LEVEL = 0.01  # significance level of Roma et al. 2018
 CONFIDENCE = 0.95
-# With fewer even the whole range of tracks holds the median less often: 1 - 2 / 2^5 is 94%.
-_FEWEST_FOR_INTERVAL = 6
+# With fewer tracks even their whole range contains the median less often: 1 - 2 / 2^5 is 94%.
+_MIN_TRACKS_FOR_INTERVAL = 6
 RESAMPLES = 10_000
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How figures are spread over tracks.
+    """Spread of scores over tracks.
 
     Attributes:
         median: Median over tracks, dB.
         mean: Mean over tracks, dB.
         lower: First quartile, interpolated linearly, dB.
         upper: Third quartile, dB.
-        tracks: Number of tracks that have a figure.
+        tracks: Number of tracks with a score.
     """
 
     median: float
@@ -45,16 +45,16 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """What two systems differ by on the same tracks.
+    """Difference of two systems on the same tracks.
 
     Attributes:
-        median: Median over tracks of the first system's figure less the second's, dB.
+        median: Median over tracks of the first system's score minus the second's, dB.
         low: Lower end of its confidence interval, dB.
         high: Upper end, dB.
-        better: Number of tracks on which the first system is ahead.
-        tracks: Number of tracks on which both have a figure.
-        p: Two-sided probability of the Wilcoxon signed-rank test, not corrected; NaN without
-            tracks, 1 if no track differs.
+        better: Number of tracks on which the first system is better.
+        tracks: Number of tracks on which both have a score.
+        p: Two-sided p-value of the Wilcoxon signed-rank test, not corrected; NaN without tracks,
+            1 if no track differs.
     """
 
     median: float
@@ -65,14 +65,14 @@ class Difference:
     p: float
 
 
-def spread(values: _Figures) -> Spread:
-    """Describe figures of tracks.
+def spread(values: _Scores) -> Spread:
+    """Compute the spread of scores over tracks.
 
     Args:
-        values: A figure a track, dB; those that are not finite do not count.
+        values: One score per track, dB; those that are not finite are ignored.
 
     Returns:
-        Their spread; NaN throughout if none is finite.
+        The spread; all NaN if no score is finite.
     """
     found = _finite(values)
     if not found.size:
@@ -81,26 +81,27 @@ def spread(values: _Figures) -> Spread:
     return Spread(float(median), float(found.mean()), float(lower), float(upper), found.size)
 
 
-def median_interval(values: _Figures) -> tuple[float, float]:
+def median_interval(values: _Scores) -> tuple[float, float]:
     """Bootstrap the confidence interval of a median over tracks.
 
     Percentile bootstrap (Efron 1979, "Bootstrap methods: another look at the jackknife"): medians
-    of 10,000 samples of as many tracks, drawn with replacement by a fixed seed, so that the same
-    figures always give the same interval.
+    of 10,000 resamples of the tracks with replacement. The seed is fixed, so that the same scores
+    always give the same interval.
 
     Args:
-        values: A figure a track, shape (N,), dB, or of several runs on the same tracks, shape
-            (R, N), of which each resample draws the same tracks; the statistic is then the mean
-            over runs of their medians. Tracks without a finite figure in every run do not count.
+        values: One score per track, shape (N,), dB; or scores of several runs on the same tracks,
+            shape (R, N). Each resample draws the same tracks for all runs, and the statistic is the
+            mean over runs of their medians. Tracks without a finite score in every run are
+            ignored.
 
     Returns:
-        Ends of the interval that holds 95% of the resampled medians, dB; NaN if there are fewer
-        than six tracks, of which no interval holds the median so often.
+        Ends of the interval that contains 95% of the resampled medians, dB; NaN for fewer than six
+        tracks, whose range is too narrow for 95%.
     """
     runs = np.atleast_2d(np.asarray(values, dtype=np.float64))
     runs = runs[:, np.isfinite(runs).all(axis=0)]
     count = runs.shape[1]
-    if count < _FEWEST_FOR_INTERVAL:
+    if count < _MIN_TRACKS_FOR_INTERVAL:
         return math.nan, math.nan
     runs = runs[:, np.argsort(runs.mean(axis=0))]
     if len(runs) == 1:
@@ -113,32 +114,32 @@ def median_interval(values: _Figures) -> tuple[float, float]:
 
 @lru_cache(maxsize=8)
 def _drawn(count: int) -> NDArray[np.int64]:
-    """Tracks of each resample, shape (resamples, tracks)."""
+    """Track numbers of each resample, shape (resamples, tracks)."""
     return np.random.default_rng(_SEED).integers(0, count, (RESAMPLES, count))
 
 
 @lru_cache
 def _middles(count: int) -> NDArray[np.int64]:
-    """Where in sorted figures each resample has its one or two middles, shape (resamples, 2).
+    """Ranks of the one or two middle values of each resample, shape (resamples, 2).
 
-    The median of values drawn from a sorted list is the value at the median of the places drawn.
+    The median of values drawn from a sorted list is the value at the median of the drawn ranks.
     """
     return np.sort(_drawn(count), axis=1)[:, [(count - 1) // 2, count // 2]]
 
 
-def compare(first: _Figures, second: _Figures) -> Difference:
+def compare(first: _Scores, second: _Scores) -> Difference:
     """Compare two systems track by track.
 
-    The test is Wilcoxon's signed-rank test, as in Roma, Green and Tremblay 2018, section 3.1:
-    exact for up to 50 tracks without ties, else by the normal approximation; tracks on which the
-    systems are equal are left out of the ranks.
+    Wilcoxon's signed-rank test, as in Roma, Green and Tremblay 2018, section 3.1: exact for up to
+    50 tracks without ties, else the normal approximation. Tracks on which the systems are equal
+    are excluded from the ranks.
 
     Args:
-        first: Figures of one system, dB.
-        second: Figures of the other on the same tracks, in the same order.
+        first: Scores of one system, dB.
+        second: Scores of the other on the same tracks, in the same order.
 
     Returns:
-        The differences. Tracks that lack a finite figure in either do not count.
+        The difference. Tracks without a finite score in both systems are ignored.
     """
     differences = _finite(np.asarray(first, np.float64) - np.asarray(second, np.float64))
     if not differences.size:
@@ -155,27 +156,12 @@ def compare(first: _Figures, second: _Figures) -> Difference:
 
 
 def bonferroni(p: float, tests: int) -> float:
-    """Correct a probability for the number of tests that it is one of.
-
-    Args:
-        p: Probability of one test.
-        tests: Number of tests.
-
-    Returns:
-        The probability times the number of tests, at most 1; NaN stays NaN.
-    """
+    """Bonferroni correction: the p-value times the number of tests, at most 1."""
     return p if math.isnan(p) else min(1.0, p * tests)
 
 
 def least_p(tracks: int) -> float:
-    """Find the smallest two-sided probability that the signed-rank test can give.
-
-    Args:
-        tracks: Number of tracks.
-
-    Returns:
-        2 / 2^tracks, that of all tracks in favour of one system; 1 without tracks.
-    """
+    """Smallest two-sided p-value of the signed-rank test: all tracks favour one system."""
     return min(1.0, 2.0 ** (1 - tracks))
 
 
@@ -183,11 +169,11 @@ def _wilcoxon(differences: NDArray[np.float64]) -> float:
     differing = differences[differences != 0]
     if not differing.size:
         return 1.0
-    from scipy.stats import wilcoxon  # takes a second to be imported
+    from scipy.stats import wilcoxon  # takes a second to import
 
     return float(wilcoxon(differing).pvalue)
 
 
-def _finite(values: _Figures) -> NDArray[np.float64]:
+def _finite(values: _Scores) -> NDArray[np.float64]:
     found = np.asarray(values, dtype=np.float64)
     return found[np.isfinite(found)]

@@ -210,13 +210,19 @@ def test_help_lists_metrics(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"  {name:10} {metric.description}\n" in help_text
 
 
+@pytest.mark.slow
 @pytest.mark.complete_run
-def test_killed_process_and_failing_job_are_left_out(tmp_path: Path) -> None:
+def test_track_of_killed_process_is_left_out(tmp_path: Path) -> None:
     killed = Scorer(Settings(), processes=1)
     assert killed.run([Job("a", tmp_path / "a.json", {}, exit_process)], "scoring") == []
     assert "was killed" in killed.left_out["a"]
-    killed.run([Job("b", tmp_path / "b.json", {}, divide_by_zero)], "scoring")
-    assert killed.left_out["b"].startswith("ZeroDivisionError")
+    assert not list(tmp_path.iterdir())
+
+
+def test_failing_job_is_left_out(tmp_path: Path) -> None:
+    failing = Scorer(Settings(), processes=1)
+    failing.run([Job("b", tmp_path / "b.json", {}, divide_by_zero)], "scoring")
+    assert failing.left_out["b"].startswith("ZeroDivisionError")
     assert not list(tmp_path.iterdir())
 
 
