@@ -1,1 +1,1 @@
-"""The BSS Eval v4 engine."""
+"""BSS Eval v4: SDR, ISR, SIR and SAR; `engine` has the definitions."""

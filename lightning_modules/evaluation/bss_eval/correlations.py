@@ -1,7 +1,7 @@
-"""Correlations of stretches of audio at few lags, by short FFTs.
+"""Correlations of sections of audio at few lags, by short FFTs.
 
 Signals are numbered source by source, channel by channel: P = sources times channels. Correlations
-of adjoining stretches, with the seams between them, add up to those of the whole, so that one pass
+of adjoining sections, with the seams between them, add up to those of the whole, so that one pass
 serves every frame and the track.
 """
 
@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_LEAST_FFT = 2048  # for few lags: shorter ones cost more calls than they save
-_BLOCKS = 16  # multiplied at once: enough for a matrix product, few enough for the cache
+_MIN_FFT = 2048  # shorter ones are slower because of more calls
+_BLOCKS = 16  # in one matrix product; few enough for the CPU cache
 
 
 class Correlator(threading.local):
-    """Correlations of stretches of a track.
+    """Correlations of sections of a track.
 
-    Buffers are kept from one stretch to the next; each thread gets its own.
+    Buffers are reused between sections; each thread has its own.
 
     Args:
         references: True sources, shape (S, T, C), of any real type.
         estimates: Estimates, of the same shape.
         taps: F, the number of lags.
-        longest: Length of the stretches that the buffers are to suit, samples.
+        longest: Length of the longest section, samples; sets the size of buffers.
 
     Attributes:
-        result_bytes: Size of the correlations of a stretch.
+        result_bytes: Size of the correlations of a section.
     """
 
     def __init__(
@@ -42,21 +42,21 @@ class Correlator(threading.local):
         self._sources, _, self._channels = references.shape
         self._past = taps - 1
         self._n_fft = fft_length(longest, taps)
-        self._hop = self._n_fft - self._past  # new samples a block: no lag may wrap around
+        self._hop = self._n_fft - self._past  # new samples per block, so that no lag wraps around
         blocks = max(1, -(-longest // self._hop))
         blocks = -(-blocks // -(-blocks // _BLOCKS))  # the same number in each round
         signals, bins = self._sources * self._channels, self._n_fft // 2 + 1
-        # references then estimates, with room for what came before
+        # References then estimates, preceded by the past samples.
         self._audio = np.zeros((2 * signals, self._past + blocks * self._hop))
-        # one block of both without their past, then of references with it: small enough for cache
+        # One block of both without past samples, then of references with them.
         self._waves = np.zeros((3 * signals, self._n_fft))
         self._spectra = np.empty((3 * signals, bins), np.complex128)
-        # bins first: one small matrix product a bin sums over blocks
+        # Bins first: one small matrix product per bin sums over blocks.
         self._by_bin = np.empty((bins, blocks, 3 * signals), np.complex128)
         self.result_bytes = 2 * signals**2 * taps * self._audio.itemsize
 
-    def stretch(self, start: int, stop: int) -> tuple[Array, Array]:
-        """Correlate samples start ... stop - 1, as if all was silent around them.
+    def section(self, start: int, stop: int) -> tuple[Array, Array]:
+        """Correlate samples start ... stop - 1, with zeros around them.
 
         Args:
             start: First sample.
@@ -84,11 +84,11 @@ class Correlator(threading.local):
             total = total + delayed.swapaxes(1, 2) @ present
             self._audio[:, :past] = self._audio[:, size:].copy()
         spectrum = np.ascontiguousarray(total.transpose(2, 1, 0))
-        # a copy, or every result would hold all the lags that are not wanted
+        # A copy, so that the unused lags are freed.
         return np.fft.irfft(spectrum, self._n_fft)[..., : past + 1].copy(), energies
 
     def _load(self, start: int, stop: int) -> Array:
-        """Put samples behind the past, as float64, and take their energies."""
+        """Load samples after the past ones, as float64, and return their energies."""
         signals, length = len(self._audio) // 2, stop - start
         audio = self._audio[:, self._past :]
         shape = (self._sources, self._channels, -1)
@@ -106,23 +106,20 @@ class Correlator(threading.local):
             ]
         )
 
-    def seams(self, borders: list[tuple[int, int]]) -> Array:
-        """Correlate the beginnings of stretches with what came before them.
-
-        The correlations of two stretches, with the seam between them, add up to those of both
-        together.
+    def borders(self, sections: list[tuple[int, int]]) -> Array:
+        """Correlate the beginnings of sections with the samples before them.
 
         Args:
-            borders: Start and stop of each stretch that something precedes.
+            sections: Start and stop of each section except the first.
 
         Returns:
-            The sum over borders of sum_n y_q[n] x_k[n - l], n in the stretch and n - l before it;
+            The sum over borders of sum_n y_q[n] x_k[n - l], n in the section and n - l before it;
             shape (2 P, P, F).
         """
         past, signals = self._past, len(self._audio) // 2
         n_fft = power_of_two(2 * past + 1)
         total = np.zeros((2 * signals, signals, n_fft // 2 + 1), np.complex128)
-        for start, stop in borders:
+        for start, stop in sections:
             before, after = max(0, start - past), min(stop, start + past)
             waves = np.zeros((3 * signals, n_fft))
             for row, waveform, first, last in (
@@ -139,10 +136,10 @@ class Correlator(threading.local):
 
 
 def fft_length(samples: int, taps: int) -> int:
-    """Choose the length of the FFTs that correlate at `taps` lags: a power of two."""
-    return power_of_two(min(samples + taps - 1, max(4 * taps, _LEAST_FFT)))
+    """Length of the FFTs that correlate at `taps` lags, a power of two."""
+    return power_of_two(min(samples + taps - 1, max(4 * taps, _MIN_FFT)))
 
 
 def power_of_two(number: int) -> int:
-    """Round up to a power of two, 2 at least."""
+    """The next power of two, at least 2."""
     return max(2, 1 << (number - 1).bit_length())

@@ -1,17 +1,17 @@
-"""Projections of estimates on references: filters, and energies that need no filtering.
+"""Energies of projections of estimates on references, without filtering.
 
 The projections of an estimate e on its own reference, p1 = sum_k c1_k * x_k, and on all references,
-p2 = sum_k c2_k * x_k, are convolutions with F taps. Their energies within a frame are quadratic
-forms in the frame's correlations at lags 0 ... F - 1, the frame cut out and silent around it:
+p2 = sum_k c2_k * x_k, are convolutions with F taps. Their energies in a frame, with zeros around
+it, are quadratic forms in the frame's correlations at lags 0 ... F - 1:
 
     || sum_k b_k * x_k ||^2 = sum_ik sum_l W_ik[l] r_ik[l],
     W_ik[l] = (2 - [l = 0]) sum_a b_i[a] b_k[a + l],   r_ik[l] = sum_n x_i[n] x_k[n - l]
 
-and <e, sum_k c_k * x_k> = sum_k sum_l c_k[l] sum_n e[n] x_k[n - l] likewise. So nothing is
-filtered: one pass over the audio gives all frames' correlations, their sum the filters, and one
-matrix product all energies.
+and likewise <e, sum_k c_k * x_k> = sum_k sum_l c_k[l] sum_n e[n] x_k[n - l]. So one pass over the
+audio computes the correlations of all frames, their sum gives the filters, and one matrix product
+all energies.
 
-Signals are numbered source by source, channel by channel: P = sources times channels.
+Signals are numbered by source, then channel: P = sources times channels.
 """
 
 import itertools
@@ -31,10 +31,10 @@ _Bounds = tuple[int, int]
 
 ENERGIES = 5  # |p1|^2, |p1 - s|^2, |p2 - p1|^2, |p2|^2, |e - p2|^2
 
-# Rounding over energy from which on an energy is computed by filtering: 4e-7 dB.
+# If the relative rounding error is larger, energies are computed by filtering: 4e-7 dB.
 TOLERANCE = 1e-7
-_KEPT_BYTES = 256 * 2**20  # of frames' correlations that wait for the filters
-_GROUP = 16  # frames weighed at once
+_KEPT_BYTES = 256 * 2**20  # limit of the correlations of frames that are kept
+_GROUP = 16  # frames in one matrix product
 
 
 @dataclass
@@ -42,10 +42,10 @@ class Measurement:
     """Energies of a track's frames.
 
     Attributes:
-        squares: |s|^2, |e|^2 and |e - s|^2, shape (frames, 3, S); NaN in frames left out.
+        squares: |s|^2, |e|^2 and |e - s|^2, shape (frames, 3, S); NaN in skipped frames.
         energies: |p1|^2, |p1 - s|^2, |p2 - p1|^2, |p2|^2 and |e - p2|^2, shape
-            (ENERGIES, frames, S); NaN in frames left out.
-        filters: Those of the whole track, or of each frame that was not left out.
+            (ENERGIES, frames, S); NaN in skipped frames.
+        filters: Filters of the whole track, or of each frame that was not skipped.
     """
 
     squares: Array
@@ -62,16 +62,16 @@ def measure(
     framewise: bool = False,
     threads: int = 1,
 ) -> Measurement:
-    """Fit distortion filters, and measure the projections frame by frame.
+    """Fit distortion filters and compute the energies of the projections in each frame.
 
     Args:
         references: True sources, shape (S, T, C).
         estimates: Estimates in the same order, shape (S, T, C).
         frames: First sample and one past the last of each frame.
-        audible: Indices of the frames to measure; the filters hear all of the track.
+        audible: Indices of the frames to measure; filters are fitted to the whole track.
         taps: F, taps of a filter.
         framewise: Fit filters to each frame instead.
-        threads: How many frames are worked on at once.
+        threads: Number of frames to process in parallel.
 
     Returns:
         Energies of all frames.
@@ -85,12 +85,12 @@ def measure(
     known: list[tuple[Array, Array]] = []
     common: tuple[Filters, Array] | None = None
 
-    def weigh(group: Sequence[int]) -> Filters:
-        parts = [known[index] if known else correlator.stretch(*frames[index]) for index in group]
+    def measure_group(group: Sequence[int]) -> Filters:
+        parts = [known[index] if known else correlator.section(*frames[index]) for index in group]
         lags, levels = (np.stack(arrays) for arrays in zip(*parts, strict=True))
         filters, weights = common or _filters_and_weights(lags[0], sources, copies)
-        values, spoilt = frame_energies(lags, levels, weights)
-        for row, source in np.argwhere(spoilt):
+        values, inaccurate = frame_energies(lags, levels, weights)
+        for row, source in np.argwhere(inaccurate):
             start, stop = frames[group[row]]
             values[:, row, source] = filtered_energies(
                 references[:, start:stop], estimates[source, start:stop], source, filters
@@ -99,38 +99,38 @@ def measure(
         return filters
 
     with ThreadPoolExecutor(threads) as pool:
-        # a pool of one thread would only add its switches
+        # A pool of one thread would only add overhead.
         apply = pool.map if threads > 1 else map
         if not framewise:
             keep = _tile(frames) and len(frames) * correlator.result_bytes <= _KEPT_BYTES
             if keep:
                 tail = [(frames[-1][1], samples)] if frames[-1][1] < samples else []
-                whole, stretches = correlator, [*frames, *tail]
+                whole, sections = correlator, [*frames, *tail]
             else:
                 borders = np.linspace(0, samples, threads + 1).astype(int).tolist()
-                stretches = list(itertools.pairwise(borders))
+                sections = list(itertools.pairwise(borders))
                 whole = Correlator(references, estimates, taps, max(1, samples // threads))
-            total = whole.seams(stretches[1:])
-            for part in apply(lambda ends: whole.stretch(*ends), stretches):
+            total = whole.borders(sections[1:])
+            for part in apply(lambda ends: whole.section(*ends), sections):
                 total += part[0]
                 if keep:
                     known.append(part)
             common = _filters_and_weights(total, sources, copies)
         size = 1 if framewise else _GROUP
         groups = [audible[first : first + size] for first in range(0, len(audible), size)]
-        fitted = list(apply(weigh, groups))
+        fitted = list(apply(measure_group, groups))
     return Measurement(squares, energies, [common[0]] if common else fitted)
 
 
 @dataclass
 class Filters:
-    """Distortion filters, and how far they can be trusted.
+    """Distortion filters and the condition of the systems they solve.
 
     Attributes:
         own: c1, from a source's channels to each channel of its estimate, (S, C, C, F).
         all: c2, from all references to each channel of each estimate, (S, C, P, F).
-        own_condition: Condition of each source's own system, shape (S,).
-        all_condition: Condition of the system of all references.
+        own_condition: Condition number of each source's own system, shape (S,).
+        all_condition: Condition number of the system of all references.
     """
 
     own: Array
@@ -140,16 +140,16 @@ class Filters:
 
 
 def copied_channels(references: Signals) -> NDArray[np.intp]:
-    """Find channels that equal an earlier one of their source, as in a source panned to the middle.
+    """Find channels that equal an earlier one of their source, as in a centred source.
 
     Args:
         references: True sources, shape (S, T, C).
 
     Returns:
-        Their numbers among the P signals.
+        Their indices among the P signals.
     """
     sources, samples, channels = references.shape
-    middle = references[:, samples // 2 : samples // 2 + 64]  # tells most that differ
+    middle = references[:, samples // 2 : samples // 2 + 64]  # enough to tell most channels apart
     copies = [
         source * channels + channel
         for source, channel in itertools.product(range(sources), range(channels))
@@ -165,15 +165,15 @@ def copied_channels(references: Signals) -> NDArray[np.intp]:
 
 
 def fit(correlations: Array, sources: int, copies: NDArray[np.intp]) -> Filters:
-    """Fit the filters that bring references nearest to estimates.
+    """Fit the least-squares filters from references to estimates.
 
-    Correlations that are not finite make NaN of the filters that depend on them, as in museval.
+    Filters that depend on correlations that are not finite are NaN, as in museval.
 
     Args:
-        correlations: As `Correlator.stretch` returns them, shape (2 P, P, F).
+        correlations: As `Correlator.section` returns them, shape (2 P, P, F).
         sources: S.
-        copies: Signals to go without filters, as others are equal: the projections are the same,
-            and the system keeps its condition.
+        copies: Signals equal to others, which get no filters: the projections are the same, and
+            the system stays well-conditioned.
 
     Returns:
         The filters.
@@ -185,7 +185,7 @@ def fit(correlations: Array, sources: int, copies: NDArray[np.intp]) -> Filters:
     among, right = correlations[:signals], correlations[signals:]
     every, all_condition = _solve(among[None], right[None])
     own, own_condition = every, all_condition
-    if sources > 1:  # a lone source has the very same filters: its interference is exactly zero
+    if sources > 1:  # for a single source, both are the same: its interference is exactly zero
         blocks = np.arange(signals).reshape(sources, channels)
         own, own_condition = _solve(
             np.stack([among[np.ix_(rows, rows)] for rows in blocks]),
@@ -200,7 +200,7 @@ def fit(correlations: Array, sources: int, copies: NDArray[np.intp]) -> Filters:
 
 
 def _solve(lags: Array, right: Array) -> tuple[Array, Array]:
-    """Solve systems of finite numbers, and give NaN for the others."""
+    """Solve the systems with finite values; NaN for the others."""
     filters, condition = np.full(right.shape, np.nan), np.full(len(lags), np.nan)
     systems = np.isfinite(lags).all(axis=(1, 2, 3))
     columns = np.isfinite(right).all(axis=(2, 3), keepdims=True)
@@ -218,7 +218,7 @@ def _filters_and_weights(
 
 
 def energy_weights(filters: Filters) -> Array:
-    """Weights on correlations that make energies of them.
+    """Weights that turn correlations into energies.
 
     Args:
         filters: The filters of S sources.
@@ -245,47 +245,47 @@ def energy_weights(filters: Filters) -> Array:
 
 
 def frame_energies(correlations: Array, squares: Array, weights: Array) -> tuple[Array, Array]:
-    """Weigh correlations of frames into energies of projections.
+    """Compute energies of projections from correlations of frames.
 
     Args:
-        correlations: As `Correlator.stretch` returns them, shape (frames, 2 P, P, F).
+        correlations: As `Correlator.section` returns them, shape (frames, 2 P, P, F).
         squares: |s|^2, |e|^2 and |e - s|^2, shape (frames, 3, S).
         weights: As `energy_weights` returns them.
 
     Returns:
-        Energies, shape (ENERGIES, frames, S); and whether rounding spoils any of a source's,
-        shape (frames, S): then the terms are so much larger than their sum that
-        `filtered_energies` must be asked.
+        Energies, shape (ENERGIES, frames, S), and whether rounding makes those of a source
+        inaccurate, shape (frames, S): their terms are then much larger than their sum, and
+        `filtered_energies` must be used.
     """
     frames, _, signals, _ = correlations.shape
     sources = squares.shape[-1]
     if not np.isfinite(squares).all():
-        # filters of NaN speak for the sources concerned; 0 times NaN would spoil the others
+        # NaN filters mark the affected sources; 0 times NaN would affect the others.
         correlations = np.nan_to_num(correlations, posinf=0, neginf=0)
     shape = (frames, ENERGIES, sources)
     energies = correlations.reshape(frames, -1) @ weights.reshape(ENERGIES * sources, -1).T
     energies = energies.reshape(shape).transpose(1, 0, 2)
     energies[4] += squares[:, 1]
-    # an FFT's rounding is spread evenly over lags: eps |y| |x| at each
+    # The rounding error of an FFT is spread evenly over lags: eps |y| |x| at each.
     power = np.einsum("fkk->fk", correlations[:, :signals, :, 0])
-    heard = np.nan_to_num(squares[:, 1], posinf=0)
-    both = np.concatenate([power, np.repeat(heard, signals // sources, axis=1)], axis=1)
+    estimate_power = np.nan_to_num(squares[:, 1], posinf=0)
+    both = np.concatenate([power, np.repeat(estimate_power, signals // sources, axis=1)], axis=1)
     spread = np.einsum("nsqkl,nsqkl->nsqk", weights, weights)
     rounding = np.einsum("nsqk,fq,fk->nfs", spread, both, power, optimize=True)
     rounding = np.finfo(np.float64).eps * np.sqrt(np.maximum(rounding, 0))
     rounding[4] += np.finfo(np.float64).eps * squares[:, 1]
     if sources == 1:
-        # all references are its own: exactly no interference
+        # All references are its own: the interference is exactly zero.
         energies[2], rounding[2] = 0 * energies[0], 0
     with np.errstate(invalid="ignore"):
-        spoilt = (rounding > TOLERANCE * energies).any(axis=0)
-    return energies, spoilt
+        inaccurate = (rounding > TOLERANCE * energies).any(axis=0)
+    return energies, inaccurate
 
 
 def filtered_energies(
     references: NDArray[np.generic], estimate: NDArray[np.generic], source: int, filters: Filters
 ) -> Array:
-    """Filter a frame and take the energies, for figures so high that sums of products round.
+    """Compute the energies by filtering a frame, for scores too high for `frame_energies`.
 
     Args:
         references: True sources within the frame, shape (S, L, C).
@@ -306,30 +306,30 @@ def filtered_energies(
     every = np.fft.rfft(filters.all[source], n_fft)
     energies = np.zeros(ENERGIES)
     waves = np.zeros((sources * channels, n_fft))
-    target, heard = np.zeros((channels, hop)), np.zeros((channels, hop))
+    target, output = np.zeros((channels, hop)), np.zeros((channels, hop))
     for first in range(0, length + past, hop):
         begin, end = max(0, first - past), min(length, first + hop)
-        waves[:] = target[:] = heard[:] = 0
+        waves[:] = target[:] = output[:] = 0
         column = begin - first + past
         waves[:, column : column + end - begin] = (
             references[:, begin:end].transpose(0, 2, 1).reshape(sources * channels, -1)
         )
         inside = max(0, end - first)
         target[:, :inside] = waves[rows, past : past + inside]
-        heard[:, :inside] = estimate[first:end].T
+        output[:, :inside] = estimate[first:end].T
         spectra = np.fft.rfft(waves)
         kept = min(hop, length + past - first)
         p1, p2 = (
             np.fft.irfft((applied * spectra[inputs]).sum(axis=1), n_fft)[:, past : past + kept]
             for applied, inputs in ((own, rows), (every, slice(None)))
         )
-        parts = (p1, p1 - target[:, :kept], p2 - p1, p2, heard[:, :kept] - p2)
+        parts = (p1, p1 - target[:, :kept], p2 - p1, p2, output[:, :kept] - p2)
         energies += [np.vdot(part, part) for part in parts]
     return energies
 
 
 def _autocorrelation(filters: Array) -> Array:
-    """W of the module's formula, summed over outputs; filters (C, P, F), result (P, P, F)."""
+    """W in the module's formula, summed over output channels: (C, P, F) -> (P, P, F)."""
     taps = filters.shape[-1]
     n_fft = 2 * taps
     spectra = np.ascontiguousarray(np.fft.rfft(filters, n_fft).transpose(2, 1, 0))
@@ -340,6 +340,6 @@ def _autocorrelation(filters: Array) -> Array:
 
 
 def _tile(frames: Sequence[_Bounds]) -> bool:
-    """Whether frames follow each other from the start without gap or overlap."""
+    """Whether frames are contiguous from the start, without gaps or overlaps."""
     starts, stops = zip(*frames, strict=True) if frames else ((), ())
     return starts[:1] == (0,) and starts[1:] == stops[:-1] and all(a < b for a, b in frames)

@@ -1,19 +1,19 @@
 """Block Toeplitz systems: the normal equations of multichannel least-squares filters.
 
-The filters c of P signals x_k that come nearest to a signal e solve T c = d with
+The filters c of P signals x_k that best approximate a signal e solve T c = d with
 
     T[(i, a), (k, b)] = sum_n x_i[n - a] x_k[n - b] = r_ik[b - a],   d_i[a] = sum_n e[n] x_i[n - a]
 
-for taps a, b = 0 ... F - 1. T depends on a - b alone, so that the P F x P F matrix is never formed:
+for taps a, b = 0 ... F - 1. T depends only on a - b, so the P F x P F matrix is never formed:
 
-* A recursion over the number of taps solves a nearby system, T with a small ridge, in O(F^2):
-  Whittle 1963, "On the fitting of multivariate autoregressions", Biometrika 50; Akaike 1973,
-  "Block Toeplitz matrix inversion", SIAM J. Appl. Math. 24.
-* Its last predictors give the inverse of that nearby matrix as products of triangular Toeplitz
-  matrices, applied by FFT: Gohberg and Heinig 1974; Kailath and Chun 1994, "Generalized
-  Gohberg-Semencul formulas for matrix inversion".
-* Conjugate gradients on T itself, preconditioned with that inverse, take the ridge's effect away
-  in one or two steps (Hestenes and Stiefel 1952).
+* A recursion over the number of taps solves T with a small ridge in O(F^2): Whittle 1963, "On the
+  fitting of multivariate autoregressions", Biometrika 50; Akaike 1973, "Block Toeplitz matrix
+  inversion", SIAM J. Appl. Math. 24.
+* Its last predictors give the inverse of that matrix as products of triangular Toeplitz matrices,
+  applied by FFT: Gohberg and Heinig 1974; Kailath and Chun 1994, "Generalized Gohberg-Semencul
+  formulas for matrix inversion".
+* Conjugate gradients on T, preconditioned with that inverse, remove the effect of the ridge in one
+  or two steps (Hestenes and Stiefel 1952).
 """
 
 from collections.abc import Callable
@@ -25,21 +25,21 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 _Operator = Callable[[Array], Array]
 
-# The recursion is stable only as far as T is positive definite beyond rounding.
+# The recursion needs T to be positive definite beyond rounding errors.
 RIDGE = 1e-13
-MOST_STEPS = 12
-ENOUGH = 1e-26  # error energy over the energy of the solution, where the steps end
-LARGEST_RESIDUAL = 1e-8
+_MAX_STEPS = 12
+_TOLERANCE = 1e-26  # energy of the error relative to that of the solution
+_MAX_RESIDUAL = 1e-8
 
 
 @dataclass
 class Solution:
-    """Filters, and how far they can be trusted.
+    """Filters and the condition of their systems.
 
     Attributes:
         filters: Solutions c, shape (systems, right-hand sides, P, F).
-        condition: Mean of T's eigenvalues times the mean of their inverses, after each signal
-            was scaled to one, shape (systems,). It ends at about 1 / `RIDGE`.
+        condition: Mean of T's eigenvalues times the mean of their inverses, with each signal
+            scaled to energy 1, shape (systems,); at most about 1 / `RIDGE`.
     """
 
     filters: Array
@@ -49,8 +49,8 @@ class Solution:
 def solve(correlations: Array, right: Array) -> Solution:
     """Solve (T + eps I) c = d for several systems and right-hand sides at once.
 
-    museval adds the machine's eps = 2.2e-16 to the diagonal, whatever the signals' level: it
-    makes silent channels solvable, and so it is part of the definition.
+    museval adds eps = 2.2e-16 to the diagonal, whatever the signals' level. This makes systems with
+    silent channels solvable, so it is part of the definition.
 
     Args:
         correlations: r_ik[l] = sum_n x_i[n] x_k[n - l], shape (systems, P, P, F). Finite.
@@ -63,7 +63,7 @@ def solve(correlations: Array, right: Array) -> Solution:
     diagonal = np.arange(lags.shape[1])
     lags[..., 0] = (lags[..., 0] + lags[..., 0].swapaxes(1, 2)) / 2
     lags[:, diagonal, diagonal, 0] += np.finfo(np.float64).eps
-    # each signal scaled to energy 1: quiet ones must not drown in the ridge of loud ones
+    # Each signal is scaled to energy 1, so that the ridge does not dominate quiet ones.
     scale = 1 / np.sqrt(lags[:, diagonal, diagonal, 0])
     lags *= scale[:, :, None, None] * scale[:, None, :, None]
     scaled = right * scale[:, None, :, None]
@@ -73,29 +73,29 @@ def solve(correlations: Array, right: Array) -> Solution:
 
 
 def _solve_scaled(lags: Array, right: Array) -> tuple[Array, Array]:
-    """Solve systems by recursion, and as museval does those on which it breaks down."""
+    """Solve by recursion, or densely as museval does where the recursion breaks down."""
     filters, condition = np.empty_like(right), np.full(len(lags), 1 / RIDGE)
-    sound = np.zeros(len(lags), bool)
+    solved = np.zeros(len(lags), bool)
     try:
-        with np.errstate(all="ignore"):  # most breakdowns show in the residual
+        with np.errstate(all="ignore"):  # the residual shows most breakdowns
             start, inverse, condition = _solve_nearby(lags, right)
             multiply = _multiplication(lags)
             filters = _refine(start, right, multiply, inverse)
             residual = np.abs(right - multiply(filters)).max(axis=(1, 2, 3))
-            sound = residual <= LARGEST_RESIDUAL * np.abs(right).max(axis=(1, 2, 3))
-    except np.linalg.LinAlgError:  # a singular matrix in one of them: the others fare no worse
+            solved = residual <= _MAX_RESIDUAL * np.abs(right).max(axis=(1, 2, 3))
+    except np.linalg.LinAlgError:  # one is singular: solve them separately
         if len(lags) > 1:
             parts = [_solve_scaled(lags[[row]], right[[row]]) for row in range(len(lags))]
             every, conditions = zip(*parts, strict=True)
             return np.concatenate(every), np.concatenate(conditions)
-    for system in np.flatnonzero(~sound):
+    for system in np.flatnonzero(~solved):
         filters[system] = _solve_dense(lags[system], right[system])
         condition[system] = 1 / RIDGE
     return filters, condition
 
 
 def _refine(start: Array, right: Array, multiply: _Operator, precondition: _Operator) -> Array:
-    """Conjugate gradients for T c = d from `start`, all systems and right-hand sides at once."""
+    """Conjugate gradients for T c = d from `start`, for all systems and right-hand sides."""
 
     def dot(left: Array, other: Array) -> Array:
         product: Array = np.einsum("smpf,smpf->sm", left, other)[..., None, None]
@@ -104,10 +104,10 @@ def _refine(start: Array, right: Array, multiply: _Operator, precondition: _Oper
     solution = start
     residual = right - multiply(solution)
     direction = step = precondition(residual)
-    error = dot(residual, step)  # energy of what the solution's projection still lacks
+    error = dot(residual, step)  # energy of the error of the projection
     energy = dot(right, solution)
-    for _ in range(MOST_STEPS):
-        open_ = error > ENOUGH * energy
+    for _ in range(_MAX_STEPS):
+        open_ = error > _TOLERANCE * energy
         if not open_.any():
             break
         moved = multiply(direction)
@@ -140,7 +140,7 @@ def _solve_nearby(lags: Array, right: Array) -> tuple[Array, _Operator, Array]:
     row = lags[..., ::-1].transpose(0, 2, 3, 1).reshape(systems, signals, taps * signals)
     wanted = np.ascontiguousarray(right.transpose(0, 3, 2, 1))  # (systems, F, P, columns)
 
-    # U and c grow from the top of their arrays, V from the bottom
+    # U and c fill their arrays from the top, V from the bottom.
     forward = np.zeros((systems, taps * signals, signals))
     backward = np.zeros_like(forward)
     solution = np.zeros((systems, taps * signals, len(right[0])))
@@ -200,7 +200,7 @@ def _inversion(factors: list[tuple[Array, Array]]) -> _Operator:
 def _condition(factors: list[tuple[Array, Array]]) -> Array:
     """Mean eigenvalue of T^-1, from the same formula; T's own mean is 1 as signals are scaled."""
     _, taps, signals, _ = factors[0][0].shape
-    left = np.arange(taps, 0, -1.0)  # on how many diagonal blocks the block of a tap appears
+    left = np.arange(taps, 0, -1.0)  # number of diagonal blocks that contain each tap's block
     trace = np.zeros(len(factors[0][0]))
     for blocks, inverse in factors:
         trace += np.einsum("t,stij,stij->s", left, blocks @ inverse[:, None], blocks)
@@ -243,7 +243,7 @@ def dense(lags: Array) -> Array:
 
 
 def _solve_dense(lags: Array, right: Array) -> Array:
-    """Solve as museval does, for matrices that are singular to rounding: P F cubed operations."""
+    """Solve as museval does, for numerically singular matrices, in (P F)^3 operations."""
     matrix = dense(lags)
     columns = right.reshape(len(right), -1).T
     try:

@@ -1,4 +1,4 @@
-"""Correlations and energies against signals that are delayed and filtered sample by sample."""
+"""Correlations and energies, against sample-by-sample delays and filters."""
 
 import itertools
 
@@ -38,14 +38,14 @@ def direct(present: Array, delayed: Array, taps: int) -> Array:
 @pytest.mark.parametrize("longest", [3, 100, 500])
 @pytest.mark.parametrize("taps", [1, 2, 40])
 @pytest.mark.parametrize(("start", "stop"), [(0, 500), (17, 480), (9, 12), (30, 30)])
-def test_stretches(
+def test_correlations_and_energies_of_sections(
     longest: int, taps: int, start: int, stop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_modules.evaluation.bss_eval.correlations._LEAST_FFT", 2)
+    monkeypatch.setattr("lightning_modules.evaluation.bss_eval.correlations._MIN_FFT", 2)
     references, estimates = signals()
     correlator = Correlator(references, estimates, taps, longest)
-    correlator.stretch(100, 400)  # leaves nothing behind
-    lags, energies = correlator.stretch(start, stop)
+    correlator.section(100, 400)  # must not affect the next call
+    lags, energies = correlator.section(start, stop)
     reference, estimate = references[:, start:stop], estimates[:, start:stop]
     both = np.concatenate([rows(reference), rows(estimate)])
     np.testing.assert_allclose(lags, direct(both, rows(reference), taps), atol=1e-10)
@@ -56,17 +56,17 @@ def test_stretches(
 
 @pytest.mark.parametrize("cuts", [[0, 200, 500], [0, 5, 7, 7, 300, 500]])
 @pytest.mark.parametrize("taps", [1, 40])
-def test_stretches_and_seams_add_up(cuts: list[int], taps: int) -> None:
+def test_sections_and_borders_add_up(cuts: list[int], taps: int) -> None:
     correlator = Correlator(*signals(), taps, 500)
-    whole, _ = correlator.stretch(0, 500)
-    stretches = list(itertools.pairwise(cuts))
-    total = correlator.seams(stretches[1:]) + sum(
-        correlator.stretch(*ends)[0] for ends in stretches
+    whole, _ = correlator.section(0, 500)
+    sections = list(itertools.pairwise(cuts))
+    total = correlator.borders(sections[1:]) + sum(
+        correlator.section(*ends)[0] for ends in sections
     )
     np.testing.assert_allclose(total, whole, atol=1e-10)
 
 
-def test_lengths_of_transforms() -> None:
+def test_fft_lengths() -> None:
     assert [power_of_two(number) for number in (0, 1, 2, 3, 4, 5)] == [2, 2, 2, 4, 4, 8]
     assert fft_length(44100, 512) == 2048
     assert fft_length(100, 512) == 1024
@@ -84,25 +84,25 @@ def filtered(references: Array, filters: Array, taps: int) -> Array:
 
 
 @pytest.mark.parametrize("sources", [1, 2])
-def test_energies_are_those_of_filtered_signals(sources: int) -> None:
+def test_energies_equal_those_of_filtered_signals(sources: int) -> None:
     references, estimates = signals(sources)
     taps, channels = 6, 2
     correlator = Correlator(references, estimates, taps, 500)
-    filters = projection.fit(correlator.stretch(0, 500)[0], sources, np.array([], np.intp))
+    filters = projection.fit(correlator.section(0, 500)[0], sources, np.array([], np.intp))
     start, stop = 90, 310
-    lags, squares = correlator.stretch(start, stop)
-    energies, spoilt = projection.frame_energies(
+    lags, squares = correlator.section(start, stop)
+    energies, inaccurate = projection.frame_energies(
         lags[None], squares[None], projection.energy_weights(filters)
     )
     assert energies.shape == (projection.ENERGIES, 1, sources)
-    assert not spoilt.any()
+    assert not inaccurate.any()
     for source in range(sources):
         frame, estimate = references[:, start:stop], estimates[source, start:stop]
         pad = ((0, 0), (0, taps - 1))
-        target, heard = np.pad(frame[source].T, pad), np.pad(estimate.T, pad)
+        target, output = np.pad(frame[source].T, pad), np.pad(estimate.T, pad)
         p1 = filtered(frame[source : source + 1], filters.own[source], taps)
         p2 = filtered(frame, filters.all[source], taps)
-        parts = (p1, p1 - target, p2 - p1, p2, heard - p2)
+        parts = (p1, p1 - target, p2 - p1, p2, output - p2)
         expected = [np.sum(part**2) for part in parts]
         np.testing.assert_allclose(energies[:, 0, source], expected, rtol=1e-9, atol=1e-9)
         found = projection.filtered_energies(frame, estimate, source, filters)
@@ -112,10 +112,10 @@ def test_energies_are_those_of_filtered_signals(sources: int) -> None:
         assert bool(rest) == (energies[2, 0, source] > 0)
 
 
-def test_long_frames_are_filtered_in_blocks() -> None:
+def test_filtered_energies_of_long_frames() -> None:
     references, estimates = signals(samples=6000)
     correlator = Correlator(references, estimates, 5, 6000)
-    lags, squares = correlator.stretch(0, 6000)
+    lags, squares = correlator.section(0, 6000)
     filters = projection.fit(lags, 2, np.array([], np.intp))
     energies, _ = projection.frame_energies(
         lags[None], squares[None], projection.energy_weights(filters)
@@ -124,25 +124,25 @@ def test_long_frames_are_filtered_in_blocks() -> None:
     np.testing.assert_allclose(found, energies[:, 0, 1], rtol=1e-9)
 
 
-def test_small_differences_of_large_terms_are_told() -> None:
+def test_cancellation_is_reported_as_inaccurate() -> None:
     references, estimates = signals()
     estimates[0] = 0.7 * references[0] + 1e-7 * estimates[0]
     correlator = Correlator(references, estimates, 4, 500)
-    lags, squares = correlator.stretch(0, 500)
+    lags, squares = correlator.section(0, 500)
     filters = projection.fit(lags, 2, np.array([], np.intp))
-    _, spoilt = projection.frame_energies(
+    _, inaccurate = projection.frame_energies(
         lags[None], squares[None], projection.energy_weights(filters)
     )
-    assert spoilt.tolist() == [[True, False]]
+    assert inaccurate.tolist() == [[True, False]]
 
 
-def test_copies_go_without_filters() -> None:
+def test_copied_channels_get_no_filters() -> None:
     references, estimates = signals(channels=3)
     references[1, :, 2] = references[1, :, 0]
-    references[0, 240:330, 1] = references[0, 240:330, 0]  # only around the middle
+    references[0, 240:330, 1] = references[0, 240:330, 0]
     copies = projection.copied_channels(references)
     assert copies.tolist() == [5]
-    lags, _ = Correlator(references, estimates, 4, 500).stretch(0, 500)
+    lags, _ = Correlator(references, estimates, 4, 500).section(0, 500)
     filters = projection.fit(lags, 2, copies)
     assert not filters.all[:, :, 5].any()
     assert not filters.own[1, :, 2].any()
