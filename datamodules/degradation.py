@@ -109,7 +109,7 @@ class DegradedItems(Dataset[Batch | TrackBatch]):
 
     def __getitem__(self, number: int) -> Batch | TrackBatch:
         item = self.clean[number]
-        track, start = self.clean.place(number)
+        track, start = self.clean.origin(number)
         degraded = self.degrader.fixed(Batch(item.mixture, item.targets), track.name, start)
         return item._replace(mixture=degraded.mixture, targets=degraded.targets)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from datamodules.files import write_crop
 from datamodules.files.mapped_wav import MappedFile
 from datamodules.musdb import MUSDBDataModule
 from datamodules.randomness import Position
-from datamodules.stream.ring_loader import Fill, RingLoader
+from datamodules.stream.ring_loader import RingLoader
 from datamodules.tracks.layouts import STEMS
 
 # As many examples as a run can want: no loader pays for the beginning of an epoch.
@@ -172,7 +173,7 @@ def stemlab(task: Task, int16_to_device: bool = False, compiled: bool = True) ->
         assert isinstance(loader, RingLoader)
         if not compiled:
             slots: Any = loader.dataset
-            slots.fill = _WithoutKernel(slots.fill)
+            slots.examples.fill = _WithoutKernel(slots.examples.fill)
         try:
             yield from loader
         finally:
@@ -191,7 +192,7 @@ def _end_persistent_workers(loader: DataLoader[Any]) -> None:
 class _WithoutKernel:
     """Writes examples as where numba is not installed; goes to workers as what it wraps does."""
 
-    def __init__(self, fill: Fill) -> None:
+    def __init__(self, fill: Callable[[Tensor, Position], None]) -> None:
         self.fill = fill
 
     def __call__(self, example: Tensor, position: Position) -> None:

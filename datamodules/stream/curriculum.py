@@ -10,19 +10,19 @@ from datamodules.errors import DataError
 def crop_lengths(
     curriculum: Mapping[int, float] | None, segment_seconds: float, sample_rate: int
 ) -> dict[int, int]:
-    """Check a curriculum of crop lengths.
+    """Check a curriculum of crop lengths and convert it to samples.
 
     Args:
-        curriculum: First epoch -> length of the crops from there on, seconds; by default
-            the same length throughout.
-        segment_seconds: The greatest length.
+        curriculum: First epoch -> crop length from that epoch on, seconds; by default
+            ``segment_seconds`` in all epochs.
+        segment_seconds: Largest crop length.
         sample_rate: Sample rate, Hz.
 
     Returns:
-        First epoch -> length of the crops from there on, samples.
+        First epoch -> crop length from that epoch on, samples.
 
     Raises:
-        DataError: A length is not above 0 or too great, or the first epoch has none.
+        DataError: A length is out of range, or epoch 0 has none.
     """
     if round(segment_seconds * sample_rate) < 1:
         raise DataError(f"segment_seconds is {segment_seconds}: give a length above 0")
@@ -42,10 +42,10 @@ def crop_lengths(
 
 
 def samples_at(epoch: int, curriculum: Mapping[int, int]) -> int:
-    """Length of the crops of an epoch, samples.
+    """Crop length in an epoch, samples.
 
     Args:
         epoch: The epoch.
-        curriculum: First epoch -> length from there on.
+        curriculum: Result of ``crop_lengths``.
     """
     return curriculum[max(first for first in curriculum if first <= epoch)]

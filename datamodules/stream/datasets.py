@@ -1,4 +1,4 @@
-"""What the loaders hand out: crops by position, crops at fixed places, and whole tracks."""
+"""Data sets: training crops by position, validation crops at fixed starts, and whole tracks."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from datamodules.tracks.sources import SourceGrouping
 
 
 class TrainingCrops:
-    """Crops of all stems, by position in the stream, written where they are wanted.
+    """Crops of all stems, by position in the training stream, written into given memory.
 
     Args:
-        tracks: Tracks to draw from, in the order in which ``draw`` numbers them.
+        tracks: Tracks to draw from, in the order in which ``sampler`` numbers them.
         grouping: Stems, sources and channels.
-        draw: Draws which crop is which.
-        lengths: First epoch -> length of the crops from there on, samples.
-        augmentations: The first ones of the stream, done in the pass that reads.
-        raw: Hand out 16-bit samples as the files have them, in place of floats.
+        sampler: Draws tracks and starts.
+        lengths: First epoch -> crop length from that epoch on, samples.
+        augmentations: First augmentations of the stream, fused into the conversion of samples.
+        int16: Return the files' 16-bit samples instead of floats.
 
     Attributes:
-        shape: Shape of the longest example: (stems, C, T), or (stems, T, C) if raw.
+        shape: Shape of the longest example: (stems, C, T), or (stems, T, C) for int16.
         dtype: Type of its values.
     """
 
@@ -42,18 +42,18 @@ class TrainingCrops:
         self,
         tracks: Sequence[Track],
         grouping: SourceGrouping,
-        draw: CropSampler,
+        sampler: CropSampler,
         lengths: Mapping[int, int],
         augmentations: Sequence[FusedAugmentation] = (),
-        raw: bool = False,
+        int16: bool = False,
     ) -> None:
         self.files = [[track.stems.get(stem) for stem in grouping.stems] for track in tracks]
-        self.draw, self.lengths = draw, lengths
-        self.dtype = torch.int16 if raw else torch.float32
+        self.sampler, self.lengths = sampler, lengths
+        self.dtype = torch.int16 if int16 else torch.float32
         self.augmentations = augmentations
         self._stems, self._channels = len(grouping.stems), grouping.audio_channels
         self.shape = self._shape(max(lengths.values()))
-        self._mappings = MappedFiles(
+        self._mapped = MappedFiles(
             {
                 track.stems[stem]: state
                 for track in tracks
@@ -71,57 +71,54 @@ class TrainingCrops:
             return self._stems, samples, self._channels
         return self._stems, self._channels, samples
 
-    def fill(self, stems: Tensor, position: Position) -> None:
+    def fill(self, target: Tensor, position: Position) -> None:
         """Write an example.
 
         Args:
-            stems: Where it goes, of the epoch's shape and of ``dtype``.
-            position: Its epoch and index.
+            target: Written to; shape of the epoch, type ``dtype``.
+            position: Epoch and index of the example.
 
         Raises:
-            DataError: A file was removed or changed, or is not as raw examples need it.
+            DataError: A file was removed or changed, or does not have the samples for int16.
         """
         samples = samples_at(position[0], self.lengths)
-        crop = self.draw.crop(position, samples)
-        gains, swaps = self._draw_changes(position)
+        crop = self.sampler.crop(position, samples)
+        gains, swaps = self._draw_gains_and_swaps(position)
         for stem, (track, start) in enumerate(zip(*crop, strict=True)):
             file = self.files[track][stem]
-            if file is None:  # a stem that the track does not have
-                stems[stem].zero_()
+            if file is None:  # missing stem, silent
+                target[stem].zero_()
                 continue
-            source = self._mappings.crop(file, int(start), samples)
+            source = self._mapped.crop(file, int(start), samples)
             if self.dtype == torch.float32:
-                write_crop(source, stems[stem], float(gains[stem]), bool(swaps[stem]))
+                write_crop(source, target[stem], float(gains[stem]), bool(swaps[stem]))
                 continue
             if source.dtype != torch.int16 or source.shape[1] != self._channels:
                 raise DataError(
                     f"{file}: {source.dtype} samples of {source.shape[1]} channels, int16 of "
                     f"{self._channels} were expected; set --data.init_args.int16_to_device=false"
                 )
-            target = stems[stem]
-            if len(source) < samples:  # a track shorter than the segment ends in silence
-                target[len(source) :].zero_()
-                target = target[: len(source)]
-            target.copy_(source)
+            target[stem, : len(source)].copy_(source)
+            target[stem, len(source) :].zero_()  # a track shorter than the crop ends in silence
 
-    def _draw_changes(self, position: Position) -> tuple[Parameters, npt.NDArray[np.bool_]]:
+    def _draw_gains_and_swaps(self, position: Position) -> tuple[Parameters, npt.NDArray[np.bool_]]:
         stems = self._stems
         gains, swaps = np.ones(stems), np.zeros(stems, bool)
         for number, augmentation in enumerate(self.augmentations):
-            parameters = augmentation.draw_at(self.draw.seed, number, position, stems)
+            parameters = augmentation.draw_at(self.sampler.seed, number, position, stems)
             gain, swap = augmentation.gain_and_swap(parameters)
             gains, swaps = gains * gain, swaps ^ swap
         return gains, swaps
 
 
 class ValidationCrops(Dataset[Batch]):
-    """Crops at fixed places, spread evenly over each track.
+    """Crops at fixed starts, evenly spaced over each track.
 
     Args:
         tracks: The tracks.
         grouping: Stems, sources and channels.
         segment_samples: Length of a crop.
-        crops_per_track: Number of places; fewer in a track that has no more.
+        crops_per_track: Number of crops; fewer in a track with fewer possible starts.
     """
 
     def __init__(
@@ -132,7 +129,7 @@ class ValidationCrops(Dataset[Batch]):
         crops_per_track: int,
     ) -> None:
         self.grouping, self.segment_samples = grouping, segment_samples
-        self.places = [
+        self.origins = [
             (track, int(start))
             for track in tracks
             for start in np.unique(
@@ -143,21 +140,21 @@ class ValidationCrops(Dataset[Batch]):
         ]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.origins)
 
-    def place(self, number: int) -> tuple[Track, int]:
+    def origin(self, number: int) -> tuple[Track, int]:
         """Track and first sample of a crop."""
-        return self.places[number]
+        return self.origins[number]
 
     def __getitem__(self, number: int) -> Batch:
-        track, start = self.places[number]
+        track, start = self.origins[number]
         mixture, targets = self.grouping.read(track, start, self.segment_samples)
         missing = (0, self.segment_samples - mixture.shape[-1])
         return Batch(nn.functional.pad(mixture, missing), nn.functional.pad(targets, missing))
 
 
 class WholeTracks(Dataset[TrackBatch]):
-    """Whole tracks, one an item.
+    """Whole tracks.
 
     Args:
         tracks: The tracks.
@@ -170,8 +167,8 @@ class WholeTracks(Dataset[TrackBatch]):
     def __len__(self) -> int:
         return len(self.tracks)
 
-    def place(self, number: int) -> tuple[Track, int]:
-        """A track, and its first sample."""
+    def origin(self, number: int) -> tuple[Track, int]:
+        """Track and first sample of an item."""
         return self.tracks[number], 0
 
     def __getitem__(self, number: int) -> TrackBatch:

@@ -1,16 +1,16 @@
-"""A loader whose workers write into shared memory and hand over nothing but a number.
+"""A data loader whose workers write batches directly into shared memory.
 
-An ordinary loader makes a tensor per example, stacks them, and passes each batch
-through a file of shared memory made for it: most of its time goes into fresh
-pages. Here the batches live in a ring of slots that is allocated once. A worker
-fills the slot it is told and returns; the batch is a view of the slot.
+PyTorch's own loader allocates a tensor per example, stacks them, and passes each batch through a
+new shared-memory file; most of its time goes into page faults. Here all batches live in a ring of
+slots that is allocated once. A worker fills a slot and returns its index; the batch is a view of
+the slot.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,70 +19,56 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from datamodules.batches import StemBatch
 from datamodules.randomness import Position
 from datamodules.stream.sampler import ExampleSampler
-
-Fill = Callable[[Tensor, Position], None]
-"""Writes the example at a position into a tensor of the shape of an example."""
+from datamodules.stream.workers import explain_worker_death
 
 _PREFETCH = 2
-# Beyond what the workers are at: one batch in use, one fetched ahead by Lightning, one between.
+# Beyond the workers' slots: one batch in use, one prefetched by Lightning, one in between.
 _SPARE_SLOTS = 3
 
 
-class ReaderDiedError(RuntimeError):
-    """A worker died; the message tells why that happens and what to do."""
+class Examples(Protocol):
+    """Writes examples into slots, in the workers.
 
-
-def reader_death(error: BaseException) -> ReaderDiedError | None:
-    """Put into words that a worker died.
-
-    torch raises in the main process as soon as it knows, whatever is being done there.
-
-    Args:
-        error: What was raised.
-
-    Returns:
-        The error to raise in its place; None if it is about something else.
+    Attributes:
+        shape: Shape of the largest example.
+        dtype: Type of the values.
     """
-    if isinstance(error, ReaderDiedError) or "DataLoader worker" not in str(error):
-        return None
-    return ReaderDiedError(
-        f"a process that reads data died ({str(error).strip()}); the system ends one where memory "
-        "runs out (Killed), or where a file was cut short while it was being read (Bus error). "
-        "Mend that, and go on with --ckpt_path last; fewer --data.init_args.num_workers need less "
-        "memory"
-    )
+
+    shape: Sequence[int]
+    dtype: torch.dtype
+
+    def shape_at(self, epoch: int) -> Sequence[int]:
+        """Shape of the examples of an epoch."""
+
+    def fill(self, target: Tensor, position: Position) -> None:
+        """Write the example at a position into a tensor of its shape."""
 
 
 class RingLoader(DataLoader[Any]):
-    """Batches of examples in a shared ring.
+    """Batches of examples in a ring of slots in shared memory.
 
-    A batch is overwritten after the next two have been handed out: use it or copy
-    it before. A copy to a GPU is waited for (see ``copied``).
+    A batch is overwritten after the next two batches have been returned: use or copy it before. A
+    copy to a GPU is waited for (see ``note_copy``).
 
     Args:
-        fill: Writes one example; runs in the workers.
-        shape: Shape of an example, of the largest if they differ.
-        dtype: Type of its values.
-        sampler: Positions of this rank's examples; ``share`` of them make a batch.
-        num_workers: Processes; 0 fills the slots in this one.
-        worker_init_fn: Called in each worker with its number.
-        shape_at: Gives the shape of an epoch's examples, if it changes.
+        examples: Writes the examples.
+        sampler: Positions of this rank's examples.
+        num_workers: Number of worker processes; with 0 the main process fills the slots.
+        worker_init_fn: Called in each worker with its index.
     """
 
     def __init__(
         self,
-        fill: Fill,
-        shape: Sequence[int],
-        dtype: torch.dtype,
+        examples: Examples,
         sampler: ExampleSampler,
         num_workers: int = 0,
         worker_init_fn: Callable[[int], None] | None = None,
-        shape_at: Callable[[int], Sequence[int]] | None = None,
     ) -> None:
         slots = num_workers * _PREFETCH + _SPARE_SLOTS
-        self.ring = torch.empty(slots, sampler.share, *shape, dtype=dtype).share_memory_()
-        self._copies = _Copies(slots)
-        self._slots = _SlotDataset(self.ring, fill, shape_at)
+        shape = (slots, sampler.rank_batch_size, *examples.shape)
+        self.ring = torch.empty(shape, dtype=examples.dtype).share_memory_()
+        self._copies = _PendingCopies(slots)
+        self._slots = _SlotDataset(self.ring, examples)
         super().__init__(
             self._slots,
             sampler=_SlotSampler(sampler, slots, self._copies),
@@ -101,29 +87,28 @@ class RingLoader(DataLoader[Any]):
                 batch = self._slots.view(slot, positions[0][0])
                 yield StemBatch(batch, torch.tensor(positions))
         except RuntimeError as error:
-            told = reader_death(error)
-            if told is None:
-                raise
-            raise told from error
+            if explained := explain_worker_death(error):
+                raise explained from error
+            raise
 
-    def copied(self, batch: Tensor) -> None:
-        """Note that a copy of a batch to a GPU has been started.
+    def note_copy(self, batch: Tensor) -> None:
+        """Note that a copy of a batch to a GPU has started.
 
-        Copies from pinned memory go on behind the program's back; the slot is not
-        filled again before this one is through.
+        Copies from pinned memory are asynchronous; the slot is not filled again before the copy has
+        finished.
 
         Args:
-            batch: The stems of a batch of this loader, as they were handed out.
+            batch: Stems of a batch of this loader.
         """
         slot = batch.storage_offset() // self.ring.stride(0)
         self._copies.note(slot)
 
 
-class _Copies:
-    """Copies to a GPU that may still be going on.
+class _PendingCopies:
+    """Asynchronous copies to a GPU that may not have finished.
 
-    Apart from the loader, lest the sampler refer back to it: a loader in a circle of references
-    is taken apart in an order in which its workers are not told to end, and waited for in vain.
+    Separate from the loader, so that the sampler does not refer to the loader: in a reference cycle
+    the garbage collector would finalise the loader without telling its workers to end, and wait.
     """
 
     def __init__(self, slots: int) -> None:
@@ -142,32 +127,28 @@ class _Copies:
 
 
 class _SlotDataset(Dataset[tuple[int, list[Position]]]):
-    """Fills a slot, in a worker."""
+    """Fills the slots, in the workers."""
 
-    def __init__(
-        self, ring: Tensor, fill: Fill, shape_at: Callable[[int], Sequence[int]] | None
-    ) -> None:
-        self.ring, self.fill, self.shape_at = ring, fill, shape_at
+    def __init__(self, ring: Tensor, examples: Examples) -> None:
+        self.ring, self.examples = ring, examples
 
     def view(self, slot: int, epoch: int) -> Tensor:
-        """The batch in a slot: smaller examples fill its beginning, without gaps."""
-        whole = self.ring[slot]
-        if self.shape_at is None:
-            return whole
-        shape = (len(whole), *self.shape_at(epoch))
-        return whole.view(-1)[: math.prod(shape)].view(shape)
+        """Batch in a slot; examples smaller than the largest are contiguous at its beginning."""
+        memory = self.ring[slot]
+        shape = (len(memory), *self.examples.shape_at(epoch))
+        return memory.view(-1)[: math.prod(shape)].view(shape)
 
-    def __getitem__(self, turn: tuple[int, list[Position]]) -> tuple[int, list[Position]]:
-        slot, positions = turn
+    def __getitem__(self, task: tuple[int, list[Position]]) -> tuple[int, list[Position]]:
+        slot, positions = task
         for example, position in zip(self.view(slot, positions[0][0]), positions, strict=True):
-            self.fill(example, position)
-        return turn
+            self.examples.fill(example, position)
+        return task
 
 
 class _SlotSampler(Sampler[tuple[int, list[Position]]]):
-    """Deals the positions of each batch out to the slots in turn."""
+    """Assigns the positions of each batch to the next slot of the ring."""
 
-    def __init__(self, sampler: ExampleSampler, slots: int, copies: _Copies) -> None:
+    def __init__(self, sampler: ExampleSampler, slots: int, copies: _PendingCopies) -> None:
         self.sampler, self.slots, self.copies = sampler, slots, copies
         self._next = 0
 
@@ -178,23 +159,23 @@ class _SlotSampler(Sampler[tuple[int, list[Position]]]):
         batch: list[Position] = []
         for position in self.sampler:
             batch.append(position)
-            if len(batch) == self.sampler.share:
+            if len(batch) == self.sampler.rank_batch_size:
                 slot = self._next
-                # Slots go on in turn from epoch to epoch: the last batch may still be in use.
+                # Continues over epochs: the last batch of an epoch may still be in use.
                 self._next = (slot + 1) % self.slots
                 self.copies.wait(slot)
                 yield slot, batch
                 batch = []
 
     def __len__(self) -> int:
-        return len(self.sampler) // self.sampler.share
+        return len(self.sampler) // self.sampler.rank_batch_size
 
 
 def _pin(tensor: Tensor) -> None:
-    """Lock a shared tensor's pages, so that the GPU copies from them directly."""
+    """Pin a shared tensor's pages, so that the GPU copies from them directly."""
     status = torch.cuda.cudart().cudaHostRegister(
         tensor.data_ptr(), tensor.numel() * tensor.element_size(), 0
     )
     if int(status) != 0:
-        # Slower copies, nothing else.
+        # Unpinned copies are only slower.
         torch.cuda.cudart().cudaGetLastError()

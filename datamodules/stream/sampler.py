@@ -1,4 +1,4 @@
-"""Which examples a rank loads, and in which order."""
+"""Which examples and tracks each rank loads, and in which order."""
 
 from __future__ import annotations
 
@@ -9,45 +9,20 @@ from torch.utils.data import Sampler
 from datamodules.randomness import Position
 
 
-def share_by_length(lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """Share out whole tracks, so that no rank has much more music than another.
-
-    The longest track that is left goes to the rank that has the least so far: no rank gets more
-    than 4/3 of what the best division would give the fullest one (Graham 1969, "Bounds on
-    multiprocessing timing anomalies").
-
-    Args:
-        lengths: Length of each track, samples.
-        ranks: Number of ranks.
-
-    Returns:
-        Numbers of each rank's tracks, in their order. A rank for which none is left repeats the
-        shortest one, because Lightning wants work for every rank.
-    """
-    shares: list[list[int]] = [[] for _ in range(ranks)]
-    loads = [0] * ranks
-    longest_first = sorted(range(len(lengths)), key=lambda number: -lengths[number])
-    for number in longest_first:
-        rank = loads.index(min(loads))
-        shares[rank].append(number)
-        loads[rank] += lengths[number]
-    return [sorted(share) or longest_first[-1:] for share in shares]
-
-
 class ExampleSampler(Sampler[Position]):
-    """The positions that one rank works through, batch after batch.
+    """Positions of one rank's training examples, batch after batch.
 
-    Step k of the run holds examples k B to (k + 1) B of the epoch, B being the
-    global batch size; each rank takes its own consecutive share of them. An
-    incomplete last batch is left out, so that all ranks take as many steps.
+    Step k of an epoch holds examples k B to (k + 1) B, B being the global batch size; each rank
+    takes its own consecutive part of them. An incomplete last batch is dropped, so all ranks take
+    the same number of steps.
 
     Args:
         examples: Number of examples in an epoch.
         batch_size: Global batch size, divisible by the number of ranks.
-        rank: Number of this process.
+        rank: Index of this process.
         ranks: Number of processes.
-        epoch: Epoch to begin with.
-        batch: Batch of that epoch to begin with; later epochs begin at 0.
+        epoch: First epoch.
+        batch: First batch of that epoch; later epochs begin at 0.
     """
 
     def __init__(
@@ -61,21 +36,45 @@ class ExampleSampler(Sampler[Position]):
     ) -> None:
         self.batches = examples // batch_size
         self.batch_size = batch_size
-        self.share = batch_size // ranks
+        self.rank_batch_size = batch_size // ranks
         self.rank = rank
         self.epoch, self.first_batch = epoch, batch
 
     def set_epoch(self, epoch: int) -> None:
-        """Move to another epoch; Lightning calls it before each."""
+        """Set the epoch; Lightning calls this before each one."""
         if epoch != self.epoch:
             self.epoch, self.first_batch = epoch, 0
 
     def __iter__(self) -> Iterator[Position]:
         for batch in range(self.first_batch, self.batches):
-            start = batch * self.batch_size + self.rank * self.share
-            for index in range(start, start + self.share):
+            start = batch * self.batch_size + self.rank * self.rank_batch_size
+            for index in range(start, start + self.rank_batch_size):
                 yield self.epoch, index
 
     def __len__(self) -> int:
-        # The whole epoch even when it begins in the middle: Lightning counts on from there.
-        return self.batches * self.share
+        # Length of a whole epoch, also when resumed within one: Lightning adds the batches done.
+        return self.batches * self.rank_batch_size
+
+
+def share_by_length(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Distribute whole tracks over ranks by their total length.
+
+    The longest remaining track goes to the rank with the least total length. No rank gets more than
+    4/3 of the best possible maximum (Graham 1969, "Bounds on multiprocessing timing anomalies").
+
+    Args:
+        lengths: Length of each track, samples.
+        ranks: Number of ranks.
+
+    Returns:
+        Sorted indices of each rank's tracks. A rank without a track repeats the shortest one,
+        because Lightning requires data on every rank.
+    """
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    totals = [0] * ranks
+    longest_first = sorted(range(len(lengths)), key=lambda number: -lengths[number])
+    for number in longest_first:
+        rank = totals.index(min(totals))
+        shares[rank].append(number)
+        totals[rank] += lengths[number]
+    return [sorted(share) or longest_first[-1:] for share in shares]

@@ -21,7 +21,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import WandbLogger
 
 from datamodules.musdb import MUSDBDataModule
-from datamodules.stream.ring_loader import reader_death
+from datamodules.stream.workers import explain_worker_death
 from lightning_modules.base.description import check_same_model
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
@@ -72,7 +72,7 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
         remove_unstarted_runs()
         if isinstance(error, ArgumentError):
             raise SettingError(simplify_parser_error(str(error))) from error
-        if died := reader_death(error):
+        if died := explain_worker_death(error):
             raise died from error
         raise
     finally:

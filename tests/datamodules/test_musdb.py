@@ -1,11 +1,7 @@
-"""The data module: what a model is fed, whoever feeds it."""
+"""The data module: batches for training, validation, test and prediction."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from datamodules import musdb, roots
+from datamodules import roots
 from datamodules.augmentations.simple import ChannelSwap, Gain, Mono, Polarity
 from datamodules.batches import Batch, StemBatch, TrackBatch
 from datamodules.errors import DataError
@@ -41,7 +37,7 @@ def train_batches(data: MUSDBDataModule) -> list[Batch]:
     return [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
 
 
-def test_batches_hold_mixture_and_targets(musdb_root: Path) -> None:
+def test_training_batches_have_mixture_and_targets(musdb_root: Path) -> None:
     batches = train_batches(module(musdb_root))
     assert len(batches) == 4
     for batch in batches:
@@ -52,9 +48,9 @@ def test_batches_hold_mixture_and_targets(musdb_root: Path) -> None:
 
 
 @pytest.mark.parametrize("mix_probability", [0.0, 1.0])
-def test_crops_are_what_is_on_disk(musdb_root: Path, mix_probability: float) -> None:
-    """Every stem of every example is found, to the bit, at some place of some track's file."""
-    data = module(musdb_root, mix_probability=mix_probability)
+def test_crops_equal_the_files(musdb_root: Path, mix_probability: float) -> None:
+    """Every stem of every example is found, bit by bit, in the file of some track."""
+    data = module(musdb_root, mix_probability=mix_probability, segment_seconds=0.05)
     files = {
         stem: [
             soundfile.read(track.stems[stem], dtype="float32")[0].T for track in data.train_tracks
@@ -73,23 +69,23 @@ def test_crops_are_what_is_on_disk(musdb_root: Path, mix_probability: float) -> 
                     for start in np.flatnonzero(audio[0, : -crop.shape[1]] == crop[0, 0])
                     if np.array_equal(audio[:, start : start + crop.shape[1]], crop)
                 ]
-                assert found, f"{stem} is nowhere on disk"
+                assert found, f"{stem} is in no file"
                 tracks.append(found[0])
             origins.append(tuple(tracks))
     same = [len(set(origin)) == 1 for origin in origins]
     assert all(same) if mix_probability == 0 else not all(same)
 
 
-def test_stream_does_not_depend_on_workers_or_ranks(musdb_root: Path) -> None:
+def test_stream_does_not_depend_on_workers(musdb_root: Path) -> None:
     alone = module(musdb_root).train_dataloader()
-    helped = module(musdb_root, num_workers=2).train_dataloader()
-    for one, other in zip(alone, helped, strict=True):
+    workers = module(musdb_root, num_workers=2).train_dataloader()
+    for one, other in zip(alone, workers, strict=True):
         assert torch.equal(one.positions, other.positions)
         assert torch.equal(one.stems, other.stems)
 
 
-def test_no_two_examples_are_alike(musdb_root: Path) -> None:
-    """Neither workers nor ranks nor epochs repeat what another draws."""
+def test_no_example_is_repeated(musdb_root: Path) -> None:
+    """Neither within an epoch nor in the next one."""
     loader = module(musdb_root, num_workers=2, examples_per_epoch=32).train_dataloader()
     seen = set()
     for epoch in range(2):
@@ -98,7 +94,7 @@ def test_no_two_examples_are_alike(musdb_root: Path) -> None:
     assert len(seen) == 64
 
 
-def test_a_batch_that_is_written_to_does_not_change_what_is_read_later(musdb_root: Path) -> None:
+def test_writing_to_a_batch_does_not_change_later_batches(musdb_root: Path) -> None:
     for int16_to_device in (False, True):
         loader = module(musdb_root, int16_to_device=int16_to_device).train_dataloader()
         first = [batch.stems.clone() for batch in loader]
@@ -109,7 +105,7 @@ def test_a_batch_that_is_written_to_does_not_change_what_is_read_later(musdb_roo
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_length_of_an_epoch_is_known_and_kept(musdb_root: Path, num_workers: int) -> None:
+def test_epoch_has_the_announced_number_of_batches(musdb_root: Path, num_workers: int) -> None:
     data = module(
         musdb_root,
         num_workers=num_workers,
@@ -122,8 +118,8 @@ def test_length_of_an_epoch_is_known_and_kept(musdb_root: Path, num_workers: int
         assert len(list(loader)) == len(loader) == 4
 
 
-def test_augmentation_belongs_to_the_example_not_to_its_batch(musdb_root: Path) -> None:
-    # Mono first, lest the others be done in reading.
+def test_augmentation_depends_on_the_example_not_on_its_batch(musdb_root: Path) -> None:
+    # Mono comes first, so that none is fused into reading.
     augmentations = [Mono(), Gain(), ChannelSwap(), Polarity()]
     data = module(musdb_root, augmentations=augmentations)
     stems, positions = next(iter(data.train_dataloader()))
@@ -135,7 +131,9 @@ def test_augmentation_belongs_to_the_example_not_to_its_batch(musdb_root: Path) 
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_first_augmentations_are_done_in_reading(musdb_root: Path, num_workers: int) -> None:
+def test_augmentations_fused_into_reading_give_the_same_result(
+    musdb_root: Path, num_workers: int
+) -> None:
     augmentations = [ChannelSwap(), Gain(), Polarity(), Mono(0.5), Gain(-3, 3)]
     reading = module(musdb_root, augmentations=augmentations, num_workers=num_workers)
     on_device = module(musdb_root, augmentations=augmentations, int16_to_device=True)
@@ -149,12 +147,12 @@ def test_the_first_augmentations_are_done_in_reading(musdb_root: Path, num_worke
         assert torch.equal(augmented.mixture, expected.mixture)
 
 
-def test_seeds_give_other_streams(musdb_root: Path) -> None:
+def test_another_seed_gives_another_stream(musdb_root: Path) -> None:
     one, other = (next(iter(module(musdb_root, seed=seed).train_dataloader())) for seed in (0, 1))
     assert not torch.equal(one.stems, other.stems)
 
 
-def test_grouped_sources_and_the_whole_mixture(musdb_root: Path) -> None:
+def test_mixture_holds_all_stems_for_any_grouping(musdb_root: Path) -> None:
     plain = train_batches(module(musdb_root))[0]
     groups = {"accompaniment": ["drums", "bass", "other"], "vocals": ["vocals"]}
     grouped = train_batches(module(musdb_root, sources=groups))[0]
@@ -174,12 +172,12 @@ def test_grouped_sources_and_the_whole_mixture(musdb_root: Path) -> None:
         ([], "sources is empty"),
     ],
 )
-def test_faulty_sources_are_refused(sources: Any, words: str) -> None:
+def test_invalid_sources_are_refused(sources: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         grouping(sources)
 
 
-def test_validation_is_crops_and_whole_tracks(musdb_root: Path) -> None:
+def test_validation_has_crops_and_whole_tracks(musdb_root: Path) -> None:
     data = module(musdb_root, validation_crops_per_track=3)
     crops, tracks = data.val_dataloader()
     batch = next(iter(crops))
@@ -196,7 +194,7 @@ def test_validation_is_crops_and_whole_tracks(musdb_root: Path) -> None:
     assert track.targets.shape == (4, *track.mixture.shape)
 
 
-def test_validation_takes_the_tracks_own_mixture(tmp_path: Path) -> None:
+def test_validation_uses_the_mixture_file(tmp_path: Path) -> None:
     for name in ("A - 1", "B - 2"):
         write_track(tmp_path / "train" / name)
         audio, rate = soundfile.read(tmp_path / "train" / name / "mixture.wav", dtype="int16")
@@ -209,7 +207,7 @@ def test_validation_takes_the_tracks_own_mixture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("stored", "wanted"), [(2, 1), (1, 2)])
-def test_whole_tracks_in_mono_and_stereo(tmp_path: Path, stored: int, wanted: int) -> None:
+def test_channels_are_averaged_or_repeated(tmp_path: Path, stored: int, wanted: int) -> None:
     for name in ("A - 1", "B - 2"):
         write_track(tmp_path / "train" / name, channels=stored)
     data = module(tmp_path, audio_channels=wanted)
@@ -219,6 +217,10 @@ def test_whole_tracks_in_mono_and_stereo(tmp_path: Path, stored: int, wanted: in
     )
     expected = audio.T.mean(0, keepdims=True) if wanted == 1 else np.repeat(audio.T, 2, axis=0)
     assert np.array_equal(track.targets[2].numpy(), expected)
+    batch = train_batches(data)[0]
+    assert batch.mixture.shape[1] == wanted
+    if wanted == 2:
+        assert torch.equal(batch.mixture[:, 0], batch.mixture[:, 1])
 
 
 def test_only_test_reads_the_test_subset(musdb_root: Path, tmp_path: Path) -> None:
@@ -232,7 +234,7 @@ def test_only_test_reads_the_test_subset(musdb_root: Path, tmp_path: Path) -> No
     assert not data.train_tracks
 
 
-def test_tracks_shorter_than_the_segment_end_in_silence(musdb_root: Path) -> None:
+def test_crops_longer_than_the_track_end_in_silence(musdb_root: Path) -> None:
     data = module(musdb_root, segment_seconds=5.0)
     batch = train_batches(data)[0]
     assert batch.mixture.shape[-1] == 5 * 44100
@@ -240,22 +242,12 @@ def test_tracks_shorter_than_the_segment_end_in_silence(musdb_root: Path) -> Non
     assert next(iter(data.val_dataloader()[0])).mixture.shape[-1] == 5 * 44100
 
 
-@pytest.mark.parametrize(("stored", "wanted"), [(2, 1), (1, 2)])
-def test_mono_and_stereo(tmp_path: Path, stored: int, wanted: int) -> None:
-    for number in range(2):
-        write_track(tmp_path / "train" / f"A - {number}", channels=stored, seed=number)
-    batch = train_batches(module(tmp_path, audio_channels=wanted))[0]
-    assert batch.mixture.shape[1] == wanted
-    if wanted == 2:
-        assert torch.equal(batch.mixture[:, 0], batch.mixture[:, 1])
-
-
-def test_an_epoch_is_as_long_as_the_music(musdb_root: Path) -> None:
+def test_epoch_covers_the_training_set_once_by_default(musdb_root: Path) -> None:
     data = module(musdb_root, examples_per_epoch=None)
     assert data.examples() == sum(int(track.seconds / 0.5) for track in data.train_tracks)
 
 
-def test_embedded_corpus_without_a_root(
+def test_embedded_corpus_is_used_without_a_root(
     musdb_root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import logging
@@ -271,7 +263,7 @@ def test_embedded_corpus_without_a_root(
     assert "MUSDB_PATH" in lines[0]
 
 
-def test_root_comes_before_the_environment(
+def test_root_overrides_the_environment(
     musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MUSDB_PATH", str(tmp_path / "nothing"))
@@ -284,14 +276,14 @@ def test_root_comes_before_the_environment(
         MUSDBDataModule(segment_seconds=0)
 
 
-def test_state_tells_where_the_stream_stands(musdb_root: Path) -> None:
+def test_stream_resumes_from_its_state(musdb_root: Path) -> None:
     data = module(musdb_root)
     data.load_state_dict({"batches": 6, "batches_per_epoch": 4})
     positions = [batch.positions.tolist() for batch in data.train_dataloader()]
     assert positions == [[[1, 8 + 4 * k + i] for i in range(4)] for k in range(2)]
 
 
-# --------------------------------------------------- how places are drawn
+# --------------------------------------------------- sampling of crops
 
 
 @pytest.mark.parametrize("int16_to_device", [False, True])
@@ -310,12 +302,12 @@ def test_crops_grow_with_the_curriculum(musdb_root: Path, int16_to_device: bool)
         assert len(batches) == 4
         assert {batch.targets.shape for batch in batches} == {(4, 4, 2, samples)}
         epochs.append(batches)
-    # Started afresh in the middle of an epoch, the very same examples come.
+    # A run resumed in the middle of an epoch gets the same examples.
     resumed = module(musdb_root, num_workers=2, **settings)
     resumed.load_state_dict({"batches": 3 * 4 + 2, "batches_per_epoch": 4})
     for one, other in zip(epochs[2][2:], train_batches(resumed), strict=True):
         assert torch.equal(one.targets, other.targets)
-    # From the last step on there is no difference to a run without a curriculum.
+    # From the last length on, the examples equal those without a curriculum.
     plain = module(musdb_root, int16_to_device=int16_to_device, mix_probability=1.0)
     plain.load_state_dict({"batches": 16, "batches_per_epoch": 4})
     for one, other in zip(epochs[3], train_batches(plain), strict=True):
@@ -324,7 +316,7 @@ def test_crops_grow_with_the_curriculum(musdb_root: Path, int16_to_device: bool)
 
 
 def half_silent(root: Path) -> None:
-    """Three tracks whose vocals begin after two of three seconds."""
+    """Write three tracks of three seconds whose vocals begin after two."""
     for number in range(3):
         folder = root / "train" / f"A - {number}"
         write_track(folder, seed=number)
@@ -346,12 +338,12 @@ def test_silence_is_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert silent_share(module(tmp_path, **settings)) > 0.4
     assert silent_share(module(tmp_path, **settings, avoid_silence_db=-60.0)) < 0.02
     assert silent_share(module(tmp_path, **settings, avoid_silence_db=-60.0, silence_tries=1)) > 0.4
-    # Where the other stems sound, a place is not silent.
+    # Stems from one place are silent only together.
     aligned: dict[str, Any] = {**settings, "mix_probability": 0.0, "avoid_silence_db": -60.0}
     assert silent_share(module(tmp_path, **aligned)) > 0.4
 
 
-def test_loud_and_quiet_places_are_met_as_often(
+def test_loudness_classes_are_drawn_equally_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
@@ -360,12 +352,12 @@ def test_loud_and_quiet_places_are_met_as_often(
     before = silent_share(module(tmp_path, **settings))
     assert before == pytest.approx(0.6, abs=0.07)  # 1.5 s of 2.5 s
     after = silent_share(module(tmp_path, **settings, loudness_classes=2))
-    # Half of the draws go to crops that start in the silent first second or in the quieter
-    # half of the next one, all of which count as loud as the first of them.
+    # One class, half of the draws, holds the crops of the silent seconds; those that start in a
+    # second count as loud as its first one.
     assert 0.3 < after < 0.5
 
 
-def test_roots_are_mixed_by_weight_and_the_first_one_validates(
+def test_roots_are_mixed_by_weight_and_the_first_is_for_validation(
     musdb_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(3):
@@ -378,9 +370,9 @@ def test_roots_are_mixed_by_weight_and_the_first_one_validates(
     assert [track.name for track in data.valid_tracks] == ["Actions - One Minute Smile"]
     assert data.valid_tracks[0].stems["vocals"].is_relative_to(musdb_root)
     assert len(data.train_tracks) == 4 + 3
-    draw = data._draw()
+    sampler = data._crop_sampler()
     for epoch in range(2):
-        tracks = np.array([draw.crop((epoch, index), 22050).tracks for index in range(160)])
+        tracks = np.array([sampler.crop((epoch, index), 22050).tracks for index in range(160)])
         assert (tracks[:, 0] >= 4).sum() == 40
         assert np.allclose((tracks >= 4).mean(0), 0.25, atol=0.06)
     assert len(train_batches(data)) == 40
@@ -388,7 +380,7 @@ def test_roots_are_mixed_by_weight_and_the_first_one_validates(
     assert [track.name for track in data.test_tracks] == ["Test - Song"]
 
 
-def test_faulty_roots_are_refused(musdb_root: Path, tmp_path: Path) -> None:
+def test_invalid_roots_are_refused(musdb_root: Path, tmp_path: Path) -> None:
     for root, words in (
         ({}, "empty mapping"),
         ({"a": 0.0}, "weight of a is 0.0"),
@@ -401,7 +393,7 @@ def test_faulty_roots_are_refused(musdb_root: Path, tmp_path: Path) -> None:
         module({str(musdb_root): 1.0, str(tmp_path / "one"): 1.0})
 
 
-def test_roots_of_other_rates_are_resampled(
+def test_roots_with_another_sample_rate_are_resampled(
     musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
@@ -410,7 +402,7 @@ def test_roots_of_other_rates_are_resampled(
     assert {track.sample_rate for track in data.train_tracks} == {44100}
 
 
-def test_faulty_drawing_is_refused_before_any_file_is_read() -> None:
+def test_invalid_sampling_is_refused_before_files_are_read() -> None:
     faults: list[tuple[dict[str, Any], str]] = [
         ({"segment_curriculum": {0: 9.0}}, "9 s from epoch 0"),
         ({"avoid_silence_db": 10.0}, "avoid_silence_db"),
@@ -422,46 +414,48 @@ def test_faulty_drawing_is_refused_before_any_file_is_read() -> None:
             MUSDBDataModule(**arguments)
 
 
-def test_download_needs_ffmpeg_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_without_ffmpeg_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match="ffmpeg"):
         MUSDBDataModule(root=str(tmp_path / "new"), download=True).prepare_data()
 
 
-def test_download_goes_through_musdb(
+def test_download_uses_musdb(
     musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """musdb is asked for the root that was given; here it finds a data set instead of fetching."""
+    """musdb gets the configured root; the fake one links a data set instead of downloading."""
     musdb = pytest.importorskip("musdb", exc_type=ImportError)
-    asked: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
 
     class Preview:
         def __init__(self, **arguments: Any) -> None:
-            asked.append(arguments)
+            calls.append(arguments)
             (tmp_path / "preview").symlink_to(musdb_root)
 
     monkeypatch.setattr(musdb, "DB", Preview)
     data = MUSDBDataModule(root=str(tmp_path / "preview"), download=True, batch_size=1)
     data.prepare_data()
     data.setup("fit")
-    assert asked == [{"root": str(tmp_path / "preview"), "download": True}]
+    assert calls == [{"root": str(tmp_path / "preview"), "download": True}]
     assert len(data.train_tracks) == 4
 
 
-def test_16_bit_samples_converted_on_the_device_are_the_same(musdb_root: Path) -> None:
-    plain, raw = module(musdb_root), module(musdb_root, int16_to_device=True)
-    for one, other in zip(plain.train_dataloader(), raw.train_dataloader(), strict=True):
+def test_int16_to_device_gives_the_same_batches(musdb_root: Path) -> None:
+    plain, int16 = module(musdb_root), module(musdb_root, int16_to_device=True)
+    for one, other in zip(plain.train_dataloader(), int16.train_dataloader(), strict=True):
         assert other.stems.dtype == torch.int16
         expected = plain.on_after_batch_transfer(one, 0)
-        assert torch.equal(expected.mixture, raw.on_after_batch_transfer(other, 0).mixture)
-    # Longer than any track.
+        assert torch.equal(expected.mixture, int16.on_after_batch_transfer(other, 0).mixture)
+    # Crops longer than any track.
     long: dict[str, Any] = {
         "segment_seconds": 7.0,
         "examples_per_epoch": 4,
     }
-    plain, raw = module(musdb_root, **long), module(musdb_root, int16_to_device=True, **long)
+    plain, int16 = module(musdb_root, **long), module(musdb_root, int16_to_device=True, **long)
     expected = plain.on_after_batch_transfer(next(iter(plain.train_dataloader())), 0)
-    found = raw.on_after_batch_transfer(next(iter(raw.train_dataloader())), 0)
+    found = int16.on_after_batch_transfer(next(iter(int16.train_dataloader())), 0)
     assert torch.equal(found.mixture, expected.mixture)
     assert not found.mixture[..., -44100:].any()
     stereo = module(musdb_root, int16_to_device=True, audio_channels=1)
@@ -469,7 +463,7 @@ def test_16_bit_samples_converted_on_the_device_are_the_same(musdb_root: Path) -
         next(iter(stereo.train_dataloader()))
 
 
-def test_channels_that_cannot_be_heard_are_refused(tmp_path: Path) -> None:
+def test_unsupported_numbers_of_channels_are_refused(tmp_path: Path) -> None:
     for name in ("A - 1", "B - 2"):
         write_track(tmp_path / "train" / name, channels=3)
     with pytest.raises(DataError, match=r"A - 1: has 3 channels, 1 or 2 were expected; set .*=3"):
@@ -484,7 +478,9 @@ def test_channels_that_cannot_be_heard_are_refused(tmp_path: Path) -> None:
         ({"batch_size": 17}, "batch_size 17 is larger than the epoch's 16 examples"),
     ],
 )
-def test_numbers_that_make_no_epoch(musdb_root: Path, settings: dict[str, Any], words: str) -> None:
+def test_batch_and_epoch_sizes_are_checked(
+    musdb_root: Path, settings: dict[str, Any], words: str
+) -> None:
     with pytest.raises(DataError, match=words):
         module(musdb_root, **settings)
 
@@ -492,11 +488,11 @@ def test_numbers_that_make_no_epoch(musdb_root: Path, settings: dict[str, Any], 
 @pytest.mark.parametrize(
     ("ranks", "accumulated", "words"),
     [
-        (3, 1, "3 ranks; nearest that can: 3 or 6"),
-        (2, 3, "2 ranks times 3 accumulated batches; nearest that can: 6$"),
+        (3, 1, "3 ranks; nearest valid sizes: 3 or 6"),
+        (2, 3, "2 ranks times 3 accumulated batches; nearest valid sizes: 6$"),
     ],
 )
-def test_batches_that_cannot_be_shared_out(
+def test_batch_size_must_divide_by_ranks_and_accumulation(
     musdb_root: Path, ranks: int, accumulated: int, words: str
 ) -> None:
     data = module(musdb_root)
@@ -505,37 +501,3 @@ def test_batches_that_cannot_be_shared_out(
     )
     with pytest.raises(DataError, match=f"batch_size is 4, the global batch.*{words}"):
         data.setup("fit")
-
-
-def test_workers_leave_signals_to_the_main_process() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        musdb._ignore_signals(0)
-        assert all(signal.getsignal(number) == signal.SIG_IGN for number in before)
-        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-HELD = """
-import sys
-from torch.utils.data import DataLoader
-from datamodules.musdb import _ignore_signals
-settings = {"num_workers": 1, "persistent_workers": True, "worker_init_fn": _ignore_signals}
-loader = DataLoader(range(9), **settings)
-batches = iter(loader)
-next(batches)
-sys.held = [batches]  # as a traceback holds what its frames hold
-"""
-
-
-def test_workers_do_not_keep_the_program_from_ending() -> None:
-    repository = Path(musdb.__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    command = [sys.executable, "-c", HELD]
-    ended = subprocess.run(
-        command, env=environment, timeout=60, capture_output=True, text=True, check=True
-    )
-    assert ended.stderr == ""

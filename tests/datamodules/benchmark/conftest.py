@@ -1,4 +1,4 @@
-"""A data set whose samples tell where they come from."""
+"""A data set whose samples identify their track and channel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRACKS = 5
 
 @pytest.fixture(scope="session")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    """Left is 4000 everywhere, right is 4000 over the number of the track, from 2 on."""
+    """The left channel is 4000, the right one 4000 / n in track n, from 2 on."""
     root = tmp_path_factory.mktemp("benchmark") / "musdb18hq"
     for number in range(2, 2 + TRACKS):
         track = root / "train" / f"Track {number}"

@@ -1,4 +1,4 @@
-"""Every loader does the whole task: shape, tracks, gain, swap."""
+"""All loaders do the same task: shape, random tracks, gains and swaps of channels."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from datamodules.files import write_crop
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """What the other loaders draw, the tests' bounds were made for."""
+    """The bounds of these tests hold for this seed of the other loaders."""
     torch.manual_seed(0)
     random.seed(0)
 
 
 def stems_of(start: Start, workers: int = 0, batches: int = 4) -> Tensor:
-    """Some batches of a loader, shape (B, stems, 2, T)."""
+    """Examples of several batches of a loader, shape (B, stems, 2, T)."""
     running = start(workers)
     found = []
     for _ in range(batches):
         batch = next(running)
-        # At once: a ring's batches are overwritten in time.
+        # Cloned at once, because a ring overwrites its batches.
         found.append(getattr(batch, "stems", batch).clone())
     running.close()
     return torch.cat(found)
 
 
 def check(stems: Tensor, task: Task, lowest: float, highest: float) -> None:
-    """Find the track, the gain and the swap of each stem; see the corpus of these tests."""
+    """Check the track, the gain and the swap of each stem; see the corpus of these tests."""
     assert stems.shape[1:] == (4, 2, task.segment_samples)
     assert stems.dtype == torch.float32
-    assert torch.equal(stems, stems[..., :1].expand_as(stems))  # no other samples in between
+    assert torch.equal(stems, stems[..., :1].expand_as(stems))  # constant crops
     left, right = stems[..., 0].unbind(-1)
     swapped = left < right
     gains = torch.maximum(left, right) * 2**15 / 4000
@@ -62,30 +62,29 @@ def test_plain_soundfile(task: Task, workers: int) -> None:
     check(stems_of(loaders.plain_soundfile(task), workers), task, 0.25, 1.25)
 
 
-@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_stemlab(task: Task, compiled: bool, workers: int) -> None:
-    stems = stems_of(loaders.stemlab(task, compiled=compiled), workers)
+def test_stemlab(task: Task, workers: int) -> None:
+    stems = stems_of(loaders.stemlab(task), workers)
     check(stems, task, 10 ** (-12 / 20), 10 ** (2 / 20))
 
 
-def test_stemlab_with_and_without_the_kernel_are_the_same(
+def test_stemlab_is_the_same_with_and_without_the_kernel(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled, fallback = loaders.stemlab(task), loaders.stemlab(task, compiled=False)
     torch.testing.assert_close(stems_of(compiled), stems_of(fallback), rtol=1e-6, atol=0)
 
     def refuse() -> None:
-        raise RuntimeError("the kernel was asked for")
+        raise RuntimeError("the kernel was requested")
 
     monkeypatch.setattr(write_crop, "_stereo_kernel", refuse)
     stems_of(fallback)
-    assert write_crop._stereo_kernel is refuse  # the other rows have it back
-    with pytest.raises(RuntimeError, match="was asked for"):
+    assert write_crop._stereo_kernel is refuse  # restored for the other rows
+    with pytest.raises(RuntimeError, match="was requested"):
         stems_of(compiled)
 
 
-def test_stemlab_int16_is_as_the_files_have_it(task: Task) -> None:
+def test_stemlab_int16_equals_the_files(task: Task) -> None:
     stems = stems_of(loaders.stemlab(task, int16_to_device=True))
     assert stems.dtype == torch.int16
     assert stems.shape[1:] == (4, task.segment_samples, 2)
@@ -94,9 +93,9 @@ def test_stemlab_int16_is_as_the_files_have_it(task: Task) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
-def test_the_limit_is_a_copy(task: Task, dtype: torch.dtype) -> None:
+def test_copy_limit_copies_crops(task: Task, dtype: torch.dtype) -> None:
     single = Task(task.root, task.tracks, task.segment_samples, 1)
-    batch = stems_of(loaders.copy_limit(single, dtype), batches=70)  # past the end of the plan
+    batch = stems_of(loaders.copy_limit(single, dtype), batches=70)  # more than are planned
     assert batch.dtype == dtype
     assert (batch[..., 0] == 4000).all()
     assert len(batch[..., 1].unique()) == 5
@@ -124,6 +123,7 @@ def mixture_and_target(start: Start, task: Task) -> None:
     assert (mixture > target).all()  # all samples of all stems are positive
 
 
+@pytest.mark.slow
 def test_open_unmix(task: Task) -> None:
     pytest.importorskip("openunmix")
     mixture_and_target(peers.openunmix_folders(task), task)
@@ -137,7 +137,7 @@ def test_demucs(task: Task) -> None:
 
 
 class OneStem(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """In place of Open-Unmix's data sets: takes their arguments, reads as they do."""
+    """Fake of Open-Unmix's data sets: takes the same arguments and reads in the same way."""
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ class OneStem(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return target + stem, target
 
 
-def test_open_unmix_is_called_as_it_wants(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_unmix_gets_its_arguments(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[list[str]] = []
 
     def aug_from_str(wanted: list[str]) -> Callable[[Tensor], Tensor]:
@@ -197,7 +197,7 @@ def test_open_unmix_is_called_as_it_wants(task: Task, monkeypatch: pytest.Monkey
 
 
 class Wavset(torch.utils.data.Dataset[Tensor]):
-    """In place of Demucs' data set."""
+    """Fake of Demucs' data set."""
 
     def __init__(
         self, root: Path, metadata: list[Path], sources: list[str], segment: float, shift: float
@@ -234,7 +234,7 @@ class Scale(nn.Module):
         return stems * self.gain
 
 
-def test_demucs_is_called_as_it_wants(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demucs_gets_its_arguments(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     groups: list[int] = []
 
     def remix(group_size: int) -> nn.Module:
@@ -252,13 +252,15 @@ def test_demucs_is_called_as_it_wants(task: Task, monkeypatch: pytest.MonkeyPatc
     assert stems.shape == (8, 4, 2, task.segment_samples)
     assert (stems[:, :, 0] == 4000 / 2**15).all()
     peers.demucs_wavset(Task(task.root, task.tracks, task.segment_samples, 3))
-    assert groups == [4, 0]  # of a batch that fours do not divide, one group
+    assert groups == [4, 0]  # one group where 4 does not divide the batch size
 
 
 # ------------------------------------------------------------------------------------ corpus
 
 
-def test_no_room_is_told_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lack_of_disk_space_is_reported_before_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = types.SimpleNamespace(free=10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(DataError, match=r"2 tracks of 60 s take 0\.1 GB, 0\.0 GB are free"):

@@ -1,4 +1,4 @@
-"""Whose time is counted, and that one loader's fault is not the others'."""
+"""Measurement of processor time; a failing loader does not affect the others."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from datamodules.errors import DataError
 
 
 def spin(ready: Event, end: Event) -> None:
-    """Use 0.3 seconds of a processor."""
+    """Use 0.3 seconds of processor time."""
     while time.process_time() < 0.3:
         pass
     ready.set()
     end.wait()
 
 
-def test_the_time_of_workers_counts_while_they_live_and_after() -> None:
+def test_time_of_workers_counts_while_they_run_and_after() -> None:
     context = multiprocessing.get_context("fork")
     ready, end = context.Event(), context.Event()
     before, own = cpu_seconds(), time.process_time()
@@ -47,7 +47,7 @@ def test_the_time_of_workers_counts_while_they_live_and_after() -> None:
     assert joined >= alive - 0.03  # whole ticks of the clock
 
 
-def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_without_worker_times_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Worker:
         pid = "none"
 
@@ -73,10 +73,10 @@ def test_batches_are_taken_in_groups_and_the_loader_is_closed() -> None:
     assert measured.wall_seconds > 0
 
 
-def test_rows_take_turns_and_a_fault_stops_its_own_row_only(
+def test_rows_are_interleaved_and_a_fault_stops_only_its_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each run takes as many seconds of processor time as its row's name says."""
+    """The name of a row is its processor time per run, seconds."""
     calls: list[tuple[str, int]] = []
 
     def prepare(name: str) -> Start:
@@ -107,7 +107,7 @@ def test_rows_take_turns_and_a_fault_stops_its_own_row_only(
     assert results["absent"].fault == "AssertionError"
     assert results["absent"].examples_per_cpu_second(0) is None
     counts = {name: {n: len(r) for n, r in each.runs.items()} for name, each in results.items()}
-    # Twice their share is 18 seconds for workers 0 and 2: "5" is over it in its second round.
+    # The limit is 18 seconds for workers 0 and 2: "5" exceeds it in its second round.
     assert counts == {
         "1": {0: 3, 2: 3},
         "broken": {0: 1, 2: 0},
@@ -118,7 +118,7 @@ def test_rows_take_turns_and_a_fault_stops_its_own_row_only(
     assert results["1"].examples_per_cpu_second(2) == 3.0
 
 
-def test_medians() -> None:
+def test_medians_over_rounds() -> None:
     measured = Measured(
         {
             1: [Measurement(10, 1.0, 1.0), Measurement(10, 2.0, 1.0), Measurement(10, 4.0, 2.0)],
@@ -127,6 +127,6 @@ def test_medians() -> None:
     )
     assert measured.examples_per_cpu_second(1) == 5.0
     assert measured.examples_per_cpu_second(3) is None
-    # Round by round: 2, 1 and 1.5 times as much.
+    # Ratios per round: 2, 1 and 1.5.
     assert measured.wall_ratio(2, 1) == 1.5
     assert measured.wall_ratio(3, 1) is None

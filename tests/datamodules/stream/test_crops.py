@@ -1,4 +1,4 @@
-"""The stream of examples: a function of its position, whoever asks."""
+"""The training stream: a pure function of seed, epoch and index."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from datamodules.stream.sampler import ExampleSampler, share_by_length
 LENGTHS = np.array([1000, 2000, 500, 4000, 100])
 
 
-def drawing(seed: int = 0, mix_probability: float = 0.5, **arguments: Any) -> CropSampler:
+def crop_sampler(seed: int = 0, mix_probability: float = 0.5, **arguments: Any) -> CropSampler:
     return CropSampler(seed, SamplingConfig(mix_probability), 4, [LENGTHS], **arguments)
 
 
-def rooted(weights: list[float], sizes: list[int], mix_probability: float = 0.0) -> CropSampler:
+def multi_root_sampler(
+    weights: list[float], sizes: list[int], mix_probability: float = 0.0
+) -> CropSampler:
     lengths = [np.full(size, 1000) for size in sizes]
     return CropSampler(3, SamplingConfig(mix_probability), 2, lengths, weights)
 
@@ -40,24 +42,24 @@ def test_generator_depends_on_each_of_its_arguments() -> None:
         assert not np.array_equal(base, generator(*other).random(4))
 
 
-def test_draws_of_neighbours_do_not_overlap() -> None:
-    """A long draw at one position never runs into the next position's numbers."""
+def test_streams_of_neighbouring_positions_do_not_overlap() -> None:
+    """A long draw at one position does not reach the numbers of the next position."""
     first, second = generator(0, CROP, 0, 0).random(64), generator(0, CROP, 0, 1).random(64)
     assert not set(first) & set(second)
 
 
-def test_crop_is_the_same_in_any_order_and_after_any_history() -> None:
-    forward = [drawing(7).crop((3, i), 200) for i in range(20)]
-    for cached in (crops._order, crops._roots):
+def test_crop_does_not_depend_on_earlier_draws() -> None:
+    forward = [crop_sampler(7).crop((3, i), 200) for i in range(20)]
+    for cached in (crops._track_order, crops._block_roots):
         cached.cache_clear()
-    backward = [drawing(7).crop((3, i), 200) for i in reversed(range(20))]
+    backward = [crop_sampler(7).crop((3, i), 200) for i in reversed(range(20))]
     assert all(equal(*pair) for pair in zip(forward, reversed(backward), strict=True))
-    assert not equal(drawing(8).crop((3, 0), 200), forward[0])
+    assert not equal(crop_sampler(8).crop((3, 0), 200), forward[0])
 
 
 @pytest.mark.parametrize("mix_probability", [0.0, 1.0])
-def test_every_pass_holds_every_track_once(mix_probability: float) -> None:
-    draw = drawing(0, mix_probability)
+def test_each_pass_holds_every_track_once(mix_probability: float) -> None:
+    draw = crop_sampler(0, mix_probability)
     for turn in range(8):
         crops = [draw.crop((0, turn * 5 + i), 200) for i in range(5)]
         for stem in range(4):
@@ -65,7 +67,7 @@ def test_every_pass_holds_every_track_once(mix_probability: float) -> None:
 
 
 def test_orders_differ_between_epochs_passes_and_stems() -> None:
-    draw = drawing(0, 1.0)
+    draw = crop_sampler(0, 1.0)
     orders = {
         tuple(int(draw.crop((epoch, turn * 5 + i), 200).tracks[stem]) for i in range(5))
         for epoch in range(4)
@@ -75,42 +77,42 @@ def test_orders_differ_between_epochs_passes_and_stems() -> None:
     assert len(orders) > 40
 
 
-def test_unmixed_example_is_one_place_of_one_track() -> None:
+def test_unmixed_example_has_one_track_and_one_start() -> None:
     for index in range(100):
-        tracks, starts = drawing(0, 0.0).crop((0, index), 90)
+        tracks, starts = crop_sampler(0, 0.0).crop((0, index), 90)
         assert len(set(tracks.tolist())) == len(set(starts.tolist())) == 1
 
 
 @pytest.mark.parametrize("mix_probability", [0.3, 1.0])
-def test_examples_are_mixed_as_often_as_told(mix_probability: float) -> None:
-    crops = [drawing(0, mix_probability).crop((0, index), 90) for index in range(2000)]
+def test_examples_are_mixed_with_the_given_probability(mix_probability: float) -> None:
+    crops = [crop_sampler(0, mix_probability).crop((0, index), 90) for index in range(2000)]
     mixed = np.mean([len(set(crop.tracks.tolist())) > 1 for crop in crops])
-    # A mixed example has one track for all four stems in one of 125 cases.
+    # A mixed example has the same track in all four stems in one of 125 cases.
     assert mixed == pytest.approx(mix_probability * (1 - 5**-3), abs=0.03)
 
 
-def test_starts_stay_inside_and_reach_both_ends() -> None:
+def test_starts_cover_the_track_to_both_ends() -> None:
     starts: dict[int, list[int]] = {track: [] for track in range(5)}
-    draw = drawing(0, 1.0)
+    draw = crop_sampler(0, 1.0)
     for index in range(4000):
         for track, start in zip(*draw.crop((0, index), 490), strict=True):
             starts[int(track)].append(int(start))
-    # Track 2 has eleven possible places, and all of them occur, the last one too.
+    # Track 2 has eleven possible starts, and all of them occur.
     assert set(starts[2]) == set(range(11))
-    assert set(starts[4]) == {0}, "a track shorter than the segment starts at 0"
+    assert set(starts[4]) == {0}, "a track shorter than the crop starts at 0"
     for track, found in starts.items():
         assert min(found) >= 0
         assert max(found) <= max(0, LENGTHS[track] - 490)
 
 
-def test_a_track_as_long_as_the_crop_and_one_longer_by_a_sample() -> None:
+def test_tracks_of_the_crop_length_and_one_sample_longer() -> None:
     draw = CropSampler(0, SamplingConfig(0.0), 1, [np.array([490, 491])])
     found = {tuple(np.ravel(draw.crop((0, index), 490)).tolist()) for index in range(100)}
     assert found == {(0, 0), (1, 0), (1, 1)}
 
 
 @pytest.mark.parametrize(
-    ("rules", "words"),
+    ("arguments", "words"),
     [
         ({"mix_probability": 1.5}, "mix_probability is 1.5"),
         ({"avoid_silence_db": 3.0}, "avoid_silence_db is 3.0.*-60"),
@@ -119,9 +121,9 @@ def test_a_track_as_long_as_the_crop_and_one_longer_by_a_sample() -> None:
         ({"loudness_classes": 0}, "loudness_classes is 0"),
     ],
 )
-def test_faulty_rules_are_refused(rules: dict[str, Any], words: str) -> None:
+def test_invalid_sampling_configs_are_refused(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        SamplingConfig(**rules)
+        SamplingConfig(**arguments)
 
 
 # ---------------------------------------------------------- several roots
@@ -145,8 +147,8 @@ def test_seats_are_apportioned_exactly(weights: list[float], shares: list[float]
         before = counts
 
 
-def test_apportionment_is_that_of_webster() -> None:
-    """Seat by seat, the largest quotient weight / (seats + 1/2) wins."""
+def test_apportionment_equals_the_method_of_webster() -> None:
+    """Reference: each seat goes to the largest quotient weight / (seats + 1/2)."""
     weights = np.random.default_rng(0).dirichlet(np.ones(7) / 2)
     counts = np.zeros(7, int)
     for seats in range(1, 2000):
@@ -156,39 +158,39 @@ def test_apportionment_is_that_of_webster() -> None:
 
 @pytest.mark.parametrize("mix_probability", [0.0, 1.0])
 def test_roots_are_drawn_by_weight(mix_probability: float) -> None:
-    draw = rooted([3, 1, 1], [7, 2, 5], mix_probability)
+    draw = multi_root_sampler([3, 1, 1], [7, 2, 5], mix_probability)
     for epoch in range(3):
         tracks = np.array([draw.crop((epoch, index), 100).tracks for index in range(800)])
         for stem in range(2):
             roots = np.digitize(tracks[:, stem], [7, 9])
             assert np.bincount(roots).tolist() == [480, 160, 160]
-            # Any stretch holds about as many, in no period of its own.
+            # Any part of the stream holds about as many, without a period.
             stretches = roots.reshape(-1, 16)
             assert set((stretches == 0).sum(1).tolist()) <= {9, 10}
             assert len({tuple(stretch) for stretch in stretches.tolist()}) > 40
 
 
-def test_each_root_is_passed_through_without_replacement() -> None:
-    draw = rooted([3, 1], [7, 4], 1.0)
+def test_each_root_is_drawn_without_replacement() -> None:
+    draw = multi_root_sampler([3, 1], [7, 4], 1.0)
     tracks = np.array([draw.crop((1, index), 100).tracks for index in range(640)])
     for stem in range(2):
         for first, size in ((0, 7), (7, 4)):
-            # Blocks are shuffled, so a pass may run over its end by a few examples.
+            # Blocks are shuffled, so passes may overlap by a few examples.
             counts = Counter(t for t in tracks[:, stem].tolist() if first <= t < first + size)
             assert set(counts) == set(range(first, first + size))
             assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_a_root_of_small_weight_is_met_in_some_epochs() -> None:
-    draw = rooted([1.0, 0.002], [5, 5])
+def test_root_with_a_small_weight_is_drawn_in_some_epochs() -> None:
+    draw = multi_root_sampler([1.0, 0.002], [5, 5])
     met = [
         any(draw.crop((epoch, i), 100).tracks[0] >= 5 for i in range(50)) for epoch in range(100)
     ]
     assert 2 <= sum(met) <= 25, "about one epoch in ten"
 
 
-def test_one_root_of_any_weight_is_the_default_stream() -> None:
-    one, other = drawing(0, 0.5), drawing(0, 0.5, weights=[0.3])
+def test_single_root_gives_the_same_stream_for_any_weight() -> None:
+    one, other = crop_sampler(0, 0.5), crop_sampler(0, 0.5, weights=[0.3])
     assert all(equal(one.crop((0, i), 200), other.crop((0, i), 200)) for i in range(40))
 
 
@@ -218,7 +220,7 @@ def test_crop_lengths_by_epoch() -> None:
         ({0: 0.0}, "0 s from epoch 0.*above 0"),
     ],
 )
-def test_faulty_curricula_are_refused(curriculum: dict[int, float], words: str) -> None:
+def test_invalid_curricula_are_refused(curriculum: dict[int, float], words: str) -> None:
     with pytest.raises(DataError, match=words):
         crop_lengths(curriculum, 3.0, 100)
 
@@ -227,7 +229,7 @@ def test_faulty_curricula_are_refused(curriculum: dict[int, float], words: str) 
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_ranks_share_each_global_batch(ranks: int) -> None:
+def test_ranks_divide_each_global_batch(ranks: int) -> None:
     samplers = [ExampleSampler(70, 8, rank, ranks, epoch=5) for rank in range(ranks)]
     shares = [list(sampler) for sampler in samplers]
     for step in range(8):
@@ -237,7 +239,7 @@ def test_ranks_share_each_global_batch(ranks: int) -> None:
     assert all(len(share) == len(sampler) for share, sampler in zip(shares, samplers, strict=True))
 
 
-def test_sampler_goes_on_in_the_middle_and_then_from_the_start() -> None:
+def test_resumed_sampler_starts_within_an_epoch_and_later_ones_at_0() -> None:
     sampler = ExampleSampler(32, 8, epoch=2, batch=3)
     assert list(sampler) == [(2, i) for i in range(24, 32)]
     sampler.set_epoch(2)  # as Lightning does before the resumed epoch
@@ -249,8 +251,8 @@ def test_sampler_goes_on_in_the_middle_and_then_from_the_start() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_every_rank_takes_as_many_steps_in_every_epoch(ranks: int) -> None:
-    """The epoch's length is known beforehand, also where the examples do not divide."""
+def test_all_ranks_take_the_same_number_of_steps(ranks: int) -> None:
+    """Also where the examples do not divide by the batch size; the length is known beforehand."""
     for examples in (64, 65, 71):
         for rank in range(ranks):
             sampler = ExampleSampler(examples, 8, rank, ranks)
@@ -260,8 +262,8 @@ def test_every_rank_takes_as_many_steps_in_every_epoch(ranks: int) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_tracks_are_shared_by_length(ranks: int) -> None:
-    """All of them, each once, and no rank has more than 4/3 of the best division's most."""
+def test_tracks_are_distributed_by_length(ranks: int) -> None:
+    """Each track once; no rank has more than 4/3 of the best possible maximum."""
     random = np.random.default_rng(0)
     for _ in range(20):
         lengths = random.integers(1, 20, 6).tolist()
@@ -274,15 +276,15 @@ def test_tracks_are_shared_by_length(ranks: int) -> None:
         assert max(sum(lengths[number] for number in share) for share in shares) <= 4 / 3 * best
 
 
-def test_tracks_go_longest_first_to_who_has_least() -> None:
+def test_longest_tracks_go_to_the_shortest_share_first() -> None:
     assert share_by_length([5, 5, 4, 4, 3, 3, 3], 3) == [[0, 4, 6], [1, 5], [2, 3]]
-    assert share_by_length([2, 1], 4) == [[0], [1], [1], [1]], "no rank goes without"
+    assert share_by_length([2, 1], 4) == [[0], [1], [1], [1]], "every rank has one"
 
 
-def test_an_epoch_of_ten_million_examples_takes_no_memory() -> None:
-    """Neither does the position in it, nor the number of epochs before."""
-    sampler, draw = ExampleSampler(10_000_000, 16), rooted([1.0, 0.5], [86, 20], 0.5)
-    for cached in (crops._order, crops._roots):
+def test_sampling_an_epoch_of_ten_million_examples_takes_no_memory() -> None:
+    """At any position in it, and after any number of epochs."""
+    sampler, draw = ExampleSampler(10_000_000, 16), multi_root_sampler([1.0, 0.5], [86, 20], 0.5)
+    for cached in (crops._track_order, crops._block_roots):
         cached.cache_clear()
     tracemalloc.start()
     for epoch in range(200):
@@ -293,5 +295,5 @@ def test_an_epoch_of_ten_million_examples_takes_no_memory() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1_000_000
-    for cached in (crops._order, crops._roots):
+    for cached in (crops._track_order, crops._block_roots):
         assert cached.cache_info().currsize <= 64

@@ -1,4 +1,4 @@
-"""The ring: every batch whole, in order, the same for any number of workers."""
+"""The ring loader: complete batches in order, for any number of workers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import gc
 import os
 import signal
 import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,20 +19,32 @@ from datamodules.stream.ring_loader import RingLoader
 from datamodules.stream.sampler import ExampleSampler
 
 
-def fill(example: Tensor, position: Position) -> None:
-    """Write the position all over, slowly enough that a race would show."""
+def fill(target: Tensor, position: Position) -> None:
+    """Write the position into all elements, slowly enough that a race would show."""
     epoch, index = position
-    for row in example:
+    for row in target:
         row.fill_(1000 * epoch + index)
 
 
+@dataclass
+class FakeExamples:
+    """Examples whose last dimension may depend on the epoch."""
+
+    shape: tuple[int, ...] = (64, 500)
+    fill: Callable[[Tensor, Position], None] = fill
+    lengths: Mapping[int, int] | None = None
+    dtype = torch.float32
+
+    def shape_at(self, epoch: int) -> tuple[int, ...]:
+        return (*self.shape[:-1], self.lengths[epoch]) if self.lengths else self.shape
+
+
 def loader(examples: int = 40, num_workers: int = 2) -> RingLoader:
-    sampler = ExampleSampler(examples, 4)
-    return RingLoader(fill, (64, 500), torch.float32, sampler, num_workers)
+    return RingLoader(FakeExamples(), ExampleSampler(examples, 4), num_workers)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
-def test_batches_come_whole_and_in_order(num_workers: int) -> None:
+def test_batches_are_complete_and_in_order(num_workers: int) -> None:
     ring = loader(400, num_workers)
     for epoch in range(3):
         ring.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
@@ -42,8 +56,8 @@ def test_batches_come_whole_and_in_order(num_workers: int) -> None:
     assert len(ring) == 100
 
 
-def test_a_batch_stays_while_the_next_two_are_fetched() -> None:
-    """Lightning holds one batch and has fetched the next; the workers run on meanwhile."""
+def test_batch_is_kept_while_the_next_two_are_fetched() -> None:
+    """Lightning uses one batch and has fetched the next, while the workers continue."""
     iterator = iter(loader(400))
     held = [next(iterator), next(iterator), next(iterator)]
     for _ in range(97):
@@ -54,17 +68,10 @@ def test_a_batch_stays_while_the_next_two_are_fetched() -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_examples_may_grow_and_shrink_from_epoch_to_epoch(num_workers: int) -> None:
-    """Short ones lie without gaps at the beginning of their slot."""
+def test_example_lengths_may_change_with_the_epoch(num_workers: int) -> None:
+    """Short examples are contiguous at the beginning of their slot."""
     lengths = {0: 20, 1: 500, 2: 7}
-    ring = RingLoader(
-        fill,
-        (64, 500),
-        torch.float32,
-        ExampleSampler(40, 4),
-        num_workers,
-        shape_at=lambda epoch: (64, lengths[epoch]),
-    )
+    ring = RingLoader(FakeExamples(lengths=lengths), ExampleSampler(40, 4), num_workers)
     for epoch, length in lengths.items():
         ring.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         for step, batch in enumerate(ring):
@@ -83,7 +90,7 @@ def test_batches_are_views_of_one_allocation() -> None:
     assert ring.ring.is_shared()
 
 
-def test_an_epoch_that_is_left_in_the_middle_does_not_spoil_the_next() -> None:
+def test_next_epoch_is_complete_after_an_interrupted_one() -> None:
     ring = loader(400)
     for number, _ in enumerate(ring):
         if number == 5:
@@ -93,27 +100,28 @@ def test_an_epoch_that_is_left_in_the_middle_does_not_spoil_the_next() -> None:
         assert (batch.stems[0] == 1000 + 4 * step).all()
 
 
-def test_a_killed_worker_is_told() -> None:
-    def deadly(example: Tensor, position: Position) -> None:
+def test_death_of_a_worker_is_explained() -> None:
+    def deadly(target: Tensor, position: Position) -> None:
         if position[1] == 22:
             os.kill(os.getpid(), signal.SIGKILL)
-        example.zero_()
+        target.zero_()
 
-    ring = RingLoader(deadly, (2,), torch.float32, ExampleSampler(400, 4), num_workers=2)
+    examples = FakeExamples((2,), deadly)
+    ring = RingLoader(examples, ExampleSampler(400, 4), num_workers=2)
     with pytest.raises(RuntimeError, match=r"died \(.*worker.*[Kk]illed.*--ckpt_path last"):
         list(ring)
 
 
-def test_another_error_of_a_worker_stays_what_it_is() -> None:
-    def faulty(example: Tensor, position: Position) -> None:
+def test_other_errors_are_raised_unchanged() -> None:
+    def faulty(target: Tensor, position: Position) -> None:
         raise RuntimeError("out of luck")
 
-    ring = RingLoader(faulty, (2,), torch.float32, ExampleSampler(8, 4), num_workers=0)
+    ring = RingLoader(FakeExamples((2,), faulty), ExampleSampler(8, 4))
     with pytest.raises(RuntimeError, match=r"^out of luck$"):
         list(ring)
 
 
-def test_a_slot_is_not_filled_before_its_copy_is_through() -> None:
+def test_slot_is_not_filled_before_its_copy_has_finished() -> None:
     ring = loader(num_workers=0)
     waited: list[bool] = []
 
@@ -127,13 +135,13 @@ def test_a_slot_is_not_filled_before_its_copy_is_through() -> None:
     next(batches)
     assert not waited
     next(batches)
-    assert waited == [True], "it waits, and nothing has been written yet"
+    assert waited == [True], "it waits before anything is written"
     assert (ring.ring[1] != 0).all()
     assert ring._copies._events[1] is None
 
 
 def test_workers_end_with_the_loader() -> None:
-    """A loader is no part of a reference cycle: the garbage collector would stop it too late."""
+    """A loader in a reference cycle would be finalised too late, by the garbage collector."""
     ring = loader()
     list(ring)
     gone = weakref.ref(ring)
@@ -143,12 +151,12 @@ def test_workers_end_with_the_loader() -> None:
     try:
         del ring
         assert gone() is None
-        assert [worker.exitcode for worker in workers] == [0, 0], "by themselves, not killed"
+        assert [worker.exitcode for worker in workers] == [0, 0], "ended, not killed"
     finally:
         gc.enable()
 
 
-def test_nothing_is_left_in_shared_memory() -> None:
+def test_shared_memory_is_released() -> None:
     before = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
     ring = loader()
     list(ring)
