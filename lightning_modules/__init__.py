@@ -1,4 +1,4 @@
-"""Everything about a model: architectures, training, separation, scoring."""
+"""Models: architectures, training, separation, evaluation."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Losses between estimates and targets, each a class that a config names by ``class_path``.
+"""Training losses, selected in a config by ``class_path``.
 
-All map estimates and targets to one number for each example and source, so that a model can log
-its sources apart; ``total`` makes of these what is minimised. Below, y is a target, y^ its
-estimate, e = y^ - y, and means are over channels and samples. All are finite for silence, and so
-are their gradients.
+A loss maps estimates and targets to one value per example and source, so that sources are logged
+separately; ``total`` reduces the values of the sources to the minimised scalar. Below, y is a
+target, y^ its estimate, e = y^ - y, and means are over channels and samples. All losses and their
+gradients are finite for silence.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from torch import Tensor, nn
 from datamodules.augmentations.filters import HighShelf, PeakingEqualizer
 from datamodules.tracks.sources import check_sources
 
-# Added to powers and amplitudes that are divided by, or whose logarithm is taken: -80 dB in power.
+# Added to powers and amplitudes before division or logarithm; -80 dB in power.
 _EPS = 1e-8
 
 
 class SourceLoss(nn.Module, ABC):
-    """What every loss can do.
+    """Base class of losses.
 
     Attributes:
-        sample_rate: Sample rate of what is compared, Hz; the model sets its own.
+        sample_rate: Sample rate of the waveforms, Hz; set by the model.
     """
 
     sample_rate: int = 44100
 
     def forward(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
-        """Compare estimates with targets, in single precision at least.
+        """Compute the loss in single precision or better.
 
         Args:
-            estimates: Estimated waveforms, shape (B, S, C, T). Losses that look at no spectrum
-                compare anything else, too, such as magnitudes (B, S, C, F, N).
-            targets: What they should be, same shape.
-            mixture: What they were estimated from, shape (B, C, ...).
+            estimates: Estimated waveforms, shape (B, S, C, T). Losses without an STFT also accept
+                other data, such as magnitudes (B, S, C, F, N).
+            targets: Target waveforms, same shape.
+            mixture: The mixture, shape (B, C, ...).
 
         Returns:
-            The loss of each example and source, shape (B, S).
+            Loss per example and source, shape (B, S).
 
         Raises:
-            ValueError: The shapes are not as described.
+            ValueError: The shapes of estimates and targets differ.
         """
         if estimates.shape != targets.shape:
             raise ValueError(
@@ -66,28 +66,21 @@ class SourceLoss(nn.Module, ABC):
 
     @abstractmethod
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
-        """The loss of each example and source, shape (B, S); arguments as of ``forward``."""
+        """Return the loss per example and source, shape (B, S); arguments as in ``forward``."""
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """What is minimised.
-
-        Args:
-            losses: Loss of each of the model's sources by name, scalars.
-
-        Returns:
-            Their mean, a scalar.
-        """
+        """Return the mean of the losses of the model's sources, scalars by name."""
         return torch.stack(list(losses.values())).mean()
 
 
-# ---------------------------------------------------------------- sample by sample
+# ---------------------------------------------------------------- waveforms
 
 
 class L1(SourceLoss):
     """Mean absolute error, ``mean |e|``."""
 
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
-        """The loss of each example and source, shape (B, S)."""
+        """Return the loss per example and source, shape (B, S)."""
         return _mean((estimates - targets).abs())
 
 
@@ -95,7 +88,7 @@ class MSE(SourceLoss):
     """Mean squared error, ``mean e^2``."""
 
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
-        """The loss of each example and source, shape (B, S)."""
+        """Return the loss per example and source, shape (B, S)."""
         return _power(estimates - targets)
 
 
@@ -103,38 +96,38 @@ class LogL1(SourceLoss):
     """Mean absolute error in decibels, ``10 log10(mean |e| + 1e-8)``.
 
     Gusó, Pons, Pascual and Serrà 2022, "On loss functions and evaluation metrics for music source
-    separation", logL1time; there the mean is over a batch, here over an example, so that quiet
-    examples count as much as loud ones.
+    separation", logL1time; the mean is over an example instead of a batch, so that quiet examples
+    count as much as loud ones.
     """
 
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
-        """The loss of each example and source, dB, shape (B, S)."""
+        """Return the loss per example and source, dB, shape (B, S)."""
         return _decibels(_mean((estimates - targets).abs()) + _EPS)
 
 
 class NegativeSDR(SourceLoss):
-    """Negative ratio of signal to distortion, ``-10 log10((mean y^2 + eps) / (mean e^2 + eps))``.
+    """Negative signal-to-distortion ratio, ``-10 log10((mean y^2 + eps) / (mean e^2 + eps))``.
 
     Vincent, Gribonval and Févotte 2006, "Performance measurement in blind audio source
-    separation", with all distortion in one term, as the Music Demixing Challenge 2021 scores
+    separation", with all distortion in one term, as in the Music Demixing Challenge 2021
     (``usdr``). For a silent target it is the level of the estimate above -80 dB.
     """
 
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
-        """The loss of each example and source, dB, shape (B, S)."""
+        """Return the loss per example and source, dB, shape (B, S)."""
         return -_ratio_db(_power(targets), _power(estimates - targets))
 
 
 class NegativeSISDR(SourceLoss):
-    """Negative SDR of the target as loud as it is in the estimate.
+    """Negative scale-invariant SDR.
 
     ``-10 log10((mean (a y)^2 + eps) / (mean (a y - y^)^2 + eps))``: SI-SDR of Le Roux, Wisdom,
     Erdogan and Hershey 2019, "SDR - half-baked or well done?", equation 5, with
-    ``a = mean(y^ y) / (mean y^2 + eps)``, one for all channels; means are not taken off first.
+    ``a = mean(y^ y) / (mean y^2 + eps)``, shared by all channels; means are not subtracted.
     """
 
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
-        """The loss of each example and source, dB, shape (B, S)."""
+        """Return the loss per example and source, dB, shape (B, S)."""
         scale = _mean(estimates * targets) / (_power(targets) + _EPS)
         scaled = scale[..., None, None] * targets
         return -_ratio_db(_power(scaled), _power(scaled - estimates))
@@ -147,7 +140,7 @@ class SpectralRMSE(SourceLoss):
     """Root mean squared error of complex spectra, ``sqrt(mean (Re E^2, Im E^2) + 1e-12)``.
 
     Tong et al. 2024, "SCNet: sparse compression network for music source separation"; as in the
-    authors' code without a window and with spectra divided by the root of ``n_fft``.
+    authors' code, with a rectangular window and spectra divided by the root of ``n_fft``.
 
     Args:
         n_fft: Length of a frame, samples.
@@ -157,13 +150,13 @@ class SpectralRMSE(SourceLoss):
     def __init__(self, n_fft: int = 4096, hop_length: int = 1024) -> None:
         super().__init__()
         self.n_fft, self.hop_length = n_fft, hop_length
-        # Not in checkpoints: a model is loaded without its loss.
+        # Not saved, since checkpoints are loaded without a loss.
         self.register_buffer("window", torch.full((n_fft,), n_fft**-0.5), persistent=False)
         self.window: Tensor
 
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
-        """The loss of each example and source, shape (B, S)."""
-        # The transform is linear: one of the error does for two.
+        """Return the loss per example and source, shape (B, S)."""
+        # The STFT is linear: one of the error replaces two.
         errors = _stft(estimates - targets, self.n_fft, self.hop_length, self.window)
         return (_power(torch.view_as_real(errors)) + 1e-12).sqrt()
 
@@ -173,13 +166,13 @@ class MultiResolutionSTFT(SourceLoss):
 
     ``|| |Y| - |Y^| || / || |Y| || + mean |ln |Y| - ln |Y^||``: Yamamoto, Song and Kim 2020,
     "Parallel WaveGAN: a fast waveform generation model based on generative adversarial networks
-    with multi-resolution spectrogram", equations 3 to 6, whose resolutions are the defaults.
-    Magnitudes are not below ``sqrt(1e-8)``.
+    with multi-resolution spectrogram", equations 3 to 6; its resolutions are the defaults.
+    Magnitudes are clamped to at least ``sqrt(1e-8)``.
 
     Args:
-        n_ffts: Length of the transform at each resolution, samples.
-        hop_lengths: Hop at each resolution, samples.
-        window_lengths: Length of the Hann window at each resolution, samples.
+        n_ffts: FFT length per resolution, samples.
+        hop_lengths: Hop per resolution, samples.
+        window_lengths: Length of the Hann window per resolution, samples.
     """
 
     def __init__(
@@ -193,36 +186,36 @@ class MultiResolutionSTFT(SourceLoss):
         if not matched or any(map(operator.gt, window_lengths, n_ffts)):
             raise ValueError(
                 f"n_ffts are {list(n_ffts)}, hop_lengths {list(hop_lengths)}, window_lengths "
-                f"{list(window_lengths)}: give one of each for every resolution, and no window "
-                "longer than its transform"
+                f"{list(window_lengths)}: give one of each per resolution, and no window "
+                "longer than its FFT"
             )
         self.resolutions = list(zip(n_ffts, hop_lengths, strict=True))
         self.windows = _Windows(window_lengths)
 
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
-        """The loss of each example and source, shape (B, S)."""
+        """Return the loss per example and source, shape (B, S)."""
         parts = []
         for (n_fft, hop), window in zip(self.resolutions, self.windows.buffers(), strict=True):
-            found, wanted = (
+            found, target = (
                 _stft(signals, n_fft, hop, window).abs().square().clamp_min(_EPS).sqrt()
                 for signals in (estimates, targets)
             )
-            # Unlike a root, a norm of zero has a gradient here.
-            convergence = found.sub(wanted).flatten(2).norm(dim=2) / wanted.flatten(2).norm(dim=2)
-            parts.append(convergence + _mean((found.log() - wanted.log()).abs()))
+            # The gradient of a norm is finite at zero, that of a root is not.
+            convergence = found.sub(target).flatten(2).norm(dim=2) / target.flatten(2).norm(dim=2)
+            parts.append(convergence + _mean((found.log() - target.log()).abs()))
         return torch.stack(parts).mean(0)
 
 
 class MultiResolutionComplexSTFT(SourceLoss):
-    """Mean absolute error of waveforms, and of complex spectra at several resolutions.
+    """Mean absolute error of waveforms and of complex spectra at several resolutions.
 
     ``mean |e| + weight * sum over resolutions of mean |E|``: Lu, Wang, Kong and Hung 2024, "Music
-    source separation with band-split RoPE transformer", whose windows and hop are the defaults.
+    source separation with band-split RoPE transformer"; its windows and hop are the defaults.
 
     Args:
-        window_lengths: Length of the Hann window at each resolution, samples.
-        hop_length: Hop at all of them, samples.
-        n_fft: Length of the transform where the window is not longer, samples.
+        window_lengths: Length of the Hann window per resolution, samples.
+        hop_length: Hop at all resolutions, samples.
+        n_fft: FFT length, samples; the window's if that is longer.
         weight: Weight of the spectra.
     """
 
@@ -238,7 +231,7 @@ class MultiResolutionComplexSTFT(SourceLoss):
         self.windows = _Windows(window_lengths)
 
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
-        """The loss of each example and source, shape (B, S)."""
+        """Return the loss per example and source, shape (B, S)."""
         errors = estimates - targets
         loss = _mean(errors.abs())
         for window in self.windows.buffers():
@@ -248,28 +241,28 @@ class MultiResolutionComplexSTFT(SourceLoss):
 
 
 class LogWMSE(SourceLoss):
-    """Logarithm of the mean squared error as it is heard, relative to the mixture.
+    """Logarithm of the frequency-weighted mean squared error, relative to the mixture.
 
-    ``4 ln(mean (w * e / r)^2 + 1e-8)``, mean over channels, with w the frequency weighting of
-    ``hearing`` and r the root mean square of ``w * mixture`` in the channel; weighted errors under
-    -68 dB of r count as none. Jordal 2023, package ``log-wmse-audio-quality``, and Land 2024,
-    ``torch-log-wmse``, whose value for a silent mixture is taken over.
+    ``4 ln(mean (w * e / r)^2 + 1e-8)``, averaged over channels, with the filter w of ``hearing``
+    and the root mean square r of ``w * mixture`` per channel; weighted errors below -68 dB of r
+    count as zero. Jordal 2023, package ``log-wmse-audio-quality``, and Land 2024,
+    ``torch-log-wmse``, with the latter's value for a silent mixture.
     """
 
-    # Of the weighted error relative to the mixture.
+    # Weighted error relative to the mixture.
     _INAUDIBLE = 10 ** (-68 / 20)
 
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
-        """The loss of each example and source, shape (B, S)."""
-        level = self._heard(mixture).square().mean(-1, keepdim=True).sqrt()  # (B, C, 1)
-        errors = self._heard(estimates - targets) / (level[:, None] + _EPS)
+        """Return the loss per example and source, shape (B, S)."""
+        level = self._weighted(mixture).square().mean(-1, keepdim=True).sqrt()  # (B, C, 1)
+        errors = self._weighted(estimates - targets) / (level[:, None] + _EPS)
         errors = torch.where(errors.abs() < self._INAUDIBLE, 0.0, errors)
         return 4 * (errors.square().mean(-1) + _EPS).log().mean(-1)  # (B, S, C, T) -> (B, S)
 
-    def _heard(self, waveforms: Tensor) -> Tensor:
-        """Filter waveforms (..., T) by the weighting, without delay."""
+    def _weighted(self, waveforms: Tensor) -> Tensor:
+        """Apply the frequency weighting to waveforms (..., T), without delay."""
         samples = waveforms.shape[-1]
-        # A tenth of a second of silence, so that the end is not heard at the beginning.
+        # Padding of 0.1 s against circular convolution.
         size = scipy.fft.next_fast_len(samples + self.sample_rate // 10, real=True)
         weights = hearing(size, self.sample_rate).to(waveforms)
         filtered: Tensor = torch.fft.irfft(torch.fft.rfft(waveforms, size) * weights, size)
@@ -278,19 +271,20 @@ class LogWMSE(SourceLoss):
 
 @lru_cache(maxsize=8)
 def hearing(size: int, sample_rate: int) -> Tensor:
-    """Weight of frequencies in ``LogWMSE``, roughly as sensitive as hearing is.
+    """Frequency weighting of ``LogWMSE``, an approximation of hearing sensitivity.
 
     After Fenton and Lee 2017, "Alternative weighting filters for multi-track program loudness
-    measurement", as Jordal's package has it: at 44.1 kHz a high shelf of 5 dB at 1500 Hz, a
-    peak of 2.5 dB at 500 Hz (both of the biquad cookbook), a Butterworth high-pass of second
-    order at 120 Hz, and a low-pass of first order at 10 kHz twice. Nothing above 22,050 Hz counts.
+    measurement", as in Jordal's package: at 44.1 kHz a high shelf of 5 dB at 1500 Hz, a peak of
+    2.5 dB at 500 Hz (both from the biquad cookbook), a second-order Butterworth high-pass at
+    120 Hz, and twice a first-order low-pass at 10 kHz. Frequencies above 22,050 Hz have the weight
+    of that frequency, zero.
 
     Args:
-        size: Length of the transform, samples.
+        size: FFT length, samples.
         sample_rate: Hz.
 
     Returns:
-        Amplitude factors of its bins, float32, shape (size // 2 + 1,).
+        Amplitude factors per bin, float32, shape (size // 2 + 1,).
     """
     rate = 44100
     frequencies = np.fft.rfftfreq(size, 1 / sample_rate).clip(max=rate / 2)
@@ -316,11 +310,11 @@ def hearing(size: int, sample_rate: int) -> Tensor:
 
 
 class AlphaWeighted(SourceLoss):
-    """Sum of the sources' losses, each times its alpha (Oh, Kim and Yun 2018, equation 12).
+    """Weighted sum of the sources' losses (Oh, Kim and Yun 2018, equation 12).
 
     Args:
-        loss_function: The loss of a source.
-        alphas: Weight of each source, by name; they add up to one.
+        loss_function: Loss of a source.
+        alphas: Weight per source, by name; they add up to one.
     """
 
     def __init__(self, loss_function: SourceLoss, alphas: dict[str, float]) -> None:
@@ -328,34 +322,34 @@ class AlphaWeighted(SourceLoss):
         self.loss_function, self.alphas = loss_function, alphas
 
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
-        """The unweighted loss of each example and source, shape (B, S)."""
+        """Return the unweighted loss per example and source, shape (B, S)."""
         losses: Tensor = self.loss_function(estimates, targets, mixture)
         return losses
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum; losses are scalars by name."""
+        """Return the weighted sum of the losses, scalars by name."""
         values = torch.stack(list(losses.values()))
         return (alpha_weights(self.alphas, list(losses)).to(values) * values).sum()
 
 
 def alpha_weights(alphas: Mapping[str, float], sources: Sequence[str]) -> Tensor:
-    """Put the weights of sources in order.
+    """Return the weights in the order of the sources.
 
     Args:
-        alphas: Weight of each source, by name.
+        alphas: Weight per source, by name.
         sources: Names of the model's sources.
 
     Returns:
         Weights in the order of the sources, float32, shape (S,).
 
     Raises:
-        ValueError: A name is unknown or left out, or the weights do not add up to one.
+        ValueError: A name is unknown or missing, or the weights do not add up to one.
     """
     check_sources(list(alphas), sources, "alphas")
     total = sum(alphas.values())
     if not abs(total - 1) <= 1e-6 or min(alphas.values()) < 0:
         raise ValueError(
-            f"alphas are {dict(alphas)} and add up to {total:g}: give weights from 0 on that "
+            f"alphas are {dict(alphas)} and add up to {total:g}: give non-negative weights that "
             "add up to 1"
         )
     return torch.tensor([float(alphas[name]) for name in sources])
@@ -365,7 +359,7 @@ def alpha_weights(alphas: Mapping[str, float], sources: Sequence[str]) -> Tensor
 
 
 class _Windows(nn.Module):
-    """Hann windows that go where the loss goes, and into no checkpoint."""
+    """Hann windows that move with the loss's device and are not saved."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         super().__init__()
@@ -374,7 +368,7 @@ class _Windows(nn.Module):
 
 
 def _stft(waveforms: Tensor, n_fft: int, hop_length: int, window: Tensor) -> Tensor:
-    """Complex spectra (..., F, N) of waveforms (..., T), edges reflected if they can be."""
+    """Compute spectra (..., F, N) of waveforms (..., T); edges are reflected if long enough."""
     flat = waveforms.reshape(-1, waveforms.shape[-1])  # (..., T) -> (n, T)
     mode = "reflect" if flat.shape[-1] > n_fft // 2 else "constant"
     spectra = torch.stft(
@@ -394,7 +388,7 @@ def _power(signals: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Mean of each example and source: (B, S, ...) -> (B, S)."""
+    """Mean per example and source: (B, S, ...) -> (B, S)."""
     return values.mean(tuple(range(2, values.ndim)))
 
 

@@ -551,7 +551,7 @@ def test_faulty_data_and_checkpoints_stop_before_training(
     assert "channels ([4, 8] in the checkpoint, [4, 16] in the config)" in error
     last = Path("runs/unet/checkpoints/last.ckpt")
     last.write_bytes(last.read_bytes()[:1000])
-    with pytest.warns(UserWarning, match=f"last.ckpt: 1000 bytes.*Going on from .*{MOMENT}"):
+    with pytest.warns(UserWarning, match=f"last.ckpt: 1000 bytes.*Resuming from .*{MOMENT}"):
         assert run("fit", *good, "--ckpt_path=last") == 0
     for path in last.parent.glob("*.ckpt"):
         path.write_bytes(path.read_bytes()[:1000])

@@ -1,4 +1,4 @@
-"""Losses: exact values, silence, precision, and refusal of what cannot be compared."""
+"""Losses: exact values, silence, precision, and errors for invalid shapes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_every_loss_is_tested() -> None:
 # ----------------------------------------------------------------- values
 
 
-def test_errors_sample_by_sample() -> None:
+def test_waveform_errors_have_exact_values() -> None:
     """Two examples, two sources, one channel, two samples."""
     targets = torch.zeros(2, 2, 1, 2)
     estimates = torch.tensor([[[[1.0, -3.0]], [[0.0, 0.0]]], [[[0.5, 0.5]], [[0.0, -0.2]]]])
@@ -67,13 +67,13 @@ def test_errors_sample_by_sample() -> None:
     assert torch.allclose(found, torch.tensor(decibels), atol=1e-5)
 
 
-def test_magnitudes_may_be_compared() -> None:
+def test_l1_of_magnitudes() -> None:
     targets = torch.rand(2, 3, 2, 5, 7)
     assert torch.allclose(L1()(targets + 0.5, targets, targets[:, 0]), torch.full((2, 3), 0.5))
 
 
-def test_sdr_is_the_level_of_signal_above_distortion() -> None:
-    """A tenth of the target is left out of all channels: 20 dB."""
+def test_sdr_of_a_scaled_target() -> None:
+    """A tenth of the target is missing in all channels: 20 dB."""
     targets = noise(2, 2, 2, 1000)
     found = NegativeSDR()(0.9 * targets, targets, targets.sum(1))
     assert torch.allclose(found, torch.full_like(found, -20.0), atol=1e-5)
@@ -82,40 +82,40 @@ def test_sdr_is_the_level_of_signal_above_distortion() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1, -3.0])
-def test_si_sdr_does_not_hear_the_scale(scale: float) -> None:
+def test_si_sdr_is_invariant_to_scale(scale: float) -> None:
     targets = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64).expand(1, 2, 2, 4)
     other = torch.tensor([0.1, 0.1, -0.1, -0.1], dtype=torch.float64)
     found = NegativeSISDR()(scale * (targets + other), targets, targets.sum(1))
     assert torch.allclose(found, torch.full_like(found, -20.0), atol=1e-3)
 
 
-def test_si_sdr_hears_the_balance_of_channels() -> None:
-    """One scale for both: y = (1, 1), y^ = (1, 0) has a = 1/2 and as much of it as of error."""
+def test_si_sdr_depends_on_the_balance_of_channels() -> None:
+    """One scale for both: y = (1, 1), y^ = (1, 0) has a = 1/2 and equal powers of a y and error."""
     targets = torch.ones(1, 1, 2, 10, dtype=torch.float64)
     estimates = targets * torch.tensor([1.0, 0.0])[:, None]
     assert NegativeSISDR()(estimates, targets, targets[0]).item() == pytest.approx(0, abs=1e-6)
 
 
-def impulse(samples: int, place: int, height: float) -> tuple[Tensor, Tensor]:
+def impulse(samples: int, position: int, height: float) -> tuple[Tensor, Tensor]:
     """Targets, and estimates that are wrong in one sample of the second source."""
     targets = noise(1, 2, 1, samples)
     estimates = targets.clone()
-    estimates[0, 1, 0, place] += height
+    estimates[0, 1, 0, position] += height
     return estimates, targets
 
 
 def test_spectral_rmse_of_an_impulse() -> None:
-    """Its spectrum is flat: height / sqrt(n_fft) in those frames that hold it, 4 of 33."""
+    """Its spectrum is flat: height / sqrt(n_fft) in the 4 of 33 frames that contain it."""
     estimates, targets = impulse(2048, 1000, 0.3)
     found = SpectralRMSE(n_fft=256, hop_length=64)(estimates, targets, targets.sum(1))
     assert found[0, 0].item() == pytest.approx(1e-6)
-    # Half of the mean square is the real part's, half the imaginary one's.
+    # The mean is over real and imaginary parts: half of the squared magnitude.
     expected = math.sqrt(4 / 33 * 0.3**2 / 256 / 2)
     assert found[0, 1].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_complex_stft_of_an_impulse() -> None:
-    """In each frame its spectrum is as high as the window is there."""
+    """In each frame its spectrum has the window's height at its position."""
     estimates, targets = impulse(2048, 1000, 0.3)
     loss = MultiResolutionComplexSTFT(
         window_lengths=(256, 128), hop_length=60, n_fft=200, weight=2.0
@@ -123,12 +123,12 @@ def test_complex_stft_of_an_impulse() -> None:
     expected = 0.3 / 2048
     for length, n_fft in ((256, 256), (128, 200)):
         frames = 1 + 2048 // 60
-        # Windows lie in the middle of their frames, and those on multiples of the hop.
-        places = 1000 - 60 * torch.arange(frames) + length // 2
-        heard = places[(places >= 0) & (places < length)]
+        # Windows are centred in their frames, frames on multiples of the hop.
+        positions = 1000 - 60 * torch.arange(frames) + length // 2
+        inside = positions[(positions >= 0) & (positions < length)]
         window = torch.hann_window(length, dtype=torch.float64)
         assert n_fft // 2 < 1000
-        expected += 2.0 * 0.3 * float(window[heard].sum()) / frames
+        expected += 2.0 * 0.3 * float(window[inside].sum()) / frames
     found = loss(estimates, targets, targets.sum(1))
     assert found[0, 0].item() == 0
     assert found[0, 1].item() == pytest.approx(expected, rel=1e-6)
@@ -136,14 +136,14 @@ def test_complex_stft_of_an_impulse() -> None:
 
 @pytest.mark.parametrize("gain", [0.5, 1.0, 2.0])
 def test_multi_resolution_stft_of_a_gain(gain: float) -> None:
-    """Spectral convergence is |1 - g|, the distance of logarithms |ln g|, at any resolution."""
+    """Spectral convergence is |1 - g| and the log distance |ln g|, at any resolution."""
     targets = 10 * noise(2, 2, 2, 4000)
     found = MultiResolutionSTFT()(gain * targets, targets, targets.sum(1))
     expected = abs(1 - gain) + abs(math.log(gain))
     assert torch.allclose(found, torch.full_like(found, expected), atol=1e-4)
 
 
-def test_resolutions_must_match() -> None:
+def test_resolutions_of_different_lengths_raise() -> None:
     with pytest.raises(ValueError, match=r"n_ffts are \[512\].*one of each"):
         MultiResolutionSTFT([512], [128, 64], [512])
     with pytest.raises(ValueError, match="no window longer"):
@@ -151,8 +151,8 @@ def test_resolutions_must_match() -> None:
 
 
 @pytest.mark.parametrize("sample_rate", [22050, 44100])
-def test_log_wmse_of_a_share_of_the_mixture(sample_rate: float) -> None:
-    """Any share is heard as loud relative to the mixture as it is; 76 dB below it, not at all."""
+def test_log_wmse_of_a_fraction_of_the_mixture(sample_rate: float) -> None:
+    """A fraction g gives 4 ln(g^2); errors 76 dB below the mixture count as zero."""
     loss = LogWMSE()
     loss.sample_rate = int(sample_rate)
     mixture, targets = noise(1, 2, 5000), noise(1, 2, 2, 5000, seed=1)
@@ -165,7 +165,7 @@ def test_log_wmse_of_a_share_of_the_mixture(sample_rate: float) -> None:
     assert torch.allclose(found, torch.full_like(found, 4 * math.log(1e-8)))
 
 
-def test_log_wmse_hears_3_khz_better_than_100_hz() -> None:
+def test_log_wmse_weights_3_khz_more_than_100_hz() -> None:
     time = torch.arange(44100, dtype=torch.float64) / 44100
     low, high = (torch.sin(2 * torch.pi * hz * time)[None, None] for hz in (100, 3000))
     targets = torch.zeros(1, 1, 1, 44100, dtype=torch.float64)
@@ -175,8 +175,8 @@ def test_log_wmse_hears_3_khz_better_than_100_hz() -> None:
     assert found < -8
 
 
-def test_hearing_is_the_response_of_its_filters() -> None:
-    """An impulse through the four filters, coefficients written out; the low-pass both ways."""
+def test_hearing_is_the_frequency_response_of_its_filters() -> None:
+    """Impulse response of the filters with explicit coefficients; low-pass in both directions."""
     signal = np.zeros(2**16)
     signal[2**15] = 1
     a, w = 10 ** (5 / 40), 2 * np.pi * 1500 / 44100
@@ -195,12 +195,12 @@ def test_hearing_is_the_response_of_its_filters() -> None:
     signal = scipy.signal.filtfilt(*scipy.signal.butter(1, 10000 / 22050), signal)
     expected = np.abs(np.fft.rfft(signal))
     assert np.allclose(hearing(2**16, 44100), expected, atol=1e-3)
-    # Another rate has other bins, and the same weights at the same frequencies.
+    # Weights at another rate are the same at the same frequencies.
     assert torch.allclose(hearing(1000, 22050), hearing(2000, 44100)[:501])
     assert hearing(100, 96000)[-1] < 1e-9
 
 
-def test_alphas_weigh_sources_by_name() -> None:
+def test_alphas_weight_sources_by_name() -> None:
     loss = AlphaWeighted(MSE(), {"rest": 0.75, "vocals": 0.25})
     parts = {"vocals": torch.tensor(4.0), "rest": torch.tensor(8.0)}
     assert loss.total(parts) == 7.0
@@ -215,18 +215,18 @@ def test_alphas_weigh_sources_by_name() -> None:
     ("alphas", "words"),
     [
         ({"vocals": 0.5, "rest": 0.6}, r"add up to 1\.1"),
-        ({"vocals": 1.5, "rest": -0.5}, "from 0 on"),
+        ({"vocals": 1.5, "rest": -0.5}, "non-negative"),
         ({"vocals": 1.0}, "rest is missing"),
         ({"vocals": math.nan, "rest": 1.0}, "add up to nan"),
     ],
 )
-def test_faulty_alphas_are_refused(alphas: dict[str, float], words: str) -> None:
+def test_invalid_alphas_raise(alphas: dict[str, float], words: str) -> None:
     parts = {"vocals": torch.tensor(4.0), "rest": torch.tensor(8.0)}
     with pytest.raises(ValueError, match=words):
         AlphaWeighted(MSE(), alphas).total(parts)
 
 
-# ---------------------------------------------------- what holds for all of them
+# ------------------------------------------------------------------ all losses
 
 
 def names(value: Any) -> str | None:
@@ -236,7 +236,7 @@ def names(value: Any) -> str | None:
 @pytest.mark.parametrize("loss", EVERY, ids=names)
 @pytest.mark.parametrize("estimate", ["silent", "right", "wrong"])
 @pytest.mark.parametrize("silent", ["target", "mixture and target", "nothing"])
-def test_silence_has_a_finite_gradient(loss: SourceLoss, estimate: str, silent: str) -> None:
+def test_gradients_are_finite_for_silence(loss: SourceLoss, estimate: str, silent: str) -> None:
     samples = 1500
     targets, mixture = noise(2, 2, 2, samples).float(), noise(2, 2, samples, seed=1).float()
     if silent != "nothing":
@@ -256,8 +256,7 @@ def test_silence_has_a_finite_gradient(loss: SourceLoss, estimate: str, silent: 
 
 
 @pytest.mark.parametrize("loss", EVERY, ids=names)
-def test_sources_and_examples_are_apart(loss: SourceLoss) -> None:
-    """Each figure hangs on its own example and source alone."""
+def test_values_depend_on_their_example_and_source_only(loss: SourceLoss) -> None:
     targets, mixture = noise(2, 2, 2, 1500), noise(2, 2, 1500, seed=1)
     estimates = targets + noise(2, 2, 2, 1500, seed=2)
     before = loss(estimates, targets, mixture)
@@ -269,13 +268,13 @@ def test_sources_and_examples_are_apart(loss: SourceLoss) -> None:
 
 @pytest.mark.parametrize("loss", EVERY, ids=names)
 @pytest.mark.parametrize("samples", [1, 2, 100])
-def test_any_length_will_do(loss: SourceLoss, samples: int) -> None:
+def test_any_length(loss: SourceLoss, samples: int) -> None:
     targets = noise(1, 2, 1, samples)
     assert loss(0.5 * targets, targets, targets.sum(1)).isfinite().all()
 
 
 @pytest.mark.parametrize("loss", EVERY, ids=names)
-def test_half_precision_is_raised(loss: SourceLoss) -> None:
+def test_half_precision_is_computed_in_single(loss: SourceLoss) -> None:
     targets, mixture = noise(1, 2, 1, 1500).bfloat16(), noise(1, 1, 1500, seed=1).bfloat16()
     estimates = 0.5 * targets
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -286,11 +285,11 @@ def test_half_precision_is_raised(loss: SourceLoss) -> None:
 
 
 @pytest.mark.parametrize("loss", EVERY, ids=names)
-def test_nothing_of_a_loss_is_saved_or_trained(loss: SourceLoss) -> None:
+def test_losses_have_no_parameters_and_no_saved_state(loss: SourceLoss) -> None:
     assert not loss.state_dict()
     assert not list(loss.parameters())
 
 
-def test_other_shapes_are_refused() -> None:
+def test_different_shapes_raise() -> None:
     with pytest.raises(ValueError, match=r"\(1, 2, 1, 9\), targets \(1, 2, 9\).*batch, sources"):
         losses.L1()(torch.zeros(1, 2, 1, 9), torch.zeros(1, 2, 9), torch.zeros(1, 1, 9))

@@ -1,1 +1,1 @@
-"""What architectures derive from."""
+"""Base classes of architectures."""

@@ -1,4 +1,4 @@
-"""What a checkpoint says of the model that it holds, in plain data."""
+"""Plain-data description of a model, stored in its checkpoint."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from datamodules.command_line import check_file
 from lightning_modules.base.former_names import with_current_class_paths
 
 KEY = "separator"
-# A folder with this file is a checkpoint, too: see ``hub_folder``.
+# A folder that contains this file is a checkpoint: see ``hub_folder``.
 CONFIG = "config.json"
-# How a run is trained, not what the model is; reloading needs none of it.
+# Arguments of the training; rebuilding the model does not need them.
 TRAINING_ARGUMENTS = ("optimizer", "lr_scheduler", "loss_function", "pretrained")
-# Lightning's own notes.
+# Entries that Lightning adds to the hyperparameters.
 _INTERNAL = ("_instantiator", "_class_path")
 
 
 class Described(Protocol):
-    """What is needed to describe a model.
+    """A model that can be described.
 
     Attributes:
-        changeable_hparams: Arguments that may differ from those that the weights were trained with.
+        changeable_hparams: Arguments that may differ from those of the training.
     """
 
     changeable_hparams: frozenset[str]
 
     @property
     def hparams(self) -> Mapping[str, Any]:
-        """Arguments of the model, by name."""
+        """Arguments of the model."""
         ...
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message names file, finding, expectation, remedy."""
+    """A checkpoint cannot be used; the message names file, problem, expectation and remedy."""
 
 
 def check_is_there(path: Path) -> None:
-    """Check that a checkpoint exists, without the seconds that torch takes to be imported.
+    """Check that a checkpoint exists, without importing torch.
 
     Args:
-        path: The file, or a folder as ``hub_folder`` writes it.
+        path: The file, or a folder that ``hub_folder`` wrote.
 
     Raises:
-        CheckpointError: It does not; the message names those beside it, or in the folder.
+        CheckpointError: It does not exist; the message lists others nearby.
     """
     if path.is_file() or (path / CONFIG).is_file():
         return
@@ -55,22 +55,22 @@ def check_is_there(path: Path) -> None:
 
 
 def check_is_free(path: Path) -> None:
-    """Check that a checkpoint can be written, and would replace none.
+    """Check that a checkpoint can be written and does not exist.
 
     Args:
         path: The file.
 
     Raises:
-        FileExistsError: It is there.
-        DataError: It cannot be written where it would be.
+        FileExistsError: The file exists.
+        DataError: Its folder is not writable.
     """
     if path.exists():
-        raise FileExistsError(f"{path} is there already; give another name with -o")
+        raise FileExistsError(f"{path} exists already; give another name with -o")
     check_file(path, "-o")
 
 
 def describe(model: Described) -> dict[str, Any]:
-    """Say in plain data how to build a model again.
+    """Describe in plain data how to build a model.
 
     Args:
         model: The separator.
@@ -109,20 +109,20 @@ def read_description(contents: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_same_model(contents: Mapping[str, Any], model: Described) -> None:
-    """Check that a checkpoint's weights belong into a model.
+    """Check that a checkpoint's weights fit a model.
 
     Args:
-        contents: What ``read_checkpoint`` returned.
-        model: The model that would take the weights.
+        contents: The checkpoint, as ``read_checkpoint`` returned it.
+        model: The model that loads the weights.
 
     Raises:
-        CheckpointError: Another architecture, or another argument.
+        CheckpointError: The architecture or an argument differs.
     """
     theirs, ours = read_description(contents), describe(model)
     if theirs.get("class_path") != ours["class_path"]:
         raise CheckpointError(
             f"the checkpoint is of {theirs.get('class_path', 'an unknown model')}, the config "
-            f"builds {ours['class_path']}; use the config that it was trained with"
+            f"builds {ours['class_path']}; use the config of its training"
         )
     differing = [
         f"{name} ({theirs['init_args'].get(name)!r} in the checkpoint, "
@@ -132,7 +132,7 @@ def check_same_model(contents: Mapping[str, Any], model: Described) -> None:
     ]
     if differing:
         raise CheckpointError(
-            "the checkpoint was trained with other model arguments: "
+            "the checkpoint was trained with different model arguments: "
             + "; ".join(differing)
             + "; use the config.yaml of its run"
         )

@@ -1,4 +1,4 @@
-"""How many operations a model takes."""
+"""Count of floating-point operations of a model."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.base.separator import SourceSeparator
 
-# Matrix products of one time step: of the input's and of the state's size, as many as gates.
+# Gates, each with one matrix product of the input and one of the state per time step.
 _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 
 
 def forward_flops(model: SourceSeparator) -> float:
     """Count the floating-point operations of a forward pass.
 
-    Those of convolutions and matrix products, as torch counts them, and those of recurrent
-    layers, which torch hands over whole to a library and does not count.
+    Convolutions and matrix products are counted by torch; recurrent layers, which run as one
+    library kernel that torch does not count, are added.
 
     Args:
-        model: The model; nothing in it changes.
+        model: The model, which is not modified.
 
     Returns:
-        Operations for each sample of the mixture, counting a multiplication and an addition
-        as two.
+        Operations per sample of the mixture; a multiplication and an addition count as two.
     """
     samples = round(model.segment_seconds * model.sample_rate)
     silence = torch.zeros(1, model.audio_channels, samples, device=model.device)
@@ -40,7 +39,7 @@ def forward_flops(model: SourceSeparator) -> float:
     layers = {name: each for name, each in model.named_modules() if isinstance(each, nn.RNNBase)}
     hooks = [layer.register_forward_hook(count) for layer in layers.values()]
     counter = FlopCounterMode(display=False)
-    model.eval()  # lest batch norm learn from the silence
+    model.eval()  # keeps the statistics of batch norm
     try:
         with torch.no_grad(), torch.compiler.set_stance("force_eager"), counter:
             model(silence)
@@ -49,7 +48,7 @@ def forward_flops(model: SourceSeparator) -> float:
             hook.remove()
         for module, training in modes:
             module.training = training
-    # Where no library has them, recurrent layers are made of products that torch does count.
+    # Without a library kernel, recurrent layers consist of products that torch does count.
     counts = counter.get_flop_counts()
     counted = sum(sum(counts.get(f"{type(model).__name__}.{name}", {}).values()) for name in layers)
     return float(counter.get_total_flops() - counted + recurrent) / samples
@@ -59,11 +58,11 @@ def recurrent_flops(layer: nn.RNNBase, sequence: Tensor) -> int:
     """Count the operations of a recurrent layer's matrix products.
 
     Args:
-        layer: The layer, of any depth, in one direction or two.
-        sequence: Its input, shape (N, B, features), or (B, N, features) if it is so built.
+        layer: The layer.
+        sequence: Its input, shape (N, B, features), or (B, N, features) with ``batch_first``.
 
     Returns:
-        Operations, counting a multiplication and an addition as two.
+        Operations; a multiplication and an addition count as two.
     """
     directions = 2 if layer.bidirectional else 1
     state = layer.proj_size or layer.hidden_size

@@ -1,4 +1,4 @@
-"""One network for each source."""
+"""One network per source."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from lightning_modules.base.spectrogram import SpectrogramSeparator
 
 
 class NetworkPerSource(SpectrogramSeparator):
-    """A network for each source, which learns its own source's magnitudes from the mixture's.
+    """One network per source, each of which maps the mixture's magnitudes to its source's.
 
-    They are trained at once: the gradients of a sum are those of its parts, so that each
-    network takes the steps that it would take alone.
+    They are trained on the sum of their losses. Their gradients are independent, so that each
+    network makes the same steps as if it were trained alone.
 
     Attributes:
-        networks: By source; each maps magnitudes (B, C, F, N) to magnitudes of the same shape.
+        networks: Networks by source, from magnitudes (B, C, F, N) to the same shape.
     """
 
     networks: nn.ModuleDict
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
-        """Run the networks on magnitudes (B, C, F, N), for estimates (B, S, C, F, N)."""
+        """Map magnitudes (B, C, F, N) to estimates (B, S, C, F, N)."""
         return torch.stack([self.networks[name](mixture) for name in self.sources], 1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Squared error of magnitudes, mean over bins, sum over sources."""
+        """Squared error of magnitudes, averaged over bins and summed over sources."""
         mixture, targets = (self.whole_frames(waveform).abs() for waveform in batch)
         differences = self.magnitudes(self.to_scale(mixture)).float() - self.to_scale(targets)
         errors = differences.square().mean((0, 2, 3, 4))  # (B, S, C, F, N) -> (S,)

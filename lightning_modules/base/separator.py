@@ -1,4 +1,4 @@
-"""The contract that every architecture keeps, and the training around it."""
+"""Base class of all architectures: the interface, training steps and checkpoints."""
 
 from __future__ import annotations
 
@@ -29,37 +29,36 @@ LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 class SourceSeparator(LightningModule, ABC):
     """A model that splits a mixture into sources.
 
-    A subclass writes ``forward`` and ``loss``; steps, logging, optimisers and
-    checkpoints stand here once.
+    A subclass defines ``forward`` and ``loss``; this class defines steps, logging, optimisers
+    and checkpoints.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
         sample_rate: Sample rate of mixture and estimates, Hz.
         audio_channels: Channels of mixture and estimates.
         segment_seconds: Length of a training crop, seconds.
-        chunk_seconds: Length of a chunk in separation, seconds; by default a training crop's.
-            Models that learn from a few frames at a time separate more at once.
-        optimizer: Makes the optimiser from the parameters.
-        lr_scheduler: Makes the learning rate scheduler from the optimiser. One that
-            watches a metric watches ``val/loss``.
-        overlap: Part of a chunk that separation cross-fades with the next, in [0, 0.5].
-        chunks_at_once: Chunks that go through the model at once in separation.
-        compiled: Compile the networks by ``torch.compile``: minutes at the start, faster
-            steps after. Weights and checkpoints stay the same.
-        shifts: Random delays of the mixture that separation averages over, at as many times the
-            cost (the shift trick of Demucs); 0 separates the mixture as it is.
-        postprocessing: What separation does to the estimates; by default nothing.
-        pretrained: Weights to start a training from, in any format that
+        chunk_seconds: Length of a chunk in separation, seconds; by default that of a training
+            crop. Models trained on a few frames use longer chunks.
+        optimizer: Creates the optimiser from the parameters.
+        lr_scheduler: Creates the learning rate scheduler from the optimiser. A scheduler that
+            monitors a metric monitors ``val/loss``.
+        overlap: Fraction of a chunk that separation cross-fades with the next, in [0, 0.5].
+        chunks_at_once: Chunks per forward pass in separation.
+        compiled: Compile the networks with ``torch.compile``: takes minutes at the start and makes
+            steps faster. Weights and checkpoints stay the same.
+        shifts: Number of random delays of the mixture that separation averages over, at as many
+            times the cost (the shift trick of Demucs); 0 separates it once, undelayed.
+        postprocessing: Post-processing of the estimates in separation; by default none.
+        pretrained: Weights to start training from, in any format that
             ``fine_tuning.load_pretrained`` reads; ``fit`` on the command line loads them.
 
     Attributes:
         segment_seconds: Length of a chunk in separation, seconds.
-        step_is_skipped: Set by a callback when the optimiser is to leave out the step at hand,
-            on all ranks alike.
+        step_is_skipped: Set by a callback to skip the current step of the optimiser, on all ranks.
     """
 
     tiny: ClassVar[Mapping[str, Any]]
-    """Arguments that make the model small enough to train in a second."""
+    """Arguments of a model small enough to train in a second."""
     changeable_hparams: frozenset[str] = frozenset(
         {
             "segment_seconds",
@@ -71,9 +70,9 @@ class SourceSeparator(LightningModule, ABC):
             "postprocessing",
         }
     )
-    """Arguments that may differ from those that the weights were trained with."""
+    """Arguments that may differ from those of the training."""
     fixed_arguments: frozenset[str] = frozenset()
-    """Arguments of a parent that the class itself gives, so that nobody else can."""
+    """Arguments of a parent class that the class sets itself, so that users cannot."""
 
     def __init__(
         self,
@@ -94,8 +93,8 @@ class SourceSeparator(LightningModule, ABC):
         super().__init__()
         if min(sample_rate, audio_channels) < 1:
             raise ValueError(
-                f"sample_rate is {sample_rate} and audio_channels {audio_channels}: give numbers "
-                "from 1 on"
+                f"sample_rate is {sample_rate} and audio_channels {audio_channels}: give positive "
+                "numbers"
             )
         check_overlap(overlap)
         check_shifts(shifts)
@@ -104,14 +103,14 @@ class SourceSeparator(LightningModule, ABC):
         if chunks_at_once < 1 or min(segment_seconds, chunk) <= 0:
             raise ValueError(
                 f"chunks_at_once is {chunks_at_once}, segment_seconds {segment_seconds} and "
-                f"chunk_seconds {chunk_seconds}: give a number from 1 on, and lengths above 0"
+                f"chunk_seconds {chunk_seconds}: give values above 0"
             )
-        # How a model is trained is not plain data, and reloading needs none of it.
+        # Arguments of the training are not plain data, and reloading does not need them.
         self.save_hyperparameters(ignore=[*description.TRAINING_ARGUMENTS, *self.fixed_arguments])
         self.sources = list(sources)
         self.sample_rate = sample_rate
         self.audio_channels = audio_channels
-        # What separation asks for; the crops are the data's affair.
+        # Chunk length used by `separate`; the data module has the training crop length.
         self.segment_seconds = chunk
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -135,37 +134,36 @@ class SourceSeparator(LightningModule, ABC):
         """
 
     def network_input(self, mixture: Tensor) -> Tensor:
-        """What the network reads, where transforms of fixed size come before it.
+        """Compute the network's input: transforms, such as an STFT, that ONNX exports leave out.
 
         Args:
             mixture: Waveform, shape (B, C, T).
 
         Returns:
-            Here the mixture itself; the first axis is the batch, the last one is time.
+            By default the mixture itself; the first axis is the batch, the last one is time.
         """
         return mixture
 
-    def network_forward(self, read: Tensor) -> Tensor:
-        """Run what is between those transforms and their inverse, as it is exported to ONNX.
+    def network_forward(self, features: Tensor) -> Tensor:
+        """Run the network alone, between the transforms and their inverse.
 
         Args:
-            read: What ``network_input`` returned.
+            features: Output of ``network_input``.
 
         Returns:
-            Here the estimates, shape (B, S, C, T).
+            By default the estimates, shape (B, S, C, T).
         """
-        return cast(Tensor, self(read))
+        return cast(Tensor, self(features))
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute what training minimises.
+        """Compute the training loss.
 
         Args:
             batch: Mixture (B, C, T) and targets (B, S, C, T).
 
         Returns:
-            Scalars: ``loss``, which is minimised, and any parts of it worth
-            logging, named ``loss/<part>``.
+            Scalars: ``loss``, which is minimised, and parts of it to log as ``loss/<part>``.
         """
 
     def source_losses(self, losses: Tensor) -> dict[str, Tensor]:
@@ -195,7 +193,7 @@ class SourceSeparator(LightningModule, ABC):
     # ----------------------------------------------------------------- steps
 
     def setup(self, stage: str) -> None:
-        """Compile the networks, if that was asked for."""
+        """Compile the networks if ``compiled`` is set."""
         if self.compiled:
             for network in _networks(self):
                 network.compile()
@@ -205,7 +203,7 @@ class SourceSeparator(LightningModule, ABC):
         return self._log_loss("train", batch)
 
     def on_validation_epoch_start(self) -> None:
-        """Have all ranks validate with the statistics that are saved, those of the first rank."""
+        """Make all ranks validate with the first rank's buffers, which are the ones saved."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -213,14 +211,14 @@ class SourceSeparator(LightningModule, ABC):
     def validation_step(
         self, batch: Batch | TrackBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        """Log ``val/loss`` of crops; separate whole tracks for the callbacks that score them."""
+        """Log ``val/loss`` of crops; separate complete tracks for the scoring callbacks."""
         if isinstance(batch, TrackBatch):
             return {"estimates": self.separate(batch.mixture)}
         self._log_loss("val", batch)
         return None
 
     def test_step(self, batch: TrackBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Separate a whole track for the callbacks that score it."""
+        """Separate a complete track for the scoring callbacks."""
         return {"estimates": self.separate(batch.mixture)}
 
     def predict_step(self, batch: TrackBatch | Path, batch_idx: int) -> None:
@@ -235,7 +233,7 @@ class SourceSeparator(LightningModule, ABC):
             files.write(estimates)
 
     def on_predict_end(self) -> None:
-        """Say where the estimates are."""
+        """Print the folder of the estimates."""
         self.print(f"Estimates are in {Path(self.trainer.default_root_dir) / 'estimates'}")
 
     def _log_loss(self, stage: str, batch: Batch) -> Tensor:
@@ -253,7 +251,7 @@ class SourceSeparator(LightningModule, ABC):
         return losses["loss"]
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Compute gradients, unless they would not be used."""
+        """Compute gradients unless the step is skipped."""
         if not self.step_is_skipped:
             super().backward(loss, *args, **kwargs)
 
@@ -264,30 +262,30 @@ class SourceSeparator(LightningModule, ABC):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Make a step, unless its gradients were left out."""
+        """Make a step unless it is skipped."""
         assert optimizer_closure is not None
-        # Forward and backward pass, which an optimiser otherwise calls by itself.
+        # Forward and backward pass, otherwise called by the optimiser.
         loss = optimizer_closure()
         if not self.step_is_skipped:
             super().optimizer_step(epoch, batch_idx, optimizer, lambda: loss)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the norm of all gradients."""
+        """Log the norm of the gradients."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        # Lightning logs after every n-th step, so the norm is taken in that very one.
+        # Computed only in the steps that Lightning logs.
         if (self.trainer.global_step + 1) % every == 0:
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
 
     def configure_optimizers(self) -> Any:
-        """Make optimiser and scheduler from the given callables."""
+        """Create optimiser and scheduler."""
         optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer
         scheduler = {
             "scheduler": self.lr_scheduler(optimizer),
             "monitor": "val/loss",
-            # Between validations there is no news for a scheduler that watches one.
+            # A monitored metric is missing between validations.
             "strict": False,
         }
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
@@ -295,16 +293,16 @@ class SourceSeparator(LightningModule, ABC):
     # ----------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what ``load_separator`` needs to build the model again."""
+        """Add the description from which ``load_separator`` builds the model."""
         checkpoint[description.KEY] = description.describe(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model before its weights are touched."""
+        """Raise if the checkpoint is of another model, before any weights change."""
         description.check_same_model(checkpoint, self)
 
 
 def _networks(module: nn.Module) -> Iterator[nn.Module]:
-    """The parts with parameters, looking into lists and dicts of them, which are never called."""
+    """Yield the children with parameters, and those of lists and dicts, which are never called."""
     for part in module.children():
         if isinstance(part, nn.ModuleList | nn.ModuleDict):
             yield from _networks(part)

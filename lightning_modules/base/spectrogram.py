@@ -1,4 +1,4 @@
-"""What all models of magnitude spectrograms share: STFT, masks, Wiener filter, inverse STFT."""
+"""Base class of models of magnitude spectrograms: STFT, masks, Wiener filter, inverse STFT."""
 
 from __future__ import annotations
 
@@ -16,33 +16,32 @@ from lightning_modules.layers.wiener import wiener
 Mask = Literal["none", "ratio", "binary"]
 Scale = Literal["linear", "db"]
 
-# Where the decibel scale begins, under the magnitude of a full-scale sine.
+# Floor of the decibel scale, below the magnitude of a full-scale sine.
 _RANGE_DB = 80
 
 
 class SpectrogramSeparator(SourceSeparator):
     """STFT, a network on magnitudes, inverse STFT with the mixture's phase.
 
-    Magnitudes are linear by default. A sum of sources is nearly a sum of their
-    linear magnitudes, and an L1 distance between them weighs a bin by how much
-    of it is heard; in decibels neither holds, but quiet bins get a say, which
-    can help where a source is faint. The decibel scale here is
-    ``20 log10(1 + |X| / floor)``: zero for silence, so that a ReLU output can
-    reach it, and equal to the usual one well above the floor.
+    Magnitudes are linear by default: linear magnitudes of sources nearly add up to those of the
+    mixture, and an L1 distance weights bins by loudness. The decibel scale,
+    ``20 log10(1 + |X| / floor)``, gives quiet bins more weight, which can help with faint sources.
+    It is zero for silence, so that a ReLU output can reach it, and equals the usual scale well
+    above the floor.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
         n_fft: Length of the STFT's Hann window, samples.
         hop_length: Hop of the STFT, samples, at most three quarters of the window. Beyond half
-            of it samples between two frames are heard faintly, and errors there are amplified.
-        mask: ``none`` takes the network's magnitudes as they are. ``ratio`` gives
-            each source its share of them, ``binary`` gives each bin to the
-            strongest; estimates then add up to the mixture.
-        magnitude_scale: ``linear`` or ``db``: what the network reads and writes.
-        wiener_iterations: Iterations of the multichannel Wiener filter that refines what
-            ``mask`` made; 0 leaves it out.
-        wiener_residual: Let what the sources leave of the mixture take part in the filter,
-            and drop it; for sources that are not all of the mixture.
+            the window, samples between two frames have low weight, and errors there are amplified.
+        mask: ``none`` uses the network's magnitudes directly. ``ratio`` gives each source its
+            share of the mixture, ``binary`` gives each bin to the strongest source; estimates
+            then add up to the mixture.
+        magnitude_scale: Scale of the network's input and output, ``linear`` or ``db``.
+        wiener_iterations: Iterations of the multichannel Wiener filter after the mask; 0 disables
+            it.
+        wiener_residual: Add the residual of the mixture to the filter as a source that is not
+            returned; for sources that do not add up to the mixture.
         **kwargs: Arguments of ``SourceSeparator``.
     """
 
@@ -52,7 +51,7 @@ class SpectrogramSeparator(SourceSeparator):
         "wiener_residual",
     }
     pad_mode: ClassVar[Literal["constant", "reflect"]] = "constant"
-    """What is heard beyond the edges: silence, or the waveform in reverse."""
+    """Padding of the STFT at the edges: zeros, or the reflected waveform."""
 
     def __init__(
         self,
@@ -73,25 +72,25 @@ class SpectrogramSeparator(SourceSeparator):
         if not 0 < 4 * hop_length <= 3 * n_fft:
             raise ValueError(
                 f"hop_length is {hop_length} with n_fft {n_fft}: give 1 to {3 * n_fft // 4}, so "
-                "that windows overlap enough to be undone"
+                "that windows overlap enough for the inverse"
             )
         if mask != "none" and len(sources) < 2:
             raise ValueError(
                 f"mask is {mask!r} with one source, {sources[0]}: its estimate would be the "
-                "mixture; use mask: none, or name a second source that holds the rest"
+                "mixture; use mask: none, or add a second source with the rest"
             )
         if wiener_iterations < 0:
-            raise ValueError(f"wiener_iterations is {wiener_iterations}: give a number from 0 on")
+            raise ValueError(f"wiener_iterations is {wiener_iterations}: give 0 or more")
         if wiener_iterations and len(sources) < 2 and not wiener_residual:
             raise ValueError(
                 f"wiener_iterations is {wiener_iterations} with one source, {sources[0]}: the "
-                "filter would give it the whole mixture; use wiener_residual: true, or name a "
-                "second source that holds the rest"
+                "filter would return the mixture; use wiener_residual: true, or add a second "
+                "source with the rest"
             )
         self.n_fft, self.hop_length = n_fft, hop_length
         self.mask, self.magnitude_scale = mask, magnitude_scale
         self.wiener_iterations, self.wiener_residual = wiener_iterations, wiener_residual
-        # Not stored: it follows from n_fft.
+        # Not saved, since it follows from n_fft.
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.window: Tensor
         self.floor = float(self.window.sum()) / 2 * 10 ** (-_RANGE_DB / 20)
@@ -119,7 +118,7 @@ class SpectrogramSeparator(SourceSeparator):
         spectrum = self.stft(mixture)
         estimates = self.estimate_magnitudes(spectrum)
         if self.mask == "none":
-            # |estimate| with the mixture's phase; torch.sgn is X / |X|, and 0 where X is 0.
+            # Estimated magnitude, mixture's phase; torch.sgn is X / |X|, and 0 where X is 0.
             spectra = estimates * torch.sgn(spectrum)[:, None]
         else:
             spectra = masks(estimates, self.mask) * spectrum[:, None]
@@ -136,30 +135,29 @@ class SpectrogramSeparator(SourceSeparator):
             Non-negative magnitudes in full precision, shape (B, S, C, F, N).
         """
         estimated = self.magnitudes(self.input_magnitudes(spectrum))
-        # Masks and phase want full precision, whatever the network ran in.
+        # Masks and phase need full precision under autocast.
         return self.from_scale(estimated.float())
 
     def input_magnitudes(self, spectrum: Tensor) -> Tensor:
-        """Magnitudes on the model's scale of complex spectra (B, C, F, N), for ``magnitudes``."""
+        """Map complex spectra (B, C, F, N) to magnitudes on the model's scale."""
         return self.to_scale(spectrum.abs())
 
     def network_input(self, mixture: Tensor) -> Tensor:
-        """Magnitudes of a mixture (B, C, T), on the model's scale, shape (B, C, F, N)."""
+        """Map a mixture (B, C, T) to magnitudes (B, C, F, N) on the model's scale."""
         return self.input_magnitudes(self.stft(mixture))
 
-    def network_forward(self, read: Tensor) -> Tensor:
-        """Estimate magnitudes (B, S, C, F, N) from (B, C, F, N), both on the model's scale."""
-        return self.magnitudes(read)
+    def network_forward(self, features: Tensor) -> Tensor:
+        """Map magnitudes (B, C, F, N) to estimates (B, S, C, F, N), both on the model's scale."""
+        return self.magnitudes(features)
 
     def stft(self, waveform: Tensor) -> Tensor:
-        """Transform waveforms.
+        """Compute the STFT of waveforms of any length.
 
-        Frame n is centred on sample n ``hop_length``; the edges are padded as
-        ``pad_mode`` tells, or with zeros where a waveform is too short to be
-        reflected, so that any length is fine. Magnitudes are not normalised, as in
-        librosa: a full-scale sine has half the window's sum. (Scaled to about 1
-        they lie so far under a ReLU output's first values that an L1 loss can
-        drive all of it below zero, from where no gradient brings it back.)
+        Frame n is centred on sample n ``hop_length``. Edges are padded as in ``pad_mode``, or
+        with zeros if a waveform is too short to be reflected. Magnitudes are not normalised, as
+        in librosa: a full-scale sine has half the window's sum. (Magnitudes scaled to about 1 are
+        so far below a ReLU output's initial values that an L1 loss can drive all outputs below
+        zero, where gradients vanish.)
 
         Args:
             waveform: Waveforms, shape (..., T).
@@ -168,12 +166,12 @@ class SpectrogramSeparator(SourceSeparator):
             Complex spectra, shape (..., F, N), F = n_fft // 2 + 1, N = T // hop_length + 1,
             and one frame more where the hop is half the window or longer.
         """
-        # Such hops leave the last samples to one frame's tail, by the square of which
-        # the inverse would divide: one frame more covers them.
+        # With such hops the last samples would be in the tail of one frame only, and the inverse
+        # would divide by its square; one more frame covers them.
         extra = self.hop_length if 2 * self.hop_length >= self.n_fft else 0
         flat = waveform.reshape(-1, waveform.shape[-1]).float()  # (..., T) -> (n, T)
         edge = self.n_fft // 2
-        # Asked in this order, so that an exported program of silent edges takes any length.
+        # In this order, an exported program with constant padding accepts any length.
         reflected = self.pad_mode == "reflect" and flat.shape[-1] > edge + extra
         mode = "reflect" if reflected else "constant"
         with torch.autocast(waveform.device.type, enabled=False):
@@ -188,9 +186,9 @@ class SpectrogramSeparator(SourceSeparator):
         return spectrum.reshape(*waveform.shape[:-1], *spectrum.shape[-2:])
 
     def whole_frames(self, waveform: Tensor) -> Tensor:
-        """Transform waveforms, and keep the frames that do not reach over an edge.
+        """Compute the STFT without frames that overlap an edge.
 
-        Training on a few frames wants them as they are in the middle of a song.
+        Crops of a few frames then look like the middle of a song.
 
         Args:
             waveform: Waveforms, shape (..., T).
@@ -205,7 +203,7 @@ class SpectrogramSeparator(SourceSeparator):
         return spectrum if last < first else spectrum[..., first : last + 1]
 
     def istft(self, spectra: Tensor, samples: int) -> Tensor:
-        """Transform spectra back.
+        """Compute the inverse STFT.
 
         Args:
             spectra: Complex spectra, shape (..., F, N).
@@ -217,7 +215,7 @@ class SpectrogramSeparator(SourceSeparator):
         flat = spectra.reshape(-1, *spectra.shape[-2:])  # (..., F, N) -> (n, F, N)
         with torch.autocast(spectra.device.type, enabled=False):
             if torch.compiler.is_exporting():
-                waveform = overlap_added(flat, self.window, self.hop_length, samples)
+                waveform = inverse_stft(flat, self.window, self.hop_length, samples)
             else:
                 waveform = torch.istft(
                     flat,
@@ -230,28 +228,28 @@ class SpectrogramSeparator(SourceSeparator):
         return waveform.reshape(*spectra.shape[:-2], samples)
 
     def to_scale(self, magnitudes: Tensor) -> Tensor:
-        """Bring linear magnitudes to the scale that the network works on."""
+        """Convert linear magnitudes to the network's scale."""
         if self.magnitude_scale == "linear":
             return magnitudes
         return 20 * torch.log10(1 + magnitudes / self.floor)
 
     def from_scale(self, magnitudes: Tensor) -> Tensor:
-        """Bring the network's magnitudes back to the linear scale."""
+        """Convert magnitudes on the network's scale to linear ones."""
         if self.magnitude_scale == "linear":
             return magnitudes
         return self.floor * (10 ** (magnitudes / 20) - 1)
 
 
-def overlap_added(spectra: Tensor, window: Tensor, hop_length: int, samples: int) -> Tensor:
-    """What ``torch.istft`` computes, in parts that exported programs have for any length.
+def inverse_stft(spectra: Tensor, window: Tensor, hop_length: int, samples: int) -> Tensor:
+    """Compute ``torch.istft`` from operations that can be exported with a dynamic length.
 
     Griffin and Lim 1984, "Signal Estimation from Modified Short-Time Fourier Transform",
-    equation 6: windowed frames are added up and divided by the sum of the squared windows.
+    equation 6: windowed frames are overlap-added and divided by the sum of squared windows.
 
     Args:
         spectra: Complex spectra, shape (n, F, N); frame 0 is centred on sample 0.
         window: The window, shape (n_fft,).
-        hop_length: Distance of two frames, samples.
+        hop_length: Hop, samples.
         samples: Length of the waveforms.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Statistics of what a network reads, so that its input can be brought to mean 0, deviation 1."""
+"""Statistics of a network's input, to standardise it to mean 0 and standard deviation 1."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from datamodules.parallel import for_each
 from datamodules.tracks.index import Track
 from lightning_modules.base.spectrogram import SpectrogramSeparator
 
-# Deviations of the input are at least this part of the largest one.
+# Lower bound of deviations, relative to the largest one.
 _SMALLEST_DEVIATION = 1e-4
-# Frames that are read at once.
+# Frames per read.
 _FRAMES_AT_ONCE = 512
 
 
 def input_statistics(
     model: SpectrogramSeparator, data: MUSDBDataModule, read: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of the mixtures' magnitudes in the training tracks, by bin.
+    """Measure mean and standard deviation per bin of the training mixtures' magnitudes.
 
-    As the training script of the package ``openunmix`` takes them: over all frames of the
-    tracks' own mixtures; no deviation less than 1e-4 of the largest, so that a bin that is
-    always silent is left in peace. Ranks share the tracks, and all get the same figures.
+    As in the training script of the package ``openunmix``: over all frames of the tracks' own
+    mixtures, with deviations of at least 1e-4 of the largest, so that bins that are always
+    silent are not amplified. Tracks are divided among ranks; all ranks return the same values.
 
     Args:
-        model: Gives window and hop.
-        data: Its training tracks are measured, unaugmented.
-        read: What a network reads of complex spectra: (C, F, N) to magnitudes (F', N).
+        model: The model, for window and hop.
+        data: Data module whose training tracks are measured, unaugmented.
+        read: Maps complex spectra (C, F, N) to the network's input, magnitudes (F', N).
 
     Returns:
-        Mean and deviation of each bin, float32, shape (F',) both.
+        Mean and standard deviation per bin, float32, shape (F',) both.
 
     Raises:
-        DataError: A track holds samples that are not finite, or all tracks are silent.
+        DataError: A track contains non-finite samples, or all tracks are silent.
     """
     rank, ranks = model.trainer.global_rank, model.trainer.world_size
     mine = data.train_tracks[rank::ranks]
@@ -50,7 +50,7 @@ def input_statistics(
     )
     total = torch.stack([_no_sums(model, read), *sums]).sum(0)
     if ranks > 1:
-        # Added up in the order of the ranks: the same figures everywhere, to the bit.
+        # Summed in the order of the ranks, so that all ranks get bit-identical values.
         gathered = model.all_gather(total.to(model.device))
         assert isinstance(gathered, Tensor)
         total = gathered.sum(0).cpu()
@@ -59,36 +59,35 @@ def input_statistics(
     largest = deviation.max()
     if largest == 0:
         raise DataError(
-            f"the mixtures of all {len(data.train_tracks)} training tracks are silent, music was "
-            "expected: there is nothing to take input statistics from, nor to learn; check "
-            "--data.init_args.root"
+            f"the mixtures of all {len(data.train_tracks)} training tracks are silent; music was "
+            "expected, for input statistics and training; check --data.init_args.root"
         )
     return mean.float(), deviation.clamp_min(_SMALLEST_DEVIATION * largest).float()
 
 
 class StandardisedInput(SpectrogramSeparator):
-    """A separator whose networks begin with statistics of what they read, measured once.
+    """A separator that standardises its networks' input with statistics measured once.
 
     Attributes:
-        statistics_known: Whether they are measured; a buffer, to be in the checkpoint.
+        statistics_known: Whether they have been measured; a buffer, saved in the checkpoint.
     """
 
     statistics_known: Tensor
 
     def on_fit_start(self) -> None:
-        """Measure the input statistics, once, before the first step."""
+        """Measure the input statistics before the first step, unless they are known."""
         if not self.statistics_known:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             mean, deviation = input_statistics(self, data, self.normalised_magnitudes)
             self.standardise(mean.to(self.device), deviation.to(self.device))
 
     def normalised_magnitudes(self, spectrum: Tensor) -> Tensor:
-        """What statistics are taken of: spectra (C, F, N) to mean magnitudes (F, N)."""
+        """Map spectra (C, F, N) to the magnitudes (F, N) whose statistics are measured."""
         return self.to_scale(spectrum.abs()).mean(0)
 
     @abstractmethod
     def standardise(self, mean: Tensor, deviation: Tensor) -> None:
-        """Have training begin with an input of mean 0 and deviation 1, both given as (F,)."""
+        """Standardise the input with the given mean and standard deviation, shape (F,) both."""
 
 
 def _no_sums(model: SpectrogramSeparator, read: Callable[[Tensor], Tensor]) -> Tensor:
@@ -102,7 +101,7 @@ def _sums(
     read: Callable[[Tensor], Tensor],
     track: Track,
 ) -> Tensor:
-    """Sum of a track's magnitudes, sum of their squares, number of frames; shape (3, F')."""
+    """Sums of a track's magnitudes and of their squares, and number of frames; shape (3, F')."""
     n_fft, hop, window = model.n_fft, model.hop_length, model.window.cpu()
     sums = _no_sums(model, read)
     frames = 1 + max(0, track.samples - n_fft) // hop
@@ -110,7 +109,7 @@ def _sums(
         count = min(_FRAMES_AT_ONCE, frames - first)
         samples = n_fft + (count - 1) * hop
         audio = data.grouping.channels(track.read_mixture(first * hop, samples))
-        # Only a track shorter than a frame is.
+        # Only a track shorter than a frame is padded.
         padded = nn.functional.pad(torch.from_numpy(audio), (0, samples - audio.shape[-1]))
         spectrum = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True)
         magnitudes = read(spectrum).double()
@@ -119,8 +118,8 @@ def _sums(
         sums[2] += count
     if not sums.isfinite().all():
         raise DataError(
-            f"{track.mixture or track.name}: the mixture holds samples that are NaN, infinite or "
-            "beyond all measure, numbers of about -1 to 1 were expected; mend the file or take the "
-            "track out (`python -m datamodules.doctor` helps to find what is wrong)"
+            f"{track.mixture or track.name}: the mixture contains samples that are NaN, infinite "
+            "or far out of range; values of about -1 to 1 were expected; fix the file or remove "
+            "the track (`python -m datamodules.doctor` finds the cause)"
         )
     return sums

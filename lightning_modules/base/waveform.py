@@ -1,4 +1,4 @@
-"""What all models that write waveforms share: the loss."""
+"""Base class of models that estimate waveforms: the loss."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lightning_modules.losses import MSE, SourceLoss
 
 
 class WaveformSeparator(SourceSeparator):
-    """A model whose waveforms are compared with the targets by a loss of one's choice.
+    """A model trained on waveforms with a configurable loss.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
-        loss_function: What training minimises; by default the mean squared error.
+        loss_function: Training loss; by default the mean squared error.
         **kwargs: Arguments of ``SourceSeparator``.
     """
 
@@ -29,11 +29,11 @@ class WaveformSeparator(SourceSeparator):
         for part in self.loss_function.modules():
             if isinstance(part, SourceLoss):
                 part.sample_rate = self.sample_rate
-        # A loss that names other sources than the model is refused now, not at the first step.
+        # Raises now, not at the first step, if the loss names other sources than the model.
         self.loss_function.total({name: torch.zeros(()) for name in self.sources})
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss function's total, and what it gives for each source."""
+        """Return the total of the loss function and its value per source."""
         return self.compared(self(batch.mixture), batch)
 
     def compared(self, estimates: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ class WaveformSeparator(SourceSeparator):
 
         Args:
             estimates: Waveforms, shape (B, S, C, T).
-            batch: What they were made from, and what they should be.
+            batch: Mixture and targets.
 
         Returns:
             ``loss`` and ``loss/<source>``, scalars.

@@ -1,4 +1,4 @@
-"""Checkpoint files of a run: written so that one is always whole, and found again."""
+"""Checkpoint files of a run: atomic writes, and search for the latest readable one."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _PARTIAL = ".partial"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it once it is on the disk.
+    """Writes a checkpoint under a temporary name and renames it once it is on disk.
 
-    Renaming within a folder is atomic (POSIX ``rename``), so that a full disk or a kill in
-    the middle of a save leaves the older file as it was. The ``last.ckpt`` that is replaced
-    stays as ``previous.ckpt``, for the case that the disk itself spoils the newer one.
+    Renaming within a folder is atomic (POSIX ``rename``), so that a full disk or a kill during a
+    save keeps the older file. A replaced ``last.ckpt`` is kept as ``previous.ckpt``, in case the
+    newer file becomes corrupted on disk.
     """
 
     def save_checkpoint(
@@ -41,13 +41,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Args:
             checkpoint: Its contents.
             path: The file, on a local or mounted file system.
-            storage_options: None; there are no options.
+            storage_options: Must be None.
 
         Raises:
-            CheckpointError: The file could not be written; older ones are whole.
+            CheckpointError: The file could not be written; older ones are intact.
         """
         if storage_options is not None:
-            raise TypeError(f"storage_options is {storage_options!r}: there are none")
+            raise TypeError(f"storage_options is {storage_options!r}: None was expected")
         path = Path(path)
         partial = path.with_name(path.name + _PARTIAL)
         try:
@@ -65,7 +65,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def save_separator(model: SourceSeparator, path: Path) -> None:
-    """Write a checkpoint of a model that was not trained here.
+    """Write a checkpoint of a model without training.
 
     Args:
         model: The separator.
@@ -74,7 +74,7 @@ def save_separator(model: SourceSeparator, path: Path) -> None:
     Raises:
         CheckpointError: The file could not be written.
     """
-    with quiet():  # nothing is trained here
+    with quiet():
         trainer = Trainer(
             accelerator="cpu", devices=1, logger=False, plugins=[AtomicCheckpointIO()]
         )
@@ -83,7 +83,7 @@ def save_separator(model: SourceSeparator, path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the new names onto the disk; the files are there already."""
+    """Write the folder's entries to disk; the files' contents are there already."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -92,23 +92,23 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _failure(path: Path, partial: Path, error: Exception) -> str:
-    """Clear away what was written of a checkpoint, and say what to do."""
-    # torch reports a failed write as a failure of its own; the cause names the disk's.
+    """Remove a partly written checkpoint and return the error message."""
+    # torch raises its own error after a failed write; the context holds the disk's.
     reason = str(error.__context__ or error).strip().splitlines()[0]
     written = partial.stat().st_size if partial.exists() else 0
-    advice = "mend that"
-    with suppress(OSError):  # nothing was written if there is no such folder
+    advice = "fix the cause"
+    with suppress(OSError):  # the folder may not exist
         partial.unlink()
         free = shutil.disk_usage(path.parent).free
-        advice = f"make room there ({free / 1e6:.0f} MB are free) or mend what it says"
+        advice = f"free disk space there ({free / 1e6:.0f} MB are free) or fix the cause"
     return (
         f"{path}: could not be saved ({reason}; {written / 1e6:.0f} MB were written); the older "
-        f"checkpoints are whole: {advice}, then go on with --ckpt_path last"
+        f"checkpoints are intact: {advice}, then resume with --ckpt_path last"
     )
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a kill in the middle of a save has left.
+    """Remove partial files of saves that were interrupted.
 
     Args:
         folder: Folder of checkpoints.
@@ -118,7 +118,7 @@ def remove_partial(folder: Path) -> None:
 
 
 def link_best(path: Path) -> None:
-    """Let ``best.ckpt`` stand for a checkpoint beside it, at no moment for none.
+    """Link ``best.ckpt`` atomically to a checkpoint in the same folder.
 
     Args:
         path: The checkpoint.
@@ -133,7 +133,7 @@ def link_best(path: Path) -> None:
 
 
 def latest_readable_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Find the checkpoint to go on from: ``last.ckpt``, or if it is spoilt the newest that is not.
+    """Find the checkpoint to resume from: ``last.ckpt``, or the newest readable one.
 
     Args:
         folder: Folder of checkpoints.
@@ -142,12 +142,12 @@ def latest_readable_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
         The file and its contents.
 
     Raises:
-        CheckpointError: There is none, or none can be read; the message names each.
+        CheckpointError: None exists or can be read; the message names each.
     """
     others = [path for path in folder.glob("*.ckpt") if path.name not in (BEST, LAST)]
     others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
     last = folder / LAST
-    # Between two renames of a save there is only the previous one, and a new one not yet named.
+    # An interrupted save can leave no last.ckpt, only the previous one.
     candidates = [last, *others] if last.exists() else others
     faults = []
     for path in candidates:
@@ -157,7 +157,7 @@ def latest_readable_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
             faults.append(str(error))
             continue
         if path != last:
-            rank_zero_warn(f"{'; '.join(faults) or f'{last} is missing'}. Going on from {path}.")
+            rank_zero_warn(f"{'; '.join(faults) or f'{last} is missing'}. Resuming from {path}.")
         return path, contents
     if not faults:
         raise CheckpointError(

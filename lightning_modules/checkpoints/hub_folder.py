@@ -1,8 +1,8 @@
-"""A separator as a folder in the layout of the Hugging Face Hub.
+"""Checkpoints as folders in the layout of the Hugging Face Hub.
 
-Weights are in ``model.safetensors``, a format that holds tensors and nothing that could run;
-``config.json`` says which class they belong to and how it is built; ``README.md`` is the card that
-the Hub shows. ``checkpoint.from_pretrained`` reads the folder.
+``model.safetensors`` holds the weights, in a format without executable code; ``config.json`` the
+model's class and arguments; ``README.md`` the card that the Hub displays. ``load_separator`` reads
+the folder.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ tags: [audio-source-separation, music]
 
 # {name} for {sources}
 
-`{class_path}`, {parameters:,} parameters, made with Stemlab. It separates music of
+`{class_path}`, {parameters:,} parameters, trained with Stemlab. It separates music at
 {sample_rate:,} Hz with {channels} channel{s}; other rates are resampled.
 
 ```python
-from lightning_modules.checkpoints.loading import from_pretrained
+from lightning_modules import load_separator
 
-separator = from_pretrained("path/of/this/folder")
+separator = load_separator("path/of/this/folder")
 {unpacked} = separator.separate(mixture, sample_rate)  # mixture: (channels, samples)
 ```
 
@@ -49,18 +49,18 @@ def write_folder(model: SourceSeparator, folder: Path) -> None:
 
     Args:
         model: The separator.
-        folder: Where to; it is made if need be.
+        folder: The folder; created if necessary.
     """
     folder.mkdir(parents=True, exist_ok=True)
     description = describe(model)
-    # The format has no strides, and no two names for one piece of memory.
+    # safetensors supports neither strides nor shared memory.
     weights = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n")
-    # Else others of the machine could read all but the weights.
+    # save_file restricts access to the owner.
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
     (folder / CARD).write_text(
         _CARD.format(
@@ -81,26 +81,26 @@ def read_folder(folder: Path, map_location: str | torch.device = "cpu") -> dict[
     """Read a separator's folder.
 
     Args:
-        folder: What ``write_folder`` wrote, or a copy of it.
+        folder: A folder that ``write_folder`` wrote, or a copy.
         map_location: Device of the tensors.
 
     Returns:
-        Description and ``state_dict``, as a checkpoint has them.
+        Description and ``state_dict``, as in a checkpoint file.
 
     Raises:
-        CheckpointError: A file is missing or is none of a separator.
+        CheckpointError: A file is missing or invalid.
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise CheckpointError(
                 f"{folder}: has no {name}; a folder that `lightning_modules.tools.export` wrote "
-                f"with --format safetensors was expected, whole: {CONFIG} and {WEIGHTS}"
+                f"with --format safetensors was expected, with {CONFIG} and {WEIGHTS}"
             )
     try:
         description = json.loads((folder / CONFIG).read_text())
         plain = isinstance(description["class_path"], str)
         if not plain or not isinstance(description["init_args"], dict):
-            raise TypeError("class_path is no text, or init_args no object")
+            raise TypeError("class_path is not a string, or init_args is not an object")
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"{folder / CONFIG}: class_path and init_args of a separator were expected "
@@ -111,6 +111,6 @@ def read_folder(folder: Path, map_location: str | torch.device = "cpu") -> dict[
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{folder / WEIGHTS}: cannot be read as safetensors ({error}); copy the file again: "
-            "it is truncated, spoilt or a pointer in the place of a large file"
+            "it is truncated, corrupted or a Git LFS pointer"
         ) from error
     return {KEY: description, "state_dict": weights}

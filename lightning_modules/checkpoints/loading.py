@@ -1,9 +1,8 @@
-"""Checkpoints that stand on their own: what they hold and how they are read.
+"""Loading of self-contained checkpoints.
 
-A checkpoint is an ordinary Lightning checkpoint plus one entry that names the
-architecture and its arguments in plain data. So ``weights_only=True`` reads it,
-no config file is needed, and nothing outside this package is ever imported. The
-same holds for the folders of ``hub_folder``, which are checkpoints in another dress.
+A checkpoint is a Lightning checkpoint with one more entry: class and arguments of the model in
+plain data. It is read with ``weights_only=True`` and without a config file, and no class from
+outside this package is imported. The folders of ``hub_folder`` hold the same contents.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from lightning_modules.base.description import (
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.hub_folder import read_folder
 
-# Classes named by a checkpoint may come from here and nowhere else.
+# Only classes from this package are imported.
 _PACKAGE = "lightning_modules"
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint file without running anything in it.
+    """Read a checkpoint file without executing code from it.
 
     Args:
         path: The file.
@@ -40,12 +39,12 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         The checkpoint's contents.
 
     Raises:
-        CheckpointError: The file is missing, truncated, or no checkpoint of a separator.
+        CheckpointError: The file is missing, truncated, or not a separator's checkpoint.
     """
     path = Path(path)
     check_is_there(path)
     try:
-        _check_sums(path)
+        _verify_checksums(path)
         contents = torch.load(path, map_location=map_location, weights_only=True)
     except (
         RuntimeError,
@@ -58,37 +57,37 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
         raise CheckpointError(
             f"{path}: {path.stat().st_size} bytes that cannot be read as a checkpoint "
-            f"({reason[:120]}); it is truncated, spoilt or of another kind: use "
+            f"({reason[:120]}); it is truncated, corrupted or of another type: use "
             "another checkpoint, such as last.ckpt or best.ckpt of the run"
         ) from error
     if not isinstance(contents, dict) or KEY not in contents:
         raise CheckpointError(
-            f"{path}: holds no separator description; expected a checkpoint that "
-            "`lightning_modules.cli fit` wrote"
+            f"{path}: contains no separator; a checkpoint that `lightning_modules.cli fit` wrote "
+            "was expected"
         )
     return contents
 
 
-def _check_sums(path: Path) -> None:
-    """Hold a checkpoint against its check sums, which ``torch.load`` does not look at."""
+def _verify_checksums(path: Path) -> None:
+    """Verify a checkpoint's checksums, which ``torch.load`` ignores."""
     with zipfile.ZipFile(path) as archive:
-        spoilt = archive.testzip()
-    if spoilt is not None:
-        raise ValueError(f"its part {spoilt} has another check sum than when it was written")
+        corrupted = archive.testzip()
+    if corrupted is not None:
+        raise ValueError(f"the checksum of its part {corrupted} is wrong")
 
 
 def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -> SourceSeparator:
-    """Load a trained separator, ready to separate.
+    """Load a trained separator for inference.
 
     Args:
-        path: Checkpoint that ``fit`` wrote, or a folder of ``hub_folder``.
+        path: Checkpoint that ``fit`` wrote, or a folder in the layout of the Hugging Face Hub.
         map_location: Device of the model.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
-        CheckpointError: The file is unusable, or names a class from outside this package.
+        CheckpointError: The file cannot be used, or names a class from outside this package.
     """
     path = Path(path)
     contents = (
@@ -101,7 +100,7 @@ def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -
         model.load_state_dict(contents["state_dict"])
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: does not fit {description['class_path']} as it is in this version: {error}"
+            f"{path}: does not fit {description['class_path']} of this version: {error}"
         ) from error
     return model.to(map_location).eval()
 
@@ -112,31 +111,31 @@ def from_pretrained(
     """Load a separator from a folder in the layout of the Hugging Face Hub.
 
     Args:
-        folder: What ``lightning_modules.tools.export --format safetensors`` wrote, or a copy of
-            it, such as one that ``huggingface_hub.snapshot_download`` fetched.
+        folder: A folder that ``lightning_modules.tools.export --format safetensors`` wrote, or a
+            copy, such as ``huggingface_hub.snapshot_download`` returns.
         map_location: Device of the model.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
-        CheckpointError: The folder is unusable, or names a class from outside this package.
+        CheckpointError: The folder cannot be used, or names a class from outside this package.
     """
     if not Path(folder).is_dir():
         raise CheckpointError(
-            f"{folder}: is no folder; one with config.json and model.safetensors was expected: "
+            f"{folder}: is not a folder; one with config.json and model.safetensors was expected: "
             "download the model first, or use load_separator for a checkpoint file"
         )
     return load_separator(folder, map_location)
 
 
 def _trusted_class(class_path: str, path: str | Path) -> type[SourceSeparator]:
-    """The separator class of a name, if it is one of this package's own."""
+    """Import a separator class if it belongs to this package."""
     module, _, name = class_path.rpartition(".")
     if not module.startswith(f"{_PACKAGE}."):
         raise CheckpointError(
-            f"{path}: names the class {class_path}, which is not from this package; it was not "
-            "loaded, because importing it could run anything"
+            f"{path}: names the class {class_path} from outside this package; it was not "
+            "imported, because that could execute any code"
         )
     try:
         kind: Any = getattr(importlib.import_module(module), name)
@@ -144,7 +143,7 @@ def _trusted_class(class_path: str, path: str | Path) -> type[SourceSeparator]:
         raise CheckpointError(
             f"{path}: names the class {class_path}, which this version does not have"
         ) from error
-    # A module of this package also holds names that it imported from elsewhere.
+    # Modules of this package also contain names imported from elsewhere.
     ours = isinstance(kind, type) and issubclass(kind, SourceSeparator)
     if not ours or not kind.__module__.startswith(f"{_PACKAGE}."):
         raise CheckpointError(f"{path}: {class_path} is not a SourceSeparator of this package")

@@ -1,1 +1,1 @@
-"""Import of other projects' weights, export to other formats."""
+"""Import of other projects' weights, and export to other formats."""

@@ -1,4 +1,4 @@
-"""Weights of the package ``demucs``, read into our separators."""
+"""Import of weights of the package ``demucs``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lightning_modules.architectures.hybrid_demucs import UNUSED, HybridDemucs
 from lightning_modules.base.description import CheckpointError
 from lightning_modules.interop.weights_file import read_weights
 
-# The order in which it writes them.
+# The package's order of sources.
 PACKAGE_SOURCES = ("drums", "bass", "other", "vocals")
 
 
 class _PackageClass:
-    """Stands for the package's classes, which its files name and which nothing here calls."""
+    """Placeholder for the package's classes, which its files name and which are never called."""
 
 
 _CLASSES = ("model.Demucs", "demucs.Demucs", "hdemucs.HDemucs")
@@ -35,32 +35,32 @@ def from_package(
     """Build a separator from weights of the package ``demucs``, or of torchaudio's Hybrid Demucs.
 
     Args:
-        path: A state dict, or what a version of the package saved beside one: the network of its
-            first two versions, or the hybrid of its third. Of the former, names of weights as in
-            the third version and later tell that the decoder's convolutions are padded.
-        sources: Their order in the file, unless the file tells it.
-        resample: The network of the first two versions works at twice the sample rate; by
-            default what the file tells, else the first version's does not, the second's does.
+        path: A state dict, or a file of any version of the package: the network of its first two
+            versions, or the hybrid of its third. The former has padded convolutions in the decoder
+            if its weights have the names of the third version or later.
+        sources: Order of the sources in the file, unless the file contains it.
+        resample: Whether the network of the first two versions works at twice the sample rate; by
+            default as the file states, else false for the first and true for the second version.
 
     Returns:
         The separator, in evaluation mode, with sources in our order.
 
     Raises:
-        CheckpointError: The file is not what the package writes, or of another of its networks.
+        CheckpointError: The file is invalid, or of an unsupported network of the package.
     """
     path = Path(path)
-    state, told = _read(path)
-    given = told.get("sources")
+    state, settings = _read(path)
+    given = settings.get("sources")
     names = list(sources if given is None or isinstance(given, int) else given)
     if len(set(names)) < len(names):
-        raise CheckpointError(f"{path}: its sources are {', '.join(names)}: name each of them once")
+        raise CheckpointError(f"{path}: its sources are {', '.join(names)}: name each source once")
     facts = {
-        "sample_rate": int(told.get("samplerate", 44100)),
-        "segment_seconds": 10.0,  # that of their training
+        "sample_rate": int(settings.get("samplerate", 44100)),
+        "segment_seconds": 10.0,  # of their training
     }
     if any(key.startswith(("tencoder.", "time_encoder.")) for key in state):
         return _hybrid(path, state, names, facts)
-    doubled = told.get("resample", True) if resample is None else resample
+    doubled = settings.get("resample", True) if resample is None else resample
     return _demucs(path, state, names, {**facts, "resample": bool(doubled)})
 
 
@@ -72,7 +72,7 @@ def _demucs(
     first, last = "encoder.0.0.weight", f"decoder.{depth - 1}.2."
     _check_names(path, renamed, (first, f"{last}weight", f"{last}bias"))
     channels, audio_channels = renamed[first].shape[:2]
-    ours = _put_in_order(path, renamed, names, {last: audio_channels})
+    ours = _reorder_heads(path, renamed, names, {last: audio_channels})
     model = Demucs(
         ours,
         channels=channels,
@@ -95,7 +95,7 @@ def _hybrid(
     }
     first, embedding = "time_encoder.0.conv.weight", "freq_emb.embedding.weight"
     _check_names(path, renamed, (first, embedding))
-    bins, channels = renamed[embedding].shape  # of the first level: an eighth of the window
+    bins, channels = renamed[embedding].shape  # bins of the first level, an eighth of n_fft
     audio_channels = renamed[first].shape[1]
     depths = {
         branch: sum(key.startswith(branch) and key.endswith(".conv_tr.bias") for key in renamed)
@@ -106,53 +106,53 @@ def _hybrid(
     time, frequency = heads
     # Spectra have a real and an imaginary part.
     widths = {time: audio_channels, frequency: 2 * audio_channels}
-    ours = _put_in_order(path, renamed, names, widths)
+    ours = _reorder_heads(path, renamed, names, widths)
     try:
         model = HybridDemucs(
             ours, channels=channels, n_fft=8 * bins, audio_channels=audio_channels, **facts
         )
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    # The package has no weights where torchaudio has some that it does not use.
+    # torchaudio has unused weights that the package does not have.
     unused = {k: v for k, v in model.network.state_dict().items() if k.startswith(UNUSED)}
     _load(path, model, {**unused, **renamed})
     return model.eval()
 
 
-# Where the third version and later ones have a layer that does nothing before each activation.
+# The third version and later have an identity layer before each activation.
 _LATER = re.compile(r"((?:en|de)coder\.\d+)\.3\.(weight|bias)")
 _LEVEL = re.compile(r"encoder\.\d+\.0\.weight")
 _LSTM_LAYER = re.compile(r"lstm\.lstm\.weight_ih_l\d+")
 
 
-# Where the package has the branches of the hybrid that torchaudio names otherwise.
+# Prefixes of the package's branches, and torchaudio's names of the branches.
 _BRANCH = re.compile(r"^(t?)((?:en|de)coder\.)")
 _BRANCHES = {"t": "time_", "": "freq_"}
 
 
 def our_order(names: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Put sources in our order, strangers last.
+    """Sort sources into our order, unknown ones last.
 
     Args:
-        names: The sources in another order.
+        names: The sources in any order.
 
     Returns:
-        The sources in ours, and at which place in ``names`` each one is.
+        The sources in our order, and their indices in ``names``.
     """
-    places = sorted(
+    order = sorted(
         range(len(names)),
-        key=lambda place: STEMS.index(names[place]) if names[place] in STEMS else len(STEMS),
+        key=lambda index: STEMS.index(names[index]) if names[index] in STEMS else len(STEMS),
     )
-    return [names[place] for place in places], places
+    return [names[index] for index in order], order
 
 
 def reordered(weights: Tensor, order: Sequence[int], axis: int) -> Tensor:
-    """Put the outputs of a layer in another order of sources.
+    """Reorder the outputs of a layer by source.
 
     Args:
         weights: Weights or biases of the layer.
-        order: At which place in ``weights`` each source is.
-        axis: Axis of the outputs, which has as many for each source, one source after the other.
+        order: Index in ``weights`` of each source.
+        axis: Axis of the outputs, source by source, with the same number per source.
 
     Returns:
         Weights of the same shape.
@@ -161,10 +161,10 @@ def reordered(weights: Tensor, order: Sequence[int], axis: int) -> Tensor:
     return by_source.index_select(axis, torch.tensor(order)).flatten(axis, axis + 1)
 
 
-def _put_in_order(
+def _reorder_heads(
     path: Path, state: dict[str, Tensor], names: Sequence[str], widths: Mapping[str, int]
 ) -> list[str]:
-    """Put the heads, each with channels a source, into our order of sources, and tell that."""
+    """Reorder heads with ``widths`` channels per source; returns our order of sources."""
     ours, order = our_order(names)
     for head, width in widths.items():
         weight, bias = state[f"{head}weight"], state[f"{head}bias"]
@@ -199,19 +199,19 @@ def _load(path: Path, model: Demucs | HybridDemucs, state: Mapping[str, Tensor])
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """Read weights, and the arguments that the file tells."""
+    """Read weights and the model arguments that the file contains."""
     kinds = [(_PackageClass, f"demucs.{name}") for name in _CLASSES]
     with torch.serialization.safe_globals(kinds):  # type: ignore[arg-type]
         contents = read_weights(path)
-    told: Mapping[str, Any] = {}
+    settings: Mapping[str, Any] = {}
     if isinstance(contents, tuple) and len(contents) == 4:  # the first version
-        _, _, told, contents = contents
-        told = {"resample": False, **told}
+        _, _, settings, contents = contents
+        settings = {"resample": False, **settings}
     elif isinstance(contents, dict) and "state" in contents:
-        told, contents = contents.get("kwargs", {}), contents["state"]
+        settings, contents = contents.get("kwargs", {}), contents["state"]
     if not isinstance(contents, dict) or "__quantized" in contents:
         raise CheckpointError(
-            f"{path}: holds {'quantised weights' if isinstance(contents, dict) else 'no weights'}; "
+            f"{path}: contains {'quantised' if isinstance(contents, dict) else 'no'} weights; "
             "a state dict was expected"
         )
-    return contents, told
+    return contents, settings

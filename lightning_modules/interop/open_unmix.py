@@ -1,4 +1,4 @@
-"""Checkpoints of the `openunmix` package."""
+"""Import of weights of the package ``openunmix``."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def from_package(folder: str | Path) -> OpenUnmix:
     """Build a separator from weights of the package ``openunmix``.
 
     Args:
-        folder: Holds a state dict a source, ``<source>.pth`` or ``<source>-<hash>.pth``, as the
-            package's training writes them and as they are published; hop and sample rate come
-            from its ``separator.json``, by default a quarter of the window and 44,100 Hz.
+        folder: Folder with one state dict per source, ``<source>.pth`` (as the package's training
+            writes them) or ``<source>-<hash>.pth`` (as published). Hop and sample rate are read
+            from its ``separator.json``; by default a quarter of the window and 44,100 Hz.
 
     Returns:
-        The separator, in evaluation mode, with one iteration of the Wiener filter,
-        which for one source alone takes the residual in.
+        The separator, in evaluation mode, with one iteration of the Wiener filter; with the
+        residual if there is only one source.
 
     Raises:
-        CheckpointError: A file is missing, or is not what the package writes.
+        CheckpointError: A file is missing or invalid.
     """
     folder = Path(folder)
     states = {path: _read_state(path) for path in sorted(folder.glob("*.pth"))}
@@ -38,29 +38,29 @@ def from_package(folder: str | Path) -> OpenUnmix:
     if not states or len(by_name) < len(states):
         found = ", ".join(path.name for path in states) or "none"
         raise CheckpointError(
-            f"{folder}: its .pth files are {found}: one a source was expected, such as "
+            f"{folder}: its .pth files are {found}: one per source was expected, such as "
             "vocals.pth or vocals-b62c91ce.pth"
         )
-    # Ours first, in their order; the sort is stable.
+    # Standard stems first, in our order; the sort is stable.
     names = sorted(by_name, key=lambda name: STEMS.index(name) if name in STEMS else len(STEMS))
-    told = _read_settings(folder / "separator.json")
+    settings = _read_settings(folder / "separator.json")
     first = states[by_name[names[0]]]
     hidden_size, (input_bins,) = len(first["fc1.weight"]), first["input_mean"].shape
     bins = len(first["output_mean"])
-    n_fft, rate = 2 * (bins - 1), int(told.get("sample_rate", 44100))
+    n_fft, rate = 2 * (bins - 1), int(settings.get("sample_rate", 44100))
     channels = len(first["fc3.weight"]) // bins
     model = OpenUnmix(
         names,
         hidden_size=hidden_size,
         layers=sum(key.startswith("lstm.weight_ih") and "reverse" not in key for key in first),
-        # The package's default if that is what it was: the weights do not tell.
+        # The weights contain bins, not Hz: the package's default if it gives the same bins.
         bandwidth_hz=16e3
         if bins_up_to(16e3, n_fft, rate) == input_bins
         else math.ceil((input_bins - 1) * rate / n_fft),
         unidirectional="lstm.weight_ih_l0_reverse" not in first,
         mono=channels == 1,
         n_fft=n_fft,
-        hop_length=int(told.get("nhop", n_fft // 4)),
+        hop_length=int(settings.get("nhop", n_fft // 4)),
         sample_rate=rate,
         wiener_iterations=1,
         wiener_residual=len(names) == 1,
@@ -94,19 +94,19 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 def _load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     try:
-        # The first weights that were published hold windows and a rate besides.
+        # The first published weights also contain windows and a rate.
         result = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: is of another size than the other sources' weights: {error}"
+            f"{path}: has a different size from the other sources' weights: {error}"
         ) from error
     if result.missing_keys:
         raise CheckpointError(
-            f"{path}: has no {', '.join(result.missing_keys)}: a whole state dict was expected"
+            f"{path}: has no {', '.join(result.missing_keys)}: a complete state dict was expected"
         )
     if result.unexpected_keys:
         warnings.warn(
-            f"{path}: left out {', '.join(result.unexpected_keys)}, which are no weights of the "
+            f"{path}: ignored {', '.join(result.unexpected_keys)}, which are not weights of the "
             "network",
             stacklevel=3,
         )

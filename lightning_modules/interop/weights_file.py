@@ -1,4 +1,4 @@
-"""Weights files of other projects' packages, read without running anything in them."""
+"""Reading of other projects' weights files without executing code from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_modules.base.description import CheckpointError
 
 
 def read_weights(path: Path) -> Any:
-    """Read what a package saved by ``torch.save``.
+    """Read a file that ``torch.save`` wrote.
 
     Args:
         path: The file.
@@ -21,11 +21,11 @@ def read_weights(path: Path) -> Any:
         Its contents, on the CPU.
 
     Raises:
-        CheckpointError: The file is missing, damaged, or holds anything that would have to be run.
+        CheckpointError: The file is missing, damaged, or contains executable code.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no pickle end in errors of all kinds
+    except Exception as error:  # invalid pickles raise errors of any type
         refused = re.search(r"WeightsUnpickler error: (.*)", str(error))
         reason = str(refused[1] if refused else error).strip().partition("\n")[0]
         raise CheckpointError(

@@ -1,1 +1,1 @@
-"""Blocks that more than one part of the project uses."""
+"""Blocks that several architectures share."""

@@ -1,4 +1,4 @@
-"""What convolutions without padding leave of a signal: its middle."""
+"""Centre crop, for skips around convolutions without padding."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from torch import Tensor
 
 
 def centre(signals: Tensor, samples: int) -> Tensor:
-    """Cut the middle out of signals.
+    """Crop signals to their centre.
 
     Args:
         signals: Any signals, shape (..., T).
-        samples: Length to cut out, at most T; an odd rest loses one more at the end.
+        samples: Length of the crop, at most T; an odd difference removes one more at the end.
 
     Returns:
         A view, shape (..., samples).

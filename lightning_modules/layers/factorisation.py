@@ -1,24 +1,24 @@
 """Non-negative matrix factor deconvolution by multiplicative updates.
 
-A magnitude spectrogram V (F x N) is explained by R templates of P frames each, which sound again
-and again with activations H (R x N):
+A magnitude spectrogram V (F x N) is modelled by R templates of P frames each, with activations H
+(R x N):
 
     U(f, n) = sum_r sum_p W(f, r, p) H(r, n - p)
 
-One frame, P = 1, is plain non-negative matrix factorisation, U = W H. Both updates lower the
-generalised Kullback-Leibler divergence (Goel et al., equation 3), or keep it:
+P = 1 is non-negative matrix factorisation, U = W H. No update increases the generalised
+Kullback-Leibler divergence (Goel et al., equation 3):
 
     D(V | U) = sum( V log(V / U) - V + U )
 
-For P = 1 they are Goel et al.'s equations 4 and 5 (Lee and Seung 2001, "Algorithms for
-non-negative matrix factorization"), with J of ones as large as V. For P > 1 they are those of
-Smaragdis 2004, "Non-negative matrix factor deconvolution", but for one thing: he averages the
-updates of H over the shifts p, which may raise the divergence. Here numerators and denominators
-are summed over the shifts first, and frames beyond the end of V are in neither, so that each
-update minimises a function above the divergence that touches it.
+For P = 1 the updates are Goel et al.'s equations 4 and 5 (Lee and Seung 2001, "Algorithms for
+non-negative matrix factorization"), with J a matrix of ones of V's size. For P > 1 they are those
+of Smaragdis 2004, "Non-negative matrix factor deconvolution", with one difference: he averages
+the updates of H over the shifts p, which can increase the divergence. Here numerators and
+denominators are summed over the shifts first, without frames beyond the end of V, so that each
+update minimises an upper bound that touches the divergence.
 
 Axes: F bins, R templates, P frames of a template, G segments that share templates and are
-shifted each by itself, N frames; leading axes (...) are independent factorisations.
+shifted independently, N frames; leading axes (...) are independent factorisations.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 
 
 def reconstruct(templates: Tensor, activations: Tensor) -> Tensor:
-    """Compute what templates and activations explain.
+    """Compute the model's magnitudes from templates and activations.
 
     Args:
         templates: Non-negative, shape (..., F, R, P).
@@ -43,7 +43,7 @@ def reconstruct(templates: Tensor, activations: Tensor) -> Tensor:
 
 
 def divergence(magnitudes: Tensor, model: Tensor) -> Tensor:
-    """Measure how badly a model explains magnitudes (Goel et al., equation 3).
+    """Compute the divergence between magnitudes and a model (Goel et al., equation 3).
 
     Args:
         magnitudes: Non-negative, V, shape (..., F, G, N).
@@ -59,7 +59,7 @@ def divergence(magnitudes: Tensor, model: Tensor) -> Tensor:
 def update_activations(magnitudes: Tensor, templates: Tensor, activations: Tensor) -> Tensor:
     """Update the activations once (Goel et al., equation 5, summed over the shifts).
 
-    A template of zeros, and one that meets silence alone, gets zeros.
+    Activations of a zero template, or of silence, become zero.
 
     Args:
         magnitudes: Non-negative, shape (..., F, G, N).
@@ -69,11 +69,11 @@ def update_activations(magnitudes: Tensor, templates: Tensor, activations: Tenso
     Returns:
         Activations, shape (..., R, G, N).
     """
-    ratio = _unexplained(magnitudes, templates, activations)
+    ratio = _model_ratio(magnitudes, templates, activations)
     transposed = templates.flatten(-2).mT  # (..., R P, F)
     shape = (*templates.shape[-2:], *activations.shape[-2:])
     numerators = (transposed @ ratio.flatten(-2)).unflatten(-1, shape[2:]).unflatten(-3, shape[:2])
-    # (..., R, P) -> (..., R, P, 1, N): a frame that a template cannot reach is not counted.
+    # (..., R, P) -> (..., R, P, 1, N); frames beyond the end are not counted.
     sums = templates.sum(-3)[..., None, None].expand(*templates.shape[:-3], *shape[:2], 1, shape[3])
     return activations * _ratio(_unshifted(numerators), _unshifted(sums))
 
@@ -81,10 +81,9 @@ def update_activations(magnitudes: Tensor, templates: Tensor, activations: Tenso
 def template_sums(
     magnitudes: Tensor, templates: Tensor, activations: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Compute what an update divides to get the templates (Goel et al., equation 4).
+    """Compute numerators and denominators of a template update (Goel et al., equation 4).
 
-    They add up over segments, so that templates of more music than fits into memory are the
-    ratio of sums over parts of it.
+    Both are sums over segments, so that data larger than memory can be processed in parts.
 
     Args:
         magnitudes: Non-negative, shape (..., F, G, N).
@@ -95,7 +94,7 @@ def template_sums(
         Numerators, W times those of the equation, shape (..., F, R, P), and denominators,
         shape (..., 1, R, P).
     """
-    ratio = _unexplained(magnitudes, templates, activations)
+    ratio = _model_ratio(magnitudes, templates, activations)
     shifted = _shifted(activations, templates.shape[-1])  # (..., R P, G, N)
     numerators = ratio.flatten(-2) @ shifted.flatten(-2).mT
     denominators = shifted.sum((-2, -1))[..., None, :]
@@ -120,14 +119,13 @@ def update_templates(magnitudes: Tensor, templates: Tensor, activations: Tensor)
 def factorise(
     magnitudes: Tensor, templates: Tensor, iterations: int, learn_templates: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Explain magnitudes, with activations that start at ones.
+    """Factorise magnitudes; activations are initialised to ones.
 
     Args:
-        magnitudes: Non-negative and finite, shape (..., F, G, N); fewer frames than a template
-            has are fine, and so is silence.
-        templates: Templates to begin with, non-negative, shape (..., F, R, P).
-        iterations: How often each is updated, templates first.
-        learn_templates: Update the templates too; otherwise the activations alone.
+        magnitudes: Non-negative and finite, shape (..., F, G, N), N may be below P.
+        templates: Initial templates, non-negative, shape (..., F, R, P).
+        iterations: Number of updates of each, templates first.
+        learn_templates: Update templates and activations; otherwise activations only.
 
     Returns:
         Templates, shape (..., F, R, P), and activations, shape (..., R, G, N).
@@ -148,18 +146,18 @@ def normalised(templates: Tensor) -> Tensor:
         templates: Non-negative, shape (..., F, R, P).
 
     Returns:
-        Templates, same shape; those of zeros stay zeros.
+        Templates, same shape; zero templates stay zero.
     """
     return _ratio(templates, templates.sum((-3, -1), keepdim=True))
 
 
 def _ratio(numerators: Tensor, denominators: Tensor) -> Tensor:
-    """Divide; 0 / 0 is 0, and what no template explains stays far from overflow."""
+    """Divide with 0 / 0 = 0 and without overflow."""
     return numerators / denominators.clamp_min(torch.finfo(denominators.dtype).tiny ** 0.5)
 
 
-def _unexplained(magnitudes: Tensor, templates: Tensor, activations: Tensor) -> Tensor:
-    """The ratio V / U, in the memory of U: fresh memory would take longer than the division."""
+def _model_ratio(magnitudes: Tensor, templates: Tensor, activations: Tensor) -> Tensor:
+    """Compute V / U in the memory of U; allocation would take longer than the division."""
     model = reconstruct(templates, activations)
     model.clamp_min_(torch.finfo(model.dtype).tiny ** 0.5)
     return torch.div(magnitudes, model, out=model)
@@ -176,7 +174,7 @@ def _shifted(activations: Tensor, frames: int) -> Tensor:
 
 
 def _unshifted(parts: Tensor) -> Tensor:
-    """Undo the delays of parts (..., R, P, G, N), drop what they begin with, and add up."""
+    """Undo the delays of parts (..., R, P, G, N) and sum over P."""
     total = parts[..., 0, :, :].clone() if parts.shape[-3] > 1 else parts[..., 0, :, :]
     frames = parts.shape[-1]
     for delay in range(1, min(parts.shape[-3], frames)):

@@ -1,4 +1,4 @@
-"""Spectrograms as images, for networks that halve both axes again and again."""
+"""Memory format and padding of spectrograms in 2-D convolutional networks."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ import torch
 from torch import Tensor, nn
 
 memory_format = torch.channels_last
-"""Of convolutions over images; ``benchmark step --channels-first`` tells what it brings."""
+"""Memory format of 2-D convolutions; ``benchmark step --channels-first`` measures its gain."""
 
 _Images = TypeVar("_Images", Tensor, nn.Module)
 
 
 def to_channels_last(images: _Images) -> _Images:
-    """Lay images out with their channels side by side in memory, where convolutions are faster.
+    """Convert to ``torch.channels_last``, which makes 2-D convolutions faster.
 
     Args:
-        images: Images (B, C, F, N), or a network, whose kernels are laid out so in place.
+        images: Images (B, C, F, N), or a network, which is converted in place.
 
     Returns:
-        The same, so laid out.
+        The same images or network.
     """
     moved: _Images = images.to(memory_format=memory_format)
     return moved
 
 
 def up_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Lengthen both axes to the next multiple, by zeros above and to the right only.
+    """Pad both axes at their ends with zeros to the next multiple.
 
     Args:
         image: Spectrograms, shape (B, C, F, N).
-        multiple: What both axes must be multiples of; 1025 x 173 becomes 1040 x 176 for 16.
+        multiple: Divisor of the new sizes; for 16, 1025 x 173 becomes 1040 x 176.
 
     Returns:
-        The image, channels innermost.
+        The padded image, channels last in memory.
     """
     height, width = image.shape[-2:]
-    # -width % multiple, as compilers of changing shapes understand it (torch 2.14).
+    # -size % multiple, in a form that torch.compile (2.14) accepts with dynamic shapes.
     right, above = (multiple - 1 - (size - 1) % multiple for size in (width, height))
     return to_channels_last(nn.functional.pad(image, (0, right, 0, above)))

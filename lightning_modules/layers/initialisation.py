@@ -1,4 +1,4 @@
-"""How weights begin."""
+"""Initialisation of weights."""
 
 import torch
 from torch import nn
@@ -6,11 +6,10 @@ from torch import nn
 
 @torch.no_grad()
 def init_nonnegative_(layer: nn.Conv2d | nn.Linear) -> None:
-    """Begin the layer before an output ReLU with no weight below zero, and no bias.
+    """Make weights non-negative and the bias zero, for a layer between two ReLUs.
 
-    What it reads is a ReLU's output too, so its own begins above zero wherever there is
-    anything to read. With random signs much of it begins below zero for all spectra, where no
-    gradient would ever bring it back.
+    Its output is then positive wherever its input is. With random signs, many outputs start
+    below zero for all spectra, where the second ReLU has no gradient.
 
     Args:
         layer: The layer, with a bias.

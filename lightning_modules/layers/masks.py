@@ -1,4 +1,4 @@
-"""Masks that share a mixture out among its sources."""
+"""Masks that divide a mixture among its sources."""
 
 from typing import Literal
 
@@ -7,26 +7,25 @@ from torch import Tensor
 
 
 def masks(magnitudes: Tensor, kind: Literal["ratio", "binary"]) -> Tensor:
-    """Turn the sources' magnitudes into masks that add up to one.
+    """Compute masks that add up to one from the sources' magnitudes.
 
     Args:
         magnitudes: Non-negative magnitudes, shape (B, S, ...).
-        kind: ``ratio``, each source's share; or ``binary``, all to the strongest.
+        kind: ``ratio``, each source's share; or ``binary``, one for the strongest source.
 
     Returns:
-        Masks in [0, 1], same shape. Where all sources are zero, a ratio mask
-        gives them equal shares and a binary one gives the bin to the first.
-        A magnitude that is not a number counts as zero, an infinite one as the
-        largest number.
+        Masks in [0, 1], same shape. Where all sources are zero, a ratio mask gives equal shares
+        and a binary mask gives the bin to the first. NaN counts as zero, infinity as the largest
+        number.
     """
-    # The largest of which the sum over the sources is a number still.
+    # The largest value whose sum over sources is finite.
     largest = torch.finfo(magnitudes.dtype).max / magnitudes.shape[1]
     magnitudes = magnitudes.nan_to_num(nan=0.0, posinf=largest).clamp(max=largest)
     if kind == "binary":
         strongest = magnitudes.argmax(1, keepdim=True)
         return torch.zeros_like(magnitudes).scatter_(1, strongest, 1.0)
     total = magnitudes.sum(1, keepdim=True)
-    # Shares of numbers too small for full precision would not add up to one.
+    # Shares of denormal numbers would not add up to one.
     smallest = torch.finfo(total.dtype).tiny
     shares = magnitudes / total.clamp_min(smallest)
     return torch.where(total >= smallest, shares, 1 / magnitudes.shape[1])

@@ -1,11 +1,10 @@
-"""Multichannel Wiener filter: estimates refined by expectation-maximisation.
+"""Multichannel Wiener filter: refines estimates by expectation-maximisation.
 
-Each source is a Gaussian with a power v for each bin and frame and a spatial covariance R
-for each bin (Duong, Vincent and Gribonval 2010, "Under-determined reverberant audio source
-separation using a full-rank spatial covariance model"). Both are re-estimated from the
-estimates at hand, in the simplified way of Nugraha, Liutkus and Vincent 2016 ("Multichannel
-audio source separation with deep neural networks", section III), as ``norbert`` and
-``openunmix`` do:
+Each source is a Gaussian with a power v per bin and frame and a spatial covariance R per bin
+(Duong, Vincent and Gribonval 2010, "Under-determined reverberant audio source separation using a
+full-rank spatial covariance model"). Both are re-estimated from the current estimates in the
+simplified form of Nugraha, Liutkus and Vincent 2016 ("Multichannel audio source separation with
+deep neural networks", section III), as in ``norbert`` and ``openunmix``:
 
     v_j = mean over channels of |y_j|^2
     R_j = sum over frames of y_j y_j^H / (eps + sum over frames of v_j)
@@ -17,9 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# The noise is meant for a mixture whose loudest bin has this magnitude at most.
+# Mixtures with louder bins are scaled down to this magnitude relative to the noise.
 _LOUDEST = 10.0
-# So many fit into a processor's cache: twice as fast as all at once, and in less memory.
+# Fits into the CPU's cache: twice as fast as all bins at once, and in less memory.
 _BINS_AT_ONCE = 128
 
 
@@ -34,20 +33,20 @@ def wiener(
 ) -> Tensor:
     """Refine estimates of the sources' spectra.
 
-    Computed in double precision where the device has it: with one loud source the mixture's
-    covariance is nearly singular. A bin and frame that is NaN or infinite stays so, and has
-    no say in others; silence comes out as silence.
+    Computed in double precision where the device supports it: with one loud source the mixture's
+    covariance is nearly singular. Non-finite bins become NaN and do not affect others; silence
+    stays silence.
 
     Args:
         estimates: First estimates, complex, shape (B, S, C, F, N).
         mixture: Complex spectrum, shape (B, C, F, N).
         iterations: Number of iterations; 0 returns the estimates.
-        residual: Let what the estimates leave of the mixture take part as one more source,
-            which is not returned. Needed where the sources are not all of the mixture.
-        eps: Power of the noise that is taken out; in an excerpt whose loudest bin has a magnitude
-            m above 10 it is (m / 10)^2 times that.
-        frames: Length of the excerpts that are filtered by themselves; sources may move from
-            one to the next. None takes all frames at once.
+        residual: Add the mixture minus the estimates as a source that is not returned. Needed if
+            the sources do not add up to the mixture.
+        eps: Power of the noise; multiplied by (m / 10)^2 in an excerpt whose loudest bin has a
+            magnitude m above 10.
+        frames: Length of the excerpts that are filtered independently, so that sources may move.
+            None filters all frames at once.
 
     Returns:
         Refined estimates, shape (B, S, C, F, N), type of ``estimates``.
@@ -74,14 +73,13 @@ def wiener(
 
 def _refine(y: Tensor, x: Tensor, iterations: int, least: Tensor, noise: Tensor) -> Tensor:
     """Iterate on y (B, S, C, F, N) and x (B, C, F, N); least power and noise (B, 1, 1)."""
-    # (B, F, N); isfinite of complex numbers would take roots.
+    # (B, F, N); isfinite of complex numbers would compute absolute values.
     known = torch.view_as_real(x).isfinite().all(-1).all(1)
     known &= torch.view_as_real(y).isfinite().all(-1).all(2).all(1)
     dtype = y.dtype
     x = torch.where(known[:, None], x, 0)
     y = torch.where(known[:, None, None], y, 0)
-    # Small matrices of channels or sources by frames, a batch of them for all bins:
-    # (B, F, C, N) and (B, F, S, C, N).
+    # Batches of small matrices per bin: (B, F, C, N) and (B, F, S, C, N).
     double = torch.complex64 if x.device.type == "mps" else torch.complex128
     x = x.transpose(1, 2).contiguous().to(double)
     y = y.permute(0, 3, 1, 2, 4).contiguous().to(double)
@@ -90,7 +88,7 @@ def _refine(y: Tensor, x: Tensor, iterations: int, least: Tensor, noise: Tensor)
         sums = least + powers.sum(-1)  # (B, F, S)
         covariances = y @ y.mH / sums[..., None, None]  # (B, F, S, C, C)
         solution = _solve(_mixture_covariance(covariances, powers, noise), x)
-        # v R C^-1 x, from the right: no filter matrix is ever formed.
+        # v R C^-1 x, evaluated from the right without forming a filter matrix.
         y = (covariances.flatten(2, 3) @ solution).unflatten(2, covariances.shape[2:4])
         torch.view_as_real(y).mul_(powers[:, :, :, None, :, None])
     refined = y.permute(0, 2, 3, 1, 4).to(dtype)
@@ -99,7 +97,7 @@ def _refine(y: Tensor, x: Tensor, iterations: int, least: Tensor, noise: Tensor)
 
 def _mixture_covariance(covariances: Tensor, powers: Tensor, noise: Tensor) -> Tensor:
     """C, from (B, F, S, C, C) and (B, F, S, N), as (B, F, C, C, N)."""
-    # A real product has half the cost: (B, F, 2 C C, S) by (B, F, S, N).
+    # A real product costs half as much: (B, F, 2 C C, S) by (B, F, S, N).
     planes = torch.view_as_real(covariances).flatten(3).mT @ powers
     real, imaginary = planes.unflatten(2, (*covariances.shape[3:], 2)).unbind(4)
     real.diagonal(dim1=2, dim2=3).add_(noise[..., None])

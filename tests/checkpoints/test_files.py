@@ -1,4 +1,4 @@
-"""Checkpoint files: one is whole at every moment, and is found."""
+"""Checkpoint files: atomic writes, and search for the latest readable one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def io() -> AtomicCheckpointIO:
     return AtomicCheckpointIO()
 
 
-def test_last_keeps_the_one_before_it(io: AtomicCheckpointIO, tmp_path: Path) -> None:
+def test_replaced_last_is_kept_as_previous(io: AtomicCheckpointIO, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     for number in range(3):
         io.save_checkpoint(checkpoint(number), folder / "last.ckpt")
@@ -48,7 +48,7 @@ def test_last_keeps_the_one_before_it(io: AtomicCheckpointIO, tmp_path: Path) ->
 
 @pytest.fixture(params=["quota", "disk"])
 def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A folder that takes no file of a megabyte."""
+    """A folder that has no room for a file of a megabyte."""
     if request.param == "quota":
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
@@ -64,7 +64,7 @@ def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_the_older_checkpoint(io: AtomicCheckpointIO, small: Path) -> None:
+def test_full_disk_keeps_the_older_checkpoint(io: AtomicCheckpointIO, small: Path) -> None:
     last = small / "last.ckpt"
     io.save_checkpoint(checkpoint(1), last)
     with pytest.raises(CheckpointError) as error:
@@ -72,19 +72,19 @@ def test_a_full_disk_leaves_the_older_checkpoint(io: AtomicCheckpointIO, small: 
     message = str(error.value)
     assert str(last) in message
     assert "No space left" in message or "too large" in message
-    assert "older checkpoints are whole: make room" in message
+    assert "older checkpoints are intact: free disk space" in message
     assert "--ckpt_path last" in message
     assert names(small) == ["last.ckpt"]
     assert latest_readable_checkpoint(small)[1]["number"] == 1
 
 
-def test_a_folder_that_cannot_be_made(io: AtomicCheckpointIO, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created(io: AtomicCheckpointIO, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").touch()
     with pytest.raises(CheckpointError, match="could not be saved"):
         io.save_checkpoint(checkpoint(1), tmp_path / "checkpoints" / "last.ckpt")
 
 
-def test_half_written_files_are_removed(tmp_path: Path) -> None:
+def test_partial_files_are_removed(tmp_path: Path) -> None:
     for name in ("last.ckpt", "last.ckpt.partial", "best.ckpt.partial", "other.partial"):
         (tmp_path / name).touch()
     remove_partial(tmp_path)
@@ -110,12 +110,12 @@ def test_best_is_linked_or_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "1.ckpt").read_text() == "1"
 
 
-# ------------------------------------------------------------- found again
+# ------------------------------------------------------------- latest readable
 
 
 @pytest.fixture
 def folder(io: AtomicCheckpointIO, tmp_path: Path) -> Path:
-    """Checkpoints 0, 1 (``previous``), 2 and 3 (``last``), written in this order."""
+    """Checkpoints 0, 1 (``previous``), 2 and 3 (``last``), in the order of writing."""
     for number, name in enumerate(("epoch_000", "last", "epoch_001", "last")):
         io.save_checkpoint(checkpoint(number), tmp_path / f"{name}.ckpt")
         path = tmp_path / f"{name}.ckpt"
@@ -124,34 +124,34 @@ def folder(io: AtomicCheckpointIO, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def spoil(path: Path) -> None:
+def corrupt(path: Path) -> None:
     """Change one bit of the weights."""
     content = bytearray(path.read_bytes())
-    place = content.index(torch.load(path)["weights"].numpy().tobytes())
-    content[place + 100] ^= 1
+    position = content.index(torch.load(path)["weights"].numpy().tobytes())
+    content[position + 100] ^= 1
     stamp = path.stat().st_mtime_ns
     path.write_bytes(content)
     os.utime(path, ns=(stamp, stamp))
 
 
-def test_the_newest_whole_one_is_gone_on_from(folder: Path) -> None:
+def test_latest_readable_checkpoint_is_found(folder: Path) -> None:
     assert latest_readable_checkpoint(folder)[0] == folder / "last.ckpt"
-    spoil(folder / "last.ckpt")
-    with pytest.warns(UserWarning, match=r"last.ckpt: .*check sum.*Going on from .*epoch_001"):
+    corrupt(folder / "last.ckpt")
+    with pytest.warns(UserWarning, match=r"last.ckpt: .*checksum.*Resuming from .*epoch_001"):
         assert latest_readable_checkpoint(folder)[1]["number"] == 2
     (folder / "epoch_001.ckpt").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"epoch_001.ckpt: 0 bytes.*Going on from .*previous"):
+    with pytest.warns(UserWarning, match=r"epoch_001.ckpt: 0 bytes.*Resuming from .*previous"):
         assert latest_readable_checkpoint(folder)[1]["number"] == 1
 
 
-def test_a_kill_between_two_names_leaves_the_previous_one(folder: Path) -> None:
+def test_interrupted_rename_leaves_the_previous_checkpoint(folder: Path) -> None:
     (folder / "last.ckpt").unlink()
     (folder / "epoch_001.ckpt").unlink()
-    with pytest.warns(UserWarning, match="last.ckpt is missing. Going on from .*previous"):
+    with pytest.warns(UserWarning, match="last.ckpt is missing. Resuming from .*previous"):
         assert latest_readable_checkpoint(folder)[1]["number"] == 1
 
 
-def test_no_checkpoint_and_no_whole_one(folder: Path) -> None:
+def test_no_checkpoint_and_no_readable_checkpoint(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no last\.ckpt; train first"):
         latest_readable_checkpoint(folder / "nowhere")
     for path in folder.glob("*.ckpt"):

@@ -1,4 +1,4 @@
-"""Folders in the Hub's layout are checkpoints: read by all that read one, and by nothing else."""
+"""Checkpoint folders in the layout of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-def test_what_is_read_is_what_was_written(folder: Path) -> None:
+def test_loaded_folder_equals_the_saved_model(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted([CARD, CONFIG, WEIGHTS])
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     loaded, original = from_pretrained(folder), model().eval()
@@ -53,15 +53,20 @@ def test_buffers_of_other_types_and_tensors_that_share_memory(tmp_path: Path) ->
     assert found["statistics_known"].dtype == torch.bool
 
 
-def test_card_tells_what_it_is_and_how_to_load_it(folder: Path) -> None:
+def test_card_describes_the_model_and_how_to_load_it(folder: Path) -> None:
     card = (folder / CARD).read_text()
     assert card.startswith("---\nlibrary_name: stemlab\n")
-    for said in ("UNet for vocals, accompaniment", "44,100 Hz", "2 channels", "from_pretrained("):
+    for said in (
+        "UNet for vocals, accompaniment",
+        "44,100 Hz",
+        "2 channels",
+        "import load_separator",
+    ):
         assert said in card
     assert "vocals, accompaniment = separator.separate(" in card
 
 
-def test_a_training_begins_with_a_folder(folder: Path) -> None:
+def test_folder_as_pretrained_weights(folder: Path) -> None:
     other = model()
     for weights in other.parameters():
         weights.data.zero_()
@@ -71,7 +76,7 @@ def test_a_training_begins_with_a_folder(folder: Path) -> None:
     assert all(torch.equal(*pair) for pair in pairs)
 
 
-def test_songs_are_separated_with_a_folder(folder: Path, tmp_path: Path) -> None:
+def test_separate_tool_accepts_a_folder(folder: Path, tmp_path: Path) -> None:
     soundfile.write(
         tmp_path / "song.wav", 0.1 * np.random.default_rng(0).normal(size=(9000, 2)), 44100
     )
@@ -80,7 +85,7 @@ def test_songs_are_separated_with_a_folder(folder: Path, tmp_path: Path) -> None
     assert (tmp_path / "out/song/vocals.wav").is_file()
 
 
-def spoil(name: str, content: str | None) -> Callable[[Path], None]:
+def corrupt(name: str, content: str | None) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         (folder / name).unlink() if content is None else (folder / name).write_text(content)
 
@@ -90,18 +95,18 @@ def spoil(name: str, content: str | None) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (spoil(WEIGHTS, None), "has no model.safetensors"),
-        (spoil(CONFIG, None), "has no config.json"),
-        (spoil(CONFIG, "{"), "config.json: class_path and init_args"),
-        (spoil(CONFIG, "[]"), "config.json: class_path and init_args"),
-        (spoil(CONFIG, '{"class_path": 3, "init_args": {}}'), "class_path is no text"),
-        (spoil(WEIGHTS, "version https://git-lfs"), "a pointer in the place of a large file"),
+        (corrupt(WEIGHTS, None), "has no model.safetensors"),
+        (corrupt(CONFIG, None), "has no config.json"),
+        (corrupt(CONFIG, "{"), "config.json: class_path and init_args"),
+        (corrupt(CONFIG, "[]"), "config.json: class_path and init_args"),
+        (corrupt(CONFIG, '{"class_path": 3, "init_args": {}}'), "class_path is not a string"),
+        (corrupt(WEIGHTS, "version https://git-lfs"), "or a Git LFS pointer"),
         (
-            spoil(CONFIG, '{"class_path": "os.system", "init_args": {}}'),
-            "os.system, which is not from this package",
+            corrupt(CONFIG, '{"class_path": "os.system", "init_args": {}}'),
+            "os.system from outside this package",
         ),
         (
-            spoil(
+            corrupt(
                 CONFIG,
                 '{"class_path": "lightning_modules.architectures.unet.UNet", "init_args": {}}',
             ),
@@ -109,18 +114,18 @@ def spoil(name: str, content: str | None) -> Callable[[Path], None]:
         ),
     ],
 )
-def test_spoilt_folders(change: Callable[[Path], None], said: str, folder: Path) -> None:
+def test_invalid_folders_raise(change: Callable[[Path], None], said: str, folder: Path) -> None:
     change(folder)
     with pytest.raises(CheckpointError, match=said):
         from_pretrained(folder)
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"last\.ckpt: is no folder"):
+def test_file_instead_of_a_folder_raises(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: is not a folder"):
         from_pretrained(tmp_path / "last.ckpt")
 
 
-def test_a_folder_of_checkpoints_is_told_apart(
+def test_folder_of_checkpoints_is_not_a_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "best.ckpt").touch()

@@ -1,7 +1,7 @@
 """Checkpoints, exported folders and run configs of version 0.1 load and give the same estimates.
 
-``version_0_1/`` was written by version 0.1. ``<config>.json`` holds samples of the estimates of a
-fixed input. Where there is no ``<config>.ckpt`` beside it, it also holds the description and the
+Version 0.1 wrote ``version_0_1/``. ``<config>.json`` holds samples of the estimates of a
+fixed input. If there is no ``<config>.ckpt``, it also holds the description and the
 names and shapes of the weights, which are then drawn from a seed.
 """
 
@@ -28,8 +28,8 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 CONFIGS = sorted(path.stem for path in (FOLDER / "configs").glob("*.yaml"))
 
 
-def drawn_state(recipe: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The state dict that version 0.1 computed the estimates with."""
+def random_state(recipe: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The state dict of the stored estimates."""
     state = {
         name: torch.full(buffer["shape"], buffer["value"], dtype=getattr(torch, buffer["dtype"]))
         for name, buffer in recipe["buffers"].items()
@@ -41,13 +41,13 @@ def drawn_state(recipe: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def stored_checkpoint(name: str, folder: Path) -> Path:
-    """The checkpoint of a config: the stored file, or one made of the stored recipe."""
+    """The checkpoint of a config: the stored file, or one built from the stored recipe."""
     path = FOLDER / f"{name}.ckpt"
     if path.is_file():
         return path
     recipe = json.loads(path.with_suffix(".json").read_text())
     path = folder / f"{name}.ckpt"
-    torch.save({KEY: recipe["separator"], "state_dict": drawn_state(recipe)}, path)
+    torch.save({KEY: recipe["separator"], "state_dict": random_state(recipe)}, path)
     return path
 
 
@@ -64,7 +64,7 @@ def check_estimates(model: SourceSeparator, name: str) -> None:
 
 def test_every_architecture_of_version_0_1_is_stored() -> None:
     roots = {name for name in config_names() if "/" not in name}
-    # mmdense_lstm is another config of the same class.
+    # mmdense_lstm is a second config of the same class.
     assert roots >= set(CONFIGS) == {*NAMES, "mmdense_lstm"}
     assert len(NAMES) == 15
 
@@ -98,7 +98,7 @@ def test_run_configs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert type(built.model) is type(now.model)
     augmentations = built.data["augmentations"] or []
     assert all(each["class_path"].count(".") == 2 for each in augmentations)
-    # All sections of the file, as the command line reads them.
+    # All sections of the file, read by the command line.
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
     assert cli.prepare(["validate", "--config", str(path)])[-1] == str(path)
@@ -106,7 +106,7 @@ def test_run_configs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_run_of_version_0_1_is_tested_again(
+def test_test_command_on_a_run_of_version_0_1(
     musdb_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

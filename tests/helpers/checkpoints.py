@@ -1,4 +1,4 @@
-"""A tiny U-Net and its checkpoint."""
+"""Tiny models and their checkpoints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model(**arguments: Any) -> UNet:
 
 
 def save(module: SourceSeparator, path: Path, **changes: Any) -> Path:
-    """Save as Lightning does, without a training."""
+    """Save a Lightning checkpoint without training."""
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     trainer.strategy.connect(module)
     contents = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
@@ -33,7 +33,7 @@ def save(module: SourceSeparator, path: Path, **changes: Any) -> Path:
 
 
 def checkpoints(folder: Path, **denoising: Any) -> tuple[Path, Path]:
-    """A small denoiser and a small separator, saved."""
+    """Save a small denoiser and a small separator."""
     torch.manual_seed(0)
     settings = {"segment_seconds": 0.5, **denoising}
     denoiser = DenoisingAutoencoder(["music"], [3], 3, **settings)

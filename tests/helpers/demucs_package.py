@@ -1,4 +1,4 @@
-"""Networks as the `demucs` package saves them."""
+"""Networks of the `demucs` package."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from lightning_modules.architectures.demucs import DemucsNetwork
 
 
 def network(sources: int = 4) -> DemucsNetwork:
-    """A small network as the package's first two versions have it, sources in their order."""
+    """A small network of the package's first two versions."""
     torch.manual_seed(0)
     return DemucsNetwork([str(n) for n in range(sources)], 2, 4, 4, 2, True, False, False, False)

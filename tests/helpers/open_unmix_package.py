@@ -18,7 +18,7 @@ from tests.helpers.tracks import STEMS
 def package_networks(
     sources: Sequence[str] = STEMS, n_fft: int = 512, channels: int = 2, **arguments: Any
 ) -> dict[str, nn.Module]:
-    """The package's networks, with weights and statistics that nothing hides behind."""
+    """Networks of the package, with random statistics instead of zeros and ones."""
     torch.manual_seed(0)
     networks = {}
     for name in sources:
@@ -37,7 +37,7 @@ def package_networks(
 
 
 def write(networks: dict[str, nn.Module], folder: Path, suffix: str = "", **settings: Any) -> None:
-    """Files as the package's training leaves them."""
+    """Write files as the package's training does."""
     for name, network in networks.items():
         torch.save(network.state_dict(), folder / f"{name}{suffix}.pth")
     (folder / "separator.json").write_text(json.dumps({"sample_rate": 44100.0, **settings}))

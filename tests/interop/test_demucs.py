@@ -1,4 +1,4 @@
-"""Files of the package ``demucs``, of all its ways of saving the first two networks."""
+"""Files of the package ``demucs``, in all formats of its versions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers.demucs_package import network
 
 
 def later(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of weights as the package has them from its third version on."""
+    """Rename weights as in the third version of the package and later."""
     level = re.compile(r"^(..coder\.\d)\.2\.")
     return {level.sub(r"\1.3.", key): value for key, value in state.items()}
 
@@ -32,7 +32,7 @@ def demucs(path: Path, **arguments: Any) -> Demucs:
 
 
 @pytest.mark.parametrize("names", ["old", "new"])
-def test_heads_come_in_our_order(names: str, tmp_path: Path) -> None:
+def test_heads_are_reordered(names: str, tmp_path: Path) -> None:
     theirs = network()
     state = theirs.state_dict()
     torch.save(state if names == "old" else later(state), tmp_path / "demucs.th")
@@ -51,7 +51,7 @@ def test_heads_come_in_our_order(names: str, tmp_path: Path) -> None:
 
 
 def package_class(monkeypatch: pytest.MonkeyPatch, module: str) -> type:
-    """A class that is saved under the name of the package's."""
+    """A class that is pickled under the name of the package's."""
 
     def refuse(self: Any, *arguments: Any, **names: Any) -> None:
         raise AssertionError("a class of the file was called")
@@ -64,7 +64,7 @@ def package_class(monkeypatch: pytest.MonkeyPatch, module: str) -> type:
 
 
 def test_files_of_each_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They hold the class, which is neither imported nor called; arguments are taken over."""
+    """The class in the file is neither imported nor called; its arguments are used."""
     path, state = tmp_path / "demucs.th", network().state_dict()
     with monkeypatch.context() as present:
         torch.save((package_class(present, "model"), (), {"sources": 4}, state), path)
@@ -88,7 +88,7 @@ def test_files_of_each_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert model.network.upsampling is not None
     assert next(model.parameters()).dtype == torch.float32
     torch.save(state, path)
-    assert demucs(path).network.upsampling is not None, "published as the second version's"
+    assert demucs(path).network.upsampling is not None, "as published for the second version"
     assert from_package(path, list("abcd"), resample=False).sources == list("abcd")
 
 
@@ -115,7 +115,7 @@ def test_weights_of_the_hybrid(names: str, n_fft: int, tmp_path: Path) -> None:
         assert torch.equal(model(mixture), theirs(mixture)[:, [3, 0, 1, 2]])
 
 
-def test_faulty_files_of_the_hybrid(tmp_path: Path) -> None:
+def test_invalid_files_of_the_hybrid_raise(tmp_path: Path) -> None:
     path = tmp_path / "hybrid.pt"
     state = HybridDemucs(list("abcd"), channels=4, n_fft=1024).network.state_dict()
     bare = {k: v for k, v in state.items() if k != "freq_decoder.2.conv_tr.weight"}
@@ -144,7 +144,7 @@ def test_our_order() -> None:
     assert our_order(["piano", "bass", "guitar"]) == (["bass", "piano", "guitar"], [1, 0, 2])
 
 
-def test_faulty_files(tmp_path: Path) -> None:
+def test_invalid_files_raise(tmp_path: Path) -> None:
     path, state = tmp_path / "demucs.th", network().state_dict()
     shallow = {**state, "decoder.2.2.weight": state["decoder.3.2.weight"]}
     shallow = {k: v for k, v in shallow.items() if not k.startswith("encoder.3")}
@@ -153,8 +153,8 @@ def test_faulty_files(tmp_path: Path) -> None:
         ({"epoch": 3}, "demucs.th: has no encoder.0.0.weight, decoder.-1.2.weight"),
         ({**state, "lstm.linear.bias": torch.ones(3)}, "demucs.th: weights of the first or second"),
         (shallow, "demucs.th: weights of the first or second.*Unexpected.*decoder.3"),
-        ({"__quantized": True, **state}, "demucs.th: holds quantised weights"),
-        (3, "demucs.th: holds no weights"),
+        ({"__quantized": True, **state}, "demucs.th: contains quantised weights"),
+        (3, "demucs.th: contains no weights"),
         (torch.nn.Linear(1, 1), "demucs.th: cannot be read as weights.*save its state dict"),
     ):
         torch.save(contents, path)

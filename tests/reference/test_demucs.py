@@ -22,7 +22,7 @@ SOURCES = ["drums", "bass", "other", "vocals"]
 
 
 def package_network(resample: bool, depth: int = 6, **arguments: Any) -> nn.Module:
-    """The package's network, with the settings of its first two versions."""
+    """The package's network with the settings of its first two versions."""
     torch.manual_seed(0)
     network: nn.Module = package.Demucs(
         SOURCES,
@@ -45,12 +45,12 @@ def differences(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def noise() -> Tensor:
-    """The same every time."""
+    """Noise from a fixed seed."""
     return torch.randn(2, 2, 60_001, generator=torch.Generator().manual_seed(1))
 
 
 def pair(network: nn.Module, folder: Path, **arguments: Any) -> tuple[Demucs, Tensor, Tensor]:
-    """Our model of the package's weights, and what both make of the same noise."""
+    """Our model with the package's weights, and both models' estimates of the same noise."""
     torch.save(network.state_dict(), folder / "weights.th")
     model = from_package(folder / "weights.th", **arguments)
     assert isinstance(model, Demucs)
@@ -60,7 +60,7 @@ def pair(network: nn.Module, folder: Path, **arguments: Any) -> tuple[Demucs, Te
 
 
 @pytest.mark.parametrize("resample", [False, True])
-def test_padded_networks_agree_everywhere(resample: bool, tmp_path: Path) -> None:
+def test_padded_networks_agree(resample: bool, tmp_path: Path) -> None:
     model, ours, theirs = pair(package_network(resample), tmp_path, resample=resample)
     assert model.network.padded
     assert differences(ours, theirs).max() < 1e-5
@@ -68,7 +68,7 @@ def test_padded_networks_agree_everywhere(resample: bool, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("resample", [False, True])
 def test_unpadded_networks_agree_in_the_interior(resample: bool, tmp_path: Path) -> None:
-    """Where both pad to one grid of strides; the LSTM carries a little in from the edges."""
+    """The padding differs at the edges, from where the LSTM carries a small difference inside."""
     model, _, theirs = pair(package_network(resample), tmp_path, resample=resample)
     unpadded = Demucs(model.sources, channels=8, resample=resample).eval()
     unpadded.load_state_dict(model.state_dict())
@@ -90,7 +90,7 @@ def test_networks_agree_in_training(tmp_path: Path) -> None:
         mine = ours[LATER.sub(r"\1.2.\2", name)]
         assert mine.grad is not None
         assert weights.grad is not None
-        if not name.startswith("decoder.2.3."):  # whose outputs are in another order
+        if not name.startswith("decoder.2.3."):  # its outputs are in a different order
             assert torch.allclose(mine.grad, weights.grad, rtol=1e-3, atol=1e-6), name
             checked += 1
     assert checked == len(ours) - 2

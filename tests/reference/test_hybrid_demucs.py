@@ -16,7 +16,7 @@ package = pytest.importorskip(
 
 
 def test_networks_agree(tmp_path: Path) -> None:
-    """To the bit, from the package's file, sources in our order."""
+    """Bit for bit, from the package's file, with sources in our order."""
     torch.manual_seed(0)
     names = ["drums", "bass", "other", "vocals"]
     theirs = package.HDemucs(names, channels=8, dconv_init=0.1, samplerate=44100).eval()

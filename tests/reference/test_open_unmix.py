@@ -19,7 +19,7 @@ SOURCES = ["vocals", "drums", "bass", "other"]
 
 
 def close(ours: Tensor, theirs: Tensor) -> bool:
-    """Equal to float32 rounding."""
+    """Equal up to float32 rounding."""
     return bool((ours - theirs).abs().max() <= 2e-6 * theirs.abs().max())
 
 
@@ -39,7 +39,7 @@ def test_networks_agree(channels: int, unidirectional: bool, layers: int, tmp_pa
 
 
 def test_networks_agree_in_training() -> None:
-    """Statistics of batch norm and gradients too, but for dropout."""
+    """Statistics of batch norm and gradients, without dropout."""
     theirs = package_networks(["vocals"], nb_layers=1)["vocals"].train()
     model = OpenUnmix(["vocals"], hidden_size=16, layers=1, n_fft=512, hop_length=256).train()
     ours = model.networks["vocals"]
@@ -69,8 +69,8 @@ def test_published_sizes_agree() -> None:
 # -------------------------------------------------------------------- files
 
 
-def test_package_files_become_a_separator(tmp_path: Path) -> None:
-    """Sources in our order, strangers last; facts from the weights and ``separator.json``."""
+def test_import_of_package_files(tmp_path: Path) -> None:
+    """Sources in our order, unknown ones last; settings from weights and ``separator.json``."""
     networks = package_networks(["piano", *SOURCES[::-1]], nb_layers=2, unidirectional=True)
     write(networks, tmp_path, suffix="-0123abcd", nhop=64, sample_rate=22050.0, nb_channels=2)
     model = from_package(tmp_path)
@@ -83,8 +83,8 @@ def test_package_files_become_a_separator(tmp_path: Path) -> None:
     assert not model.training
 
 
-def test_published_settings_are_those_of_the_config(tmp_path: Path) -> None:
-    """So that a checkpoint made from published weights goes into the config's model."""
+def test_published_settings_equal_those_of_the_config(tmp_path: Path) -> None:
+    """A checkpoint converted from published weights fits the config's model."""
     network = openunmix.model.OpenUnmix(2049, 2, 512, 3, max_bin=1487)
     torch.save(network.state_dict(), tmp_path / "vocals-b62c91ce.pth")
     model = from_package(tmp_path)
@@ -92,27 +92,27 @@ def test_published_settings_are_those_of_the_config(tmp_path: Path) -> None:
     assert (model.n_fft, model.hop_length, model.sample_rate) == (4096, 1024, 44100)
 
 
-def test_first_generation_has_keys_besides(tmp_path: Path) -> None:
+def test_extra_keys_of_the_first_published_weights(tmp_path: Path) -> None:
     networks = package_networks(["vocals"])
     state = {**networks["vocals"].state_dict(), "stft.window": torch.ones(512)}
     torch.save({**state, "sample_rate": torch.tensor(44100)}, tmp_path / "vocals.pth")
-    with pytest.warns(UserWarning, match=r"vocals.pth: left out stft.window, sample_rate"):
+    with pytest.warns(UserWarning, match=r"vocals.pth: ignored stft.window, sample_rate"):
         from_package(tmp_path)
 
 
-def test_faulty_package_files(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"\.pth files are none: one a source"):
+def test_invalid_package_files_raise(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"\.pth files are none: one per source"):
         from_package(tmp_path)
     networks = package_networks(["vocals", "bass"])
     write(networks, tmp_path)
     (tmp_path / "vocals-1234.pth").write_bytes((tmp_path / "vocals.pth").read_bytes())
-    with pytest.raises(CheckpointError, match=r"vocals-1234\.pth, vocals\.pth: one a source"):
+    with pytest.raises(CheckpointError, match=r"vocals-1234\.pth, vocals\.pth: one per source"):
         from_package(tmp_path)
     (tmp_path / "vocals-1234.pth").unlink()
-    whole = networks["bass"].state_dict()
+    complete = networks["bass"].state_dict()
     for state, words in (
-        ({k: v for k, v in whole.items() if k != "bn2.bias"}, "bass.pth: has no bn2.bias"),
-        ({**whole, "bn2.bias": torch.ones(3)}, "bass.pth: is of another size"),
+        ({k: v for k, v in complete.items() if k != "bn2.bias"}, "bass.pth: has no bn2.bias"),
+        ({**complete, "bn2.bias": torch.ones(3)}, "bass.pth: has a different size"),
         ({"epoch": 3}, "bass.pth: has no fc1.weight, fc3.weight, input_mean, output_mean"),
         (3, "bass.pth: has no fc1.weight"),
     ):
@@ -139,7 +139,7 @@ def test_faulty_package_files(tmp_path: Path) -> None:
 def test_separators_agree(
     iterations: int, softmask: bool, residual: bool, channels: int, tmp_path: Path
 ) -> None:
-    """From waveform to waveform, to float32 rounding, over more than one of its excerpts."""
+    """Waveform to waveform, up to float32 rounding, over several excerpts of the filter."""
     networks = package_networks(channels=channels)
     write(networks, tmp_path, nhop=128)
     model = from_package(tmp_path)
@@ -150,14 +150,14 @@ def test_separators_agree(
     ).eval()
     torch.manual_seed(1)
     mixture = 0.1 * torch.randn(2, 2, 50_001)
-    if softmask or not residual:  # the package's residual takes silence for 1
+    if softmask or not residual:  # the package's residual treats silence as 1
         mixture[0, :, 20_000:25_000] = 0
     with torch.no_grad():
         assert close(model(mixture), theirs(mixture)[:, : len(SOURCES)])
 
 
-def test_separator_from_the_package_filters_once(tmp_path: Path) -> None:
-    """As ``openunmix.umxhq`` and its command line do."""
+def test_imported_separator_filters_once(tmp_path: Path) -> None:
+    """As in ``openunmix.umxhq`` and its command line."""
     networks = package_networks()
     write(networks, tmp_path, nhop=128)
     theirs = openunmix.model.Separator(networks, 1, n_fft=512, n_hop=128).eval()

@@ -26,7 +26,7 @@ def spectra(channels: int, scale: float, silence: bool = True) -> tuple[Tensor, 
 
 
 def first(magnitudes: Tensor, mixture: Tensor, softmask: bool) -> Tensor:
-    """What ``SpectrogramSeparator`` makes of magnitudes with the mask ``ratio`` or ``none``."""
+    """First estimates as in ``SpectrogramSeparator`` with the mask ``ratio`` or ``none``."""
     if softmask:
         return masks(magnitudes, "ratio") * mixture[:, None]
     return magnitudes * torch.sgn(mixture)[:, None]
@@ -37,7 +37,7 @@ def first(magnitudes: Tensor, mixture: Tensor, softmask: bool) -> Tensor:
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("iterations", [0, 1, 3])
 @pytest.mark.parametrize("scale", [1.0, 40.0])
-def test_norbert_agrees(
+def test_filter_agrees_with_norbert(
     eps: float | None, softmask: bool, channels: int, iterations: int, scale: float
 ) -> None:
     magnitudes, mixture = spectra(channels, scale)
@@ -54,7 +54,7 @@ def test_norbert_agrees(
         iterations,
         eps=np.finfo(np.float64).eps if eps is None else eps,
     )
-    # norbert inverts 1 x 1 matrices with eps added, on top of the noise of sqrt(eps).
+    # norbert adds eps before inverting 1 x 1 matrices, besides the noise of sqrt(eps).
     tolerance = 1e-5 if channels == 1 else 1e-9
     assert np.abs(ours[0].permute(3, 2, 1, 0).numpy() - theirs).max() < tolerance * scale
 
@@ -62,8 +62,8 @@ def test_norbert_agrees(
 @pytest.mark.parametrize("softmask", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_openunmix_agrees(softmask: bool, residual: bool, channels: int) -> None:
-    """To its single-precision pi; but it takes silence for 1 where it makes a residual."""
+def test_filter_agrees_with_openunmix(softmask: bool, residual: bool, channels: int) -> None:
+    """Up to its single-precision pi; its residual treats silence as 1."""
     magnitudes, mixture = spectra(channels, 40.0, silence=not residual)
     theirs = openunmix.filtering.wiener(
         magnitudes[0].permute(3, 2, 1, 0),

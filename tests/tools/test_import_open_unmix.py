@@ -49,10 +49,10 @@ def test_checkpoint_goes_into_the_configs_model(
 def test_mistakes_are_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "umx.ckpt"
     assert main([str(tmp_path), "-o", str(output)]) == 2
-    assert "one a source was expected" in capsys.readouterr().err
+    assert "one per source was expected" in capsys.readouterr().err
     output.write_text("precious")
     assert main([str(tmp_path), "-o", str(output)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert output.read_text() == "precious"
 
 
