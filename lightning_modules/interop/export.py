@@ -1,8 +1,8 @@
-"""Separators for other programs: safetensors, ``torch.export`` programs and ONNX graphs.
+"""Export of separators: safetensors folders, ``torch.export`` programs and ONNX graphs.
 
-What is written is read again and compared with the model before it counts. A tracer decides by
-what a model does whether batch and length may vary; where it finds that they may not, or what
-it made errs on other sizes, they are fixed, and the file beside the program says to what.
+Every export is read back and compared with the model. The tracer finds out whether batch size and
+length can vary. If they cannot, or if the export is wrong at other sizes, they are fixed; a JSON
+file beside the export documents the sizes.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from lightning_modules.checkpoints.hub_folder import write_folder
 from lightning_modules.checkpoints.loading import from_pretrained
 
 TOLERANCE = 1e-4
-"""Largest difference between export and model that passes, as a part of the largest output."""
+"""Largest accepted difference between export and model, relative to the largest output."""
 
 Run = Callable[[Tensor], Tensor]
-# Axes of the input that are to vary, in turn: batch and time, either, none.
+# Dynamic axes of the input, tried in turn: batch and time, either, none.
 _ATTEMPTS = ((0, -1), (-1,), (0,), ())
 _BATCH = 3
 _LARGE = 2**40
 _PATCHES = "torch.export._patches"
 _LONGEST_REASON = 160
-# Of ONNX Runtime's logs: lengths that do not work are for this module to tell.
+# ONNX Runtime's log level; this module reports unsupported lengths itself.
 _FATAL = 4
 
 
 class ExportError(ValueError):
-    """A separator cannot be exported to a format; the message says why."""
+    """A separator cannot be exported to a format."""
 
 
 class Exported(NamedTuple):
-    """What an export holds.
+    """Properties of an export.
 
     Attributes:
-        part: ``model``, from mixture to estimates; or ``network``, what is between STFT and mask.
-        axes: Axes of the input: a size, or the name of an axis that may vary.
-        shortest: Shortest length that it takes, samples or frames, where that axis may vary.
-        difference: Largest difference from the model, as a part of the largest output.
-        obstacle: Why batch and length do not both vary, where they do not.
+        part: ``model``, from mixture to estimates; or ``network``, between STFT and mask.
+        axes: Axes of the input: a size, or the name of a dynamic axis.
+        shortest: Shortest supported length, samples or frames, if the length is dynamic.
+        difference: Largest difference from the model, relative to the largest output.
+        obstacle: Why batch size and length are not both dynamic, if they are not.
     """
 
     part: str
@@ -68,7 +68,7 @@ class _Part(NamedTuple):
 
 
 class NetworkAlone(nn.Module):
-    """A separator without its transforms, as a module.
+    """A separator's network without its transforms.
 
     Args:
         separator: The separator.
@@ -78,9 +78,9 @@ class NetworkAlone(nn.Module):
         super().__init__()
         self.separator = separator
 
-    def forward(self, read: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """Run ``network_forward``."""
-        return self.separator.network_forward(read)
+        return self.separator.network_forward(features)
 
 
 # -------------------------------------------------------------------- formats
@@ -90,15 +90,15 @@ def export_folder(model: SourceSeparator, path: Path, seconds: float) -> Exporte
     """Write a folder in the layout of the Hugging Face Hub.
 
     Args:
-        model: The separator, in evaluation mode, on the CPU; as in all formats.
+        model: The separator, in evaluation mode, on the CPU (as in all formats).
         path: The folder.
-        seconds: Length of the example that is compared.
+        seconds: Length of the example for the comparison.
 
     Returns:
-        What it holds.
+        Properties of the export.
 
     Raises:
-        ExportError: What was read again differs.
+        ExportError: The loaded model differs.
     """
     whole, _ = _parts(model, seconds)
     write_folder(model, path)
@@ -106,15 +106,15 @@ def export_folder(model: SourceSeparator, path: Path, seconds: float) -> Exporte
 
 
 def export_program(model: SourceSeparator, path: Path, seconds: float) -> Exported:
-    """Write a ``torch.export`` program of the whole model, or else of the network alone.
+    """Write a ``torch.export`` program of the complete model, or else of the network alone.
 
     Args:
         model: The separator.
         path: The ``.pt2`` file.
-        seconds: Length of the example; and of all input, where the length cannot vary.
+        seconds: Length of the example, and of every input if the length cannot vary.
 
     Returns:
-        What it holds.
+        Properties of the export.
 
     Raises:
         ExportError: Neither can be exported.
@@ -129,15 +129,15 @@ def export_program(model: SourceSeparator, path: Path, seconds: float) -> Export
 
 
 def export_onnx(model: SourceSeparator, path: Path, seconds: float) -> Exported:
-    """Write an ONNX graph of the network, which leaves STFT and its inverse to the caller.
+    """Write an ONNX graph of the network; the caller computes the STFT and its inverse.
 
     Args:
         model: The separator.
         path: The ``.onnx`` file.
-        seconds: Length of the example; and of all input, where the length cannot vary.
+        seconds: Length of the example, and of every input if the length cannot vary.
 
     Returns:
-        What it holds.
+        Properties of the export.
 
     Raises:
         ExportError: The network cannot be exported.
@@ -154,11 +154,11 @@ EXPORTS: Mapping[str, Callable[[SourceSeparator, Path, float], Exported]] = {
 
 
 def write_facts(model: SourceSeparator, exported: Exported, path: Path) -> None:
-    """Write beside a program what it holds and what it wants to be given.
+    """Document an export's contents and inputs in a JSON file.
 
     Args:
         model: The separator.
-        exported: What was written.
+        exported: Properties of the export.
         path: The JSON file.
     """
     facts = {
@@ -179,17 +179,17 @@ def write_facts(model: SourceSeparator, exported: Exported, path: Path) -> None:
 
 
 def _parts(model: SourceSeparator, seconds: float) -> tuple[_Part, _Part]:
-    """The model and its network, which are one and the same where no transform is before it."""
+    """Return the model and its network, which are the same for models without transforms."""
     samples = max(1, round(seconds * model.sample_rate))
     random = torch.Generator().manual_seed(0)
-    # A batch of one, or of as many as another axis has, tracers take for one that stays so.
+    # Tracers fix a batch of one, or one of the same size as another axis.
     mixture = 0.1 * torch.randn(_BATCH, model.audio_channels, samples, generator=random)
     whole = _Part("model", model, mixture)
     with torch.no_grad():
-        read = model.network_input(mixture)
+        features = model.network_input(mixture)
         if not model(mixture).isfinite().all():
-            raise ValueError("of noise the model makes NaN or infinity: use another checkpoint")
-    return whole, whole if read is mixture else _Part("network", NetworkAlone(model), read)
+            raise ValueError("its estimates of noise are not finite: use another checkpoint")
+    return whole, whole if features is mixture else _Part("network", NetworkAlone(model), features)
 
 
 def _traced(
@@ -198,7 +198,7 @@ def _traced(
     save: Callable[[ExportedProgram, Path], None],
     load: Callable[[Path], Run],
 ) -> Exported:
-    """Trace a part with as few axes fixed as works, and save, load and compare it."""
+    """Trace a part with as many dynamic axes as possible; save, load and compare it."""
     obstacle: Exception | None = None
     for attempt in _ATTEMPTS:
         tried = part if 0 in attempt else part._replace(example=part.example[:1])
@@ -209,26 +209,26 @@ def _traced(
                 program = torch.export.export(
                     tried.module, (tried.example,), dynamic_shapes=dynamic, strict=False
                 )
-                least = _least(program, attempt)
-                _forget_places(program)
+                smallest = _smallest_sizes(program, attempt)
+                _drop_stack_traces(program)
                 save(program, path)
-                exported = _checked(load(path), tried, least)
+                exported = _checked(load(path), tried, smallest)
             why = None if obstacle is None else _reason(obstacle)
             return exported._replace(obstacle=why)
         except OSError:  # such as a full disk
             raise
         except Exception as error:
-            # Tracers raise whatever they stumble over; with all axes fixed it counts.
+            # Tracers raise errors of any type; the last one, with all axes fixed, is final.
             obstacle, failure = obstacle or error, error
     raise ExportError(_reason(failure)) from failure
 
 
 def _lstm_as_loop() -> contextlib.AbstractContextManager[None]:
-    """Have the tracer take an LSTM for a loop over its frames.
+    """Make the tracer treat an LSTM as a loop over frames.
 
-    Else it follows them one by one, which takes long and fixes their number. A program has the
-    LSTM as a layer all the same, an ONNX graph the loop. torch (2.11 to 2.14) has no public name
-    for this; where the private one is gone, such lengths are fixed.
+    Otherwise it unrolls the frames, which takes long and fixes their number. Programs keep the
+    LSTM as a layer, ONNX graphs contain the loop. torch (2.11 to 2.14) has no public name for
+    this; without the private one, lengths are fixed.
     """
     try:
         patches = importlib.import_module(_PATCHES)
@@ -240,29 +240,25 @@ def _lstm_as_loop() -> contextlib.AbstractContextManager[None]:
     return loop
 
 
-def _least(program: ExportedProgram, asked: tuple[int, ...]) -> dict[int, int]:
-    """Least size of each axis that is to vary.
-
-    Raises:
-        ExportError: The tracer has found that one does not.
-    """
+def _smallest_sizes(program: ExportedProgram, dynamic: tuple[int, ...]) -> dict[int, int]:
+    """Return the smallest size of each dynamic axis, or raise if the tracer fixed one."""
     (name,) = program.graph_signature.user_inputs
     (node,) = (node for node in program.graph.nodes if node.name == name)
     ranges = {str(symbol): found for symbol, found in program.range_constraints.items()}
-    least = {}
-    for axis in asked:
+    smallest = {}
+    for axis in dynamic:
         size = str(node.meta["val"].shape[axis])
         found = ranges.get(size)
         if found is None or found.upper < _LARGE:
             name = "lengths" if axis else "batches"
             sizes = size if found is None else f"{found.lower} to {found.upper}"
             raise ExportError(f"its program takes {name} of {sizes} only")
-        least[axis] = int(found.lower)
-    return least
+        smallest[axis] = int(found.lower)
+    return smallest
 
 
-def _forget_places(program: ExportedProgram) -> None:
-    """Drop where each operation stands in the code: it names folders of this machine."""
+def _drop_stack_traces(program: ExportedProgram) -> None:
+    """Drop the operations' stack traces, which contain paths of this machine."""
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
@@ -272,43 +268,43 @@ def _forget_places(program: ExportedProgram) -> None:
 # ------------------------------------------------------------------ comparing
 
 
-def _checked(run: Run, part: _Part, least: Mapping[int, int]) -> Exported:
-    """Compare what was read again with the model, in all sizes that it is to take.
+def _checked(run: Run, part: _Part, smallest: Mapping[int, int]) -> Exported:
+    """Compare an export with the model at several sizes.
 
     Args:
-        run: What was read again.
-        part: What it must agree with.
-        least: By axis that may vary, the size that it need not go below.
+        run: The loaded export.
+        part: The exported part of the model.
+        smallest: Smallest size per dynamic axis.
 
     Raises:
-        ExportError: It differs.
+        ExportError: The outputs differ.
     """
     inputs, shortest = [part.example], None
-    if 0 in least:
+    if 0 in smallest:
         inputs += [part.example[:1], torch.cat([part.example, part.example[:1] / 2])]
-    if -1 in least:
-        shortest, length = _shortest(run, part, least[-1]), part.example.shape[-1]
+    if -1 in smallest:
+        shortest, length = _shortest(run, part, smallest[-1]), part.example.shape[-1]
         longer = torch.cat([part.example, part.example.flip(-1)], -1)
-        # None but by chance are aligned with strides and hops as the example is.
+        # Lengths that differ from the example's modulo strides and hops.
         others = (shortest, shortest + 1, length // 2 + 1, length * 3 // 4, length * 4 // 3 + 1)
         inputs += [longer[..., :number] for number in others]
     difference = max(_difference(run, part, given) for given in inputs)
     time = "samples" if part.name == "model" else "frames"
     names = {0: "batch", -1: time}
     axes: list[int | str] = list(part.example.shape)
-    for axis in least:
+    for axis in smallest:
         axes[axis] = names[axis]
     return Exported(part.name, axes, shortest, difference)
 
 
-def _shortest(run: Run, part: _Part, least: int) -> int:
-    """Length from which on it works: one, though tracers leave that open, or found by doubling."""
+def _shortest(run: Run, part: _Part, smallest: int) -> int:
+    """Find the shortest length that works: 1, which tracers leave open, or one by doubling."""
     lengths = [1]
-    while least < part.example.shape[-1]:
-        lengths.append(max(2, least))
-        least = 2 * lengths[-1]
+    while smallest < part.example.shape[-1]:
+        lengths.append(max(2, smallest))
+        smallest = 2 * lengths[-1]
     for length in lengths:
-        # Runtimes raise whatever they stumble over.
+        # Runtimes raise errors of any type.
         with contextlib.suppress(Exception):
             _difference(run, part, part.example[..., :length])
             return length
@@ -316,22 +312,17 @@ def _shortest(run: Run, part: _Part, least: int) -> int:
 
 
 def _difference(run: Run, part: _Part, given: Tensor) -> float:
-    """Largest difference from the model, as a part of the largest output.
-
-    Raises:
-        ExportError: It is too large.
-    """
+    """Return the largest difference relative to the largest output, or raise if it is too large."""
     with torch.no_grad():
         expected, found = part.module(given), run(given)
     if found.shape != expected.shape:
         raise ExportError(
-            f"of an input {tuple(given.shape)} it makes {tuple(found.shape)}, the model "
+            f"its output for an input {tuple(given.shape)} is {tuple(found.shape)}, the model's "
             f"{tuple(expected.shape)}"
         )
     largest = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
     difference = float((found - expected).abs().max() / largest)
-    # NaN passes no comparison.
-    if not difference <= TOLERANCE:
+    if not difference <= TOLERANCE:  # also true for NaN
         raise ExportError(
             f"it differs from the model by {difference:.1e} of the largest output, more "
             f"than {TOLERANCE:.0e}"
@@ -343,8 +334,8 @@ def _difference(run: Run, part: _Part, given: Tensor) -> float:
 
 
 def _load_program(path: Path) -> Run:
-    # Guards refuse lengths that are aligned otherwise than the example's, though what they compute
-    # is right, as is seen here; fixed sizes and least ones are checked without.
+    # Guards reject lengths with another alignment than the example's, for which results are right.
+    # Fixed and smallest sizes are checked without guards.
     program = torch.export.load(path).module(check_guards=False)
     return lambda given: program(given)
 
@@ -366,7 +357,7 @@ def _load_onnx(path: Path) -> Run:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the tracers' logs of failed attempts from the terminal."""
+    """Hide the tracers' logs of failed attempts."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -376,7 +367,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong at the bottom of it, in a line."""
+    """Return the root cause in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

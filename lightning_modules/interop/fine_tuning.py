@@ -1,4 +1,4 @@
-"""Fine-tuning: a model begins with the weights of another, which may separate other sources."""
+"""Fine-tuning: initialise a model with weights of another, also for different sources."""
 
 from __future__ import annotations
 
@@ -15,60 +15,60 @@ from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.interop import demucs, open_unmix
 
-# Names that the message lists.
+# Number of names that the report lists.
 _MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
 class TransferReport:
-    """What a model took over.
+    """Which weights were loaded.
 
     Attributes:
-        path: Where from.
-        whole: Names of weights that were taken as they are.
-        by_source: Names of weights of which the parts of some sources were taken.
-        left: Names of weights that begin as they were drawn.
-        sources: Sources whose weights were taken.
+        path: The file or folder of the weights.
+        complete: Names of weights that were copied entirely.
+        by_source: Names of weights that were copied for some sources.
+        random: Names of weights that keep their random initialisation.
+        sources: Sources whose weights were copied.
         new: Sources that the file does not have.
     """
 
     path: Path
-    whole: list[str]
+    complete: list[str]
     by_source: list[str]
-    left: list[str]
+    random: list[str]
     sources: list[str]
     new: list[str]
 
     def __str__(self) -> str:
-        """What to tell the user, in lines."""
-        total = len(self.whole) + len(self.by_source) + len(self.left)
-        lines = [f"Pretrained: {len(self.whole)} of {total} weights are those of {self.path}"]
+        """Summary for the user."""
+        total = len(self.complete) + len(self.by_source) + len(self.random)
+        lines = [f"Pretrained: {len(self.complete)} of {total} weights loaded from {self.path}"]
         if self.by_source:
-            lines.append(f"  of {_listed(self.by_source)} the parts of {', '.join(self.sources)}")
+            lines.append(f"  for {', '.join(self.sources)} only: {_listed(self.by_source)}")
         if self.new:
-            lines.append(f"  new, and drawn at random: {', '.join(self.new)}")
-        if self.left:
-            lines.append(f"  begin as drawn, too: {_listed(self.left)}")
+            lines.append(f"  new sources, initialised at random: {', '.join(self.new)}")
+        if self.random:
+            lines.append(f"  initialised at random: {_listed(self.random)}")
         return "\n".join(lines)
 
 
 def load_pretrained(model: SourceSeparator, path: str | Path) -> TransferReport:
-    """Let a model begin with the weights of another of its architecture.
+    """Initialise a model with weights of another one of the same architecture.
 
-    Weights are matched by name. A layer that has outputs for each source is matched source by
-    source, by the sources' names: what the file does not have begins as it was drawn. Which
-    axis of a layer the sources lie on shows when the model is built with one source more.
+    Weights are matched by name. Layers with outputs per source are matched per source, by the
+    sources' names; sources that the file does not have keep their random initialisation. The
+    axis of the sources in a layer is found by building the model with one source more.
 
     Args:
-        model: The model that is to be trained; its weights change in place.
-        path: A checkpoint of ``fit``; a folder of ``hub_folder``; a folder of Open-Unmix'
-            ``.pth`` files; or weights of Demucs as its package saves them.
+        model: The model to train; its weights change in place.
+        path: A checkpoint of ``fit``; a folder in the layout of the Hugging Face Hub; a folder of
+            Open-Unmix ``.pth`` files; or a weights file of the package ``demucs``.
 
     Returns:
-        What was taken over, and what was not.
+        Which weights were loaded and which were not.
 
     Raises:
-        CheckpointError: The file cannot be used, or is of another architecture or size.
+        CheckpointError: The file cannot be used, or the architecture or its size differs.
     """
     path = Path(path)
     other = read_separator(path)
@@ -80,44 +80,44 @@ def load_pretrained(model: SourceSeparator, path: str | Path) -> TransferReport:
     _check_size(path, other, model)
     theirs, ours = other.state_dict(), model.state_dict()
     same_sources = other.sources == model.sources
-    divided = {} if same_sources else _parts_by_source(other)
-    places = [
+    per_source = {} if same_sources else _parts_by_source(other)
+    indices = [
         other.sources.index(source) if source in other.sources else None for source in model.sources
     ]
-    taken = TransferReport(
+    report = TransferReport(
         path,
-        whole=[],
+        complete=[],
         by_source=[],
-        left=[],
+        random=[],
         sources=[source for source in model.sources if source in other.sources],
         new=[source for source in model.sources if source not in other.sources],
     )
     with torch.no_grad():
         for name, weights in ours.items():
             found = theirs.get(name)
-            if found is not None and name in divided:
-                fits = _copy_by_source(weights, found, divided[name], places, len(other.sources))
-                (taken.by_source if fits else taken.left).append(name)
+            if found is not None and name in per_source:
+                parts = per_source[name]
+                copied = _copy_by_source(weights, found, parts, indices, len(other.sources))
+                (report.by_source if copied else report.random).append(name)
             elif found is not None and found.shape == weights.shape:
                 weights.copy_(found)
-                taken.whole.append(name)
+                report.complete.append(name)
             else:
-                taken.left.append(name)
-    return taken
+                report.random.append(name)
+    return report
 
 
 def read_separator(path: Path) -> SourceSeparator:
-    """Read weights of any format that an architecture here reads.
+    """Load a separator from any supported format, as ``load_pretrained`` lists them.
 
     Args:
-        path: A checkpoint, as a file or a folder of ``hub_folder``; a folder of Open-Unmix'
-            files; or a file of Demucs' package.
+        path: File or folder.
 
     Returns:
         The separator.
 
     Raises:
-        CheckpointError: It is none of these.
+        CheckpointError: The format is unknown, or the file cannot be used.
     """
     if path.is_dir() and not (path / CONFIG).is_file():
         return open_unmix.from_package(path)
@@ -128,7 +128,7 @@ def read_separator(path: Path) -> SourceSeparator:
 
 
 def _check_size(path: Path, other: SourceSeparator, model: SourceSeparator) -> None:
-    """Check that nothing but their sources makes the weights of two models unlike."""
+    """Check that two models' weights have the same shapes except for their sources."""
     theirs, ours = describe(other)["init_args"], describe(model)["init_args"]
     expected = other
     if other.sources != model.sources:
@@ -139,21 +139,21 @@ def _check_size(path: Path, other: SourceSeparator, model: SourceSeparator) -> N
     ]
     if shapes[0] != shapes[1]:
         raise CheckpointError(
-            f"{path}: pretrained weights are of another size; there it is "
+            f"{path}: pretrained weights are of a different size; they have "
             f"{_differences(theirs, ours, model.changeable_hparams)}: give the model these "
             "arguments"
         )
 
 
 class _Parts(NamedTuple):
-    """Where weights have a part for each source: on an axis, of a width each."""
+    """Axis of the sources in weights, and the width per source."""
 
     axis: int
     width: int
 
 
 def _parts_by_source(model: SourceSeparator) -> dict[str, _Parts]:
-    """Find the weights that grow with the number of sources."""
+    """Find the weights whose size depends on the number of sources."""
     arguments = describe(model)["init_args"]
     more = type(model)(**{**arguments, "sources": [*model.sources, "one_more"]}).state_dict()
     return {
@@ -165,41 +165,41 @@ def _parts_by_source(model: SourceSeparator) -> dict[str, _Parts]:
 
 
 def _copy_by_source(
-    ours: Tensor, theirs: Tensor, parts: _Parts, places: Sequence[int | None], number: int
+    ours: Tensor, theirs: Tensor, parts: _Parts, indices: Sequence[int | None], number: int
 ) -> bool:
-    """Copy the parts of weights that belong to sources that both have.
+    """Copy the weights of common sources.
 
     Args:
-        ours: Weights that change.
+        ours: Weights to modify.
         theirs: Weights of the other model.
-        parts: Where the parts of the sources are in them. The last source may have none: it is
-            what the others leave of the mixture.
-        places: For each of our sources, which one it is there.
-        number: Number of sources there.
+        parts: Axis and width of the sources. The last source has no weights if it is computed as
+            the mixture minus the others.
+        indices: Index in the other model of each of our sources.
+        number: Number of sources of the other model.
 
     Returns:
-        Whether both are so divided, and of one size but for the sources.
+        False if the shapes do not match, apart from the number of sources.
     """
     axis, width = parts
-    without = number - theirs.shape[axis] // width  # sources that have no part
+    without = number - theirs.shape[axis] // width  # sources without weights
     expected = list(theirs.shape)
-    expected[axis] = width * (len(places) - without)
+    expected[axis] = width * (len(indices) - without)
     if without not in (0, 1) or list(ours.shape) != expected:
         return False
-    for our_place, place in enumerate(places[: len(places) - without]):
-        if place is not None and place < number - without:
-            part = theirs.narrow(axis, place * width, width)
-            ours.narrow(axis, our_place * width, width).copy_(part)
+    for ours_index, index in enumerate(indices[: len(indices) - without]):
+        if index is not None and index < number - without:
+            part = theirs.narrow(axis, index * width, width)
+            ours.narrow(axis, ours_index * width, width).copy_(part)
     return True
 
 
 def _differences(
-    theirs: Mapping[str, object], ours: Mapping[str, object], free: frozenset[str]
+    theirs: Mapping[str, object], ours: Mapping[str, object], changeable: frozenset[str]
 ) -> str:
-    """Name the arguments that differ, but for sources and those that change no weights."""
+    """List the arguments that differ, except for sources and those that do not affect weights."""
     return ", ".join(
         f"{name} {theirs.get(name)!r} (here {ours.get(name)!r})"
-        for name in sorted({*theirs, *ours} - free - {"sources"})
+        for name in sorted({*theirs, *ours} - changeable - {"sources"})
         if theirs.get(name) != ours.get(name)
     )
 

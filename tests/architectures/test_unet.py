@@ -191,7 +191,7 @@ def test_alphas_go_by_name_whatever_their_order() -> None:
     ("alphas", "message"),
     [
         ({"vocals": 0.5, "accompaniment": 0.6}, r"add up to 1\.1"),
-        ({"vocals": 1.5, "accompaniment": -0.5}, "from 0 on"),
+        ({"vocals": 1.5, "accompaniment": -0.5}, "non-negative"),
         ({"vocals": 0.5, "drums": 0.5}, "drums is unknown; accompaniment is missing"),
         ("loud", "'loud'.*equal or balanced"),
     ],

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is taken over, source by source, and what is said of it."""
+"""Fine-tuning: weights loaded per source, and the report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def built(kind: type[SourceSeparator], sources: list[str], seed: int, **argument
 
 @pytest.mark.parametrize(("kind", "arguments"), KINDS)
 @pytest.mark.parametrize("sources", [["vocals", "other"], ["guitar", *FOUR[::-1], "piano"]])
-def test_each_source_goes_on_from_where_its_namesake_was(
+def test_sources_keep_the_weights_of_their_namesakes(
     kind: type[SourceSeparator], arguments: dict[str, Any], sources: list[str], tmp_path: Path
 ) -> None:
     trained = built(kind, FOUR, 0, **arguments)
@@ -48,48 +48,48 @@ def test_each_source_goes_on_from_where_its_namesake_was(
     mixture = 0.1 * torch.randn(1, model.audio_channels, 9000)
     with torch.no_grad():
         found, expected = model(mixture), trained(mixture)
-    for place, source in enumerate(sources):
+    for index, source in enumerate(sources):
         if source in FOUR:
-            assert torch.allclose(found[:, place], expected[:, FOUR.index(source)], atol=1e-6)
+            assert torch.allclose(found[:, index], expected[:, FOUR.index(source)], atol=1e-6)
     assert taken.sources == [source for source in sources if source in FOUR]
     assert taken.new == [source for source in sources if source not in FOUR]
-    said = str(taken)
-    assert str(path) in said
-    assert ("drawn at random: guitar, piano" in said) == ("guitar" in sources)
-    names = {*taken.whole, *taken.by_source, *taken.left}
+    text = str(taken)
+    assert str(path) in text
+    assert ("initialised at random: guitar, piano" in text) == ("guitar" in sources)
+    names = {*taken.complete, *taken.by_source, *taken.random}
     assert names == set(model.state_dict())
 
 
-def test_the_last_source_may_have_no_weights(tmp_path: Path) -> None:
-    """A difference output leaves it out: of two heads here and three there, one is shared."""
+def test_last_source_without_weights(tmp_path: Path) -> None:
+    """With a difference output the last source has none: two heads here and three there."""
     trained = built(WaveUNet, FOUR, 0, **WaveUNet.tiny)
     path = save(trained, tmp_path / "trained.ckpt")
     model = built(WaveUNet, ["bass", "guitar", "rest"], 1, **WaveUNet.tiny)
     taken = load_pretrained(model, path)
     assert taken.by_source
-    assert not taken.left
+    assert not taken.random
     mixture = 0.1 * torch.randn(1, 2, 9000)
     with torch.no_grad():
         assert torch.allclose(model(mixture)[:, 0], trained(mixture)[:, 2], atol=1e-6)
 
 
-def test_the_same_sources_take_all(tmp_path: Path) -> None:
+def test_all_weights_are_loaded_for_the_same_sources(tmp_path: Path) -> None:
     trained = built(UNet, FOUR, 0, **UNet.tiny)
     model = built(UNet, FOUR, 1, **UNet.tiny)
     taken = load_pretrained(model, save(trained, tmp_path / "trained.ckpt"))
-    assert not taken.left
+    assert not taken.random
     assert not taken.by_source
     for name, weights in trained.state_dict().items():
         assert torch.equal(weights, model.state_dict()[name])
 
 
-def test_what_cannot_be_matched_is_named(tmp_path: Path) -> None:
-    """The dense layer behind the links reads all sources in turn: another number is another."""
+def test_weights_that_do_not_match_are_reported(tmp_path: Path) -> None:
+    """The dense layer after the links has all sources as its input, so its size differs."""
     trained = built(CrosslinkedOpenUnmix, FOUR, 0, **OpenUnmix.tiny)
     model = built(CrosslinkedOpenUnmix, ["vocals", "other"], 1, **OpenUnmix.tiny)
     taken = load_pretrained(model, save(trained, tmp_path / "trained.ckpt"))
-    assert taken.left == ["networks.vocals.fc2.weight", "networks.other.fc2.weight"]
-    assert "as drawn, too: networks.vocals.fc2.weight" in str(taken)
+    assert taken.random == ["networks.vocals.fc2.weight", "networks.other.fc2.weight"]
+    assert "initialised at random: networks.vocals.fc2.weight" in str(taken)
 
 
 def test_published_formats(tmp_path: Path) -> None:
@@ -115,23 +115,23 @@ def test_published_formats(tmp_path: Path) -> None:
         assert torch.allclose(model(mixture)[:, 0], demucs(mixture)[:, 3], atol=1e-6)
 
 
-def test_mistakes(tmp_path: Path) -> None:
+def test_invalid_weights_raise(tmp_path: Path) -> None:
     path = save(built(UNet, FOUR, 0, **UNet.tiny), tmp_path / "unet.ckpt")
     with pytest.raises(CheckpointError, match=r"are of a UNet, the config builds a Demucs"):
         load_pretrained(built(Demucs, FOUR, 0, **Demucs.tiny), path)
     with pytest.raises(CheckpointError, match=r"gone\.ckpt: there is no such checkpoint"):
         load_pretrained(built(UNet, FOUR, 0, **UNet.tiny), tmp_path / "gone.ckpt")
-    (tmp_path / "text.th").write_text("no weights")
+    (tmp_path / "text.th").write_text("not weights")
     with pytest.raises(CheckpointError, match=r"text\.th: cannot be read as weights"):
         load_pretrained(built(Demucs, FOUR, 0, **Demucs.tiny), tmp_path / "text.th")
     waves = save(built(WaveUNet, FOUR, 0, levels=2, filters=3), tmp_path / "waves.ckpt")
     model = built(WaveUNet, FOUR, 0, levels=3, filters=4, down_kernel=7, up_kernel=3)
-    with pytest.raises(CheckpointError, match=r"size; there it is down_kernel 15 \(here 7\)"):
+    with pytest.raises(CheckpointError, match=r"size; they have down_kernel 15 \(here 7\)"):
         load_pretrained(model, waves)
 
 
 @pytest.mark.slow
-def test_a_training_begins_with_them(
+def test_fit_with_pretrained_weights(
     tmp_path: Path, musdb_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -145,15 +145,15 @@ def test_a_training_begins_with_them(
     pretrained = f"--model.init_args.pretrained={first}"
     capsys.readouterr()
     assert run("fit", *words, two, pretrained, *still) == 0
-    said = capsys.readouterr().out
-    assert f"weights are those of {first}" in said
-    assert "drawn at random: accompaniment" in said
+    text = capsys.readouterr().out
+    assert f"weights loaded from {first}" in text
+    assert "initialised at random: accompaniment" in text
     paths = [Path(name, "checkpoints/last.ckpt") for name in ("first", "second")]
     before, after = (dict(load_separator(path).named_parameters()) for path in paths)
     same = [name for name in before if name.startswith("network.encoder")]
     assert same
     assert all(torch.equal(before[name], after[name]) for name in same)
-    # What the run began with is no part of what the model is.
+    # Pretrained weights are not part of the model's description.
     assert "pretrained" not in load_separator(paths[1]).hparams
     assert run("fit", *words, two, f"{pretrained}.gone", *still[:1], "--run_dir", "third") == 2
     assert "there is no such checkpoint" in capsys.readouterr().err

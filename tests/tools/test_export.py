@@ -207,7 +207,7 @@ def test_what_differs_from_the_model_does_not_pass(tmp_path: Path) -> None:
     for wrong, said in (
         (lambda given: separator(given) * 1.01, "differs from the model by 1.0e-02"),
         (lambda given: separator(given) * float("nan"), "differs from the model by nan"),
-        (lambda given: separator(given)[..., 1:], "of an input"),
+        (lambda given: separator(given)[..., 1:], "its output for an input"),
     ):
         with pytest.raises(exporting.ExportError, match=said):
             exporting._checked(wrong, whole, {0: 1, -1: 1})
@@ -251,7 +251,7 @@ def test_a_model_that_makes_no_numbers_is_not_exported(
         weights.data.fill_(float("nan"))
     checkpoint = save(model, tmp_path / "broken.ckpt")
     assert export.main([str(checkpoint), "-o", str(tmp_path / "x")]) == 2
-    assert "makes NaN or infinity: use another checkpoint" in capsys.readouterr().err
+    assert "estimates of noise are not finite: use another checkpoint" in capsys.readouterr().err
 
 
 def test_a_file_beside_the_graph_is_not_overwritten(
