@@ -65,7 +65,7 @@ def check_is_free(path: Path) -> None:
         DataError: Its folder is not writable.
     """
     if path.exists():
-        raise FileExistsError(f"{path} exists already; give another name with -o")
+        raise FileExistsError(f"{path} already exists; give another name with -o")
     check_file(path, "-o")
 
 

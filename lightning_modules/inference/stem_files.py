@@ -156,7 +156,7 @@ class StemFiles:
         for path in (encoding or Encoding()).files(folder, list(stems)):
             if path.exists():
                 raise FileExistsError(
-                    f"{path} exists already; give --force to overwrite it, --resume to skip "
+                    f"{path} already exists; give --force to overwrite it, --resume to skip "
                     "finished songs, or another folder"
                 )
 

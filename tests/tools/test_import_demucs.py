@@ -67,7 +67,7 @@ def test_mistakes_are_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "gone.th: there is no such file" in capsys.readouterr().err
     output.write_text("precious")
     assert import_demucs.main(gone) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert output.read_text() == "precious"
 
 

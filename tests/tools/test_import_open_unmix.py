@@ -52,7 +52,7 @@ def test_mistakes_are_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "one per source was expected" in capsys.readouterr().err
     output.write_text("precious")
     assert main([str(tmp_path), "-o", str(output)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert output.read_text() == "precious"
 
 

@@ -107,7 +107,7 @@ def test_nothing_is_overwritten_without_force(
     Path("out/song/other.wav").write_text("precious")
     arguments = ["song.wav", "--checkpoint", checkpoint, "-o", "out"]
     assert separate.main(arguments) == 2
-    assert "out/song/other.wav exists already; give --force" in capsys.readouterr().err
+    assert "out/song/other.wav already exists; give --force" in capsys.readouterr().err
     assert Path("out/song/other.wav").read_text() == "precious"
     assert separate.main([*arguments, "--force"]) == 0
     assert soundfile.info("out/song/other.wav").samplerate == RATE
