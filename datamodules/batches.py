@@ -1,4 +1,4 @@
-"""What the data modules hand to the models."""
+"""Batches that the data modules give to the models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """What a model is trained on.
+    """A training batch.
 
     Attributes:
         mixture: Sum of all stems, shape (B, C, T).
@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
 
 class TrackBatch(NamedTuple):
-    """A whole track.
+    """A complete track.
 
     Attributes:
         name: Name of the track.
@@ -34,7 +34,7 @@ class TrackBatch(NamedTuple):
 
 
 class StemBatch(NamedTuple):
-    """Training examples on their way to the device, not yet augmented nor mixed.
+    """Training examples before augmentation and mixing on the device.
 
     Attributes:
         stems: All stems of the data set, shape (B, stems, C, T).

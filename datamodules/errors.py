@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class DataError(ValueError):
-    """A fault in the user's data; the message names file, finding, expectation, remedy."""
+    """An error in the user's data; the message has file, finding, expectation and remedy."""
 
 
 class FFmpegMissingError(DataError):
-    """A file can be read by ffmpeg only, and ffmpeg is not installed."""
+    """ffmpeg is needed to read a file, and is not installed."""

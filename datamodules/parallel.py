@@ -1,4 +1,4 @@
-"""What is found wrong with data; work on many files at once, all of their faults in one report."""
+"""Work on many files in threads, with one error for all that are faulty."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from tqdm import tqdm
 from datamodules.errors import DataError
 
 _FAULTS_SHOWN = 5
-_SHARES_PER_WORKER = 100
-
+_CHUNKS_PER_WORKER = 100
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,29 +24,29 @@ def for_each(
     progress: bool,
     workers: int = 8,
 ) -> list[Result]:
-    """Do the work on every item in threads; then report the faults of all of them together.
+    """Call a function on every item in threads; raise one error for all faulty items.
 
     Args:
-        work: What to do; a ``DataError`` from it is a fault of its item.
-        items: What to do it on.
+        work: The function; a ``DataError`` that it raises marks its item as faulty.
+        items: Its arguments.
         description: Label of the progress bar.
-        progress: Show the bar, if the work takes more than a second.
+        progress: Show the bar, if it takes more than a second.
         workers: Number of threads.
 
     Returns:
         Results in the order of the items.
 
     Raises:
-        DataError: Some items are faulty; the first five are named.
+        DataError: Some items are faulty; the first five are listed.
     """
     results, faults = [], []
-    # Many small pieces of work are handed out by the dozen: each handing-over costs 0.1 ms.
-    size = max(1, len(items) // (workers * _SHARES_PER_WORKER))
-    shares = [items[start : start + size] for start in range(0, len(items), size)]
+    # In chunks, as submitting one item takes 0.1 ms.
+    size = max(1, len(items) // (workers * _CHUNKS_PER_WORKER))
+    chunks = [items[start : start + size] for start in range(0, len(items), size)]
 
-    def work_on(share: Sequence[Item]) -> tuple[list[Result], list[str]]:
+    def work_on(chunk: Sequence[Item]) -> tuple[list[Result], list[str]]:
         results, faults = [], []
-        for item in share:
+        for item in chunk:
             try:
                 results.append(work(item))
             except DataError as fault:
@@ -56,15 +55,15 @@ def for_each(
 
     executor = ThreadPoolExecutor(workers)
     try:
-        futures = [executor.submit(work_on, share) for share in shares]
+        futures = [executor.submit(work_on, chunk) for chunk in chunks]
         with tqdm(
             total=len(items), desc=description, delay=1, leave=False, disable=not progress
         ) as bar:
-            for future, share in zip(futures, shares, strict=True):
+            for future, chunk in zip(futures, chunks, strict=True):
                 done, faulty = future.result()
                 results += done
                 faults += faulty
-                bar.update(len(share))
+                bar.update(len(chunk))
     finally:
         # Without cancelling, Ctrl-C would wait for all items.
         executor.shutdown(cancel_futures=True)
@@ -76,15 +75,15 @@ def raise_faults(faults: Sequence[str]) -> None:
     """Raise one error for all faults, if there are any.
 
     Args:
-        faults: A line for each.
+        faults: One line per fault.
 
     Raises:
-        DataError: There are faults; the first five are named.
+        DataError: There are faults; the first five are listed.
     """
     if len(faults) == 1:
         raise DataError(faults[0])
     if faults:
-        lines = [f"{len(faults)} faults in the data:", *faults[:_FAULTS_SHOWN]]
+        lines = [f"{len(faults)} faulty files or tracks:", *faults[:_FAULTS_SHOWN]]
         if len(faults) > _FAULTS_SHOWN:
             lines.append(f"... and {len(faults) - _FAULTS_SHOWN} more")
         raise DataError("\n  ".join(lines))

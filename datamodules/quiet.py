@@ -1,4 +1,4 @@
-"""Silence the output of libraries for a while."""
+"""Silence libraries temporarily."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 @contextmanager
 def quiet(threads: int | None = None) -> Iterator[None]:
-    """Leave Lightning's notices out for a while, and give torch a number of threads.
+    """Hide Lightning's notices, and set torch's number of threads, within a context.
 
     Args:
-        threads: Threads of this process; by default they stay as many as they are.
+        threads: Number of threads; by default unchanged.
     """
     former, notices = torch.get_num_threads(), logging.getLogger("pytorch_lightning")
     level = notices.level

@@ -1,4 +1,4 @@
-"""From folders of data sets to the tracks that train, validate and test."""
+"""Roots of data sets, indexed and split into training, validation and test tracks."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class FitTracks(NamedTuple):
     """Tracks of the training subsets.
 
     Attributes:
-        train: Those that train, one list a root.
-        valid: Those that validate.
+        train: Training tracks, one list per root.
+        valid: Validation tracks.
     """
 
     train: list[list[Track]]
@@ -36,29 +36,29 @@ class FitTracks(NamedTuple):
 
 
 class DatasetRoots:
-    """The folders to take tracks from, and what is asked of a track.
+    """The roots of a data module, and the requirements on their tracks.
 
     Args:
         root: One folder, several with weights, or None: see ``MUSDBDataModule``.
-        download: Whether the preview of MUSDB18 is wanted, in ``root``.
-        listener: Tells stems and channels.
-        missing_as_silence: Take a stem without a file as silence.
-        sample_rate: Sample rate to bring all tracks to, Hz.
-        validation_tracks: Names of the training tracks that validate; None for a default.
+        download: Use the preview of MUSDB18, downloaded to ``root``.
+        grouping: The data set's stems and the model's channels.
+        missing_as_silence: Replace missing stems by silence.
+        sample_rate: Sample rate to which all tracks are resampled, Hz.
+        validation_tracks: Names of the validation tracks; None for the default split.
 
     Attributes:
         weights: How often each root is drawn from, relative to the others.
-        download: Whether the preview is wanted.
+        download: Whether the preview is used.
 
     Raises:
-        DataError: A weight makes no sense.
+        DataError: A weight is not a positive number.
     """
 
     def __init__(
         self,
         root: Mapping[str, float] | str | None,
         download: bool,
-        listener: SourceGrouping,
+        grouping: SourceGrouping,
         missing_as_silence: bool,
         sample_rate: int,
         validation_tracks: Sequence[str] | None,
@@ -68,21 +68,21 @@ class DatasetRoots:
         self._first = next(iter(weights), None)
         self._others = [Path(other).expanduser() for other in list(weights)[1:]]
         self.download = download
-        self._listener = listener
+        self._grouping = grouping
         self._missing_as_silence = missing_as_silence
         self._sample_rate = sample_rate
         self._validation_tracks = validation_tracks
         self._embedded: Path | None = None
 
     def fetch(self) -> None:
-        """Download the preview or render the embedded corpus, where one of them is asked for."""
+        """Download the preview or render the embedded corpus, if it is used."""
         if self.download:
             self._download_preview()
         elif self._given() is None:
             self._embedded = demo_corpus()
 
     def fit_tracks(self, progress: bool) -> FitTracks:
-        """Index the training subsets and part them.
+        """Index the training subsets and split off the validation tracks.
 
         Args:
             progress: Show progress bars.
@@ -91,7 +91,7 @@ class DatasetRoots:
             The tracks.
 
         Raises:
-            DataError: The data cannot be trained on as they are.
+            DataError: The data has errors.
         """
         root = self._path()
         train, valid, rule = split_validation(
@@ -101,7 +101,7 @@ class DatasetRoots:
             f"{len(train)} training and {len(valid)} validation tracks in {root} ({rule})"
         )
         held_out = {track.name for track in valid}
-        others = [self._beside(other, held_out, progress) for other in self._others]
+        others = [self._index_other(other, held_out, progress) for other in self._others]
         return FitTracks([train, *others], valid)
 
     def test_tracks(self, progress: bool) -> list[Track]:
@@ -114,22 +114,22 @@ class DatasetRoots:
             The tracks.
 
         Raises:
-            DataError: The data cannot be scored as they are.
+            DataError: The data has errors.
         """
         return self._index(self._path(), "test", progress)
 
-    def _beside(self, root: Path, held_out: set[str], progress: bool) -> list[Track]:
-        """Another root's training tracks, but for those that validate under the same name."""
+    def _index_other(self, root: Path, held_out: set[str], progress: bool) -> list[Track]:
+        """Training tracks of another root, without those named as validation tracks."""
         found = self._index(root, "train", progress)
         tracks = [track for track in found if track.name not in held_out]
         if not tracks:
             raise DataError(
-                f"{root}: all of its {len(found)} training tracks are named as validation tracks "
-                "of the first root, others were expected; leave it out of root"
+                f"{root}: all of its {len(found)} training tracks have names of validation tracks "
+                "of the first root; leave it out of root"
             )
         rank_zero_info(
             f"{len(tracks)} more training tracks in {root} ({len(found) - len(tracks)} left out, "
-            "which validate by name)"
+            "named as validation tracks)"
         )
         return tracks
 
@@ -146,7 +146,7 @@ class DatasetRoots:
                 "No data set given (MUSDB_PATH or --data.init_args.root): "
                 "using the embedded demo corpus"
             )
-            # Other processes than the one that rendered it check it themselves.
+            # Only the process that rendered it has its path.
             return self._embedded or demo_corpus()
         return given
 
@@ -154,7 +154,7 @@ class DatasetRoots:
         return self._given() or Path.home() / "MUSDB18" / "MUSDB18-7"
 
     def _download_preview(self) -> None:
-        require_ffmpeg("the MUSDB18 preview, which comes as .stem.mp4,")
+        require_ffmpeg("the MUSDB18 preview (.stem.mp4)")
         import musdb  # here, because importing it needs ffmpeg
 
         root = self._preview()
@@ -163,7 +163,7 @@ class DatasetRoots:
         except (OSError, RuntimeError) as error:
             raise DataError(
                 f"{root}: the MUSDB18 preview could not be downloaded ({error}); "
-                "check the connection, or leave --data.init_args.download out"
+                "check the connection, or remove --data.init_args.download"
             ) from error
 
     def _validation_rule(self, root: Path) -> dict[str, Any]:
@@ -173,19 +173,18 @@ class DatasetRoots:
         return {"names": VALIDATION_TRACKS if embedded else MUSDB_VALIDATION_TRACKS}
 
     def _index(self, root: Path, subset: str, progress: bool) -> list[Track]:
-        wanted = self._listener.audio_channels
+        expected = self._grouping.audio_channels
         tracks = index_tracks(
             root,
             subset,
-            stems=self._listener.stems,
+            stems=self._grouping.stems,
             missing_as_silence=self._missing_as_silence,
             progress=progress,
         )
         for track in tracks:
-            if track.channels != wanted and 1 not in (track.channels, wanted):
+            if track.channels != expected and 1 not in (track.channels, expected):
                 raise DataError(
-                    f"{root / subset / track.name}: has {track.channels} channels, 1 or "
-                    f"{wanted} were expected; set "
-                    f"--data.init_args.audio_channels={track.channels}"
+                    f"{root / subset / track.name}: has {track.channels} channels, expected 1 or "
+                    f"{expected}; set --data.init_args.audio_channels={track.channels}"
                 )
         return resample_tracks(tracks, self._sample_rate, progress)

@@ -1,8 +1,6 @@
-"""What was found out of files, remembered for as long as they stay as they are.
+"""Cache of per-file facts (header, content hash, NaN scan), valid while the file is unchanged.
 
-A start of ten thousand tracks must not open fifty thousand files, nor hash those that were
-hashed before. What is remembered of a file holds for one state of it; in any other state the
-file is looked into again.
+Without it, each start would open all files of a data set, and hash or scan some of them whole.
 """
 
 from __future__ import annotations
@@ -22,27 +20,26 @@ from datamodules.parallel import for_each
 
 
 class Known(NamedTuple):
-    """What is known of a file, and of which state of it."""
+    """A fact of a file, and the state of the file for which it holds."""
 
     state: State
     value: Any
 
 
-class Ledger:
-    """Facts of files by path and state, in a file that is only ever added to.
+class FileFacts:
+    """Facts by path and state, in an append-only file that processes share.
 
     Each line is a checksum and a JSON object ``{path: [state, {fact: value}]}``. A line that does
-    not fit its checksum (torn by a kill, or mixed with another node's on a network file system) is
-    passed over: its facts are found out again.
+    not match its checksum (cut off by a kill, or mixed with another node's on a network file
+    system) is ignored: its facts are determined again.
 
     Args:
-        file: Where they are kept, whether it is there or not yet.
+        file: The file, which need not exist yet.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._facts: dict[str, tuple[State, dict[str, Any]]] = {}
-        self._new: dict[str, tuple[State, dict[str, Any]]] = {}
+        self._known: dict[tuple[str, str], Known] = {}
         self._end = self._inode = 0
         self._lock = Lock()
 
@@ -55,80 +52,49 @@ class Ledger:
         progress: bool,
         workers: int = 8,
     ) -> tuple[dict[Path, Known], dict[Path, DataError]]:
-        """Tell a fact of many files, finding it out of those of which it is not known.
+        """Look up a fact of many files; determine it where it is unknown.
 
         Args:
             fact: Name of the fact.
-            find: Finds it out of a file: a value of JSON's types, not None. A ``DataError`` from
-                it is the file's fault.
+            find: Determines it: returns a value of JSON's types, or raises a ``DataError``.
             paths: The files.
             description: Label of the progress bar.
             progress: Show the bar, if it takes more than a second.
             workers: Number of threads.
 
         Returns:
-            File -> state and value, and file -> fault.
+            File -> state and value, and file -> error.
         """
-        known, faults, unknown = {}, {}, {}
+        self._read_new_lines()
+        known: dict[Path, Known] = {}
+        faults: dict[Path, DataError] = {}
+        unknown: dict[Path, State] = {}
         for path in paths:
-            name = _name(path)
             try:
-                now = state(name)
+                now = state(path)
             except DataError as fault:
                 faults[path] = fault
                 continue
-            value = self._get(name, now, fact)
-            if value is None:
-                unknown[path] = now
+            stored = self._known.get((_name(path), fact))
+            if stored and stored.state == now and now.changed_ns:
+                known[path] = stored
             else:
-                known[path] = Known(now, value)
+                unknown[path] = now
 
-        def look(item: tuple[Path, State]) -> None:
-            path, now = item
+        def determine(path: Path) -> None:
             try:
-                value = find(path)
+                known[path] = Known(unknown[path], find(path))
             except DataError as fault:
                 faults[path] = fault
-            else:
-                known[path] = Known(now, value)
-                self._note(path, now, fact, value)
 
         try:
-            for_each(look, list(unknown.items()), description, progress, workers)
-        finally:
-            self._save()
+            for_each(determine, list(unknown), description, progress, workers)
+        finally:  # after Ctrl-C too
+            self._append(fact, {_name(path): known[path] for path in unknown if path in known})
         return known, faults
 
-    def refresh(self) -> None:
-        """Take in what other processes have added since."""
-        with self._lock:
-            try:
-                content = self._read_on()
-            except OSError:
-                content = b""
-                self._facts.clear()
-                self._inode = self._end = 0
-            whole = content.rfind(b"\n") + 1  # what follows is torn, or still being written
-            self._end += whole
-            for line in content[:whole].splitlines():
-                for path, (state, facts) in _parse(line).items():
-                    self._add(self._facts, path, State(*state), facts)
-
-    def _read_on(self) -> bytes:
-        with self.file.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_ino != self._inode or status.st_size < self._end:  # another file
-                self._facts.clear()
-                self._inode, self._end = status.st_ino, 0
-            file.seek(self._end)
-            return file.read()
-
-    def _get(self, name: str, state: State, fact: str) -> Any:
-        known = self._facts.get(name)
-        return known[1].get(fact) if known and known[0] == state and state.changed_ns else None
-
     def paths(self, fact: str) -> Iterator[tuple[str, Any]]:
-        """Go through all files of which a fact is known, in whatever state.
+        """All files of which a fact is known, in any state.
 
         Args:
             fact: Name of the fact.
@@ -136,55 +102,51 @@ class Ledger:
         Yields:
             Path and value.
         """
-        for path, (_, facts) in self._facts.items():
-            if fact in facts:
-                yield path, facts[fact]
+        self._read_new_lines()
+        for (path, name), known in self._known.items():
+            if name == fact:
+                yield path, known.value
 
-    def _note(self, path: Path, state: State, fact: str, value: Any) -> None:
-        if not state.changed_ns:
-            return  # it may change without a trace
+    def _read_new_lines(self) -> None:
+        """Read what this and other processes have appended."""
         with self._lock:
-            for facts in (self._facts, self._new):
-                self._add(facts, _name(path), state, {fact: value})
+            try:
+                with self.file.open("rb") as file:
+                    status = os.fstat(file.fileno())
+                    if status.st_ino != self._inode or status.st_size < self._end:  # another file
+                        self._known.clear()
+                        self._inode, self._end = status.st_ino, 0
+                    file.seek(self._end)
+                    content = file.read()
+            except OSError:
+                self._known.clear()
+                self._inode = self._end = 0
+                return
+            complete = content.rfind(b"\n") + 1  # the rest is still being written, or cut off
+            self._end += complete
+            for line in content[:complete].splitlines():
+                for path, (values, facts) in _parse(line).items():
+                    known = {(path, fact): Known(State(*values), facts[fact]) for fact in facts}
+                    self._known.update(known)
 
-    def _save(self) -> None:
-        """Write down what is new. A ledger that cannot be written costs time, nothing else."""
-        with self._lock:
-            new, self._new = self._new, {}
-        if not new:
+    def _append(self, fact: str, known: dict[str, Known]) -> None:
+        # A file without a time of change may change without a trace.
+        lasting = {path: each for path, each in known.items() if each.state.changed_ns}
+        if not lasting:
             return
-        content = json.dumps(new).encode()
-        line = b"%08x %s\n" % (zlib.crc32(content), content)
-        with suppress(OSError):
+        facts = {path: [each.state, {fact: each.value}] for path, each in lasting.items()}
+        content = json.dumps(facts).encode()
+        # One write keeps the line in one piece; the newline before it ends a line that was cut off.
+        line = b"\n%08x %s\n" % (zlib.crc32(content), content)
+        with suppress(OSError):  # without a writable cache only time is lost
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("ab+") as file:
-                with suppress(ImportError, OSError):
-                    import fcntl
-
-                    fcntl.flock(file, fcntl.LOCK_EX)
-                if file.seek(0, os.SEEK_END):
-                    file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":
-                        line = b"\n" + line
+            with self.file.open("ab", buffering=0) as file:
                 file.write(line)
-
-    @staticmethod
-    def _add(
-        facts: dict[str, tuple[State, dict[str, Any]]],
-        path: str,
-        state: State,
-        new: dict[str, Any],
-    ) -> None:
-        known = facts.get(path)
-        if known and known[0] == state:
-            known[1].update(new)
-        else:
-            facts[path] = (state, new)
 
 
 def _name(path: Path) -> str:
     name = str(path)
-    return name if name.startswith("/") else os.path.abspath(name)  # the first way for its speed
+    return name if name.startswith("/") else os.path.abspath(name)  # abspath is slow
 
 
 def _parse(line: bytes) -> dict[str, Any]:

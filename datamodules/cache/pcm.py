@@ -1,11 +1,10 @@
-"""The PCM cache: what cannot be mapped in place, or has another rate, is made so once.
+"""The PCM cache: decoded and resampled copies of files that cannot be memory-mapped as they are.
 
-Reading parts of AAC is slow and inexact, and reading parts of FLAC costs its
-decoding each time; the WAV files in the cache are mapped (see ``pcm.py``).
+Reading parts of AAC is slow and inexact, and FLAC is decoded again for each crop; the WAV files of
+the cache are memory-mapped (see ``files/mapped_wav.py``).
 
-An entry is a folder named after the content of the file that it was made of, so
-a file that is copied, moved or touched is not decoded again. Its manifest says
-what it holds, and an entry that does not fit its manifest is made again.
+An entry is a folder named after the content of its source, so that a copied, moved or touched file
+is not decoded again. An entry that does not match its manifest is made again.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from datamodules.cache.folder import (
     Decoded,
     cache_lock,
     decoded_folder,
-    ledger,
+    file_facts,
     read_entry,
 )
 from datamodules.errors import DataError, FFmpegMissingError
@@ -50,13 +49,13 @@ STREAMS = ("mixture", "drums", "bass", "other", "vocals")
 
 
 def find(path: Path) -> Decoded | None:
-    """Look for a file in the cache.
+    """Look up a file in the cache.
 
     Args:
         path: The file.
 
     Returns:
-        Its entry, if there is one and it is whole.
+        Its entry, or None if there is no complete one.
 
     Raises:
         DataError: The file cannot be read.
@@ -70,8 +69,6 @@ def find(path: Path) -> Decoded | None:
 def _contents(
     paths: Sequence[Path], progress: bool
 ) -> tuple[dict[Path, Known], dict[Path, DataError]]:
-    """Name the content of files: a hash of all bytes, made once for each state of a file."""
-
     def content(path: Path) -> str:
         try:
             with path.open("rb") as file:
@@ -81,7 +78,7 @@ def _contents(
                 f"{path}: cannot be read ({error.strerror}); copy or download it again"
             ) from error
 
-    return ledger().find_out("content", content, paths, "hashing", progress, _workers())
+    return file_facts().find_out("content", content, paths, "hashing", progress, _workers())
 
 
 def _hash() -> Any:
@@ -101,17 +98,20 @@ def decode(
     faults: dict[Path, DataError] | None = None,
     sample_rate: int | None = None,
 ) -> dict[Path, Decoded]:
-    """Decode the files that are not in the cache yet.
+    """Decode the files that are not in the cache.
 
-    A .stem.mp4 becomes a WAV file per stream, of floats because AAC goes over full scale; any
-    other file becomes ``audio.wav``, of 16 bits if it has so many and keeps its rate, else of
-    floats, which hold 24 bits without rounding.
+    A .stem.mp4 becomes one float WAV file per stream, as AAC exceeds full scale. Any other file
+    becomes ``audio.wav``: 16-bit if the file is and keeps its rate, else float, which holds 24 bits
+    without rounding.
+
+    ffmpeg is run directly and gives the same samples as stempeg (tested), which ignores ffmpeg's
+    exit status and holds all stems of a song in memory.
 
     Args:
         paths: The files.
         progress: Show a progress bar, and the size beforehand.
-        faults: Where given, faulty files are noted here and left out; otherwise one of them
-            stops all.
+        faults: Receives the error of each faulty file, which is left out; by default an error
+            stops everything.
         sample_rate: Resample to this rate, Hz; not for .stem.mp4.
 
     Returns:
@@ -120,9 +120,6 @@ def decode(
     Raises:
         DataError: A file is faulty, or the cache cannot hold it.
         FFmpegMissingError: A file must be decoded, and ffmpeg is not installed.
-
-    ffmpeg does it directly, with the same samples as stempeg's (a test compares them): stempeg
-    ignores whether ffmpeg failed, and holds a whole song with all its stems in memory.
     """
     contents, unreadable = _contents(paths, progress)
     if faults is None:
@@ -131,7 +128,7 @@ def decode(
         faults.update(unreadable)
     suffix = f"-{sample_rate}" if sample_rate else ""
     folders = {path: decoded_folder() / (key + suffix) for path, (_, key) in contents.items()}
-    # By folder: copies of a file are decoded once.
+    # Keyed by folder, so that copies of a file are decoded once.
     jobs = {
         folder: _Job(path, contents[path].state, folder, sample_rate)
         for path, folder in folders.items()
@@ -147,11 +144,11 @@ def decode(
                 entries |= _make(pending, progress, faults)
         except OSError as error:
             raise DataError(
-                f"{decoded_folder()}: decoded tracks cannot be written here ({error}); a writable "
-                "folder with room was expected; set STEMLAB_CACHE to one"
+                f"{decoded_folder()}: cannot write decoded tracks ({error}); set STEMLAB_CACHE to "
+                "a writable folder on a disk with enough space"
             ) from error
     if faults:
-        for path, folder in folders.items():  # a copy has the faults of what it is a copy of
+        for path, folder in folders.items():  # copies of a faulty file are faulty
             first = jobs[folder].path
             if folder not in entries and path not in faults:
                 faults[path] = DataError(str(faults[first]).replace(str(first), str(path)))
@@ -168,13 +165,13 @@ class _Job(NamedTuple):
 def _make(
     jobs: Sequence[_Job], progress: bool, faults: dict[Path, DataError] | None
 ) -> dict[Path, Decoded]:
-    """Make what another process has not made meanwhile."""
+    """Make the entries that another process has not made meanwhile."""
     folder = decoded_folder()
     entries = {job.folder: entry for job in jobs if (entry := read_entry(job.folder))}
     jobs = [job for job in jobs if job.folder not in entries]
 
     def size(job: _Job) -> int:
-        with _noting(job.path, faults):
+        with _collecting(job.path, faults):
             return decoded_bytes(job.path, job.sample_rate)
         return 0
 
@@ -183,17 +180,17 @@ def _make(
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{folder}: {len(jobs)} files take {needed / 1e9:.1f} GB when decoded, "
-            f"{free / 1e9:.1f} GB are free; set STEMLAB_CACHE to a folder on a larger disk"
+            f"{folder}: {len(jobs)} decoded files take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB "
+            "are free; set STEMLAB_CACHE to a folder on a larger disk"
         )
     if progress and jobs:
         print(_announcement(jobs, needed), file=sys.stderr, flush=True)
 
     def make_one(job: _Job) -> None:
-        with _noting(job.path, faults):
+        with _collecting(job.path, faults):
             entries[job.folder] = _make_one(job)
 
-    # Threads do: the work is ffmpeg's, in processes of its own, or libsndfile's.
+    # Threads suffice: ffmpeg runs in its own process, and libsndfile releases the GIL.
     for_each(make_one, jobs, "decoding", progress, _workers())
     return entries
 
@@ -209,11 +206,11 @@ def _announcement(jobs: Sequence[_Job], needed: int) -> str:
 
 def _make_one(job: _Job) -> Decoded:
     path, target = job.path, job.folder
-    # Only a whole folder gets its lasting name, so that a kill leaves nothing half made.
+    # Renamed when complete, so that a kill leaves no partial entry.
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=target.parent) as scratch:
         made = Path(scratch, "entry")
         made.mkdir()
-        with _faults_told(path, target.parent):
+        with _disk_full_reported(target.parent, path):
             if _is_stem_file(path):
                 audio.decode_streams(path, [made / f"{stem}.wav" for stem in STREAMS])
             elif job.sample_rate:
@@ -221,17 +218,17 @@ def _make_one(job: _Job) -> Decoded:
             else:
                 audio.rewrite(path, made / "audio.wav", _subtype(path))
             if not state(path).is_same(job.state):
-                raise changed(path)  # it would get the name of another content
+                raise changed(path)  # the entry's name is the hash of the former content
             _write_manifest(made, path)
         if target.is_dir() and read_entry(target) is None:
             warnings.warn(
-                f"{target}: does not hold what its {MANIFEST} says, and is made again of {path}",
+                f"{target}: does not match its {MANIFEST}; it is made again from {path}",
                 stacklevel=2,
             )
             os.replace(target, Path(scratch, "old"))
         try:
             os.replace(made, target)
-        except OSError:  # another process, where the system has no locks, was faster
+        except OSError:  # without locks another process may have been faster
             if read_entry(target) is None:
                 raise
     entry = read_entry(target)
@@ -249,14 +246,14 @@ def _write_manifest(folder: Path, source: Path) -> None:
 
 
 def decoded_bytes(path: Path, sample_rate: int | None = None) -> int:
-    """Check a file's header, and say what it takes when decoded.
+    """Check a file's header and compute its size in the cache.
 
     Args:
         path: The file.
         sample_rate: Rate to which it is resampled, Hz.
 
     Returns:
-        Size of its samples in the cache, bytes.
+        Size of its decoded samples, bytes.
 
     Raises:
         DataError: It is faulty, or a .stem.mp4 without the streams of MUSDB18.
@@ -272,7 +269,7 @@ def decoded_bytes(path: Path, sample_rate: int | None = None) -> int:
     expected = len(STREAMS)
     if len(streams) < expected:
         raise DataError(
-            f"{path}: has {len(streams)} audio streams, {expected} were expected "
+            f"{path}: has {len(streams)} audio streams, expected {expected} "
             f"({', '.join(STREAMS)}); replace or remove it"
         )
     return sum(4 * stream.samples * stream.channels for stream in streams[:expected])
@@ -286,12 +283,12 @@ def _subtype(path: Path) -> str:
     return "PCM_16" if audio.inspect_seekable(path).subtype == "PCM_16" else "FLOAT"
 
 
-# -------------------------------------------------------------------- faults
+# -------------------------------------------------------------------- errors
 
 
 @contextmanager
-def _noting(path: Path, faults: dict[Path, DataError] | None) -> Iterator[None]:
-    """Note a file's fault where faults are collected; let it through otherwise."""
+def _collecting(path: Path, faults: dict[Path, DataError] | None) -> Iterator[None]:
+    """Store a file's error in ``faults``; without ``faults`` raise it."""
     try:
         yield
     except FFmpegMissingError:
@@ -303,18 +300,18 @@ def _noting(path: Path, faults: dict[Path, DataError] | None) -> Iterator[None]:
 
 
 @contextmanager
-def _faults_told(path: Path, folder: Path) -> Iterator[None]:
-    """Blame a disk that is full, not the file that was being decoded to it."""
+def _disk_full_reported(folder: Path, path: Path) -> Iterator[None]:
+    """Raise ENOSPC if the disk is full; otherwise report the file that is decoded."""
     try:
         yield
     except (soundfile.SoundFileError, AssertionError, DataError) as error:
-        # libsndfile and ffmpeg tell it each in other words, or not at all.
+        # libsndfile and ffmpeg report a full disk in different ways, or not at all.
         full = os.strerror(errno.ENOSPC)
         if full in str(error) or shutil.disk_usage(folder).free < 2**20:
             raise OSError(errno.ENOSPC, full) from error
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"{path}: could not be decoded into {folder} ({error}); copy or download the file "
-            "again, or check the disk"
+            f"{path}: cannot be decoded into {folder} ({error}); copy or download the file again, "
+            "or check the disk"
         ) from error

@@ -1,4 +1,4 @@
-"""Checks that stop a run before training, as findings: `index_tracks` and the doctor share them."""
+"""Checks that stop a run before training, shared by `index_tracks` and the doctor."""
 
 from __future__ import annotations
 
@@ -8,35 +8,38 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.cache.folder import ledger
+from datamodules.cache.folder import file_facts
 from datamodules.files import audio
 from datamodules.tracks.findings import Finding
 
 _SCAN_BLOCK_SAMPLES = 2**18
 _ALL_FINITE = -1
+_FINDING_NAMES = {"samples": "unlike-length", "Hz": "unlike-rate", "channels": "unlike-channels"}
 
 
-def unlike_files(files: Mapping[str, Path], values: Mapping[str, int], unit: str) -> list[Finding]:
-    """Compare the files of a track.
+def find_mismatches(
+    files: Mapping[str, Path], values: Mapping[str, int], unit: str
+) -> list[Finding]:
+    """Compare the files of a track with each other.
 
     Args:
         files: Stem name -> file.
-        values: Stem name -> what its header says.
+        values: Stem name -> value in the file's header.
         unit: ``samples``, ``Hz`` or ``channels``.
 
     Returns:
-        An error for each file that is unlike most.
+        An error for each file that differs from the most common value.
     """
     if len(set(values.values())) < 2:
         return []
     usual = Counter(values.values()).most_common(1)[0][0]
-    like = next(stem for stem, value in values.items() if value == usual)
+    example = next(stem for stem, value in values.items() if value == usual)
     return [
         Finding(
             "error",
-            {"samples": "unlike-length", "Hz": "unlike-rate"}.get(unit, "unlike-channels"),
+            _FINDING_NAMES[unit],
             str(files[stem]),
-            f"has {value} {unit}, but {files[like].name} has {usual} {unit}",
+            f"has {value} {unit}, but {files[example].name} has {usual} {unit}",
             "all files of a track must have the same length, sample rate and channels; export "
             "them again from one session",
         )
@@ -46,17 +49,17 @@ def unlike_files(files: Mapping[str, Path], values: Mapping[str, int], unit: str
 
 
 def find_non_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
-    """Look for NaN and infinity in float files, once for each state of a file.
+    """Scan float files for NaN and infinity; cached while a file is unchanged.
 
     Args:
         files: The files.
         progress: Show a progress bar, if it takes more than a second.
 
     Returns:
-        An error for each file that holds one, or that cannot be read to its end.
+        An error for each file that has one, or cannot be read to its end.
     """
 
-    def first_not_finite(path: Path) -> int:
+    def first_non_finite(path: Path) -> int:
         position = 0
         for block in audio.blocks(path, _SCAN_BLOCK_SAMPLES):
             if not np.isfinite(block).all():
@@ -64,8 +67,8 @@ def find_non_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
             position += block.shape[-1]
         return _ALL_FINITE
 
-    known, faults = ledger().find_out(
-        "find_non_finite", first_not_finite, files, "looking for NaN", progress, workers=4
+    known, faults = file_facts().find_out(
+        "find_non_finite", first_non_finite, files, "looking for NaN", progress, workers=4
     )
     return [Finding.of(fault, path) for path, fault in faults.items()] + [
         nan_finding(path, sample, audio.inspect(path).sample_rate)
@@ -75,11 +78,11 @@ def find_non_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
 
 
 def nan_finding(path: Path, sample: int, sample_rate: int) -> Finding:
-    """Put a NaN or infinity into words.
+    """The error for NaN or infinity.
 
     Args:
         path: The file.
-        sample: The first one.
+        sample: Position of the first one.
         sample_rate: Sample rate, Hz.
 
     Returns:
@@ -89,7 +92,7 @@ def nan_finding(path: Path, sample: int, sample_rate: int) -> Finding:
         "error",
         "nan",
         str(path),
-        f"holds NaN or infinity, first at {sample / sample_rate:.3f} s (sample {sample}); finite "
-        "samples were expected",
+        f"holds NaN or infinity, first at {sample / sample_rate:.3f} s (sample {sample}); expected "
+        "finite samples",
         "export the stem again or remove the track",
     )

@@ -1,4 +1,4 @@
-"""What is wrong with a data set."""
+"""Findings: what is wrong with a data set."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a person should know of their data.
+    """A finding about the user's data.
 
     Attributes:
-        severity: ``error`` spoils training, ``warning`` should be looked into, ``note`` is a
-            fact that may be as it should.
+        severity: ``error`` stops training, ``warning`` should be checked, ``note`` may be intended.
         name: Kind of finding, such as ``unlike-length``.
         where: The file or folder.
         finding: What was found, and what was expected.
@@ -35,15 +34,15 @@ class Finding:
 
     @staticmethod
     def of(fault: DataError, path: Path, name: str = "unreadable") -> Finding:
-        """Take an error apart.
+        """Convert an error to a finding.
 
         Args:
-            fault: An error in the form "path: what was found; what to do".
+            fault: An error with the message "path: what was found; what to do".
             path: The path.
             name: Kind of finding.
 
         Returns:
-            The finding, an error.
+            The finding, with severity ``error``.
         """
         finding, _, remedy = str(fault).removeprefix(f"{path}: ").partition("; ")
         return Finding("error", name, str(path), finding, remedy)

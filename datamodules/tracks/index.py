@@ -1,4 +1,4 @@
-"""The index of tracks on disk: what there is, checked before training, read in parts."""
+"""The index of a data set's tracks: found on disk, checked before training, read in parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from datamodules.files import audio
 from datamodules.files.audio import Audio
 from datamodules.files.state import State, check_same
 from datamodules.parallel import raise_faults
-from datamodules.tracks.checks import find_non_finite, unlike_files
+from datamodules.tracks.checks import find_mismatches, find_non_finite
 from datamodules.tracks.findings import Finding
 from datamodules.tracks.headers import Header, decoded_headers, read_headers
 from datamodules.tracks.layouts import FORMATS, MIXTURE, STEMS, Entry, find_entries
@@ -44,20 +44,20 @@ _FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
 
 @dataclass(frozen=True)
 class Track:
-    """A song with its stems, on disk.
+    """A track and its files.
 
     Attributes:
-        name: Name of the track, as musdb gives it.
+        name: Name of the track, as in musdb.
         subset: ``train`` or ``test``.
-        stems: Stem name -> its file; of what was decoded or resampled, the one in the cache.
+        stems: Stem name -> its file; the one in the cache, if it was decoded or resampled.
         mixture: File of the track's own mixture, if it has one.
         samples: Length of each file, samples per channel.
         sample_rate: Sample rate, Hz.
         channels: Number of channels.
-        silent: Names of the stems that have no file and are taken as silence.
-        encoded: Names of the stems whose samples cannot be used where they lie.
-        states: Stem name, or ``mixture`` -> the state in which its file was checked; reading it
-            in another one is an error.
+        silent: Names of the stems that have no file and are replaced by silence.
+        encoded: Names of the stems that cannot be memory-mapped.
+        states: Stem name, or ``mixture`` -> state of its file when it was checked; reading it in
+            another state is an error.
     """
 
     name: str
@@ -82,8 +82,8 @@ class Track:
         Args:
             stem: Name of the stem, or ``mixture``.
             start: First sample.
-            samples: Number of samples; by default all that follow. Past the end of the
-                track the result is short.
+            samples: Number of samples; by default up to the end. Past the end of the track the
+                result is shorter.
 
         Returns:
             Waveform, shape (C, T).
@@ -106,7 +106,7 @@ class Track:
         Args:
             names: Names of the stems.
             start: First sample.
-            samples: Number of samples; by default all that follow.
+            samples: Number of samples; by default up to the end.
 
         Returns:
             Waveforms in the order of the names, shape (S, C, T).
@@ -121,7 +121,7 @@ class Track:
 
         Args:
             start: First sample.
-            samples: Number of samples; by default all that follow.
+            samples: Number of samples; by default up to the end.
 
         Returns:
             Waveform, shape (C, T).
@@ -142,7 +142,7 @@ class Track:
 
 
 class Split(NamedTuple):
-    """Tracks to train on and to validate on, and the rule that parted them, in words."""
+    """Tracks to train and to validate on, and a description of the rule that split them."""
 
     train: list[Track]
     valid: list[Track]
@@ -150,11 +150,11 @@ class Split(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What the headers of a track's files say.
+    """A track whose headers were read and checked.
 
     Attributes:
-        track: The track, unless there are errors.
-        findings: What is wrong with it.
+        track: The track, or None if there are errors.
+        findings: The findings.
         float_files: Those of its files that may hold a NaN.
     """
 
@@ -171,22 +171,20 @@ def index_tracks(
     missing_as_silence: bool = False,
     progress: bool = True,
 ) -> list[Track]:
-    """Find the tracks of a subset and check all that can be checked before training.
-
-    Each .stem.mp4 is decoded once, into the cache: reading parts of AAC is slow and inexact.
+    """Find and check the tracks of a subset; decode each .stem.mp4 once, into the cache.
 
     Args:
-        root: Folder that holds the subsets.
+        root: Folder of the data set.
         subset: ``train`` or ``test``.
         stems: Names of the stems that every track must have.
-        missing_as_silence: Take a stem without a file as silence; one at least must be there.
+        missing_as_silence: Replace missing stems by silence; at least one must exist.
         progress: Show progress bars for what takes more than a second.
 
     Returns:
         The tracks, sorted by name.
 
     Raises:
-        DataError: Something is missing or faulty; up to five faults are named.
+        DataError: Files are missing or faulty; up to five are listed.
         FFmpegMissingError: A .stem.mp4 must be decoded, and ffmpeg is not installed.
     """
     entries = find_entries(root, subset, stems)
@@ -204,17 +202,17 @@ def split_validation(
     *,
     required: bool = False,
 ) -> Split:
-    """Part the training subset into tracks to train on and tracks to validate on.
+    """Split the training subset into tracks to train on and tracks to validate on.
 
     Args:
         tracks: Tracks of the training subset.
-        names: The tracks of these names validate, if there are any.
-        fraction: Otherwise this share of the tracks does, spread evenly over their sorted
-            names: at least one, never all.
-        required: Every name must be there; the fraction does not step in.
+        names: Names of the validation tracks; those that exist are used.
+        fraction: If none exists, validate on this share of the tracks, at evenly spaced positions
+            in the sorted list: at least one, never all.
+        required: Every name must exist; the fraction is not used.
 
     Returns:
-        Both lists, sorted by name, and which rule applied.
+        Both lists, sorted by name, and the rule that applied.
 
     Raises:
         DataError: No track is left for training or for validation, or a required one is missing.
@@ -224,8 +222,8 @@ def split_validation(
     missing = [name for name in names if name not in present]
     if required and (missing or not names):
         raise DataError(
-            f"no validation tracks of the names {', '.join(map(repr, missing)) or '(none given)'} "
-            f"among the {len(tracks)} training tracks; expected names of tracks such as "
+            f"no validation tracks named {', '.join(map(repr, missing)) or '(none given)'} among "
+            f"the {len(tracks)} training tracks; expected names such as "
             f"{', '.join(map(repr, sorted(present)[:3]))}: correct the names, or give none to "
             "validate on a fraction of the tracks"
         )
@@ -235,26 +233,23 @@ def split_validation(
     else:
         if len(tracks) < 2:
             raise DataError(
-                f"no validation tracks: {len(tracks)} training track found, at least 2 were "
-                "expected, one of them to validate on; add a track"
+                f"no validation tracks: {len(tracks)} training track found, expected at least 2, "
+                "one of them to validate on; add a track"
             )
         count = min(max(1, round(fraction * len(tracks))), len(tracks) - 1)
         step = len(tracks) / count
         chosen = {tracks[int((number + 0.5) * step)].name for number in range(count)}
         rule = (
-            f"none of the {len(names)} named validation tracks is there: validation by {count} "
-            f"of {len(tracks)} tracks, fraction {fraction:g}, spread over the sorted names"
+            f"none of the {len(names)} named validation tracks exists: validation by {count} of "
+            f"{len(tracks)} tracks, fraction {fraction:g}, spread over the sorted names"
         )
     train = [track for track in tracks if track.name not in chosen]
     if not train:
         raise DataError(
-            f"no training tracks: all {len(tracks)} tracks are named for validation, others were "
-            "expected besides; add tracks or name fewer for validation"
+            f"no training tracks: all {len(tracks)} tracks are named for validation; add tracks, or "
+            "name fewer for validation"
         )
     return Split(train, [track for track in tracks if track.name in chosen], rule)
-
-
-# -------------------------------------------------------------------- check
 
 
 def load_tracks(
@@ -268,13 +263,13 @@ def load_tracks(
 
     Args:
         entries: The tracks.
-        decoded: Each .stem.mp4 -> its place in the cache.
+        decoded: Each .stem.mp4 -> its entry in the cache.
         stems: Names of the stems that every track must have.
-        missing_as_silence: Take a stem without a file as silence.
+        missing_as_silence: Replace missing stems by silence.
         progress: Show a progress bar, if it takes more than a second.
 
     Returns:
-        For each entry the track, and what is wrong with it.
+        For each entry the track and its findings.
     """
     names = (*stems, MIXTURE)
     files = [
@@ -309,14 +304,14 @@ def _load(
 ) -> Loaded:
     missing = tuple(stem for stem in stems if stem not in files)
     if missing_as_silence and len(missing) < len(stems):
-        findings = [_taken_as_silence(entry, stem) for stem in missing]
+        findings = [_silence_instead(entry, stem) for stem in missing]
     else:
         findings = [_missing(entry, stem, stems) for stem in missing]
     findings += [Finding.of(faults[path], path) for path in files.values() if path in faults]
     found = {stem: headers[path] for stem, path in files.items() if path in headers}
     for what, unit in (("samples", "samples"), ("sample_rate", "Hz"), ("channels", "channels")):
         values = {stem: getattr(header, what) for stem, header in found.items()}
-        findings += unlike_files(files, values, unit)
+        findings += find_mismatches(files, values, unit)
     if any(finding.severity == "error" for finding in findings):
         return Loaded(None, findings, [])
     first = next(iter(found.values()))
@@ -350,13 +345,12 @@ def _missing(entry: Entry, stem: str, stems: Sequence[str]) -> Finding:
         f"no {' or '.join(stem + suffix for suffix in FORMATS)} "
         f"(found: {', '.join(present[:8]) or 'nothing'})",
         f"every track needs {', '.join(stems)}; restore the file, remove the track, or set "
-        "missing_as_silence (sources other than these stems are made by grouping them in the "
-        "config)",
+        "missing_as_silence (the config groups these stems into other sources)",
     )
 
 
-def _taken_as_silence(entry: Entry, stem: str) -> Finding:
-    finding = f"no file of the stem {stem}, which is taken as silence"
+def _silence_instead(entry: Entry, stem: str) -> Finding:
+    finding = f"no file for the stem {stem}, silence is used instead"
     return Finding("note", "missing-stem", str(entry.path), finding, "add it if the song has one")
 
 

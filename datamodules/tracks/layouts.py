@@ -1,10 +1,9 @@
-"""Where the tracks of a data set lie: its layout is told by its folders.
+"""Layouts of data sets, recognised by their folders.
 
-A root holds ``{train,test}/<track>/{mixture,vocals,drums,bass,other}.{wav,flac,ogg}`` (the
-layout of MUSDB18-HQ, which ``musdb.DB(is_wav=True)`` reads too) or
-``{train,test}/<track>.stem.mp4`` (MUSDB18), or both. DSD100 has
-``Mixtures/{Dev,Test}/<track>`` and ``Sources/{Dev,Test}/<track>``, of which Dev trains. A
-folder of track folders without ``train`` and ``test`` is all for training.
+A root has ``{train,test}/<track>/{mixture,vocals,drums,bass,other}.{wav,flac,ogg}`` (MUSDB18-HQ,
+which ``musdb.DB(is_wav=True)`` reads too), ``{train,test}/<track>.stem.mp4`` (MUSDB18), or both.
+DSD100 has ``Mixtures/{Dev,Test}/<track>`` and ``Sources/{Dev,Test}/<track>``; Dev is the training
+subset. A folder of track folders without ``train`` and ``test`` is a training subset.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ _DSD100 = {"train": "Dev", "test": "Test"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A track as it was found, not yet looked into.
+    """A track's files on disk, not yet read.
 
     Attributes:
         name: Name of the track.
         subset: ``train`` or ``test``.
         path: Folder of its stems, or its .stem.mp4.
-        mixture_folder: Where its mixture lies: the same folder, but for DSD100.
+        mixture_folder: Folder of its mixture: the same one, except in DSD100.
         is_stem_file: Whether it is a .stem.mp4.
     """
 
@@ -49,18 +48,18 @@ class Entry:
     is_stem_file: bool = False
 
     def find(self, stems: Sequence[str]) -> dict[str, Path]:
-        """Find its files; of several formats WAV comes first, then FLAC.
+        """Find the track's files; WAV is preferred, then FLAC.
 
         Args:
-            stems: Names of the stems; one without a file is left out.
+            stems: Names of the stems.
 
         Returns:
-            Stem name -> file, and ``mixture`` last, if there is one.
+            Stem name -> file, of those that exist, and ``mixture`` last, if it exists.
         """
         if self.mixture_folder == self.path:
             return files_in(self.path, (*stems, MIXTURE))
         files = files_in(self.path, stems)
-        if self.mixture_folder.is_dir():  # DSD100's may be missing
+        if self.mixture_folder.is_dir():  # may be missing in DSD100
             files |= files_in(self.mixture_folder, [MIXTURE])
         return files
 
@@ -73,7 +72,7 @@ def files_in(folder: Path, stems: Sequence[str]) -> dict[str, Path]:
         stems: Names of the stems.
 
     Returns:
-        Stem name -> file, in the order of the names; one without a file is left out.
+        Stem name -> file, of those that exist, in the order of the names.
     """
     present = set(os.listdir(folder))
     found = {
@@ -83,7 +82,7 @@ def files_in(folder: Path, stems: Sequence[str]) -> dict[str, Path]:
 
 
 def subsets_of(root: str | Path, stems: Sequence[str] = STEMS) -> list[str]:
-    """Tell which subsets a root has.
+    """Find the subsets of a root.
 
     Args:
         root: Folder of the data set.
@@ -103,16 +102,16 @@ def subsets_of(root: str | Path, stems: Sequence[str] = STEMS) -> list[str]:
 
 
 def weighted_roots(root: str | Mapping[str, float] | None) -> dict[str, float]:
-    """Roots of data sets, each with how often it is drawn from.
+    """Normalise the setting ``root`` to roots with weights.
 
     Args:
-        root: One root, or root -> weight, or None.
+        root: One root, or root -> weight (how often it is drawn from), or None.
 
     Returns:
         Root -> weight, in the order given; empty without a root.
 
     Raises:
-        DataError: A weight is not above 0, or there are no roots where some were promised.
+        DataError: A weight is not above 0, or the mapping is empty.
     """
     if not isinstance(root, Mapping):
         return {root: 1.0} if root else {}
@@ -136,7 +135,7 @@ def find_entries(root: str | Path, subset: str, stems: Sequence[str] = STEMS) ->
     Args:
         root: Folder of the data set.
         subset: ``train`` or ``test``.
-        stems: Names of the stems, by which a folder without subsets is known.
+        stems: Names of the stems, by which a folder without subsets is recognised.
 
     Returns:
         The tracks, sorted by name.
@@ -156,7 +155,7 @@ def find_entries(root: str | Path, subset: str, stems: Sequence[str] = STEMS) ->
             f"{folder}: no tracks in it (found: {', '.join(names) or 'nothing'}); expected "
             f"{_LAYOUT} in {root}; check the path, or copy the tracks there"
         )
-    # A folder comes later, so that it stands in for a .stem.mp4 of the same name.
+    # Folders last, so that they replace a .stem.mp4 of the same name.
     found.sort(key=lambda each: each[1])
     paths = {path.name.removesuffix(_STEM_FILE_SUFFIX): (path, folder) for path, folder in found}
     return [
@@ -168,7 +167,7 @@ def find_entries(root: str | Path, subset: str, stems: Sequence[str] = STEMS) ->
 
 
 def _folders(root: Path, subset: str, stems: Sequence[str]) -> tuple[Path, Path] | None:
-    """Folders of a subset's stems and of its mixtures."""
+    """Folder of a subset's stems, and of its mixtures."""
     if (root / subset).is_dir():
         return root / subset, root / subset
     dsd100 = root / "Sources" / _DSD100[subset]
@@ -180,7 +179,7 @@ def _folders(root: Path, subset: str, stems: Sequence[str]) -> tuple[Path, Path]
 
 
 def _is_folder_of_tracks(root: Path, stems: Sequence[str]) -> bool:
-    # One subset alone, given as the root by mistake, would train on the test tracks.
+    # A subset given as the root by mistake could train on the test tracks.
     parts = (*SUBSETS, "Sources")
     if not root.is_dir() or root.resolve().name in (*SUBSETS, *_DSD100.values()):
         return False
@@ -192,7 +191,7 @@ def _is_folder_of_tracks(root: Path, stems: Sequence[str]) -> bool:
 
 
 def _tracks_in(folder: Path) -> list[tuple[Path, bool]]:
-    """What may be a track, and whether it is a folder; asked of the system in one go."""
+    """Possible tracks, and whether each is a folder; scandir saves a system call per track."""
     with os.scandir(folder) as found:
         return [
             (folder / each.name, each.is_dir())

@@ -1,4 +1,4 @@
-"""Tracks made ready for a model: brought to its sample rate, and mapped in place."""
+"""Tracks at the model's sample rate, in files that can be memory-mapped."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from datamodules.tracks.layouts import MIXTURE
 
 
 def resample_tracks(tracks: Sequence[Track], sample_rate: int, progress: bool) -> list[Track]:
-    """Resample what has another rate, mixtures too, once into the cache.
+    """Resample tracks of other rates, with their mixtures, once into the cache.
 
     Args:
         tracks: The tracks.
-        sample_rate: The wanted rate, Hz.
+        sample_rate: The rate, Hz.
         progress: Show a progress bar, and the size beforehand.
 
     Returns:
-        The tracks, all of that rate: of ceil(samples × new / old) samples, as 32-bit floats.
+        The tracks, all at that rate; resampled ones have ceil(samples × new / old) samples, as
+        32-bit floats.
 
     Raises:
         DataError: A file is damaged, or the cache cannot hold it.
@@ -41,14 +42,14 @@ def resample_tracks(tracks: Sequence[Track], sample_rate: int, progress: bool) -
 
 
 def make_mappable(tracks: Sequence[Track], progress: bool) -> list[Track]:
-    """Decode the stems that cannot be mapped in place, once into the cache.
+    """Decode the stems that cannot be memory-mapped, once into the cache.
 
     Args:
         tracks: The tracks.
         progress: Show a progress bar, and the size beforehand.
 
     Returns:
-        The tracks; crops of their stems cost nothing but the reading of the samples.
+        The tracks, whose stems can all be memory-mapped.
 
     Raises:
         DataError: A file is damaged, or the cache cannot hold it.

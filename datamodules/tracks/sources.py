@@ -18,10 +18,10 @@ from datamodules.tracks.layouts import MIXTURE, STEMS
 
 @dataclass(frozen=True)
 class SourceGrouping:
-    """How a model hears tracks: its sources and its channels.
+    """The model's sources and channels, and how they are made from stems.
 
     Attributes:
-        sources: Source name -> names of the stems that it sums.
+        sources: Source name -> names of the stems whose sum it is.
         audio_channels: Number of channels.
         stems: Names of all stems of the data set, in their order in tensors.
     """
@@ -31,13 +31,14 @@ class SourceGrouping:
     stems: Sequence[str] = STEMS
 
     def channels(self, audio: Audio) -> Audio:
-        """Bring audio to the wanted number of channels.
+        """Convert audio to the model's number of channels.
 
         Args:
             audio: Waveforms, shape (..., channels, T).
 
         Returns:
-            Waveforms, shape (..., audio_channels, T): one is the average, and mono is repeated.
+            Waveforms, shape (..., audio_channels, T): mono is the mean of the channels, several
+            channels repeat a mono one.
         """
         if audio.shape[-2] == self.audio_channels:
             return audio
@@ -47,7 +48,7 @@ class SourceGrouping:
         return np.repeat(audio, self.audio_channels, axis=-2)
 
     def group(self, stems: Tensor) -> Tensor:
-        """Sum stems to sources.
+        """Sum stems into sources.
 
         Args:
             stems: Waveforms in the order of ``self.stems``, shape (..., stems, C, T).
@@ -62,12 +63,12 @@ class SourceGrouping:
         return torch.stack(sums, -3)
 
     def read(self, track: Track, start: int = 0, samples: int | None = None) -> Batch:
-        """Read a track's own mixture, which a separator meets, and the sources.
+        """Read a track's own mixture and its sources.
 
         Args:
             track: The track.
             start: First sample.
-            samples: Number of samples; by default all that follow.
+            samples: Number of samples; by default up to the end.
 
         Returns:
             Mixture, shape (C, T), and targets, shape (S, C, T).
@@ -80,21 +81,21 @@ class SourceGrouping:
 def grouping(
     sources: Sequence[str] | Mapping[str, Sequence[str]], stems: Sequence[str] = STEMS
 ) -> dict[str, list[str]]:
-    """Which stems make each of the model's sources.
+    """Find out which stems each of the model's sources consists of.
 
     Args:
-        sources: Names of stems, or names of sources each with its stems.
+        sources: Names of stems, or source name -> names of its stems.
         stems: Names of all stems of the data set.
 
     Returns:
         Source name -> names of its stems.
 
     Raises:
-        DataError: A source names a stem that the data set does not have.
+        DataError: The stems or the sources are empty or not unique, or a stem is unknown.
     """
     if not stems or len(set(stems)) < len(stems) or MIXTURE in stems:
         raise DataError(
-            f"stems is [{', '.join(stems)}]: name each stem of the data set once, without the "
+            f"stems is [{', '.join(stems)}]: list each stem of the data set once, without the "
             f"{MIXTURE}, as in [{', '.join(STEMS)}]"
         )
     groups = (
@@ -108,30 +109,30 @@ def grouping(
         unknown = [stem for stem in group if stem not in stems]
         if unknown or not group:
             raise DataError(
-                f"source {name!r} is made of {group}: known stems are {', '.join(stems)}; group "
-                "them as in {vocals: [vocals], accompaniment: [drums, bass, other]}, or tell the "
-                "data set's own with stems"
+                f"source {name!r} consists of {group}: known stems are {', '.join(stems)}; group "
+                "them as in {vocals: [vocals], accompaniment: [drums, bass, other]}, or set stems "
+                "to the data set's own"
             )
         if len(set(group)) < len(group):
-            raise DataError(f"source {name!r} is made of {group}: name each stem once")
+            raise DataError(f"source {name!r} consists of {group}: list each stem once")
     return groups
 
 
 def check_sources(names: Sequence[str], sources: Sequence[str], argument: str) -> None:
-    """Check that every name is one of the model's sources.
+    """Check that names are those of the model's sources.
 
     Args:
-        names: Names that the user gave.
+        names: Names given by the user.
         sources: Names of the model's sources.
-        argument: The argument that held them, for the message.
+        argument: The argument that set them, for the message.
 
     Raises:
-        ValueError: A name is unknown, or a source is left out.
+        ValueError: A name is unknown, or a source is missing.
     """
     unknown, missing = sorted(set(names) - set(sources)), sorted(set(sources) - set(names))
     if unknown or missing:
         raise ValueError(
-            f"{argument} names {', '.join(names)}, the sources are {', '.join(sources)}:"
+            f"{argument} has {', '.join(names)}, the sources are {', '.join(sources)}:"
             + (f" {', '.join(unknown)} is unknown;" if unknown else "")
             + (f" {', '.join(missing)} is missing;" if missing else "")
             + " name each source once"
