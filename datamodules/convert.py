@@ -1,7 +1,7 @@
-"""Any data set that we read, as WAV in the layout of MUSDB18-HQ.
+"""Convert a data set of any supported layout to WAV in the layout of MUSDB18-HQ.
 
-``python -m datamodules.convert ROOT OUT`` can be stopped and started again: a track appears
-under its name only when it is whole. Rates and channels stay as they are.
+``python -m datamodules.convert ROOT OUT`` can be stopped and run again: a track appears under its
+name only when it is complete. Sample rates and channels are kept.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from datamodules import command_line
 from datamodules.cache.pcm import STREAMS, decoded_bytes, find
 from datamodules.errors import DataError
 from datamodules.files import audio
+from datamodules.locks import file_lock
 from datamodules.parallel import for_each, raise_faults
 from datamodules.tracks.checks import nan_finding
 from datamodules.tracks.index import Track, load_tracks
 from datamodules.tracks.layouts import MIXTURE, STEMS, Entry, find_entries, subsets_of
 
-# Bytes of a sample on disk.
+# Encoding -> bytes per sample.
 SUBTYPES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
 _BLOCK_SAMPLES = 2**16
-# Outside `train` and `test`, whose every folder musdb takes for a track.
+# Not in `train` and `test`, where musdb takes every folder for a track.
 _PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of a track.
+    """Result for a track.
 
     Attributes:
         subset: ``train`` or ``test``.
         name: Name of the track.
-        skipped: It was there already.
+        skipped: Whether it existed already.
         samples: Samples written, over all files and channels.
-        clipped: Samples beyond full scale that the integers could not hold, by stem; only
-            stems that had some.
+        clipped: Stem name -> number of clipped samples, of stems that have some.
     """
 
     subset: str
@@ -69,20 +69,20 @@ def convert(
 ) -> list[Converted]:
     """Write a data set as ``out/{train,test}/<track>/<stem>.wav``, with a mixture for each track.
 
-    A track without a mixture of its own gets the sum of its stems. Integers are rounded to the
-    nearest without dither, so that what was integer stays as it was.
+    A track without a mixture gets the sum of its stems. Integers are rounded to the nearest value
+    without dither, so that integer samples are unchanged.
 
     Args:
         root: The data set.
-        out: Where to write; tracks that are there and whole are left alone.
+        out: Folder to write to; complete tracks in it are skipped.
         subtype: ``PCM_16``, ``PCM_24`` or ``FLOAT``.
         stems: Names of the stems.
-        missing_as_silence: Write silence for a stem without a file.
-        workers: Number of threads; by default one a core, at most 8.
+        missing_as_silence: Write silence for missing stems.
+        workers: Number of threads; by default one per core, at most 8.
         progress: Show a progress bar.
 
     Returns:
-        What became of each track.
+        The result for each track.
 
     Raises:
         DataError: Some tracks are faulty (the others are written), the disk is too small, or
@@ -99,7 +99,7 @@ def convert(
 
     def convert_one(entry: Entry) -> Converted:
         target = out / entry.subset / entry.name
-        if _is_whole(target, entry, (*stems, MIXTURE), subtype):
+        if _is_complete(target, entry, (*stems, MIXTURE), subtype):
             return Converted(entry.subset, entry.name, True, 0, {})
         with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=out) as scratch:
             track = _load(entry, Path(scratch), stems, missing_as_silence)
@@ -116,9 +116,12 @@ def convert(
             {name: count for name, count in clipped.items() if count},
         )
 
+    def on_busy() -> None:
+        raise DataError(f"{out}: another conversion is writing to it; wait for it, or stop it")
+
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with _alone_in(out):
+        with file_lock(out / ".convert.lock", on_busy):
             for leftover in out.glob(f"{_PARTIAL}*"):  # of a run that was killed
                 shutil.rmtree(leftover)
             count = workers or min(8, os.cpu_count() or 1)
@@ -129,50 +132,33 @@ def convert(
 
 def _unwritable(path: Path, reason: str) -> DataError:
     return DataError(
-        f"{path}: cannot be written ({reason}); a folder on a disk with room was expected; free "
-        "some or give another, and start again: what is done stays done"
+        f"{path}: cannot be written ({reason}); free space, or give a folder on another disk, and "
+        "run it again: complete tracks are kept"
     )
 
 
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    with (out / ".convert.lock").open("w") as lock:
-        # Where the system has no such locks nobody is kept out.
-        with suppress(ImportError):
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise DataError(
-                    f"{out}: another conversion is writing here, one at a time was expected; "
-                    "wait for it, or stop it"
-                ) from error
-        yield
-
-
 def _check_apart(root: Path, out: Path, entries: Sequence[Entry]) -> None:
-    """Refuse to write into the source, also by way of links."""
+    """Refuse to write into the data set, also through links."""
     sources = {root.resolve()} | {entry.path.resolve().parent for entry in entries}
     targets = {out.resolve(), (out / "train").resolve(), (out / "test").resolve()}
     for source in sources:
         for target in targets:
             if target.is_relative_to(source) or source.is_relative_to(target):
                 raise DataError(
-                    f"{out}: overlaps the data set in {source}; a folder apart from it was "
-                    "expected, since the source must stay as it is; give another OUT"
+                    f"{out}: overlaps the data set in {source}, which must not be changed; give "
+                    "another OUT"
                 )
 
 
-def _is_whole(target: Path, entry: Entry, names: Sequence[str], subtype: str) -> bool:
-    """Whether a track was converted, as wanted, from what the source is now."""
+def _is_complete(target: Path, entry: Entry, names: Sequence[str], subtype: str) -> bool:
+    """Whether a track was converted to this subtype from the current source files."""
     if not target.is_dir():
         return False
-    strangers = sorted(set(os.listdir(target)) - {f"{name}.wav" for name in names})
-    if strangers:
+    others = sorted(set(os.listdir(target)) - {f"{name}.wav" for name in names})
+    if others:
         raise DataError(
-            f"{target}: holds {', '.join(strangers[:3])}, which this program did not write; a "
-            "folder of its own making was expected; move it away or give another OUT"
+            f"{target}: holds {', '.join(others[:3])}, which this program did not write; move it "
+            "away, or give another OUT"
         )
     files = [target / f"{name}.wav" for name in names]
     sources = [entry.path] if entry.is_stem_file else list(entry.find(names).values())
@@ -203,7 +189,7 @@ def _load(entry: Entry, scratch: Path, stems: Sequence[str], missing_as_silence:
 
 
 def _write(track: Track, name: str, path: Path, subtype: str) -> int:
-    """Write one stem; returns how many samples were clipped."""
+    """Write one stem; return the number of clipped samples."""
     clipped = position = 0
     files = [track.stems[name]] if name in track.stems else []
     if name == MIXTURE:
@@ -220,8 +206,8 @@ def _write(track: Track, name: str, path: Path, subtype: str) -> int:
                 position += block.shape[-1]
     if position < track.samples:
         raise DataError(
-            f"{files[0]}: damaged: its header declares {track.samples} samples, {position} could "
-            "be read; copy or download it again"
+            f"{files[0]}: damaged: its header declares {track.samples} samples, only {position} "
+            "could be read; copy or download it again"
         )
     return clipped
 
@@ -240,14 +226,14 @@ def _write_block(file: Any, block: audio.Audio, subtype: str) -> int:
     if subtype == "FLOAT":
         file.write(block.T)
         return 0
-    # By ourselves: libsndfile scales by 2^15 - 1 when it writes and by 2^15 when it reads.
+    # Scaled here: libsndfile multiplies by 2^15 - 1 in writing, but divides by 2^15 in reading.
     full_scale = 2 ** (8 * SUBTYPES[subtype] - 1)
     steps = np.rint(block.T * np.float64(full_scale))
     beyond = int(np.count_nonzero(np.abs(steps) > full_scale))
     steps = steps.clip(-full_scale, full_scale - 1)
     if subtype == "PCM_16":
         file.write(steps.astype(np.int16))
-    else:  # libsndfile takes the upper 24 of 32 bits
+    else:  # libsndfile writes the upper 24 of 32 bits
         samples: npt.NDArray[np.int32] = steps.astype(np.int32) << 8
         file.write(samples)
     return beyond
@@ -255,7 +241,7 @@ def _write_block(file: Any, block: audio.Audio, subtype: str) -> int:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Tell a full disk in words; libsndfile notices it at the write or at the close."""
+    """Report a full disk, which libsndfile notices when writing or closing."""
     try:
         yield
     except (soundfile.SoundFileError, AssertionError) as error:
@@ -263,7 +249,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _put(folder: Path, target: Path, old: Path) -> None:
-    """Give a whole track its name, in place of one that was not whole."""
+    """Move a complete track to its place; an incomplete one there moves to ``old``."""
     target.parent.mkdir(exist_ok=True)
     with suppress(FileNotFoundError):
         os.replace(target, old)
@@ -271,26 +257,26 @@ def _put(folder: Path, target: Path, old: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Convert as the command line says.
+    """Run the command line.
 
     Args:
         arguments: Command line; by default the process's own.
 
     Returns:
-        Exit status: 0, or 2 where something could not be converted.
+        Exit status: 0, or 2 if something could not be converted.
     """
     parser = argparse.ArgumentParser(prog="python -m datamodules.convert", description=__doc__)
-    parser.add_argument("root", metavar="ROOT", help="data set of any layout that is read")
+    parser.add_argument("root", metavar="ROOT", help="data set of any supported layout")
     parser.add_argument("out", metavar="OUT", help="folder to write to")
     parser.add_argument("--subtype", choices=list(SUBTYPES), default="PCM_16")
     parser.add_argument("--stems", nargs="+", default=list(STEMS), metavar="STEM")
     parser.add_argument("--missing_as_silence", action="store_true")
     parser.add_argument(
-        "--workers", type=command_line.count(), help="threads; by default one a core, at most 8"
+        "--workers", type=command_line.count(), help="threads; by default one per core, at most 8"
     )
     options = vars(parser.parse_args(arguments))
     return command_line.run(
-        lambda: _convert(options), "stopped; the same command goes on with the tracks that are left"
+        lambda: _convert(options), "stopped; the same command continues with the remaining tracks"
     )
 
 
@@ -300,7 +286,7 @@ def _convert(options: dict[str, Any]) -> int:
     written = [each for each in done if not each.skipped]
     print(
         f"{len(written)} tracks written to {options['out']} as {options['subtype']}, "
-        f"{len(done) - len(written)} were there already"
+        f"{len(done) - len(written)} existed already"
     )
     clipped = [each for each in written if each.clipped]
     for each in clipped:
@@ -310,7 +296,7 @@ def _convert(options: dict[str, Any]) -> int:
         total = sum(sum(each.clipped.values()) for each in clipped)
         share = total / sum(each.samples for each in written)
         print(
-            f"{total} samples ({share:.2g} of all) were beyond full scale and are clipped; "
+            f"{total} samples ({share:.2g} of all) exceeded full scale and are clipped; "
             "--subtype FLOAT keeps them"
         )
     return 0

@@ -83,7 +83,7 @@ def raise_faults(faults: Sequence[str]) -> None:
     if len(faults) == 1:
         raise DataError(faults[0])
     if faults:
-        lines = [f"{len(faults)} faulty files or tracks:", *faults[:_FAULTS_SHOWN]]
+        lines = [f"{len(faults)} faults in the data:", *faults[:_FAULTS_SHOWN]]
         if len(faults) > _FAULTS_SHOWN:
             lines.append(f"... and {len(faults) - _FAULTS_SHOWN} more")
         raise DataError("\n  ".join(lines))

@@ -487,7 +487,6 @@ def test_faulty_config_files(
         ),
         (["--data.init_args.sources=[vocals, guitar]"], ["guitar", "vocals, drums, bass, other"]),
         (["--data.init_args.batch_size=1000"], ["batch_size 1000", "16 examples", "examples_per"]),
-        (["--data.init_args.sample_rate=44056"], ["25 faults in the data"]),
         (["--data.init_args.validation_tracks=[Nobody - Nothing]"], ["no validation", "Nobody"]),
         (["--ckpt_path=last"], ["no last.ckpt", "fit"]),
     ],

@@ -144,8 +144,8 @@ def decode(
                 entries |= _make(pending, progress, faults)
         except OSError as error:
             raise DataError(
-                f"{decoded_folder()}: cannot write decoded tracks ({error}); set STEMLAB_CACHE to "
-                "a writable folder on a disk with enough space"
+                f"{decoded_folder()}: cannot be written ({error}); set STEMLAB_CACHE to a "
+                "writable folder on a disk with enough space"
             ) from error
     if faults:
         for path, folder in folders.items():  # copies of a faulty file are faulty

@@ -65,9 +65,7 @@ def decoded_headers(entries: Mapping[Path, Decoded]) -> dict[Path, Header]:
         File in the cache -> header.
     """
     return {
-        file: Header(
-            info.samples, info.sample_rate, info.channels, info.subtype, True, state(file)
-        )
+        file: Header(info.samples, info.sample_rate, info.channels, info.subtype, True, state(file))
         for entry in entries.values()
         for name, info in entry.infos.items()
         for file in [entry.file(name)]

@@ -246,8 +246,8 @@ def split_validation(
     train = [track for track in tracks if track.name not in chosen]
     if not train:
         raise DataError(
-            f"no training tracks: all {len(tracks)} tracks are named for validation; add tracks, or "
-            "name fewer for validation"
+            f"no training tracks: all {len(tracks)} tracks are named for validation; add tracks, "
+            "or name fewer for validation"
         )
     return Split(train, [track for track in tracks if track.name in chosen], rule)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 from datamodules.convert import convert, main
 from datamodules.errors import DataError
@@ -39,7 +39,7 @@ def samples_of(folder: Path, names: Sequence[str] = NAMES) -> np.ndarray:
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
-def test_sixteen_bits_stay_as_they_are(tmp_path: Path, out: Path, suffix: str) -> None:
+def test_16_bit_samples_are_unchanged(tmp_path: Path, out: Path, suffix: str) -> None:
     root = tmp_path / "root"
     write_track(root / "train" / "A", seconds=2, suffix=suffix)
     full = np.array([[32767, -32768], [0, -32767]] * 50_000, np.int16)
@@ -100,7 +100,7 @@ def test_floats_are_kept(tmp_path: Path, out: Path) -> None:
     np.testing.assert_array_equal(found, loud)
 
 
-def test_mixture_and_missing_stems_are_made(tmp_path: Path, out: Path) -> None:
+def test_missing_mixture_is_the_sum_missing_stem_is_silence(tmp_path: Path, out: Path) -> None:
     write_folder(tmp_path / "root" / "A", ("vocals", "bass"), suffix="flac")
     with pytest.raises(DataError, match="missing_as_silence"):
         convert(tmp_path / "root", out)
@@ -111,7 +111,7 @@ def test_mixture_and_missing_stems_are_made(tmp_path: Path, out: Path) -> None:
     assert len(index_tracks(out, "train")) == 1
 
 
-def test_stem_files_are_decoded_as_the_index_decodes_them(
+def test_stem_mp4_is_decoded_as_by_the_index(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stempeg = pytest.importorskip("stempeg", exc_type=ImportError)
@@ -137,7 +137,7 @@ def test_stem_files_are_decoded_as_the_index_decodes_them(
 # -------------------------------------------------------------------- resume
 
 
-def test_whole_tracks_are_left_alone_and_others_done_again(
+def test_complete_tracks_are_skipped_and_others_written_again(
     tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "root"
@@ -167,7 +167,7 @@ def test_whole_tracks_are_left_alone_and_others_done_again(
     assert "0 tracks written" in capsys.readouterr().out
 
 
-def test_a_faulty_track_leaves_nothing_and_stops_no_other(
+def test_a_faulty_track_is_left_out_and_the_others_are_written(
     tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "root"
@@ -181,7 +181,7 @@ def test_a_faulty_track_leaves_nothing_and_stops_no_other(
     assert sorted(path.name for path in (out / "train").iterdir()) == ["A", "C"]
 
 
-def test_files_of_others_are_not_replaced(tmp_path: Path, out: Path) -> None:
+def test_unknown_files_are_not_replaced(tmp_path: Path, out: Path) -> None:
     write_folder(tmp_path / "root" / "A")
     write(out / "train" / "A" / "notes.wav", 0)
     with pytest.raises(DataError, match=r"holds notes\.wav, which this program did not write"):
@@ -192,7 +192,7 @@ def test_files_of_others_are_not_replaced(tmp_path: Path, out: Path) -> None:
 # ------------------------------------------------------------------- refusal
 
 
-def test_the_source_is_never_written_to(tmp_path: Path) -> None:
+def test_output_that_overlaps_the_data_set_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "data" / "root"
     write_folder(root / "train" / "A")
     link = tmp_path / "link"
@@ -212,14 +212,13 @@ def test_the_source_is_never_written_to(tmp_path: Path) -> None:
 def test_one_conversion_at_a_time(tmp_path: Path, out: Path) -> None:
     write_folder(tmp_path / "root" / "A")
     out.mkdir()
-    with (out / ".convert.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another conversion is writing here"):
-            convert(tmp_path / "root", out)
+    busy = pytest.raises(DataError, match="another conversion is writing to it")
+    with FileLock(out / ".convert.lock"), busy:
+        convert(tmp_path / "root", out)
     assert len(convert(tmp_path / "root", out)) == 1
 
 
-def test_full_disk_is_told(tmp_path: Path) -> None:
+def test_full_disk_is_reported(tmp_path: Path) -> None:
     root, disk = tmp_path / "root", tmp_path / "disk"
     for name in "AB":
         write_folder(root / name)
@@ -228,7 +227,7 @@ def test_full_disk_is_told(tmp_path: Path) -> None:
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small disk can only be mounted by root")
     try:
-        with pytest.raises(DataError, match=r"cannot be written .*what is done stays done"):
+        with pytest.raises(DataError, match=r"cannot be written .*complete tracks are kept"):
             convert(root, disk, workers=1)
         assert [path.name for path in disk.iterdir() if path.name.startswith(".part")] == []
         assert len(list((disk / "train").iterdir())) == 1
@@ -237,14 +236,14 @@ def test_full_disk_is_told(tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_folder_is_reported(tmp_path: Path) -> None:
     write_folder(tmp_path / "root" / "A")
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match="cannot be written"):
         convert(tmp_path / "root", tmp_path / "file" / "out")
 
 
-def test_a_file_that_ends_before_its_header_says_is_told(
+def test_truncated_file_is_reported(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_folder(tmp_path / "root" / "A")

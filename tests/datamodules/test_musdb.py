@@ -466,7 +466,7 @@ def test_int16_to_device_gives_the_same_batches(musdb_root: Path) -> None:
 def test_unsupported_numbers_of_channels_are_refused(tmp_path: Path) -> None:
     for name in ("A - 1", "B - 2"):
         write_track(tmp_path / "train" / name, channels=3)
-    with pytest.raises(DataError, match=r"A - 1: has 3 channels, 1 or 2 were expected; set .*=3"):
+    with pytest.raises(DataError, match=r"A - 1: has 3 channels, expected 1 or 2; set .*=3"):
         module(tmp_path)
 
 

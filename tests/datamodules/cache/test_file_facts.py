@@ -1,4 +1,4 @@
-"""The ledger: what is remembered holds for one state of a file, and for no other."""
+"""The cache of file facts: valid for one state of a file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from datamodules.cache import file_facts
-from datamodules.cache.file_facts import Ledger
+from datamodules.cache.file_facts import FileFacts
 from datamodules.errors import DataError
 from datamodules.files.state import State, check_same, state
 
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that were just written count as old enough to be relied on."""
+    """Treat files that were just written as settled."""
     monkeypatch.setattr("datamodules.files.state._SETTLED_NS", -(10**18))
 
 
@@ -31,28 +31,27 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def looked_into(book: Path, *paths: Path, fact: str = "text") -> list[str]:
-    """What a fresh process must look into to know the text of the files; checks what it knows."""
+def files_read(store: Path, *paths: Path, fact: str = "text") -> list[str]:
+    """Names of the files that a new process reads to know their text; checks the texts."""
     read = []
 
     def find(path: Path) -> str:
         read.append(path.name)
         return path.read_text()
 
-    facts = Ledger(book)
-    facts.refresh()
+    facts = FileFacts(store)
     known, faults = facts.find_out(fact, find, paths, "reading", False)
     assert not faults
     assert {path: each.value for path, each in known.items()} == {p: p.read_text() for p in paths}
     return read
 
 
-def test_a_fact_is_found_out_once(tmp_path: Path, path: Path) -> None:
-    book = tmp_path / "cache" / "ledger.jsonl"
-    assert looked_into(book, path, path) == ["a.wav"]
-    assert looked_into(book, path) == []
-    assert looked_into(book, path, fact="another") == ["a.wav"]
-    assert looked_into(book, path) == looked_into(book, path, fact="another") == []
+def test_a_fact_is_determined_once(tmp_path: Path, path: Path) -> None:
+    store = tmp_path / "cache" / "facts.jsonl"
+    assert files_read(store, path, path) == ["a.wav"]
+    assert files_read(store, path) == []
+    assert files_read(store, path, fact="another") == ["a.wav"]
+    assert files_read(store, path) == files_read(store, path, fact="another") == []
 
 
 def rewrite(path: Path) -> None:
@@ -63,10 +62,10 @@ def touch(path: Path) -> None:
     os.utime(path, (1, 1))
 
 
-def rewrite_behind_the_clock(path: Path) -> None:
-    """Another content of the same size and time, as a careful restorer of times leaves it."""
+def rewrite_and_restore_time(path: Path) -> None:
+    """Another content of the same size and modification time."""
     before = path.stat()
-    time.sleep(0.02)  # a tick of the kernel's clock, in which it notes changes
+    time.sleep(0.02)  # longer than a tick of the kernel's file clock
     path.write_text("two")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_mtime_ns == before.st_mtime_ns
@@ -80,68 +79,63 @@ def replace(path: Path) -> None:
     os.replace(other, path)
 
 
-@pytest.mark.parametrize("change", [rewrite, touch, rewrite_behind_the_clock, replace])
-def test_a_file_in_another_state_is_looked_into_again(
-    tmp_path: Path, path: Path, change: Any
-) -> None:
-    book = tmp_path / "ledger.jsonl"
-    looked_into(book, path)
+@pytest.mark.parametrize("change", [rewrite, touch, rewrite_and_restore_time, replace])
+def test_a_changed_file_is_read_again(tmp_path: Path, path: Path, change: Any) -> None:
+    store = tmp_path / "facts.jsonl"
+    files_read(store, path)
     change(path)
-    assert looked_into(book, path) == ["a.wav"]
-    assert looked_into(book, path) == []
+    assert files_read(store, path) == ["a.wav"]
+    assert files_read(store, path) == []
 
 
-def test_what_may_change_without_a_trace_is_not_remembered(
+def test_recently_changed_files_are_not_cached(
     tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """File systems note changes by the tick: within one, two contents look the same."""
+    """Two changes within a tick of the file system's clock cannot be told apart."""
     monkeypatch.undo()
-    book = tmp_path / "ledger.jsonl"
-    assert looked_into(book, path) == ["a.wav"]
-    assert looked_into(book, path) == ["a.wav"]
+    store = tmp_path / "facts.jsonl"
+    assert files_read(store, path) == ["a.wav"]
+    assert files_read(store, path) == ["a.wav"]
     assert state(path).changed_ns == 0
     latest = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: latest + 3_000_000_000)
     assert state(path).changed_ns == path.stat().st_ctime_ns
-    assert looked_into(book, path) == ["a.wav"]
-    assert looked_into(book, path) == []
+    assert files_read(store, path) == ["a.wav"]
+    assert files_read(store, path) == []
 
 
-def test_torn_and_mixed_lines_are_passed_over(tmp_path: Path, path: Path) -> None:
-    book = tmp_path / "ledger.jsonl"
-    looked_into(book, path)
-    line = book.read_bytes()
+def test_damaged_lines_are_ignored(tmp_path: Path, path: Path) -> None:
+    store = tmp_path / "facts.jsonl"
+    files_read(store, path)
+    line = store.read_bytes()
     for damaged in (
-        line[:-10],  # torn by a kill
+        line[:-10],  # cut off by a kill
         line[:20] + b"x" + line[21:],
-        line.replace(b'"one"', b'"two"'),  # mixed with another, and JSON still
+        line.replace(b'"one"', b'"two"'),  # valid JSON of mixed lines
         b"nonsense\n",
         b"\n\n",
     ):
-        book.write_bytes(damaged)
-        assert looked_into(book, path) == ["a.wav"]
-        assert looked_into(book, path) == [], "what is added after a torn line is read"
+        store.write_bytes(damaged)
+        assert files_read(store, path) == ["a.wav"]
+        assert files_read(store, path) == [], "a line after a damaged one is read"
 
 
-def test_a_line_still_being_written_is_read_later(tmp_path: Path, path: Path) -> None:
-    book = tmp_path / "ledger.jsonl"
-    looked_into(book, path)
-    line = book.read_bytes()
-    book.write_bytes(line[:30])
-    facts = Ledger(book)
-    facts.refresh()
+def test_a_line_is_read_when_it_is_complete(tmp_path: Path, path: Path) -> None:
+    store = tmp_path / "facts.jsonl"
+    files_read(store, path)
+    line = store.read_bytes()
+    store.write_bytes(line[:30])
+    facts = FileFacts(store)
     assert list(facts.paths("text")) == []
-    with book.open("ab") as file:
+    with store.open("ab") as file:
         file.write(line[30:])
-    facts.refresh()
     assert list(facts.paths("text")) == [(str(path), "one")]
-    book.unlink()
-    facts.refresh()
+    store.unlink()
     assert list(facts.paths("text")) == []
 
 
-def test_faults_are_told_by_file_and_not_remembered(tmp_path: Path, path: Path) -> None:
-    facts = Ledger(tmp_path / "ledger.jsonl")
+def test_errors_are_returned_by_file_and_not_cached(tmp_path: Path, path: Path) -> None:
+    facts = FileFacts(tmp_path / "facts.jsonl")
 
     def find(path: Path) -> str:
         raise DataError(f"{path}: is bad")
@@ -155,15 +149,14 @@ def test_faults_are_told_by_file_and_not_remembered(tmp_path: Path, path: Path) 
     assert not facts.file.exists()
 
 
-def test_a_ledger_that_cannot_be_written_costs_time_only(tmp_path: Path, path: Path) -> None:
-    book = tmp_path / "file" / "ledger.jsonl"
-    book.parent.write_text("a file where the folder should be")
-    assert looked_into(book, path) == looked_into(book, path) == ["a.wav"]
+def test_unwritable_store_is_ignored(tmp_path: Path, path: Path) -> None:
+    store = tmp_path / "file" / "facts.jsonl"
+    store.parent.write_text("a file where the folder should be")
+    assert files_read(store, path) == files_read(store, path) == ["a.wav"]
 
 
-def test_processes_add_side_by_side(tmp_path: Path) -> None:
-    """Each line whole, whoever writes it when."""
-    book = tmp_path / "ledger.jsonl"
+def test_processes_append_complete_lines(tmp_path: Path) -> None:
+    store = tmp_path / "facts.jsonl"
     for process in "ab":
         for number in range(40):
             (tmp_path / f"{process}{number}").write_text("text")
@@ -171,23 +164,23 @@ def test_processes_add_side_by_side(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from datamodules.cache import file_facts\n"
         "from datamodules.files import state; state._SETTLED_NS = -(10**18)\n"
         "for path in map(Path, sys.argv[2:]):\n"
-        "    facts = file_facts.Ledger(Path(sys.argv[1]))\n"
+        "    facts = file_facts.FileFacts(Path(sys.argv[1]))\n"
         "    facts.find_out('text', Path.read_text, [path], '', False)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(file_facts.__file__).parents[2])}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(book), *map(str, tmp_path.glob(f"{name}[0-9]*"))],
+            [sys.executable, "-c", program, str(store), *map(str, tmp_path.glob(f"{name}[0-9]*"))],
             env=environment,
         )
         for name in "ab"
     ]
     assert [process.wait(60) for process in processes] == [0, 0]
-    assert looked_into(book, *tmp_path.glob("[ab][0-9]*")) == []
-    assert len(book.read_bytes().splitlines()) == 80
+    assert files_read(store, *tmp_path.glob("[ab][0-9]*")) == []
+    assert len([line for line in store.read_bytes().splitlines() if line]) == 80
 
 
-def test_a_file_in_use_may_be_linked_but_not_changed(path: Path) -> None:
+def test_check_same_allows_links_but_no_changes(path: Path) -> None:
     before = state(path)
     os.link(path, path.with_name("link"))
     check_same(path, before)

@@ -1,8 +1,7 @@
-"""The command that shows and clears the cache: what it deletes, and what it leaves alone."""
+"""The command that shows and clears the cache."""
 
 from __future__ import annotations
 
-import fcntl
 import io
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 from datamodules.cache import folder as command
 from datamodules.cache.folder import decoded_folder, stored
@@ -33,7 +33,7 @@ def write(path: Path, seed: int) -> Path:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """One file of its own in each of two data sets, and one that both have."""
+    """Two data sets with one unique file each, and one file that both have."""
     one, other = write(tmp_path / "one/a.flac", 1), write(tmp_path / "other/b.flac", 2)
     both = write(tmp_path / "one/both.flac", 3)
     copy = tmp_path / "other/both.flac"
@@ -61,7 +61,7 @@ def test_show_of_nothing(capsys: pytest.CaptureFixture[str], cache: Path) -> Non
     assert not cache.exists()
 
 
-def test_clear_of_a_root_leaves_what_others_need(files: list[Path], tmp_path: Path) -> None:
+def test_clear_of_a_root_keeps_entries_of_others(files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "one")
     assert command.main(["clear", str(tmp_path / "link"), "--yes"]) == 0
     assert [entry.sources for entry in stored()] == [[files[2], files[3]], [files[1]]]
@@ -69,26 +69,26 @@ def test_clear_of_a_root_leaves_what_others_need(files: list[Path], tmp_path: Pa
     assert command.main(["clear", str(tmp_path / "one"), "--yes"]) == 0
     assert [entry.sources for entry in stored()] == [[files[1]]]
     decode([files[0]], progress=False)
-    shutil.rmtree(tmp_path / "one")  # what was made of files that are gone can go, too
+    shutil.rmtree(tmp_path / "one")  # entries of deleted files are deleted too
     assert command.main(["clear", str(tmp_path / "one"), "--yes"]) == 0
     assert [entry.sources for entry in stored()] == [[files[1]]]
 
 
-def test_what_was_resampled_belongs_to_the_file_that_it_comes_from(tmp_path: Path) -> None:
+def test_resampled_entries_belong_to_the_original_file(tmp_path: Path) -> None:
     path = write(tmp_path / "one/a.flac", 1)
     decoded = decode([path], progress=False)[path].file()
     decode([decoded], progress=False, sample_rate=4000)
     assert [entry.sources for entry in stored()] == [[path], [path]]
 
 
-def test_clear_of_all_deletes_nothing_outside(files: list[Path], cache: Path) -> None:
+def test_clear_deletes_entries_only(files: list[Path], cache: Path) -> None:
     (cache / "demo").mkdir()
     (cache / "decoded" / "stranger").symlink_to(files[0].parent)
     assert command.main(["clear", "--yes"]) == 0
     assert stored() == []
     assert not (cache / "ledger.jsonl").exists()
     assert (cache / "demo").is_dir()
-    assert (cache / "decoded" / "stranger").is_symlink(), "a link is no entry"
+    assert (cache / "decoded" / "stranger").is_symlink(), "a link is not an entry"
     assert all(file.exists() for file in files)
 
 
@@ -99,7 +99,7 @@ def test_clear_asks(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(stored()) == left
 
 
-def test_clear_without_anybody_to_ask(
+def test_clear_without_a_terminal_needs_yes(
     files: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO())
@@ -108,15 +108,14 @@ def test_clear_without_anybody_to_ask(
     assert len(stored()) == 3
 
 
-def test_clear_waits_for_nobody(files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    with (decoded_folder() / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def test_clear_does_not_wait(files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with FileLock(decoded_folder() / ".lock"):
         assert command.main(["clear", "--yes"]) == 2
-    assert f"{decoded_folder()}: another process is writing here" in capsys.readouterr().err
+    assert f"{decoded_folder()}: another process is writing to it" in capsys.readouterr().err
     assert len(stored()) == 3
 
 
-def test_a_cache_that_cannot_be_cleared(
+def test_read_only_cache_is_reported(
     files: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(path: Path) -> None:

@@ -213,7 +213,7 @@ def test_an_entry_that_does_not_fit_its_manifest_is_made_again(tmp_path: Path, d
         shutil.rmtree(entry.folder)
         entry.folder.mkdir()
     assert find(path) is None
-    with pytest.warns(UserWarning, match=rf"{entry.folder.name}.*made again of {path}"):
+    with pytest.warns(UserWarning, match=rf"{entry.folder.name}.*made again from {path}"):
         assert decode([path], False)[path] == entry
     assert_right(path)
 

@@ -193,7 +193,7 @@ def test_the_data_module_passes_missing_as_silence_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stems", [["a", "a"], [], ["vocals", "mixture"]])
 def test_faulty_lists_of_stems_are_refused(stems: list[str]) -> None:
-    with pytest.raises(DataError, match="name each stem of the data set once"):
+    with pytest.raises(DataError, match="list each stem of the data set once"):
         grouping(stems, stems)
 
 
