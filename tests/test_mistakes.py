@@ -481,7 +481,7 @@ _LIGHT = [
     ("lightning_modules.tools.export", "gone.ckpt -o out"),
     ("lightning_modules.tools.requeue", "1 --run_dir gone"),
     ("datamodules.convert", "gone out"),
-    ("datamodules.doctor.report", "gone"),
+    ("datamodules.doctor.__main__", "gone"),
     ("datamodules.cache.folder", "clear gone --yes"),
 ]
 

@@ -1,4 +1,4 @@
-"""What the measures of a track mean: findings, with the thresholds that make them."""
+"""Findings from measurements of tracks, and their thresholds."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from datamodules.tracks.findings import Finding, Severity
 from datamodules.tracks.index import Track
 from datamodules.tracks.layouts import MIXTURE, Entry
 
-# Stems of pop songs lie at -15 to -35 dBFS.
+# Stems of pop songs are at -15 to -35 dBFS.
 FAINT_DB = -40.0
-# Mastered loudly on purpose, a record has a sample in 10,000 clipped; damage has one in 1,000.
+# In a loudly mastered record 1 sample in 10,000 is clipped, in a damaged file 1 in 1,000.
 CLIPPED_SHARE = 1e-3
-# Of full scale: -60 dB, which is more than converters have had for decades; and -40 dB.
+# -60 dB of full scale, more than current converters have; and -40 dB.
 DC_NOTE, DC_WARNING = 1e-3, 1e-2
-# MUSDB18's AAC adds up to -32 dB, with a limiter on the mixture to -15 dB; another song to +3 dB.
+# MUSDB18's AAC adds errors up to -32 dB, a limiter on the mixture -15 dB; another song +3 dB.
 MIXTURE_NOTE_DB, MIXTURE_WARNING_DB = -20.0, -10.0
 
 
 def diagnose(entry: Entry, track: Track, measures: TrackMeasures) -> list[Finding]:
-    """Find what a person should know of a track's sound.
+    """Findings about a track's audio.
 
     Args:
-        entry: Where it lies.
+        entry: Location of the track.
         track: The track.
-        measures: What was measured.
+        measures: Its measurements.
 
     Returns:
-        Findings, by file and then of the whole.
+        Findings about each file, then about the whole track.
     """
     findings = []
     for name, file in measures.files.items():
@@ -40,7 +40,9 @@ def diagnose(entry: Entry, track: Track, measures: TrackMeasures) -> list[Findin
         where = f"{entry.path}, {name}" if entry.is_stem_file else str(path)
         if file.first_nonfinite is not None:
             findings.append(nan_finding(path, file.first_nonfinite, track.sample_rate))
-        findings += _of_file(where, name, file)
+        findings += _of_level(where, file)
+        findings += _of_clipping(where, name, file)
+        findings += _of_dc_offset(where, file)
     findings += _of_channels(str(entry.path), measures.files)
     findings += _of_peaks(str(entry.path), measures.files)
     damaged = any(file.first_nonfinite is not None for file in measures.files.values())
@@ -49,14 +51,14 @@ def diagnose(entry: Entry, track: Track, measures: TrackMeasures) -> list[Findin
     return findings
 
 
-def unlike_rates(tracks: Sequence[Track]) -> list[Finding]:
-    """Compare the sample rates of tracks.
+def different_rates(tracks: Sequence[Track]) -> list[Finding]:
+    """Warn about each track whose sample rate differs from most tracks.
 
     Args:
         tracks: The tracks.
 
     Returns:
-        A warning for each track at another rate than most.
+        A warning for each of them.
     """
     counts = Counter(track.sample_rate for track in tracks)
     usual = counts.most_common(1)[0][0] if counts else 0
@@ -67,8 +69,7 @@ def unlike_rates(tracks: Sequence[Track]) -> list[Finding]:
             str(next(iter(track.stems.values())).parent),
             f"sample rate is {track.sample_rate} Hz, but {counts[usual]} of {len(tracks)} tracks "
             f"have {usual} Hz",
-            "training resamples what is not at its rate; make sure that the track's highest "
-            "frequencies are not missed, or remove it",
+            "training resamples it; check that it does not lack high frequencies, or remove it",
         )
         for track in tracks
         if track.sample_rate != usual
@@ -76,113 +77,100 @@ def unlike_rates(tracks: Sequence[Track]) -> list[Finding]:
 
 
 def duplicates(entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[Finding]:
-    """Put pairs of tracks that sound the same into words.
+    """Findings about tracks that sound the same.
 
     Args:
         entries: The tracks.
-        pairs: Numbers of those that are alike.
+        pairs: Pairs of their indices.
 
     Returns:
-        An error for a pair over train and test, a warning for one within a subset.
+        An error for a pair across train and test, a warning for one within a subset.
     """
     findings = []
     for first, second, correlation, shift_seconds in pairs:
         one, other = entries[first], entries[second]
-        apart = one.subset != other.subset
-        when = f"{abs(shift_seconds):.1f} s {'later' if shift_seconds > 0 else 'earlier'}"
+        leak = one.subset != other.subset
+        shift = f", {abs(shift_seconds):.1f} s {'later' if shift_seconds > 0 else 'earlier'}"
         findings.append(
             Finding(
-                "error" if apart else "warning",
+                "error" if leak else "warning",
                 "duplicate",
                 str(other.path),
                 f"sounds like {one.subset}/{one.name} (correlation {correlation:.2f} of 1"
-                f"{f', {when}' if shift_seconds else ''}), another song was expected",
-                "remove one of the two from train: a score on a song that was trained on says "
-                "nothing of others"
-                if apart
-                else "listen to both and remove one, lest one train and the other validate",
+                f"{shift if shift_seconds else ''}), expected another song",
+                "remove the one in train: test scores of songs that were trained on are too high"
+                if leak
+                else "listen to both and remove one; otherwise one may be used for validation",
             )
         )
     return findings
 
 
-def is_silent(file: FileMeasures) -> bool:
-    """Whether a file is silent throughout.
-
-    Args:
-        file: Its measures.
-
-    Returns:
-        Whether each of its seconds is.
-    """
-    return file.silent_share == 1
-
-
 def channel_names(channels: int) -> Sequence[str]:
-    """Name channels, in order.
-
-    Args:
-        channels: Their number.
-
-    Returns:
-        A name for each.
-    """
+    """Names of channels, in order: left and right, or numbers."""
     if channels == 2:
         return ("left", "right")
     return tuple(f"channel {number + 1}" for number in range(channels))
 
 
-def _of_file(where: str, name: str, file: FileMeasures) -> list[Finding]:
-    findings = []
-    if is_silent(file):
-        level = "no sound in it" if file.rms_db < -120 else f"never above {SILENT_DB:g} dBFS"
-        findings.append(
+def _of_level(where: str, file: FileMeasures) -> list[Finding]:
+    if file.is_silent:
+        level = "digital silence" if file.rms_db < -120 else f"never above {SILENT_DB:g} dBFS"
+        return [
             Finding(
                 "warning",
                 "silent-stem",
                 where,
-                f"silent throughout ({level}), a sound was expected",
-                "export it again, unless the song has none: then it stays, as training material "
-                "for silence; BSS Eval has no score for it",
+                f"silent throughout ({level}), expected audio",
+                "export it again; if the song has no such part, keep it: training uses it as "
+                "silence, BSS Eval gives it no score",
             )
+        ]
+    if file.rms_db >= FAINT_DB:
+        return []
+    return [
+        Finding(
+            "note",
+            "faint-stem",
+            where,
+            f"RMS {file.rms_db:.1f} dBFS, {file.silent_share:.0%} of its seconds silent; above "
+            f"{FAINT_DB:g} dBFS is usual",
+            "check that it was not exported too softly",
         )
-    elif file.rms_db < FAINT_DB:
-        findings.append(
-            Finding(
-                "note",
-                "faint-stem",
-                where,
-                f"RMS {file.rms_db:.1f} dBFS, {file.silent_share:.0%} of its seconds silent; above "
-                f"{FAINT_DB:g} dBFS is usual",
-                "check that it was not exported too softly",
-            )
+    ]
+
+
+def _of_clipping(where: str, name: str, file: FileMeasures) -> list[Finding]:
+    if not file.clipped_share:
+        return []
+    return [
+        Finding(
+            "warning" if file.clipped_share > CLIPPED_SHARE else "note",
+            "clipping",
+            where,
+            f"{100 * file.clipped_share:.2g} % of its samples are clipped (runs of three or "
+            f"more at full scale); up to {100 * CLIPPED_SHARE:.2g} % is common",
+            "export it again at a lower level" + (" with its stems" * (name == MIXTURE)),
         )
-    if file.clipped_share:
-        findings.append(
-            Finding(
-                "warning" if file.clipped_share > CLIPPED_SHARE else "note",
-                "clipping",
-                where,
-                f"{100 * file.clipped_share:.2g} % of its samples are clipped (runs of three or "
-                f"more at full scale); up to {100 * CLIPPED_SHARE:.2g} % is common",
-                "export it again at a lower level" + (" with its stems" * (name == MIXTURE)),
-            )
+    ]
+
+
+def _of_dc_offset(where: str, file: FileMeasures) -> list[Finding]:
+    if abs(file.dc_offset) <= DC_NOTE:
+        return []
+    return [
+        Finding(
+            "warning" if abs(file.dc_offset) > DC_WARNING else "note",
+            "dc-offset",
+            where,
+            f"mean is {file.dc_offset:+.4f} of full scale, expected less than {DC_NOTE:g}",
+            "apply a high-pass filter at 5 to 20 Hz",
         )
-    if abs(file.dc_offset) > DC_NOTE:
-        findings.append(
-            Finding(
-                "warning" if abs(file.dc_offset) > DC_WARNING else "note",
-                "dc-offset",
-                where,
-                f"mean is {file.dc_offset:+.4f} of full scale, less than {DC_NOTE:g} was expected",
-                "filter it with a high-pass of 5 to 20 Hz",
-            )
-        )
-    return findings
+    ]
 
 
 def _of_channels(where: str, files: dict[str, FileMeasures]) -> list[Finding]:
-    equal = [name for name, file in files.items() if file.channels_equal and not is_silent(file)]
+    equal = [name for name, file in files.items() if file.channels_equal and not file.is_silent]
     if not equal:
         return []
     return [
@@ -191,7 +179,7 @@ def _of_channels(where: str, files: dict[str, FileMeasures]) -> list[Finding]:
             "dual-mono",
             where,
             f"the channels are the same in {', '.join(equal)}",
-            "nothing, if they were recorded in mono",
+            "nothing to do if they were recorded in mono",
         )
     ]
 
@@ -205,9 +193,9 @@ def _of_peaks(where: str, files: dict[str, FileMeasures]) -> list[Finding]:
             "note",
             "over-full-scale",
             where,
-            f"peaks beyond full scale: {', '.join(over)}",
-            "nothing for training; datamodules.convert to integers would clip them, --subtype "
-            "FLOAT keeps them",
+            f"peaks above full scale: {', '.join(over)}",
+            "nothing to do for training; datamodules.convert needs --subtype FLOAT, integers "
+            "would clip them",
         )
     ]
 
@@ -223,9 +211,9 @@ def _of_mixture(where: str, mixture: MixtureMeasures) -> list[Finding]:
     )
     finding = (
         f"the mixture is not the sum of the stems: the difference is {errors} of the mixture, "
-        f"below {MIXTURE_NOTE_DB:g} dB was expected"
+        f"expected below {MIXTURE_NOTE_DB:g} dB"
     )
-    # A gain explains it where nearly all of the error goes with it.
+    # A gain explains the error if it removes nearly all of it.
     if max(mixture.error_after_gain_db) <= min(MIXTURE_NOTE_DB, worst - 10):
         gains = ", ".join(f"{gain:.3f}" for gain in mixture.gain)
         finding += f" (the mixture is the sum times {gains})"
@@ -235,7 +223,7 @@ def _of_mixture(where: str, mixture: MixtureMeasures) -> list[Finding]:
             "mixture-unlike-sum",
             where,
             finding,
-            "nothing for training, which sums the stems; scores take the mixture: restore or "
-            "remove the track, unless you compare with published scores that have it",
+            "nothing to do for training, which sums the stems; scores use the mixture: restore or "
+            "remove the track, except to compare with published scores that include it",
         )
     ]

@@ -1,16 +1,15 @@
-"""Recordings that are the same by their sound, whatever their files look like.
+"""Audio fingerprints that detect copies of a recording, however they are encoded.
 
-A fingerprint is a coarse spectrogram: log energy in 20 bands, ten times a second, of which
-each band's and each frame's mean is taken off. So neither gain nor equalisation counts, nor
-the beat that songs of one tempo share, but how the bands take turns. Two songs are as alike
-as the correlation of their fingerprints at the best shift in time.
+A fingerprint is a coarse spectrogram: log energy in 20 bands, ten frames a second, minus the mean
+of each band and of each frame. This removes gain, equalisation and the beat that songs of one tempo
+share. The similarity of two songs is the correlation of their fingerprints at the best time shift.
 
-Measured in 2026 on 25 recordings (five CC0 songs of one artist, the 18 of the embedded corpus,
-two excerpts of MUSDB18): the most alike of 300 pairs of different songs correlate by 0.21, half
-of them by less than 0.10. Copies of each: MP3 at 64 kbit/s 0.99; AAC at 96 kbit/s, 12 dB
-softer and later by half a frame, the worst shift there is, 0.74; Vorbis at its lowest quality
-without its first 15 % 0.85; the middle 30 % alone 0.81; one channel 0.92; equalised by +-6 dB
-and limited 0.99; noise at -20 dB 0.95. Hence the threshold in the middle, `SAME`.
+Measured in 2026 on 25 recordings (five CC0 songs of one artist, the 18 of the embedded corpus, two
+excerpts of MUSDB18): of 300 pairs of different songs, the maximum correlation is 0.21, the median
+below 0.10. Copies: MP3 at 64 kbit/s 0.99; AAC at 96 kbit/s, 12 dB softer and shifted by half a
+frame, the worst case, 0.74; Vorbis at its lowest quality without the first 15 % 0.85; the middle
+30 % alone 0.81; one channel 0.92; equalised by +-6 dB and limited 0.99; noise at -20 dB 0.95. The
+threshold `SAME` is in between.
 """
 
 from __future__ import annotations
@@ -26,30 +25,30 @@ FRAMES_PER_SECOND = 10
 SAME = 0.5
 
 Fingerprint = npt.NDArray[np.float32]
-"""Coarse spectrogram, free of gain, shape (bands, frames)."""
+"""Normalised coarse spectrogram, shape (bands, frames)."""
 
 Spectrum = npt.NDArray[np.complex64]
 
 _BANDS = 20
-# What telephones and the lowest bit rates keep, too.
+# Telephones and the lowest bit rates keep this range, too.
 _LOWEST_HZ, _HIGHEST_HZ = 150.0, 3600.0
-# Softer than a band's mean by more than this (20 dB), differences do not count: codecs drop them.
+# Levels more than 20 dB below a band's mean are compressed: codecs discard such detail.
 _FLOOR = 1e-2
-# With less in common chance correlates: 10 seconds, or of shorter songs the most.
+# Shorter overlaps correlate by chance: 10 seconds, or 80 % of a shorter song.
 _OVERLAP_FRAMES = 10 * FRAMES_PER_SECOND
 _OVERLAP_SHARE = 0.8
-# Tracks compared with all others at once; bounds the memory for spectra.
+# Spectra kept in memory at a time.
 _TILE = 64
 
 
 class Pair(NamedTuple):
-    """Two recordings that are alike.
+    """Two recordings that sound the same.
 
     Attributes:
-        first: Number of the one.
-        second: Number of the other, the larger number.
-        correlation: How alike they are, at most 1.
-        shift_seconds: How much later the second has it.
+        first: Index of one.
+        second: Index of the other, larger than the first.
+        correlation: Similarity, at most 1.
+        shift_seconds: Delay of the second relative to the first.
     """
 
     first: int
@@ -59,7 +58,7 @@ class Pair(NamedTuple):
 
 
 class Fingerprinter:
-    """Takes a fingerprint of audio that comes in blocks.
+    """Computes a fingerprint block by block.
 
     Args:
         sample_rate: Sample rate, Hz.
@@ -76,23 +75,23 @@ class Fingerprinter:
 
     @np.errstate(over="ignore", invalid="ignore")
     def add(self, audio: npt.NDArray[np.float32]) -> None:
-        """Listen to the next block.
+        """Add the next block.
 
         Args:
             audio: Waveform, shape (C, T).
         """
-        heard = np.concatenate([self._tail, audio.mean(0)])
-        count = max(0, (len(heard) - len(self._window)) // self._hop + 1)
+        signal = np.concatenate([self._tail, audio.mean(0)])
+        count = max(0, (len(signal) - len(self._window)) // self._hop + 1)
         if count:
-            windows = np.lib.stride_tricks.sliding_window_view(heard, len(self._window))
+            windows = np.lib.stride_tricks.sliding_window_view(signal, len(self._window))
             spectrum = np.fft.rfft(windows[: count * self._hop : self._hop] * self._window)
             power = spectrum.real**2 + spectrum.imag**2
             self._energies.append(np.add.reduceat(power, self._edges, axis=1)[:, :-1])
-        self._tail = heard[count * self._hop :]
+        self._tail = signal[count * self._hop :]
 
     @np.errstate(over="ignore", invalid="ignore")
     def fingerprint(self) -> Fingerprint:
-        """What was heard; of silence, or of less than two frames, an empty one."""
+        """The fingerprint; empty for silence and for audio of less than two frames."""
         if not self._energies:
             return np.zeros((_BANDS, 0), np.float32)
         energies = np.concatenate(self._energies).T
@@ -101,7 +100,7 @@ class Fingerprinter:
         levels -= levels.mean(1, keepdims=True)
         levels -= levels.mean(0)
         size = np.sqrt(np.square(levels).mean())
-        if not size > 1e-3:  # silence; or samples beyond all measure, whose size is not a number
+        if not size > 1e-3:  # silence; or NaN, after an overflow
             return np.zeros((_BANDS, 0), np.float32)
         normed: Fingerprint = (levels / size).astype(np.float32)
         return normed
@@ -110,27 +109,27 @@ class Fingerprinter:
 def find_same(
     fingerprints: Sequence[Fingerprint], progress: bool = False, threshold: float = SAME
 ) -> list[Pair]:
-    """Compare every recording with every other.
+    """Find pairs of recordings that sound the same.
 
-    Takes 0.3 ms of one core a pair of four-minute songs.
+    A pair of four-minute songs takes 0.3 ms of one core.
 
     Args:
-        fingerprints: One for each recording; empty ones are like none.
+        fingerprints: One per recording; empty ones match none.
         progress: Show a progress bar, if it takes more than a second.
-        threshold: Correlation from which two are the same.
+        threshold: Lowest correlation of a pair.
 
     Returns:
-        The pairs that are alike, in the order of their numbers.
+        The pairs, in the order of their indices.
     """
-    heard = [number for number, each in enumerate(fingerprints) if each.shape[1]]
-    longest = max((fingerprints[number].shape[1] for number in heard), default=0)
+    audible = [number for number, each in enumerate(fingerprints) if each.shape[1]]
+    longest = max((fingerprints[number].shape[1] for number in audible), default=0)
     size = 1 << max(1, 2 * longest - 1).bit_length()
     energies = [_cumulative_energy(each) for each in fingerprints]
     pairs: list[Pair] = []
     rounds = [
-        (heard[start : start + _TILE], second)
-        for start in range(0, len(heard), _TILE)
-        for second in heard[start + 1 :]
+        (audible[start : start + _TILE], second)
+        for start in range(0, len(audible), _TILE)
+        for second in audible[start + 1 :]
     ]
     spectra: dict[int, Spectrum] = {}
     for tile, second in tqdm(
@@ -142,9 +141,9 @@ def find_same(
         for first in (number for number in tile if number < second):
             product = np.einsum("bf,bf->f", spectrum, spectra[first].conj())
             products = np.fft.irfft(product, size)
-            alike = _best_shift(products, energies[first], energies[second])
-            if alike[0] >= threshold:
-                pairs.append(Pair(first, second, *alike))
+            correlation, shift = _best_shift(products, energies[first], energies[second])
+            if correlation >= threshold:
+                pairs.append(Pair(first, second, correlation, shift))
     return sorted(pairs)
 
 
@@ -153,7 +152,7 @@ def _spectrum(fingerprint: Fingerprint, size: int) -> Spectrum:
 
 
 def _cumulative_energy(fingerprint: Fingerprint) -> npt.NDArray[np.float64]:
-    """Energy of the first n frames, for n from 0 to all of them."""
+    """Energy of the first n frames, for n from 0 to the length."""
     energy = np.square(fingerprint).sum(0, dtype=np.float64)
     return np.concatenate([[0.0], np.cumsum(energy)])
 
@@ -163,18 +162,18 @@ def _best_shift(
     first_energy: npt.NDArray[np.float64],
     second_energy: npt.NDArray[np.float64],
 ) -> tuple[float, float]:
-    """Correlation at the best shift, and that shift in seconds.
+    """Highest correlation over all shifts, and its shift in seconds.
 
     Args:
-        products: Circular cross-correlation: sum over bands and frames t of first[t] times
-            second[t + shift].
+        products: Circular cross-correlation: sum of first[t] * second[t + shift] over bands and
+            frames t.
         first_energy: Cumulative energy of the first, shape (n + 1,).
         second_energy: Cumulative energy of the second, shape (m + 1,).
     """
     n, m = len(first_energy) - 1, len(second_energy) - 1
     least = min(_OVERLAP_FRAMES, max(1, int(_OVERLAP_SHARE * min(n, m))))
     shifts = np.arange(least - n, m - least + 1)
-    # Normed by the energy of what overlaps, from cumulative energies at its ends.
+    # Normalised by the energies of the overlap, from the cumulative energies at its ends.
     begin, end = np.maximum(0, -shifts), np.minimum(n, m - shifts)
     energy = (first_energy[end] - first_energy[begin]) * (
         second_energy[end + shifts] - second_energy[begin + shifts]

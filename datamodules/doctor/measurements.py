@@ -1,7 +1,7 @@
-"""What is measured of a track's sound, in one pass over its files in bounded memory.
+"""Audio measurements of a track, in one pass over its files in bounded memory.
 
-One second of all files at a time: a block stays in the processor's cache from one measure to
-the next, and seconds are also what silence is counted in.
+Blocks are one second of all files: small enough for the processor's cache, and the unit in which
+silence is counted.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from datamodules.files.audio import Audio
 from datamodules.tracks.index import Track
 from datamodules.tracks.layouts import MIXTURE
 
-# A second below this is silent, dBFS: 16-bit noise is at -96, breathing of a singer at -50.
+# A second below this level is silent, dBFS: 16-bit noise is at -96, a singer's breath at -50.
 SILENT_DB = -60.0
-# The largest sample that 16 bits hold on both sides.
+# Largest magnitude that 16 bits have for both signs.
 FULL_SCALE = np.float32(1 - 2**-15)
 
 
 @dataclass(frozen=True)
 class FileMeasures:
-    """What one file sounds like.
+    """Measurements of one file.
 
     Attributes:
         rms_db: Root mean square over all channels, dBFS (a full-scale square wave has 0);
-            -inf of digital silence.
-        peak_db: Largest sample, dBFS; above 0 in float files and decoded AAC.
+            -inf for digital silence.
+        peak_db: Largest sample, dBFS; may be above 0 in float files and decoded AAC.
         silent_share: Share of its seconds below `SILENT_DB`.
-        clipped_share: Share of its samples that lie at full scale (or above) in runs of three
-            or more equal ones; runs are cut at whole seconds.
-        dc_offset: Largest mean of a channel, full scale is 1; with its sign.
-        channels_equal: All channels (of two or more) are the same.
-        first_nonfinite: First sample that is NaN or infinite, if there is one; measures take
-            such samples as 0.
+        clipped_share: Share of its samples in runs of three or more equal samples at or above
+            full scale; runs end at whole seconds.
+        dc_offset: Mean of the channel with the largest magnitude of the mean; full scale is 1.
+        channels_equal: All channels (two or more) are the same.
+        first_nonfinite: Index of the first NaN or infinity, if there is one; the other
+            measurements count such samples as 0.
     """
 
     rms_db: float
@@ -52,15 +52,20 @@ class FileMeasures:
     channels_equal: bool
     first_nonfinite: int | None
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether every second is silent."""
+        return self.silent_share == 1
+
 
 @dataclass(frozen=True)
 class MixtureMeasures:
-    """How a mixture compares with the sum of the stems, by channel.
+    """A mixture compared with the sum of the stems, per channel.
 
     Attributes:
-        error_db: Energy of mixture minus sum over that of the mixture, dB.
-        gain: The factor on the sum that comes nearest to the mixture.
-        error_after_gain_db: The error with that factor, dB.
+        error_db: Energy of mixture minus sum relative to that of the mixture, dB.
+        gain: Least-squares gain from the sum to the mixture.
+        error_after_gain_db: The error with that gain, dB.
     """
 
     error_db: tuple[float, ...]
@@ -70,12 +75,12 @@ class MixtureMeasures:
 
 @dataclass(frozen=True)
 class TrackMeasures:
-    """What a track sounds like.
+    """Measurements of a track.
 
     Attributes:
-        files: Stem, or ``mixture`` -> measures of its file.
-        mixture: Its mixture against its stems; without a mixture of its own, none.
-        fingerprint: Of its mixture, else of the sum of its stems.
+        files: Stem, or ``mixture`` -> measurements of its file.
+        mixture: Mixture compared with the stems; None without a mixture file.
+        fingerprint: Fingerprint of the mixture file, or of the sum of the stems.
     """
 
     files: dict[str, FileMeasures]
@@ -84,16 +89,10 @@ class TrackMeasures:
 
 
 def measure(track: Track) -> TrackMeasures:
-    """Listen to a track.
+    """Measure a track.
 
-    Takes 10 to 17 seconds of one core for an hour of 44.1 kHz stereo in five 16-bit WAV files,
-    and 23 to 31 in FLAC (2026, a shared virtual machine).
-
-    Args:
-        track: The track.
-
-    Returns:
-        Its measures.
+    An hour of 44.1 kHz stereo in five 16-bit WAV files takes 10 to 17 seconds of one core, in FLAC
+    23 to 31 (2026, a shared virtual machine).
 
     Raises:
         DataError: A file is damaged.
@@ -101,9 +100,9 @@ def measure(track: Track) -> TrackMeasures:
     paths: dict[str, Path] = dict(track.stems)
     if track.mixture is not None:
         paths[MIXTURE] = track.mixture
-    files = {name: _File(track.channels) for name in paths}
-    comparison = _Comparison(track.channels)
-    listening = Fingerprinter(track.sample_rate)
+    files = {name: _FileSums(track.channels) for name in paths}
+    comparison = _MixtureSums(track.channels)
+    fingerprinter = Fingerprinter(track.sample_rate)
     readers = [audio.blocks(path, track.sample_rate) for path in paths.values()]
     for blocks in zip_longest(*readers, fillvalue=np.zeros((track.channels, 0), np.float32)):
         _check_lengths(track, list(paths.values()), blocks, next(iter(files.values())).samples)
@@ -111,20 +110,20 @@ def measure(track: Track) -> TrackMeasures:
         total = clean[0].copy()
         for block in clean[1 : len(track.stems)]:
             total += block
-        listening.add(clean[-1] if track.mixture is not None else total)
+        fingerprinter.add(clean[-1] if track.mixture is not None else total)
         if track.mixture is not None:
             comparison.add(clean[-1], total)
     return TrackMeasures(
         {name: file.measures() for name, file in files.items()},
         comparison.measures() if track.mixture is not None else None,
-        listening.fingerprint(),
+        fingerprinter.fingerprint(),
     )
 
 
 def _check_lengths(
     track: Track, paths: Sequence[Path], blocks: Sequence[Audio], position: int
 ) -> None:
-    """Make sure that no file ends before the length of its header."""
+    """Raise if a file ends before the length that its header declares."""
     expected = min(track.sample_rate, track.samples - position)
     for path, block in zip(paths, blocks, strict=True):
         if block.shape[1] < expected:
@@ -136,8 +135,8 @@ def _check_lengths(
 
 
 @dataclass
-class _File:
-    """Sums over a file, block by block."""
+class _FileSums:
+    """Sums over the blocks of a file."""
 
     channels: int
     samples: int = 0
@@ -145,14 +144,14 @@ class _File:
     peak: float = 0.0
     channels_equal: bool = True
     first_nonfinite: int | None = None
-    # One entry a second.
+    # One entry per second.
     lengths: list[int] = field(default_factory=list)
     energies: list[float] = field(default_factory=list)
     sums: list[npt.NDArray[np.float32]] = field(default_factory=list)
 
     def add(self, block: Audio) -> Audio:
-        """Take in a second; returns it, with 0 for what is not finite."""
-        # One pass tells whether a closer look is needed: NaN and infinity stay in a sum.
+        """Add a block of one second; returns it with 0 for NaN and infinity."""
+        # One pass suffices for finite blocks: NaN and infinity propagate into the sum.
         energy = float(np.einsum("ct,ct->", block, block))
         if not np.isfinite(energy) and not np.isfinite(block).all():
             if self.first_nonfinite is None:
@@ -189,7 +188,7 @@ class _File:
 def clipped_samples(block: Audio) -> int:
     """Count samples at full scale (or above) in runs of three or more equal ones.
 
-    A peak may touch full scale in a sample or two; a flat top is what clipping leaves.
+    An unclipped peak touches full scale in a sample or two; clipping leaves a flat top.
 
     Args:
         block: Waveform, shape (C, T).
@@ -199,7 +198,7 @@ def clipped_samples(block: Audio) -> int:
     """
     at_top = np.abs(block) >= FULL_SCALE
     joined = at_top[:, 1:] & at_top[:, :-1] & (block[:, 1:] == block[:, :-1])
-    # A run of n samples is one of n - 1 joints; here those of two joints or more.
+    # A run of n samples has n - 1 joints; count runs of two joints or more.
     edge = np.zeros((len(block), 1), bool)
     before = np.concatenate([edge, joined[:, :-1]], axis=1)
     after = np.concatenate([joined[:, 1:], edge], axis=1)
@@ -208,8 +207,8 @@ def clipped_samples(block: Audio) -> int:
     return int(np.count_nonzero(long) + np.count_nonzero(begins))
 
 
-class _Comparison:
-    """Sums over a mixture and the sum of its stems, block by block."""
+class _MixtureSums:
+    """Sums over the blocks of a mixture and of the sum of its stems."""
 
     def __init__(self, channels: int) -> None:
         self._mixture, self._total = np.zeros(channels), np.zeros(channels)
@@ -219,12 +218,12 @@ class _Comparison:
         self._mixture += _products(mixture, mixture)
         self._total += _products(total, total)
         self._product += _products(mixture, total)
-        # Not from the other three, whose difference would drown small errors.
+        # Computed from the other three sums, small errors would be lost to rounding.
         error = mixture - total
         self._error += _products(error, error)
 
     def measures(self) -> MixtureMeasures:
-        # A silent mixture of silent stems has no error.
+        # A silent mixture of silent stems has no error, and must not divide by 0.
         scale = np.where(self._mixture > 0, self._mixture, 1e-20)
         gain = np.where(self._total > 0, self._product / np.maximum(self._total, 1e-20), 1.0)
         # Least squares: |m - g t|^2 = |m|^2 - g <m, t> at the best g.

@@ -17,7 +17,6 @@ from datamodules.doctor.diagnosis import (
     FAINT_DB,
     MIXTURE_NOTE_DB,
     MIXTURE_WARNING_DB,
-    is_silent,
 )
 from datamodules.doctor.measurements import SILENT_DB, FileMeasures
 from datamodules.doctor.report import Report
@@ -101,7 +100,7 @@ def levels_figure(report: Report) -> Figure:
     )
     for row, track in enumerate(tracks):
         for column, name in enumerate(names):
-            if name in track.files and is_silent(track.files[name]):
+            if name in track.files and track.files[name].is_silent:
                 axes.text(column, row, "silent", ha="center", va="center", fontsize=7, color="w")
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(

@@ -1,7 +1,7 @@
-"""What ``datamodules.doctor.report`` finds in a data set, as a table and as pictures.
+"""Check a data set and plot the results: ``python -m lightning_modules.tools.doctor ROOT``.
 
-``python -m lightning_modules.tools.doctor ROOT`` reads every file to its end. Exit status: 0
-nothing but notes, 1 warnings, 2 errors, which would spoil training.
+Does what ``python -m datamodules.doctor`` does, and plots lengths, levels and findings. Exit
+status: 0 for notes or nothing, 1 for warnings, 2 for errors, which would harm training.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules import command_line
-from datamodules.doctor.report import Report, add_arguments, examine_as_told
+from datamodules.doctor.__main__ import add_arguments, examine_and_print
+from datamodules.doctor.report import Report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Examine and draw as the command line says.
+    """Examine a data set, print the report and plot it.
 
     Args:
-        arguments: Command line; by default the process's own.
+        arguments: Command line; by default this process's.
 
     Returns:
         Exit status: 0, 1 or 2.
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("doctor"),
-        help="folder of the pictures (default doctor)",
+        help="folder of the plots (default doctor)",
     )  # fmt: skip
     parser.add_argument("--format", choices=["png", "svg"], default="png", help="default png")
     options = parser.parse_args(arguments)
@@ -40,13 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _examine(options: argparse.Namespace) -> int:
     if not options.fast:
         command_line.check_folder(options.output, "-o")
-    report = examine_as_told(options)
+    report = examine_and_print(options)
     if any(track.files for track in report.tracks):
-        _draw(report, options.output, options.format)
+        _plot(report, options.output, options.format)
     return report.exit_code
 
 
-def _draw(report: Report, folder: Path, suffix: str) -> None:
+def _plot(report: Report, folder: Path, suffix: str) -> None:
     from lightning_modules.plots import data_sets, style
 
     for name, figure in (

@@ -1,4 +1,4 @@
-"""The same recording is known again, another is not."""
+"""Fingerprints detect copies of a recording and tell different songs apart."""
 
 from __future__ import annotations
 
@@ -13,54 +13,38 @@ import soundfile
 
 from datamodules.doctor.fingerprints import SAME, Fingerprint, Fingerprinter, find_same
 from datamodules.files.audio import Audio
-
-RATE = 8000
-
-
-def song(seed: int, seconds: float = 15.0) -> Audio:
-    """Four notes a second, on the same beat for all seeds, shape (2, T)."""
-    random = np.random.default_rng(seed)
-    time = np.arange(RATE // 4) / RATE
-    notes = [
-        sum(
-            np.sin(2 * np.pi * hz * time) * np.exp(-8 * time)
-            for hz in np.exp(random.uniform(np.log(200), np.log(3000), 3))
-        )
-        for _ in range(round(4 * seconds))
-    ]
-    melody = 0.1 * np.concatenate([note - note.mean() for note in notes])
-    return np.stack([melody, 0.5 * melody]).astype(np.float32)
+from tests.helpers.melodies import RATE, melody
 
 
-def listen(audio: Audio, rate: int = RATE, block: int | None = None) -> Fingerprint:
-    listening = Fingerprinter(rate)
+def fingerprint(audio: Audio, rate: int = RATE, block: int | None = None) -> Fingerprint:
+    fingerprinter = Fingerprinter(rate)
     block = block or rate
     for start in range(0, audio.shape[1], block):
-        listening.add(audio[:, start : start + block])
-    return listening.fingerprint()
+        fingerprinter.add(audio[:, start : start + block])
+    return fingerprinter.fingerprint()
 
 
-def alike(one: Fingerprint, other: Fingerprint) -> tuple[float, float]:
+def similarity(one: Fingerprint, other: Fingerprint) -> tuple[float, float]:
     (pair,) = find_same([one, other], threshold=-1)
     return pair.correlation, pair.shift_seconds
 
 
 def test_a_fingerprint_does_not_depend_on_blocks() -> None:
-    whole = listen(song(0), block=10**6)
+    whole = fingerprint(melody(0), block=10**6)
     assert whole.shape == (20, 149)
     for block in (777, 1600, RATE):
-        np.testing.assert_allclose(listen(song(0), block=block), whole, atol=1e-4)
+        np.testing.assert_allclose(fingerprint(melody(0), block=block), whole, atol=1e-4)
 
 
-def test_a_song_is_itself_at_its_shift() -> None:
-    correlation, shift = alike(listen(song(0)), listen(song(0)))
+def test_shifted_copies_are_found_at_their_shift() -> None:
+    correlation, shift = similarity(fingerprint(melody(0)), fingerprint(melody(0)))
     assert correlation == pytest.approx(1, abs=1e-5)
     assert shift == 0
-    later = np.pad(song(0), ((0, 0), (round(3.2 * RATE), 0)))
-    correlation, shift = alike(listen(song(0)), listen(later))
+    later = np.pad(melody(0), ((0, 0), (round(3.2 * RATE), 0)))
+    correlation, shift = similarity(fingerprint(melody(0)), fingerprint(later))
     assert correlation > 0.95
     assert shift == 3.2
-    assert alike(listen(later), listen(song(0)))[1] == -3.2
+    assert similarity(fingerprint(later), fingerprint(melody(0)))[1] == -3.2
 
 
 @pytest.mark.parametrize(
@@ -72,52 +56,52 @@ def test_a_song_is_itself_at_its_shift() -> None:
         lambda audio: np.clip(2 * audio, -0.15, 0.15),
         lambda audio: audio + 0.01 * np.random.default_rng(9).standard_normal(audio.shape),
     ],
-    ids=["softer", "mono upside down", "cut", "clipped", "noisy"],
+    ids=["softer", "inverted mono", "cut", "clipped", "noisy"],
 )
-def test_changed_copies_are_the_same(change: Callable[[Audio], Audio]) -> None:
-    copy = listen(change(song(0)).astype(np.float32))
-    assert alike(listen(song(0)), copy)[0] > SAME + 0.1
+def test_processed_copies_match(change: Callable[[Audio], Audio]) -> None:
+    copy = fingerprint(change(melody(0)).astype(np.float32))
+    assert similarity(fingerprint(melody(0)), copy)[0] > SAME + 0.1
 
 
-def test_other_songs_on_the_same_beat_are_not() -> None:
-    fingerprints = [listen(song(seed)) for seed in range(12)]
+def test_different_songs_on_the_same_beat_do_not_match() -> None:
+    fingerprints = [fingerprint(melody(seed)) for seed in range(12)]
     assert find_same(fingerprints) == []
-    assert find_same([*fingerprints, listen(0.1 * song(7))])[0][:2] == (7, 12)
+    assert find_same([*fingerprints, fingerprint(0.1 * melody(7))])[0][:2] == (7, 12)
     assert max(pair.correlation for pair in find_same(fingerprints, threshold=-1)) < SAME - 0.1
 
 
-def test_silence_and_short_sounds_are_like_nothing() -> None:
-    silence = listen(np.zeros((2, 10 * RATE), np.float32))
-    blip = listen(song(0)[:, :100])
+def test_silence_and_short_sounds_match_nothing() -> None:
+    silence = fingerprint(np.zeros((2, 10 * RATE), np.float32))
+    blip = fingerprint(melody(0)[:, :100])
     assert silence.shape == blip.shape == (20, 0)
     assert find_same([silence, silence, blip, blip]) == []
     assert find_same([]) == []
-    # A beginning and an end that are silent alike say nothing.
-    padded = [np.pad(song(seed), ((0, 0), (20 * RATE, 20 * RATE))) for seed in range(2)]
-    assert find_same([listen(audio) for audio in padded]) == []
+    # Silence at the same places is not a match.
+    padded = [np.pad(melody(seed), ((0, 0), (20 * RATE, 20 * RATE))) for seed in range(2)]
+    assert find_same([fingerprint(audio) for audio in padded]) == []
 
 
-def test_any_sample_rate() -> None:
+def test_fingerprints_at_any_sample_rate() -> None:
     for rate in (500, 4000, 11025):
-        assert listen(song(0), rate).shape[0] == 20
+        assert fingerprint(melody(0), rate).shape[0] == 20
 
 
-def test_more_tracks_than_are_compared_at_once() -> None:
-    fingerprints = [listen(song(seed, 2)) for seed in range(70)]
+def test_more_tracks_than_fit_in_one_tile() -> None:
+    fingerprints = [fingerprint(melody(seed, 2)) for seed in range(70)]
     for number in (3, 66, 69):
         fingerprints.append(fingerprints[number])
     found = [pair[:2] for pair in find_same(fingerprints, threshold=0.99)]
     assert found == [(3, 70), (66, 71), (69, 72)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("STEMLAB_TEST_DATA" not in os.environ, reason="STEMLAB_TEST_DATA is not set")
-def test_real_songs(tmp_path: Path) -> None:
-    """Songs of one artist differ; their encoded, shifted, equalised copies do not."""
+def test_encoded_shifted_and_equalised_copies_of_real_songs_match(tmp_path: Path) -> None:
     songs = sorted((Path(os.environ["STEMLAB_TEST_DATA"]) / "music").glob("*/*/mixture.flac"))
     fingerprints = []
     for path in songs:
         audio, rate = soundfile.read(path, dtype="float32")
-        fingerprints.append(listen(audio.T, rate))
+        fingerprints.append(fingerprint(audio.T, rate))
     different = find_same(fingerprints, threshold=-1)
     assert len(different) == 10
     assert max(pair.correlation for pair in different) < 0.3
@@ -145,6 +129,6 @@ def test_real_songs(tmp_path: Path) -> None:
         wav = tmp_path / "copy.wav"
         subprocess.run(["ffmpeg", "-nostdin", "-v", "error", "-y", "-i", path, wav], check=True)
         audio, rate = soundfile.read(wav, dtype="float32", always_2d=True)
-        (pair,) = find_same([*fingerprints, listen(audio.T, rate)])
+        (pair,) = find_same([*fingerprints, fingerprint(audio.T, rate)])
         assert (pair.first, pair.second) == (number, 5)
         assert pair.correlation > 0.6

@@ -1,4 +1,4 @@
-"""What is measured, against values known beforehand."""
+"""Measurements of audio with known values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def noise(seed: int, scale: float = 0.05) -> Audio:
 
 
 def measured(root: Path, **files: Audio) -> TrackMeasures:
-    """Measure a track of noise in which some files are other ones."""
+    """Measure a track of noise with some files replaced."""
     folder = root / "train" / "A"
     folder.mkdir(parents=True)
     stems = {stem: files.get(stem, noise(number)) for number, stem in enumerate(STEMS)}
@@ -62,7 +62,7 @@ def test_levels_and_dc(tmp_path: Path) -> None:
     assert files["other"].rms_db == pytest.approx(noise_db, abs=1e-3)
 
 
-def test_silence_is_counted_in_seconds(tmp_path: Path) -> None:
+def test_silent_share_counts_seconds(tmp_path: Path) -> None:
     silence = np.zeros_like(noise(0))
     some = noise(1)
     some[:, RATE : 3 * RATE] *= 0.001  # -86 dBFS
@@ -73,14 +73,14 @@ def test_silence_is_counted_in_seconds(tmp_path: Path) -> None:
     assert files["other"].silent_share == 0
 
 
-def test_clipping_is_runs_of_three(tmp_path: Path) -> None:
+def test_clipping_counts_runs_of_three(tmp_path: Path) -> None:
     def count(*values: float) -> int:
         return clipped_samples(np.array([values, [0] * len(values)], np.float32))
 
     assert count(0, TOP, TOP, 0, TOP) == 0
     assert count(0, TOP, TOP, TOP, 0) == 3
     assert count(TOP, TOP, TOP, TOP, -TOP, -1, -1, -1, 0) == 7
-    assert count(1.2, 1.1, 1.3, 1.2) == 0, "loud, but not cut off"
+    assert count(1.2, 1.1, 1.3, 1.2) == 0, "loud, but not clipped"
     assert count(1.1, 1.1, 1.1, 0.5, 0.5, 0.5) == 3
     clipped = np.clip(20 * noise(0), -1, 1)
     files = measured(tmp_path, vocals=clipped).files
@@ -92,11 +92,10 @@ def test_clipping_is_runs_of_three(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_nan_is_found_and_the_rest_measured(
+def test_nan_is_located_and_measured_as_zero(
     tmp_path: Path, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
-    monkeypatch.setattr(index, "find_non_finite", lambda *_: [])  # stops the index otherwise
+    monkeypatch.setattr(index, "find_non_finite", lambda *_: [])  # otherwise the index raises
     bad = noise(0)
     bad[1, 2 * RATE + 5 :: 100] = value
     file = measured(tmp_path, vocals=bad).files["vocals"]
@@ -104,20 +103,20 @@ def test_nan_is_found_and_the_rest_measured(
     assert file.rms_db == pytest.approx(-26, abs=0.1)
 
 
-def test_huge_finite_samples_are_no_nan(tmp_path: Path) -> None:
+def test_huge_finite_samples_are_not_nan(tmp_path: Path) -> None:
     measures = measured(tmp_path, vocals=np.full_like(noise(0), 1e30))
     assert measures.files["vocals"].first_nonfinite is None
     assert measures.files["vocals"].peak_db == pytest.approx(600)
     assert measures.fingerprint.shape[1] == 0
 
 
-def test_mixture_by_channel(tmp_path: Path) -> None:
+def test_mixture_is_compared_per_channel(tmp_path: Path) -> None:
     mixture = stems_sum()
-    mixture[0] = noise(9)[0]  # another sound on the left
+    mixture[0] = noise(9)[0]  # different audio on the left
     mixture[1] *= 0.5
     compared = measured(tmp_path, mixture=mixture).mixture
     assert compared is not None
-    # Independent sounds: (|m|^2 + |s|^2) / |m|^2, with four stems in the sum.
+    # Independent signals: (|m|^2 + |s|^2) / |m|^2, with four stems in the sum.
     assert compared.error_db[0] == pytest.approx(10 * np.log10(5), abs=0.2)
     assert compared.error_after_gain_db[0] == pytest.approx(0, abs=0.1)
     assert compared.error_db[1] == pytest.approx(0, abs=1e-3)  # the half that is missing
@@ -137,7 +136,7 @@ def test_exact_and_silent_mixtures(tmp_path: Path) -> None:
     assert measured(tmp_path / "3").mixture is None
 
 
-def test_a_file_that_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datamodules.files import audio
 
     whole = audio.blocks
