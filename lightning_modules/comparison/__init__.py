@@ -1,1 +1,1 @@
-"""Systems side by side: their scores, what the differences are worth, how their configs differ."""
+"""Compare systems: scores, significance of differences, differences of configs."""

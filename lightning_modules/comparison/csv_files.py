@@ -1,4 +1,4 @@
-"""Comparisons as CSV, for other programs: figures in dB, an empty field where there is none."""
+"""Comparisons as CSV: scores in dB, empty fields for missing ones."""
 
 from __future__ import annotations
 
@@ -11,30 +11,21 @@ from lightning_modules.comparison.pairs import Pair
 from lightning_modules.comparison.systems import System, headline
 
 
-def statistics_rows(systems: Sequence[System], kind: str, source: str) -> list[dict[str, object]]:
-    """List statistics, a row a system.
-
-    Args:
-        systems: The systems and bounds.
-        kind: One of ``KINDS``.
-        source: Name of the source.
-
-    Returns:
-        Column -> value, figures in dB; only systems that have the figure.
-    """
+def statistics_rows(systems: Sequence[System], metric: str, source: str) -> list[dict[str, object]]:
+    """Statistics over tracks of the systems that have this metric, a row per system."""
     rows: list[dict[str, object]] = []
     for system in systems:
-        found = system.spread(kind, source)
-        if not math.isfinite(headline(kind, found)):
+        found = system.spread(metric, source)
+        if not math.isfinite(headline(metric, found)):
             continue
-        low, high = system.interval(kind, source)
+        low, high = system.interval(metric, source)
         skipped, frames = system.frames(source)
         rows.append(
             {
                 "system": system.name,
                 "bound": int(system.bound),
                 "source": source,
-                "metric": kind,
+                "metric": metric,
                 "median": found.median,
                 "interval_low": low,
                 "interval_high": high,
@@ -42,7 +33,7 @@ def statistics_rows(systems: Sequence[System], kind: str, source: str) -> list[d
                 "upper_quartile": found.upper,
                 "mean": found.mean,
                 "seeds": len(system.runs),
-                "seed_deviation": system.seed_deviation(kind, source),
+                "seed_deviation": system.seed_deviation(metric, source),
                 "tracks": found.tracks,
                 "skipped_frames": skipped,
                 "frames": frames,
@@ -52,18 +43,11 @@ def statistics_rows(systems: Sequence[System], kind: str, source: str) -> list[d
 
 
 def pair_rows(pairs: Sequence[Pair]) -> list[dict[str, object]]:
-    """List paired differences, a row a pair.
-
-    Args:
-        pairs: The pairs.
-
-    Returns:
-        Column -> value, differences in dB.
-    """
+    """Paired differences in dB, a row per pair."""
     return [
         {
             "source": pair.source,
-            "metric": pair.kind,
+            "metric": pair.metric,
             "first": pair.first,
             "second": pair.second,
             "median_difference": pair.difference.median,
@@ -79,14 +63,7 @@ def pair_rows(pairs: Sequence[Pair]) -> list[dict[str, object]]:
 
 
 def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """Write rows as CSV.
-
-    Args:
-        rows: The rows, all with the same columns.
-
-    Returns:
-        The text, with a header; empty without rows.
-    """
+    """Format rows with the same keys as CSV with a header; empty without rows."""
     if not rows:
         return ""
     text = io.StringIO()

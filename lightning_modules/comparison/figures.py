@@ -1,4 +1,4 @@
-"""The pictures of a comparison."""
+"""Plots of a comparison."""
 
 from __future__ import annotations
 
@@ -17,40 +17,42 @@ _IMPROVEMENT = (*NORMALISED, "SAR")
 _CURVES = {"val/sdr": "SDR of the validation tracks (dB)", "val/loss": "validation loss"}
 
 
-def figures(systems: Sequence[System], kinds: Sequence[str]) -> dict[str, Figure]:
-    """Draw what there is to see.
+def figures(systems: Sequence[System], metrics: Sequence[str]) -> dict[str, Figure]:
+    """Draw the plots that have content.
 
     Args:
         systems: The systems and bounds.
-        kinds: Figures to draw, some of ``KINDS``.
+        metrics: Metrics to draw, of ``ALL_METRICS``.
 
     Returns:
-        Name -> picture: `scores`, box plots; `improvement`, the same over the mixture; `tracks`,
-        a heat map; `curves`, of the trainings. Those without content are left out.
+        Name -> figure: `scores`, box plots; `improvement`, the same minus the mixture's scores;
+        `tracks`, a heat map; `curves` of the trainings.
     """
     ranked = _ranked(systems)
     bounds = [system.name for system in systems if system.bound]
     found: dict[str, Figure] = {}
-    plain = [kind for kind in kinds if kind not in NORMALISED]
-    if values := _of_tracks(ranked, plain):
+    plain = [metric for metric in metrics if metric not in NORMALISED]
+    if values := _track_scores(ranked, plain):
         title = "Scores over tracks, medians over frames"
         found["scores"] = scores.system_boxplot(values, bounds, title)
-    if any(kind in NORMALISED for kind in kinds):
+    if any(metric in NORMALISED for metric in metrics):
         alone = [system for system in ranked if not system.bound]
         title = "Improvement over the mixture"
-        values = _of_tracks(alone, [kind for kind in _IMPROVEMENT if kind in kinds])
+        values = _track_scores(alone, [metric for metric in _IMPROVEMENT if metric in metrics])
         found["improvement"] = scores.system_boxplot(values, [], title)
-    for kind in kinds[:1]:
+    for metric in metrics[:1]:
         by_source = {
             source: {
-                system.name: figure for system in ranked if (figure := system.values(kind, source))
+                system.name: values
+                for system in ranked
+                if (values := system.values(metric, source))
             }
             for source in sources_of(systems)
         }
         by_source = {source: each for source, each in by_source.items() if each}
         if by_source:
-            title = f"{kind} of each track"
-            found["tracks"] = scores.track_heatmap(by_source, f"{kind} (dB)", title)
+            title = f"{metric} of each track"
+            found["tracks"] = scores.track_heatmap(by_source, f"{metric} (dB)", title)
     for metric, label in _CURVES.items():
         if curves := _curves(ranked, metric):
             found["curves"] = scores.training_curves(curves, label, "Training")
@@ -59,7 +61,7 @@ def figures(systems: Sequence[System], kinds: Sequence[str]) -> dict[str, Figure
 
 
 def _ranked(systems: Sequence[System]) -> list[System]:
-    """Systems from the best to the worst by SDR, mean over what they all have, then bounds."""
+    """Systems sorted by mean SDR over the sources that all have, then bounds."""
     shared = [
         source
         for source in sources_of(systems)
@@ -73,22 +75,22 @@ def _ranked(systems: Sequence[System]) -> list[System]:
     return sorted(systems, key=rank)
 
 
-def _of_tracks(
-    systems: Sequence[System], kinds: Sequence[str]
+def _track_scores(
+    systems: Sequence[System], metrics: Sequence[str]
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Source -> metric -> system -> figures of its tracks; only what has any."""
+    """Source -> metric -> system -> scores of its tracks; without empty sources."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for source in sources_of(systems):
-        for kind in kinds:
+        for metric in metrics:
             for system in systems:
-                if values := system.values(kind, source):
-                    panels = found.setdefault(source, {kind: {} for kind in kinds})
-                    panels[kind][system.name] = list(values.values())
+                if values := system.values(metric, source):
+                    panels = found.setdefault(source, {metric: {} for metric in metrics})
+                    panels[metric][system.name] = list(values.values())
     return found
 
 
 def _curves(systems: Sequence[System], metric: str) -> dict[str, dict[str, list[dict[int, float]]]]:
-    """Panel -> system -> a curve of each run that logged it, the mean over sources first."""
+    """Panel -> system -> curve of each run; the first panel is the mean over sources."""
     panels = {"mean over sources": metric}
     panels |= {source: f"{metric}/{source}" for source in sources_of(systems)}
     found: dict[str, dict[str, list[dict[int, float]]]] = {}

@@ -1,4 +1,4 @@
-"""What a run logged while it was trained: from CSV, TensorBoard or Weights & Biases files."""
+"""Metrics logged during training, from CSV, TensorBoard or Weights & Biases files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# Metric -> step of the optimiser -> figure.
+# Metric -> optimiser step -> value.
 History = dict[str, dict[int, float]]
 
 _BLOCK, _HEADER = 32768, 7
@@ -18,14 +18,14 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def read_history(run_dir: Path) -> History:
-    """Read what a run logged, of every start of it and whatever the logger.
+    """Read the logs of all starts of a run, of any logger.
 
     Args:
         run_dir: The run's directory.
 
     Returns:
-        Metric -> step -> figure, steps ascending. A step that a resumed run did again counts as
-        the later start has it. Empty if nothing was logged.
+        Metric -> step -> value, steps ascending. Of a step that a resumed run repeated, the later
+        value counts. Empty if nothing was logged.
     """
     history: History = {}
     for path in _by_age(run_dir, "lightning_logs/*/metrics.csv"):
@@ -41,33 +41,33 @@ def read_history(run_dir: Path) -> History:
 
 
 def add_row(history: History, row: Mapping[Any, Any], step_name: str) -> None:
-    """Add what was logged at one moment.
+    """Add the values logged at one step.
 
     Args:
-        history: What is known; changes.
-        row: Name -> figure, or its text; others are passed over.
-        step_name: Which of them is the step.
+        history: Is extended.
+        row: Name -> value, or its text; values that are not numbers are ignored.
+        step_name: Name of the step in the row.
     """
     step = _number(row.get(step_name))
     if not math.isfinite(step):
         return
     for name, value in row.items():
-        if name != step_name and math.isfinite(figure := _number(value)):
-            history.setdefault(str(name), {})[int(step)] = figure
+        if name != step_name and math.isfinite(number := _number(value)):
+            history.setdefault(str(name), {})[int(step)] = number
 
 
 def wandb_records(path: Path) -> Iterator[Any]:
-    """Read the records of a run that Weights & Biases keeps on disk, sent or not.
+    """Read the records of a run from the local file of Weights & Biases.
 
-    The file is a log in LevelDB's format (blocks of 32 KiB, each record or part of one behind
-    a checksum, its length and its kind) after a header of seven bytes.
+    The file is a log in LevelDB's format (blocks of 32 KiB; each record, or part of one, follows a
+    checksum, its length and its kind) after a header of seven bytes.
 
     Args:
         path: The ``.wandb`` file.
 
     Yields:
-        Records as wandb's protocol has them, up to the first that is not whole: the run may go
-        on, or have been killed.
+        Records as wandb's protocol buffers, up to the first incomplete one: the run may still
+        continue, or have been killed.
     """
     from wandb.proto import wandb_internal_pb2 as protocol
 
@@ -92,14 +92,7 @@ def wandb_records(path: Path) -> Iterator[Any]:
 
 
 def history_row(record: Any) -> dict[str, Any]:
-    """Take what was logged out of a record.
-
-    Args:
-        record: A record of ``wandb_records``.
-
-    Returns:
-        Name -> value; empty if the record is of another kind.
-    """
+    """Logged name -> value of a record of ``wandb_records``; empty for other kinds of records."""
     if record.WhichOneof("record_type") != "history":
         return {}
     return {

@@ -1,4 +1,4 @@
-"""Pairs of systems on the same tracks."""
+"""Paired tests of systems on the same tracks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Pair:
     """Two systems on the same tracks.
 
     Attributes:
-        kind: One of ``KINDS``.
+        metric: One of ``ALL_METRICS``.
         source: Name of the source.
         first: Name of one system.
         second: Name of the other.
-        difference: What they differ by.
-        corrected_p: The probability times the number of pairs in this source and metric.
+        difference: Their difference.
+        corrected_p: The p-value times the number of pairs in this source and metric.
     """
 
-    kind: str
+    metric: str
     source: str
     first: str
     second: str
@@ -31,25 +31,24 @@ class Pair:
     corrected_p: float
 
 
-def pairs(systems: Sequence[System], kind: str, source: str) -> list[Pair]:
-    """Test all pairs of systems.
+def pairs(systems: Sequence[System], metric: str, source: str) -> list[Pair]:
+    """Test all pairs of systems in one metric and source.
 
-    Roma et al. 2018 compare the systems within each measure and target, with a Bonferroni
-    correction; so the number of tests that one is corrected for is that of the pairs in this
-    source and metric.
+    As in Roma et al. 2018, p-values are corrected (Bonferroni) for the number of pairs in the same
+    metric and source.
 
     Args:
-        systems: The systems; bounds are left out.
-        kind: One of ``KINDS``.
+        systems: The systems; bounds are ignored.
+        metric: One of ``ALL_METRICS``.
         source: Name of the source.
 
     Returns:
         The pairs that have tracks in common, in the order of the systems.
     """
     values = {
-        system.name: figures
+        system.name: scores
         for system in systems
-        if not system.bound and (figures := system.values(kind, source))
+        if not system.bound and (scores := system.values(metric, source))
     }
     found: list[tuple[str, str, Difference]] = []
     for first, second in combinations(values, 2):
@@ -58,6 +57,6 @@ def pairs(systems: Sequence[System], kind: str, source: str) -> list[Pair]:
             one, two = ([values[name][track] for track in shared] for name in (first, second))
             found.append((first, second, compare(one, two)))
     return [
-        Pair(kind, source, first, second, difference, bonferroni(difference.p, len(found)))
+        Pair(metric, source, first, second, difference, bonferroni(difference.p, len(found)))
         for first, second, difference in found
     ]

@@ -1,4 +1,4 @@
-"""Reading what is compared: run directories and folders of museval JSON."""
+"""Read run directories and folders of museval JSON."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ from lightning_modules.evaluation.score_files import read_folder
 
 
 class CompareError(ValueError):
-    """Something cannot be compared; the message names it, the finding and the remedy."""
+    """Something cannot be compared; the message names it, the problem and the remedy."""
 
 
 def split_name(given: str) -> tuple[str | None, str]:
-    """Take ``NAME=PLACE`` apart.
+    """Split ``NAME=PATH`` into name and path; the name is None if there is none.
 
-    Args:
-        given: A word of the command line.
-
-    Returns:
-        The name, None if there is none, and the place. What exists as a path is one.
+    An argument that exists as a path has no name.
     """
     match = re.fullmatch(r"([^=/:?]+)=(.+)", given)
     if match is None or Path(given).exists():
@@ -35,28 +31,28 @@ def read_run(given: str, subset: str) -> Run:
     """Read a run's directory, or a folder of score files in museval's JSON.
 
     Args:
-        given: The folder, or ``NAME=FOLDER``. It holds the files, or has them in a folder
-            ``<subset>/`` as museval's stores do, or in ``scores/`` as a run has.
-        subset: Which tracks, `test` or `val`, where there are several.
+        given: The folder, or ``NAME=FOLDER``. It contains the files directly, in ``<subset>/`` as
+            museval's stores do, or in ``scores/`` as a run does.
+        subset: `test` or `val`, if there are several.
 
     Returns:
         The run.
 
     Raises:
-        CompareError: There is no such folder, or there are no scores in it.
-        ValueError: A score file, or the run's config, is broken; the message names it.
+        CompareError: The folder does not exist or contains no scores.
+        ValueError: A score file or the run's config is corrupted; the message names it.
     """
     name, place = split_name(given)
     folder = Path(place)
     if not folder.is_dir():
         raise CompareError(
-            f"{place}: there is no such folder; expected a run's directory or a folder of museval "
+            f"{place}: is not a folder; expected a run's directory or a folder of museval "
             "JSON files"
         )
     scores, notes = _find_scores(folder, subset)
     run = Run(name or folder.resolve().name, place, read_folder(scores), notes=notes)
     if not run.sources:
-        raise CompareError(f"{scores}: its score files hold no source; score the system again")
+        raise CompareError(f"{scores}: its score files contain no source; score the system again")
     method = scores if scores == folder else scores.parent
     for beside in (method / "mixture", method.parent / "mixture"):
         if beside != method and _holds_scores(beside / subset):
@@ -73,7 +69,7 @@ def read_run(given: str, subset: str) -> Run:
 
 
 def _find_scores(folder: Path, subset: str) -> tuple[Path, list[str]]:
-    """The folder that the score files lie in, and what is to be said of the choice."""
+    """Folder of the score files, and notes on the choice."""
     for scores in (folder / "scores" / "estimate" / subset, folder / subset, folder):
         if _holds_scores(scores):
             return scores, []
@@ -85,11 +81,11 @@ def _find_scores(folder: Path, subset: str) -> tuple[Path, list[str]]:
         return last, [f"scores of its last validation, {last.parent.name}"]
     found = sorted({str(path.parent.relative_to(folder)) for path in _score_like(folder)} - {"."})
     raise CompareError(
-        f"{folder}: no {subset} scores in it (*.json, {subset}/*.json or "
+        f"{folder}: contains no {subset} scores (*.json, {subset}/*.json or "
         f"scores/estimate/{subset}/*.json); "
         + (
-            f"there are some in {', '.join(found[:6])}{' and others' if len(found) > 6 else ''}: "
-            "name such a folder, or give --subset"
+            f"{', '.join(found[:6])}{' and others' if len(found) > 6 else ''} contain scores: "
+            "give such a folder, or --subset"
             if found
             else "score the system first, a run by `test`"
         )
@@ -101,29 +97,25 @@ def _holds_scores(folder: Path) -> bool:
 
 
 def _score_like(folder: Path) -> Iterable[Path]:
-    """JSON files not too deep below a folder: a mistaken path may be a whole disk."""
+    """JSON files up to three levels below a folder; a mistaken path may be a whole disk."""
     for depth in ("*/*.json", "*/*/*.json", "*/*/*/*.json"):
         yield from folder.glob(depth)
 
 
-def name_apart(runs: Sequence[Run]) -> None:
-    """Give runs of the same name more of their paths.
-
-    Args:
-        runs: The runs; their names change.
+def disambiguate_names(runs: Sequence[Run]) -> None:
+    """Extend equal names of runs by more of their paths.
 
     Raises:
-        CompareError: The same place, or the same name, was given twice.
+        CompareError: The same path or name was given twice.
     """
     for depth in (2, 3):
         names = [run.name for run in runs]
         for run in runs:
             if names.count(run.name) > 1:
-                run.name = "/".join(Path(run.place).resolve().parts[-depth:])
+                run.name = "/".join(Path(run.path).resolve().parts[-depth:])
     names = [run.name for run in runs]
     for run in runs:
         if names.count(run.name) > 1:
             raise CompareError(
-                f"{run.place}: {run.name!r} is given twice; leave one out, or tell them apart by "
-                "NAME=FOLDER"
+                f"{run.path}: {run.name!r} is given twice; remove one, or give names by NAME=FOLDER"
             )

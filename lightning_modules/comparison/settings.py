@@ -1,4 +1,4 @@
-"""What the configs of runs differ in."""
+"""Differences between the configs of runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-# Where a run lies and what it was drawn from; not what was tried.
+# Seeds and paths, which do not make runs different systems.
 SEEDS = ("seed_everything", "data.init_args.seed")
 _PLACES = frozenset(
     {"root", "run_dir", "save_dir", "dirpath", "default_root_dir", "ckpt_path", "cache_dir"}
@@ -15,12 +15,12 @@ _LOGGER = "trainer.logger"
 ABSENT = "-"
 
 
-def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a config as dotted keys.
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten a config to dotted keys.
 
     Args:
-        config: Nested mappings. A list of classes, such as callbacks, is the list of their names,
-            and each one's arguments stand under ``callbacks[Name]``, in whatever place it has.
+        config: Nested mappings. A list of classes, such as callbacks, becomes the list of their
+            names; their arguments are under ``callbacks[Name]``, independent of their position.
 
     Returns:
         Dotted key -> value.
@@ -50,18 +50,11 @@ def _flatten(key: str, value: Any, found: dict[str, Any]) -> None:
         found[key] = value
 
 
-def tried(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Reduce a config to what its run tries: without seeds, paths and loggers.
-
-    Args:
-        config: The config.
-
-    Returns:
-        Dotted key -> value.
-    """
+def relevant_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattened settings without seeds, paths and loggers."""
     return {
         key: value
-        for key, value in flat(config).items()
+        for key, value in flatten(config).items()
         if key not in SEEDS
         and not _PLACES.intersection(key.split("."))
         and key != _LOGGER
@@ -70,29 +63,15 @@ def tried(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def data_root(config: Mapping[str, Any]) -> str:
-    """Tell where a run's data lay, which does not tell runs apart but may matter.
-
-    Args:
-        config: The config.
-
-    Returns:
-        The root, or roots with their shares, as text.
-    """
+    """Path of a run's data, or JSON of several paths with their shares."""
     data = config.get("data")
     arguments = data.get("init_args") if isinstance(data, Mapping) else None
     return _text(arguments.get("root")) if isinstance(arguments, Mapping) else ABSENT
 
 
-def identity(config: Mapping[str, Any]) -> str:
-    """Tell configs apart that differ by more than seeds, paths and loggers.
-
-    Args:
-        config: The config.
-
-    Returns:
-        A text that is the same for configs that try the same.
-    """
-    return json.dumps(tried(config), sort_keys=True, default=str)
+def settings_key(config: Mapping[str, Any]) -> str:
+    """Text that is the same for configs that differ only by seeds, paths and loggers."""
+    return json.dumps(relevant_settings(config), sort_keys=True, default=str)
 
 
 def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
@@ -102,19 +81,18 @@ def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
         configs: Name -> config.
 
     Returns:
-        Dotted key -> name -> value as text, ``-`` where the config lacks the key; in the order
-        of the configs. Empty if they try the same. Arguments that a config lacks because it has
-        no such class, or another one, are no difference of their own.
+        Dotted key -> name -> value as text, ``-`` if the config lacks the key; in the order of the
+        configs. Arguments of a class that a config does not use are not listed.
     """
-    known = {name: tried(config) for name, config in configs.items()}
+    known = {name: relevant_settings(config) for name, config in configs.items()}
     rows: dict[str, dict[str, str]] = {}
     for key in dict.fromkeys(key for config in known.values() for key in config):
         holders = [config for config in known.values() if key in config]
         classes = {_class_of(key, config) for config in holders}
         lacking = [config for config in known.values() if key not in config]
         values = {_text(config[key]) for config in holders}
-        missed = any(_class_of(key, config) in classes for config in lacking)
-        if len(values) > 1 or missed:
+        missing = any(_class_of(key, config) in classes for config in lacking)
+        if len(values) > 1 or missing:
             rows[key] = {
                 name: _text(config[key]) if key in config else ABSENT
                 for name, config in known.items()
@@ -123,7 +101,7 @@ def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 
 
 def _class_of(key: str, config: Mapping[str, Any]) -> Any:
-    """The class that a key is an argument of, or an element's own; None for what has no class."""
+    """Class that a key is an argument of, or that it names; None if there is none."""
     if key.endswith("].class_path"):
         return config.get(key, ABSENT)
     owner, argument, _ = key.rpartition(".init_args.")

@@ -1,4 +1,4 @@
-"""Runs of Weights & Biases: read through its API, and a comparison kept as one of them."""
+"""Read runs of Weights & Biases through its API, and log a comparison as a run."""
 
 from __future__ import annotations
 
@@ -13,40 +13,38 @@ from matplotlib.figure import Figure
 
 from lightning_modules.comparison.history import add_row
 from lightning_modules.comparison.reading import CompareError, split_name
-from lightning_modules.comparison.systems import USDR, Run, ordered
-from lightning_modules.evaluation.scores import METRICS
+from lightning_modules.comparison.systems import USDR, Run
+from lightning_modules.evaluation.scores import METRICS, ordered_sources
 from lightning_modules.training.loggers import logged_in
 
 PREFIX = "wandb:"
-# What a filter of the command line is called in W&B's queries.
+# Filter of the command line -> key in W&B's queries.
 _FILTERS = {"group": "group", "sweep": "sweep", "name": "displayName"}
 _CURVES = re.compile(r"val/(sdr|loss)(/\w+)?")
 _STEP = "trainer/global_step"
-_MOST_POINTS = 10_000
+_MAX_POINTS = 10_000
 
 
 def read_wandb(given: str, subset: str) -> list[Run]:
-    """Read runs through W&B's API: figures of the whole data set, configs and training curves.
+    """Read scores of the data set, configs and training curves of runs through W&B's API.
 
     Args:
         given: ``[NAME=]wandb:entity/project``, with filters as in ``?group=loss&name=unet.*``:
             `group` and `sweep` are exact, `name` is a regular expression.
-        subset: Whose figures, `test` or `val`.
+        subset: `test` or `val`.
 
     Returns:
-        The runs that have such figures, the oldest first, all called NAME if there is one run,
-        else NAME and their own names.
+        The runs that have scores, oldest first. A single one is named NAME, several NAME/run.
 
     Raises:
-        CompareError: The words mean nothing, nobody is logged in, W&B cannot be asked, or no run
-            has figures.
+        CompareError: The argument is malformed, nobody is logged in, W&B cannot be reached, or no
+            run has scores.
     """
     name, place = split_name(given)
     path, filters = _parsed(place)
     if not logged_in():
         raise CompareError(
-            f"{place}: nobody is logged in to Weights & Biases; run `wandb login`, or set "
-            "WANDB_API_KEY"
+            f"{place}: not logged in to Weights & Biases; run `wandb login`, or set WANDB_API_KEY"
         )
     import wandb
 
@@ -54,10 +52,10 @@ def read_wandb(given: str, subset: str) -> list[Run]:
         found = [_run(run, f"{PREFIX}{path}", subset) for run in wandb.Api().runs(path, filters)]
     except (wandb.errors.Error, ValueError) as error:
         raise CompareError(f"{place}: {' '.join(str(error).split())}; check it") from error
-    runs = [run for run in found if run.figures]
+    runs = [run for run in found if run.totals]
     if not runs:
         raise CompareError(
-            f"{place}: {len(found)} runs were found, none with figures {subset}/sdr/...; "
+            f"{place}: found {len(found)} runs, none with scores {subset}/sdr/...; "
             "check the filters, or give --subset"
         )
     for run in runs if name else []:
@@ -66,7 +64,7 @@ def read_wandb(given: str, subset: str) -> list[Run]:
 
 
 def _parsed(place: str) -> tuple[str, dict[str, Any]]:
-    """Entity and project, and the filters as W&B takes them."""
+    """Entity and project, and the filters of W&B's query."""
     path, _, query = place.removeprefix(PREFIX).partition("?")
     pairs = parse_qsl(query, keep_blank_values=True)
     unknown = [key for key, value in pairs if key not in _FILTERS or not value]
@@ -81,30 +79,30 @@ def _parsed(place: str) -> tuple[str, dict[str, Any]]:
 
 
 def _run(found: Any, place: str, subset: str) -> Run:
-    """What is wanted of a run of W&B's."""
+    """Convert a run of W&B's API."""
     summary = {str(key): value for key, value in dict(found.summary).items()}
-    figures: dict[str, dict[str, float]] = {}
+    totals: dict[str, dict[str, float]] = {}
     for metric in (*METRICS, USDR):
         start = f"{subset}/{metric.lower()}/"
         for key in summary:
             if key.startswith(start) and math.isfinite(value := _number(summary[key])):
-                figures.setdefault(key.removeprefix(start), {})[metric] = value
+                totals.setdefault(key.removeprefix(start), {})[metric] = value
     run = Run(
         found.name or found.id,
         f"{place}/{found.id}",
-        figures={source: figures[source] for source in ordered(figures)},
+        totals={source: totals[source] for source in ordered_sources(totals)},
         config=dict(found.config).get("config") or {},
-        notes=["from W&B's summary: no figures of tracks"],
+        notes=["from W&B's summary, without scores of tracks"],
     )
-    for key in filter(_CURVES.fullmatch, summary if figures else ()):
-        rows = found.history(samples=_MOST_POINTS, keys=[key], x_axis=_STEP, pandas=False)
+    for key in filter(_CURVES.fullmatch, summary if totals else ()):
+        rows = found.history(samples=_MAX_POINTS, keys=[key], x_axis=_STEP, pandas=False)
         for row in rows:
             add_row(run.history, row, _STEP)
     return run
 
 
 def _number(value: Any) -> float:
-    # NaN comes as text.
+    # The API returns NaN as text.
     return float(value) if isinstance(value, (int, float)) else math.nan
 
 
@@ -113,15 +111,15 @@ def publish(
     tables: Mapping[str, Sequence[Mapping[str, object]]],
     figures: Mapping[str, Figure],
 ) -> str:
-    """Keep a comparison as a run of Weights & Biases, offline if nobody is logged in.
+    """Log a comparison as a run of Weights & Biases, offline if nobody is logged in.
 
     Args:
         project: Project of the run.
-        tables: Name -> rows, all with the same columns; those without rows are left out.
-        figures: Name -> picture.
+        tables: Name -> rows with the same keys; empty tables are not logged.
+        figures: Name -> figure.
 
     Returns:
-        Where it is: the run's address, or its folder and the command that sends it.
+        The run's URL, or its folder and the command that uploads it.
 
     Raises:
         CompareError: W&B cannot be reached.
@@ -138,8 +136,8 @@ def publish(
         )
     except wandb.errors.Error as error:
         raise CompareError(
-            f"Weights & Biases: {' '.join(str(error).split())}; set WANDB_MODE=offline to keep the "
-            "run here"
+            f"Weights & Biases: {' '.join(str(error).split())}; set WANDB_MODE=offline to store "
+            "the run locally"
         ) from error
     run.log(
         {
@@ -150,6 +148,6 @@ def publish(
         | {name: wandb.Image(figure) for name, figure in figures.items()}
     )
     folder = os.path.dirname(run.dir)
-    where = f"{folder}; send it by: wandb sync {folder}" if offline else str(run.url)
+    where = f"{folder}; upload it with: wandb sync {folder}" if offline else str(run.url)
     run.finish()
     return where

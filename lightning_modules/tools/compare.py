@@ -1,8 +1,8 @@
 """Compare systems: ``python -m lightning_modules.tools.compare RUN...``.
 
-RUN is a run's directory, a folder of score files in museval's JSON, anyone's, or runs of Weights &
-Biases; ``NAME=RUN`` gives it a name. Shows medians, means and quartiles over tracks for each source
-and metric, tests paired differences, and what the runs' configs differ in.
+RUN is a run's directory, a folder of score files in museval's JSON, or runs of Weights & Biases;
+``NAME=RUN`` gives it a name. Shows medians, means and quartiles over tracks for each source and
+metric, tests paired differences, and shows the settings in which the runs' configs differ.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ from pathlib import Path
 from datamodules import command_line
 from lightning_modules.comparison import csv_files, tables
 from lightning_modules.comparison.pairs import Pair, pairs
-from lightning_modules.comparison.reading import CompareError, name_apart, read_run, split_name
+from lightning_modules.comparison.reading import (
+    CompareError,
+    disambiguate_names,
+    read_run,
+    split_name,
+)
 from lightning_modules.comparison.systems import (
-    KINDS,
+    ALL_METRICS,
     Run,
     System,
     keep_tracks,
@@ -28,18 +33,18 @@ from lightning_modules.comparison.systems import (
 )
 
 _WANDB = "wandb:"
-# Names of the pictures' files.
+# File names of the plots.
 _FIGURES = ("scores", "improvement", "tracks", "curves")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare what the command line names.
+    """Run the command line.
 
     Args:
-        arguments: Command line; by default this process's.
+        arguments: Command line; by default that of this process.
 
     Returns:
-        Exit status: 0, or 2 for a mistake that the message on stderr explains.
+        Exit status: 0, or 2 for a mistake explained on stderr.
     """
     options = _parser().parse_args(arguments)
     return command_line.run(lambda: _show(options))
@@ -48,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _show(options: argparse.Namespace) -> int:
     _check_outputs(options)
     comparison = _compare(options)
-    print("\n\n".join([*(table.text() for table in comparison.tables), *_said(comparison)]))
+    print("\n\n".join([*(table.text() for table in comparison.tables), *_remarks(comparison)]))
     for place in _write(comparison, options):
         print(f"wrote {place}", file=sys.stderr)
     return 0
@@ -56,18 +61,18 @@ def _show(options: argparse.Namespace) -> int:
 
 @dataclass
 class Comparison:
-    """What there is to show.
+    """Results of a comparison.
 
     Attributes:
         systems: Systems and bounds.
-        kinds: Figures that are shown.
+        metrics: The compared metrics.
         tables: The tables, in order.
         pairs: All paired differences.
-        remarks: Lines to read beside the tables.
+        remarks: Lines below the tables.
     """
 
     systems: list[System]
-    kinds: list[str]
+    metrics: list[str]
     tables: list[tables.Table]
     pairs: list[Pair]
     remarks: list[str]
@@ -75,29 +80,30 @@ class Comparison:
 
 def _compare(options: argparse.Namespace) -> Comparison:
     systems = _systems(options)
-    kinds = tables.kinds_of(systems)
+    metrics = tables.metrics_of(systems)
     if options.metrics:
-        kinds = [kind for kind in kinds if kind in options.metrics]
-        if not kinds:
-            raise CompareError(f"--metrics {' '.join(options.metrics)}: no run has such figures")
+        metrics = [metric for metric in metrics if metric in options.metrics]
+        if not metrics:
+            raise CompareError(f"--metrics {' '.join(options.metrics)}: no run has such scores")
     sources = tables.sources_of(systems)
     tested = {
-        kind: [p for source in sources for p in pairs(systems, kind, source)] for kind in kinds
+        metric: [p for source in sources for p in pairs(systems, metric, source)]
+        for metric in metrics
     }
-    shown = [tables.overview(systems, kind) for kind in kinds]
-    shown += [tables.statistics(systems, kind) for kind in kinds]
+    shown = [tables.overview(systems, metric) for metric in metrics]
+    shown += [tables.statistics(systems, metric) for metric in metrics]
     shown += [tables.paired(found) for found in tested.values() if found]
     if differing := tables.settings(systems):
         shown.append(differing)
     together = [pair for found in tested.values() for pair in found]
-    return Comparison(systems, kinds, shown, together, tables.remarks(systems))
+    return Comparison(systems, metrics, shown, together, tables.remarks(systems))
 
 
 def _systems(options: argparse.Namespace) -> list[System]:
     runs = [run for given in options.runs for run in _read(given, options.subset)]
     bounds = [read_run(given, options.subset) for given in options.bounds]
     mixture = read_run(options.mixture, options.subset) if options.mixture else None
-    name_apart([*runs, *bounds, *([mixture] if mixture else [])])
+    disambiguate_names([*runs, *bounds, *([mixture] if mixture else [])])
     if mixture:
         for run in runs:
             run.mixture = mixture.tracks
@@ -112,7 +118,7 @@ def _systems(options: argparse.Namespace) -> list[System]:
         scored = [system.track_names for system in systems if system.runs[0].tracks]
         common = set.intersection(*scored) if scored else set()
         if not common:
-            raise CompareError("--common-tracks: there is no track that all have scores of")
+            raise CompareError("--common-tracks: no track has scores of all systems")
         keep_tracks(systems, common)
     return systems
 
@@ -128,7 +134,7 @@ def _read(given: str, subset: str) -> list[Run]:
 # ----------------------------------------------------------------------- output
 
 
-def _said(comparison: Comparison) -> list[str]:
+def _remarks(comparison: Comparison) -> list[str]:
     return ["\n".join(comparison.remarks)] if comparison.remarks else []
 
 
@@ -155,21 +161,21 @@ def _check_outputs(options: argparse.Namespace) -> None:
 
 
 def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path | str]:
-    """Write what was asked for; returns the files, and where W&B's run is."""
+    """Write the requested outputs; return the files and the location of the W&B run."""
     rows = {
         "statistics": [
             row
-            for kind in comparison.kinds
+            for metric in comparison.metrics
             for source in tables.sources_of(comparison.systems)
-            for row in csv_files.statistics_rows(comparison.systems, kind, source)
+            for row in csv_files.statistics_rows(comparison.systems, metric, source)
         ],
         "pairs": csv_files.pair_rows(comparison.pairs),
     }
     texts: dict[Path, str] = {}
     if options.markdown:
-        said = "".join(f"- {line}\n" for line in comparison.remarks)
+        remarks = "".join(f"- {line}\n" for line in comparison.remarks)
         shown = [table.markdown() for table in comparison.tables]
-        texts[options.markdown] = "\n".join([*shown, said] if said else shown)
+        texts[options.markdown] = "\n".join([*shown, remarks] if remarks else shown)
     if options.csv:
         paths = zip(_csv_paths(options.csv), rows.values(), strict=True)
         texts |= {path: csv_files.as_csv(each) for path, each in paths if each}
@@ -180,11 +186,11 @@ def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path | s
     if not options.figures and not options.wandb:
         return written
 
-    # They take a second to be imported.
+    # They take a second to import.
     from lightning_modules.comparison.figures import figures
     from lightning_modules.plots import style
 
-    drawn = figures(comparison.systems, comparison.kinds)
+    drawn = figures(comparison.systems, comparison.metrics)
     if options.figures:
         for name, suffix in product(drawn, options.format):
             written.append(options.figures / f"{name}.{suffix}")
@@ -217,26 +223,35 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="[NAME=]FOLDER",
-        help="scores to show as bounds, not as systems, such as those of an ideal mask",
+        help="scores to show as bounds, such as those of an ideal mask",
     )
     add("--subset", choices=("test", "val"), default="test", help="by default test")
-    add("--metrics", nargs="+", choices=KINDS, metavar="METRIC", help=f"of {', '.join(KINDS)}")
-    add("--common-tracks", action="store_true", help="only tracks that all have scores of")
+    add(
+        "--metrics",
+        nargs="+",
+        choices=ALL_METRICS,
+        metavar="METRIC",
+        help=f"of {', '.join(ALL_METRICS)}",
+    )
+    add("--common-tracks", action="store_true", help="only tracks that all systems have scores of")
     add(
         "--pool",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="pool runs whose configs differ by seeds, paths and loggers only (default)",
+        help="pool runs whose configs differ only by seeds, paths and loggers (default)",
     )
     add("--markdown", type=Path, metavar="FILE", help="write the tables")
-    add("--csv", type=Path, metavar="FILE", help="write statistics, and pairs to FILE_pairs")
+    add("--csv", type=Path, metavar="FILE", help="write statistics, and pairs to FILE_pairs.csv")
     add("--figures", type=Path, metavar="FOLDER", help=f"draw {', '.join(_FIGURES)}")
     add("--format", nargs="+", choices=("png", "svg"), default=["png"], help="by default png")
-    add("--wandb", action="store_true", help="keep tables and pictures as a run of W&B")
+    add("--wandb", action="store_true", help="log tables and plots as a run of W&B")
     add(
-        "--wandb-project", default="stemlab", metavar="NAME", help="its project, by default stemlab"
+        "--wandb-project",
+        default="stemlab",
+        metavar="NAME",
+        help="its project, by default stemlab",
     )
-    add("--force", action="store_true", help="write over files that are there")
+    add("--force", action="store_true", help="overwrite existing files")
     return parser
 
 

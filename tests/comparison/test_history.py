@@ -1,4 +1,4 @@
-"""What runs logged, read back from what each logger leaves."""
+"""Logged metrics, read from the files of each logger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXPECTED = {"train/loss": {4: 0.5}, "val/sdr": {9: 1.5, 19: 2.5}}
 
 
 @pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger, WandbLogger])
-def test_every_logger(tmp_path: Path, kind: type) -> None:
+def test_history_of_each_logger(tmp_path: Path, kind: type) -> None:
     logger = kind(save_dir=str(tmp_path))
     logger.log_metrics({"train/loss": 0.5, "epoch": 0}, step=4)
     logger.log_metrics({"val/sdr": 1.5, "epoch": 0}, step=9)
@@ -30,7 +30,7 @@ def test_every_logger(tmp_path: Path, kind: type) -> None:
     assert "val/isr" not in history
 
 
-def test_a_resumed_run_counts_as_it_ended(tmp_path: Path) -> None:
+def test_later_values_of_resumed_run_count(tmp_path: Path) -> None:
     for version, (steps, value) in enumerate([((9, 19), 1.0), ((19, 29), 2.0)]):
         log = tmp_path / f"lightning_logs/version_{version}/metrics.csv"
         log.parent.mkdir(parents=True)
@@ -40,8 +40,8 @@ def test_a_resumed_run_counts_as_it_ended(tmp_path: Path) -> None:
     assert read_history(tmp_path / "nothing") == {}
 
 
-def test_a_file_of_wandb_over_many_blocks_and_cut_off(tmp_path: Path) -> None:
-    """Records longer than a block of 32 KiB come whole; half a record ends the reading."""
+def test_wandb_file_of_many_blocks_and_truncated(tmp_path: Path) -> None:
+    """Records longer than a block of 32 KiB are complete; reading ends at a truncated one."""
     run = wandb.init(project="test", dir=tmp_path, mode="offline")
     for step in range(40):
         run.log({"long": "x" * (3000 * step), "loss": step / 2, "trainer/global_step": step})

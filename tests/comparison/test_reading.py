@@ -1,4 +1,4 @@
-"""Run directories and folders of museval JSON, found and named."""
+"""Run directories and folders of museval JSON: how they are found and named."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.comparison.reading import CompareError, name_apart, read_run, split_name
+from lightning_modules.comparison.reading import (
+    CompareError,
+    disambiguate_names,
+    read_run,
+    split_name,
+)
 from lightning_modules.comparison.systems import Run
 from tests.helpers.comparison import write_folder, write_run
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_run_directory() -> None:
+def test_run_directory() -> None:
     write_run(Path("runs/unet"), {"a": 1.0, "b": 2.0}, seed=3)
     run = read_run("runs/unet", "test")
     assert run.name == "unet"
@@ -25,15 +30,15 @@ def test_a_run_directory() -> None:
     assert run.config["seed_everything"] == 3
     assert run.history["val/sdr/vocals"] == {9: 4.0, 19: 5.0, 29: 6.0}
     assert run.notes == []
-    # A folder of its scores alone has the mixture beside it, too.
+    # The mixture is also found next to the folder of its scores.
     part = read_run("mine=runs/unet/scores/estimate", "test")
     assert (part.name, part.config) == ("mine", {})
     assert part.values("nSDR", "vocals") == {"a": 3.0, "b": 4.0}
 
 
-def test_validations_of_a_run() -> None:
+def test_last_validation_of_a_run() -> None:
     folder = write_run(Path("unet"), {"a": 1.0})
-    with pytest.raises(CompareError, match=r"no val scores .* scores/estimate/test"):
+    with pytest.raises(CompareError, match=r"no val scores .*scores/estimate/test"):
         read_run("unet", "val")
     write_folder(folder / "scores/epoch_001-step_000020/val", {"v": 1.0})
     write_folder(folder / "scores/epoch_003-step_000040/val", {"v": 2.0})
@@ -45,8 +50,8 @@ def test_validations_of_a_run() -> None:
     assert read_run("unet", "val").values("SDR", "vocals") == {"v": 5.0}
 
 
-def test_other_people_s_folders() -> None:
-    """Files in the folder itself, or in museval's layout; NaN bare or null; nothing of ours."""
+def test_folders_of_museval_json() -> None:
+    """Files in the folder itself or in museval's layout; missing scores as NaN or null."""
     write_folder(Path("STL2"), {"a. b": 1.0})
     text = Path("STL2/a. b.json").read_text()
     assert "NaN" in text
@@ -56,19 +61,19 @@ def test_other_people_s_folders() -> None:
     )
     assert read_run("STL2", "test").values("SDR", "vocals") == {"a. b": 1.0}
     assert read_run("store", "test").values("SDR", "drums") == {"c": 3.0}
-    write_folder(Path("store/mixture/test"), {"c": 0.0})  # as tools.score --mixture leaves it
+    write_folder(Path("store/mixture/test"), {"c": 0.0})  # as written by tools.score --mixture
     assert read_run("store", "test").values("nSDR", "drums") == {"c": 2.0}
 
 
-def test_what_is_no_run() -> None:
-    with pytest.raises(CompareError, match="gone: there is no such folder; expected"):
+def test_errors_name_folder_and_remedy() -> None:
+    with pytest.raises(CompareError, match="gone: is not a folder; expected"):
         read_run("gone", "test")
     Path("empty").mkdir()
-    with pytest.raises(CompareError, match=r"empty: no test scores in it .*score the system first"):
+    with pytest.raises(CompareError, match=r"empty: contains no test scores .*score the system"):
         read_run("empty", "test")
     write_folder(Path("all/STL2"), {"a": 1.0})
     write_folder(Path("all/RGT1/test"), {"a": 1.0})
-    with pytest.raises(CompareError, match="there are some in RGT1/test, STL2: name such a folder"):
+    with pytest.raises(CompareError, match="RGT1/test, STL2 contain scores: give such a folder"):
         read_run("all", "test")
     Path("all/STL2/a.json").write_text('{"targets": [{"name": "voc')
     with pytest.raises(ValueError, match=r"all/STL2/a.json: expected a museval score file"):
@@ -79,17 +84,17 @@ def test_what_is_no_run() -> None:
         read_run("unet", "test")
 
 
-def test_names() -> None:
+def test_names_from_arguments_and_paths() -> None:
     assert split_name("a=b/c") == ("a", "b/c")
     assert split_name("runs/lr=3") == (None, "runs/lr=3")
     assert split_name("wandb:me/stems?group=a") == (None, "wandb:me/stems?group=a")
     assert split_name("mine=wandb:me/stems?group=a") == ("mine", "wandb:me/stems?group=a")
     Path("a=b").mkdir()
-    assert split_name("a=b") == (None, "a=b"), "what is there is a path"
+    assert split_name("a=b") == (None, "a=b"), "an existing path has no name"
 
     def named(*places: str) -> list[str]:
         runs = [Run(Path(place).name, place) for place in places]
-        name_apart(runs)
+        disambiguate_names(runs)
         return [run.name for run in runs]
 
     assert named("x/unet", "y/unet", "z") == ["x/unet", "y/unet", "z"]

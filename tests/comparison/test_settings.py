@@ -1,10 +1,15 @@
-"""What configs differ in."""
+"""Differences between configs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lightning_modules.comparison.settings import differences, flat, identity, tried
+from lightning_modules.comparison.settings import (
+    differences,
+    flatten,
+    relevant_settings,
+    settings_key,
+)
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -27,8 +32,8 @@ def config(**changes: Any) -> dict[str, Any]:
     return settings
 
 
-def test_flat_keys() -> None:
-    assert flat(config()) == {
+def test_flattened_keys() -> None:
+    assert flatten(config()) == {
         "seed_everything": 0,
         "trainer.max_epochs": 4,
         "trainer.logger.class_path": "WandbLogger",
@@ -44,10 +49,10 @@ def test_flat_keys() -> None:
         "model.init_args.mask": None,
         "model.init_args.scheduler": {},
     }
-    assert "trainer.logger.class_path" not in tried(config())
+    assert "trainer.logger.class_path" not in relevant_settings(config())
 
 
-def test_seeds_paths_and_loggers_do_not_tell_runs_apart() -> None:
+def test_seeds_paths_and_loggers_are_ignored() -> None:
     same = config(
         seed_everything=7,
         data__init_args__seed=7,
@@ -55,14 +60,14 @@ def test_seeds_paths_and_loggers_do_not_tell_runs_apart() -> None:
         trainer__logger=False,
         trainer__default_root_dir="/b",
     )
-    assert identity(same) == identity(config())
+    assert settings_key(same) == settings_key(config())
     assert differences({"a": config(), "b": same}) == {}
-    assert identity(config(trainer__max_epochs=5)) != identity(config())
-    # A seed elsewhere is a setting like any other.
-    assert identity(config(model__init_args__seed=1)) != identity(config())
+    assert settings_key(config(trainer__max_epochs=5)) != settings_key(config())
+    # Other seeds are ordinary settings.
+    assert settings_key(config(model__init_args__seed=1)) != settings_key(config())
 
 
-def test_differences() -> None:
+def test_differences_of_values() -> None:
     changed = config(
         trainer__max_epochs=5, model__init_args__mask="ratio", model__init_args__depth=3
     )
@@ -73,8 +78,8 @@ def test_differences() -> None:
     }
 
 
-def test_classes_that_one_config_lacks() -> None:
-    """A callback more is one line, not one for each of its arguments; nor does order count."""
+def test_differences_of_classes() -> None:
+    """An additional callback is one difference, without its arguments; order is ignored."""
     more = config(
         trainer__callbacks=[
             {"class_path": "Stop", "init_args": {"patience": 3}},
@@ -98,6 +103,6 @@ def test_classes_that_one_config_lacks() -> None:
         "model.init_args.mask": {"one": "null", "two": "none"},
     }
     twice = [{"class_path": "A", "init_args": {"n": n}} for n in (1, 2)]
-    found = flat({"steps": [*twice, "C"]})
+    found = flatten({"steps": [*twice, "C"]})
     assert found["steps"] == ["A", "A", "C"]
     assert found["steps[A 2].init_args.n"] == 2

@@ -1,4 +1,4 @@
-"""Runs and systems: figures of tracks, seeds together, bounds."""
+"""Runs and systems: scores of tracks, pooled seeds, bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from lightning_modules.comparison.systems import (
     keep_tracks,
     mixture_of,
     notes_of,
-    ordered,
     pool,
 )
 from tests.helpers.comparison import track
@@ -24,13 +23,13 @@ def run(name: str, levels: dict[str, float], seed: int | None = None, **model: o
     return Run(name, name, [track(each, level) for each, level in levels.items()], config=config)
 
 
-def test_figures_of_tracks() -> None:
+def test_scores_of_tracks() -> None:
     one = run("one", {"a": 1.0, "b": 5.0})
     one.mixture = [track("a", -2.0), track("c", 0.0)]
     assert one.values("SDR", "vocals") == {"a": 1.0, "b": 5.0}
-    assert one.values("SIR", "bass") == {"a": 13.0, "b": 17.0}  # two sources and two metrics on
+    assert one.values("SIR", "bass") == {"a": 13.0, "b": 17.0}  # two sources and two metrics later
     assert one.values("uSDR", "other") == {"a": 0.0, "b": 4.0}
-    assert one.values("nSDR", "drums") == {"a": 3.0}, "only where the mixture has a figure"
+    assert one.values("nSDR", "drums") == {"a": 3.0}, "only if the mixture has a score"
     assert one.values("SDR", "piano") == {}
     one.tracks[0].frames["vocals"]["SDR"][:] = math.nan
     one.tracks[0].usdr["vocals"] = math.nan
@@ -39,8 +38,8 @@ def test_figures_of_tracks() -> None:
     assert one.spread("SDR", "vocals").tracks == 1
 
 
-def test_runs_without_tracks_have_their_medians() -> None:
-    one = Run("online", "wandb:", figures={"vocals": {"SDR": 3.0}})
+def test_runs_without_tracks_have_totals() -> None:
+    one = Run("online", "wandb:", totals={"vocals": {"SDR": 3.0}})
     assert one.spread("SDR", "vocals").median == 3
     assert one.spread("SDR", "vocals").tracks == 0
     assert math.isnan(one.spread("SIR", "vocals").median)
@@ -48,7 +47,7 @@ def test_runs_without_tracks_have_their_medians() -> None:
     assert System("online", [one]).track_names == set()
 
 
-def test_seeds_are_pooled() -> None:
+def test_runs_that_differ_by_seed_are_pooled() -> None:
     runs = [
         run("unet-seed0", {"a": 1.0, "b": 3.0, "c": 5.0}, 0, lr=1),
         run("other", {"a": 0.0}, 0, lr=2),
@@ -81,24 +80,24 @@ def test_seeds_are_pooled() -> None:
         (("it/unet_0", "it/unet_1"), "it/unet x2"),
     ],
 )
-def test_names_of_seeds(names: tuple[str, ...], common: str) -> None:
+def test_names_of_pooled_runs(names: tuple[str, ...], common: str) -> None:
     (system,) = pool([run(name, {}, seed) for seed, name in enumerate(names)])
     assert system.name == common
 
 
-def test_interval_of_seeds() -> None:
+def test_interval_of_pooled_runs() -> None:
     levels = [{str(n): n + 0.1 * seed * n for n in range(9)} for seed in (0, 1)]
     runs = [run(str(seed), each, seed) for seed, each in enumerate(levels)]
     both, first = System("both", runs), System("first", runs[:1])
     low, high = first.interval("SDR", "vocals")
     assert 0 <= low < 4 < high <= 8
-    # The runs rank the tracks alike, so their medians go together in every resample.
+    # The runs rank the tracks equally, so their medians are of the same track in every resample.
     assert both.interval("SDR", "vocals") == pytest.approx((1.05 * low, 1.05 * high))
     runs[0].tracks = []
     assert all(map(math.isnan, both.interval("SDR", "vocals")))
 
 
-def test_mixture_of_the_runs() -> None:
+def test_mixture_with_most_sources_is_used() -> None:
     one, two = run("one", {"a": 1.0}), run("two", {"a": 1.0, "b": 1.0})
     assert mixture_of([System("one", [one])]) is None
     one.mixture = [track("a", -2.0, ("vocals",))]
@@ -106,11 +105,11 @@ def test_mixture_of_the_runs() -> None:
     mixture = mixture_of([System("one", [one]), System("two", [two])])
     assert mixture is not None
     assert mixture.bound
-    # Of two with the same track the one with more sources.
+    # Track a is in both runs; the one with more sources counts.
     assert mixture.values("SDR", "vocals") == {"a": -3.0, "b": -4.0}
 
 
-def test_common_tracks_and_notes() -> None:
+def test_keep_tracks_and_notes() -> None:
     one = run("one", {"a": 1.0, "b": 1.0})
     one.tracks[0].notes = ["bass: the reference is silent"]
     one.notes = ["scores of its last validation"]
@@ -121,8 +120,3 @@ def test_common_tracks_and_notes() -> None:
     ]
     keep_tracks([system], {"b", "c"})
     assert system.track_names == {"b"}
-
-
-def test_order_of_sources() -> None:
-    given = ["accompaniment", "bass", "vocals", "bass", "piano"]
-    assert ordered(given) == ["vocals", "bass", "accompaniment", "piano"]

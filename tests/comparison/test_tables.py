@@ -1,4 +1,4 @@
-"""Tables of a comparison hold the figures, the bounds and what must be said of them."""
+"""Tables of a comparison: scores, bounds, statistics, paired tests, remarks."""
 
 from __future__ import annotations
 
@@ -34,15 +34,17 @@ def test_overview_with_bounds_last() -> None:
         ["irm2", "9.00", "10.00", "11.00", "12.00", "10.50"],
     ]
     assert table.notes == []
-    assert tables.kinds_of(found) == ["SDR", "ISR", "SIR", "SAR", "uSDR"]
+    assert tables.metrics_of(found) == ["SDR", "ISR", "SIR", "SAR", "uSDR"]
     found[1].runs[0].mixture = found[0].runs[0].tracks
-    assert tables.kinds_of(found)[-2:] == ["nSDR", "nSIR"]
+    assert tables.metrics_of(found)[-2:] == ["nSDR", "nSIR"]
     normalised = tables.overview(found, "nSDR")
-    assert normalised.title == "nSDR, dB: median over tracks of SDR less that of the mixture"
-    assert [row[0] for row in normalised.rows] == ["one"], "a bound has no mixture of its own"
+    assert normalised.title == "nSDR, dB: median over tracks of SDR minus that of the mixture"
+    assert [row[0] for row in normalised.rows] == ["one"], (
+        "normalised scores of bounds are not shown"
+    )
 
 
-def test_four_streams_against_vocals_and_accompaniment() -> None:
+def test_overview_of_four_stems_and_of_vocals_with_accompaniment() -> None:
     pair = System("pair", [Run("pair", "", [track("t0", 4.0, PAIR)])])
     table = tables.overview([system("four", [1.0]), pair], "SDR")
     assert table.header[1:] == [
@@ -51,25 +53,25 @@ def test_four_streams_against_vocals_and_accompaniment() -> None:
     ]
     assert cells(table, "four") == ["1.00", "2.00", "3.00", "4.00", "-", "2.50", "-"]
     assert cells(table, "pair") == ["4.00", "-", "-", "-", "5.00", "-", "4.50"]
-    assert any("vocals of pair were scored beside accompaniment" in note for note in table.notes)
+    assert any("vocals of pair were scored with accompaniment" in note for note in table.notes)
 
 
-def test_seeds_show_their_deviation() -> None:
+def test_deviation_over_seeds_and_remarks() -> None:
     runs = [Run(str(level), "", [track("a", level)]) for level in (1.0, 3.0)]
     table = tables.overview([System("both", runs)], "SDR")
     assert cells(table, "both")[0] == "2.00 ± 1.41"
     assert table.notes == ["±: standard deviation over seeds"]
-    assert tables.remarks([System("both", runs)]) == ["both: 1.0, 3.0, which differ by seed only"]
+    assert tables.remarks([System("both", runs)]) == ["both: 1.0, 3.0, which differ only by seed"]
     for run, root in zip(runs, ("/a", {"/b": 1}), strict=True):
         run.config = {"data": {"init_args": {"root": root}}}
     runs[0].tracks[0].window_seconds = 0.5
     assert tables.remarks([System("both", runs)]) == [
-        'both: 1.0, 3.0, which differ by seed only, and by where their data lay: /a, {"/b": 1}',
-        "frames of unlike length, 0.5, 1 s: figures over them cannot be compared",
+        'both: 1.0, 3.0, which differ only by seed and the path of their data: /a, {"/b": 1}',
+        "frames of different lengths, 0.5, 1 s: their scores cannot be compared",
     ]
 
 
-def test_statistics_of_a_source() -> None:
+def test_statistics_of_one_source() -> None:
     table = tables.statistics([system("one", [1.0, 2.0, 3.0, 3.0, 3.0, 4.0, 10.0])], "SDR")
     median, interval, *others = cells(table, "vocals", "one")
     assert median == "3.00"
@@ -81,7 +83,7 @@ def test_statistics_of_a_source() -> None:
     ]
 
 
-def test_pairs_are_corrected_within_a_source() -> None:
+def test_p_values_are_corrected_per_source() -> None:
     levels = [float(level) for level in range(12)]
     found = [
         system("one", levels),
@@ -94,22 +96,22 @@ def test_pairs_are_corrected_within_a_source() -> None:
     assert names == [("one", "two"), ("one", "three"), ("two", "three")]
     assert tested[0].corrected_p == pytest.approx(3 * tested[0].difference.p)
     table = tables.paired(tested)
-    assert cells(table, "vocals", "one less two") == [
+    assert cells(table, "vocals", "one minus two") == [
         *("-0.65", "-0.95 to -0.35", "0 of 12", "0.0015", ""),
     ]
-    assert cells(table, "", "one less three")[-3:] == ["0 of 12", "1", "ns"]
+    assert cells(table, "", "one minus three")[-3:] == ["0 of 12", "1", "ns"]
     assert len(table.notes) == 1
     few = [system("one", [1.0, 2.0, 3.0]), system("two", [2.0, 3.0, 4.5])]
     table = tables.paired(pairs(few, "SDR", "vocals"))
     assert table.notes[1] == "3 tracks are too few for any difference to reach p < 0.01"
 
 
-def test_unlike_tracks_are_paired_where_both_have_them_and_named() -> None:
+def test_pairs_use_common_tracks_and_remarks_name_the_others() -> None:
     one, two = system("one", [1.0, 2.0, 3.0]), system("two", [1.0, 1.0])
     (pair,) = pairs([one, two], "SDR", "vocals")
     assert pair.difference.tracks == 2
     assert tables.remarks([one, two]) == [
-        "two: has no scores of 1 of 3 tracks, which are left out of its paired differences: t2"
+        "two: has no scores of 1 of 3 tracks, which are excluded from its paired differences: t2"
     ]
     two.runs[0].tracks = [track("else", 1.0)]
     assert pairs([one, two], "SDR", "vocals") == []
@@ -135,13 +137,15 @@ def test_text_and_markdown() -> None:
     assert lines[4] == "a|b" + " " * 30 + "1.00"
     assert lines[5] == "c    " + "d" * 15 + "…" + "e" * 16
     assert lines[-1] == "a note"
-    assert table.markdown().splitlines() == [
-        *("## Title", "", "|  | SDR |", "|---|---:|", r"| a\|b | 1.00 |"),
-        *(f"| c | {'d' * 30}{'e' * 30} |", "", "a note"),
-    ]
+    heading, _, *rows, _, note = table.markdown().splitlines()
+    assert (heading, note) == ("## Title", "a note")
+    cells = [[cell.strip() for cell in row.split(" |")] for row in rows]
+    assert cells[0][1] == "SDR"
+    assert cells[2][:2] == [r"| a\|b", "1.00"]
+    assert cells[3][:2] == ["| c", "d" * 30 + "e" * 30]
 
 
-def test_csv_has_every_digit_that_counts() -> None:
+def test_csv_has_six_digits() -> None:
     found = [system("one, two", [1.123456]), system("mixture", [0.0], bound=True)]
     rows = csv_files.statistics_rows(found, "SDR", "vocals")
     read = list(csv.DictReader(io.StringIO(csv_files.as_csv(rows))))

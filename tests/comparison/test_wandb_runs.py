@@ -1,4 +1,4 @@
-"""W&B runs read through its API from a stand-in for its service, and comparisons kept offline."""
+"""W&B runs read from a local server with its API, and comparisons logged offline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEVELS = {f"song {number}": float(number) for number in range(8)}
 
 
 def online_run(identity: str, name: str, group: str, seed: int, level: float) -> dict[str, Any]:
-    """A run as the service has it: a summary, a config and rows of its history."""
+    """A run of the service: a summary, a config and rows of its history."""
     summary = {
         f"test/{metric}/{source}": level + number
         for metric in ("sdr", "isr", "sir", "sar", "usdr")
@@ -67,7 +67,7 @@ class Project(Service):
             if filters.get("group", run["group"]) == run["group"]
             and re.search(pattern, run["displayName"])
         ]
-        begin = int(variables.get("cursor") or 0)  # a run a page, so that pages are turned
+        begin = int(variables.get("cursor") or 0)  # one run per page, to test paging
         edges = [{"node": node(run), "cursor": str(begin + 1)} for run in found[begin : begin + 1]]
         more = begin + 1 < len(found)
         pages = {"edges": edges, "pageInfo": {"endCursor": str(begin + 1), "hasNextPage": more}}
@@ -112,7 +112,7 @@ def node(run: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _in_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     yield
@@ -121,7 +121,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    """The stand-in; what it was asked."""
+    """The local server's list of requests."""
     wandb.teardown()
     monkeypatch.delenv("WANDB_MODE", raising=False)
     with serving(Project) as environment:
@@ -140,7 +140,7 @@ def test_runs_of_a_group(service: list[dict[str, Any]]) -> None:
     assert json.loads(filters) == {"group": "small", "displayName": {"$regex": "^unet"}}
     first = runs[0]
     assert first.spread("SDR", "drums").median == 3
-    assert first.spread("uSDR", "drums").mean == 3, "logged is the mean over tracks"
+    assert first.spread("uSDR", "drums").mean == 3, "the mean over tracks is logged"
     assert first.config["seed_everything"] == 0
     assert first.history == {"val/sdr": {9: 2.0, 19: 3.0, 29: 4.0}}
     assert [run.name for run in read_wandb("it=wandb:me/stems?name=demucs", "test")] == ["it"]
@@ -160,18 +160,20 @@ def test_online_runs_beside_a_folder(
     assert ["demucs", "6.00", "7.00", "8.00", "9.00", "7.50"] in lines
     assert ["theirs", "3.50", "4.50", "5.50", "6.50", "5.00"] in lines
     assert "model.init_args.n" in out
-    assert "unet-0: from W&B's summary: no figures of tracks" in out
+    assert "unet-0: from W&B's summary, without scores of tracks" in out
     assert Path("out/curves.png").stat().st_size > 10_000
 
 
-def test_mistakes(service: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported(
+    service: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     cases = [
         ("wandb:stems", "wandb:stems: expected wandb:entity/project, and filters as in ?group"),
         ("wandb:me/stems?groop=a", "expected wandb:entity/project"),
         ("wandb:me/stems?group=", "expected wandb:entity/project"),
         ("wandb:me/else", "me/else"),
-        ("wandb:me/stems?group=none", "0 runs were found, none with figures test/sdr/..."),
-        ("wandb:me/stems?name=failed", "1 runs were found, none with figures"),
+        ("wandb:me/stems?group=none", "found 0 runs, none with scores test/sdr/..."),
+        ("wandb:me/stems?name=failed", "found 1 runs, none with scores"),
     ]
     for given, words in cases:
         assert compare.main([given]) == 2
@@ -180,28 +182,28 @@ def test_mistakes(service: list[dict[str, Any]], capsys: pytest.CaptureFixture[s
         assert words in error
 
 
-def test_nobody_is_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_when_not_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb.teardown()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(CompareError, match="nobody is logged in to Weights & Biases; run `wandb"):
+    with pytest.raises(CompareError, match="not logged in to Weights & Biases; run `wandb"):
         read_wandb("wandb:me/stems", "test")
 
 
-# ----------------------------------------------------------------------- a run of its own
+# ----------------------------------------------------------------------- logging
 
 
-def test_a_comparison_is_kept_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Written for real, and read back from W&B's own file and media."""
+def test_comparison_is_logged_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run is read back from W&B's own files."""
     write_folder(Path("one"), LEVELS)
     write_folder(Path("two"), {name: level + 1.5 for name, level in LEVELS.items()})
     assert compare.main(["one", "two", "--metrics", "SDR", "--wandb"]) == 0
     error = capsys.readouterr().err
     wandb.teardown()
     (path,) = Path().glob("wandb/offline-run-*/*.wandb")
-    assert f"send it by: wandb sync {path.resolve().parent}" in error
+    assert f"upload it with: wandb sync {path.resolve().parent}" in error
     records = list(wandb_records(path))
     (run,) = [record.run for record in records if record.WhichOneof("record_type") == "run"][:1]
     assert (run.project, run.job_type) == ("stemlab", "compare")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lightning_modules.evaluation.scores import (
     aggregate,
+    ordered_sources,
     score_track,
     usdr,
 )
@@ -261,3 +262,8 @@ def test_metric_table() -> None:
     assert lines[-1] == "mean over 2 tracks"
     without = metric_table(tracks, ["snr"])
     assert "mixture" not in without
+
+
+def test_order_of_sources() -> None:
+    given = ["accompaniment", "bass", "vocals", "bass", "piano"]
+    assert ordered_sources(given) == ["vocals", "bass", "accompaniment", "piano"]

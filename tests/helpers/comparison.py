@@ -1,4 +1,4 @@
-"""Small score files and runs to compare."""
+"""Small score files and runs for comparisons."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SOURCES = ("vocals", "drums", "bass", "other")
 
 
 def track(name: str, level: float, sources: tuple[str, ...] = SOURCES) -> TrackScores:
-    """Three frames a source, one of them without figures; the median is the level.
+    """Scores of three frames per source, one of them skipped.
 
-    SDR is the level plus the number of the source, SIR 5 dB more, and so on.
+    The median SDR is the level plus the number of the source, that of ISR 5 dB more, and so on.
     """
     frames = {
         source: {
@@ -40,7 +40,7 @@ def write_folder(
 
 
 def write_run(folder: Path, levels: Mapping[str, float], seed: int = 0, **model: Any) -> Path:
-    """Write what a run leaves: scores of test and mixture, a config and a log."""
+    """Write the files of a run: scores of test and mixture, a config and a log."""
     write_folder(folder / "scores/estimate/test", levels)
     write_folder(folder / "scores/mixture/test", dict.fromkeys(levels, -2.0))
     config = {
@@ -59,10 +59,10 @@ def write_run(folder: Path, levels: Mapping[str, float], seed: int = 0, **model:
     names = [f"val/sdr/{source}" for source in SOURCES]
     lines = [",".join(["epoch", "step", "train/loss", "val/sdr", *names])]
     for epoch in range(3):
-        figures = [str(epoch + seed + number) for number in range(5)]
+        values = [str(epoch + seed + number) for number in range(5)]
         lines += [
             f"{epoch},{10 * epoch + 5},0.5,,,,,",
-            f"{epoch},{10 * epoch + 9},," + ",".join(figures),
+            f"{epoch},{10 * epoch + 9},," + ",".join(values),
         ]
     log.write_text("\n".join(lines) + "\n")
     return folder

@@ -1,4 +1,4 @@
-"""The compare tool, as a user meets it."""
+"""The compare tool from the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEVELS = {f"song {number}": 0.5 * number for number in range(9)}
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -44,7 +44,7 @@ def test_runs_folders_seeds_and_bounds(capsys: pytest.CaptureFixture[str]) -> No
     assert "irm2" in out
     assert "mixture" in out
     assert "model.init_args.channels" in out
-    assert "large x2: large-0, large-1, which differ by seed only, and by where" in out
+    assert "large x2: large-0, large-1, which differ only by seed and the path" in out
     assert "THEM: has no scores of 1 of 9 tracks" in out
     assert "data.init_args" not in out
     assert err.splitlines() == [
@@ -68,7 +68,7 @@ def test_runs_folders_seeds_and_bounds(capsys: pytest.CaptureFixture[str]) -> No
     assert compare.main([*runs[:3], "--no-pool", "--metrics", "SDR"]) == 0
     out = capsys.readouterr().out
     assert "large-0" in out
-    assert "seed only" not in out
+    assert "only by seed" not in out
     assert "SIR" not in out
     assert compare.main([*runs, "--common-tracks", "--metrics", "SDR"]) == 0
     out = capsys.readouterr().out
@@ -76,17 +76,17 @@ def test_runs_folders_seeds_and_bounds(capsys: pytest.CaptureFixture[str]) -> No
     assert "8 of 24" in out
 
 
-def test_a_mixture_of_one_s_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mixture_option(capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(Path("theirs"), LEVELS)
     write_folder(Path("MIX"), dict.fromkeys(LEVELS, -1.0))
     assert compare.main(["theirs", "--mixture", "MIX", "--metrics", "nSDR", "nSIR"]) == 0
     out = capsys.readouterr().out
-    assert "nSDR, dB: median over tracks of SDR less that of the mixture" in out
+    assert "nSDR, dB: median over tracks of SDR minus that of the mixture" in out
     assert "theirs    3.00   3.00  3.00   3.00       3.00" in out
     assert "SAR" not in out
 
 
-def test_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plots(capsys: pytest.CaptureFixture[str]) -> None:
     write_run(Path("runs/a"), LEVELS)
     write_run(Path("runs/b"), higher(1.0), channels=16)
     assert compare.main(["runs/a", "runs/b", "--figures", "out", "--format", "png", "svg"]) == 0
@@ -101,7 +101,7 @@ def test_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(os.listdir("theirs_out")) == ["scores.png", "tracks.png"]
 
 
-def test_a_run_that_is_called_mixture(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_named_mixture(capsys: pytest.CaptureFixture[str]) -> None:
     write_run(Path("runs/a"), LEVELS)
     arguments = ["runs/a", "runs/a/scores/mixture", "--metrics", "SDR"]
     assert compare.main(arguments) == 0
@@ -110,7 +110,7 @@ def test_a_run_that_is_called_mixture(capsys: pytest.CaptureFixture[str]) -> Non
     assert ["mixture", "as", "estimate", "-2.00", "-1.00", "0.00", "1.00", "-0.50"] in lines
 
 
-def test_nothing_is_written_over_unasked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_force_is_needed_to_overwrite(capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(Path("one"), LEVELS)
     write_folder(Path("two"), LEVELS)
     Path("old.md").write_text("mine")
@@ -124,7 +124,7 @@ def test_nothing_is_written_over_unasked(capsys: pytest.CaptureFixture[str]) -> 
     assert "ns" in Path("old.md").read_text()
 
 
-def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(Path("one"), {"a": 1.0})
     write_folder(Path("two"), {"b": 1.0})
     write_folder(Path("broken"), {"a": 1.0})
@@ -137,20 +137,20 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     write_run(Path("run"), {"a": 1.0})
     Path("run/config.yaml").write_text("seed_everything: 1\nseed_everything: 2\n")
     cases = [
-        (["gone"], ["gone: there is no such folder", "museval"]),
-        (["one", "x=gone"], ["gone: there is no such folder"]),
-        (["one/a.json"], ["one/a.json: there is no such folder"]),
-        (["empty"], ["empty: no test scores in it", "score the system first"]),
+        (["gone"], ["gone: is not a folder", "museval"]),
+        (["one", "x=gone"], ["gone: is not a folder"]),
+        (["one/a.json"], ["one/a.json: is not a folder"]),
+        (["empty"], ["empty: contains no test scores", "score the system first"]),
         (["one", "broken"], ["broken/a.json: expected a museval score file"]),
-        (["hollow"], ["hollow: its score files hold no source; score"]),
+        (["hollow"], ["hollow: its score files contain no source; score"]),
         (["one", "--figures", "one/a.json"], ["--figures one/a.json: one/a.json is not a folder"]),
         (["array"], ["array/a.json: expected a museval score file"]),
         (["run"], ["run/config.yaml", "duplicate key"]),
         (["one", "one"], ["is given twice", "NAME=FOLDER"]),
-        (["one", "--bounds", "gone"], ["gone: there is no such folder"]),
-        (["one", "--mixture", "gone"], ["gone: there is no such folder"]),
-        (["one", "two", "--common-tracks"], ["no track that all have"]),
-        (["one", "--metrics", "nSDR"], ["--metrics nSDR: no run has such figures"]),
+        (["one", "--bounds", "gone"], ["gone: is not a folder"]),
+        (["one", "--mixture", "gone"], ["gone: is not a folder"]),
+        (["one", "two", "--common-tracks"], ["no track has scores of all systems"]),
+        (["one", "--metrics", "nSDR"], ["--metrics nSDR: no run has such scores"]),
     ]
     for arguments, words in cases:
         assert compare.main(arguments) == 2, arguments
@@ -166,10 +166,10 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_seeds_trained_and_compared(
+def test_trained_seeds_are_pooled(
     musdb_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What fit and test leave, with curves from W&B's files."""
+    """Compare the files of real runs, with curves from W&B's files."""
     monkeypatch.setenv("MUSDB_PATH", str(musdb_root))
     for seed in (0, 1):
         fit = ["fit", "--config", "unet.yaml", *TINY, f"--seed_everything={seed}"]
@@ -180,7 +180,7 @@ def test_seeds_trained_and_compared(
     assert compare.main(["runs/seed-0", "runs/seed-1", "--figures", "out"]) == 0
     out = capsys.readouterr().out
     assert "seed x2" in out
-    assert "seed-0, seed-1, which differ by seed only\n" in out
+    assert "seed-0, seed-1, which differ only by seed\n" in out
     assert "mixture" in out
     assert "nSDR" in out
     assert Path("out/curves.png").is_file()
