@@ -1,8 +1,8 @@
-"""What README and docs tell a reader to do, done.
+"""Commands, settings, configs and Python code in README and docs work.
 
-Commands of bash blocks and of code spans run as they stand, page by page, in a folder that has
-what they name, with settings behind them that make models and data small. Parsed only is a line
-that says what it ``needs`` (GPUs, Weights & Biases), and what is handed to SLURM or torchrun.
+Commands of bash blocks and code spans run page by page in a folder that has the files they name,
+with additional settings that make models and data small. Only parsed are commands that ``need``
+GPUs or Weights & Biases, those passed to SLURM or torchrun, and those that other tests run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
@@ -29,13 +30,15 @@ import yaml
 from torch.distributed.run import get_args_parser
 
 from datamodules import command_line
-from lightning_modules import cli
+from lightning_modules import architectures, cli
 from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import chain
-from lightning_modules.tools import benchmark
+from lightning_modules.evaluation import scorer
+from lightning_modules.tools import benchmark, cascade, separate
 from tests.helpers.checkpoints import save
 from tests.helpers.command_line import CSV, REPOSITORY, TINY
 from tests.helpers.comparison import write_folder, write_run
+from tests.helpers.light_runs import ScoringThreads
 from tests.helpers.open_unmix_package import package_networks, write
 
 PAGES = {
@@ -44,40 +47,36 @@ PAGES = {
 }
 RUN = "python -m "
 TOOLS = "lightning_modules.tools"
-# They end when somebody ends them, or take minutes whatever they are given: other tests run them.
+# Run until stopped, or take minutes at any setting.
 PARSED_ONLY = ("tools.webapp",)
-# Those of the benchmark that a second is enough for, and what makes it a second; tests/benchmark
-# runs the others, whose options are parsed and checked here.
-QUICK = {
-    "separation": "--peers --track-seconds 1 --repeats 1",
-    "convolution": "--segment-seconds 0.5 --response-seconds 0.01 --repeats 1",
-}
+# Arguments that make a benchmark a matter of seconds; of the others only the options are checked.
+QUICK = {"separation": "--peers --track-seconds 1 --repeats 1"}
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """Blocks of code, also those of lists."""
+    """Code blocks of a language, with the indentation of lists removed."""
     found = re.findall(rf"^( *)```{language}\n(.*?)```", text, re.DOTALL | re.MULTILINE)
     return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
 
 
 def lines(page: str) -> Iterator[str]:
-    """The lines of a page's bash blocks, continued ones joined."""
+    """The commands in a page's bash blocks, with continuation lines and quotations joined."""
     for block in blocks(PAGES[page], "bash"):
-        waiting = ""
+        command = ""
         for line in block.replace("\\\n", " ").splitlines():
-            waiting += line
+            command += line
             try:
-                shlex.split(waiting, comments=True)
-            except ValueError:  # a quotation goes on
-                waiting += "\n"
+                shlex.split(command, comments=True)
+            except ValueError:  # an open quotation
+                command += "\n"
                 continue
-            if waiting.strip():
-                yield waiting
-            waiting = ""
+            if command.strip():
+                yield command
+            command = ""
 
 
 def is_python(line: str) -> bool:
-    """Whether a line is a command of Python's that can be run here."""
+    """Whether a line is a Python command that can run here."""
     return line.startswith("python -c ") or (RUN in line and "torchrun" not in line)
 
 
@@ -89,9 +88,9 @@ def spans(page: str) -> Iterator[str]:
 
 
 def commands(page: str) -> list[str]:
-    """What a page has of Python commands that can be run, alternatives one by one."""
+    """The different Python commands of a page that can run here, with alternatives expanded."""
     found = [line for line in lines(page) if is_python(line)]
-    if page == "README.md":  # its list of tools leaves out what they have in common
+    if page == "README.md":  # its list of tools leaves out the common prefix
         listed = re.findall(
             r"^- `(\w[^`]*)`", PAGES[page].partition("\n## Tools\n")[2], re.MULTILINE
         )
@@ -102,26 +101,27 @@ def commands(page: str) -> list[str]:
         for span in spans(page)
         if span.startswith(RUN) and not re.search(r"\.(\.\.|NAME)$", span)
     ]
-    return [
+    expanded = [
         re.sub(r"\w+(\|\w+)+", choice, command) if choice else command
         for command in found
         for choice in (re.search(r" \w+(\|\w+)+", command) or [" "])[0].strip().split("|")
     ]
+    return list(dict.fromkeys(expanded))
 
 
 def small(arguments: list[str]) -> list[str]:
     """Settings that make the model and the data of a `cli` command small."""
     named = arguments[arguments.index("--config") + 1].removesuffix(".yaml")
     if named.endswith("/config"):
-        return []  # that of a run, which was small
+        return []  # the config of a run that was small
     kind = resolve_name(yaml.safe_load(chain(named)[1].read_text())["model"]["class_path"])
     settings = [f"--model.init_args.{key}={json.dumps(value)}" for key, value in kind.tiny.items()]
     settings += [word for word in TINY if not word.startswith("--model")]
     return settings + (CSV if not any("logger" in word for word in arguments) else [])
 
 
-def trained(name: str, run_dir: Path) -> None:
-    """The best checkpoint of a run of a small model."""
+def save_best(name: str, run_dir: Path) -> None:
+    """Save the best checkpoint of a run of a small model."""
     settings = [
         word for word in small(["--config", name]) if word.startswith(("--model", "--data"))
     ]
@@ -129,44 +129,54 @@ def trained(name: str, run_dir: Path) -> None:
     save(build_model(name, settings).model, run_dir / "checkpoints/best.ckpt")
 
 
+@pytest.fixture(scope="session")
+def files(musdb_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all files that the pages name."""
+    here = tmp_path_factory.mktemp("docs")
+    track = musdb_root / "test/Test - Song"
+    for name in ("song.mp3", "song.wav", "albums/one.wav", "albums/more/two.m4a"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(track / "mixture.wav", here / name)  # the content decides, not the name
+    shutil.copytree(track, here / "estimates" / track.name)
+    for song in ("train/Band A - One", "train/Band B - Two", "test/Test - Song"):
+        shutil.copytree(musdb_root / song, here / "songs" / song)
+        for stem in ("guitar", "piano"):
+            shutil.copy(musdb_root / song / "other.wav", here / f"songs/{song}/{stem}.wav")
+    levels = {f"song {number}": 0.5 * number for number in range(9)}
+    for number, name in enumerate(("unet", "unet-2", "unet-3", "demucs")):
+        write_run(here / "runs" / name, levels, seed=number, channels=number)
+    for name in ("published/STL2", "published/MIX", "scores/irm2/test"):
+        write_folder(here / name, levels)
+    for name in ("unet", "demucs"):
+        save_best(name, here / "runs" / name)
+    shutil.copy(here / "runs/unet/checkpoints/best.ckpt", here / "best.ckpt")
+    (here / "docs/pictures").mkdir(parents=True)
+    (here / "umxhq").mkdir()
+    write(package_networks(["vocals", "drums"]), here / "umxhq", nhop=128)
+    return here
+
+
 @pytest.fixture
-def place(musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with all that the pages name."""
+def place(files: Path, musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of ``files`` as working directory; scores are computed in threads."""
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MUSDB_PATH", str(musdb_root))
     monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
-    track = musdb_root / "test/Test - Song"
-    for name in ("song.mp3", "song.wav", "albums/one.wav", "albums/more/two.m4a"):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(track / "mixture.wav", name)  # what counts is what is in it
-    shutil.copytree(track, f"estimates/{track.name}")
-    for song in ("train/Band A - One", "train/Band B - Two", "test/Test - Song"):
-        shutil.copytree(musdb_root / song, f"songs/{song}")
-        for stem in ("guitar", "piano"):
-            shutil.copy(musdb_root / song / "other.wav", f"songs/{song}/{stem}.wav")
-    levels = {f"song {number}": 0.5 * number for number in range(9)}
-    for number, name in enumerate(("unet", "unet-2", "unet-3", "demucs")):
-        write_run(Path("runs", name), levels, seed=number, channels=number)
-    for name in ("published/STL2", "published/MIX", "scores/irm2/test"):
-        write_folder(Path(name), levels)
-    for name in ("unet", "demucs"):
-        trained(name, Path("runs", name))
-    shutil.copy("runs/unet/checkpoints/best.ckpt", "best.ckpt")
-    Path("docs/pictures").mkdir(parents=True)
-    Path("umxhq").mkdir()
-    write(package_networks(["vocals", "drums"]), Path("umxhq"), nhop=128)
+    for module in (cascade, scorer):
+        monkeypatch.setattr(module, "ScoringPool", ScoringThreads)
     return tmp_path
 
 
 def words_of(command: str, data: Path) -> tuple[str, list[str]]:
-    """Module and arguments of a command, the data set's places put in."""
+    """Module and arguments of a command, with the test data set in place of its paths."""
     command = re.sub(r"/data/musdb18\w*(?!\S)", shlex.quote(str(data)), os.path.expandvars(command))
-    for word, stands_for in (
+    for word, replacement in (
         ("/data/musdb18-wav", "musdb18-wav"),
         (" ROOT", f" {shlex.quote(str(data))}"),
         (" CONFIG", " unet/small"),
     ):
-        command = command.replace(word, stands_for)
+        command = command.replace(word, replacement)
     module, *arguments = shlex.split(command.partition(RUN)[2], comments=True)
     if module.endswith(".compare"):
         arguments = [
@@ -178,14 +188,14 @@ def words_of(command: str, data: Path) -> tuple[str, list[str]]:
 
 
 def needs_more(command: str) -> bool:
-    """Whether the page says that a command needs what is not everywhere."""
+    """Whether the page says that a command needs hardware or a service."""
     return re.search(r"# needs (\d+ GPUs|Weights & Biases)", command) is not None
 
 
 def parse(module: str, arguments: list[str]) -> None:
-    """Hand arguments to the command's own parser, which ends the test if it refuses them."""
+    """Parse arguments with the command's own parser, which exits if it refuses them."""
     if module.endswith(".cli"):
-        assert cli_says(arguments) == 0
+        assert print_config(arguments) == 0
         return
     with patch.object(command_line, "run", lambda work, stopped="": 0):
         assert import_module(module).main(arguments) == 0
@@ -193,13 +203,11 @@ def parse(module: str, arguments: list[str]) -> None:
 
 def execute(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     main: Callable[[list[str]], int] = import_module(module).main
-    if not arguments or module.endswith(PARSED_ONLY):
-        # Without arguments only the name is meant; it must have a usage.
-        if arguments:
-            parse(module, arguments)
-        else:
-            with pytest.raises(SystemExit, match="0"):
-                main(["--help"])
+    if not arguments:  # a mention of the command
+        with pytest.raises(SystemExit, match="0"):
+            main(["--help"])
+    elif module.endswith(PARSED_ONLY) or {"torch_export", "onnx"} & set(arguments):
+        parse(module, arguments)  # tests/tools/test_export.py runs the formats
     elif module.endswith(".benchmark"):
         quick = QUICK.get(arguments[0])
         if quick is None:
@@ -218,7 +226,7 @@ def execute(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     "page",
     [
-        # Its commands make a picture of a plot.
+        # Its last command reads a plot of the run.
         pytest.param(name, marks=[pytest.mark.complete_run] * (name == "docs/README.md"))
         for name in PAGES
         if commands(name)
@@ -237,8 +245,10 @@ def test_commands_run(
             exec(compile(shlex.split(command)[2], page, "exec"), {})
             continue
         module, arguments = words_of(command, musdb_root)
+        if (REPOSITORY / module.replace(".", "/") / "__main__.py").is_file():
+            module += ".__main__"
         if any("mine" in word for word in arguments):
-            continue  # test_an_architecture_is_two_files
+            continue  # test_example_of_an_architecture_trains_and_separates
         if command.startswith("find "):
             found = subprocess.check_output(command.partition("|")[0], shell=True, text=True)
             monkeypatch.setattr(sys, "stdin", io.StringIO(found))
@@ -253,8 +263,7 @@ def test_commands_run(
 
 
 @pytest.mark.slow
-def test_lines_for_other_programs() -> None:
-    """What a reader is to type that is no Python command."""
+def test_commands_of_other_programs() -> None:
     seen = set()
     for page in PAGES:
         for line in lines(page):
@@ -265,7 +274,7 @@ def test_lines_for_other_programs() -> None:
             if words[0] == "make":
                 assert f"\n{words[1]}:" in (REPOSITORY / "Makefile").read_text(), line
             elif words[0] in ("sbatch", "torchrun"):
-                handed_on(words)
+                check_launcher(words)
             elif words[:2] == ["wandb", "sweep"]:
                 assert (REPOSITORY / words[-1]).is_file(), line
             elif words[:2] == ["pip", "install"]:
@@ -285,8 +294,8 @@ def test_lines_for_other_programs() -> None:
     assert {"make", "sbatch", "torchrun", "wandb", "export"} <= seen
 
 
-def handed_on(words: list[str]) -> None:
-    """Hold what SLURM or torchrun hand on to `fit` against its parser."""
+def check_launcher(words: list[str]) -> None:
+    """Parse the arguments that SLURM or torchrun pass to ``fit``."""
     if words[0] == "torchrun":
         options = get_args_parser().parse_args(words[1:])
         assert (options.module, options.training_script) == (True, "lightning_modules.cli")
@@ -299,17 +308,20 @@ def handed_on(words: list[str]) -> None:
 
 
 def parse_settings(settings: str) -> None:
-    """Hold settings of `fit` against the parser: some architecture must take them."""
+    """Parse settings of ``fit``, which some architecture must accept."""
     words = shlex.split(settings.replace("/data/musdb18hq", "songs"))
+    if words[::2] == ["--config"]:
+        assert chain(words[1]), settings
+        return
     for config in ["unet", "wave_unet", "conv_tasnet", "open_unmix"]:
         given = [] if "--config" in words else ["--config", config]
-        if cli_says(["fit", *given, *words]) == 0:
+        if print_config(["fit", *given, *words]) == 0:
             return
     raise AssertionError(settings)
 
 
-def cli_says(arguments: list[str]) -> int:
-    """Exit status of `cli` when it is to show the settings."""
+def print_config(arguments: list[str]) -> int:
+    """Exit status of ``cli`` with ``--print_config``."""
     try:
         return cli.main([*arguments, "--print_config"])
     except SystemExit as shown:
@@ -317,44 +329,44 @@ def cli_says(arguments: list[str]) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
-def test_settings_in_the_text_are_known(
-    page: str, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Options in code spans, with their values if those are told."""
-    of_slurm = page == "docs/slurm.md"  # and so are its options
-    known = set() if of_slurm else options_of_all(capsys)
-    for span in spans(page):
-        if not span.startswith("--") or "mine" in span:
-            continue
-        if re.match(r"--config |--[a-z]+\.\S+=", span):
-            parse_settings(span)
-        elif not of_slurm:
+def test_options_and_settings_in_the_text_exist(place: Path) -> None:
+    """Settings with a value are parsed; of tools' options the names are checked."""
+    known = options_of_all()
+    found = {
+        (page, span)
+        for page in PAGES
+        for span in spans(page)
+        if span.startswith("--") and "mine" not in span
+    }
+    for span in {span for _, span in found if re.match(r"--config |--[a-z]+\.\S+=", span)}:
+        parse_settings(span)
+    for page, span in found:
+        if page != "docs/slurm.md":  # which has options of SLURM
             for option in re.findall(r"(?:^| )(--[\w-]+)(?![\w.])", span):
                 assert option in known, f"{page}: {span}"
 
 
-def options_of_all(capsys: pytest.CaptureFixture[str]) -> set[str]:
-    """Options of all tools, as their help tells, and those of `cli` without a dot."""
+def options_of_all() -> set[str]:
+    """Options of all tools, from their help, and those of ``cli`` without a dot."""
     modules = [
-        f"{folder.name}.{path.stem}" if folder.name == "datamodules" else f"{TOOLS}.{path.stem}"
-        for folder in (REPOSITORY / "datamodules", REPOSITORY / "lightning_modules/tools")
-        for path in folder.glob("*.py")
+        ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+        for folder in ("datamodules", "lightning_modules/tools")
+        for path in (REPOSITORY / folder).rglob("*.py")
         if "argparse.ArgumentParser(" in path.read_text() and path.stem != "command_line"
     ]
     calls = [(module, ["--help"]) for module in modules]
     calls += [(f"{TOOLS}.benchmark", [name, "--help"]) for name in benchmark.COMMANDS]
     calls += [("datamodules.cache.folder", ["clear", "--help"])]
-    capsys.readouterr()
-    for module, arguments in calls:
-        with pytest.raises(SystemExit):
-            import_module(module).main(arguments)
-    found = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    with redirect_stdout(io.StringIO()) as output:
+        for module, arguments in calls:
+            with pytest.raises(SystemExit):
+                import_module(module).main(arguments)
+    found = set(re.findall(r"--[\w-]+", output.getvalue()))
     return found | {"--config", "--run_dir", "--ckpt_path", "--seed_everything", "--print_config"}
 
 
 @pytest.mark.slow
-def test_python_of_the_readme_runs(place: Path) -> None:
+def test_python_example_of_the_readme(place: Path) -> None:
     (code,) = blocks(PAGES["README.md"], "python")
     names = {"mixture": torch.zeros(2, 44100)}
     exec(compile(code, "README.md", "exec"), names)
@@ -362,20 +374,23 @@ def test_python_of_the_readme_runs(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_configs_in_the_guides_are_accepted(place: Path) -> None:
-    seen = 0
-    for page, text in PAGES.items():
-        for config in blocks(text, "yaml") if "adding" not in page else []:
-            config = config.replace("/data/musdb18hq", "songs").replace("/data/extra", "albums")
-            Path("shown.yaml").write_text(config)
-            parent = "denoising_autoencoder" if "degradations" in config else "unet"
-            words = ["--config", parent, "--config", "shown.yaml"]
-            parse("lightning_modules.cli", ["fit", *words])
-            seen += 1
-    assert seen >= 4
+def test_yaml_examples_are_accepted(place: Path) -> None:
+    examples = [
+        config
+        for page, text in PAGES.items()
+        if "adding" not in page
+        for config in blocks(text, "yaml")
+    ]
+    assert len(examples) >= 4
+    for config in examples:
+        config = config.replace("/data/musdb18hq", "songs").replace("/data/extra", "albums")
+        Path("shown.yaml").write_text(config)
+        parent = "denoising_autoencoder" if "degradations" in config else "unet"
+        words = ["--config", parent, "--config", "shown.yaml"]
+        parse("lightning_modules.cli", ["fit", *words])
 
 
-def test_files_that_the_docs_name_exist() -> None:
+def test_linked_files_and_configs_exist() -> None:
     for page, text in PAGES.items():
         folder = (REPOSITORY / page).parent
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
@@ -388,47 +403,29 @@ def test_files_that_the_docs_name_exist() -> None:
 
 
 @pytest.mark.slow
-def test_an_architecture_is_two_files(musdb_root: Path, tmp_path: Path) -> None:
-    """The example of the docs, added to a copy of the project, trains and separates there."""
-    copy = tmp_path / "project"
-    copy.mkdir()
-    for name in ("lightning_modules", "datamodules", "configs"):
-        (copy / name).mkdir()
-        for path in (REPOSITORY / name).rglob("*"):
-            if path.is_file() and path.suffix in (".py", ".yaml"):
-                target = copy / name / path.relative_to(REPOSITORY / name)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(path.read_bytes())
+def test_example_of_an_architecture_trains_and_separates(
+    place: Path, musdb_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two files of the docs, without ffmpeg or any other program."""
     page = PAGES["docs/adding_an_architecture.md"]
     (module,), (config,) = blocks(page, "python"), blocks(page, "yaml")
-    (copy / "lightning_modules/architectures/mine.py").write_text(module)
-    (copy / "configs/mine.yaml").write_text(config)
-
-    song = musdb_root / "test/Test - Song/mixture.wav"
+    Path("mine.py").write_text(module)
+    Path("mine.yaml").write_text(config)
+    monkeypatch.setattr(architectures, "__path__", [*architectures.__path__, str(place)])
+    monkeypatch.setenv("PATH", str(place))
     tiny = [word for word in TINY if not word.startswith("--model")]
-    fit = ["-m", "lightning_modules.cli", "fit", "--config", "mine.yaml", *tiny, *CSV]
-    separate = ["-m", "lightning_modules.tools.separate", str(song)]
-    # No program is needed.
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PATH": str(tmp_path)}
-    environment["MUSDB_PATH"] = str(musdb_root)
-    for arguments in (fit, [*separate, "--checkpoint", "runs/mine/checkpoints/best.ckpt"]):
-        subprocess.run(
-            [sys.executable, *arguments],
-            cwd=tmp_path,
-            env=environment,
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
-    assert (tmp_path / "separated/Test - Song/vocals.wav").is_file()
+    assert cli.main(["fit", "--config", "mine.yaml", *tiny, *CSV]) == 0
+    checkpoint = "runs/mine/checkpoints/best.ckpt"
+    song = str(musdb_root / "test/Test - Song/mixture.wav")
+    assert separate.main([song, "--checkpoint", checkpoint]) == 0
+    assert Path("separated/Test - Song/vocals.wav").is_file()
 
 
-def test_reference_pages_show_what_the_code_says(tmp_path: Path) -> None:
-    """A page of `make reference`, by its own options."""
+def test_a_page_of_the_api_reference(tmp_path: Path) -> None:
     (line,) = re.findall(r"pdoc (.*) lightning_modules", (REPOSITORY / "Makefile").read_text())
-    options = [*shlex.split(line)[:-1], str(tmp_path), "lightning_modules.inference.separation"]
+    options = [*shlex.split(line)[:-1], str(tmp_path), "lightning_modules.tools.requeue"]
     subprocess.run([sys.executable, "-m", "pdoc", *options], check=True, timeout=120)
-    page = (tmp_path / "lightning_modules/inference/separation.html").read_text()
-    assert "separate_stream" in page
-    assert "Consecutive pieces of the mixture" in page
-    assert "<strong>blocks" in page, "arguments are a list, not a paragraph"
+    page = (tmp_path / "lightning_modules/tools/requeue.html").read_text()
+    assert "reason_to_requeue" in page
+    assert "Exit status of srun" in page
+    assert "<strong>run_dir" in page, "arguments are a list, not a paragraph"

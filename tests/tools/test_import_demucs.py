@@ -1,9 +1,7 @@
-"""Weights of the package ``demucs`` become a checkpoint like any other."""
+"""Weights of the package ``demucs`` as a checkpoint; mistakes are in tests/test_mistakes.py."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from tests.helpers.command_line import CSV
 from tests.helpers.demucs_package import network
 
 
-def test_checkpoint_separates_like_the_weights(
+def test_checkpoint_gives_the_estimates_of_the_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, output = tmp_path / "demucs.th", tmp_path / "new" / "demucs.ckpt"
@@ -45,7 +43,7 @@ def test_hybrid_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_checkpoint_goes_into_the_configs_model(
+def test_checkpoint_loads_into_the_model_of_the_config(
     tmp_path: Path, musdb_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -58,23 +56,3 @@ def test_checkpoint_goes_into_the_configs_model(
     config += ["--ckpt_path", "demucs.ckpt", "--run_dir", "run"]
     assert cli.main(["test", *config, *arguments, "--trainer.accelerator=cpu"]) == 0
     assert Path("run/scores/estimate/test/Test - Song.json").is_file()
-
-
-def test_mistakes_are_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "demucs.ckpt"
-    gone = [str(tmp_path / "gone.th"), "-o", str(output)]
-    assert import_demucs.main(gone) == 2
-    assert "gone.th: there is no such file" in capsys.readouterr().err
-    output.write_text("precious")
-    assert import_demucs.main(gone) == 2
-    assert "already exists" in capsys.readouterr().err
-    assert output.read_text() == "precious"
-
-
-def test_help_comes_without_lightnings_seconds() -> None:
-    script = (
-        "import sys; from lightning_modules.tools.import_demucs import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: assert 'torch' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -1,9 +1,7 @@
-"""Weights of the package ``openunmix`` become a checkpoint like any other."""
+"""Weights of the package ``openunmix`` as a checkpoint; mistakes are in tests/test_mistakes.py."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from tests.helpers.command_line import CSV
 from tests.helpers.open_unmix_package import package_networks, write
 
 
-def test_checkpoint_separates_like_the_weights(
+def test_checkpoint_gives_the_estimates_of_the_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(package_networks(["bass", "vocals"]), tmp_path, nhop=128)
@@ -32,7 +30,7 @@ def test_checkpoint_separates_like_the_weights(
 
 
 @pytest.mark.slow
-def test_checkpoint_goes_into_the_configs_model(
+def test_checkpoint_loads_into_the_model_of_the_config(
     tmp_path: Path, musdb_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -44,22 +42,3 @@ def test_checkpoint_goes_into_the_configs_model(
     config = ["--config", "open_unmix.yaml", "--ckpt_path", "umx.ckpt", "--run_dir", "run"]
     assert cli.main(["test", *config, *arguments, "--trainer.accelerator=cpu"]) == 0
     assert Path("run/scores/estimate/test/Test - Song.json").is_file()
-
-
-def test_mistakes_are_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "umx.ckpt"
-    assert main([str(tmp_path), "-o", str(output)]) == 2
-    assert "one per source was expected" in capsys.readouterr().err
-    output.write_text("precious")
-    assert main([str(tmp_path), "-o", str(output)]) == 2
-    assert "already exists" in capsys.readouterr().err
-    assert output.read_text() == "precious"
-
-
-def test_help_comes_without_lightnings_seconds() -> None:
-    script = (
-        "import sys; from lightning_modules.tools.import_open_unmix import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: assert 'torch' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

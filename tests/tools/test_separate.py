@@ -1,4 +1,4 @@
-"""The separate tool, as a user meets it."""
+"""The separate tool from its command line; its mistakes are in tests/test_mistakes.py."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> str:
-    torch.manual_seed(6)  # weights with which no output of the ReLU at its end is zero for ever
+    torch.manual_seed(6)  # with other seeds an output of the final ReLU is always zero
     model = UNet(["vocals", "other"], channels=[4, 8], segment_seconds=0.5, mask="ratio")
     return str(save(model, tmp_path / "model.ckpt"))
 
@@ -50,8 +50,7 @@ def total(folder: Path) -> tuple[np.ndarray, int]:
     return parts[0][0] + parts[1][0], parts[0][1]
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("suffix", ["wav", "flac"])
+@pytest.mark.parametrize(("suffix", "channels"), [("wav", 1), ("flac", 2)])
 def test_stems_add_up_to_the_song(checkpoint: str, suffix: str, channels: int) -> None:
     audio = song(Path(f"my song.{suffix}"), channels=channels)
     assert separate.main([f"my song.{suffix}", "--checkpoint", checkpoint, "-o", "out"]) == 0
@@ -63,7 +62,7 @@ def test_stems_add_up_to_the_song(checkpoint: str, suffix: str, channels: int) -
 
 
 def test_shifts_are_averaged(checkpoint: str) -> None:
-    """Sources change, their sum does not; without the option the model's own number counts."""
+    """Sources change, their sum does not; the default is the model's own number."""
     audio = song(Path("song.wav"))
     arguments = ["song.wav", "--checkpoint", checkpoint, "-o"]
     assert separate.main([*arguments, "out"]) == 0
@@ -79,7 +78,7 @@ def test_shifts_are_averaged(checkpoint: str) -> None:
     assert np.abs(apart[0] - apart[1]).max() > 1e-4
 
 
-def test_another_rate_comes_back_at_that_rate(checkpoint: str) -> None:
+def test_stems_have_the_sample_rate_of_the_song(checkpoint: str) -> None:
     audio = song(Path("song.wav"), rate=48000)
     assert separate.main(["song.wav", "--checkpoint", checkpoint, "-o", "out"]) == 0
     summed, rate = total(Path("out/song"))
@@ -87,13 +86,15 @@ def test_another_rate_comes_back_at_that_rate(checkpoint: str) -> None:
     assert summed.shape == audio.shape
 
 
-def test_folder_and_tracks_of_musdb(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_input_folders_and_musdb_tracks(
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     song(Path("album/one.wav"))
     song(Path("album/two.flac"))
     Path("album/cover.jpg").write_bytes(b"no music")
     assert separate.main(["album", "--checkpoint", checkpoint, "-o", "out"]) == 0
     assert sorted(path.name for path in Path("out").iterdir()) == ["one", "two"]
-    assert "one" in capsys.readouterr().err, "a progress bar names the song"
+    assert "one" in capsys.readouterr().err, "the progress bar names the song"
     song(Path("train/A - Song/mixture.wav"))
     assert separate.main(["train/A - Song/mixture.wav", "--checkpoint", checkpoint]) == 0
     assert Path("separated/A - Song/vocals.wav").is_file()
@@ -113,7 +114,7 @@ def test_nothing_is_overwritten_without_force(
     assert soundfile.info("out/song/other.wav").samplerate == RATE
 
 
-@pytest.mark.parametrize("suffix", ["mp3", "m4a", "ogg"])
+@pytest.mark.parametrize("suffix", ["mp3", "m4a"])
 def test_compressed_songs(checkpoint: str, suffix: str) -> None:
     if shutil.which("ffmpeg") is None:
         pytest.skip("ffmpeg is not installed")
@@ -124,26 +125,26 @@ def test_compressed_songs(checkpoint: str, suffix: str) -> None:
     assert abs(len(summed) - len(audio)) < 3000  # a codec pads a frame or two
 
 
-def stems_of(folder: str, suffix: str = "wav") -> list[str]:
+def file_stems(folder: str, suffix: str = "wav") -> list[str]:
     return sorted(path.name.removesuffix(f".{suffix}") for path in Path(folder).iterdir())
 
 
-def test_some_stems_the_rest_and_the_residual(checkpoint: str) -> None:
+def test_stem_selection_and_residual(checkpoint: str) -> None:
     audio = song(Path("song.wav"))
     arguments = ["song.wav", "--checkpoint", checkpoint, "-o"]
     assert separate.main([*arguments, "all"]) == 0
     assert separate.main([*arguments, "one", "--stems", "other", "--residual"]) == 0
     assert separate.main([*arguments, "two", "--two-stems", "vocals"]) == 0
-    assert stems_of("one/song") == ["other", "residual"]
-    assert stems_of("two/song") == ["no_vocals", "vocals"]
-    for same, as_that in (
+    assert file_stems("one/song") == ["other", "residual"]
+    assert file_stems("two/song") == ["no_vocals", "vocals"]
+    for one, other in (
         ("one/song/other", "all/song/other"),
         ("two/song/vocals", "all/song/vocals"),
         ("two/song/no_vocals", "all/song/other"),
     ):
-        found, expected = (soundfile.read(f"{path}.wav")[0] for path in (same, as_that))
+        found, expected = (soundfile.read(f"{path}.wav")[0] for path in (one, other))
         assert np.array_equal(found, expected)
-    # Ratio masks leave nothing of the mixture, whichever stems are written.
+    # With ratio masks all stems add up to the mixture, also if some are not written.
     residual = soundfile.read("one/song/residual.wav", always_2d=True)[0]
     assert residual.shape == audio.shape
     assert np.abs(residual).max() < 1e-5
@@ -153,7 +154,6 @@ def test_some_stems_the_rest_and_the_residual(checkpoint: str) -> None:
     ("words", "subtype"),
     [
         (["--format", "wav", "--bits", "16"], "PCM_16"),
-        (["--format", "wav", "--bits", "24"], "PCM_24"),
         (["--format", "flac"], "PCM_24"),
         (["--format", "flac", "--bits", "16"], "PCM_16"),
     ],
@@ -174,8 +174,10 @@ def test_formats_and_tags(checkpoint: str, words: list[str], subtype: str) -> No
 
 
 @pytest.mark.parametrize("clipping", ["rescale", "clamp"])
-def test_loud_stems(checkpoint: str, clipping: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Turned down together, or cut off; in float neither."""
+def test_clipping_of_loud_stems(
+    checkpoint: str, clipping: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rescaled together or clipped, except in float files."""
     audio = 3 * song(Path("song.wav"), seconds=0.6) / 0.4
     soundfile.write("loud.wav", audio, RATE, "FLOAT")
     loud = ["loud.wav", "--checkpoint", checkpoint, "-o"]
@@ -199,11 +201,11 @@ def test_loud_stems(checkpoint: str, clipping: str, capsys: pytest.CaptureFixtur
     assert ("turned down to" in said) == (clipping == "rescale")
 
 
-def test_one_file_of_all_stems_as_musdb_has_it(checkpoint: str) -> None:
+def test_stem_mp4_output(checkpoint: str) -> None:
     stempeg = pytest.importorskip("stempeg")
     if shutil.which("ffmpeg") is None:
         pytest.skip("ffmpeg is not installed")
-    audio = song(Path("song.wav"), seconds=3)
+    audio = song(Path("song.wav"), seconds=1)
     arguments = ["song.wav", "--checkpoint", checkpoint, "-o"]
     assert separate.main([*arguments, "float"]) == 0
     assert separate.main([*arguments, "out", "--format", "stem.mp4"]) == 0
@@ -213,13 +215,12 @@ def test_one_file_of_all_stems_as_musdb_has_it(checkpoint: str) -> None:
     expected = [audio] + [soundfile.read(f"float/song/{n}.wav")[0] for n in ("other", "vocals")]
     assert len(streams) == 3
     for stream, original in zip(streams, expected, strict=True):
-        # White noise is what AAC is worst at; another stream would not correlate at all.
-        likeness = np.corrcoef(stream[: len(original)].ravel(), original.ravel())[0, 1]
-        assert likeness > 0.8
+        # AAC codes white noise badly, but different streams are uncorrelated.
+        assert np.corrcoef(stream[: len(original)].ravel(), original.ravel())[0, 1] > 0.8
     assert separate.main([*arguments, "out", "--format", "stem.mp4"]) == 2
 
 
-def test_mp3_with_tags_of_an_m4a(checkpoint: str) -> None:
+def test_mp3_output_has_the_tags_of_the_song(checkpoint: str) -> None:
     if shutil.which("ffmpeg") is None:
         pytest.skip("ffmpeg is not installed")
     song(Path("song.wav"), seconds=2)
@@ -228,7 +229,7 @@ def test_mp3_with_tags_of_an_m4a(checkpoint: str) -> None:
     subprocess.run([*command, *tags, "song.m4a"], check=True)
     mp3 = ["--format", "mp3", "--bitrate", "128"]
     assert separate.main(["song.m4a", "--checkpoint", checkpoint, "-o", "out", *mp3]) == 0
-    assert stems_of("out/song", "mp3") == ["other", "vocals"]
+    assert file_stems("out/song", "mp3") == ["other", "vocals"]
     assert read_tags(Path("out/song/vocals.mp3")) == {
         "title": "My Song (vocals)",
         "artist": "Somebody",
@@ -238,7 +239,7 @@ def test_mp3_with_tags_of_an_m4a(checkpoint: str) -> None:
     assert 110 < kilobits < 150
 
 
-def test_lists_patterns_and_several_at_a_time(
+def test_patterns_standard_input_and_parallel_jobs(
     checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a/one.wav", "a/b/two.flac", "three.wav"):
@@ -250,7 +251,7 @@ def test_lists_patterns_and_several_at_a_time(
         assert separate.main(arguments) == 0
     finally:
         torch.set_num_threads(threads)
-    assert stems_of("out") == ["one", "three", "two"]
+    assert file_stems("out") == ["one", "three", "two"]
     said = capsys.readouterr()
     assert sorted(said.out.split()) == ["out/one", "out/three", "out/two"]
     assert "3 songs, 2 s of audio in" in said.err
@@ -260,7 +261,7 @@ def test_lists_patterns_and_several_at_a_time(
     assert np.abs(soundfile.read("again/one/vocals.wav")[0] - one[0]).max() < 1e-6
 
 
-def test_a_stopped_batch_is_resumed(
+def test_resume_after_an_interrupt(
     checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("one", "two", "three"):
@@ -275,26 +276,26 @@ def test_a_stopped_batch_is_resumed(
 
     monkeypatch.setattr(stem_files, "separate_file", stopping)
     assert separate.main(arguments) == 130
-    assert "--resume goes on" in capsys.readouterr().err
+    assert "--resume continues" in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.chdir(Path(checkpoint).parent)
     done = Path("out/one/vocals.wav").stat().st_mtime_ns
-    assert separate.main(arguments) == 2, "nothing is overwritten unasked"
+    assert separate.main(arguments) == 2, "existing stems are not overwritten"
     Path("out/two").mkdir(exist_ok=True)
     Path("out/two/vocals.wav").write_text("half a song")
     assert separate.main([*arguments, "--resume"]) == 0
-    assert "1 of 3 songs are done already" in capsys.readouterr().out
-    assert stems_of("out") == ["one", "three", "two"]
+    assert "1 of 3 songs are already done" in capsys.readouterr().out
+    assert file_stems("out") == ["one", "three", "two"]
     assert Path("out/one/vocals.wav").stat().st_mtime_ns == done
     assert soundfile.info("out/two/vocals.wav").frames == round(0.7 * RATE)
 
 
-def test_a_song_that_fails_leaves_the_others(
+def test_a_failed_song_does_not_stop_the_others(
     checkpoint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The end of a FLAC is there, its middle is not: that shows when it is separated."""
+    """A FLAC damaged in the middle, which is found during the separation."""
     for name in ("one.flac", "two.flac"):
-        song(Path(name), seconds=40)
+        song(Path(name), seconds=8)
     with Path("one.flac").open("r+b") as file:
         file.seek(Path("one.flac").stat().st_size // 2)
         file.write(bytes(20000))
@@ -302,10 +303,10 @@ def test_a_song_that_fails_leaves_the_others(
     said = capsys.readouterr()
     assert "error: one.flac: damaged near" in said.err
     assert "1 of 2 songs could not be separated" in said.err
-    assert stems_of("out") == ["two"]
+    assert file_stems("out") == ["two"]
 
 
-def test_the_wiener_filter_is_asked_for(checkpoint: str) -> None:
+def test_wiener_option(checkpoint: str) -> None:
     song(Path("song.wav"))
     waveform, _ = soundfile.read("song.wav", dtype="float32", always_2d=True)
     model = load_separator(checkpoint)
@@ -318,43 +319,23 @@ def test_the_wiener_filter_is_asked_for(checkpoint: str) -> None:
         assert np.allclose(soundfile.read(f"{number}/song/vocals.wav")[0], expected, atol=1e-6)
 
 
-def test_mistakes(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rates_channels_and_filters_that_do_not_fit(
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     song(Path("song.wav"))
-    song(Path("other/song.wav"))
     song(Path("six.wav"), channels=6)
     song(Path("high.wav"), rate=96000)
-    wave_unet = WaveUNet(["vocals", "other"], levels=3, filters=4)
-    waves = str(save(wave_unet, Path("waves.ckpt")))
-    Path("empty.wav").touch()
-    Path("text.wav").write_text("not audio at all")
-    Path("folder").mkdir()
-    good = ["--checkpoint", checkpoint]
-    cases = [
-        (["gone.wav", *good], ["gone.wav"]),
-        (["empty.wav", *good], ["empty.wav", "0 bytes"]),
-        (["text.wav", *good], ["text.wav"]),
-        (["folder", *good], ["folder", "no audio file"]),
-        (["song.wav", "other/song.wav", *good], ["both be written to song/"]),
-        (["song.wav", "--checkpoint", "gone.ckpt"], ["gone.ckpt", "model.ckpt"]),
-        (["*.mp3", *good], ["*.mp3", "no audio file matches"]),
-        (["song.wav", *good, "--overlap", "0.9"], ["0.9", "0 to 0.5"]),
-        (["song.wav", *good, "--jobs", "0"], ["--jobs is 0"]),
-        (["song.wav", *good, "--stems", "vocals,bass"], ["'bass'", "vocals, other"]),
-        (["song.wav", *good, "--two-stems", "drums"], ["'drums'", "vocals, other"]),
-        (["song.wav", *good, "--stems", "other", "--two-stems", "other"], ["give one of them"]),
-        (["song.wav", *good, "--bits", "20"], ["bits is 20", "16 or 24 or 32"]),
-        (["song.wav", *good, "--format", "flac", "--bits", "32"], ["bits is 32", "16 or 24"]),
-        (["song.wav", *good, "--format", "mp3", "--bitrate", "9"], ["9 kbit/s", "32 to 320"]),
-        (["high.wav", *good, "--format", "mp3"], ["high.wav: has 96000 Hz", "48000"]),
-        (["song.wav", *good, "--wiener", "-1"], ["--wiener is -1"]),
-        (["song.wav", "--checkpoint", waves, "--wiener", "1"], ["WaveUNet has no Wiener filter"]),
-        (["song.wav", *good, "--shifts", "-1"], ["shifts is -1", "give 0"]),
-    ]
-    for arguments, words in cases:
-        assert separate.main(arguments) == 2, arguments
-        error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith("error: "), error
+    waves = str(save(WaveUNet(["vocals", "other"], levels=3, filters=4), Path("waves.ckpt")))
+    for arguments, status, words in (
+        (["high.wav", "--checkpoint", checkpoint, "--format", "mp3"], 2, ["has 96000 Hz", "48000"]),
+        (
+            ["song.wav", "--checkpoint", waves, "--wiener", "1"],
+            2,
+            ["WaveUNet has no Wiener filter"],
+        ),
+        (["six.wav", "--checkpoint", checkpoint], 1, ["6 channels"]),
+    ):
+        assert separate.main(arguments) == status
+        error = capsys.readouterr().err
         assert all(word in error for word in words), error
-    assert separate.main(["six.wav", *good]) == 1
-    assert "6 channels" in capsys.readouterr().err
-    assert not list(Path().rglob("*.unfinished")), "nothing half-written is left"
+    assert not list(Path().rglob("*.unfinished"))
