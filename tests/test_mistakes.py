@@ -198,7 +198,7 @@ TOOLS = {
         ("song.wav -o out.ckpt", ["song.wav: cannot be read as weights"]),
         ("other.ckpt -o out.ckpt", ["other.ckpt: has no encoder.0.0.weight", "were expected"]),
         ("demucs.th -o out.ckpt --sources a b c", ["each of a, b, c", "in the file's order"]),
-        ("demucs.th -o out.ckpt --sources a a", ["sources are a, a", "each of them once"]),
+        ("demucs.th -o out.ckpt --sources a a", ["sources are a, a", "each source once"]),
         ("demucs.th -o taken", ["taken already exists"]),
     ],
     "benchmark": [
@@ -262,7 +262,7 @@ DATA = {
     "cache": [
         ("", ["arguments are required: command"]),
         ("shw", ["invalid choice: 'shw'", "'show', 'clear'"]),
-        ("clear gone --yes", ["gone: does not exist", "`show` names"]),
+        ("clear gone --yes", ["gone: does not exist", "`show` lists"]),
         ("STEMLAB_CACHE=taken show", ["STEMLAB_CACHE taken", "is not a folder"]),
         ("STEMLAB_CACHE=taken clear --yes", ["STEMLAB_CACHE taken", "is not a folder"]),
     ],
