@@ -1,7 +1,9 @@
-# make demo   from nothing to a trained, scored and heard model
-# make test   all tests;  make fast  the quick ones;  make lint  ruff and mypy
-# make walkthrough   docs/walkthrough.ipynb executed anew
-# make reference   pages of all modules, classes and functions in build/reference
+# make demo          train, score and use a small model
+# make test          ruff, mypy and all tests
+# make fast          the quick tests
+# make lint          ruff and mypy
+# make walkthrough   execute docs/walkthrough.ipynb again
+# make reference     API reference in build/reference
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -11,7 +13,7 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)
 	$(BIN)/python -m lightning_modules.tools.demo
 
-# One thread per process: two that compete for a core take ten times as long.
+# One thread per process: threads that compete for a core slow each other down tenfold.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
 
 test: lint
@@ -31,10 +33,10 @@ walkthrough: $(INSTALLED)
 reference: $(INSTALLED)
 	$(BIN)/pdoc --docformat google --math -o build/reference lightning_modules datamodules
 
-# uv takes seconds where pip takes minutes, and is used where it is there.
+# uv, if installed, takes seconds where pip takes minutes.
 $(INSTALLED): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-		{ echo "Python 3.11 to 3.13 is needed, $(PYTHON) is $$($(PYTHON) -V): make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+		{ echo "Python 3.11 to 3.13 is required, $(PYTHON) is $$($(PYTHON) -V): make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@if command -v uv >/dev/null; then \
 		uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
 		uv pip install --quiet --python $(BIN)/python --constraint .ci/constraints.txt --editable '.[dev]'; \

@@ -1,4 +1,4 @@
-"""What tests of all parts share."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_modules.runtime import signals
 from tests.helpers.light_runs import lighten
 from tests.helpers.tracks import write_track
 
-# No test talks to W&B's service.
+# Tests never contact the W&B service.
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 
@@ -24,14 +24,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Networks start with the same weights, whichever tests ran before."""
+    """Initialise networks with the same weights, independent of the order of tests."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's own data and runs have no say in the tests."""
-    signals.restore_handlers()  # a test that stopped a run left them as they were
+    """Remove environment variables of the user's data and runs."""
+    signals.restore_handlers()  # a test that stops a run leaves them installed
     for name in list(os.environ):
         if name.startswith(("SLURM_", "STEMLAB_RUN_DIR", "MUSDB_PATH", "WANDB_R")):
             monkeypatch.delenv(name)
@@ -39,7 +39,7 @@ def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _light_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs score in threads and draw no plots, except in tests that are marked ``complete_run``."""
+    """Score in threads and draw no plots, except in tests marked ``complete_run``."""
     if not request.node.get_closest_marker("complete_run"):
         lighten(monkeypatch)
 

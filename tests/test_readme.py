@@ -1,4 +1,4 @@
-"""The README says what was measured, and its first screen stays one."""
+"""Links and the first screen of README and docs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.helpers.command_line import REPOSITORY
 README = (REPOSITORY / "README.md").read_text()
 
 
-def test_the_first_screen_has_what_a_newcomer_wants() -> None:
+def test_first_screen_has_install_train_separate_and_results() -> None:
     first = README.partition("\n## A run")[0]
     assert len(first.splitlines()) < 75
     places = [
@@ -27,18 +27,18 @@ def test_the_first_screen_has_what_a_newcomer_wants() -> None:
     assert places == sorted(places)
 
 
-def test_its_picture_is_light() -> None:
+def test_picture_is_small() -> None:
     (picture,) = re.findall(r"!\[.+\]\((.+)\)", README)
     assert 20_000 < (REPOSITORY / picture).stat().st_size < 300_000
 
 
 def anchors(page: Path) -> set[str]:
-    """What the headings of a page are called in links."""
+    """Link targets of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
-def test_links_to_headings_lead_somewhere() -> None:
+def test_links_to_headings() -> None:
     found = 0
     for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
         for name, anchor in re.findall(r"\]\((?!http)([^)#]*)#(.+?)\)", page.read_text()):
@@ -47,7 +47,7 @@ def test_links_to_headings_lead_somewhere() -> None:
     assert found > 10
 
 
-def test_the_index_has_a_line_for_each_page() -> None:
+def test_index_lists_every_page() -> None:
     index = (REPOSITORY / "docs/README.md").read_text()
     pages = {path.name for path in (REPOSITORY / "docs").glob("*.*")}
     listed = re.findall(r"^- \[.+?\]\((.+?)\)", index, re.MULTILINE)
