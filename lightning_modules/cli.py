@@ -1,22 +1,18 @@
 """The command line: ``python -m lightning_modules.cli fit --config unet.yaml``.
 
-This file finds the configs, puts ``configs/base.yaml`` in front and reports what
-can be seen to be wrong without Lightning, whose import takes seconds; then
-``run.py`` takes over. Nothing heavy is imported at the top: the processes that
-score tracks import this file again.
+Finds the configs, puts ``configs/base.yaml`` in front and reports mistakes that can be
+found without Lightning, which takes seconds to import; then calls
+``training/lightning_cli.py``. Heavy imports are inside functions, because the scoring
+processes import this file again.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import yaml
-
-from datamodules import command_line
 from datamodules.errors import DataError
 from lightning_modules.configuration.files import (
     CONFIGS,
@@ -24,7 +20,6 @@ from lightning_modules.configuration.files import (
     architectures,
     find_config,
     names_model,
-    part,
     read_config,
     with_parents,
 )
@@ -40,20 +35,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line; by default this process's.
 
     Returns:
-        Exit status: 0, or 2 for a mistake that the message on stderr explains.
+        Exit status: 0, 2 after an error that is explained on stderr, 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     signals.restore_handlers()
     if given[:1] == ["fit"]:
-        # One that comes during the seconds of the imports is heeded after the first batch.
+        # A signal during the imports stops the run after its first batch.
         signals.install_handlers(signals.TERMINATE, signals.TIME_LIMIT)
-    status = _main(given)
-    # Not after a stop: SLURM may say it again while the process ends.
+    status = _run(given)
+    # Not after a stop, which raises: SLURM may repeat the signal while the process ends.
     signals.restore_handlers()
     return status
 
 
-def _main(given: list[str]) -> int:
+def _run(given: list[str]) -> int:
     try:
         prepared = prepare(given)
         launch.started_processes()
@@ -63,32 +58,25 @@ def _main(given: list[str]) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
-    except (ConfigError, DataError, launch.LaunchError) as error:
-        return _report(error)
     except ValueError as error:
-        if not _is_for_the_user(error):
+        if not is_for_the_user(error):
             raise
-        return _report(error)
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
-def _report(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+def is_for_the_user(error: ValueError) -> bool:
+    """Whether an error is reported by its message alone, without a traceback."""
+    if isinstance(error, (ConfigError, DataError, launch.LaunchError)):
+        return True
+    from lightning_modules.training.lightning_cli import USER_ERRORS
 
-
-def _is_for_the_user(error: ValueError) -> bool:
-    """Whether the message was written for the person at the keyboard."""
-    from lightning_modules.base.description import CheckpointError
-    from lightning_modules.callbacks.background_scoring import MonitorError
-    from lightning_modules.callbacks.non_finite import LossError
-    from lightning_modules.training.lightning_cli import SettingError
-
-    return isinstance(error, (CheckpointError, LossError, MonitorError, SettingError))
+    return isinstance(error, USER_ERRORS)
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:
-    """Resolve configs to files, put the base config in front, and check both.
+    """Resolve configs to files with their parents, and put the base config in front.
 
     Args:
         arguments: Command line after the program's name.
@@ -97,16 +85,16 @@ def prepare(arguments: Sequence[str]) -> list[str]:
         The command line for LightningCLI.
 
     Raises:
-        ConfigError: A config is missing or malformed, or a path does not exist.
-        DataError: The run's directory cannot be written to.
+        ConfigError: The subcommand is unknown, or a config is missing or malformed.
     """
+    is_help = not {"-h", "--help"}.isdisjoint(arguments)
     if not arguments or arguments[0] not in SUBCOMMANDS:
-        if {"-h", "--help"} & set(arguments):
+        if is_help:
             return list(arguments)
         found = f"unknown subcommand {arguments[0]!r}" if arguments else "no subcommand given"
         raise ConfigError(f"{found}: use one of {', '.join(SUBCOMMANDS)}")
     prepared = [arguments[0], "--config", str(CONFIGS / "base.yaml")]
-    configs: list[tuple[Path, dict[str, Any]]] = []
+    configs: list[Path] = []
     has_model = any(
         argument.split("=")[0] in ("--model", "--model.class_path") for argument in arguments
     )
@@ -116,82 +104,34 @@ def prepare(arguments: Sequence[str]) -> list[str]:
         if name in ("--config", "-c"):
             value = value if equals else next(rest, "")
             for path in with_parents([find_config(value)], has_model):
-                settings = read_config(path)
-                has_model = has_model or names_model(settings)
-                configs.append((path, settings))
+                has_model = has_model or names_model(read_config(path))
+                configs.append(path)
                 prepared += ["--config", str(path)]
-        else:
-            prepared.append(argument)
-            if name == "--trainer.logger":
-                value = value if equals else next(rest, "")
-                if not equals:
-                    prepared.append(value)
-                if value.rpartition(".")[2] in ("CSVLogger", "TensorBoardLogger"):
-                    # They insist on a directory; the run's own takes its place.
-                    prepared.append("--trainer.logger.save_dir=.")
-    is_help = not {"-h", "--help"}.isdisjoint(arguments)
+            continue
+        prepared.append(argument)
+        if name == "--trainer.logger":
+            if not equals:
+                value = next(rest, "")
+                prepared.append(value)
+            if value.rpartition(".")[2] in ("CSVLogger", "TensorBoardLogger"):
+                # A required argument; later replaced by the run's directory.
+                prepared.append("--trainer.logger.save_dir=.")
     if not is_help and not has_model:
-        _refuse_missing_model(arguments[0], [path for path, _ in configs])
-    _check_paths(arguments, [settings for _, settings in configs])
+        _raise_missing_model(arguments[0], configs)
     return prepared
 
 
-def _refuse_missing_model(subcommand: str, configs: list[Path]) -> NoReturn:
-    """Raise because neither a config nor an argument names the architecture."""
+def _raise_missing_model(subcommand: str, configs: list[Path]) -> NoReturn:
     if configs:
         name = configs[-1].name
         raise ConfigError(
             f"{name} names no model (model.class_path) and is not a variant of a known config; put "
-            f"its architecture in front: --config unet.yaml --config {name}"
+            f"the config of its architecture before it: --config unet.yaml --config {name}"
         )
     raise ConfigError(
         f"no config given: add one, as in `{subcommand} --config unet.yaml`; there are: "
         f"{architectures()}"
     )
-
-
-def _check_paths(arguments: Sequence[str], configs: list[dict[str, Any]]) -> None:
-    """Check the data's roots, the checkpoint's path and the run's directory, wherever given."""
-    root: Any = os.environ.get("MUSDB_PATH")
-    checkpoint: Any = None
-    download: Any = False
-    run_dir: Any = None
-    for settings in configs:
-        data = part(part(settings, "data"), "init_args")
-        root, download = data.get("root") or root, data.get("download", download)
-        checkpoint = settings.get("ckpt_path") or checkpoint
-        run_dir = settings.get("run_dir") or run_dir
-    words = list(arguments)
-    for number, argument in enumerate(words):
-        name, equals, value = argument.partition("=")
-        value = value if equals else "".join(words[number + 1 : number + 2])
-        if name in ("--data.init_args.root", "--data.root"):
-            # Several roots with weights come as a mapping.
-            root = yaml.safe_load(value) if value.startswith("{") else value
-        elif name in ("--data.init_args.download", "--data.download"):
-            download = value.lower() == "true"
-        elif name == "--ckpt_path":
-            checkpoint = value
-        elif name == "--run_dir":
-            run_dir = value
-    for folder in map(str, root if isinstance(root, dict) else [root] if root else []):
-        if folder != "null" and not download and not Path(folder).expanduser().is_dir():
-            raise ConfigError(
-                f"data root {folder!r} is no folder{launch.here()}; set MUSDB_PATH or "
-                "--data.init_args.root to the folder that holds train and test"
-            )
-    if (
-        checkpoint
-        and checkpoint not in ("last", "best", "auto", "null")
-        and not Path(str(checkpoint)).is_file()
-    ):
-        fault = "is a folder" if Path(str(checkpoint)).is_dir() else "does not exist"
-        raise ConfigError(
-            f"checkpoint {str(checkpoint)!r} {fault}; give a file, or last or best for the "
-            "run's own"
-        )
-    if run_dir:
-        command_line.check_folder(Path(str(run_dir)), "--run_dir")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What happens beside the training: scoring, pictures, meters, checkpoints."""
+"""Lightning callbacks: scoring, checkpoints, resuming, averaging, samples, throughput."""

@@ -1,4 +1,4 @@
-"""Scores on their way: what they are of, who may wait for them, how lost ones are made up for."""
+"""Pending scores of a validation, and training while they are computed."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 
 from lightning_modules.callbacks.checkpoints import Checkpoints
+from lightning_modules.callbacks.lightning_internals import logged_step
+from lightning_modules.callbacks.run_files import state_name
 from lightning_modules.evaluation.scores import METRICS, TrackScores
 
 _SCORES = {metric.lower() for metric in (*METRICS, "uSDR")}
 
 
 class MonitorError(ValueError):
-    """Something watches a score that comes too late for it; the message names the remedy."""
+    """A callback or scheduler monitors a score that is logged too late for it."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a training stands.
+    """Position of a validation in the training.
 
     Attributes:
         epoch: The epoch.
-        step: Steps of the optimiser, which checkpoints are named after.
-        logged_step: What loggers have the figures of the validation at hand under.
+        step: Optimiser steps so far, which checkpoints are named after.
+        logged_step: The step under which loggers have the metrics of this validation.
     """
 
     epoch: int
@@ -39,33 +41,37 @@ class Position:
     logged_step: int
 
     @classmethod
-    def of(cls, trainer: Trainer) -> Position:
-        """The position of a trainer."""
-        logged_step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        return cls(trainer.current_epoch, trainer.global_step, logged_step)
+    def current(cls, trainer: Trainer) -> Position:
+        """Current position of a trainer."""
+        return cls(trainer.current_epoch, trainer.global_step, logged_step(trainer))
+
+    @property
+    def name(self) -> str:
+        """Name of the checkpoint of this position."""
+        return state_name(self.epoch, self.step)
 
 
 @dataclass
-class Round:
-    """A pass over the tracks, and its scores as they come.
+class ScoringPass:
+    """Scores of one pass over the tracks, some of them still being computed.
 
     Attributes:
         split: ``val`` or ``test``.
-        late: Whether other things go on before the scores are there.
-        method: Folder of the estimates' scores, which museval's stores take for a method.
-        position: Where the training stands.
-        scoring: Of each track that is being scored, ``estimate`` or ``mixture``, the bytes that
-            it takes, and its scores to come.
-        done: Scores of both kinds.
-        seconds: How long the scoring held everything else up.
-        epoch_seconds: How long the epoch took, with that; None outside of an epoch.
+        late: Whether training continues before the scores are there.
+        method: Folder of the estimates' scores, which museval's stores read as a method's name.
+        position: Position in the training.
+        pending: For each track in the pool: ``estimate`` or ``mixture``, its size in bytes, and
+            its future scores.
+        done: Scores by kind.
+        seconds: How long training or validation waited for scoring.
+        epoch_seconds: Duration of the epoch, waiting included; None outside a training.
     """
 
     split: str
     late: bool
     method: str
     position: Position
-    scoring: deque[tuple[str, int, Future[TrackScores]]] = field(default_factory=deque)
+    pending: deque[tuple[str, int, Future[TrackScores]]] = field(default_factory=deque)
     done: dict[str, list[TrackScores]] = field(
         default_factory=lambda: {"estimate": [], "mixture": []}
     )
@@ -74,7 +80,7 @@ class Round:
 
     @property
     def title(self) -> str:
-        """What it is, in words."""
+        """Title of its table."""
         if self.split == "test":
             return "Test"
         epoch = "" if self.method == "estimate" else f", epoch {self.position.epoch}"
@@ -82,7 +88,7 @@ class Round:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Count the time."""
+        """Add the time spent inside to the times."""
         began = time.perf_counter()
         yield
         passed = time.perf_counter() - began
@@ -90,80 +96,81 @@ class Round:
         if self.epoch_seconds is not None:
             self.epoch_seconds += passed
 
-    def collect(self, all_but: int = 0) -> None:
-        """Await the scores of all tracks but the last few."""
-        while len(self.scoring) > all_but:
-            kind, _, future = self.scoring.popleft()
-            with explained():
+    def collect(self, leave: int = 0) -> None:
+        """Wait for the scores of all tracks but the last ``leave``."""
+        while len(self.pending) > leave:
+            kind, _, future = self.pending.popleft()
+            with broken_pool_explained():
                 self.done[kind].append(future.result())
 
     def make_room(self, needed: int, limit: int) -> None:
-        """Await scores until another track can wait without all of them taking too many bytes."""
-        while self.scoring:
-            held = sum(size for _, size, future in self.scoring if not future.done())
+        """Wait for scores until the pending tracks and another one fit into memory.
+
+        Args:
+            needed: Size of the other track, bytes.
+            limit: Size of all together, bytes; a single track may exceed it.
+        """
+        while self.pending:
+            held = sum(size for _, size, future in self.pending if not future.done())
             if held + needed <= limit:
                 break
-            self.collect(all_but=len(self.scoring) - 1)
+            self.collect(leave=len(self.pending) - 1)
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Say what may be done when a scoring process is ended.
+def broken_pool_explained() -> Iterator[None]:
+    """Explain the death of a scoring process.
 
     Raises:
-        RuntimeError: One was.
+        RuntimeError: A scoring process was killed.
     """
     try:
         yield
     except BrokenProcessPool as error:
         raise RuntimeError(
-            "A scoring process was ended from outside, perhaps because memory is short: give "
-            "BSSEval fewer processes (or less waiting_gb), and go on with --ckpt_path last"
+            "A scoring process was killed, perhaps because memory ran out: give BSSEval fewer "
+            "processes (or less waiting_gb), and resume with --ckpt_path last"
         ) from error
 
 
-def is_score(name: str | None) -> bool:
-    """Whether a metric is one that BSS Eval gives for a validation.
-
-    Args:
-        name: Name of the metric, such as ``val/sdr/vocals``.
-    """
+def is_validation_score(name: str | None) -> bool:
+    """Whether a metric is a BSS Eval score of a validation, such as ``val/sdr/vocals``."""
     split, _, metric = (name or "").partition("/")
     return split == "val" and metric.partition("/")[0] in _SCORES
 
 
 def check_monitors(trainer: Trainer) -> None:
-    """See that nothing but ``Checkpoints``, which waits for them, watches scores that come late.
+    """Raise if a scheduler or callback other than ``Checkpoints`` monitors a late score.
 
     Args:
-        trainer: The trainer, its schedulers included.
+        trainer: The trainer, with its schedulers.
 
     Raises:
-        MonitorError: Something does.
+        MonitorError: It monitors one.
     """
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    watchers = [(each, getattr(each, "monitor", None)) for each in callbacks]
-    watchers += [
+    monitors = [(each, getattr(each, "monitor", None)) for each in callbacks]
+    monitors += [
         (config.scheduler, config.monitor)
         for config in trainer.lr_scheduler_configs
         if config.reduce_on_plateau
     ]
-    for watcher, monitor in watchers:
-        if is_score(monitor) and not isinstance(watcher, Checkpoints):
+    for owner, monitor in monitors:
+        if is_validation_score(monitor) and not isinstance(owner, Checkpoints):
             raise MonitorError(
-                f"{type(watcher).__name__} has monitor: {monitor}, which with blocking: false of "
+                f"{type(owner).__name__} has monitor: {monitor}, which with blocking: false of "
                 "BSSEval is not known before the next validation; give it monitor: val/loss, or "
                 "set blocking: true"
             )
 
 
 @contextmanager
-def state_of(model: LightningModule, weights: Mapping[str, Any]) -> Iterator[None]:
-    """Give a model another state for a while, that of a validation.
+def temporary_state(model: LightningModule, weights: Mapping[str, Any]) -> Iterator[None]:
+    """Evaluate a model with other weights; restore its own weights and modes afterwards.
 
     Args:
-        model: The model; it is as it was afterwards.
-        weights: Its ``state_dict`` of then.
+        model: The model.
+        weights: The other ``state_dict``.
     """
     own = copy.deepcopy(model.state_dict())
     modes = [(module, module.training) for module in model.modules()]

@@ -1,4 +1,4 @@
-"""BSS Eval of whole tracks at every validation epoch, and of the test tracks."""
+"""BSS Eval of complete tracks at every validation, and of the test tracks."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from lightning_modules.base.description import CheckpointError
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.background_scoring import (
     Position,
-    Round,
+    ScoringPass,
+    broken_pool_explained,
     check_monitors,
-    explained,
-    is_score,
-    state_of,
+    is_validation_score,
+    temporary_state,
 )
 from lightning_modules.callbacks.checkpoints import Checkpoints
 from lightning_modules.callbacks.lightning_internals import validation_tracks
-from lightning_modules.callbacks.run_files import moment, moment_name, run_folder
+from lightning_modules.callbacks.run_files import current_state_name, run_folder
 from lightning_modules.checkpoints.loading import read_checkpoint
 from lightning_modules.evaluation.score_files import write_scores
 from lightning_modules.evaluation.scores import TrackScores, aggregate, merge, score_track
@@ -35,7 +35,7 @@ from lightning_modules.plots import scores as score_plots
 from lightning_modules.plots import style
 from lightning_modules.runtime.process_pool import ScoringPool, available_cores
 
-_MOST_PROCESSES = 4
+_MAX_PROCESSES = 4
 
 
 class BSSEval(Callback):
@@ -44,22 +44,22 @@ class BSSEval(Callback):
     Logs ``val/sdr/vocals`` and its like (median over tracks of the median over
     one-second frames, dB), ``val/sdr`` and its like (mean over sources), and
     ``val/usdr``; ``test/...`` in a test. Writes a museval JSON file per track to
-    ``scores/`` in the run's directory, and prints a table beside the figures of
-    the mixture taken as the estimate of every source.
+    ``scores/`` in the run's directory, and prints a table beside the scores of
+    the mixture as the estimate of every source.
 
-    Unless ``blocking``, the training goes on while the tracks of a validation are scored. Its
-    scores are awaited at the next validation, or at the end, and logged with the epoch and the
-    step that they are of; ``Checkpoints`` then takes the state that was validated for one of
-    the best, or removes it. Of a run that is stopped before, the tracks are separated with that
-    state and scored again when it goes on.
+    Unless ``blocking``, training continues while the tracks of a validation are scored. Its
+    scores are collected at the next validation, or at the end, and logged under the epoch and
+    the step of their validation; ``Checkpoints`` then keeps the validated state as one of the
+    best, or removes it. If the run stops before that, the resumed run separates the tracks
+    with that state and scores them again.
 
     Args:
         processes: Scoring processes on each rank; by default its share of the cores, but
-            no more than four, as whole tracks wait in memory for each.
+            at most four, as each keeps complete tracks in memory.
         blocking: Whether a validation waits for its scores. If not, schedulers and early stopping
-            watch ``val/loss``.
-        waiting_gb: Memory on each rank for tracks that wait to be scored while training goes on;
-            when it is full a validation waits. A song of four minutes takes 0.7.
+            must monitor ``val/loss``.
+        waiting_gb: Memory on each rank for tracks that wait to be scored while training
+            continues; when it is full, the validation waits. A song of four minutes takes 0.7 GB.
     """
 
     def __init__(
@@ -67,47 +67,48 @@ class BSSEval(Callback):
     ) -> None:
         self.processes, self.blocking, self.waiting_gb = processes, blocking, waiting_gb
         self._pool: ScoringPool | None = None
-        self._round: Round | None = None
-        # The validation whose scores a checkpoint lacks.
-        self._owed: dict[str, int] | None = None
+        self._pass: ScoringPass | None = None
+        # Position of the validation whose scores the loaded checkpoint lacks.
+        self._unscored: dict[str, int] | None = None
+        # By split and track: scores of the mixture, computed once per run.
         self._baselines: dict[tuple[str, str], TrackScores] = {}
         self._epoch_began = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See that nothing watches what comes too late.
+        """Raise if a scheduler or early stopping monitors a score that is logged late.
 
         Raises:
-            MonitorError: Something does.
+            MonitorError: It does.
         """
         if not self.blocking:
             check_monitors(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin an epoch, of which scoring takes its share."""
+        """Start the timer of the epoch."""
         self._epoch_began = time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Have scored what was not scored before the run was stopped."""
-        if self._owed is not None:
+        """Score what was not scored when the run was stopped."""
+        if self._unscored is not None:
             assert isinstance(pl_module, SourceSeparator)
-            position, self._owed = Position(**self._owed), None
-            self._score_owed(trainer, pl_module, position)
-        # An epoch that is resumed in its middle has no start.
+            position, self._unscored = Position(**self._unscored), None
+            self._score_again(trainer, pl_module, position)
+        # on_train_epoch_start is not called if a run resumes within an epoch.
         self._epoch_began = time.perf_counter()
 
-    # --------------------------------------------------------------- a track
+    # --------------------------------------------------------------- tracks
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Await the scores of the validation before, and begin with none."""
+        """Collect the scores of the previous validation, and start a pass."""
         if trainer.sanity_checking:
             return
-        self._settle(trainer)
+        self._collect_late(trainer)
         fitting = trainer.state.fn == "fit"
-        self._round = Round(
+        self._pass = ScoringPass(
             split="test" if trainer.testing else "val",
             late=fitting and not self.blocking,
-            method=moment(trainer) if fitting else "estimate",
-            position=Position.of(trainer),
+            method=current_state_name(trainer) if fitting else "estimate",
+            position=Position.current(trainer),
         )
 
     on_test_epoch_start = on_validation_epoch_start
@@ -121,101 +122,94 @@ class BSSEval(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Hand a separated track to the pool."""
-        if isinstance(batch, TrackBatch) and self._round is not None:
+        """Submit a separated track to the pool."""
+        if isinstance(batch, TrackBatch) and self._pass is not None:
             assert isinstance(pl_module, SourceSeparator)
-            with self._round.timed():
-                self._take(trainer, pl_module, self._round, batch, outputs["estimates"])
+            with self._pass.timed():
+                self._score(trainer, pl_module, self._pass, batch, outputs["estimates"])
 
     on_test_batch_end = on_validation_batch_end
 
-    def _take(
+    def _score(
         self,
         trainer: Trainer,
         model: SourceSeparator,
-        scored: Round,
+        scored: ScoringPass,
         track: TrackBatch,
         estimates: Tensor,
     ) -> None:
         references = _numpy(track.targets)
-        self._submit(trainer, model, scored, "estimate", track.name, references, estimates)
-        # The mixture's figures do not change: once in a process is enough.
+        of_kind = {"estimate": estimates}
         if (scored.split, track.name) not in self._baselines:
-            repeated = track.mixture.expand_as(track.targets)
-            self._submit(trainer, model, scored, "mixture", track.name, references, repeated)
+            of_kind["mixture"] = track.mixture.expand_as(track.targets)
+        pool = self._open_pool(trainer, scored.late)
+        for kind, waveforms in of_kind.items():
+            # Both kinds hold the same references, and an expanded mixture is stored once.
+            size = waveforms.untyped_storage().nbytes() + references.nbytes * (kind == "estimate")
+            if scored.late:
+                scored.make_room(size, round(self.waiting_gb * 1e9))
+            else:
+                # One track per process in addition to those being scored, to save memory.
+                scored.collect(leave=pool.processes)
+            with broken_pool_explained():
+                future = pool.submit(
+                    score_track,
+                    track.name,
+                    references,
+                    _numpy(waveforms),
+                    model.sample_rate,
+                    model.sources,
+                )
+            scored.pending.append((kind, size, future))
 
-    def _submit(
-        self,
-        trainer: Trainer,
-        model: SourceSeparator,
-        scored: Round,
-        kind: str,
-        name: str,
-        references: Audio,
-        estimates: Tensor,
-    ) -> None:
-        cores = max(1, available_cores() // max(1, _local_ranks(trainer)))
-        workers = self.processes or min(_MOST_PROCESSES, cores)
+    def _open_pool(self, trainer: Trainer, background: bool) -> ScoringPool:
         if self._pool is None:
-            threads = max(1, cores // workers)
-            self._pool = ScoringPool(workers, threads, background=scored.late)
-        # Both kinds hold the same references, and an expanded mixture is stored once.
-        size = estimates.untyped_storage().nbytes() + references.nbytes * (kind == "estimate")
-        if scored.late:
-            scored.make_room(size, round(self.waiting_gb * 1e9))
-        else:
-            # Whole tracks are large: no more of them wait in memory than are worked on next.
-            scored.collect(all_but=workers)
-        with explained():
-            future = self._pool.submit(
-                score_track,
-                name,
-                references,
-                _numpy(estimates),
-                model.sample_rate,
-                model.sources,
-            )
-        scored.scoring.append((kind, size, future))
+            local_ranks = trainer.world_size // max(1, trainer.num_nodes)
+            cores = max(1, available_cores() // max(1, local_ranks))
+            processes = self.processes or min(_MAX_PROCESSES, cores)
+            threads = max(1, cores // processes)
+            self._pool = ScoringPool(processes, threads, background=background)
+        return self._pool
 
-    # -------------------------------------------------------------- an epoch
+    # -------------------------------------------------------------- results
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log, write and show the scores, or let them come."""
-        if self._round is None:
+        """Log, write and print the scores, or leave them for later."""
+        if self._pass is None:
             return
         if trainer.state.fn == "fit":
-            # Of the training so far and the validation at hand.
-            self._round.epoch_seconds = time.perf_counter() - self._epoch_began
-        if self._round.late:
-            for checkpoints in _choosing(trainer):
+            # Training so far and this validation.
+            self._pass.epoch_seconds = time.perf_counter() - self._epoch_began
+        if self._pass.late:
+            for checkpoints in _choosing_by_score(trainer):
                 checkpoints.awaits_scores = True
             return
-        metrics = self._results(trainer, self._round)
-        self._round = None
-        # Each rank has all scores, so nothing is left to synchronise.
+        metrics = self._results(trainer, self._pass)
+        self._pass = None
+        # Each rank has all scores already.
         pl_module.log_dict(metrics, rank_zero_only=False, sync_dist=False)
 
     on_test_epoch_end = on_validation_epoch_end
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Await the last scores."""
-        self._settle(trainer)
+        """Collect the last scores."""
+        self._collect_late(trainer)
 
-    def _settle(self, trainer: Trainer) -> None:
-        """Await late scores, log them where they belong, and have checkpoints chosen by them."""
-        if self._round is None:
+    def _collect_late(self, trainer: Trainer) -> None:
+        """Wait for late scores, log them under their own step, and choose checkpoints by them."""
+        if self._pass is None:
             return
-        position = self._round.position
-        metrics = self._results(trainer, self._round)
-        self._round = None
+        position = self._pass.position
+        metrics = self._results(trainer, self._pass)
+        self._pass = None
         for logger in trainer.loggers if metrics else []:
             logger.log_metrics({**metrics, "epoch": position.epoch}, step=position.logged_step)
             logger.save()
-        for checkpoints in _choosing(trainer):
+        for checkpoints in _choosing_by_score(trainer):
             checkpoints.choose(trainer, metrics, position.epoch, position.step)
 
-    def _results(self, trainer: Trainer, scored: Round) -> dict[str, float]:
-        """Gather all ranks' scores, write and show them; returns what there is to log."""
+    def _results(self, trainer: Trainer, scored: ScoringPass) -> dict[str, float]:
+        """Gather the scores of all ranks, write and print them; return the metrics to log."""
         split = scored.split
         with scored.timed():
             scored.collect()
@@ -244,74 +238,71 @@ class BSSEval(Callback):
     # ---------------------------------------------------------------- resume
 
     def state_dict(self) -> dict[str, Any]:
-        """Tell which validation's scores are on the way."""
-        owed = self._owed or (self._round and asdict(self._round.position))
-        return {"owed": owed} if owed else {}
+        """Position of the validation whose scores are not there yet."""
+        position = self._unscored or (self._pass and asdict(self._pass.position))
+        return {"owed": position} if position else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take note of scores that were on the way.
+        """Load the position of an unscored validation.
 
         Args:
-            state_dict: What ``state_dict`` returned.
+            state_dict: Return value of ``state_dict``.
         """
-        self._owed = state_dict["owed"]
+        self._unscored = state_dict["owed"]
 
-    def _score_owed(self, trainer: Trainer, model: SourceSeparator, position: Position) -> None:
-        """Separate with the state that was validated, and let its scores come."""
-        name = moment_name(position.epoch, position.step)
+    def _score_again(self, trainer: Trainer, model: SourceSeparator, position: Position) -> None:
+        """Separate the validation tracks with a saved state and submit them to the pool."""
         try:
-            file = Path(trainer.default_root_dir, "checkpoints", f"{name}.ckpt")
+            file = Path(trainer.default_root_dir, "checkpoints", f"{position.name}.ckpt")
             weights, fault = read_checkpoint(file)["state_dict"], ""
         except CheckpointError as error:
             weights, fault = {}, str(error)
         if not trainer.strategy.reduce_boolean_decision(not fault):
             rank_zero_warn(
-                f"The scores of epoch {position.epoch} are lost: they were not there when this "
-                "state was saved, and the one that they are of is gone "
+                f"The scores of epoch {position.epoch} are lost: they were not computed before "
+                "the run stopped, and its checkpoint cannot be read "
                 f"({fault or 'on another rank'})"
             )
             return
-        trainer.print(f"Scoring epoch {position.epoch} again: its scores were still to come")
-        scored = self._round = Round("val", not self.blocking, name, position)
+        trainer.print(f"Scoring epoch {position.epoch} again: its scores were not complete")
+        scored = self._pass = ScoringPass("val", not self.blocking, position.name, position)
         precision = trainer.precision_plugin.val_step_context()
-        with scored.timed(), state_of(model, weights), torch.no_grad(), precision:
+        with scored.timed(), temporary_state(model, weights), torch.no_grad(), precision:
             for track in validation_tracks(trainer):
-                self._take(trainer, model, scored, track, model.separate(track.mixture))
+                self._score(trainer, model, scored, track, model.separate(track.mixture))
 
     # -------------------------------------------------------------- the end
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell of scores that nothing has made up for: no step was left to be trained."""
-        if self._owed is not None:
-            position = Position(**self._owed)
-            name = moment_name(position.epoch, position.step)
+        """Warn of scores that are still missing because no step was left to train."""
+        if self._unscored is not None:
+            position = Position(**self._unscored)
             rank_zero_warn(
-                f"The scores of epoch {position.epoch} were not there when the run was stopped, "
-                f"and it has no steps left: validate with --ckpt_path checkpoints/{name}.ckpt of "
-                "the run, or go on with more steps"
+                f"The scores of epoch {position.epoch} were not computed before the run stopped, "
+                "and no steps are left to train: validate with --ckpt_path "
+                f"checkpoints/{position.name}.ckpt of the run, or resume with more steps"
             )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """End the pool."""
+        """Shut the pool down."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-        self._pool = self._round = None
+        self._pool = self._pass = None
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """End the pool at once, whatever it is working on."""
+        """End the pool at once, even while it is scoring."""
         if self._pool is not None:
             self._pool.terminate()
-        self._pool = self._round = None
+        self._pool = self._pass = None
 
 
-def _choosing(trainer: Trainer) -> list[Checkpoints]:
-    """The callbacks that choose checkpoints by scores."""
+def _choosing_by_score(trainer: Trainer) -> list[Checkpoints]:
     return [
         callback
         for callback in trainer.checkpoint_callbacks
-        if isinstance(callback, Checkpoints) and is_score(callback.monitor)
+        if isinstance(callback, Checkpoints) and is_validation_score(callback.monitor)
     ]
 
 
@@ -320,12 +311,8 @@ def _numpy(waveform: Tensor) -> Audio:
     return audio
 
 
-def _local_ranks(trainer: Trainer) -> int:
-    return trainer.world_size // max(1, trainer.num_nodes)
-
-
 def _gather(scores: list[TrackScores]) -> list[TrackScores]:
-    """All ranks' scores, each track once, by name."""
+    """Scores of all ranks, each track once, sorted by name."""
     gathered = [scores]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gathered = [[] for _ in range(torch.distributed.get_world_size())]

@@ -1,4 +1,4 @@
-"""Every use of Lightning's private names, in one place."""
+"""Every use of Lightning's private names; test_lightning_internals.py fails if they change."""
 
 from __future__ import annotations
 
@@ -6,54 +6,71 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from datamodules.batches import TrackBatch
 from datamodules.stream.datasets import WholeTracks
 
+# ------------------------------------------------------------------ position
+
 
 def batches_done(trainer: Trainer) -> int:
-    """Number of training batches of the run that are through, on each rank."""
+    """Number of training batches processed since the start of the run, on each rank."""
     done: int = trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
     return done
+
+
+def logged_step(trainer: Trainer) -> int:
+    """The step under which Lightning logs the metrics of the current batch or validation."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def between_steps(trainer: Trainer) -> bool:
     """Whether no gradients are being accumulated, after a batch.
 
-    Gradients of a half-accumulated step are in no checkpoint: under several ranks they differ
-    from rank to rank.
+    No checkpoint holds the gradients of a half-accumulated step: they differ between ranks.
     """
     return not trainer.fit_loop._should_accumulate()
 
 
-def epoch_is_through(trainer: Trainer) -> bool:
-    """Whether the batch at hand is the last of its epoch."""
+def is_last_batch_of_epoch(trainer: Trainer) -> bool:
+    """Whether the current batch is the last of its epoch."""
     return trainer.fit_loop.epoch_loop._num_ready_batches_reached()
 
 
 def validation_follows(trainer: Trainer) -> bool:
-    """Whether a validation comes right after the batch at hand."""
+    """Whether a validation follows the current batch."""
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
     return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
-def disable_lightning_signal_handlers(trainer: Trainer) -> None:
-    """Keep Lightning's own handlers off.
+# ------------------------------------------------------------------- signals
 
-    They broadcast, save and requeue inside the signal, where a rank may be anywhere: ranks
-    that are not in step then wait for each other for ever.
+
+def disable_signal_handlers(trainer: Trainer) -> None:
+    """Disable Lightning's own signal handlers.
+
+    They broadcast, save and requeue inside the handler, where ranks may be at different
+    batches, and then wait for each other for ever.
     """
     connector: Any = trainer._signal_connector
     connector.register_signal_handlers = lambda: None
-    # What those handlers would have told; asking all ranks before each batch costs a wait.
+    # Broadcasts before each batch whether a handler was called, which costs a collective.
     epoch_loop: Any = trainer.fit_loop.epoch_loop
     epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
+# ---------------------------------------------------------------- validation
+
+
 def validation_tracks(trainer: Trainer) -> Iterator[TrackBatch]:
-    """This rank's validation tracks, outside of a validation.
+    """This rank's validation tracks, outside a validation.
 
     Args:
         trainer: The trainer, while it trains.
@@ -63,7 +80,7 @@ def validation_tracks(trainer: Trainer) -> Iterator[TrackBatch]:
     """
     loop = trainer.fit_loop.epoch_loop.val_loop
     trainer.validating = True
-    loop.setup_data()  # unless that was done
+    loop.setup_data()  # does nothing if the loaders exist
     trainer.training = True
     loaders: Any = trainer.val_dataloaders
     loaders = loaders if isinstance(loaders, list) else [loaders]
@@ -71,3 +88,152 @@ def validation_tracks(trainer: Trainer) -> Iterator[TrackBatch]:
         if isinstance(loader.dataset, WholeTracks):
             for track in islice(loader, int(batches)):
                 yield trainer.strategy.batch_to_device(track, dataloader_idx=number)
+
+
+# -------------------------------------------------------------------- resume
+
+
+def resumable_counters(trainer: Trainer, counters: dict[str, Any]) -> bool:
+    """Rewrite the counters of the training loop so that Lightning resumes from them correctly.
+
+    Within an epoch and after a validation, the counters of the batches are correct already.
+
+    Args:
+        trainer: The trainer, while it saves a checkpoint.
+        counters: ``checkpoint["loops"]["fit_loop"]``; changed in place.
+
+    Returns:
+        Whether nothing but the end of the epoch is left of it.
+    """
+    batches = counters["epoch_loop.batch_progress"]
+    validation = counters["epoch_loop.val_loop.batch_progress"]
+    epochs = counters["epoch_progress"]
+    in_batch = batches["current"]["completed"] < batches["current"]["processed"]
+    validates = in_batch and validation_follows(trainer)
+    awaits_end = in_batch and not validates and is_last_batch_of_epoch(trainer)
+    epoch_is_over = epochs["current"]["processed"] == epochs["current"]["ready"]
+    for part in ("total", "current"):
+        # Count a validation that is about to start as started, and forget one that has ended.
+        started = int(validates)
+        validation[part].update(ready=started, started=started, processed=0, completed=0)
+        if validates or awaits_end:
+            batches[part]["completed"] = batches[part]["processed"]
+        if epoch_is_over:
+            epochs[part]["completed"] = epochs[part]["processed"]
+    validation["is_last_batch"] = False
+    if awaits_end:
+        counters["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+    if epoch_is_over:
+        # A run that ended by steps and gets more of them resumes at the next epoch's first batch.
+        batches["current"].update(ready=0, started=0, processed=0, completed=0)
+        batches["is_last_batch"] = False
+    return awaits_end
+
+
+def restore_loops(trainer: Trainer, awaits_end: bool) -> None:
+    """Restore what the loops reset after loading a checkpoint with ``resumable_counters``.
+
+    Args:
+        trainer: The trainer, at the start of the training.
+        awaits_end: Return value of ``resumable_counters``.
+    """
+    # With all batches done, Lightning would otherwise fetch one more before it validates.
+    trainer.fit_loop.epoch_loop.val_loop._has_run = awaits_end
+    # While it is set, a scheduler that monitors a metric misses a step at the epoch's end.
+    trainer.fit_loop._restarting = False
+
+
+def finish_resumed_epoch(trainer: Trainer) -> None:
+    """Start the next epoch from its first batch, also if no batch of this one was left."""
+    trainer.fit_loop.epoch_loop.on_iteration_done()
+
+
+# ------------------------------------- base classes with public names to override
+
+
+class CheckpointBase(ModelCheckpoint):
+    """``ModelCheckpoint`` with public names for its steps: callers and subclasses use these."""
+
+    def monitor_candidates(self, trainer: Trainer) -> dict[str, Tensor]:
+        """Metrics to choose by and to name files with."""
+        return super()._monitor_candidates(trainer)
+
+    def save_best(self, trainer: Trainer, candidates: dict[str, Tensor]) -> None:
+        """Save a checkpoint if it is among the best ``save_top_k``; remove the one it replaces."""
+        super()._save_topk_checkpoint(trainer, candidates)
+
+    def save_latest(self, trainer: Trainer, candidates: dict[str, Tensor]) -> None:
+        """Save ``last.ckpt``."""
+        super()._save_last_checkpoint(trainer, candidates)
+
+    def write(self, trainer: Trainer, path: str) -> None:
+        """Write one checkpoint file."""
+        super()._save_checkpoint(trainer, path)
+
+    def remove(self, trainer: Trainer, path: str) -> None:
+        """Remove one checkpoint file."""
+        super()._remove_checkpoint(trainer, path)
+
+    def may_remove(self, trainer: Trainer, path: str) -> bool:
+        """Whether a checkpoint is the run's own, and not the one that it was resumed from."""
+        return super()._should_remove_checkpoint(trainer, path, "")
+
+    def _monitor_candidates(self, trainer: Trainer) -> dict[str, Tensor]:
+        return self.monitor_candidates(trainer)
+
+    def _save_topk_checkpoint(
+        self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
+    ) -> None:
+        self.save_best(trainer, monitor_candidates)
+
+    def _save_last_checkpoint(
+        self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
+    ) -> None:
+        self.save_latest(trainer, monitor_candidates)
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        self.write(trainer, filepath)
+
+    def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        self.remove(trainer, filepath)
+
+
+class WeightAveragingBase(WeightAveraging):
+    """``WeightAveraging`` with public access to the average."""
+
+    @property
+    def average(self) -> AveragedModel | None:
+        """The averaged model; None before ``setup`` of a training."""
+        return self._average_model
+
+    def copy_average_to(self, model: LightningModule) -> None:
+        """Copy the average into a model."""
+        self._copy_average_to_current(model)
+
+
+class CLIBase(LightningCLI):
+    """``LightningCLI`` that does not merge a checkpoint's hyperparameters into the config."""
+
+    def set_seed(self) -> None:
+        """Seed all generators with ``seed_everything``."""
+        super()._set_seed()
+
+    def _set_seed(self) -> None:
+        self.set_seed()
+
+    def _parse_ckpt_path(self) -> None:
+        """Skip: the checkpoint is compared with the config after parsing."""
+
+
+# ------------------------------------------------------------ loggers, strategies
+
+
+def drop_anonymous(logger: Logger) -> None:
+    """Remove the argument ``anonymous`` of ``wandb.init``: W&B warns that it is deprecated."""
+    arguments: dict[str, Any] = getattr(logger, "_wandb_init", {})
+    arguments.pop("anonymous", None)
+
+
+def has_checkpoint_io(strategy: Any) -> bool:
+    """Whether a strategy was built with a way to write checkpoints of its own."""
+    return getattr(strategy, "_checkpoint_io", None) is not None

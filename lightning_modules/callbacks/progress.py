@@ -10,10 +10,10 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar, quiet in log files and without the version number.
+    """Lightning's progress bar with few lines in log files and without the version number.
 
-    A terminal sees every batch; a file, such as a SLURM job's output, gets a
-    line now and then.
+    It is updated at every batch in a terminal, and at every hundredth in a file, such as the
+    output of a SLURM job.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Progress(TQDMProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Show what is logged for the bar, the loss and the last score."""
+        """Metrics that are logged for the bar, the loss and the last score."""
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         for name in ("train/loss", "val/sdr"):

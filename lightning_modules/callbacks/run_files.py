@@ -1,4 +1,4 @@
-"""What files of a training are named after."""
+"""Names of a run's files."""
 
 from __future__ import annotations
 
@@ -7,29 +7,19 @@ from pathlib import Path
 from pytorch_lightning import Trainer
 
 
-def moment(trainer: Trainer) -> str:
-    """Name the state of a training, as its checkpoints are named.
-
-    Args:
-        trainer: The trainer.
-
-    Returns:
-        Epoch and step.
-    """
-    return moment_name(trainer.current_epoch, trainer.global_step)
-
-
-def moment_name(epoch: int, step: int) -> str:
-    """Name a state of a training.
+def state_name(epoch: int, step: int) -> str:
+    """Name the state of a training, as checkpoints are named.
 
     Args:
         epoch: Its epoch.
-        step: Steps of the optimiser by then.
-
-    Returns:
-        The name.
+        step: Optimiser steps so far.
     """
     return f"epoch_{epoch:03d}-step_{step:06d}"
+
+
+def current_state_name(trainer: Trainer) -> str:
+    """Name the current state of a training; see ``state_name``."""
+    return state_name(trainer.current_epoch, trainer.global_step)
 
 
 def run_folder(trainer: Trainer, *parts: str) -> Path:
@@ -37,7 +27,7 @@ def run_folder(trainer: Trainer, *parts: str) -> Path:
 
     Args:
         trainer: The trainer.
-        *parts: Names of the folder and those above it.
+        *parts: Names of the folder and of those above it.
 
     Returns:
         The folder.

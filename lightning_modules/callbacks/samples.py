@@ -1,4 +1,4 @@
-"""Something to hear and to look at: one track, every few epochs."""
+"""Audio and plots of one track, every few epochs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from datamodules.batches import TrackBatch
 from datamodules.files.audio import Audio
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.callbacks.run_files import moment, run_folder
+from lightning_modules.callbacks.run_files import current_state_name, run_folder
 from lightning_modules.plots import sound, style
 
-_PICTURES = {
+_PLOTS = {
     "spectrograms": sound.spectrogram_figure,
     "masks": sound.mask_figure,
     "waveforms": sound.waveform_figure,
@@ -22,14 +22,14 @@ _PICTURES = {
 
 
 class Samples(Callback):
-    """Audio, spectrograms, masks and waveforms of a track: mixture, references and estimates.
+    """Save spectrograms, masks, waveforms and audio of mixture, references and estimates.
 
-    Pictures go to ``pictures/`` of the run; pictures and audio to Weights & Biases
-    or TensorBoard, whichever logs the run.
+    Plots are saved to ``pictures/`` of the run, and plots and audio logged to Weights & Biases
+    or TensorBoard, for the first track of a validation or test.
 
     Args:
-        every_n_epochs: How often; the first and the last validation and every test have them too.
-        seconds: Length of the excerpt, taken from the middle of the track.
+        every_n_epochs: How often; the first and the last validation and every test always.
+        seconds: Length of the excerpt from the middle of the track.
     """
 
     def __init__(self, every_n_epochs: int = 5, seconds: float = 10.0) -> None:
@@ -46,7 +46,7 @@ class Samples(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Show the first track."""
+        """Save and log the first track."""
         if (
             not isinstance(batch, TrackBatch)
             or batch_idx > 0
@@ -64,10 +64,10 @@ class Samples(Callback):
             for waveform in (batch.mixture, batch.targets, outputs["estimates"])
         )
         split = "test" if trainer.testing else "val"
-        when = moment(trainer) if trainer.state.fn == "fit" else split
-        heard = (mixture, references, estimates, sources, rate)
+        when = current_state_name(trainer) if trainer.state.fn == "fit" else split
+        excerpt = (mixture, references, estimates, sources, rate)
         figures = {
-            kind: draw(*heard, title=f"{batch.name} ({when})") for kind, draw in _PICTURES.items()
+            kind: draw(*excerpt, title=f"{batch.name} ({when})") for kind, draw in _PLOTS.items()
         }
         for kind, figure in figures.items():
             style.save(figure, run_folder(trainer, "pictures") / f"{when}_{kind}.png")
@@ -86,14 +86,14 @@ class Samples(Callback):
                 for kind, figure in figures.items():
                     logger.experiment.add_figure(f"{split}/{kind}", figure, step)
                 for name, clip in clips.items():
-                    # TensorBoard plays one channel only.
+                    # TensorBoard plays mono only.
                     mono = _playable(clip).mean(1)
                     logger.experiment.add_audio(f"{split}/audio/{name}", mono, step, rate)
 
     on_test_batch_end = on_validation_batch_end
 
     def _due(self, trainer: Trainer) -> bool:
-        """Whether this validation is shown; not every epoch need have one."""
+        """Whether to save this validation; epochs without a validation are possible."""
         if trainer.state.fn != "fit":
             return True
         epoch, last = trainer.current_epoch, self._last_epoch
@@ -105,6 +105,6 @@ class Samples(Callback):
 
 
 def _playable(clip: Audio) -> Audio:
-    """A waveform (C, T) as (T, C), within [-1, 1] as players want it."""
+    """Transpose a waveform (C, T) to (T, C) and clip it to [-1, 1]."""
     clipped: Audio = np.clip(clip.T, -1.0, 1.0)
     return clipped

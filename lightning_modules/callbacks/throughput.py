@@ -1,4 +1,4 @@
-"""How fast the training runs, and where its time goes."""
+"""Training throughput, and the share of time of each part of a step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytorch_lightning.profilers import PassThroughProfiler, Profiler
 from lightning_modules.base.flops import forward_flops
 from lightning_modules.base.separator import SourceSeparator
 
-# What Lightning calls the parts of a step -> what the field calls them.
+# Lightning's names of profiled actions -> names of the parts of a step.
 _PARTS = {
     "train_dataloader_next": "data",
     "batch_to_device": "transfer",  # and the augmentations on the device
@@ -21,15 +21,15 @@ _PARTS = {
     "optimizer_step": "optimizer",
 }
 PARTS = tuple(_PARTS.values())
-# Above this share of the time the loader holds the training up.
-_TOO_MUCH_WAITING = 0.1
+# Share of time waiting for data above which a hint is printed.
+_MAX_DATA_WAIT = 0.1
 
 
 class StepTimes(Profiler):
-    """Measures the parts of training steps through Lightning's own marks.
+    """Profiler that sums the time of each part of the training steps.
 
-    On a GPU the program runs ahead of the device, so its parts are measured by events on
-    the device; what is waited for data is the program's own time.
+    On a GPU kernels run asynchronously, so that parts are measured by CUDA events; waiting for
+    data is measured on the host.
     """
 
     def __init__(self) -> None:
@@ -39,19 +39,19 @@ class StepTimes(Profiler):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all times."""
+        """Set all times to 0."""
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._events: list[tuple[str, str | None, torch.cuda.Event, torch.cuda.Event]] = []
         self._running: list[tuple[str, str, float, torch.cuda.Event | None]] = []
 
     def start(self, action_name: str) -> None:
-        """Note that an action begins."""
+        """Start the timer of an action."""
         part = _PARTS.get(action_name.rpartition(".")[2])
         if part is not None and self.active:
             self._running.append((action_name, part, time.perf_counter(), self._event(part)))
 
     def stop(self, action_name: str) -> None:
-        """Count an action; what ran inside it (the backward pass in the step) is not its own."""
+        """Add the time of an action, less that of actions inside it (backward in the step)."""
         if not self._running or self._running[-1][0] != action_name:
             return
         _, part, began, first = self._running.pop()
@@ -84,17 +84,17 @@ class StepTimes(Profiler):
 
 
 class Throughput(Callback):
-    """Log how fast the training runs and where its time goes; print a line an epoch.
+    """Log training throughput and the share of time of each part; print a line per epoch.
 
-    Logged every ``log_every_n_steps`` steps, over the steps since: ``train/examples_per_second``
-    and ``train/audio_seconds_per_second`` over all ranks, ``train/teraflops_per_second``
-    over all ranks and, on a GPU, ``train/gpu_memory_gb``, the most that was in use. Unless the
-    trainer was given another profiler, also shares of the time in [0, 1]: ``train/data_wait``
-    and ``train/share/<part>`` for ``transfer``, ``forward``, ``backward`` and ``optimizer``.
-    The first step of an epoch, which waits for the loader to start, is left out.
+    Logged every ``log_every_n_steps`` steps, over the steps since: ``train/examples_per_second``,
+    ``train/audio_seconds_per_second`` and ``train/teraflops_per_second`` over all ranks and, on
+    a GPU, ``train/gpu_memory_gb``, the peak so far. Unless the trainer has another profiler,
+    also shares of the time in [0, 1]: ``train/data_wait`` and ``train/share/<part>`` for
+    ``transfer``, ``forward``, ``backward`` and ``optimizer``. The first step of an epoch, which
+    waits for the loader to start, is left out.
 
-    A training step is taken for three forward passes' operations (one forward, two backward).
-    They are those of convolutions, matrix products and recurrent layers; see ``flops``.
+    A training step counts as three forward passes (one forward, two backward), of which
+    convolutions, matrix products and recurrent layers are counted; see ``base/flops.py``.
     """
 
     def __init__(self) -> None:
@@ -106,36 +106,36 @@ class Throughput(Callback):
         self._restart()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen to Lightning's marks, unless another profiler does."""
+        """Install the profiler, unless the trainer has another one."""
         if isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
             trainer.profiler = self._times  # type: ignore[attr-defined]
         self._parts_are_measured = trainer.profiler is self._times  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the operations of an example."""
+        """Count the floating-point operations of a training step."""
         assert isinstance(pl_module, SourceSeparator)
         self._flops = 3 * forward_flops(pl_module)
 
     def _restart(self) -> None:
-        """Begin an epoch: nothing is measured before its first step is done."""
+        """Start an epoch: measuring begins after its first step."""
         self._ended: float | None = None
         self._epoch = _Steps()
         self._recent = _Steps()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure each epoch afresh."""
+        """Start to measure an epoch."""
         self._restart()
         self._validation_seconds = 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave a validation out of the steps."""
+        """Exclude the validation from the steps."""
         self._take_times()
         self._times.active = False
         self._validation_began = time.perf_counter()
         self._ended = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the validation."""
+        """Add the duration of the validation."""
         self._validation_seconds += time.perf_counter() - self._validation_began
 
     def on_train_batch_end(
@@ -146,7 +146,7 @@ class Throughput(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count the step, and log when it is time."""
+        """Add the step; log after every ``log_every_n_steps``."""
         now = time.perf_counter()
         if self._ended is not None:
             assert isinstance(pl_module, SourceSeparator)
@@ -188,7 +188,7 @@ class Throughput(Callback):
     # ------------------------------------------------------------ an epoch
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the epoch's line."""
+        """Print the epoch's throughput."""
         assert isinstance(pl_module, SourceSeparator)
         self._times.active = False
         if self._recent.seconds:
@@ -200,7 +200,7 @@ class Throughput(Callback):
 
     def _line(self, metrics: dict[str, float], trainer: Trainer) -> str:
         examples = metrics["train/examples_per_second"]
-        each = f" ({examples / trainer.world_size:.1f} a rank)" if trainer.world_size > 1 else ""
+        each = f" ({examples / trainer.world_size:.1f} per rank)" if trainer.world_size > 1 else ""
         parts = [
             f"Epoch {trainer.current_epoch}: {examples:.1f} examples/s{each}, "
             f"{metrics['train/audio_seconds_per_second']:.0f} s of audio/s"
@@ -213,11 +213,11 @@ class Throughput(Callback):
             parts.append(f"{metrics['train/gpu_memory_gb']:.1f} GB")
         if self._validation_seconds:
             scoring = trainer.callback_metrics.get("val/scoring_seconds")
-            of_it = "" if scoring is None else f", {float(scoring):.1f} s of it scoring"
-            parts.append(f"validation {self._validation_seconds:.1f} s{of_it}")
+            scored = "" if scoring is None else f", of which scoring {float(scoring):.1f} s"
+            parts.append(f"validation {self._validation_seconds:.1f} s{scored}")
         line = " | ".join(parts)
         wait = metrics.get("train/data_wait", 0.0)
-        if wait > _TOO_MUCH_WAITING:
+        if wait > _MAX_DATA_WAIT:
             workers = getattr(trainer.datamodule, "num_workers", 0)  # type: ignore[attr-defined]
             line += (
                 f"\nTraining waits for data {wait:.0%} of its time: raise "
@@ -232,7 +232,7 @@ class Throughput(Callback):
 
 
 class _Steps:
-    """Sums over some steps of one rank."""
+    """Sums over steps of one rank."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

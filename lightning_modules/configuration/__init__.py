@@ -1,1 +1,1 @@
-"""From YAML to objects."""
+"""YAML configs: find, read, check, and build models from them."""

@@ -1,4 +1,4 @@
-"""A model as its configs describe it, without a run: for benchmarks and tables."""
+"""Build a model from its configs without a run, for benchmarks and tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning_modules.configuration.files import ConfigError, chain
 from lightning_modules.configuration.messages import simplify_parser_error
 
 PARSER_MODE = "stemlab"
-"""How command lines and configs are read: YAML, interpolation by OmegaConf, former class paths."""
+"""Parser mode of command lines and configs: YAML, OmegaConf interpolation, former class paths."""
 _load_yaml = get_loader("yaml")
 
 
@@ -32,9 +32,9 @@ def _load(text: str) -> Any:
 
 set_loader(PARSER_MODE, _load, (yaml.YAMLError, OmegaConfBaseException))
 
-# Facts that data and model share: written once, with the data.
+# Settings that the model takes from the data.
 _SHARED = ("sample_rate", "audio_channels", "segment_seconds")
-# What a config says of a run, and not of its model.
+# Sections of a config that do not concern the model.
 _OF_THE_RUN = ("seed_everything", "trainer", "ckpt_path", "weights_only", "run_dir")
 
 
@@ -51,10 +51,10 @@ class Configured(NamedTuple):
 
 
 def link_shared(parser: ArgumentParser) -> None:
-    """Have the model take from the data what both must agree on.
+    """Link the settings of the data that the model shares.
 
     Args:
-        parser: Has the subclass arguments ``model`` and ``data``.
+        parser: Parser with the subclass arguments ``model`` and ``data``.
     """
     parser.link_arguments(
         ("data.init_args.sources", "data.init_args.stems"),
@@ -70,13 +70,13 @@ def build_model(name: str, settings: Sequence[str] = ()) -> Configured:
 
     Args:
         name: The config; see ``chain``.
-        settings: More of them, as on the command line: ``--model.init_args.compiled=true``.
+        settings: Arguments of the command line, such as ``--model.init_args.compiled=true``.
 
     Returns:
-        The model on the CPU in training mode, and the settings of its data.
+        The model, on the CPU in training mode, and the settings of its data.
 
     Raises:
-        ConfigError: The config, or a setting, cannot be used.
+        ConfigError: The config or a setting cannot be used.
     """
     parser = ArgumentParser(parser_mode=PARSER_MODE, exit_on_error=False)
     parser.add_argument("--config", action="config")
@@ -87,10 +87,10 @@ def build_model(name: str, settings: Sequence[str] = ()) -> Configured:
     link_shared(parser)
     words = [word for path in chain(name) for word in ("--config", str(path))]
     try:
-        settled = parser.parse_args([*words, *settings])
+        parsed = parser.parse_args([*words, *settings])
         seed_everything(0, verbose=False)
-        # The data module would look for data.
-        model = parser.instantiate_classes(Namespace(model=settled.model)).model  # type: ignore[no-untyped-call]
+        # Not the data module, which would search for data.
+        model = parser.instantiate_classes(Namespace(model=parsed.model)).model  # type: ignore[no-untyped-call]
     except (ArgumentError, ValueError) as error:
         raise ConfigError(f"{name}: {simplify_parser_error(str(error))}") from error
-    return Configured(model, settled.data.init_args.as_dict())
+    return Configured(model, parsed.data.init_args.as_dict())

@@ -1,4 +1,4 @@
-"""Find config files, order them, and check their outline; nothing here imports Lightning."""
+"""Find config files with their parents, and check their sections; imports no Lightning."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ def find_config(name: str) -> Path:
         return variants[stem]
     close = difflib.get_close_matches(stem, config_names(), 1)
     raise ConfigError(
-        f"config {name!r} does not exist, here or in {CONFIGS};"
+        f"config {name!r} does not exist, neither here nor in {CONFIGS};"
         + (f" did you mean {close[0]}.yaml?" if close else "")
         + f" there are: {architectures()}"
     )
 
 
 def config_name(path: Path) -> str:
-    """Name a config as the command line takes it.
+    """Name of a config on the command line.
 
     Args:
         path: The file.
 
     Returns:
-        Its path in ``configs/`` without suffix, as ``unet/small``; of other files the path.
+        Its path in ``configs/`` without suffix, such as ``unet/small``; else its path.
     """
     if path.is_relative_to(CONFIGS):
         return path.relative_to(CONFIGS).with_suffix("").as_posix()
@@ -67,7 +67,7 @@ def config_name(path: Path) -> str:
 
 
 def config_names() -> list[str]:
-    """List all configs that a model is built from: architectures and their variants.
+    """List the shipped configs of architectures and their variants.
 
     Returns:
         Names such as ``unet`` and ``unet/small``, sorted.
@@ -90,7 +90,7 @@ def _variants() -> list[Path]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML loader that refuses duplicate keys; PyYAML's own keeps the last one silently."""
+    """YAML loader that raises on duplicate keys; PyYAML's own silently keeps the last one."""
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -109,7 +109,7 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _m
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a config and check its outline.
+    """Read a config and check its sections.
 
     Args:
         path: The YAML file.
@@ -128,7 +128,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if settings is None:
         return {}
     if not isinstance(settings, dict):
-        raise ConfigError(f"{path}: holds {type(settings).__name__}, a mapping was expected")
+        raise ConfigError(f"{path}: expected a mapping, found {type(settings).__name__}")
     for key in settings:
         if key not in SECTIONS:
             close = difflib.get_close_matches(str(key), SECTIONS, 1)
@@ -142,39 +142,35 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def part(settings: dict[str, Any], name: str) -> dict[str, Any]:
-    """Take a part of a config.
+    """Section of a config.
 
     Args:
-        settings: The config, or a part of it.
-        name: The part's name.
+        settings: The config, or a section of it.
+        name: Name of the section.
 
     Returns:
-        The part; empty if it is absent, or a bare class name.
+        The section; empty if it is missing or a class name alone.
     """
     found = settings.get(name)
     return found if isinstance(found, dict) else {}
 
 
 def names_model(settings: dict[str, Any]) -> bool:
-    """Whether a config names an architecture, in place of varying one.
-
-    Args:
-        settings: The config.
-    """
+    """Whether a config names an architecture; a variant does not."""
     return isinstance(settings.get("model"), str) or bool(part(settings, "model").get("class_path"))
 
 
 def parents_of(variant: Path) -> list[Path]:
-    """Find the configs that a variant is applied on top of, by its name and folder.
+    """Find the parents of a variant by its name and folder.
 
-    ``roma/cnn2_small.yaml`` stands on ``roma/cnn2.yaml`` and ``roma.yaml``. The latter may lie
+    Those of ``roma/cnn2_small.yaml`` are ``roma.yaml`` and ``roma/cnn2.yaml``. The former may be
     beside the folder or in ``configs/``.
 
     Args:
         variant: The config.
 
     Returns:
-        The files, the outermost (the architecture's) first.
+        The files in the order in which they apply, the architecture's first.
     """
     folder = variant.parent
     words = variant.stem.split("_")
@@ -188,14 +184,14 @@ def parents_of(variant: Path) -> list[Path]:
 
 
 def with_parents(paths: Sequence[Path], has_model: bool = False) -> list[Path]:
-    """Put the parents of a variant in front of it, unless the model is named before.
+    """Put the parents of a variant before it, unless an earlier config names the model.
 
     Args:
         paths: Configs in the order in which they apply.
-        has_model: Whether the model is named elsewhere.
+        has_model: Whether the command line names the model.
 
     Returns:
-        The configs, the first variant that has parents after them.
+        The configs with the parents of the first variant that needs them.
     """
     completed: list[Path] = []
     for path in paths:
@@ -210,21 +206,21 @@ def with_parents(paths: Sequence[Path], has_model: bool = False) -> list[Path]:
 
 
 def chain(name: str) -> list[Path]:
-    """Find a config and all that it is applied on top of.
+    """Find a config and the configs that it is applied to.
 
     Args:
-        name: Path, or name in ``configs/``; several joined by ``+`` apply one after the other.
+        name: Path, or name in ``configs/``; several are joined by ``+`` and apply in this order.
 
     Returns:
         The files in the order in which they apply, the base config first.
 
     Raises:
-        ConfigError: There is no such config, or none names a model.
+        ConfigError: A config does not exist, or none names a model.
     """
     paths = with_parents([find_config(part) for part in name.split("+")])
     if not any(names_model(read_config(path)) for path in paths):
         raise ConfigError(
             f"{paths[0]} names no model (model.class_path) and is not a variant of a known "
-            f"config: put its architecture in front, as in unet+{paths[0].stem}"
+            f"config: put the config of its architecture before it, as in unet+{paths[0].stem}"
         )
     return [CONFIGS / "base.yaml", *paths]

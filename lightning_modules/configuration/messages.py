@@ -1,4 +1,4 @@
-"""The parser's complaints, for the person who has to act on them."""
+"""Error messages about settings."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ import inspect
 import re
 
 
+class SettingError(ValueError):
+    """A setting that was parsed but cannot be used; the message names it and the remedy."""
+
+
 def simplify_parser_error(message: str) -> str:
-    """Make one line of the parser's account of all the types that a value did not have.
+    """Shorten the parser's account of all types that a value does not have to one line.
 
     Args:
-        message: What jsonargparse says.
+        message: Error message of jsonargparse.
 
     Returns:
-        What was wrong, and with an unknown argument the likeliest known ones.
+        What is wrong; for an unknown argument also the most similar known ones.
     """
     message = re.sub(
         r"Call to compute_fn of link .*? failed: ", "data.init_args.sources: ", message
     )
-    said: list[str] = []
+    kept: list[str] = []
     for line in message.splitlines():
         line = line.strip().removeprefix("- ")
         line = line.replace("Does not validate against any of the Union subtypes", "").strip()
@@ -28,9 +32,9 @@ def simplify_parser_error(message: str) -> str:
             ("Subtypes:", "Errors:", "Given value type:", "Expected a <class 'N")
         )
         bulky = line.startswith("Given value:") and ("(" in line or len(line) > 80)
-        if line and not noise and not bulky and line not in said:
-            said.append(line)
-    text = " ".join(said)
+        if line and not noise and not bulky and line not in kept:
+            kept.append(line)
+    text = " ".join(kept)
     unknown = re.search(r"class_path '([\w.]+)': Option '(\w+)[\w.]*' is not accepted", text)
     return text + (_known_arguments(*unknown.groups()) if unknown else "")
 

@@ -1,1 +1,1 @@
-"""The machine: processes, signals, devices, launchers."""
+"""Processes, signals, devices and launchers (srun, torchrun)."""

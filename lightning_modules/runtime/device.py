@@ -1,4 +1,4 @@
-"""Where a model runs."""
+"""Devices to run a model on."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from datamodules.errors import DataError
 
 
 def usable_device(name: str | None) -> torch.device:
-    """Find a device, and try it.
+    """Find a device and check that it works.
 
     Args:
-        name: What torch calls it, such as ``cuda:1``; None for the fastest that is here.
+        name: torch's name, such as ``cuda:1``; None for the fastest one available.
 
     Returns:
         The device.
 
     Raises:
-        DataError: It cannot be used here.
+        DataError: It cannot be used on this machine.
     """
     try:
-        place = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=place)
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"--device {name}: cannot be used here ({reason}); try cpu") from error
-    return place
+    return device

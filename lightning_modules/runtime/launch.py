@@ -1,6 +1,6 @@
-"""What a launcher (srun, torchrun) has started, and what cannot work with it.
+"""Processes started by a launcher (srun, torchrun), and settings that contradict it.
 
-Read from the environment, before the seconds that Lightning's import takes.
+Read from the environment, so that mistakes are reported before Lightning is imported.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 
 
 class LaunchError(ValueError):
-    """The processes that were started cannot train together; the message names the remedy."""
+    """The started processes cannot train together; the message says what to change."""
 
 
 class Processes(NamedTuple):
-    """What was started.
+    """Processes started by a launcher.
 
     Attributes:
         per_node: Processes on each node.
         nodes: Number of nodes.
-        option: The launcher's option that sets the former.
+        option: The launcher's option that sets ``per_node``.
     """
 
     per_node: int
@@ -32,11 +32,11 @@ def started_processes() -> Processes | None:
     """Find out how many processes a launcher started.
 
     Returns:
-        Their number, or None if this process starts its own ones.
+        Their number, or None without a launcher.
 
     Raises:
-        LaunchError: Tasks of a SLURM job were started in a way in which they would wait for
-            each other for ever, or each train alone.
+        LaunchError: Tasks of a SLURM job would wait for each other for ever, or each train
+            alone.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         per_node, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
@@ -47,13 +47,13 @@ def started_processes() -> Processes | None:
         return None
     if tasks > 1 and name in ("bash", "interactive"):
         raise LaunchError(
-            f"the job's name is {name!r}, with which Lightning takes each of the {tasks} tasks for "
-            "a run of its own; give another with --job-name"
+            f"the job's name is {name!r}, for which Lightning would start a separate run in each "
+            f"of the {tasks} tasks; give another name with --job-name"
         )
     if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
         raise LaunchError(
-            f"the job has {tasks} tasks, but one process was started, which would wait for the "
-            "others for ever; put srun in front: srun python -m lightning_modules.cli ..."
+            f"the job has {tasks} tasks, but only one process was started, which would wait for "
+            "the others for ever; start all with srun: srun python -m lightning_modules.cli ..."
         )
     nodes = int(os.environ.get("SLURM_NNODES", "1"))
     per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1" if tasks == nodes == 1 else "0"))
@@ -61,19 +61,19 @@ def started_processes() -> Processes | None:
         raise LaunchError(
             f"SLURM started {tasks} tasks on {nodes} nodes, and --ntasks-per-node is "
             f"{per_node or 'not given'}; give --nodes and --ntasks-per-node, one task for each "
-            "device, and leave --ntasks out"
+            "device, and omit --ntasks"
         )
     return Processes(per_node, nodes, "--ntasks-per-node")
 
 
 def match_launcher(trainer: Any) -> None:
-    """Take the number of processes from the launcher.
+    """Set the numbers of devices and nodes to those of the launcher.
 
     Args:
         trainer: The trainer's settings; ``devices`` and ``num_nodes`` are set.
 
     Raises:
-        LaunchError: The settings, or the GPUs of the job, contradict it.
+        LaunchError: The settings or the GPUs of the job contradict the launcher.
     """
     started = started_processes()
     if started is None:
@@ -84,14 +84,14 @@ def match_launcher(trainer: Any) -> None:
         and is_first_process()
     ):
         print(
-            "torchrun hands addresses of dead workers on to those that it starts again (seen with "
-            "torch 2.14); put TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+            "torchrun gives restarted workers the addresses of dead ones (seen with torch 2.14); "
+            "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
         )
     gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", started.per_node))
     if gpus != started.per_node and trainer.accelerator != "cpu":
         raise LaunchError(
-            f"the job has {gpus} GPUs on each node and {started.per_node} tasks; ask for as many "
-            f"of both, as by {started.option}={gpus}"
+            f"the job has {gpus} GPUs on each node and {started.per_node} tasks; request the same "
+            f"number of both, as with {started.option}={gpus}"
         )
     devices = trainer.devices
     if isinstance(devices, list):
@@ -101,18 +101,18 @@ def match_launcher(trainer: Any) -> None:
     if str(devices) != str(started.per_node):
         raise LaunchError(
             f"trainer.devices is {trainer.devices}, but {started.per_node} processes were started "
-            f"on each node; leave it out, or start with {started.option}={devices}"
+            f"on each node; omit it, or start with {started.option}={devices}"
         )
     if trainer.num_nodes not in (1, started.nodes):
         raise LaunchError(
             f"trainer.num_nodes is {trainer.num_nodes}, but processes were started on "
-            f"{started.nodes} nodes; leave it out"
+            f"{started.nodes} nodes; omit it"
         )
     trainer.devices, trainer.num_nodes = devices, started.nodes
 
 
 def is_first_process() -> bool:
-    """Whether this is the one process of a run that writes what is written once."""
+    """Whether this is the process of rank 0, which writes the files of the run."""
     if "RANK" in os.environ:
         return os.environ["RANK"] == "0"
     if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_PROCID", "0") != "0":
@@ -121,7 +121,7 @@ def is_first_process() -> bool:
 
 
 def here() -> str:
-    """Name this process's node, where there may be several; empty elsewhere."""
+    """`` on node <name>`` in a run on several nodes, for error messages; else empty."""
     nodes = int(os.environ.get("SLURM_NNODES", os.environ.get("GROUP_WORLD_SIZE", "1")))
     return (
         f" on node {os.environ.get('SLURMD_NODENAME', socket.gethostname())}" if nodes > 1 else ""

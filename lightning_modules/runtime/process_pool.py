@@ -1,4 +1,4 @@
-"""Processes that score tracks beside the one that separates or reports."""
+"""Pool of processes that score tracks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_modules.runtime import signals
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-# What the libraries below NumPy, SciPy and torch read when they are loaded.
+# Read by the linear algebra libraries of NumPy, SciPy and torch when they are loaded.
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -25,36 +25,36 @@ _THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
 )
 
-# How much work for others goes before what nobody waits for, on the scale of Unix (0 to 19).
+# Unix niceness (0 to 19) of processes whose results nothing waits for.
 _BACKGROUND_NICENESS = 10
-_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_CHECKS = 1.0
 
 
 def available_cores() -> int:
-    """Count the cores that this process may use: a job's share, not the whole machine."""
+    """Number of cores that this process may use: a job's share, not the whole machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class ScoringPool(ProcessPoolExecutor):
-    """A pool whose processes share out the cores, and leave signals to stop to the main process.
+    """Process pool with a limit on threads whose processes ignore stop signals.
 
-    They end with the process that made the pool, also if that is killed.
+    The processes end with the process that made the pool, also if that is killed.
 
     Args:
         processes: Number of processes; each starts when there is work for it.
-        threads: Threads of linear algebra in each; by default one.
-        background: Let other processes go first where cores are short.
+        threads: Threads of linear algebra in each.
+        background: Run at a lower priority than other processes.
     """
 
-    _call_queue: Any  # its parent's own, which has no public name
+    _call_queue: Any  # of the parent class, without a public name
 
     def __init__(self, processes: int, threads: int = 1, background: bool = False) -> None:
-        self._threads = threads
+        self.processes, self._threads = processes, threads
         super().__init__(
             processes,
-            # A fork would copy the locks of torch's threads.
+            # A forked process would inherit locks that torch's threads hold.
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin,
+            initializer=_initialise,
             initargs=(os.getpid(), background),
         )
 
@@ -65,46 +65,45 @@ class ScoringPool(ProcessPoolExecutor):
         *args: Parameters.args,
         **kwargs: Parameters.kwargs,
     ) -> Future[Result]:
-        """Hand work to a process, starting it if it is the first; see ``Executor.submit``."""
-        # A process reads these before any initializer runs: its main module may import NumPy.
+        """Submit work, starting a process for it if needed; see ``Executor.submit``."""
+        # Set here, as a process may import NumPy before its initializer runs.
         with _environment(dict.fromkeys(_THREAD_VARIABLES, str(self._threads))):
             return super().submit(fn, *args, **kwargs)
 
     def terminate(self) -> None:
-        """End the processes at once, whatever they are working on."""
+        """End the processes at once, even while they work."""
         self._kill()
         self.shutdown(cancel_futures=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the processes after their work, or at once where one is gone already."""
+        """End the processes after their work, or at once if one has died."""
         if self._broken:
             self._kill()
         super().shutdown(wait, cancel_futures=cancel_futures)
 
     def _kill(self) -> None:
         for process in list((self._processes or {}).values()):
-            process.kill()  # they ignore what is gentler
-        # A thread may be writing a track into a pipe that nobody reads any longer, and would for
-        # ever before Python 3.11.5 (python/cpython#94777): without a reader, writing fails.
+            process.kill()  # they ignore SIGTERM
+        # Before Python 3.11.5 (python/cpython#94777) a thread that writes a track into the pipe
+        # would wait for ever for a reader; with the pipe closed, writing fails.
         if self._call_queue is not None:
             self._call_queue._reader.close()
 
 
-def _begin(parent: int, background: bool) -> None:
+def _initialise(parent: int, background: bool) -> None:
     signals.ignore(*signals.STOP)
     if background:
         os.nice(_BACKGROUND_NICENESS)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its parent is gone: one that is killed tells nobody.
+def _exit_with_parent(parent: int) -> None:
+    """Exit when the parent process has died.
 
-    The queue that work comes from does not: this process itself could write to it, so that it
-    has no end.
+    Reading the work queue does not end then, because this process holds its writing end too.
     """
     while os.getppid() == parent:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        time.sleep(_SECONDS_BETWEEN_CHECKS)
     os._exit(1)
 
 

@@ -1,10 +1,10 @@
-"""Signals that ask a run to stop: noted at once, acted on where the state is whole.
+"""Stop signals: handlers that set a flag, which the training checks between steps.
 
-SLURM sends SIGUSR1 ahead of the time limit and SIGTERM at a preemption, to every
-process of the job and at any moment. In the middle of a step the weights are in
-no state to be saved, and a collective inside a handler waits for ever where
-another rank is elsewhere. So a handler sets a flag and nothing else. Nothing
-heavy is imported here: the handlers must be there before torch's import begins.
+SLURM sends SIGUSR1 before the time limit and SIGTERM at a preemption, to every
+process of the job and at any moment. Within a step the state cannot be saved, and
+a collective in a handler waits for ever if another rank is at another place. So
+the handler only sets a flag. Nothing heavy is imported here, because the handlers
+must be installed before torch is imported.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 CTRL_C, TERMINATE, TIME_LIMIT = STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 received: int | None = None
-"""Number of the signal that asked this process to stop, if one has."""
+"""Number of the stop signal that this process received last, or None."""
 _former: dict[int, Any] = {}
 
 
 def install_handlers(*numbers: int) -> None:
-    """Note signals from now on, instead of being ended by them.
+    """Record signals in ``received`` instead of being ended by them.
 
     Args:
-        *numbers: Which ones.
+        *numbers: Signal numbers.
     """
     for number in numbers:
         former = signal.signal(number, _note)
@@ -33,7 +33,7 @@ def install_handlers(*numbers: int) -> None:
 
 
 def restore_handlers() -> None:
-    """Give the signals back to those who had them before, and forget what was received."""
+    """Restore the former handlers and clear ``received``."""
     global received
     while _former:
         number, handler = _former.popitem()
@@ -42,21 +42,21 @@ def restore_handlers() -> None:
 
 
 def ignore(*numbers: int) -> None:
-    """Take no notice of signals: what is left to do is being done, or is another's to do.
+    """Ignore signals.
 
     Args:
-        *numbers: Which ones.
+        *numbers: Signal numbers.
     """
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
 
 
 def exit_status() -> int:
-    """What a process ends with that was asked to stop and has saved its state.
+    """Exit status of a process that was stopped and has saved its state.
 
     Returns:
-        75 in a SLURM job: "failed for now, try again" in sysexits.h; elsewhere what shells
-        report for the signal.
+        In a SLURM job 75, EX_TEMPFAIL of sysexits.h: "failed for now, try again"; elsewhere,
+        and after Ctrl-C, 128 plus the signal's number, as shells report it.
     """
     number = TERMINATE if received is None else received
     if in_slurm_job() and number != CTRL_C:
@@ -65,7 +65,7 @@ def exit_status() -> int:
 
 
 def in_slurm_job() -> bool:
-    """Whether SLURM started this process, or a process above it."""
+    """Whether this process belongs to a SLURM job."""
     return "SLURM_JOB_ID" in os.environ
 
 
@@ -76,9 +76,9 @@ def _note(number: int, frame: FrameType | None) -> None:
         if again:
             raise KeyboardInterrupt
         print(
-            "\nCtrl-C: saving after this batch, or this validation; once more to stop at once.",
+            "\nCtrl-C: saving after this batch or validation; press again to stop at once.",
             flush=True,
         )
     elif number == TERMINATE and again and not in_slurm_job():
-        # SLURM repeats itself; a person who does so has no more patience.
+        # SLURM may send it twice; a person who does wants to stop at once.
         raise SystemExit(128 + number)

@@ -1,1 +1,1 @@
-"""One run of fit, validate, test or predict."""
+"""The subcommands fit, validate, test and predict: command line, run directory, loggers."""

@@ -1,4 +1,4 @@
-"""A run: LightningCLI, the links between its parts, its directory and its logger."""
+"""Run a subcommand: LightningCLI, and what it sets up before it builds model and data."""
 
 from __future__ import annotations
 
@@ -17,37 +17,47 @@ from jsonargparse import ArgumentError
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 
 from datamodules.musdb import MUSDBDataModule
 from datamodules.stream.workers import explain_worker_death
-from lightning_modules.base.description import check_same_model
+from lightning_modules.base.description import CheckpointError, check_same_model
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
+from lightning_modules.callbacks.background_scoring import MonitorError
+from lightning_modules.callbacks.checkpoints import Checkpoints
+from lightning_modules.callbacks.graceful_stop import Interrupted
+from lightning_modules.callbacks.lightning_internals import (
+    CLIBase,
+    drop_anonymous,
+    has_checkpoint_io,
+)
+from lightning_modules.callbacks.non_finite import LossError
 from lightning_modules.checkpoints.files import BEST, AtomicCheckpointIO, latest_readable_checkpoint
 from lightning_modules.checkpoints.loading import read_checkpoint
 from lightning_modules.configuration.build import PARSER_MODE, link_shared
-from lightning_modules.configuration.messages import simplify_parser_error
+from lightning_modules.configuration.messages import SettingError, simplify_parser_error
+from lightning_modules.configuration.paths import RUN_CHECKPOINTS, check_paths
 from lightning_modules.interop.fine_tuning import load_pretrained
 from lightning_modules.runtime import signals
 from lightning_modules.runtime.launch import is_first_process, match_launcher, started_processes
-from lightning_modules.training import run_lock
+from lightning_modules.training import run_directory
 from lightning_modules.training.loggers import finish_wandb, prepare_loggers
-from lightning_modules.training.run_directory import (
-    RUN_DIR_VARIABLE,
-    is_used,
-    made_here,
-    named_run_dir,
-    remove_unstarted_runs,
-    run_name,
-)
+
+USER_ERRORS = (CheckpointError, LossError, MonitorError, SettingError)
+"""Errors whose message is all that the user needs, without a traceback."""
 
 _PARSER = {"parser_mode": PARSER_MODE, "exit_on_error": False}
-
-
-class SettingError(ValueError):
-    """A setting that parsed but cannot be worked with; the message names it and the remedy."""
+_HIDDEN_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*LeafSpec.*",
+    ".*smaller than the logging interval.*",
+    ".*`srun` command is available on your system but is not used.*",
+    ".*The dirpath has changed from.*",
+    ".*predict returned None if it was on purpose.*",
+    # Each rank logs the same scores, which it has gathered from all ranks.
+    ".*It is recommended to use `self.log\\('(val|test)/.*sync_dist=True.*",
+)
 
 
 def run(arguments: list[str], given: Sequence[str]) -> None:
@@ -55,34 +65,34 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
 
     Args:
         arguments: Command line with configs resolved.
-        given: Command line as the user typed it, to tell how to go on.
+        given: Command line as the user typed it, to print the command that resumes the run.
     """
-    _quiet()
+    _hide_warnings()
     environment = dict(os.environ)
-    # LightningCLI warns about arguments while sys.argv holds others.
+    # LightningCLI warns if sys.argv differs from its arguments.
     sys.argv[1:] = arguments
     try:
-        _start()
+        _run_cli()
     except Interrupted as interrupted:
         if is_first_process():
-            _say_how_to_go_on(interrupted.checkpoint, given)
-        _leave_together()
+            _print_resume_command(interrupted.checkpoint, given)
+        _exit_together()
         raise
     except Exception as error:
-        remove_unstarted_runs()
+        run_directory.remove_unstarted_runs()
         if isinstance(error, ArgumentError):
             raise SettingError(simplify_parser_error(str(error))) from error
         if died := explain_worker_death(error):
             raise died from error
         raise
     finally:
-        # What was set for this run's loggers and ranks is not for the next one's.
+        # Another run in this process must not inherit this run's variables.
         for name in set(os.environ) - set(environment):
-            if name == RUN_DIR_VARIABLE or name.startswith("WANDB_"):
+            if name == run_directory.RUN_DIR_VARIABLE or name.startswith("WANDB_"):
                 del os.environ[name]
 
 
-def _start() -> None:
+def _run_cli() -> None:
     try:
         StemlabCLI(
             SourceSeparator,
@@ -93,79 +103,66 @@ def _start() -> None:
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
             seed_everything_default=0,
-            # A mistake is one line to read, not a page of usage: cli.py prints it.
+            # Raise instead of printing the usage: cli.py prints one line.
             parser_kwargs=_PARSER | {name: dict(_PARSER) for name in StemlabCLI.subcommands()},
         )
     finally:
         finish_wandb()
-        run_lock.release()
+        run_directory.release()
 
 
-def _say_how_to_go_on(checkpoint: Path, given: Sequence[str]) -> None:
-    words = list(given)
-    for name, value in (("--run_dir", str(checkpoint.parents[1])), ("--ckpt_path", "last")):
-        words = [*_without(words, name), name, value]
-    print(
-        f"\nStopped; the state is in {checkpoint}\n"
-        f"Go on with: python -m lightning_modules.cli {shlex.join(words)}"
-    )
-
-
-def _leave_together() -> None:
-    """End all ranks at once: the first exit status is what the others are ended for."""
-    # Python gives signals their deadly meaning back as it shuts down, unless they are ignored.
-    signals.ignore(signals.TERMINATE, signals.TIME_LIMIT)
-    if torch.distributed.is_initialized():
-        # The first rank may still have been busy with its loggers.
-        torch.distributed.barrier()
-    if started_processes() is None and not is_first_process():
-        # Lightning takes another status of ranks that it started itself for a crash.
-        sys.exit(0)
-
-
-def _without(words: list[str], name: str) -> list[str]:
-    """A command line without an option and its value."""
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        if skip:
-            skip = False
-        elif word == name:
-            skip = True
-        elif not word.startswith(f"{name}="):
-            kept.append(word)
-    return kept
-
-
-def _quiet() -> None:
-    """Silence what tells a user nothing that could be acted on."""
-    for message in (
-        ".*does not have many workers.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*LeafSpec.*",
-        ".*smaller than the logging interval.*",
-        ".*`srun` command is available on your system but is not used.*",
-        ".*The dirpath has changed from.*",
-        ".*predict returned None if it was on purpose.*",
-        # Scores are gathered by name, so each rank logs the same figures.
-        ".*It is recommended to use `self.log\\('(val|test)/.*sync_dist=True.*",
-    ):
+def _hide_warnings() -> None:
+    """Hide warnings that the user cannot act on."""
+    for message in _HIDDEN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: "💡" not in record.getMessage()
     )
 
 
+def _print_resume_command(checkpoint: Path, given: Sequence[str]) -> None:
+    words = list(given)
+    for name, value in (("--run_dir", str(checkpoint.parents[1])), ("--ckpt_path", "last")):
+        words = [*_without_option(words, name), name, value]
+    print(
+        f"\nStopped; the state is saved in {checkpoint}\n"
+        f"Resume with: python -m lightning_modules.cli {shlex.join(words)}"
+    )
+
+
+def _without_option(words: list[str], name: str) -> list[str]:
+    kept: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == name:
+            next(rest, None)
+        elif not word.startswith(f"{name}="):
+            kept.append(word)
+    return kept
+
+
+def _exit_together() -> None:
+    """End all ranks at once: launchers kill the others after the first exit."""
+    # Python restores the default handlers at shutdown, except of ignored signals.
+    signals.ignore(signals.TERMINATE, signals.TIME_LIMIT)
+    if torch.distributed.is_initialized():
+        # The first rank may still be finishing its loggers.
+        torch.distributed.barrier()
+    if started_processes() is None and not is_first_process():
+        # Lightning treats another status of ranks that it started as a crash.
+        sys.exit(0)
+
+
 class RunConfig(SaveConfigCallback):
-    """Keep the whole config of a training as ``config.yaml`` in the run's directory."""
+    """Save the complete config of a training as ``config.yaml`` in the run's directory."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it, and hand it to the logger; a test or a prediction changes nothing."""
+        """Write the config and log it; only for a training."""
         if stage != "fit":
             return
         config = self.config.clone()
-        # How this one start was made, not what the run is.
-        started_here = [
+        # Settings of this start, not of the run.
+        of_this_start = [
             "config",
             "ckpt_path",
             "weights_only",
@@ -173,9 +170,9 @@ class RunConfig(SaveConfigCallback):
             "trainer.default_root_dir",
         ]
         if started_processes():
-            # A later test may have another number of them.
-            started_here += ["trainer.devices", "trainer.num_nodes"]
-        for key in started_here:
+            # A later test may be started with other numbers of processes.
+            of_this_start += ["trainer.devices", "trainer.num_nodes"]
+        for key in of_this_start:
             config.pop(key, None)
         path = Path(trainer.default_root_dir) / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,11 +183,11 @@ class RunConfig(SaveConfigCallback):
             logger.log_hyperparams({"config": config.as_dict()})
 
 
-class StemlabCLI(LightningCLI):
-    """LightningCLI with linked facts, a directory per run and checkpoints by name."""
+class StemlabCLI(CLIBase):
+    """LightningCLI with linked settings, a directory per run and checkpoints by name."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what data and model share, and add the run's directory."""
+        """Link the settings that data and model share, and add the run's directory."""
         parser.add_argument(
             "--run_dir",
             type=str | None,
@@ -199,63 +196,60 @@ class StemlabCLI(LightningCLI):
         )
         link_shared(parser)
 
-    def _parse_ckpt_path(self) -> None:
-        """Leave the config alone: the checkpoint is held against it, not merged into it."""
+    def set_seed(self) -> None:
+        """Seed all generators.
+
+        Raises:
+            SettingError: The seed is not valid.
+        """
+        try:
+            super().set_seed()
+        except ValueError as error:
+            raise SettingError(f"seed_everything: {error}") from error
 
     def before_instantiate_classes(self) -> None:
-        """Settle the run's directory, its checkpoint and its logger."""
+        """Check paths; set the run's directory, checkpoint and loggers."""
         config = self.config[self.subcommand]
-        config.weights_only = True
-        run_dir = self._run_dir(config)
+        check_paths(config)
+        run_dir = run_directory.choose_run_dir(str(self.subcommand), config)
         if self.subcommand == "fit" and is_first_process():
-            is_new = not run_dir.exists()
-            run_lock.acquire(run_dir)
-            # Only now: what another process holds is its own.
-            if is_new:
-                made_here.append(run_dir)
+            run_directory.acquire(run_dir)
         match_launcher(config.trainer)
-        config.run_dir = str(run_dir)
-        config.trainer.default_root_dir = str(run_dir)
+        config.run_dir = config.trainer.default_root_dir = str(run_dir)
         self.checkpoint: dict[str, Any] | None = None
         found = _find_checkpoint(str(self.subcommand), config.ckpt_path, run_dir)
-        config.ckpt_path = None
+        config.ckpt_path, config.weights_only = None, True
         if found:
             path, self.checkpoint = found
             config.ckpt_path = str(path)
         prepare_loggers(config.trainer, run_dir)
         if config.data.init_args.get("seed") is None:
             config.data.init_args.seed = config.seed_everything
-        _drop_switched_off(config.trainer)
+        _drop_disabled_callbacks(config.trainer)
         if self.subcommand in ("validate", "test"):
-            config.verbose = False  # the callback's table says the same, legibly
+            config.verbose = False  # BSSEval prints a more readable table
         if self.subcommand == "predict":
-            # Estimates are written as they come; kept in memory they would fill it.
+            # Estimates are written track by track; all of them would not fit into memory.
             config.return_predictions = False
 
-    def after_instantiate_classes(self) -> None:
-        """Hold the checkpoint against the model before any data is read."""
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        if not any(isinstance(callback, Checkpoints) for callback in callbacks):
-            signals.restore_handlers()  # nothing would be saved
-        for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                # Lightning always passes it, and W&B warns that it is out of use.
-                logger._wandb_init.pop("anonymous", None)
-        if self.checkpoint is not None:
-            check_same_model(self.checkpoint, self.model)
-            self.checkpoint = None
-        elif self.model.pretrained:
-            taken = load_pretrained(self.model, self.model.pretrained)
-            if is_first_process():
-                print(taken)
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer.
+
+        Raises:
+            SettingError: One of them does not accept a setting.
+        """
+        try:
+            super().instantiate_classes()
+        except (ValueError, MisconfigurationException) as error:
+            raise SettingError(simplify_parser_error(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build a trainer that writes whole checkpoints, unless it is told how to write them."""
-        settings = self._get(self.config_init, "trainer")
+        """Build a trainer that writes checkpoints atomically, unless another way is configured."""
+        settings = self.config_init[self.subcommand].trainer
         plugins = settings.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
-        told = getattr(settings.get("strategy"), "_checkpoint_io", None)
-        if not told and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        configured = has_checkpoint_io(settings.get("strategy"))
+        if not configured and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         try:
             return super().instantiate_trainer(**kwargs)
@@ -264,88 +258,61 @@ class StemlabCLI(LightningCLI):
             if re.search("accelerator|backend|devices|Requirement", reason):
                 reason += (
                     f"; trainer.accelerator is {settings.accelerator!r} and trainer.devices "
-                    f"{settings.devices!r}: give what is here, such as --trainer.accelerator=cpu "
-                    "--trainer.devices=1"
+                    f"{settings.devices!r}: give what this machine has, such as "
+                    "--trainer.accelerator=cpu --trainer.devices=1"
                 )
             raise SettingError(reason) from error
 
-    def _set_seed(self) -> None:
-        try:
-            super()._set_seed()
-        except ValueError as error:
-            raise SettingError(f"seed_everything: {error}") from error
-
-    def instantiate_classes(self) -> None:
-        """Build model and data; a value that they refuse is the user's to mend."""
-        try:
-            super().instantiate_classes()
-        except (ValueError, MisconfigurationException) as error:
-            raise SettingError(simplify_parser_error(str(error))) from error
-
-    def _run_dir(self, config: Any) -> Path:
-        inherited = os.environ.get(RUN_DIR_VARIABLE)
-        if inherited:
-            return Path(inherited)
-        going_on = self.subcommand != "fit" or config.ckpt_path is not None
-        configs = [Path(str(path)) for path in config.config]
-        if config.run_dir:
-            run_dir = Path(config.run_dir)
-        elif going_on and is_used(configs[-1].parent / "checkpoints"):
-            run_dir = configs[-1].parent  # its config.yaml was given
-        elif (started := started_processes()) and started.per_node * started.nodes > 1:
-            raise SettingError(
-                "several processes were started, and each would look for a directory of its own: "
-                "give all of them the same --run_dir"
-            )
-        else:
-            run_dir = named_run_dir(run_name(configs), going_on)
-        if not going_on and is_first_process() and is_used(run_dir):
-            raise SettingError(
-                f"{run_dir} holds a run already; go on with it by --ckpt_path last, or give "
-                "another --run_dir"
-            )
-        run_dir = run_dir.resolve()
-        os.environ[RUN_DIR_VARIABLE] = str(run_dir)
-        if is_first_process():
-            print(f"Run directory: {run_dir}")
-        return run_dir
+    def after_instantiate_classes(self) -> None:
+        """Compare the checkpoint with the model before any data is read."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, Checkpoints) for callback in callbacks):
+            signals.restore_handlers()  # without it, nothing would be saved after a signal
+        for logger in self.trainer.loggers:
+            drop_anonymous(logger)
+        if self.checkpoint is not None:
+            check_same_model(self.checkpoint, self.model)
+            self.checkpoint = None
+        elif self.model.pretrained:
+            report = load_pretrained(self.model, self.model.pretrained)
+            if is_first_process():
+                print(report)
 
 
-def _drop_switched_off(trainer: Any) -> None:
-    """Take out the callbacks of what was switched off; Lightning refuses them then."""
-    off = [
+def _drop_disabled_callbacks(trainer: Any) -> None:
+    """Remove callbacks of disabled features, with which Lightning raises."""
+    disabled = tuple(
         name
         for switch, name in (
             ("enable_progress_bar", "progress.Progress"),
             ("enable_checkpointing", "checkpoints.Checkpoints"),
         )
         if trainer.get(switch) is False
-    ]
+    )
     trainer.callbacks = [
         callback
         for callback in trainer.get("callbacks") or []
-        if not str(callback.class_path).endswith(tuple(off) or "/")
+        if not str(callback.class_path).endswith(disabled)
     ]
 
 
 def _find_checkpoint(
     subcommand: str, given: str | None, run_dir: Path
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint that a name stands for, and its contents."""
+    """Find and read the checkpoint that ``ckpt_path`` names."""
     if given is None:
         if subcommand == "fit":
             return None
         given = "best"
-    path = Path(given)
-    if given in ("last", "best", "auto"):
-        folder = run_dir / "checkpoints"
-        if given == "auto" and subcommand == "fit" and not any(folder.glob("*.ckpt")):
-            return None  # stopped before it had saved anything, or not begun yet
-        path = folder / BEST
-        # A run that was stopped before its first validation has no best one yet.
-        if given != "best" or not path.is_file():
-            path, contents = latest_readable_checkpoint(folder)
-            print(f"Checkpoint: {path}")
-            return path, contents
-        print(f"Checkpoint: {path}")
-    return path, read_checkpoint(path)
+    if given not in RUN_CHECKPOINTS:
+        return Path(given), read_checkpoint(Path(given))
+    folder = run_dir / "checkpoints"
+    if given == "auto" and subcommand == "fit" and not any(folder.glob("*.ckpt")):
+        return None  # nothing was saved yet
+    # A run that was stopped before its first validation has no best one.
+    if given == "best" and (folder / BEST).is_file():
+        found = folder / BEST, read_checkpoint(folder / BEST)
+    else:
+        found = latest_readable_checkpoint(folder)
+    print(f"Checkpoint: {found[0]}")
+    return found

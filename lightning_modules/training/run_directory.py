@@ -1,27 +1,82 @@
-"""The directory of a run: its name, and the lock that keeps other processes out."""
+"""The directory of a run: which one, its lock, and its removal if the run never started."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from datamodules import command_line
 from lightning_modules.configuration.files import CONFIGS, config_name
-from lightning_modules.training import run_lock
+from lightning_modules.configuration.messages import SettingError
+from lightning_modules.runtime.launch import LaunchError, is_first_process, started_processes
 
-# Ranks that Lightning starts as processes of their own find the directory here.
 RUN_DIR_VARIABLE = "STEMLAB_RUN_DIR"
+"""Environment variable that passes the directory to ranks that Lightning starts."""
 
-made_here: list[Path] = []
+LOCK, OWNER = "lock", "lock_owner"
+_locks: list[FileLock] = []
+_created: list[Path] = []
+
+
+# ------------------------------------------------------------ which directory
+
+
+def choose_run_dir(subcommand: str, config: Any) -> Path:
+    """Choose a run's directory, and pass it on to the other ranks.
+
+    Args:
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        config: Its parsed settings.
+
+    Returns:
+        ``run_dir`` if given; the directory of the run whose config.yaml or name is given, if it
+        is resumed or tested; else a new one.
+
+    Raises:
+        SettingError: It holds another run, or several processes would choose different ones.
+    """
+    inherited = os.environ.get(RUN_DIR_VARIABLE)
+    if inherited:
+        return Path(inherited)
+    resume = subcommand != "fit" or config.ckpt_path is not None
+    configs = [Path(str(path)) for path in config.config]
+    started = started_processes()
+    if config.run_dir:
+        run_dir = Path(config.run_dir)
+    elif resume and is_used(configs[-1].parent / "checkpoints"):
+        run_dir = configs[-1].parent  # the config.yaml of a run was given
+    elif started and started.per_node * started.nodes > 1:
+        raise SettingError(
+            "several processes were started, and each would choose its own run directory: give "
+            "all of them the same --run_dir"
+        )
+    else:
+        run_dir = named_run_dir(run_name(configs), resume)
+    if not resume and is_first_process() and is_used(run_dir):
+        raise SettingError(
+            f"{run_dir} already holds a run; resume it with --ckpt_path last, or give another "
+            "--run_dir"
+        )
+    run_dir = run_dir.resolve()
+    os.environ[RUN_DIR_VARIABLE] = str(run_dir)
+    if is_first_process():
+        print(f"Run directory: {run_dir}")
+    return run_dir
 
 
 def run_name(configs: Sequence[Path]) -> str:
     """Name a run after its configs: ``unet_small`` for unet.yaml and unet/small.yaml."""
     names: list[str] = []
     for path in configs:
-        # The config of an earlier run is called config; its folder has the name.
+        # The config of an earlier run is always config.yaml; its folder has the name.
         own = path.parent.name if path.name == "config.yaml" else path.stem
         name = config_name(path).replace("/", "_") if path.is_relative_to(CONFIGS) else own
         if name == "base":
@@ -34,43 +89,95 @@ def run_name(configs: Sequence[Path]) -> str:
 
 def is_used(folder: Path) -> bool:
     """Whether a folder holds anything but the lock of a run."""
-    return folder.is_dir() and any(path.name != run_lock.NAME for path in folder.iterdir())
+    return folder.is_dir() and any(path.name not in (LOCK, OWNER) for path in folder.iterdir())
 
 
-def named_run_dir(name: str, going_on: bool = False) -> Path:
-    """Find a run's directory by the run's name.
+def named_run_dir(name: str, resume: bool = False) -> Path:
+    """Find or make a run's directory by the run's name.
 
     Args:
         name: Name of the run.
-        going_on: Whether an earlier run goes on.
+        resume: Whether to find an earlier run.
 
     Returns:
-        The newest run of that name to go on with, or a new directory, made so that no other
+        The newest run of that name to resume, or a new directory, made at once so that no other
         run can take it: ``runs/name``, ``runs/name-2`` and so on.
     """
-    candidates = [
-        path
-        for path in Path("runs").glob(f"{name}*")
-        if path.name == name or path.name.removeprefix(f"{name}-").isdigit()
-    ]
-    trained = [path for path in candidates if is_used(path / "checkpoints")]
-    if going_on and trained:
-        return max(trained, key=lambda path: (path / "checkpoints").stat().st_mtime)
+    if resume:
+        candidates = [
+            path
+            for path in Path("runs").glob(f"{name}*")
+            if path.name == name or path.name.removeprefix(f"{name}-").isdigit()
+        ]
+        trained = [path for path in candidates if is_used(path / "checkpoints")]
+        newest = max(trained, key=lambda path: (path / "checkpoints").stat().st_mtime, default=None)
+        return newest or Path("runs") / name
     run_dir, number = Path("runs") / name, 1
     command_line.check_folder(run_dir.parent, "the folder of runs,")
-    while not going_on:
+    while True:
         with suppress(FileExistsError):
             run_dir.mkdir(parents=True)
-            made_here.append(run_dir.resolve())
-            break
+            _created.append(run_dir.resolve())
+            return run_dir
         number += 1
         run_dir = Path("runs") / f"{name}-{number}"
-    return run_dir
+
+
+# ----------------------------------------------------------------------- lock
+
+
+def acquire(run_dir: Path) -> None:
+    """Lock a run's directory until ``release``, or until this process ends.
+
+    The kernel holds the lock and releases it however its owner ends, on shared file systems
+    also if the owner's node fails: the files of a dead run lock nothing.
+
+    Args:
+        run_dir: The run's directory; made if it does not exist.
+
+    Raises:
+        LaunchError: Another run has locked it; the message names its process.
+    """
+    is_new = not run_dir.exists()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock, owner = FileLock(run_dir / LOCK, timeout=0), run_dir / OWNER
+    try:
+        lock.acquire()
+    except Timeout as error:
+        holder = owner.read_text().strip() if owner.exists() else "its owner is not known yet"
+        raise LaunchError(
+            f"{run_dir}: another run works in this directory ({holder}); wait for its end, or "
+            "give another --run_dir"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        print(f"{run_dir}: cannot be locked ({error}): a second run in it will not be refused")
+        return
+    _locks.append(lock)
+    owner.write_text(f"{_this_process()}\n")
+    if is_new:  # by now no other process can be using it
+        _created.append(run_dir)
+
+
+def release() -> None:
+    """Unlock all directories that this process has locked."""
+    while _locks:
+        _locks.pop().release()
+
+
+def _this_process() -> str:
+    job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    slurm = f"SLURM job {job}{f'_{task}' if task else ''}, " if job else ""
+    node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+    return f"{slurm}process {os.getpid()} on {node}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+
+
+# -------------------------------------------------------------------- removal
 
 
 def remove_unstarted_runs() -> None:
-    """Remove the directories that this process made for runs that never began."""
-    while made_here:
-        run_dir = made_here.pop()
+    """Remove directories that this process made for runs that never started."""
+    while _created:
+        run_dir = _created.pop()
         if not (run_dir / "config.yaml").exists() and not (run_dir / "checkpoints").exists():
             shutil.rmtree(run_dir, ignore_errors=True)

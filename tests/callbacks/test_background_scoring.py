@@ -30,12 +30,13 @@ from lightning_modules.callbacks import bss_eval
 from lightning_modules.callbacks.background_scoring import (
     MonitorError,
     Position,
-    Round,
-    is_score,
-    state_of,
+    ScoringPass,
+    is_validation_score,
+    temporary_state,
 )
 from lightning_modules.callbacks.bss_eval import BSSEval
-from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
+from lightning_modules.callbacks.checkpoints import Checkpoints
+from lightning_modules.callbacks.graceful_stop import Interrupted
 from lightning_modules.callbacks.resume import ExactResume
 from lightning_modules.checkpoints.files import AtomicCheckpointIO
 from lightning_modules.configuration.files import CONFIGS
@@ -305,7 +306,7 @@ def test_the_model_is_as_it_was_after_scoring_another_state() -> None:
     frozen = torch.nn.Dropout()
     model.add_module("frozen", frozen)
     frozen.eval()
-    with state_of(model, {"share": torch.tensor(7.0)}):
+    with temporary_state(model, {"share": torch.tensor(7.0)}):
         assert model.share.item() == 7
         assert not model.training
     assert model.share.item() == 1.5
@@ -353,7 +354,7 @@ def test_a_config_that_does_not_wait(
     ],
 )
 def test_scores_are_known_by_name(name: str | None, is_one: bool) -> None:
-    assert is_score(name) == is_one
+    assert is_validation_score(name) == is_one
 
 
 @pytest.mark.parametrize(
@@ -371,7 +372,7 @@ def test_nothing_watches_what_comes_late(
     message = r"monitor: val/u?sdr.*give it monitor: val/loss, or"
     with pytest.raises(MonitorError, match=message) as raised:
         fit(root, tmp_path, *callbacks, model=Fading(watched))
-    assert cli._is_for_the_user(raised.value), "the command line shows no traceback"
+    assert cli.is_for_the_user(raised.value), "the command line shows no traceback"
 
 
 @pytest.mark.slow
@@ -385,16 +386,16 @@ def test_val_loss_may_be_watched(root: Path, tmp_path: Path) -> None:
 
 def test_tracks_wait_as_far_as_memory_is_granted() -> None:
     futures: list[Future[Any]] = [Future() for _ in range(3)]
-    scored = Round("val", True, "epoch", Position(0, 0, 0))
-    scored.scoring.extend(("estimate", 4, future) for future in futures)
+    scored = ScoringPass("val", True, "epoch", Position(0, 0, 0))
+    scored.pending.extend(("estimate", 4, future) for future in futures)
     scored.make_room(1, 13)
-    assert len(scored.scoring) == 3, "it is not awaited"
+    assert len(scored.pending) == 3, "it is not awaited"
     futures[1].set_result("second")
     scored.make_room(4, 12)
-    assert len(scored.scoring) == 3, "one that is done takes no room"
+    assert len(scored.pending) == 3, "one that is done takes no room"
     futures[0].set_result("first")
     scored.make_room(8, 12)
-    assert len(scored.scoring) == 3
+    assert len(scored.pending) == 3
     futures[2].set_result("third")
     scored.make_room(13, 12)
     assert list(map(str, scored.done["estimate"])) == ["first", "second", "third"], "it is alone"

@@ -15,7 +15,8 @@ from pytorch_lightning import Callback, Trainer
 
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.architectures.unet import UNet
-from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
+from lightning_modules.callbacks.checkpoints import Checkpoints, complete_sdr
+from lightning_modules.callbacks.graceful_stop import Interrupted
 from lightning_modules.callbacks.lightning_internals import batches_done
 from lightning_modules.callbacks.resume import ExactResume
 from lightning_modules.checkpoints.files import AtomicCheckpointIO
@@ -31,9 +32,9 @@ class Spy(Checkpoints):
         super().__init__("val/loss", "min", **arguments)
         self.saved: list[tuple[str, int]] = []
 
-    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        super()._save_checkpoint(trainer, filepath)
-        self.saved.append((Path(filepath).stem, batches_done(trainer)))
+    def write(self, trainer: Trainer, path: str) -> None:
+        super().write(trainer, path)
+        self.saved.append((Path(path).stem, batches_done(trainer)))
 
 
 def fit(root: Path, folder: Path, *callbacks: Callback, **options: Any) -> None:
@@ -134,6 +135,17 @@ def test_bad_intervals_are_refused(name: str) -> None:
     arguments: dict[str, Any] = {name: -1}
     with pytest.raises(ValueError, match=f"{name} is -1: give"):
         Checkpoints(**arguments)
+
+
+def test_silent_estimates_lower_the_sdr_that_checkpoints_are_chosen_by() -> None:
+    names = ("vocals", "bass")
+    good = {f"val/sdr/{n}": torch.tensor(v) for n, v in zip(names, (2.0, 1.0), strict=True)}
+    good |= {f"val/usdr/{n}": torch.tensor(3.0) for n in names}
+    assert complete_sdr(good)["val/sdr"] == 1.5
+    silent = {**good, "val/sdr/bass": torch.tensor(torch.nan)}
+    silent["val/usdr/bass"] = torch.tensor(0.0)
+    assert complete_sdr(silent)["val/sdr"] == 1.0
+    assert complete_sdr({}) == {}
 
 
 # ------------------------------------------------------------- generators

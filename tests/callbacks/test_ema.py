@@ -168,13 +168,13 @@ def test_without_warm_up_and_before_the_first_update() -> None:
     ema._average_model = averaged_model
     average = averaged_model.module.weight
     nn.init.constant_(model.weight, 2.0)
-    ema._follow(model)
+    ema._copy_before_first_update(model)
     assert average.item() == 2.0
     for value, expected in ((3.0, 3.0), (5.0, 4.0), (6.0, 5.0)):
         nn.init.constant_(model.weight, value)
         averaged_model.update_parameters(model)
         assert average.item() == expected
-    ema._follow(model)
+    ema._copy_before_first_update(model)
     assert average.item() == 5.0
 
 
@@ -188,5 +188,5 @@ def test_what_it_cannot_do_is_refused() -> None:
         device=torch.device("cpu"), state_dict=lambda: {"weight": torch.zeros(0)}
     )
     fsdp: Any = SimpleNamespace(strategy=SimpleNamespace())
-    with pytest.raises(ValueError, match="whole model on each rank"):
+    with pytest.raises(ValueError, match="complete model on each rank"):
         ema.on_fit_start(fsdp, sharded)

@@ -15,7 +15,7 @@ from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.lightning_internals import batches_done
-from lightning_modules.callbacks.non_finite import LossError, SkipNonFinite
+from lightning_modules.callbacks.non_finite import LossError, SkipNonFinite, advice
 
 BATCHES = 8
 
@@ -85,7 +85,7 @@ def train(
 def test_a_bad_batch_makes_no_step(musdb_root: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"batch 2 is nan.*\(0, 4\) \(0, 5\). The step") as seen:
         moved, trainer, skip = train(musdb_root, tmp_path, {2: torch.nan, 5: torch.inf})
-    assert any("batch 5 is inf: 1 in a row, 2 in all" in str(one.message) for one in seen)
+    assert any("batch 5 is inf: 1 in a row, 2 in total" in str(one.message) for one in seen)
     assert moved == [batch not in (2, 5) for batch in range(BATCHES)]
     assert trainer.callback_metrics["train/skipped_batches"] == 2
     again = SkipNonFinite()
@@ -97,7 +97,7 @@ def test_a_bad_batch_makes_no_step(musdb_root: Path, tmp_path: Path) -> None:
 def test_a_step_accumulated_from_a_bad_batch_is_left_out(
     musdb_root: Path, tmp_path: Path, bad: int
 ) -> None:
-    with pytest.warns(UserWarning, match="left out"):
+    with pytest.warns(UserWarning, match="skipped"):
         moved, _, _ = train(musdb_root, tmp_path, {bad: torch.nan}, accumulated=2)
     assert [batch for batch in range(BATCHES) if moved[batch]] == [1, 5, 7]
 
@@ -105,14 +105,14 @@ def test_a_step_accumulated_from_a_bad_batch_is_left_out(
 def test_too_many_in_a_row_end_the_run(musdb_root: Path, tmp_path: Path) -> None:
     bad = {0: torch.nan, 1: torch.nan, **dict.fromkeys(range(3, 6), torch.nan)}
     with (
-        pytest.warns(UserWarning, match="left out"),
+        pytest.warns(UserWarning, match="skipped"),
         pytest.raises(LossError) as error,
     ):
         train(musdb_root, tmp_path, bad, most_in_a_row=3)
     message = str(error.value)
-    assert "batch 5 is nan: 3 in a row, 5 in all" in message
+    assert "batch 5 is nan: 3 in a row, 5 in total" in message
     assert "(0, 10) (0, 11)" in message
-    assert "The weights are finite, and --ckpt_path last goes on before these" in message
+    assert "The weights are finite, and --ckpt_path last resumes before these" in message
     assert "gradient_clip_val" in message
     with pytest.raises(ValueError, match="most_in_a_row is 0"):
         SkipNonFinite(0)
@@ -121,4 +121,4 @@ def test_too_many_in_a_row_end_the_run(musdb_root: Path, tmp_path: Path) -> None
 def test_spoilt_weights_are_named() -> None:
     model = Separator({})
     nn.init.constant_(model.convolution.bias, torch.nan)  # type: ignore[arg-type]
-    assert "not finite (convolution.bias)" in SkipNonFinite()._advice(model)
+    assert "not finite (convolution.bias)" in advice(model)

@@ -130,7 +130,7 @@ class Witness(Callback):
             if due and kill.saves:
                 hook(*arguments)
                 checkpoints: Any = trainer.checkpoint_callback
-                checkpoints._save_last_checkpoint(trainer, checkpoints._monitor_candidates(trainer))
+                checkpoints.save_latest(trainer, checkpoints.monitor_candidates(trainer))
             if due:
                 os.kill(os.getpid(), signal.SIGKILL)
             return hook(*arguments)

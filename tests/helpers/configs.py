@@ -30,9 +30,13 @@ NAMES = config_names()
 ROOTS = [name for name in NAMES if len(chain(name)) == 2]
 
 
-def tiny_model(name: str) -> SourceSeparator:
-    """The model of a config, as small as it gets."""
+def tiny_settings(name: str) -> list[str]:
+    """Arguments that make the model of a config as small as possible."""
     root = yaml.safe_load(chain(name)[1].read_text())
     tiny = resolve_name(root["model"]["class_path"]).tiny
-    settings = [f"--model.init_args.{key}={json.dumps(value)}" for key, value in tiny.items()]
-    return build_model(name, settings).model
+    return [f"--model.init_args.{key}={json.dumps(value)}" for key, value in tiny.items()]
+
+
+def tiny_model(name: str) -> SourceSeparator:
+    """The model of a config, as small as possible."""
+    return build_model(name, tiny_settings(name)).model

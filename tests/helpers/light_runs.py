@@ -22,6 +22,7 @@ class ScoringThreads(ThreadPoolExecutor):
 
     def __init__(self, processes: int, threads: int = 1, background: bool = False) -> None:
         super().__init__(processes, thread_name_prefix=_THREADS)
+        self.processes = processes
 
     def terminate(self) -> None:
         """Drop the tracks that are waiting."""

@@ -88,8 +88,8 @@ def test_an_interactive_shell_is_no_launcher(name: str, monkeypatch: pytest.Monk
     ("change", "words"),
     [
         ({"SLURM_JOB_NAME": "interactive"}, ["'interactive'", "--job-name"]),
-        ({"SLURM_STEP_ID": None}, ["8 tasks, but one process", "srun python"]),
-        ({"SLURM_NTASKS_PER_NODE": None}, ["8 tasks on 2 nodes", "is not given", "leave --ntasks"]),
+        ({"SLURM_STEP_ID": None}, ["8 tasks, but only one process", "srun python"]),
+        ({"SLURM_NTASKS_PER_NODE": None}, ["8 tasks on 2 nodes", "is not given", "omit --ntasks"]),
         ({"SLURM_NTASKS": "7"}, ["7 tasks on 2 nodes", "--ntasks-per-node is 4"]),
     ],
 )
@@ -159,4 +159,4 @@ def test_a_missing_data_root_names_the_node(
     set_all(monkeypatch, SLURM)
     monkeypatch.setenv("MUSDB_PATH", "/nowhere")
     assert cli.main(["fit", "--config", "unet.yaml"]) == 2
-    assert "'/nowhere' is no folder on node node2" in capsys.readouterr().err
+    assert "'/nowhere' is not a folder on node node2" in capsys.readouterr().err

@@ -181,7 +181,7 @@ def test_jobs_that_cannot_work_say_so(cluster: Cluster, tmp_path: Path) -> None:
     directory = cluster.submit(*fit, "--run_dir=here", folder=tmp_path)
     missing = cluster.submit("--array=3", *fit, folder=tmp_path, SWEEP="/dev/null")
     for job, words in (
-        (nowhere, ["data root '/nowhere' is no folder on node node", "Not requeued: "]),
+        (nowhere, ["data root '/nowhere' is not a folder on node node", "Not requeued: "]),
         (directory, ["--run_dir=here: this script sets it", "STEMLAB_RUN_DIR"]),
         (f"{missing}_3", ["/dev/null has no line 3"]),
     ):

@@ -115,7 +115,7 @@ def test_wandb_s_agent_starts_a_run_and_hands_a_signal_on(musdb_root: Path, tmp_
             agent.send_signal(signal.SIGTERM)
             agent.wait(120)
     said = (tmp_path / "out").read_text()
-    assert "Stopped; the state is in" in said, said
+    assert "Stopped; the state is saved in" in said, said
     assert (checkpoints / "last.ckpt").is_file()
     assert (folder / "wandb_run_id").read_text().strip() == "abc123"
     assert yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"] == 2

@@ -1,0 +1,43 @@
+"""Check the paths of a parsed config before anything is built."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from datamodules import command_line
+from lightning_modules.configuration.files import ConfigError
+from lightning_modules.runtime import launch
+
+RUN_CHECKPOINTS = ("last", "best", "auto")
+"""Values of ``ckpt_path`` that stand for checkpoints of the run's directory."""
+
+
+def check_paths(config: Any) -> None:
+    """Check the data roots, the checkpoint and the run's directory.
+
+    Args:
+        config: Parsed settings of a subcommand.
+
+    Raises:
+        ConfigError: A data root or the checkpoint does not exist.
+        DataError: The run's directory cannot be written to.
+    """
+    data = config.data.init_args
+    root = data.get("root") or os.environ.get("MUSDB_PATH")
+    for folder in root if isinstance(root, dict) else [root] if root else []:
+        if not data.get("download") and not Path(folder).expanduser().is_dir():
+            raise ConfigError(
+                f"data root {str(folder)!r} is not a folder{launch.here()}; set MUSDB_PATH or "
+                "--data.init_args.root to the folder that holds train and test"
+            )
+    checkpoint = config.ckpt_path
+    if checkpoint and checkpoint not in RUN_CHECKPOINTS and not Path(checkpoint).is_file():
+        fault = "is a folder" if Path(checkpoint).is_dir() else "does not exist"
+        raise ConfigError(
+            f"checkpoint {str(checkpoint)!r} {fault}; give a file, or last or best for the "
+            "run's own"
+        )
+    if config.run_dir:
+        command_line.check_folder(Path(config.run_dir), "--run_dir")
