@@ -1,4 +1,4 @@
-"""Scores that come while the next epoch trains: the same ones, in the same places."""
+"""Scores computed while the next epoch trains equal those of a run that waits for them."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ _TIMES = ("val/scoring_seconds", "val/scoring_share")
 
 
 class Fading(SourceSeparator):
-    """Gives each source a share of the mixture that falls past the best one: 0.9, 0.3, -0.3."""
+    """Estimates a share of the mixture that falls with each epoch: 0.9, 0.3 (the best), -0.3."""
 
     tiny: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, watched: str | None = None) -> None:
+    def __init__(self, monitor: str | None = None) -> None:
         super().__init__(list(STEMS), segment_seconds=0.05, optimizer=partial(SGD, lr=0.3))
         self.share = torch.nn.Parameter(torch.tensor(1.5))
-        self.watched = watched
+        self.monitor = monitor
 
     def forward(self, mixture: Tensor) -> Tensor:
         return mixture[:, None].expand(-1, len(STEMS), -1, -1) * self.share
@@ -69,14 +69,14 @@ class Fading(SourceSeparator):
 
     def configure_optimizers(self) -> Any:
         optimizer = super().configure_optimizers()
-        if self.watched is None:
+        if self.monitor is None:
             return optimizer
-        scheduler = {"scheduler": ReduceLROnPlateau(optimizer), "monitor": self.watched}
+        scheduler = {"scheduler": ReduceLROnPlateau(optimizer), "monitor": self.monitor}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
 class Notes(Logger):
-    """Keeps what is logged, by step."""
+    """Keeps logged metrics by step."""
 
     name, version = "notes", 0
 
@@ -88,10 +88,10 @@ class Notes(Logger):
         self.logged.append((step, dict(metrics)))
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """There are none worth it."""
+        """Ignore them."""
 
     def scores(self) -> dict[int | None, dict[str, float]]:
-        """What each validation logged, but for how long it took."""
+        """Scores of each validation, without durations."""
         return {
             step: {name: value for name, value in metrics.items() if name not in _TIMES}
             for step, metrics in self.logged
@@ -100,7 +100,7 @@ class Notes(Logger):
 
 
 class At(Callback):
-    """Does something after a training batch."""
+    """Calls a function after the batch of an optimiser step."""
 
     def __init__(self, step: int, action: Any) -> None:
         self.step, self.action = step, action
@@ -111,10 +111,10 @@ class At(Callback):
 
 
 def score_behind_gate(*arguments: Any) -> TrackScores:
-    """Score a track once a file is there."""
+    """Score a track once a file exists."""
     deadline = time.monotonic() + 60
     while not Path(os.environ[_GATE]).exists():
-        assert time.monotonic() < deadline, "the gate was never opened"
+        assert time.monotonic() < deadline, "the file was never made"
         time.sleep(0.01)
     return score_track(*arguments)
 
@@ -184,7 +184,7 @@ def shares(folder: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_late_scores_are_those_of_a_run_that_waits(
+def test_late_scores_equal_those_of_a_blocking_run(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected, _, chosen = fit(root, tmp_path / "waits", blocking=True)
@@ -192,14 +192,14 @@ def test_late_scores_are_those_of_a_run_that_waits(
 
     monkeypatch.setenv(_GATE, str(tmp_path / "gate"))
     monkeypatch.setattr(bss_eval, "score_track", score_behind_gate)
-    # Only once the second epoch is under way can a track of the first validation be scored.
+    # Tracks of the first validation are scored during the second epoch only.
     opens = At(_BATCHES + 1, (tmp_path / "gate").touch)
     notes, _, late = fit(root, tmp_path / "late", opens)
 
     assert list(notes.scores()) == [_BATCHES * epoch - 1 for epoch in (1, 2, 3)]
     assert [metrics["epoch"] for metrics in notes.scores().values()] == [0, 1, 2]
     for step, metrics in expected.scores().items():
-        losses = ("val/loss",)  # logged by themselves, with the validation
+        losses = ("val/loss",)  # logged separately, with the validation
         waited = {name: value for name, value in metrics.items() if name not in losses}
         assert notes.scores()[step] == pytest.approx(waited, rel=1e-6, nan_ok=True)
     for _, metrics in notes.logged:
@@ -209,7 +209,7 @@ def test_late_scores_are_those_of_a_run_that_waits(
     assert files(tmp_path / "late") == files(tmp_path / "waits")
     assert len(files(tmp_path / "late")) == 2 * (3 + 1)
     assert capsys.readouterr().out == tables
-    # The second is best: its figures come when the weights have moved on.
+    # The second is best: its scores come after the weights have changed.
     best = {"best.ckpt": 0.3, "epoch_001-step_000004.ckpt": 0.3}
     others = {"last.ckpt": -0.3, "previous.ckpt": -0.3}
     assert shares(tmp_path / "late") == pytest.approx(best | others, abs=1e-6)
@@ -219,7 +219,7 @@ def test_late_scores_are_those_of_a_run_that_waits(
 
 
 @pytest.mark.slow
-def test_all_are_kept_if_so_wished(root: Path, tmp_path: Path) -> None:
+def test_save_top_k_of_all_and_of_none(root: Path, tmp_path: Path) -> None:
     _, _, checkpoints = fit(root, tmp_path, top=-1)
     assert len(checkpoints.best_k_models) == 3
     assert len(list((tmp_path / "checkpoints").glob("epoch_*.ckpt"))) == 3
@@ -228,7 +228,8 @@ def test_all_are_kept_if_so_wished(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stop_does_not_wait_and_the_scores_are_made_up_for(
+@pytest.mark.complete_run
+def test_a_stop_does_not_wait_and_the_resumed_run_scores_again(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, _, _ = fit(root, tmp_path / "whole")
@@ -254,7 +255,7 @@ def test_a_stop_does_not_wait_and_the_scores_are_made_up_for(
     for process in processes:
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)
-    assert not files(tmp_path / "parts"), "no score was there"
+    assert not files(tmp_path / "parts"), "nothing was scored"
 
     (tmp_path / "gate").touch()
     last = interrupted.value.checkpoint
@@ -262,11 +263,11 @@ def test_a_stop_does_not_wait_and_the_scores_are_made_up_for(
     assert notes.scores() == expected.scores()
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
     assert shares(tmp_path / "parts") == shares(tmp_path / "whole")
-    assert scorer.state_dict() == {}, "nothing is owed"
+    assert scorer.state_dict() == {}, "all is scored"
 
 
 @pytest.mark.slow
-def test_scores_whose_state_is_gone_are_said_to_be_lost(root: Path, tmp_path: Path) -> None:
+def test_scores_without_a_checkpoint_are_reported_as_lost(root: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         fit(root, tmp_path, At(_BATCHES + 1, partial(signal.raise_signal, signals.TERMINATE)))
     signals.restore_handlers()
@@ -277,7 +278,7 @@ def test_scores_whose_state_is_gone_are_said_to_be_lost(root: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_scores_of_a_run_without_steps_left_are_said_to_be_lost(root: Path, tmp_path: Path) -> None:
+def test_missing_scores_without_steps_left_are_reported(root: Path, tmp_path: Path) -> None:
     class Killed(Callback):
         def on_train_end(self, *_: Any) -> None:
             raise ConnectionAbortedError
@@ -292,8 +293,7 @@ def test_scores_of_a_run_without_steps_left_are_said_to_be_lost(root: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_after_its_end(root: Path, tmp_path: Path) -> None:
-    """The last scores are in the last checkpoint, and nothing is scored twice."""
+def test_resuming_a_finished_run_scores_nothing_twice(root: Path, tmp_path: Path) -> None:
     fit(root, tmp_path, epochs=2)
     last = tmp_path / "checkpoints" / "last.ckpt"
     notes, _, checkpoints = fit(root, tmp_path, ckpt_path=last)
@@ -301,7 +301,7 @@ def test_a_run_goes_on_after_its_end(root: Path, tmp_path: Path) -> None:
     assert Path(checkpoints.best_model_path).name == "epoch_001-step_000004.ckpt"
 
 
-def test_the_model_is_as_it_was_after_scoring_another_state() -> None:
+def test_temporary_state_restores_weights_and_modes() -> None:
     model = Fading()
     frozen = torch.nn.Dropout()
     model.add_module("frozen", frozen)
@@ -315,10 +315,10 @@ def test_the_model_is_as_it_was_after_scoring_another_state() -> None:
 
 
 @pytest.mark.slow
-def test_a_config_that_does_not_wait(
+def test_blocking_false_in_a_config(
     musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The callbacks of base.yaml, the first of them changed; figures in a table, by epoch."""
+    """With the callbacks of base.yaml otherwise; metrics are logged under their epoch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MUSDB_PATH", str(musdb_root))
     callbacks = yaml.safe_load((CONFIGS / "base.yaml").read_text())["trainer"]["callbacks"]
@@ -339,7 +339,7 @@ def test_a_config_that_does_not_wait(
     assert len(list(tmp_path.glob("run/scores/epoch_*/val/*.json"))) == 2
 
 
-# ------------------------------------------------------------ who may watch
+# ------------------------------------------------------------ monitors
 
 
 @pytest.mark.parametrize(
@@ -353,59 +353,61 @@ def test_a_config_that_does_not_wait(
         (None, False),
     ],
 )
-def test_scores_are_known_by_name(name: str | None, is_one: bool) -> None:
+def test_names_of_scores(name: str | None, is_one: bool) -> None:
     assert is_validation_score(name) == is_one
 
 
 @pytest.mark.parametrize(
-    ("callback", "watched"),
+    ("callback", "monitor"),
     [
         (EarlyStopping("val/sdr/vocals", mode="max"), None),
         (ModelCheckpoint(monitor="val/sdr"), None),
         (None, "val/usdr"),
     ],
 )
-def test_nothing_watches_what_comes_late(
-    callback: Callback | None, watched: str | None, root: Path, tmp_path: Path
+def test_monitoring_a_late_score_raises(
+    callback: Callback | None, monitor: str | None, root: Path, tmp_path: Path
 ) -> None:
     callbacks = [callback] if callback else []
     message = r"monitor: val/u?sdr.*give it monitor: val/loss, or"
     with pytest.raises(MonitorError, match=message) as raised:
-        fit(root, tmp_path, *callbacks, model=Fading(watched))
+        fit(root, tmp_path, *callbacks, model=Fading(monitor))
     assert cli.is_for_the_user(raised.value), "the command line shows no traceback"
 
 
 @pytest.mark.slow
-def test_val_loss_may_be_watched(root: Path, tmp_path: Path) -> None:
+def test_val_loss_may_be_monitored(root: Path, tmp_path: Path) -> None:
     fit(root, tmp_path, EarlyStopping("val/loss"), model=Fading("val/loss"), epochs=1)
     fit(root, tmp_path / "waits", blocking=True, model=Fading("val/sdr"), epochs=1)
 
 
-# -------------------------------------------------------- what waits, and what fails
+# -------------------------------------------------------- memory and failures
 
 
-def test_tracks_wait_as_far_as_memory_is_granted() -> None:
+def test_pending_tracks_stay_within_the_memory_limit() -> None:
     futures: list[Future[Any]] = [Future() for _ in range(3)]
     scored = ScoringPass("val", True, "epoch", Position(0, 0, 0))
     scored.pending.extend(("estimate", 4, future) for future in futures)
     scored.make_room(1, 13)
-    assert len(scored.pending) == 3, "it is not awaited"
+    assert len(scored.pending) == 3, "all fit"
     futures[1].set_result("second")
     scored.make_room(4, 12)
-    assert len(scored.pending) == 3, "one that is done takes no room"
+    assert len(scored.pending) == 3, "a finished one takes no memory"
     futures[0].set_result("first")
     scored.make_room(8, 12)
     assert len(scored.pending) == 3
     futures[2].set_result("third")
     scored.make_room(13, 12)
-    assert list(map(str, scored.done["estimate"])) == ["first", "second", "third"], "it is alone"
+    assert list(map(str, scored.done["estimate"])) == ["first", "second", "third"], (
+        "too large for any limit"
+    )
 
 
 @pytest.mark.slow
-def test_little_memory_makes_a_validation_wait(root: Path, tmp_path: Path) -> None:
-    generous, _, _ = fit(root, tmp_path / "generous", epochs=1)
-    notes, _, _ = fit(root, tmp_path / "stingy", epochs=1, waiting_gb=0.0)
-    assert notes.scores() == generous.scores()
+def test_a_validation_waits_when_memory_is_full(root: Path, tmp_path: Path) -> None:
+    much, _, _ = fit(root, tmp_path / "much", epochs=1)
+    notes, _, _ = fit(root, tmp_path / "little", epochs=1, waiting_gb=0.0)
+    assert notes.scores() == much.scores()
 
 
 def end_process(*_: Any) -> None:
@@ -413,13 +415,14 @@ def end_process(*_: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_scoring_process_that_is_ended_ends_the_run_with_advice(
+@pytest.mark.complete_run
+def test_a_killed_scoring_process_ends_the_run_with_advice(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bss_eval, "score_track", end_process)
     with pytest.raises(RuntimeError, match=r"fewer processes .* --ckpt_path last"):
         fit(root, tmp_path)
-    # The state is there, so that the scores are not lost.
+    # The state was saved, so that the resumed run can score it.
     monkeypatch.undo()
     notes, _, _ = fit(root, tmp_path, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
     assert [metrics["epoch"] for metrics in notes.scores().values()] == [0, 1, 2]

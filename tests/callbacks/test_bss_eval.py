@@ -1,4 +1,4 @@
-"""The scoring callback: every odd track gets through, and its figures are museval's."""
+"""The scoring callback on unusual tracks, and against museval."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_ffmpeg = pytest.mark.skipif(
 
 
 class Stub(SourceSeparator):
-    """Gives each source the same share of the mixture, and ``silent`` ones nothing."""
+    """Estimates a quarter of the mixture for each source, and silence for ``silent`` ones."""
 
     tiny = {}  # noqa: RUF012
 
@@ -75,7 +75,8 @@ def root(tmp_path: Path) -> Path:
 
 @needs_ffmpeg
 @pytest.mark.slow
-def test_figures_are_musevals(root: Path, tmp_path: Path) -> None:
+@pytest.mark.complete_run
+def test_scores_equal_those_of_museval(root: Path, tmp_path: Path) -> None:
     museval = pytest.importorskip("museval")
     metrics = validate(root, tmp_path / "out")
     folder = root / "train" / "Leaf - Summerghost"

@@ -1,4 +1,4 @@
-"""When a state is saved, and under which names it is found again."""
+"""When states are saved, which are kept, and under which names."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from lightning_modules.runtime import signals
 BATCHES = 6  # in an epoch
 
 
-class Spy(Checkpoints):
-    """Notes what is saved after which batch."""
+class Recording(Checkpoints):
+    """Records which files are written after which batch."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__("val/loss", "min", **arguments)
@@ -79,17 +79,17 @@ def test_last_is_saved_between_steps(
     options: dict[str, Any],
     batches: list[int],
 ) -> None:
-    spy = Spy(**when)
+    spy = Recording(**when)
     fit(musdb_root, tmp_path, spy, **options)
     assert spy.saved == [("last", number) for number in batches]
 
 
-def test_after_a_validation_the_best_are_saved_and_the_last(
+def test_the_best_and_the_last_are_saved_after_a_validation(
     musdb_root: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt.partial").touch()
-    spy = Spy(save_top_k=1)
+    spy = Recording(save_top_k=1)
     fit(musdb_root, tmp_path, spy, limit_val_batches=1)
     assert [name for name, _ in spy.saved if name == "last"] == ["last", "last"]
     assert spy.saved[:2] == [("epoch_000-step_000006", 6), ("last", 6)]
@@ -100,10 +100,8 @@ def test_after_a_validation_the_best_are_saved_and_the_last(
     assert (folder / "best.ckpt").resolve().name == best
 
 
-def test_a_stop_waits_for_the_step_that_is_being_accumulated(
-    musdb_root: Path, tmp_path: Path
-) -> None:
-    class Stopping(Spy):
+def test_a_stop_waits_for_the_end_of_an_accumulated_step(musdb_root: Path, tmp_path: Path) -> None:
+    class Stopping(Recording):
         def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
             if batches_done(trainer) == 3:
                 signal.raise_signal(signals.CTRL_C)
@@ -116,7 +114,7 @@ def test_a_stop_waits_for_the_step_that_is_being_accumulated(
     assert spy.saved == [("last", 4)]
 
 
-def test_what_is_best_is_known_after_a_move(tmp_path: Path) -> None:
+def test_paths_of_the_best_follow_a_moved_directory(tmp_path: Path) -> None:
     before, after = Checkpoints(), Checkpoints()
     before.dirpath, after.dirpath = "/old/checkpoints", str(tmp_path)
     before.best_model_path = before.kth_best_model_path = "/old/checkpoints/a.ckpt"
@@ -151,8 +149,8 @@ def test_silent_estimates_lower_the_sdr_that_checkpoints_are_chosen_by() -> None
 # ------------------------------------------------------------- generators
 
 
-def test_generators_are_set_by_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unlike ones for unlike batches, ranks and purposes; equal ones again, on any device."""
+def test_generators_are_seeded_by_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Different for each batch, rank and purpose; reproducible, and the same on any device."""
     seeds: list[int] = []
     monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
 

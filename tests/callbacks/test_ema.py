@@ -1,4 +1,4 @@
-"""The average of the weights: its formula, and that it is validated, saved and loaded."""
+"""The average of the weights: its formula, and its validation, saving and loading."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BATCHES, EPOCHS = 4, 3
 
 
 class Witness(Callback):
-    """Keeps the weights after each batch and the losses of the validations."""
+    """Records the weights after each batch and the validation losses."""
 
     def __init__(self) -> None:
         self.weights: list[dict[str, Tensor]] = []
@@ -44,9 +44,9 @@ class Run(NamedTuple):
     """A training.
 
     Attributes:
-        witness: What it saw.
+        witness: Its recorded weights and losses.
         checkpoints: Folder of its checkpoints.
-        model: The model that it left.
+        model: The model after the training.
         data: Its data.
         every: When the average was updated.
     """
@@ -109,7 +109,7 @@ def averaged(weights: list[dict[str, Tensor]], decay: float, warm_up: bool) -> d
     return average
 
 
-def test_the_average_is_saved_and_the_weights_beside_it(run: Run) -> None:
+def test_checkpoints_hold_the_average_and_the_weights(run: Run) -> None:
     seen = run.witness.weights
     updated = seen if run.every == "step" else seen[BATCHES - 1 :: BATCHES]
     last = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
@@ -134,7 +134,7 @@ def validation_loss(model: SourceSeparator, data: MUSDBDataModule) -> float:
         return float(model.eval().loss(batch)["loss"])
 
 
-def test_what_is_validated_is_what_is_saved_as_best_and_loaded(run: Run) -> None:
+def test_the_validated_average_is_saved_as_best_and_loaded(run: Run) -> None:
     best = torch.load(run.checkpoints / "best.ckpt", weights_only=True)
     assert min(run.witness.losses) == pytest.approx(
         validation_loss(load_separator(run.checkpoints / "best.ckpt"), run.data), rel=1e-6
@@ -142,11 +142,11 @@ def test_what_is_validated_is_what_is_saved_as_best_and_loaded(run: Run) -> None
     raw = load_separator(run.checkpoints / "best.ckpt")
     raw.load_state_dict(best["current_model_state"])
     assert validation_loss(raw, run.data) != pytest.approx(min(run.witness.losses), rel=1e-3)
-    # The model that the training leaves behind is the average too.
+    # After the training the model holds the average.
     assert validation_loss(run.model, run.data) == pytest.approx(run.witness.losses[-1], rel=1e-6)
 
 
-def test_outside_of_a_training_the_average_is_loaded(run: Run, tmp_path: Path) -> None:
+def test_validate_loads_the_average(run: Run, tmp_path: Path) -> None:
     model = UNet(SOURCES, **UNet.tiny, segment_seconds=0.2)
     again = trainer(tmp_path, EMA())
     found = again.validate(
@@ -162,7 +162,7 @@ def scalar(value: float) -> Any:
     return module
 
 
-def test_without_warm_up_and_before_the_first_update() -> None:
+def test_average_without_warm_up_and_before_the_first_update() -> None:
     ema, model = EMA(decay=0.5, warm_up=False), scalar(1.0)
     averaged_model: Any = AveragedModel(model, use_buffers=True, **ema._kwargs)
     ema._average_model = averaged_model
@@ -178,7 +178,7 @@ def test_without_warm_up_and_before_the_first_update() -> None:
     assert average.item() == 5.0
 
 
-def test_what_it_cannot_do_is_refused() -> None:
+def test_bad_decay_and_sharded_models_raise() -> None:
     for decay in (-0.1, 1.0):
         with pytest.raises(ValueError, match=f"decay is {decay}"):
             EMA(decay=decay)

@@ -1,4 +1,4 @@
-"""Whole trainings that are stopped or broken from outside, without SLURM."""
+"""Trainings in processes that receive signals, without SLURM."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def has_handler(process: int, number: int) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_sigterm_during_the_imports_of_two_ranks(tmp_path: Path, config: list[str]) -> None:
-    """It is heeded once there is something to save, and no process is left behind."""
+    """The run stops after its first batch, with a checkpoint and without leftover processes."""
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--run_dir=run"]
     process = start("lightning_modules.cli", *config, *two, folder=tmp_path)
     try:
@@ -53,8 +53,8 @@ def test_sigterm_during_the_imports_of_two_ranks(tmp_path: Path, config: list[st
     assert saved["global_step"] == 1
 
 
-def test_torchrun_starts_again_when_a_worker_is_killed(tmp_path: Path, config: list[str]) -> None:
-    """Two agents on one machine; the steps since the last checkpoint come out the same again."""
+def test_torchrun_restarts_after_a_worker_is_killed(tmp_path: Path, config: list[str]) -> None:
+    """Two agents on one machine; the steps since the last checkpoint are repeated exactly."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""A batch with a bad loss changes nothing, is reported, and a run of them ends the training."""
+"""Batches with a non-finite loss are skipped and reported; many in a row end the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BATCHES = 8
 
 
 class Separator(SourceSeparator):
-    """Has a bad loss in given batches."""
+    """Has a non-finite loss in given batches."""
 
     tiny: ClassVar[dict[str, Any]] = {}
 
@@ -40,7 +40,7 @@ class Separator(SourceSeparator):
 
 
 class Witness(Callback):
-    """Keeps the weights after each batch."""
+    """Records the weights after each batch."""
 
     def __init__(self) -> None:
         self.weights: list[Tensor] = []
@@ -52,7 +52,7 @@ class Witness(Callback):
 def train(
     root: Path, folder: Path, bad: dict[int, float], most_in_a_row: int = 10, accumulated: int = 1
 ) -> tuple[list[bool], Trainer, SkipNonFinite]:
-    """Train; returns for each batch whether the weights moved."""
+    """Train; return for each batch whether the weights changed."""
     skip, witness = SkipNonFinite(most_in_a_row), Witness()
     model = Separator(bad)
     before = nn.utils.parameters_to_vector(model.parameters()).clone()
@@ -82,7 +82,7 @@ def train(
     return moved, trainer, skip
 
 
-def test_a_bad_batch_makes_no_step(musdb_root: Path, tmp_path: Path) -> None:
+def test_a_non_finite_loss_skips_the_step(musdb_root: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"batch 2 is nan.*\(0, 4\) \(0, 5\). The step") as seen:
         moved, trainer, skip = train(musdb_root, tmp_path, {2: torch.nan, 5: torch.inf})
     assert any("batch 5 is inf: 1 in a row, 2 in total" in str(one.message) for one in seen)
@@ -94,7 +94,7 @@ def test_a_bad_batch_makes_no_step(musdb_root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [2, 3])
-def test_a_step_accumulated_from_a_bad_batch_is_left_out(
+def test_a_non_finite_loss_skips_the_accumulated_step(
     musdb_root: Path, tmp_path: Path, bad: int
 ) -> None:
     with pytest.warns(UserWarning, match="skipped"):
@@ -118,7 +118,7 @@ def test_too_many_in_a_row_end_the_run(musdb_root: Path, tmp_path: Path) -> None
         SkipNonFinite(0)
 
 
-def test_spoilt_weights_are_named() -> None:
+def test_non_finite_weights_are_named() -> None:
     model = Separator({})
     nn.init.constant_(model.convolution.bias, torch.nan)  # type: ignore[arg-type]
     assert "not finite (convolution.bias)" in advice(model)

@@ -1,4 +1,4 @@
-"""Killed and resumed, a run is the same run: examples, losses, weights and everything it keeps."""
+"""Runs that are killed and resumed are bit-identical to uninterrupted ones."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from lightning_modules.callbacks.non_finite import SkipNonFinite
 from lightning_modules.callbacks.resume import ExactResume
 from lightning_modules.checkpoints.files import AtomicCheckpointIO, latest_readable_checkpoint
 
-# Children of a process that has torch and Lightning at hand and has never run a thread.
+# Forked from a process that has imported torch and Lightning and has never run a thread.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["tests.callbacks.test_resume"])
 _BATCHES = 6  # in an epoch
 
 
 class Separator(SourceSeparator):
-    """Has all that a resumed run could lose: batch statistics, dropout, and draws of its own."""
+    """Has state that a resumed run could lose: batch statistics, dropout."""
 
     tiny: ClassVar[dict[str, Any]] = {}
 
@@ -63,19 +63,19 @@ class Separator(SourceSeparator):
 
 @dataclass(frozen=True)
 class Setting:
-    """A way to train.
+    """Settings of a training.
 
     Attributes:
         trainer: Arguments of the trainer.
         checkpoints: Arguments of the checkpoint callback.
-        scheduler: Makes the learning rate scheduler.
-        ema: Arguments of the average.
-        patience: Of early stopping; none without.
+        scheduler: Factory of the learning rate scheduler.
+        ema: Arguments of ``EMA``; not used if empty.
+        patience: Patience of early stopping; None without it.
         scaler: Whether to train in 16 bit with a loss scaler.
-        bad_batches: How many after the first have no loss on the last rank.
+        bad_batches: Number of batches after the first whose loss is NaN on the last rank.
         ranks: Number of processes.
-        num_workers: Of the loader.
-        scored: Whether checkpoints are chosen by scores that come while the next epoch trains.
+        num_workers: Worker processes of the loader.
+        scored: Whether checkpoints are chosen by scores computed while the next epoch trains.
     """
 
     trainer: Mapping[str, Any] = field(default_factory=dict)
@@ -92,13 +92,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Kill:
-    """When a run ends by SIGKILL.
+    """When a run is killed by SIGKILL.
 
     Attributes:
         hook: Name of a callback's hook, or of a function of ``os``.
-        batches: Number of training batches through by then.
+        batches: Number of training batches processed before.
         rank: The process that is killed.
-        saves: Whether the hook is through and a checkpoint is written just before.
+        saves: Whether the hook runs and a checkpoint is written just before.
     """
 
     hook: str
@@ -108,7 +108,7 @@ class Kill:
 
 
 class Witness(Callback):
-    """Writes down what it sees, and pulls the plug."""
+    """Records positions, losses and weights, and kills the process."""
 
     def __init__(self, folder: Path, kill: Kill | None) -> None:
         self.folder, self.kill = folder, kill
@@ -125,7 +125,7 @@ class Witness(Callback):
         place = os if hasattr(os, kill.hook) else self
         hook = getattr(place, kill.hook)
 
-        def pull(*arguments: Any) -> Any:
+        def kill_when_due(*arguments: Any) -> Any:
             due = batches_done(trainer) >= kill.batches
             if due and kill.saves:
                 hook(*arguments)
@@ -135,7 +135,7 @@ class Witness(Callback):
                 os.kill(os.getpid(), signal.SIGKILL)
             return hook(*arguments)
 
-        setattr(place, kill.hook, pull)
+        setattr(place, kill.hook, kill_when_due)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
@@ -156,15 +156,15 @@ class Witness(Callback):
 
 
 def train(setting: Setting, root: Path, folder: Path, kill: Kill | None, rank: int) -> None:
-    """Train from the start, or from where an earlier call was killed."""
+    """Train from the start, or resume an earlier call that was killed."""
     os.environ.update(WORLD_SIZE=str(setting.ranks), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     seed_everything(1)
-    watched = ("val/usdr", "max") if setting.scored else ("val/loss", "min")
+    monitored = ("val/usdr", "max") if setting.scored else ("val/loss", "min")
     callbacks: list[Callback] = [
         ExactResume(),
         SkipNonFinite(),
-        Checkpoints(*watched, 2, **setting.checkpoints),
+        Checkpoints(*monitored, 2, **setting.checkpoints),
         Witness(folder, kill),
     ]
     if setting.scored:
@@ -211,7 +211,7 @@ def train(setting: Setting, root: Path, folder: Path, kill: Kill | None, rank: i
 
 
 def start(setting: Setting, root: Path, folder: Path, kill: Kill | None = None) -> list[int]:
-    """Train in processes of their own; returns how they ended."""
+    """Train in separate processes; return their exit codes."""
     folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -231,18 +231,18 @@ def start(setting: Setting, root: Path, folder: Path, kill: Kill | None = None) 
 
 
 def records(folder: Path, rank: int = 0) -> dict[tuple[str, int], Any]:
-    """What a rank saw, by batch; what it saw twice was the same."""
+    """Records of a rank by kind and batch; records of the same batch must be equal."""
     seen: dict[tuple[str, int], Any] = {}
     for line in (folder / f"{rank}.jsonl").read_text().splitlines():
         kind, batches, value = json.loads(line)
-        # Nor was a validation repeated; a rank that outlives the one that is killed may end it.
+        # Validations are not repeated, except one that a rank ends after the other was killed.
         assert rank or kind != "validation" or (kind, batches) not in seen, batches
         assert seen.setdefault((kind, batches), value) == value, (kind, batches)
     return seen
 
 
 def assert_same(ours: Any, theirs: Any, place: str = "") -> None:
-    """Compare all of two checkpoints, to the bit."""
+    """Compare two checkpoints bit by bit."""
     assert type(ours) is type(theirs), place
     if isinstance(ours, Mapping):
         assert list(ours) == list(theirs), place
@@ -259,9 +259,9 @@ def assert_same(ours: Any, theirs: Any, place: str = "") -> None:
 
 
 def contents(folder: Path) -> Any:
-    """A run's last checkpoint, wherever the run's folder is."""
+    """A run's last checkpoint without the paths of the run's folder."""
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    # Lightning counts an epoch's steps, and looks at none but the run's.
+    # Lightning counts the steps of an epoch too, but never uses the count.
     steps = "epoch_loop.automatic_optimization.optim_progress"
     for progress in checkpoint["loops"]["fit_loop"][steps]["optimizer"].values():
         del progress["current"]
@@ -276,9 +276,9 @@ def contents(folder: Path) -> Any:
 
 _PLATEAU = partial(ReduceLROnPlateau, patience=0, threshold=10.0)
 _COSINE = partial(CosineAnnealingLR, T_max=5)
-# Ways to train, and how each is stopped: killed, or with other arguments of the trainer.
+# Settings, and how each run is stopped: killed, or ended by other arguments of the trainer.
 SETTINGS: dict[str, tuple[Setting, Sequence[Kill | Mapping[str, Any]]]] = {
-    # Accumulation, a scheduler and early stopping that watch the validation.
+    # Accumulation; a scheduler and early stopping that monitor the validation.
     "epochs": (
         Setting(
             {"accumulate_grad_batches": 2}, {"save_every_n_steps": 1}, _PLATEAU, {"decay": 0.9}, 9
@@ -291,7 +291,7 @@ SETTINGS: dict[str, tuple[Setting, Sequence[Kill | Mapping[str, Any]]]] = {
             Kill("on_train_batch_end", 3 * _BATCHES + 4),
         ],
     ),
-    # Validations within epochs, an end by steps, an average per epoch.
+    # Validations within epochs, max_steps, an average per epoch.
     "steps": (
         Setting(
             {"max_steps": 21, "max_epochs": -1, "val_check_interval": 0.5},
@@ -306,7 +306,7 @@ SETTINGS: dict[str, tuple[Setting, Sequence[Kill | Mapping[str, Any]]]] = {
             Kill("replace", 3 * _BATCHES),
         ],
     ),
-    # Epochs without a validation, the last one too, and a loss scaler.
+    # Epochs without a validation, also the last one, and a loss scaler.
     "gaps": (
         Setting(
             {"check_val_every_n_epoch": 2, "max_epochs": 5},
@@ -322,12 +322,12 @@ SETTINGS: dict[str, tuple[Setting, Sequence[Kill | Mapping[str, Any]]]] = {
             Kill("on_train_epoch_end", 5 * _BATCHES),
         ],
     ),
-    # Ends by steps with an epoch that is not validated, then more steps are asked for.
+    # max_steps within an epoch without validation, then more steps.
     "more": (
         Setting({"max_steps": 15, "max_epochs": -1, "limit_val_batches": 0}),
         [{"max_steps": 2 * _BATCHES}, {"max_steps": 2 * _BATCHES + 1}],
     ),
-    # Early stopping ends it, and a loader's process reads ahead.
+    # Early stopping; a loader process reads ahead.
     "early": (
         Setting({"max_epochs": 9, "val_check_interval": 0.5}, patience=1, num_workers=1),
         [Kill("on_train_end", 0)],
@@ -342,7 +342,7 @@ SETTINGS: dict[str, tuple[Setting, Sequence[Kill | Mapping[str, Any]]]] = {
         ),
         [Kill("on_train_batch_start", 4, rank=1), Kill("on_validation_epoch_end", _BATCHES)],
     ),
-    # Killed while scores are on the way, of one of two ranks too; while others are chosen by.
+    # Killed while scores are computed, also on one of two ranks, and while checkpoints are chosen.
     "scores": (
         Setting(checkpoints={"save_every_n_steps": 1}, ema={"decay": 0.9}, ranks=2, scored=True),
         [
@@ -357,7 +357,9 @@ SETTINGS: dict[str, tuple[Setting, Sequence[Kill | Mapping[str, Any]]]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(SETTINGS))
-def test_a_killed_run_goes_on_to_the_bit(name: str, musdb_root: Path, tmp_path: Path) -> None:
+def test_a_killed_and_resumed_run_is_bit_identical(
+    name: str, musdb_root: Path, tmp_path: Path
+) -> None:
     setting, ends = SETTINGS[name]
     assert start(setting, musdb_root, tmp_path / "whole") == [0] * setting.ranks
     for end in ends:

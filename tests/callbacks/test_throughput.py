@@ -1,4 +1,4 @@
-"""The meters: what they count, and what they say."""
+"""Throughput: measured times, logged metrics and the printed line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_modules.callbacks.throughput import PARTS, StepTimes, Throughput
 
 
 class Clock:
-    """Time that passes only where it is told to."""
+    """Clock that tests advance."""
 
     now = 0.0
 
@@ -37,7 +37,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Slow(Augmentation):
-    """Takes its time, as a part of the transfer."""
+    """Takes one second, as a part of the transfer."""
 
     neutral = 0.0
 
@@ -50,7 +50,7 @@ class Slow(Augmentation):
 
 
 class Separator(SourceSeparator):
-    """One convolution; waits in the parts that it is told."""
+    """One convolution; takes one second in ``slow_part``."""
 
     tiny: ClassVar[dict[str, Any]] = {}
 
@@ -71,11 +71,11 @@ class Separator(SourceSeparator):
         return {"loss": nn.functional.l1_loss(self(batch.mixture), batch.targets)}
 
     def on_validation_epoch_start(self) -> None:
-        """No part of a step."""
+        """Take one second outside any step."""
         CLOCK.now += 1
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Part of no step that has a name."""
+        """Take one second in no named part of a step."""
         if self.slow_part == "rest":
             CLOCK.now += 1
 
@@ -108,7 +108,7 @@ def fit(root: Path, folder: Path, model: Separator, *augmentations: Augmentation
 
 
 @pytest.mark.parametrize("part", ["transfer", "forward", "rest"])
-def test_time_is_put_down_to_the_part_that_took_it(
+def test_time_is_assigned_to_the_right_part(
     musdb_root: Path, tmp_path: Path, part: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = Separator()
@@ -129,7 +129,7 @@ def test_time_is_put_down_to_the_part_that_took_it(
     assert "validation 2.0 s" in line
 
 
-def test_waiting_for_data_names_the_remedy(
+def test_waiting_for_data_prints_a_hint(
     musdb_root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -147,7 +147,7 @@ def test_waiting_for_data_names_the_remedy(
     assert "--data.init_args.num_workers (now 0)" in capsys.readouterr().out
 
 
-def test_operations_of_a_convolution() -> None:
+def test_flops_of_a_convolution() -> None:
     model = Separator(segment_seconds=0.01)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     # 3 taps, 2 channels in, 8 out, a multiplication and an addition each.
@@ -157,14 +157,14 @@ def test_operations_of_a_convolution() -> None:
     assert not model.frozen.training
 
 
-def test_another_profiler_is_left_alone(tmp_path: Path) -> None:
+def test_another_profiler_is_kept(tmp_path: Path) -> None:
     trainer = Trainer(profiler="simple", logger=False, accelerator="cpu")
     theirs = trainer.profiler  # type: ignore[attr-defined]
     Throughput().setup(trainer, LightningModule(), "fit")
     assert trainer.profiler is theirs  # type: ignore[attr-defined]
 
 
-def test_what_runs_inside_is_not_counted_twice() -> None:
+def test_nested_actions_are_not_counted_twice() -> None:
     times = StepTimes()
     times.active = True
     with (
