@@ -1,1 +1,1 @@
-"""Loaders side by side: Stemlab's own, an ordinary one, and those of other projects."""
+"""Benchmark of data loaders: Stemlab's, PyTorch's own, and those of other projects."""

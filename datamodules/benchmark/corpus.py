@@ -1,4 +1,4 @@
-"""What the loaders read: noise made for the purpose, or a user's own MUSDB18-HQ."""
+"""Data that the loaders read: generated noise, or the user's MUSDB18-HQ."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _BLOCK_BYTES = 2**24
 
 @dataclass(frozen=True)
 class Task:
-    """What every loader has to do: crops of all stems, each from a track of its own.
+    """Task of every loader: crops of all stems, each stem from another random track.
 
     Attributes:
-        root: Data set in the layout of MUSDB18-HQ, called as torchaudio wants it.
+        root: Data set in the layout of MUSDB18-HQ, in a folder with the name that torchaudio
+            expects.
         tracks: Its training tracks, stem name -> file.
         segment_samples: Length of a crop.
         batch_size: Examples in a batch.
@@ -43,19 +44,19 @@ class Task:
 
 
 def make_corpus(folder: Path, tracks: int, seconds: float, progress: bool) -> Path:
-    """Write tracks of noise; their content is no matter to a reader of PCM.
+    """Write tracks of noise; reading PCM takes the same time for any content.
 
     Args:
         folder: An empty folder.
         tracks: Number of tracks.
         seconds: Length of each, seconds.
-        progress: Tell the size beforehand, and show a progress bar.
+        progress: Print the size beforehand, and show a progress bar.
 
     Returns:
         Root of the data set, in the layout of MUSDB18-HQ.
 
     Raises:
-        DataError: There is no room.
+        DataError: The disk has too little free space.
     """
     size = tracks * (len(STEMS) + 1) * seconds * _BYTES_PER_SECOND
     free = shutil.disk_usage(folder).free
@@ -64,14 +65,14 @@ def make_corpus(folder: Path, tracks: int, seconds: float, progress: bool) -> Pa
             f"{folder}: {tracks} tracks of {seconds:g} s take {size / 1e9:.1f} GB, "
             f"{free / 1e9:.1f} GB are free; set TMPDIR to a larger disk, or give fewer --tracks"
         )
-    _tell(f"Writing {tracks} tracks of {seconds:g} s, {size / 1e9:.2f} GB, to {folder}", progress)
+    _report(f"Writing {tracks} tracks of {seconds:g} s, {size / 1e9:.2f} GB, to {folder}", progress)
     root = folder / "musdb18hq"
     random = np.random.default_rng(0)
     samples = round(seconds * SAMPLE_RATE)
     for number in tqdm(range(tracks), "writing", unit="track", disable=not progress, leave=False):
         track = root / "train" / f"Noise - {number:03}"
         track.mkdir(parents=True)
-        # An eighth of full scale: four of them add up without clipping.
+        # An eighth of full scale, so that the sum of four stems does not clip.
         stems = random.integers(-(2**12), 2**12, (len(STEMS), samples, 2), dtype=np.int16)
         for name, audio in zip((*STEMS, MIXTURE), (*stems, stems.sum(0, np.int16)), strict=True):
             soundfile.write(track / f"{name}.wav", audio, SAMPLE_RATE, subtype="PCM_16")
@@ -79,18 +80,18 @@ def make_corpus(folder: Path, tracks: int, seconds: float, progress: bool) -> Pa
 
 
 def link_corpus(folder: Path, root: Path, tracks: int) -> Path:
-    """Choose training tracks of a data set, by links to them.
+    """Select training tracks of a data set by symbolic links.
 
     Args:
         folder: An empty folder.
         root: Data set in the layout of MUSDB18-HQ.
-        tracks: How many at most, the first by name.
+        tracks: Largest number of tracks; the first ones by name.
 
     Returns:
-        Root of the links, in the same layout.
+        Root of the links, in the layout of MUSDB18-HQ.
 
     Raises:
-        DataError: It is of another layout or format.
+        DataError: The data set has another layout or format.
     """
     links = folder / "musdb18hq" / "train"
     links.mkdir(parents=True)
@@ -98,19 +99,19 @@ def link_corpus(folder: Path, root: Path, tracks: int) -> Path:
         for name in (*STEMS, MIXTURE):
             if not (entry.path / f"{name}.wav").is_file():
                 raise DataError(
-                    f"{entry.path}: has no {name}.wav; a data set as MUSDB18-HQ was expected, "
-                    "which all loaders can read; python -m datamodules.convert makes one of others"
+                    f"{entry.path}: has no {name}.wav; all loaders need the layout of MUSDB18-HQ, "
+                    "into which python -m datamodules.convert converts other data sets"
                 )
         (links / entry.name).symlink_to(entry.path.resolve(), target_is_directory=True)
     return links.parent
 
 
 def read_once(root: Path, progress: bool) -> list[dict[str, Path]]:
-    """Read all training tracks, so that they lie in the page cache.
+    """Read all training tracks, so that they are in the page cache.
 
     Args:
         root: Data set in the layout of MUSDB18-HQ.
-        progress: Tell the size, and show a progress bar.
+        progress: Print the size, and show a progress bar.
 
     Returns:
         Files of the stems of each track.
@@ -118,7 +119,9 @@ def read_once(root: Path, progress: bool) -> list[dict[str, Path]]:
     folders = sorted((root / "train").iterdir())
     files = [folder / f"{name}.wav" for folder in folders for name in (*STEMS, MIXTURE)]
     size = sum(file.stat().st_size for file in files)
-    _tell(f"Reading {len(folders)} tracks once, {size / 1e9:.2f} GB, into the page cache", progress)
+    _report(
+        f"Reading {len(folders)} tracks once, {size / 1e9:.2f} GB, into the page cache", progress
+    )
     with tqdm(total=size, unit="B", unit_scale=True, disable=not progress, leave=False) as bar:
         for path in files:
             with path.open("rb", buffering=0) as file:
@@ -127,6 +130,6 @@ def read_once(root: Path, progress: bool) -> list[dict[str, Path]]:
     return [{stem: folder / f"{stem}.wav" for stem in STEMS} for folder in folders]
 
 
-def _tell(line: str, progress: bool) -> None:
+def _report(line: str, progress: bool) -> None:
     if progress:
         print(line, file=sys.stderr, flush=True)

@@ -1,9 +1,9 @@
-"""Seconds of four-source audio that a loader makes in a second of processor time.
+"""Seconds of four-source audio that a loader reads per second of processor time.
 
-Crops of four stereo 16-bit WAV stems, each from a track of its own, with random gain and channel
-swap, in batches. Counted is the time of all processes: this one, the workers and what they start.
-The files lie in the page cache, each process has one thread of torch, and the consumer does
-nothing. The loaders take turns, round by round; figures are medians over the rounds.
+Task: batches of crops of four stereo 16-bit WAV stems, each from another track, with random gain
+and channel swap. The processor time of all processes counts: this one, the workers and their
+children. The files are in the page cache, each process has one torch thread, and batches are not
+used. The loaders are measured in alternation; values are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 
 from datamodules.benchmark import loaders, peers
 from datamodules.benchmark.corpus import SAMPLE_RATE, Task, link_corpus, make_corpus, read_once
-from datamodules.benchmark.measuring import Entrant, Measured, Start, measure_all
+from datamodules.benchmark.measuring import Candidate, Result, Start, measure_all
 from datamodules.errors import DataError
 from datamodules.markdown import markdown
 from datamodules.quiet import quiet
@@ -36,9 +36,9 @@ class Row(NamedTuple):
     """A loader of the table.
 
     Attributes:
-        prepare: Makes it ready to start.
-        what: What it is, in words.
-        limit: The row of the limit that it cannot pass.
+        prepare: Prepares it.
+        what: Description.
+        limit: Row of the upper limit that applies to it.
     """
 
     prepare: Callable[[Task], Start]
@@ -49,26 +49,26 @@ class Row(NamedTuple):
 LIMITS = {
     FLOAT32_LIMIT: Row(
         partial(loaders.copy_limit, dtype=torch.float32),
-        "copies of crops of the mapped files, converted to float32: the limit",
+        "limit: crops of the mapped files, copied and converted to float32",
     ),
     INT16_LIMIT: Row(
         partial(loaders.copy_limit, dtype=torch.int16),
-        "plain copies of them: the limit of int16",
+        "limit of int16: plain copies of the crops",
         INT16_LIMIT,
     ),
 }
 ROWS = {
     BASE: Row(
         loaders.plain_soundfile,
-        "seek, read, gain, swap, stack: an ordinary DataLoader of soundfile",
+        "ordinary DataLoader of soundfile: seek, read, gain, swap, stack",
     ),
-    "stemlab": Row(loaders.stemlab, "Stemlab: float32, one compiled pass"),
+    "stemlab": Row(loaders.stemlab, "Stemlab: float32, compiled"),
     "stemlab-torch": Row(
-        partial(loaders.stemlab, compiled=False), "Stemlab: float32, where numba is not installed"
+        partial(loaders.stemlab, compiled=False), "Stemlab: float32, without numba"
     ),
     "stemlab-int16": Row(
         partial(loaders.stemlab, int16_to_device=True),
-        "Stemlab: int16 for the device, whose work conversion, gain and swap are",
+        "Stemlab: int16; the device converts, applies gain and swap",
         INT16_LIMIT,
     ),
     "openunmix": Row(
@@ -84,31 +84,31 @@ ROWS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command line may hold.
+    """Add the command line's arguments.
 
     Args:
-        parser: Gets the arguments.
+        parser: Parser of the sub-command.
     """
-    parser.add_argument("--root", type=Path, help="MUSDB18-HQ; by default noise is written")
+    parser.add_argument("--root", type=Path, help="MUSDB18-HQ; by default noise is generated")
     parser.add_argument("--tracks", type=int, default=24, help="number of tracks (default 24)")
     parser.add_argument(
-        "--track-seconds", type=float, default=60.0, help="length of a track of noise (default 60)"
+        "--track-seconds", type=float, default=60.0, help="length of a noise track (default 60)"
     )
-    parser.add_argument("--segment-seconds", type=float, default=6.0, help="crop (default 6)")
+    parser.add_argument("--segment-seconds", type=float, default=6.0, help="of a crop (default 6)")
     parser.add_argument("--batch-size", type=int, default=8, help="default 8")
     parser.add_argument(
-        "--workers", type=int, nargs="+", default=[0, 1, 2], help="processes (default 0 1 2)"
+        "--workers", type=int, nargs="+", default=[0, 1, 2], help="worker processes (default 0 1 2)"
     )
     parser.add_argument(
         "--seconds",
         type=float,
         default=1.0,
-        help="processor time of a measurement, for each process (default 1)",
+        help="processor time of a measurement per process (default 1)",
     )
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
     parser.add_argument(
         "--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME",
-        help=f"loaders, of {', '.join(ROWS)}",
+        help=f"loaders to measure: {', '.join(ROWS)}",
     )  # fmt: skip
 
 
@@ -116,15 +116,15 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Measure the limits and the loaders.
 
     Args:
-        options: What ``add_arguments`` asked for.
+        options: Parsed arguments.
 
     Returns:
-        What was measured, on what and how, in JSON's types.
+        Machine, settings and measurements, JSON-serialisable.
 
     Raises:
-        DataError: The data set is not what it must be.
+        DataError: The data set has another layout or format.
     """
-    # The index would be told of once for each of Stemlab's rows.
+    # Quiet: otherwise each of Stemlab's rows would log its index.
     with (
         quiet(threads=1),
         tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as name,
@@ -137,38 +137,41 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         tracks = read_once(root, True)
         segment_samples = round(options.segment_seconds * SAMPLE_RATE)
         task = Task(root, tracks, segment_samples, options.batch_size)
-        rows = {name: ROWS[name] for name in options.only}
-        entrants = [Entrant(name, partial(row.prepare, task), [0]) for name, row in LIMITS.items()]
-        entrants += [
-            Entrant(name, partial(row.prepare, task), options.workers) for name, row in rows.items()
+        workers = dict.fromkeys(LIMITS, [0]) | dict.fromkeys(options.only, options.workers)
+        candidates = [
+            Candidate(name, partial((LIMITS | ROWS)[name].prepare, task), counts)
+            for name, counts in workers.items()
         ]
-        measured = measure_all(entrants, options.batch_size, options.seconds, options.repeats, True)
+        measured = measure_all(
+            candidates, options.batch_size, options.seconds, options.repeats, True
+        )
     return report_of(measured, options, len(tracks))
 
 
 def report_of(
-    measured: dict[str, Measured], options: argparse.Namespace, tracks: int
+    measured: dict[str, Result], options: argparse.Namespace, tracks: int
 ) -> dict[str, Any]:
-    """Put figures and ratios together.
+    """Compute throughputs and ratios.
 
     Args:
-        measured: Row name -> what was measured, limits included.
-        options: What the measurements were made with.
-        tracks: Number of tracks read.
+        measured: Row name -> measurements, including the limits.
+        options: Parsed arguments.
+        tracks: Number of tracks.
 
     Returns:
-        Machine, settings and rows, in JSON's types; numbers of workers are keys.
+        Machine, settings and rows, JSON-serialisable, by number of workers.
     """
     seconds = options.segment_seconds
 
-    def figure(name: str, workers: int) -> float | None:
+    def throughput(name: str, workers: int) -> float | None:
         examples = measured[name].examples_per_cpu_second(workers) if name in measured else None
         return None if examples is None else examples * seconds
 
     def times(name: str, base: str, base_workers: int | None = None) -> dict[str, float]:
         found = {}
         for n in options.workers:
-            value, of = figure(name, n), figure(base, n if base_workers is None else base_workers)
+            value = throughput(name, n)
+            of = throughput(base, n if base_workers is None else base_workers)
             if value is not None and of is not None:
                 found[str(n)] = value / of
         return found
@@ -181,7 +184,7 @@ def report_of(
             "fault": each.fault or None,
             "rounds": max(map(len, each.runs.values())),
             "audio_seconds_per_cpu_second": {
-                str(n): value for n in counts if (value := figure(name, n)) is not None
+                str(n): value for n in counts if (value := throughput(name, n)) is not None
             },
         }
         if name not in LIMITS:
@@ -196,7 +199,7 @@ def report_of(
     return {
         "machine": _machine(),
         "settings": {
-            "data": str(options.root or f"noise, {options.track_seconds:g} s a track"),
+            "data": str(options.root or f"noise, {options.track_seconds:g} s per track"),
             "tracks": tracks,
             **{
                 name: getattr(options, name)
@@ -209,13 +212,13 @@ def report_of(
 
 
 def table(report: dict[str, Any]) -> str:
-    """Write a report for people, as a Markdown table whose columns are aligned.
+    """Format a report as a Markdown table.
 
     Args:
-        report: What ``compare`` returned.
+        report: Result of ``compare``.
 
     Returns:
-        Machine, settings and table, in lines.
+        Machine, settings and table.
     """
     machine, settings = report["machine"], report["settings"]
     counts = [str(n) for n in settings["workers"]]
@@ -233,12 +236,12 @@ def table(report: dict[str, Any]) -> str:
         ]
     ]
     for name, row in report["rows"].items():
-        figures = row["audio_seconds_per_cpu_second"]
+        throughputs = row["audio_seconds_per_cpu_second"]
         wall = row.get("wall_two_workers_to_one")
         lines.append(
             [
                 name,
-                *(_number(figures.get(n)) for n in counts),
+                *(_number(throughputs.get(n)) for n in counts),
                 _joined(row.get("times_soundfile"), counts, _ratio),
                 _joined(row.get("times_openunmix"), counts, _ratio),
                 _joined(row.get("share_of_limit"), counts, "{:.0%}".format),
@@ -254,7 +257,7 @@ def table(report: dict[str, Any]) -> str:
             f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}, {versions}.",
             f"Data: {settings['data']}, {settings['tracks']} tracks; crops of "
             f"{settings['segment_seconds']:g} s, batch {settings['batch_size']}; median of up to "
-            f"{settings['repeats']} rounds of {settings['seconds']:g} s a process; one "
+            f"{settings['repeats']} rounds of {settings['seconds']:g} s per process; one "
             "torch thread each.",
             "",
             *markdown(lines),
@@ -301,13 +304,13 @@ def _cpu_model() -> str:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse numbers that measure nothing.
+    """Check the arguments.
 
     Args:
-        options: What ``add_arguments`` asked for.
+        options: Parsed arguments.
 
     Raises:
-        DataError: An option is not what it must be.
+        DataError: An argument is out of range.
     """
     for name, lowest in (("tracks", 2), ("batch_size", 1), ("repeats", 1)):
         if getattr(options, name) < lowest:
@@ -321,7 +324,7 @@ def check(options: argparse.Namespace) -> None:
             )
     if min(options.workers) < 0 or len(set(options.workers)) < len(options.workers):
         raise DataError(
-            f"--workers is {' '.join(map(str, options.workers))}: give each number once, from 0 on"
+            f"--workers is {' '.join(map(str, options.workers))}: give each number once, 0 or more"
         )
     if options.root is None and options.track_seconds < options.segment_seconds:
         raise DataError(

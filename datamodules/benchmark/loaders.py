@@ -1,4 +1,4 @@
-"""What is compared: the limit that memory sets, an ordinary loader, and Stemlab's."""
+"""The memory bandwidth limit, an ordinary loader of soundfile, and Stemlab's loader."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from datamodules.randomness import Position
 from datamodules.stream.ring_loader import RingLoader
 from datamodules.tracks.layouts import STEMS
 
-# As many examples as a run can want: no loader pays for the beginning of an epoch.
+# More examples than a run can take, so that the start of an epoch is not measured.
 _ENDLESS = 2**40
 _PLANNED_BATCHES = 64
 _LOWEST_GAIN, _HIGHEST_GAIN = 0.25, 1.25
 
 
-# ---------------------------------------------------------------- the limit of memory traffic
+# ---------------------------------------------------------------- memory bandwidth limit
 
 
 def copy_limit(task: Task, dtype: torch.dtype) -> Start:
-    """Nothing but copying: no drawing, no channels to part, no gain, no checks.
+    """Copy only: no random numbers, no deinterleaving of channels, no gain, no checks.
 
-    Crops of the mapped files go to a ring of shared memory in the order of the files' samples.
+    Crops of the mapped files are copied to a ring in shared memory, in the files' order of samples.
 
     Args:
-        task: What has to be done.
+        task: The task.
         dtype: Type to convert to; int16 is a plain copy.
 
     Returns:
-        The loader; it has no workers.
+        The loader, which has no workers.
     """
     files = [[MappedFile(track[stem]).samples for stem in STEMS] for track in task.tracks]
     random = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def copy_limit(task: Task, dtype: torch.dtype) -> Start:
         start = random.integers(max(len(samples) - task.segment_samples, 0) + 1)
         return samples[start : start + task.segment_samples]
 
-    # Drawn beforehand; many enough that no cache holds them.
+    # Drawn beforehand; more than fit into the CPU's caches.
     plan = [
         [[crop(stem) for stem in range(len(STEMS))] for _ in range(task.batch_size)]
         for _ in range(_PLANNED_BATCHES)
@@ -76,10 +76,10 @@ def copy_limit(task: Task, dtype: torch.dtype) -> Start:
 
 
 class SoundfileCrops(Dataset[Tensor]):
-    """What one writes who has no loader yet: seek, read, gain, swap, stack.
+    """A straightforward data set: seek, read, gain, swap, stack.
 
     Args:
-        task: What has to be done.
+        task: The task.
     """
 
     def __init__(self, task: Task) -> None:
@@ -93,7 +93,7 @@ class SoundfileCrops(Dataset[Tensor]):
         """Make an example.
 
         Args:
-            number: Track of the first stem; the others draw theirs.
+            number: Index of the first stem's track; the other stems' tracks are drawn.
 
         Returns:
             Stems, shape (stems, 2, T).
@@ -113,15 +113,15 @@ class SoundfileCrops(Dataset[Tensor]):
 
 
 def ordinary_loader(dataset: Dataset[Any], task: Task, workers: int) -> DataLoader[Any]:
-    """PyTorch's loader with the settings that serve it best here.
+    """PyTorch's loader with the settings that are fastest here.
 
     Args:
-        dataset: What makes the examples.
-        task: What has to be done.
-        workers: Number of processes.
+        dataset: Makes the examples.
+        task: The task.
+        workers: Number of worker processes.
 
     Returns:
-        The loader, which draws examples with replacement and never ends.
+        An endless loader that draws examples with replacement.
     """
     return DataLoader(
         dataset,
@@ -132,7 +132,7 @@ def ordinary_loader(dataset: Dataset[Any], task: Task, workers: int) -> DataLoad
 
 
 def plain_soundfile(task: Task) -> Start:
-    """The ordinary data set in the ordinary loader."""
+    """``SoundfileCrops`` in PyTorch's loader."""
     dataset = SoundfileCrops(task)
 
     def start(workers: int) -> Batches:
@@ -145,12 +145,12 @@ def plain_soundfile(task: Task) -> Start:
 
 
 def stemlab(task: Task, int16_to_device: bool = False, compiled: bool = True) -> Start:
-    """The stream that models are trained on, with every stem from a track of its own.
+    """Stemlab's training stream, with every stem from another track.
 
     Args:
-        task: What has to be done.
+        task: The task.
         int16_to_device: Leave conversion, gain and swap to the device.
-        compiled: Use the compiled kernel; without it, what serves where numba is not there.
+        compiled: Use the kernel compiled by numba, instead of the fallback without numba.
 
     Returns:
         The loader.
@@ -183,14 +183,14 @@ def stemlab(task: Task, int16_to_device: bool = False, compiled: bool = True) ->
 
 
 def _end_persistent_workers(loader: DataLoader[Any]) -> None:
-    """End workers that wait for the next epoch, at once, as Lightning does after training."""
+    """End persistent workers at once, as Lightning does after training."""
     if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
         loader._iterator._shutdown_workers()
     loader._iterator = None
 
 
 class _WithoutKernel:
-    """Writes examples as where numba is not installed; goes to workers as what it wraps does."""
+    """Writes examples as if numba were not installed; can be passed to workers."""
 
     def __init__(self, fill: Callable[[Tensor, Position], None]) -> None:
         self.fill = fill

@@ -1,4 +1,4 @@
-"""What a loader costs: processor time of all its processes, and time that passes."""
+"""Measurement of loaders: processor time of all processes, and wall time."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from datamodules.errors import DataError
 
 Batches = Generator[Any, None, None]
 Start = Callable[[int], Batches]
-"""Starts a loader with this number of workers; its batches never end, and closing stops it."""
+"""Starts a loader with a number of workers; its batches are endless, and closing stops it."""
 
-# A row is left out of later rounds when it took so many times the time meant for it.
+# A loader skips later rounds when it has taken this many times its share of the time.
 _PATIENCE = 2
 
 
 class Measurement(NamedTuple):
-    """What one run of a loader took.
+    """One run of a loader.
 
     Attributes:
         examples: Number of examples.
-        cpu_seconds: Time of the processor, this process and the workers together.
-        wall_seconds: Time that passed.
+        cpu_seconds: Processor time of this process and the workers.
+        wall_seconds: Wall time.
     """
 
     examples: int
@@ -40,11 +40,11 @@ class Measurement(NamedTuple):
 
 
 @dataclass
-class Measured:
-    """What was measured of a loader.
+class Result:
+    """All measurements of a loader.
 
     Attributes:
-        runs: Number of workers -> its runs, one a round.
+        runs: Number of workers -> runs, one per round.
         fault: Why it cannot be measured; empty if it can.
     """
 
@@ -52,12 +52,12 @@ class Measured:
     fault: str = ""
 
     def examples_per_cpu_second(self, workers: int) -> float | None:
-        """Median over the rounds; none if it was not measured with so many workers."""
+        """Median over the rounds; None if not measured with this number of workers."""
         runs = self.runs.get(workers)
         return statistics.median(run.examples / run.cpu_seconds for run in runs) if runs else None
 
     def wall_ratio(self, more: int, fewer: int) -> float | None:
-        """How many times as much comes in the same time from more workers: median over rounds."""
+        """Ratio of throughputs with more and with fewer workers, median over rounds."""
         pairs = list(zip(self.runs.get(more, []), self.runs.get(fewer, []), strict=False))
         return (
             statistics.median(_per_second(a) / _per_second(b) for a, b in pairs) if pairs else None
@@ -68,13 +68,13 @@ def _per_second(run: Measurement) -> float:
     return run.examples / run.wall_seconds
 
 
-class Entrant(NamedTuple):
-    """A loader to be measured.
+class Candidate(NamedTuple):
+    """A loader to measure.
 
     Attributes:
         name: Its name.
-        prepare: Makes what all its runs share, such as an index of the files.
-        workers: With how many workers it runs, one after the other.
+        prepare: Prepares what all its runs share, such as an index of the files.
+        workers: Numbers of workers to run it with.
     """
 
     name: str
@@ -83,62 +83,62 @@ class Entrant(NamedTuple):
 
 
 def measure_all(
-    entrants: Sequence[Entrant], batch_size: int, seconds: float, repeats: int, progress: bool
-) -> dict[str, Measured]:
-    """Measure loaders in turn, round by round, so that a machine that slows down slows all alike.
+    candidates: Sequence[Candidate], batch_size: int, seconds: float, repeats: int, progress: bool
+) -> dict[str, Result]:
+    """Measure loaders in rounds, so that a machine that slows down affects all of them equally.
 
     Args:
-        entrants: The loaders.
+        candidates: The loaders.
         batch_size: Examples in each batch.
-        seconds: Processor time of a run, for each worker; at least a batch of each is taken.
-        repeats: Number of rounds. A slow loader, whose batches take longer than a run is meant
-            to, takes part in as many as fit into twice its share of the time.
+        seconds: Processor time of a run per worker; at least one batch per worker is taken.
+        repeats: Number of rounds. A loader whose batches take longer than a run takes part in as
+            many rounds as fit into twice its share of the time.
         progress: Show a progress bar.
 
     Returns:
-        Name -> what was measured, or why it could not be.
+        Name -> measurements, or why there are none.
     """
-    results = {entrant.name: Measured() for entrant in entrants}
+    results = {candidate.name: Result() for candidate in candidates}
     starts: dict[str, Start] = {}
     spent = dict.fromkeys(results, 0.0)
-    steps = [(entrant, n) for _ in range(repeats) for entrant in entrants for n in entrant.workers]
+    steps = [(each, n) for _ in range(repeats) for each in candidates for n in each.workers]
     with tqdm(steps, "measuring", unit="run", disable=not progress, leave=False) as bar:
-        for entrant, workers in bar:
-            bar.set_postfix_str(f"{entrant.name}, {workers} workers")
-            name, measured = entrant.name, results[entrant.name]
-            allowed = _PATIENCE * repeats * seconds * sum(max(n, 1) for n in entrant.workers)
+        for candidate, workers in bar:
+            bar.set_postfix_str(f"{candidate.name}, {workers} workers")
+            name, measured = candidate.name, results[candidate.name]
+            allowed = _PATIENCE * repeats * seconds * sum(max(n, 1) for n in candidate.workers)
             runs = measured.runs.setdefault(workers, [])
-            # A round that was begun is finished: its runs are compared with each other.
+            # A round is always completed, because its runs are compared with each other.
             begun = len(runs) < max(map(len, measured.runs.values()))
             if measured.fault or (runs and not begun and spent[name] > allowed):
                 continue
             try:
                 if name not in starts:
-                    starts[name] = entrant.prepare()
+                    starts[name] = candidate.prepare()
                 runs.append(measure(starts[name], workers, batch_size, seconds))
-            except Exception as error:  # whatever another project's code may raise
-                measured.fault = _in_a_line(error)
+            except Exception as error:  # other projects may raise anything
+                measured.fault = _last_line(error)
             else:
                 spent[name] += runs[-1].cpu_seconds
     return results
 
 
 def measure(start: Start, workers: int, batch_size: int, seconds: float) -> Measurement:
-    """Take batches from a loader and do nothing with them.
+    """Take batches from a loader without using them.
 
     Args:
         start: Starts it.
         workers: Number of its worker processes.
         batch_size: Examples in each batch.
-        seconds: Processor time of the run, for each worker.
+        seconds: Processor time of the run per worker.
 
     Returns:
-        What it took, after it was started and has run for as long to get warm.
+        The measurement, after a warm-up of the same length.
     """
     batches = start(workers)
     try:
-        # Compiles, and touches pages for the first time. With a batch from each worker taken,
-        # none of a slow loader's is ready beforehand.
+        # Warm-up: compiles and allocates. Taking one batch per worker leaves none prefetched by a
+        # slow loader.
         _take(batches, max(workers, 1), seconds)
         cpu_before, wall_before = cpu_seconds(), time.perf_counter()
         taken = _take(batches, max(workers, 1), seconds)
@@ -150,11 +150,11 @@ def measure(start: Start, workers: int, batch_size: int, seconds: float) -> Meas
 
 
 def _take(batches: Iterator[Any], workers: int, seconds: float) -> int:
-    """Take as many batches from each worker, for at least so long; returns their number."""
+    """Take equally many batches from each worker, for at least that long; returns the total."""
     end = cpu_seconds() + workers * seconds
     taken = 0
     while taken == 0 or cpu_seconds() < end:
-        # The clock is looked at ever more seldom, because looking takes time.
+        # Reading the clock takes time, so it is read less and less often.
         for _ in range(workers * (1 + taken // (8 * workers))):
             next(batches)
             taken += 1
@@ -162,13 +162,13 @@ def _take(batches: Iterator[Any], workers: int, seconds: float) -> int:
 
 
 def cpu_seconds() -> float:
-    """Processor time, user and system, of this process, its workers and what they waited for.
+    """Processor time, user and system, of this process, its workers and their ended children.
 
     Returns:
-        Seconds since the processes began.
+        Seconds since the processes started.
 
     Raises:
-        DataError: The system does not tell (it needs Linux's ``/proc``).
+        DataError: The system has no ``/proc`` (it needs Linux).
     """
     total = 0.0
     for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
@@ -182,13 +182,13 @@ def cpu_seconds() -> float:
                 f"processor time of the workers cannot be read ({error}): measure on Linux, or "
                 "with --workers 0"
             ) from error
-        # After the name in parentheses: fields 14 to 17 are its own time and its children's.
+        # After the name in parentheses: fields 14 to 17 are the times of itself and its children.
         fields = content.rpartition(")")[2].split()[11:15]
         total += sum(map(int, fields)) / os.sysconf("SC_CLK_TCK")
     return total
 
 
-def _in_a_line(error: BaseException) -> str:
-    # A worker's error has its traceback in the message, and what matters in the last line.
+def _last_line(error: BaseException) -> str:
+    # The message of a worker's error contains a traceback, with the cause in the last line.
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

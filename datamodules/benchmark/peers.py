@@ -1,4 +1,4 @@
-"""Loaders of other projects, as their own training uses them, where they are installed."""
+"""Loaders of other projects, as their own training uses them, if they are installed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from datamodules.benchmark.measuring import Batches, Start
 from datamodules.errors import DataError
 from datamodules.tracks.layouts import STEMS
 
-# What Open-Unmix and Demucs both draw gains from.
+# Range of gains in both Open-Unmix and Demucs.
 _GAINS = (0.25, 1.25)
-# Demucs reads so much more than a crop, and shifts by up to so much.
+# Demucs reads this much more than a crop, and shifts by up to this much.
 _DEMUCS_SHIFT_SECONDS = 1.0
 
 
@@ -32,7 +32,7 @@ _DEMUCS_SHIFT_SECONDS = 1.0
 
 
 class _MusdbCrops(Dataset[Tensor]):
-    """Random chunks of musdb's tracks, as its documentation draws them."""
+    """Random chunks of musdb's tracks, as in its documentation."""
 
     def __init__(self, task: Task) -> None:
         import musdb  # needs ffmpeg
@@ -65,7 +65,7 @@ def musdb_chunks(task: Task) -> Start:
 def openunmix_folders(task: Task) -> Start:
     """Open-Unmix's fastest data set of folders, with its own augmentations.
 
-    It hands out the sum of the stems and one of them.
+    It returns the sum of the stems and one of them.
     """
     with _quiet(), former_torchaudio(), _from("openunmix"):
         from openunmix import data
@@ -132,7 +132,7 @@ def demucs_wavset(task: Task) -> Start:
 
 
 class _TorchaudioCrops(Dataset[Tensor]):
-    """Crops of the whole files that torchaudio's data set decodes, each stem from any track."""
+    """Crops of the complete files that torchaudio's data set decodes, each stem from any track."""
 
     def __init__(self, task: Task) -> None:
         from torchaudio.datasets import MUSDB_HQ
@@ -154,7 +154,7 @@ class _TorchaudioCrops(Dataset[Tensor]):
 
 
 def torchaudio_musdb_hq(task: Task) -> Start:
-    """The data set of torchaudio, which decodes a whole file for a crop."""
+    """Torchaudio's data set, which decodes a complete file for each crop."""
     return _ordinary(_TorchaudioCrops(task), task)
 
 
@@ -176,7 +176,7 @@ def _augment(waveform: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _from(package: str) -> Iterator[None]:
-    """Say how to install what is missing."""
+    """Turn a missing package into an error that says how to install it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -185,17 +185,17 @@ def _from(package: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep progress bars of other projects off the terminal."""
+    """Hide progress bars of other projects."""
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
 @contextlib.contextmanager
 def former_torchaudio() -> Iterator[None]:
-    """Give torchaudio back what its releases from 2.9 on lack, as its soundfile backend had it.
+    """Restore functions of torchaudio before 2.9 with its soundfile backend.
 
-    ``info`` and the choice of a backend are gone, and ``load`` needs torchcodec and is slower;
-    the loaders here were written for these. Workers are forked and so have them, too.
+    The loaders here need ``info`` and the choice of a backend, which were removed; the new ``load``
+    needs torchcodec and is slower. Forked workers inherit the patch.
     """
     import torchaudio
 

@@ -12,9 +12,9 @@ import pytest
 from datamodules.benchmark import measuring
 from datamodules.benchmark.measuring import (
     Batches,
-    Entrant,
-    Measured,
+    Candidate,
     Measurement,
+    Result,
     Start,
     cpu_seconds,
     measure,
@@ -98,8 +98,8 @@ def test_rows_are_interleaved_and_a_fault_stops_only_its_row(
 
     monkeypatch.setattr(measuring, "measure", run)
     names = {"1": [0, 2], "broken": [0, 2], "absent": [0], "5": [0, 2], "2": [1]}
-    entrants = [Entrant(name, partial(prepare, name), counts) for name, counts in names.items()]
-    results = measure_all(entrants, batch_size=3, seconds=1.0, repeats=3, progress=False)
+    candidates = [Candidate(name, partial(prepare, name), counts) for name, counts in names.items()]
+    results = measure_all(candidates, batch_size=3, seconds=1.0, repeats=3, progress=False)
 
     first = [("1", -1), ("1", 0), ("1", 2), ("broken", -1), ("broken", 0), ("broken", 2)]
     assert calls[:11] == [*first, ("5", -1), ("5", 0), ("5", 2), ("2", -1), ("2", 1)]
@@ -119,7 +119,7 @@ def test_rows_are_interleaved_and_a_fault_stops_only_its_row(
 
 
 def test_medians_over_rounds() -> None:
-    measured = Measured(
+    measured = Result(
         {
             1: [Measurement(10, 1.0, 1.0), Measurement(10, 2.0, 1.0), Measurement(10, 4.0, 2.0)],
             2: [Measurement(10, 1.0, 0.5), Measurement(10, 1.0, 1.0), Measurement(30, 1.0, 4.0)],
