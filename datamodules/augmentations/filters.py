@@ -312,7 +312,7 @@ def _filter_in_sections(waveforms: Tensor, sections: Parameters) -> Tensor:
         Shape (N, C, T).
     """
     # float64: poles of low frequencies are so close to the unit circle that float32 adds noise.
-    signal: Tensor = waveforms.transpose(0, 1).double()  # lfilter wants (..., filters, T)
+    signal: Tensor = waveforms.transpose(0, 1).double()  # lfilter's layout: (..., filters, T)
     for number in range(sections.shape[1]):
         section = torch.from_numpy(sections[:, number] / sections[:, number, 3:4])
         b, a = section.to(signal.device).split(3, 1)

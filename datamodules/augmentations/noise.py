@@ -135,7 +135,7 @@ class ColouredNoise(_Noise):
         frequencies = torch.arange(period // 2 + 1, device=waveforms.device).clamp_min(1)
         weights = frequencies ** (-on_device(parameters[:, 0], white) / 2)
         weights[..., 0] = 0  # zero mean
-        noise = torch.fft.irfft(torch.fft.rfft(white) * weights, period)
+        noise: Tensor = torch.fft.irfft(torch.fft.rfft(white) * weights, period)
         repeats = -(-samples // period)
         return noise.repeat(1, 1, repeats)[..., :samples]
 

@@ -22,7 +22,7 @@ class Recordings:
         what: Kind of files, for error messages.
 
     Raises:
-        DataError: The folder is missing or holds no audio, or a file is damaged.
+        DataError: The folder is missing or contains no audio, or a file is damaged.
     """
 
     def __init__(self, folder: AnyPath, what: str) -> None:
@@ -40,8 +40,8 @@ class Recordings:
         )
         if not self.files:
             raise DataError(
-                f"{root}: holds no {what}; put {', '.join(_FORMATS)} files there, or correct the "
-                "augmentation's argument folder"
+                f"{root}: contains no {what}; put {', '.join(_FORMATS)} files there, or correct "
+                "the augmentation's argument folder"
             )
         self.infos: Sequence[AudioInfo] = [inspect_seekable(path) for path in self.files]
 
@@ -74,12 +74,12 @@ class Recordings:
             Waveform, shape (channels, samples).
         """
         path, info = self.files[number], self.infos[number]
-        wanted = resampled_length(samples, sample_rate, info.sample_rate)
-        if wanted <= info.samples:
-            crop = read(path, int(place * (info.samples - wanted + 1)), wanted)
+        needed = resampled_length(samples, sample_rate, info.sample_rate)
+        if needed <= info.samples:
+            crop = read(path, int(place * (info.samples - needed + 1)), needed)
         else:
-            whole = read(path)
-            crop = np.take(whole, int(place * info.samples) + np.arange(wanted), -1, mode="wrap")
+            indices = int(place * info.samples) + np.arange(needed)
+            crop = np.take(read(path), indices, -1, mode="wrap")
         crop = resample(crop, info.sample_rate, sample_rate)
         return match_channels(crop, channels)[:, :samples]
 

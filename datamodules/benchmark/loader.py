@@ -78,7 +78,7 @@ ROWS = {
     "musdb": Row(peers.musdb_chunks, "musdb.DB: chunk_start, chunk_duration"),
     "demucs": Row(peers.demucs_wavset, "demucs.wav.Wavset and augment on the CPU, by soundfile"),
     "torchaudio": Row(
-        peers.torchaudio_musdb_hq, "torchaudio.datasets.MUSDB_HQ, whole files, by soundfile"
+        peers.torchaudio_musdb_hq, "torchaudio.datasets.MUSDB_HQ, complete files, by soundfile"
     ),
 }
 
@@ -137,7 +137,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         tracks = read_once(root, True)
         segment_samples = round(options.segment_seconds * SAMPLE_RATE)
         task = Task(root, tracks, segment_samples, options.batch_size)
-        workers = dict.fromkeys(LIMITS, [0]) | dict.fromkeys(options.only, options.workers)
+        workers = {name: [0] for name in LIMITS} | dict.fromkeys(options.only, options.workers)
         candidates = [
             Candidate(name, partial((LIMITS | ROWS)[name].prepare, task), counts)
             for name, counts in workers.items()

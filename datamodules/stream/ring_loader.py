@@ -27,15 +27,13 @@ _SPARE_SLOTS = 3
 
 
 class Examples(Protocol):
-    """Writes examples into slots, in the workers.
+    """Writes examples into slots, in the workers."""
 
-    Attributes:
-        shape: Shape of the largest example.
-        dtype: Type of the values.
-    """
-
-    shape: Sequence[int]
     dtype: torch.dtype
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Shape of the largest example."""
 
     def shape_at(self, epoch: int) -> Sequence[int]:
         """Shape of the examples of an epoch."""

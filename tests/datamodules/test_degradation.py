@@ -1,4 +1,4 @@
-"""Degraded music: what is done to the input, to whom, when, and what stays as it was."""
+"""Degraded music: degraded inputs, clean targets, fixed validation and test data."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def snr_db(clean: Tensor, noisy: Tensor) -> float:
 # ---------------------------------------------------------------------- training
 
 
-def test_mixtures_are_degraded_and_targets_are_not(musdb_root: Path) -> None:
+def test_mixtures_are_degraded_and_targets_stay_clean(musdb_root: Path) -> None:
     settings: dict[str, Any] = {"root": str(musdb_root), "sources": MUSIC, **SMALL}
     plain = MUSDBDataModule(**settings)
     plain.setup("fit")
@@ -68,42 +68,42 @@ def test_mixtures_are_degraded_and_targets_are_not(musdb_root: Path) -> None:
             assert snr_db(before, after) == pytest.approx(10, abs=0.01)
 
 
-def test_separation_of_degraded_mixtures_keeps_its_sources(musdb_root: Path) -> None:
+def test_several_sources_of_degraded_mixtures(musdb_root: Path) -> None:
     for batch in training_batches(data(musdb_root, sources=["vocals", "bass"])):
         assert batch.targets.shape == (4, 2, 2, RATE // 2)
         assert batch.mixture.shape == (4, 2, RATE // 2)
         assert batch.mixture.isfinite().all()
 
 
-def test_examples_are_functions_of_seed_epoch_and_index() -> None:
+def test_degradation_depends_on_seed_epoch_and_index_only() -> None:
     degrader = Degrader([DecayingNoise(), ColouredNoise()], 7)
     batch = Batch(music(1, 2, 4000).expand(5, -1, -1), music(5, 1, 2, 4000))
-    places = [(0, 0), (0, 1), (1, 0), (0, 0), (2, 5)]
-    found = degrader.training(batch, places).mixture
+    positions = [(0, 0), (0, 1), (1, 0), (0, 0), (2, 5)]
+    found = degrader.training(batch, positions).mixture
     assert torch.equal(found[0], found[3])
     for first, second in ((0, 1), (0, 2), (1, 2), (0, 4)):
         assert not torch.allclose(found[first], found[second], atol=1e-3)
-    alone = degrader.training(Batch(batch.mixture[4:], batch.targets[4:]), places[4:]).mixture
+    alone = degrader.training(Batch(batch.mixture[4:], batch.targets[4:]), positions[4:]).mixture
     assert torch.allclose(alone[0], found[4], atol=1e-6)
-    again = Degrader([DecayingNoise(), ColouredNoise()], 7).training(batch, places).mixture
+    again = Degrader([DecayingNoise(), ColouredNoise()], 7).training(batch, positions).mixture
     assert torch.equal(again, found)
-    other = Degrader([DecayingNoise(), ColouredNoise()], 8).training(batch, places).mixture
+    other = Degrader([DecayingNoise(), ColouredNoise()], 8).training(batch, positions).mixture
     assert not torch.allclose(other, found, atol=1e-3)
 
 
-def test_two_degradations_of_one_kind_draw_apart() -> None:
+def test_two_degradations_of_one_class_are_independent() -> None:
     batch = Batch(music(1, 2, 4000), music(1, 1, 2, 4000))
     one, two = (
         Degrader([ColouredNoise(6.0, 6.0, 0.0, 0.0)] * count, 0).training(batch, [(0, 0)]).mixture
         for count in (1, 2)
     )
-    # The second is relative to the noisy mixture; the same noise twice would leave 0 dB.
+    # The second ratio refers to the noisy mixture; the same noise twice would give 0 dB.
     both = 0.25 * (1 + 1.25)
     assert snr_db(batch.mixture, one) == pytest.approx(6, abs=0.1)
     assert snr_db(batch.mixture, two) == pytest.approx(-10 * np.log10(both), abs=0.3)
 
 
-def test_nothing_clips_and_quiet_examples_keep_their_level() -> None:
+def test_loud_examples_are_attenuated_and_quiet_ones_are_not() -> None:
     mixture = torch.stack([music(2, 4000), 20 * music(2, 4000)])
     targets = music(2, 3, 2, 4000)
     found = Degrader([Polarity(1.0)], 0).training(Batch(mixture, targets), [(0, 0), (0, 1)])
@@ -122,7 +122,7 @@ def test_silence_stays_silent() -> None:
     assert not found.targets.any()
 
 
-def test_no_degradations_degrade_nothing(musdb_root: Path) -> None:
+def test_without_degradations_mixtures_stay_clean(musdb_root: Path) -> None:
     batch = training_batches(data(musdb_root, []))[0]
     assert torch.allclose(batch.mixture, batch.targets[:, 0], atol=1e-6)
 
@@ -130,12 +130,12 @@ def test_no_degradations_degrade_nothing(musdb_root: Path) -> None:
 # --------------------------------------------------------- validation and test
 
 
-def test_validation_and_test_are_fixed(musdb_root: Path) -> None:
+def test_validation_and_test_data_are_fixed(musdb_root: Path) -> None:
     module = data(musdb_root)
     crops, tracks = module.val_dataloader()
     first, second = next(iter(crops)), next(iter(module.val_dataloader()[0]))
     assert torch.equal(first.mixture, second.mixture)
-    assert module.on_after_batch_transfer(first, 0) is first, "nothing is done to it twice"
+    assert module.on_after_batch_transfer(first, 0) is first, "it is not degraded twice"
     assert (len(crops.dataset), len(tracks.dataset)) == (2, 1)
     (track,) = list(tracks)
     assert isinstance(track, TrackBatch)
@@ -155,7 +155,7 @@ def test_validation_and_test_are_fixed(musdb_root: Path) -> None:
     assert not torch.allclose(test.mixture, test.targets[0], atol=1e-2)
 
 
-def test_crops_of_a_track_are_degraded_apart() -> None:
+def test_crops_of_a_track_are_degraded_independently() -> None:
     degrader = Degrader([ColouredNoise()], 0)
     crop = Batch(music(2, 4000), music(1, 2, 4000))
     found = {key: degrader.fixed(crop, *key).mixture for key in (("a", 0), ("a", 9), ("b", 0))}
@@ -166,7 +166,7 @@ def test_crops_of_a_track_are_degraded_apart() -> None:
     assert not torch.allclose(trained.mixture[0], found["a", 0], atol=1e-3)
 
 
-def test_files_to_predict_are_taken_as_they_are(musdb_root: Path) -> None:
+def test_files_to_predict_are_not_degraded(musdb_root: Path) -> None:
     song = musdb_root / "test/Test - Song/mixture.wav"
     module = DegradedMUSDBDataModule(
         root=str(musdb_root), sources=MUSIC, predict_paths=[str(song)], **SMALL
@@ -175,24 +175,24 @@ def test_files_to_predict_are_taken_as_they_are(musdb_root: Path) -> None:
     assert list(module.predict_dataloader()) == [song]
 
 
-def test_workers_give_what_the_process_itself_gives(musdb_root: Path) -> None:
+def test_workers_give_the_same_validation_data(musdb_root: Path) -> None:
     alone, workers = (data(musdb_root, num_workers=number) for number in (0, 1))
     for one, other in zip(alone.val_dataloader(), workers.val_dataloader(), strict=True):
         for first, second in zip(one, other, strict=True):
-            # To rounding: a worker has one thread.
+            # Up to rounding: a worker has one thread.
             assert torch.allclose(first.mixture, second.mixture, atol=1e-5)
 
 
 # ---------------------------------------------------------------------- settings
 
 
-def test_the_rate_of_the_music_is_that_of_the_degradations(musdb_root: Path) -> None:
+def test_degradations_get_the_sample_rate_of_the_music(musdb_root: Path) -> None:
     room = DecayingNoise(0.5, 0.5)
     DegradedMUSDBDataModule([room], root=str(musdb_root), sample_rate=22050)
     assert room.max_samples() == 1 + 11025
 
 
-def test_what_wants_stems_is_refused_at_once() -> None:
+def test_probabilities_per_stem_are_refused() -> None:
     with pytest.raises(ValueError, match="there are 1 stems"):
         DegradedMUSDBDataModule([Gain(probability={"vocals": 0.5})])
 
@@ -210,5 +210,5 @@ def test_real_rooms_and_noise_on_real_music() -> None:
     item = next(iter(module.val_dataloader()[1]))
     assert item.mixture.shape == item.targets.shape[1:]
     assert item.mixture.abs().max() <= 1
-    # A plate without dry sound leaves little of the waveform.
+    # A plate without dry signal preserves little of the waveform.
     assert snr_db(item.targets[0], item.mixture) < 5

@@ -1,4 +1,4 @@
-"""What a training did, written as it does it; and a pause for the test to step in."""
+"""Callbacks that record a training in files, and pause it for a test to send a signal."""
 
 from __future__ import annotations
 
@@ -11,27 +11,14 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from datamodules.batches import StemBatch
-from datamodules.musdb import MUSDBDataModule
 from lightning_modules.runtime import signals
 
 
-class RecordedMUSDB(MUSDBDataModule):
-    """Keeps the positions of the batch at hand."""
-
-    fed: list[list[int]]
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if isinstance(batch, StemBatch):
-            self.fed = batch.positions.tolist()
-        return super().on_after_batch_transfer(batch, dataloader_idx)
-
-
 class Recorder(Callback):
-    """Write examples and losses of each step to ``record-<rank>.jsonl`` in the run's directory.
+    """Write the examples and the loss of each step to ``record-<rank>.jsonl`` in the run directory.
 
-    With ``PAUSE=<start>:<rank>:<step>`` in the environment that rank waits after that step of
-    that start for a signal, having written its process id to ``paused-<start>``.
+    With ``PAUSE=<start>:<rank>:<step>`` in the environment, that rank writes its process id to
+    ``paused-<start>`` after that step of that start, and waits for a signal.
     """
 
     def __init__(self) -> None:
@@ -47,11 +34,8 @@ class Recorder(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        run_dir, rank, step = (
-            Path(trainer.default_root_dir),
-            trainer.global_rank,
-            trainer.global_step,
-        )
+        run_dir = Path(trainer.default_root_dir)
+        rank, step = trainer.global_rank, trainer.global_step
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         line = {
             "start": self.start,
@@ -71,17 +55,17 @@ class Recorder(Callback):
 
 
 def workers_of(trainer: int) -> list[int]:
-    """Process ids of a training's loader workers: they are forks of it."""
+    """Process ids of the loader workers of a training process, which are forks of it."""
     command = Path(f"/proc/{trainer}/cmdline").read_bytes()
     children = Path(f"/proc/{trainer}/task/{trainer}/children").read_text().split()
     return [int(c) for c in children if Path(f"/proc/{c}/cmdline").read_bytes() == command]
 
 
 class Memory(Callback):
-    """Write what the training holds at each epoch's end to ``memory.jsonl`` in the run's directory.
+    """Write the resources in use at the end of each epoch to ``memory.jsonl`` in the run directory.
 
-    That is memory that no file stands behind, of this process and the mean over the
-    loader's workers, and the number of open files and of threads of this process.
+    These are the anonymous memory of this process, its mean over the loader's workers, and the
+    numbers of open files and threads of this process.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Tracks that tests write."""
+"""Tracks written by tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_track(
     seed: int = 0,
     suffix: str = "wav",
 ) -> None:
-    """Write a track whose stems live in bands of their own and whose mixture is their sum."""
+    """Write a track whose stems have separate frequency bands and whose mixture is their sum."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(seed)
     time = np.arange(round(seconds * sample_rate)) / sample_rate

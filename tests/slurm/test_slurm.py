@@ -35,7 +35,7 @@ TINY: dict[str, Any] = {
     },
     "model": {"init_args": {"channels": [4, 8], "n_fft": 512, "hop_length": 256, "dropout": 0.0}},
     "data": {
-        "class_path": "tests.helpers.record.RecordedMUSDB",
+        "class_path": "datamodules.musdb.MUSDBDataModule",
         "init_args": {
             "segment_seconds": 0.5,
             "batch_size": BATCH_SIZE,

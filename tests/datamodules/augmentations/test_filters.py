@@ -201,7 +201,7 @@ def test_mono_stem_uses_the_average_of_a_stereo_response(tmp_path: Path) -> None
 def test_missing_and_invalid_responses_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: does not exist.*impulse responses"):
         Reverb(str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match="holds no impulse responses"):
+    with pytest.raises(DataError, match="contains no impulse responses"):
         Reverb(str(tmp_path))
     soundfile.write(tmp_path / "a.wav", np.zeros(10), RATE)
     with pytest.raises(DataError, match=r"a\.wav: is silent"):

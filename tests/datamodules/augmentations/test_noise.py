@@ -174,7 +174,7 @@ def test_invalid_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file: is a file, a folder"):
         RecordedNoise(str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"holds no noise recordings; put \.wav"):
+    with pytest.raises(DataError, match=r"contains no noise recordings; put \.wav"):
         RecordedNoise(str(tmp_path))
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(DataError, match=r"broken\.wav"):
