@@ -1,7 +1,7 @@
-"""Reading audio files, with errors a person can act on.
+"""Reading audio files, with errors that a user can act on.
 
-WAV, FLAC, Ogg and MP3 are read by soundfile, which can start anywhere. Every other
-format is decoded by ffmpeg, which is asked for only when such a file turns up.
+WAV, FLAC, Ogg and MP3 are read by soundfile, which can start anywhere; all other formats are
+decoded by ffmpeg, which is needed for them only.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from datamodules.files.wav import read_wav_header
 Audio = npt.NDArray[np.float32]
 AnyPath = str | PathLike[str]
 
-# A decoder may drop up to one frame at the end of a stream; the longest AAC frame (HE-AAC).
+# A decoder may drop up to one frame at the end of a stream; this is the longest one (HE-AAC).
 _AAC_FRAME_SAMPLES = 2048
 _CONVERT = "convert it, for instance by: ffmpeg -i OLD NEW.wav"
 
 
 class _UnknownFormatError(DataError):
-    """The file is none of soundfile's formats."""
+    """soundfile does not read the file's format."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What the header of an audio file says.
+    """Header of an audio file.
 
     Attributes:
-        samples: Length, samples per channel. Through ffmpeg it is the container's word: a
-            few samples off at times, and 0 where it does not tell.
+        samples: Length, samples per channel. For formats read by ffmpeg it is what the container
+            declares: sometimes a few samples off, 0 if it declares none.
         sample_rate: Sample rate, Hz.
         channels: Number of channels.
-        subtype: Encoding, such as ``PCM_16`` or ``FLOAT``; ffmpeg's name of the codec where
-            ffmpeg reads the file.
+        subtype: Encoding, such as ``PCM_16`` or ``FLOAT``; ffmpeg's name of the codec for formats
+            read by ffmpeg.
     """
 
     samples: int
@@ -64,7 +64,7 @@ class Song:
     Attributes:
         info: Its header.
         tags: Title, artist and others, by soundfile's names; only those present.
-        blocks: Waveforms from beginning to end, shape (C, n), nominally in [-1, 1].
+        blocks: Consecutive parts of the waveform, nominally in [-1, 1], shape (C, T).
     """
 
     info: AudioInfo
@@ -73,10 +73,10 @@ class Song:
 
 
 def require_ffmpeg(purpose: str) -> None:
-    """Make sure that ffmpeg and ffprobe can be started.
+    """Check that ffmpeg and ffprobe are installed.
 
     Args:
-        purpose: What needs them; the subject of the message's first sentence.
+        purpose: What needs them; the subject of the error message.
 
     Raises:
         FFmpegMissingError: One of them is not on PATH.
@@ -91,7 +91,7 @@ def require_ffmpeg(purpose: str) -> None:
 
 
 def inspect(path: AnyPath) -> AudioInfo:
-    """Read the header of an audio file and check that the file is whole.
+    """Read the header of an audio file and check that the file is complete.
 
     Args:
         path: The file, of any format that soundfile or ffmpeg reads.
@@ -101,7 +101,7 @@ def inspect(path: AnyPath) -> AudioInfo:
 
     Raises:
         DataError: The file is missing, empty, truncated or not audio.
-        FFmpegMissingError: Only ffmpeg could read it, and it is not installed.
+        FFmpegMissingError: ffmpeg is needed to read it, and is not installed.
     """
     try:
         return inspect_seekable(path)
@@ -110,7 +110,7 @@ def inspect(path: AnyPath) -> AudioInfo:
 
 
 def inspect_seekable(path: AnyPath) -> AudioInfo:
-    """As `inspect`, but only for formats in which `read` can start anywhere.
+    """Like `inspect`, for the formats in which `read` can start anywhere.
 
     Args:
         path: The file, of a format that soundfile reads.
@@ -133,7 +133,7 @@ def inspect_streams(path: AnyPath) -> list[AudioInfo]:
         path: A file of any format that ffmpeg reads.
 
     Returns:
-        One entry a stream, at least one.
+        One entry per stream, at least one.
 
     Raises:
         DataError: The file holds no audio that ffmpeg can read.
@@ -162,13 +162,13 @@ def inspect_streams(path: AnyPath) -> list[AudioInfo]:
 
 
 def read(path: AnyPath, start: int = 0, samples: int | None = None) -> Audio:
-    """Read a part of a file, without touching the rest.
+    """Read a part of a file.
 
     Args:
         path: The file, of a format that soundfile reads.
         start: First sample.
-        samples: Number of samples; by default all that follow. Past the end of the file the
-            result is short, not padded.
+        samples: Number of samples; by default up to the end. Past the end of the file the result
+            is shorter, not padded.
 
     Returns:
         Waveform, nominally in [-1, 1], shape (C, T).
@@ -185,7 +185,7 @@ def read(path: AnyPath, start: int = 0, samples: int | None = None) -> Audio:
         try:
             file.seek(start)
             audio = file.read(wanted, dtype="float32", always_2d=True)
-            reason = "it ended early"
+            reason = "unexpected end"
         except soundfile.SoundFileError as error:
             audio, reason = np.empty((0, file.channels), np.float32), str(error)
         if len(audio) < wanted:
@@ -199,9 +199,9 @@ def read(path: AnyPath, start: int = 0, samples: int | None = None) -> Audio:
 
 
 def blocks(path: AnyPath, block_samples: int) -> Iterator[Audio]:
-    """Read a file from beginning to end in bounded memory.
+    """Read a file block by block, in bounded memory.
 
-    The file is inspected at the call, so that most faults show before the first block.
+    The header is checked by the call itself, before the first block is requested.
 
     Args:
         path: The file, of any format that soundfile or ffmpeg reads.
@@ -212,7 +212,7 @@ def blocks(path: AnyPath, block_samples: int) -> Iterator[Audio]:
 
     Raises:
         DataError: The file is missing, empty, truncated or not audio.
-        FFmpegMissingError: Only ffmpeg could read it, and it is not installed.
+        FFmpegMissingError: ffmpeg is needed to read it, and is not installed.
     """
     return open_song(path, block_samples).blocks
 
@@ -229,7 +229,7 @@ def open_song(path: AnyPath, block_samples: int | None = None) -> Song:
 
     Raises:
         DataError: The file is missing, empty, truncated or not audio.
-        FFmpegMissingError: Only ffmpeg could read it, and it is not installed.
+        FFmpegMissingError: ffmpeg is needed to read it, and is not installed.
     """
     path = Path(path)
     try:
@@ -261,7 +261,7 @@ def decode_streams(path: AnyPath, targets: Sequence[Path]) -> None:
     """
     path = Path(path)
     streams = inspect_streams(path)
-    # -nostdin, lest ffmpeg take the terminal's keys.
+    # -nostdin, so that ffmpeg does not read the terminal's keys.
     command = ["ffmpeg", "-nostdin", "-v", "error", "-y", "-i", f"file:{path}"]
     for number, target in enumerate(targets):
         # All streams at the rate of the first (the mixture), as stempeg reads them.
@@ -274,7 +274,7 @@ def decode_streams(path: AnyPath, targets: Sequence[Path]) -> None:
             "it again, and check that the disk is not full"
         )
     for target, stream in zip(targets, streams, strict=False):
-        # ffmpeg decodes what there is of a truncated file and calls that a success.
+        # ffmpeg exits with 0 after decoding a truncated file.
         found, expected = inspect_seekable(target).samples, stream.samples
         if stream.sample_rate == streams[0].sample_rate and found < expected - _AAC_FRAME_SAMPLES:
             raise DataError(
@@ -298,7 +298,7 @@ def rewrite(path: AnyPath, target: Path, subtype: str) -> None:
         DataError: The file is damaged.
     """
     with _open(Path(path)) as source:
-        # Samples that are integers on both sides are copied as such, without rounding.
+        # 16-bit samples are copied as integers, without rounding.
         dtype = "int16" if subtype == source.subtype == "PCM_16" else "float32"
         with soundfile.SoundFile(
             target, "w", source.samplerate, source.channels, subtype, format="WAV"
@@ -314,21 +314,21 @@ def rewrite(path: AnyPath, target: Path, subtype: str) -> None:
 
 def _inspect_open_file(path: Path, file: Any) -> AudioInfo:
     if file.format in ("WAV", "WAVEX", "RF64"):
-        _check_wav_is_whole(path)
+        _check_wav_is_complete(path)
     samples, rate = file.frames, file.samplerate
     if samples == 0:
         raise DataError(
-            f"{path}: holds no samples, audio was expected; export it again (if a recording "
-            "or a pipe left its header unfinished: ffmpeg -i OLD NEW.wav repairs it)"
+            f"{path}: holds no samples, expected audio; export it again (if its header is "
+            "unfinished after a recording or a pipe: ffmpeg -i OLD NEW.wav repairs it)"
         )
-    # libsndfile answers with the largest integer when a FLAC stream does not tell its length.
+    # libsndfile returns the largest integer if a FLAC stream does not declare its length.
     if samples >= 2**62:
         raise DataError(
-            f"{path}: its header does not tell its length (it was written into a pipe), "
-            f"which reading from the middle needs; {_CONVERT}"
+            f"{path}: its header does not declare its length (it was written to a pipe), which "
+            f"random access needs; {_CONVERT}"
         )
-    # FLAC and MP3 declare a length that a truncated file does not have. An MP3's declared
-    # end may be off by a frame or two, so there the last second must hold anything at all.
+    # A truncated FLAC or MP3 still declares its former length. The length of an MP3 may be off by a
+    # frame or two, so any sample of its last second suffices.
     start = max(0, samples - (rate if file.format == "MP3" else 1))
     try:
         file.seek(start)
@@ -346,7 +346,7 @@ def _inspect_open_file(path: Path, file: Any) -> AudioInfo:
 def _open(path: Path) -> Any:
     try:
         return soundfile.SoundFile(path)
-    # TypeError: a name that ends in .raw makes soundfile ask for the format.
+    # TypeError: soundfile expects a format for names that end in .raw.
     except (soundfile.SoundFileError, TypeError, UnicodeError) as error:
         _check_opens(path)
         raise _UnknownFormatError(
@@ -356,11 +356,11 @@ def _open(path: Path) -> Any:
 
 
 def _check_opens(path: Path) -> None:
-    """Tell apart what a decoder answers with one and the same message."""
+    """Find out why a file cannot be opened; decoders report all causes alike."""
     try:
         str(path).encode()
     except UnicodeError as error:
-        raise DataError(f"{path}: the name is not UTF-8, as decoders want it; rename it") from error
+        raise DataError(f"{path}: the name is not UTF-8, which decoders need; rename it") from error
     try:
         with path.open("rb") as file:
             fault = "" if file.read(1) else "is empty (0 bytes)"
@@ -372,13 +372,13 @@ def _check_opens(path: Path) -> None:
         fault = f"cannot be opened ({error.strerror})"
     if fault:
         raise DataError(
-            f"{path}: {fault}, an audio file was expected; check the path, or copy or download "
-            "the file again"
+            f"{path}: {fault}, expected an audio file; check the path, or copy or download the "
+            "file again"
         )
 
 
-def _check_wav_is_whole(path: Path) -> None:
-    """Compare the bytes that a WAV declares with those it has: libsndfile clamps silently."""
+def _check_wav_is_complete(path: Path) -> None:
+    """Compare the declared and the present number of bytes, which libsndfile does not check."""
     header = read_wav_header(path)
     if header and header.declared is not None and header.present < header.declared:
         raise DataError(
@@ -403,13 +403,13 @@ def _soundfile_blocks(path: Path, file: Any, block_samples: int) -> Iterator[Aud
 
 
 def _ffmpeg_blocks(path: Path, info: AudioInfo, block_samples: int) -> Iterator[Audio]:
-    # A stream may change its layout or rate midway: both are held to what the header says.
+    # A stream may change its channels or rate midway: ffmpeg converts to those of the header.
     command = ["ffmpeg", "-nostdin", "-v", "error", "-i", f"file:{path}", "-map", "0:a:0"]
     command += ["-ac", str(info.channels), "-ar", str(info.sample_rate), "-f", "f32le", "-"]
     frame_bytes = 4 * info.channels
     total = 0
     with (
-        tempfile.TemporaryFile() as log,  # not a pipe, which could fill up and block ffmpeg
+        tempfile.TemporaryFile() as log,  # a pipe could fill up and block ffmpeg
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process,
     ):
         assert process.stdout is not None
@@ -420,7 +420,7 @@ def _ffmpeg_blocks(path: Path, info: AudioInfo, block_samples: int) -> Iterator[
                 block = np.frombuffer(data, "<f4", whole * info.channels)
                 yield np.ascontiguousarray(block.reshape(whole, info.channels).T, np.float32)
         except BaseException:
-            process.kill()  # the reader has stopped midway
+            process.kill()  # the caller stopped early
             raise
         if process.wait() or not total:
             log.seek(0)
@@ -428,7 +428,7 @@ def _ffmpeg_blocks(path: Path, info: AudioInfo, block_samples: int) -> Iterator[
                 f"{path}: ffmpeg could not decode it after {total / info.sample_rate:.2f} s "
                 f"({_last_line(log.read()) or 'no samples'}); copy or download it again"
             )
-    # A warning only: some containers' lengths are estimates.
+    # Only a warning: some containers estimate their length.
     if total < info.samples - info.sample_rate:
         warnings.warn(
             f"{path}: declares {info.samples} samples, {total} could be decoded: it may be "

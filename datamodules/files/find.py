@@ -1,4 +1,4 @@
-"""Songs to separate: files and folders as a user names them."""
+"""Find songs by the files, folders and patterns that a user gives."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4", ".aac", ".aiff", ".
 
 
 def find_audio_files(inputs: Iterable[str | Path]) -> dict[Path, AudioInfo]:
-    """Find the audio files that are meant, and check that each is one.
+    """Find audio files and read their headers.
 
     Args:
-        inputs: Audio files, folders of them, or patterns such as ``albums/**/*.flac``.
+        inputs: Audio files, folders, or patterns such as ``albums/**/*.flac``.
 
     Returns:
-        What the header of each file says, those of a folder sorted by name.
+        File -> header; files of a folder or pattern are sorted by name.
 
     Raises:
-        DataError: A path does not exist, a file is no audio, a folder or a pattern holds none,
-            or two songs have one name.
+        DataError: A path does not exist, a file is not audio, a folder or pattern has no audio
+            file, or two songs have the same name.
     """
     songs: dict[str, Path] = {}
     infos: dict[Path, AudioInfo] = {}
@@ -54,13 +54,13 @@ def _audio_of(paths: Iterable[Path]) -> list[Path]:
 
 
 def song_name(song: Path) -> str:
-    """Tell what a song's folder of stems is called.
+    """Name of a song, and of the folder for its stems.
 
     Args:
         song: The audio file.
 
     Returns:
-        The file's name; for a ``mixture`` in the layout of MUSDB18-HQ the track's.
+        The file's name without suffix; for a ``mixture`` of MUSDB18-HQ the name of the track.
     """
     if song.stem == "mixture" and song.resolve().parent.name:
         return song.resolve().parent.name

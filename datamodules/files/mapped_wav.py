@@ -1,8 +1,7 @@
-"""PCM mapped in place: a crop costs the reading of its samples and nothing else.
+"""Memory-mapped WAV files: a crop reads its samples and nothing else.
 
-A WAV file of 16 or 32-bit integers or floats is the array of its samples behind
-a header, so it is mapped into memory instead of decoded. The kernel's page cache
-then serves all workers and all runs of a machine from one copy.
+A WAV file of 16 or 32-bit integers or floats is an array of samples behind a header, so it is
+memory-mapped instead of decoded. All workers and runs of a machine share the page cache.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from datamodules.errors import DataError
 from datamodules.files.state import State, changed, check_same
 from datamodules.files.wav import TYPES, wav_header_of
 
-# Linux allows a process 65,530 mappings; the libraries have some thousand of them.
+# Linux allows 65,530 mappings per process; libraries use some thousands.
 _OPEN_MAPPINGS = 16_384
-# Parts of this many bytes are fetched together, and remembered as fetched.
+# Bytes that are prefetched together.
 _PART_BYTES = 32 * mmap.PAGESIZE
 
 
@@ -34,10 +33,10 @@ class MappedFile:
 
     Args:
         path: The file.
-        expected: Its state when it was checked; by default as it is now.
+        expected: Its state when it was checked; by default its present state.
 
     Attributes:
-        samples: All samples, shape (T, C), of the file's own type; not to be written to.
+        samples: All samples, shape (T, C), of the file's own type; read-only.
     """
 
     def __init__(self, path: Path, expected: State | None = None) -> None:
@@ -53,7 +52,7 @@ class MappedFile:
             dtype = TYPES.get((header.tag, header.bits)) if header else None
             if header is None or dtype is None or not header.channels:
                 raise DataError(
-                    f"{path}: no WAV file of 16 or 32-bit samples, which mapping needs; convert it"
+                    f"{path}: cannot be memory-mapped, expected WAV of 16 or 32 bits; convert it"
                 )
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         count = header.present if header.declared is None else header.declared
@@ -62,25 +61,25 @@ class MappedFile:
         array = np.frombuffer(self._map, dtype, frames * header.channels, offset=header.offset)
         self._offset = header.offset
         self._frame_bytes = dtype.itemsize * header.channels
-        # One byte for each part: 1 once it has been fetched, while memory had room for all.
-        self._fetched = bytearray(-(-len(self._map) // _PART_BYTES))
-        self._disk_reads = 0
+        # One byte per part: 1 after it was prefetched, until pages are evicted.
+        self._prefetched = bytearray(-(-len(self._map) // _PART_BYTES))
+        self._major_faults = 0
         with warnings.catch_warnings():
-            # torch has no read-only tensors and warns of an array that is; nobody writes here.
+            # torch has no read-only tensors and warns about read-only arrays.
             warnings.simplefilter("ignore", UserWarning)
             self.samples = torch.from_numpy(array).view(frames, header.channels)
 
     def crop(self, start: int, samples: int) -> Tensor:
-        """Take a part, after making sure that the file is the one that was mapped.
+        """Take a part, after checking that the file is unchanged.
 
-        Reading a mapping of a file that was cut short ends the process (SIGBUS). What is left of
-        that danger is a cut between this check and the reading that follows, some microseconds
-        to milliseconds later; closing it would take a copy by ``read``, as slow again as the rest.
-        There the worker dies and the loader says so: no wrong sample, no hang.
+        Reading a mapping of a file that was truncated kills the process (SIGBUS). The check leaves
+        a gap of microseconds to milliseconds before the samples are read; closing it would take a
+        copy by ``read``, which doubles the time. In this gap the worker dies, and the loader
+        reports it: no wrong sample, no hang.
 
         Args:
             start: First sample.
-            samples: Number of samples; past the end the result is short.
+            samples: Number of samples; past the end the result is shorter.
 
         Returns:
             A view, shape (t, C).
@@ -90,31 +89,31 @@ class MappedFile:
         """
         check_same(self._path, self._state)
         begin = self._offset + start * self._frame_bytes
-        self._fetch(begin, min(begin + samples * self._frame_bytes, len(self._map)))
+        self._prefetch(begin, min(begin + samples * self._frame_bytes, len(self._map)))
         return self.samples[start : start + samples]
 
-    def _fetch(self, begin: int, end: int) -> None:
-        """Have the kernel fetch bytes all at once, not page by page as they are touched.
+    def _prefetch(self, begin: int, end: int) -> None:
+        """Prefetch bytes in one request instead of page by page.
 
-        To ask costs as much as copying a tenth of a crop. So it is asked once for each part of
-        the file, and anew when this process had to wait for the disk: pages were given up then.
+        ``madvise`` costs as much as copying a tenth of a crop. So each part of the file is
+        prefetched once, and again after a major page fault, which shows that pages were evicted.
         """
-        disk_reads = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
-        if disk_reads != self._disk_reads:
-            self._disk_reads = disk_reads
-            self._fetched = bytearray(len(self._fetched))
+        major_faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+        if major_faults != self._major_faults:
+            self._major_faults = major_faults
+            self._prefetched = bytearray(len(self._prefetched))
         first, stop = begin // _PART_BYTES, -(-end // _PART_BYTES)
-        if self._fetched.find(0, first, stop) >= 0:
+        if self._prefetched.find(0, first, stop) >= 0:
             at = first * _PART_BYTES
             self._map.madvise(mmap.MADV_WILLNEED, at, min(stop * _PART_BYTES, len(self._map)) - at)
-            self._fetched[first:stop] = b"\1" * (stop - first)
+            self._prefetched[first:stop] = b"\1" * (stop - first)
 
 
 class MappedFiles:
-    """Files mapped on first use; the longest unused are given up when there are too many.
+    """Files mapped on first use; the least recently used are closed when there are too many.
 
     Args:
-        states: The state in which each file was checked; another is an error.
+        states: State of each file when it was checked; a file in another state is an error.
     """
 
     def __init__(self, states: Mapping[Path, State] | None = None) -> None:
@@ -127,7 +126,7 @@ class MappedFiles:
         Args:
             path: The file.
             start: First sample.
-            samples: Number of samples; past the end the result is short.
+            samples: Number of samples; past the end the result is shorter.
 
         Returns:
             A view, shape (t, C).
@@ -145,5 +144,5 @@ class MappedFiles:
         return file.crop(start, samples)
 
     def __getstate__(self) -> dict[str, object]:
-        # Another process maps for itself.
+        # Mappings are not pickled: each process makes its own.
         return {"_states": self._states, "_files": OrderedDict()}

@@ -1,4 +1,4 @@
-"""State of a file on disk, to notice that it was changed or replaced."""
+"""State of a file on disk, to detect that it was changed or replaced."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import NamedTuple
 from datamodules.errors import DataError
 from datamodules.files.audio import AnyPath
 
-# Clocks of file systems tick as rarely as every two seconds (FAT): a file that was changed this
-# recently may change again without a trace in its state.
+# File times have a resolution of up to two seconds (FAT): a file that was changed more recently
+# may change again with the same times.
 _SETTLED_NS = 2_000_000_000
 
 
 class State(NamedTuple):
-    """What tells a file from another one at its path; other states mean another content.
+    """Size, times and inode of a file; while they are unchanged, so is its content.
 
     Attributes:
         size: Size, bytes.
-        modified_ns: Time of the last change of its content, as its owner sets it.
-        inode: Its number in the file system.
-        changed_ns: Time of the last change of any kind, which nobody sets; 0 if that is too
-            recent to rely on.
+        modified_ns: Time of the last change of its content (mtime), which users can set.
+        inode: Inode number.
+        changed_ns: Time of the last change of any kind (ctime), which users cannot set; 0 if it is
+            too recent to rely on.
     """
 
     size: int
@@ -32,7 +32,7 @@ class State(NamedTuple):
 
     @staticmethod
     def of(status: os.stat_result) -> State:
-        """Take it from what the system tells of a file.
+        """Make the state from a ``stat`` result.
 
         Args:
             status: Result of ``os.stat``.
@@ -47,19 +47,19 @@ class State(NamedTuple):
         )
 
     def is_same(self, other: State) -> bool:
-        """Whether a file in use is still the one that it was; links to it may come and go.
+        """Compare two states of a file in use, without ctime, which new hard links change.
 
         Args:
-            other: Its other state.
+            other: The other state.
 
         Returns:
-            Whether size, time and number are the same.
+            Whether size, mtime and inode are the same.
         """
         return self[:3] == other[:3]
 
 
 def state(path: AnyPath) -> State:
-    """Tell a file's state.
+    """State of a file.
 
     Args:
         path: The file.
@@ -68,30 +68,29 @@ def state(path: AnyPath) -> State:
         The state.
 
     Raises:
-        DataError: The file is not there.
+        DataError: The file does not exist or cannot be read.
     """
     try:
         return State.of(os.stat(path))
-    except OSError as error:  # a dangling link, for one
+    except OSError as error:  # such as a dangling link
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}), an audio file was expected; restore or "
-            "remove it"
+            f"{path}: cannot be read ({error.strerror}); restore or remove it"
         ) from error
 
 
 def check_same(path: AnyPath, expected: State) -> None:
-    """Make sure that a file is the one that was checked before.
+    """Check that a file is unchanged.
 
     Args:
         path: The file.
-        expected: Its state then.
+        expected: Its former state.
 
     Raises:
         DataError: It was removed, replaced or changed.
     """
     try:
         status = os.stat(path)
-        # As ``is_same``, in a third of the time: this is asked for every crop.
+        # As ``is_same``, in a third of the time, because it runs for every crop.
         same = (status.st_size, status.st_mtime_ns, status.st_ino) == expected[:3]
     except OSError:
         same = False
@@ -100,7 +99,7 @@ def check_same(path: AnyPath, expected: State) -> None:
 
 
 def changed(path: AnyPath) -> DataError:
-    """Put it into words that a file is not what it was.
+    """Make the error for a file that is not in its former state.
 
     Args:
         path: The file.
@@ -109,6 +108,6 @@ def changed(path: AnyPath) -> DataError:
         The error.
     """
     return DataError(
-        f"{path}: was removed, replaced or changed while it was in use; restore it and go on "
+        f"{path}: was removed, replaced or changed while it was in use; restore it and resume "
         "with --ckpt_path last"
     )

@@ -1,4 +1,4 @@
-"""What a file says of the song in it: title, artist, album."""
+"""Tags of audio files: title, artist, album and so on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import soundfile
 
-# soundfile's names; ffprobe's are the same but for the number.
+# soundfile's names; ffprobe's are the same except ``track``.
 NAMES = ("title", "artist", "album", "date", "genre", "tracknumber", "copyright", "comment")
 
 
@@ -49,7 +49,7 @@ def probe_tags(path: Path) -> dict[str, str]:
     if answer.returncode:
         return {}
     content = json.loads(answer.stdout)
-    # An Ogg's tags belong to its stream, an MP4's to the file.
+    # Ogg stores tags in the stream, MP4 in the container.
     parts = [*content.get("streams", [])[:1], content.get("format", {})]
     tags = {name.lower(): value for part in parts for name, value in part.get("tags", {}).items()}
     return _present(tags | {"tracknumber": tags.get("track", "")})

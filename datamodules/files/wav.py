@@ -1,4 +1,4 @@
-"""Where the samples of a WAV file lie, and of which type they are."""
+"""WAV headers: position and type of the samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-# Sample format of the header (tag, bits) -> type; 24-bit samples are no machine type.
+# (tag, bits) in the header -> type of the samples; there is none for 24 bits.
 TYPES: dict[tuple[int, int], np.dtype[Any]] = {
     (1, 16): np.dtype("<i2"),
     (1, 32): np.dtype("<i4"),
@@ -19,14 +19,14 @@ _EXTENSIBLE = 0xFFFE
 
 
 class WavHeader(NamedTuple):
-    """What the chunks of a WAV file say.
+    """Contents of a WAV file's chunks.
 
     Attributes:
         offset: First byte of the samples.
-        declared: Bytes of samples that the header declares; None if it was left unfinished.
+        declared: Bytes of samples that the header declares; None if the header is unfinished.
         present: Bytes from the offset to the end of the file.
         tag: Format: 1 integers, 3 floats.
-        bits: Bits of a sample.
+        bits: Bits per sample.
         channels: Number of channels.
     """
 
@@ -39,26 +39,26 @@ class WavHeader(NamedTuple):
 
 
 def read_wav_header(path: Path) -> WavHeader | None:
-    """Walk the chunks of a RIFF or RF64 file up to its samples.
+    """Read the chunks of a RIFF or RF64 file up to its samples.
 
     Args:
         path: The file.
 
     Returns:
-        The header, or None if the file has no samples chunk.
+        The header, or None if the file has no data chunk.
     """
     with path.open("rb") as file:
         return wav_header_of(file)
 
 
 def wav_header_of(file: BinaryIO) -> WavHeader | None:
-    """As `read_wav_header`, of a file that is open at its beginning.
+    """Like `read_wav_header`, for an open file at its beginning.
 
     Args:
         file: The file.
 
     Returns:
-        The header, or None if the file has no samples chunk.
+        The header, or None if the file has no data chunk.
     """
     order: Literal["big", "little"] = "big" if file.read(12)[:4] == b"RIFX" else "little"
 
@@ -72,12 +72,12 @@ def wav_header_of(file: BinaryIO) -> WavHeader | None:
         if name == b"data":
             if size == 0xFFFFFFFF and long_bytes is not None:
                 size = long_bytes
-            # Written into a pipe, the size is 0, all ones or (sox) just below 2 GiB:
-            # the samples go on until the end of the file.
+            # In a WAV written to a pipe the size is 0, all ones or (sox) just below 2 GiB: the
+            # samples extend to the end of the file.
             streamed = size in (0, 0xFFFFFFFF) or 0x7FFF0000 <= size <= 0x7FFFFFFF
             offset = file.tell()
             present = os.fstat(file.fileno()).st_size - offset
-            # Big-endian samples are no machine type here.
+            # TYPES has no big-endian samples.
             tag = tag if order == "little" else 0
             return WavHeader(offset, None if streamed else size, present, tag, bits, channels)
         end = file.tell() + size + size % 2  # chunks start at even bytes
@@ -86,20 +86,20 @@ def wav_header_of(file: BinaryIO) -> WavHeader | None:
             tag, channels, bits = (number(content[a : a + 2]) for a in (0, 2, 14))
             if tag == _EXTENSIBLE:
                 tag = number(content[24:26])
-        elif name == b"ds64":  # 64-bit sizes of RF64: of the file, then of the samples
+        elif name == b"ds64":  # 64-bit sizes of an RF64: file, then samples
             long_bytes = number(file.read(16)[8:])
         file.seek(end)
     return None
 
 
 def is_mappable(path: Path) -> bool:
-    """Tell whether a file's samples can be used where they lie.
+    """Whether a file can be memory-mapped.
 
     Args:
         path: The file.
 
     Returns:
-        True for WAV files of 16 or 32-bit integers or floats.
+        True for WAV files of 16 or 32-bit integers, or floats.
     """
     if path.suffix.lower() != ".wav":
         return False

@@ -139,7 +139,7 @@ def test_wav_whose_header_was_never_finished(tmp_path: Path, noise: audio.Audio)
     path = wav_with_data_size(write(tmp_path / "noise.wav", noise), 0)
     with pytest.raises(DataError) as fault:
         audio.inspect(path)
-    assert_message(fault, path, "no samples", "audio was expected", "ffmpeg -i OLD NEW.wav")
+    assert_message(fault, path, "no samples", "expected audio", "ffmpeg -i OLD NEW.wav")
     assert audio.inspect(convert(path, tmp_path / "repaired.wav")).samples == 2 * RATE
 
 
@@ -159,7 +159,7 @@ def test_flac_of_unknown_length(tmp_path: Path, noise: audio.Audio) -> None:
     path.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
     with pytest.raises(DataError) as fault:
         audio.inspect(path)
-    assert_message(fault, path, "does not tell its length", "ffmpeg -i")
+    assert_message(fault, path, "does not declare its length", "ffmpeg -i")
 
 
 def test_paths_that_are_no_audio(tmp_path: Path) -> None:

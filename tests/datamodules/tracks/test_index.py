@@ -294,7 +294,7 @@ def test_broken_stem_files(root: Path, example: Path, cache: Path) -> None:
     dangling = root / "train" / "dangling.stem.mp4"
     message = fault_of_each(root)
     assert_in(message[four], "4 audio streams", "expected 5", "mixture, drums", "replace")
-    assert_in(message[empty], "is empty (0 bytes)", "audio file was expected", "download")
+    assert_in(message[empty], "is empty (0 bytes)", "expected an audio file", "download")
     assert_in(message[text], "is not audio", "check that it is an audio file")
     assert whole not in message
     assert not list((cache / "decoded").glob("[!.]*")), "faults are found before any decoding"
@@ -434,7 +434,7 @@ def test_zero_byte_truncated_and_foreign_files(root: Path) -> None:
     messages = fault_of_each(root)
     assert list(messages) == [truncated, empty, foreign, flac]
     assert_in(messages[truncated], "declares 8000 bytes of samples, the file has 7900", "again")
-    assert_in(messages[empty], "is empty (0 bytes)", "audio file was expected", "again")
+    assert_in(messages[empty], "is empty (0 bytes)", "expected an audio file", "again")
     assert_in(messages[foreign], "is not audio", "WAV, FLAC, Ogg or MP3 was expected", "convert")
     assert_in(messages[flac], "end cannot be read", "again")
 
