@@ -17,8 +17,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from datamodules.batches import Batch, TrackBatch
 from datamodules.files.find import song_name
 from lightning_modules.base import description
+from lightning_modules.inference.overlap_add import check_overlap
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor
-from lightning_modules.inference.separation import check_overlap, separate
+from lightning_modules.inference.separation import separate
 from lightning_modules.inference.shifts import check_shifts
 from lightning_modules.inference.stem_files import StemFiles, separate_file
 

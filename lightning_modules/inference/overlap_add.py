@@ -15,14 +15,7 @@ from torch import Tensor
 
 
 def check_overlap(overlap: float) -> None:
-    """Check that each sample belongs to at most two chunks.
-
-    Args:
-        overlap: Fraction of a chunk shared with the next.
-
-    Raises:
-        ValueError: The overlap is outside [0, 0.5].
-    """
+    """Raise ``ValueError`` unless each sample belongs to at most two chunks."""
     if not 0 <= overlap <= 0.5:
         raise ValueError(f"overlap is {overlap}: give a fraction of the chunk from 0 to 0.5")
 

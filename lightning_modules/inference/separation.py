@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import soxr
 import torch
@@ -34,15 +34,7 @@ class Separator(Protocol):
 
 
 def separate(
-    model: Separator,
-    mixture: Tensor,
-    sample_rate: int | None = None,
-    *,
-    overlap: float = 0.25,
-    batch_size: int = 4,
-    shifts: int = 0,
-    seed: int = 0,
-    postprocessing: PostProcessing | None = None,
+    model: Separator, mixture: Tensor, sample_rate: int | None = None, **settings: Any
 ) -> Tensor:
     """Separate a mixture that fits into memory.
 
@@ -50,33 +42,19 @@ def separate(
         model: The separator; its mode and device stay as they are.
         mixture: Waveform, shape (C, T), on the model's device.
         sample_rate: Rate of the mixture, Hz; by default the model's.
-        overlap: Fraction of a chunk shared with the next, in [0, 0.5].
-        batch_size: Chunks per forward pass.
-        shifts: Number of random delays to average over; 0 separates the mixture once, undelayed.
-        seed: Seed of the delays.
-        postprocessing: Post-processing of the estimates; by default none.
+        **settings: Keyword arguments of ``separate_stream``.
 
     Returns:
         Estimates at the mixture's rate, shape (S, C, T), ordered as ``model.sources``.
 
     Raises:
-        ValueError: The mixture's shape, the overlap or the shifts are invalid.
+        ValueError: The mixture's shape or a setting is invalid.
     """
     if mixture.ndim != 2:
         raise ValueError(f"mixture has shape {tuple(mixture.shape)}: (channels, samples) expected")
-    parts = separate_stream(
-        model,
-        [mixture],
-        sample_rate,
-        overlap=overlap,
-        batch_size=batch_size,
-        shifts=shifts,
-        seed=seed,
-        postprocessing=postprocessing,
-    )
     estimates = mixture.new_empty(len(model.sources), *mixture.shape)
     position = 0
-    for part in parts:
+    for part in separate_stream(model, [mixture], sample_rate, **settings):
         estimates[..., position : position + part.shape[-1]] = part
         position += part.shape[-1]
     return estimates

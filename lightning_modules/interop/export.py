@@ -68,11 +68,7 @@ class _Part(NamedTuple):
 
 
 class NetworkAlone(nn.Module):
-    """A separator's network without its transforms.
-
-    Args:
-        separator: The separator.
-    """
+    """A separator's network without its transforms."""
 
     def __init__(self, separator: SourceSeparator) -> None:
         super().__init__()
@@ -87,38 +83,14 @@ class NetworkAlone(nn.Module):
 
 
 def export_folder(model: SourceSeparator, path: Path, seconds: float) -> Exported:
-    """Write a folder in the layout of the Hugging Face Hub.
-
-    Args:
-        model: The separator, in evaluation mode, on the CPU (as in all formats).
-        path: The folder.
-        seconds: Length of the example for the comparison.
-
-    Returns:
-        Properties of the export.
-
-    Raises:
-        ExportError: The loaded model differs.
-    """
+    """Write a folder in the layout of the Hugging Face Hub; for arguments see ``EXPORTS``."""
     whole, _ = _parts(model, seconds)
     write_folder(model, path)
     return _checked(from_pretrained(path), whole, {0: 1, -1: 1})
 
 
 def export_program(model: SourceSeparator, path: Path, seconds: float) -> Exported:
-    """Write a ``torch.export`` program of the complete model, or else of the network alone.
-
-    Args:
-        model: The separator.
-        path: The ``.pt2`` file.
-        seconds: Length of the example, and of every input if the length cannot vary.
-
-    Returns:
-        Properties of the export.
-
-    Raises:
-        ExportError: Neither can be exported.
-    """
+    """Write a ``torch.export`` program of the complete model, or else of the network alone."""
     whole, network = _parts(model, seconds)
     try:
         return _traced(whole, path, torch.export.save, _load_program)
@@ -129,19 +101,7 @@ def export_program(model: SourceSeparator, path: Path, seconds: float) -> Export
 
 
 def export_onnx(model: SourceSeparator, path: Path, seconds: float) -> Exported:
-    """Write an ONNX graph of the network; the caller computes the STFT and its inverse.
-
-    Args:
-        model: The separator.
-        path: The ``.onnx`` file.
-        seconds: Length of the example, and of every input if the length cannot vary.
-
-    Returns:
-        Properties of the export.
-
-    Raises:
-        ExportError: The network cannot be exported.
-    """
+    """Write an ONNX graph of the network; the caller computes the STFT and its inverse."""
     _, network = _parts(model, seconds)
     return _traced(network, path, _save_onnx, _load_onnx)
 
@@ -151,16 +111,13 @@ EXPORTS: Mapping[str, Callable[[SourceSeparator, Path, float], Exported]] = {
     "torch_export": export_program,
     "onnx": export_onnx,
 }
+"""Functions by format: (model, path, seconds) -> ``Exported``. The model is in evaluation mode, on
+the CPU; ``seconds`` is the length of the example, and of every input if the length cannot vary.
+They raise ``ExportError``."""
 
 
 def write_facts(model: SourceSeparator, exported: Exported, path: Path) -> None:
-    """Document an export's contents and inputs in a JSON file.
-
-    Args:
-        model: The separator.
-        exported: Properties of the export.
-        path: The JSON file.
-    """
+    """Document an export's contents and inputs in a JSON file."""
     facts = {
         "holds": exported.part,
         "input_axes": exported.axes,
@@ -269,16 +226,7 @@ def _drop_stack_traces(program: ExportedProgram) -> None:
 
 
 def _checked(run: Run, part: _Part, smallest: Mapping[int, int]) -> Exported:
-    """Compare an export with the model at several sizes.
-
-    Args:
-        run: The loaded export.
-        part: The exported part of the model.
-        smallest: Smallest size per dynamic axis.
-
-    Raises:
-        ExportError: The outputs differ.
-    """
+    """Compare a loaded export with the model at several sizes; raise if the outputs differ."""
     inputs, shortest = [part.example], None
     if 0 in smallest:
         inputs += [part.example[:1], torch.cat([part.example, part.example[:1] / 2])]

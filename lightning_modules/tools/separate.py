@@ -178,8 +178,8 @@ def _load(options: argparse.Namespace, settings: PostProcessing | None) -> Sourc
     from lightning_modules.architectures.cascade import Cascade
     from lightning_modules.base.spectrogram import SpectrogramSeparator
     from lightning_modules.checkpoints.loading import load_separator
+    from lightning_modules.inference.overlap_add import check_overlap
     from lightning_modules.inference.postprocessing import PostProcessor
-    from lightning_modules.inference.separation import check_overlap
     from lightning_modules.inference.shifts import check_shifts
     from lightning_modules.runtime.device import usable_device
 

@@ -1,4 +1,4 @@
-"""Counting of operations."""
+"""Count of operations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_modules.base.separator import SourceSeparator
 
 
 class Recurrent(SourceSeparator):
-    """One recurrent layer over the samples and a product, so that operations are easily told."""
+    """One recurrent layer over the samples and a linear layer, with known operations."""
 
     tiny: ClassVar[dict[str, Any]] = {}
 
@@ -42,14 +42,14 @@ LAYERS = [
 
 @pytest.mark.parametrize("library", [True, False])
 @pytest.mark.parametrize(("layer", "products"), LAYERS, ids=["blstm", "lstm", "gru", "rnn"])
-def test_recurrent_layers_count_once_whoever_runs_them(
+def test_recurrent_layers_are_counted_once_with_and_without_a_library(
     layer: nn.RNNBase, products: int, library: bool
 ) -> None:
     model = Recurrent(layer).train()
     linear = model.linear.weight.numel()
     with torch.backends.mkldnn.flags(enabled=library, allow_tf32=None):
         assert forward_flops(model) == 2 * (products + linear)
-    assert model.layer.training, "nothing in it changes"
+    assert model.layer.training, "the mode was not restored"
     assert recurrent_flops(layer, torch.zeros(7, 3, 2)) == 2 * 7 * 3 * products
 
 

@@ -1,4 +1,4 @@
-"""The inverse STFT of exported programs."""
+"""Inverse STFT of exported programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning_modules.base.spectrogram import inverse_stft
 
 @pytest.mark.parametrize("samples", [1, 100, 513, 5000])
 @pytest.mark.parametrize(("n_fft", "hop_length"), [(512, 128), (512, 256), (500, 130)])
-def test_inverse_stft_is_torchs_inverse(n_fft: int, hop_length: int, samples: int) -> None:
+def test_inverse_stft_equals_torch_istft(n_fft: int, hop_length: int, samples: int) -> None:
     window = torch.hann_window(n_fft)
     shape = (2, n_fft // 2 + 1, samples // hop_length + 3)
     spectra = torch.complex(torch.randn(shape), torch.randn(shape))

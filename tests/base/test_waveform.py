@@ -1,4 +1,4 @@
-"""Waveform separators: the loss that a config chooses, and checkpoints without it."""
+"""Waveform separators: configurable loss, and checkpoints without it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.separators import TWO, Gains
 
 
 def built(*words: str) -> WaveformSeparator:
-    """The model that a command line asks for."""
+    """Build a model from command-line arguments."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SourceSeparator, "model", required=True)
     settings = parser.parse_args(
@@ -29,7 +29,7 @@ def built(*words: str) -> WaveformSeparator:
     return model
 
 
-def test_the_loss_is_chosen_by_class_path() -> None:
+def test_loss_is_configured_by_class_path() -> None:
     assert isinstance(built().loss_function, MSE)
     name = "--model.init_args.loss_function=lightning_modules.losses."
     assert isinstance(built(name + "L1").loss_function, L1)
@@ -46,7 +46,7 @@ def test_the_loss_is_chosen_by_class_path() -> None:
         built(name + "Nothing")
 
 
-def test_the_total_is_minimised_and_the_sources_are_logged() -> None:
+def test_loss_returns_the_total_and_a_value_per_source() -> None:
     loss_function = AlphaWeighted(L1(), {"vocals": 0.25, "rest": 0.75})
     model = Gains(TWO, loss_function=loss_function)
     mixture = torch.ones(2, 1, 10)
@@ -59,12 +59,12 @@ def test_the_total_is_minimised_and_the_sources_are_logged() -> None:
     }
 
 
-def test_names_of_other_sources_are_refused_at_once() -> None:
+def test_loss_with_names_of_other_sources_raises() -> None:
     with pytest.raises(ValueError, match=re.escape("alphas names vocals, bass")):
         Gains(TWO, loss_function=AlphaWeighted(L1(), {"vocals": 0.5, "bass": 0.5}))
 
 
-def test_a_checkpoint_knows_nothing_of_the_loss() -> None:
+def test_checkpoint_does_not_contain_the_loss() -> None:
     chosen = built("--model.init_args.loss_function=lightning_modules.losses.SpectralRMSE")
     described = describe(chosen)
     assert "loss_function" not in described["init_args"]

@@ -412,7 +412,7 @@ def test_separate_tool_uses_the_settings_of_the_model_or_its_option(
     for text, words in [
         ("{softnes: 4}", "postprocessing is {'softnes': 4}: give some of softness, statistic"),
         ("loud", "postprocessing is 'loud': give some of softness"),
-        ("{softness", "--postprocessing is '{softness': settings as in"),
+        ("{softness", "--postprocessing is '{softness', which is not YAML"),
         ("{softness: loud}", "postprocessing.softness is 'loud': give a number above 0"),
         ("{softness: {guitar: 3}}", "softness names guitar, the sources are vocals, other"),
     ]:

@@ -1,4 +1,4 @@
-"""Real music the whole way: read, trained on, separated, scored, against other people's code."""
+"""Real music through all steps: reading, training, separation, scores, against museval."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ORDER = {"vocals": 4, "drums": 1, "bass": 2, "other": 3}  # streams of a .stem.m
 
 @pytest.fixture
 def stem_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The MUSDB18 excerpt that stempeg carries, as a data set of .stem.mp4 files."""
+    """A data set of .stem.mp4 files from stempeg's example excerpt of MUSDB18."""
     monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "musdb18"
@@ -35,12 +35,12 @@ def stem_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_musdb18_excerpt_goes_the_whole_way(stem_root: Path) -> None:
+def test_scores_of_a_musdb18_excerpt_agree_with_museval(stem_root: Path) -> None:
     arguments = ["--config", "unet.yaml", *TINY, *CSV, f"--data.init_args.root={stem_root}"]
     assert cli.main(["fit", *arguments, "--run_dir", "run"]) == 0
     assert cli.main(["test", *arguments, "--run_dir", "run"]) == 0
 
-    # Our figures are those of museval on stempeg's own decode of the file.
+    # museval on stempeg's own decoding of the file.
     audio, rate = stempeg.read_stems(stempeg.example_stem_path(), dtype=np.float32)
     model = load_separator("run/checkpoints/best.ckpt")
     estimates = model.separate(torch.from_numpy(np.ascontiguousarray(audio[0].T))).numpy()
@@ -51,7 +51,7 @@ def test_musdb18_excerpt_goes_the_whole_way(stem_root: Path) -> None:
         for metric, expected in zip(("SDR", "ISR", "SIR", "SAR"), theirs, strict=True):
             found: Any = ours.frames[source][metric]
             finite = np.isfinite(expected[number])
-            # Files keep five decimals; SIR of an AAC decode itself moves by hundredths.
+            # Score files have five decimals; the SIR of a decoded AAC file varies by hundredths.
             tolerance = 0.1 if metric == "SIR" else 2e-3
             assert np.allclose(found[finite], expected[number][finite], atol=tolerance), source
             assert np.array_equal(np.isnan(found), ~finite)
@@ -59,10 +59,10 @@ def test_musdb18_excerpt_goes_the_whole_way(stem_root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif("STEMLAB_TEST_DATA" not in os.environ, reason="STEMLAB_TEST_DATA is not set")
-def test_real_songs_train_and_separate(
+def test_training_and_separation_of_real_songs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Real FLAC songs, one of them with a bass that is silent throughout."""
+    """FLAC songs, one of them with a silent bass."""
     from lightning_modules.tools import separate
 
     monkeypatch.chdir(tmp_path)

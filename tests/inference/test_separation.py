@@ -9,8 +9,8 @@ from lightning_modules.inference.separation import separate, separate_stream
 from tests.helpers.separators import Half, Identity
 
 
-@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.25, 0.5])
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("samples", [1, 2, 440, 441, 442, 552, 4567, 20011])
 def test_identity_model_returns_its_input_bit_for_bit(
     samples: int, batch_size: int, overlap: float

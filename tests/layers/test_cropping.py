@@ -1,4 +1,4 @@
-"""The middle of a signal, odd rests included."""
+"""Centre crop, also of odd differences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from lightning_modules.layers.cropping import centre
 
 
-def test_an_odd_rest_loses_one_more_at_the_end() -> None:
+def test_odd_difference_removes_one_more_at_the_end() -> None:
     signal = torch.arange(7)[None]
     assert centre(signal, 7).tolist() == [[0, 1, 2, 3, 4, 5, 6]]
     assert centre(signal, 4).tolist() == [[1, 2, 3, 4]]

@@ -1,4 +1,4 @@
-"""Factorisation: its formulas, that the divergence falls, other people's solver, bad input."""
+"""Factorisation: formulas, decreasing divergence, scikit-learn's solver, invalid input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def problem(length: int, frames: int = FRAMES) -> tuple[Tensor, Tensor, Tensor]:
-    """Magnitudes, templates and activations that have nothing to do with each other."""
+    """Independent random magnitudes, templates and activations."""
     return (
         random(BINS, SEGMENTS, frames, seed=1) ** 4,
         random(BINS, RANK, length, seed=2),
@@ -30,7 +30,7 @@ def problem(length: int, frames: int = FRAMES) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def explained(templates: Tensor, activations: Tensor) -> Tensor:
-    """The definition, a sum over templates, delays and frames."""
+    """The definition: a sum over templates, delays and frames."""
     model = torch.zeros(len(templates), *activations.shape[1:], dtype=torch.float64)
     for template in range(templates.shape[1]):
         for delay in range(templates.shape[2]):
@@ -42,15 +42,15 @@ def explained(templates: Tensor, activations: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("length", "frames"), [(1, 17), (5, 17), (8, 3), (4, 1)])
-def test_updates_are_the_formulas(length: int, frames: int) -> None:
-    """Also where the segments are shorter than the templates."""
+def test_updates_equal_the_formulas(length: int, frames: int) -> None:
+    """Also for segments shorter than the templates."""
     magnitudes, templates, activations = problem(length, frames)
     model = explained(templates, activations)
     torch.testing.assert_close(nmf.reconstruct(templates, activations), model)
     expected = (magnitudes * (magnitudes / model).log() - magnitudes + model).sum()
     torch.testing.assert_close(nmf.divergence(magnitudes, model), expected)
 
-    # A multiplicative update splits the gradient into its two parts: W <- W * minus / plus.
+    # A multiplicative update is W <- W * minus / plus with the gradient plus - minus.
     for which, updated in (
         (0, nmf.update_templates(magnitudes, templates, activations)),
         (1, nmf.update_activations(magnitudes, templates, activations)),
@@ -65,7 +65,7 @@ def test_updates_are_the_formulas(length: int, frames: int) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 2, 8])
-def test_divergence_falls_at_every_update(length: int) -> None:
+def test_every_update_decreases_the_divergence(length: int) -> None:
     magnitudes, templates, activations = problem(length)
     last = nmf.divergence(magnitudes, nmf.reconstruct(templates, activations))
     for _ in range(60):
@@ -77,7 +77,7 @@ def test_divergence_falls_at_every_update(length: int) -> None:
         last = found
 
 
-def test_divergence_falls_at_every_iteration_from_ones() -> None:
+def test_every_iteration_decreases_the_divergence() -> None:
     magnitudes, templates, _ = problem(4)
     for learn in (True, False):
         found = [
@@ -91,7 +91,7 @@ def test_divergence_falls_at_every_iteration_from_ones() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 3])
-def test_music_made_of_templates_is_explained(length: int) -> None:
+def test_synthetic_magnitudes_are_recovered(length: int) -> None:
     templates = random(BINS, RANK, length, seed=4) ** 6
     played = random(RANK, SEGMENTS, FRAMES, seed=5) ** 6
     magnitudes = nmf.reconstruct(templates, played)
@@ -102,7 +102,7 @@ def test_music_made_of_templates_is_explained(length: int) -> None:
 
 
 def test_agrees_with_scikit_learn() -> None:
-    """Its solver updates the first factor first; so do we, and that is our templates."""
+    """Both solvers update the templates first."""
     magnitudes, templates, _ = problem(1)
     flat = magnitudes.flatten(1).numpy()
     theirs_w, theirs_h, _ = non_negative_factorization(
@@ -122,7 +122,7 @@ def test_agrees_with_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 4])
-def test_factorisations_and_segments_do_not_meet(length: int) -> None:
+def test_factorisations_and_segments_are_independent(length: int) -> None:
     magnitudes, templates, _ = problem(length)
     other = random(*magnitudes.shape, seed=7)
     both = torch.stack([magnitudes, other])
@@ -138,7 +138,7 @@ def test_factorisations_and_segments_do_not_meet(length: int) -> None:
         torch.testing.assert_close(together[:, segment, None], apart)
 
 
-def test_sums_of_parts_give_the_templates_of_the_whole() -> None:
+def test_template_sums_add_up_over_segments() -> None:
     magnitudes, templates, activations = problem(3)
     parts = [
         nmf.template_sums(magnitudes[:, [segment]], templates, activations[:, [segment]])
@@ -151,7 +151,7 @@ def test_sums_of_parts_give_the_templates_of_the_whole() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("length", [1, 4])
-def test_silence_is_explained_by_silence(length: int, dtype: torch.dtype) -> None:
+def test_silence_gives_zero_activations(length: int, dtype: torch.dtype) -> None:
     templates = random(BINS, RANK, length).to(dtype)
     silence = torch.zeros(BINS, SEGMENTS, FRAMES, dtype=dtype)
     for learn in (True, False):
@@ -164,20 +164,20 @@ def test_silence_is_explained_by_silence(length: int, dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("level", [1e-12, 1e4])
-def test_silent_bins_frames_and_templates_among_others(level: float) -> None:
+def test_silent_bins_frames_and_templates(level: float) -> None:
     magnitudes, templates, _ = (part.float() for part in problem(4))
     magnitudes *= level
     magnitudes[:, :, 5:12] = 0
     magnitudes[3] = 0
     templates[:, 1] = 0
-    templates[4] = 0  # a bin that no template can explain
+    templates[4] = 0  # a bin that no template contains
     learned, activations = nmf.factorise(magnitudes, templates, 30)
     assert learned.isfinite().all()
     assert activations.isfinite().all()
     assert not learned[:, 1].any()
     model = nmf.reconstruct(learned, activations)
-    heard = magnitudes[[0, 1, 2]].sum()
-    torch.testing.assert_close(model[[0, 1, 2]].sum(), heard, rtol=0.3, atol=0)
+    expected = magnitudes[[0, 1, 2]].sum()
+    torch.testing.assert_close(model[[0, 1, 2]].sum(), expected, rtol=0.3, atol=0)
     assert not model[4].any()
 
 

@@ -1,4 +1,4 @@
-"""Spectrograms as images: lengthened to a multiple, above and to the right only."""
+"""Padding of spectrograms to a multiple."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from lightning_modules.layers.images import up_to_multiple
 
 
-def test_images_are_lengthened_to_the_next_multiple() -> None:
+def test_images_are_padded_to_the_next_multiple() -> None:
     for multiple in (1, 2, 16):
         for height, width in ((1, 1), (15, 16), (16, 17), (33, 31)):
             image = torch.rand(1, 2, height, width) + 1

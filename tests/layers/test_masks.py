@@ -1,11 +1,11 @@
-"""Masks share out all of a mixture, whatever the magnitudes are."""
+"""Masks add up to one for any magnitudes."""
 
 import torch
 
 from lightning_modules.layers.masks import masks
 
 
-def test_masks_add_up_to_one_even_where_all_is_zero() -> None:
+def test_masks_add_up_to_one_where_all_sources_are_zero() -> None:
     magnitudes = torch.rand(2, 3, 5)
     magnitudes[:, :, 0] = 0
     magnitudes[:, :, 1] = 1e-42  # denormal
@@ -15,7 +15,7 @@ def test_masks_add_up_to_one_even_where_all_is_zero() -> None:
     assert set(masks(magnitudes, "binary").unique().tolist()) == {0.0, 1.0}
 
 
-def test_masks_of_magnitudes_that_are_no_numbers_add_up_to_one() -> None:
+def test_masks_of_non_finite_magnitudes_add_up_to_one() -> None:
     nan, inf = float("nan"), float("inf")
     largest = torch.finfo(torch.float32).max
     magnitudes = torch.tensor(

@@ -1,4 +1,4 @@
-"""The Wiener filter against its formula, written out; ``tests/reference`` has other people's."""
+"""The Wiener filter against its formula; ``tests/reference`` compares other implementations."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lightning_modules.layers.wiener import wiener
 def spectra(
     channels: int = 2, sources: int = 3, bins: int = 5, frames: int = 20, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Estimates that do not quite add up to the mixture."""
+    """Estimates that do not add up to the mixture exactly."""
     torch.manual_seed(0)
     true = scale * torch.randn(2, sources, channels, bins, frames, dtype=torch.complex128)
     return 0.7 * true + 0.1 * torch.randn_like(true), true.sum(1)
 
 
-def written_out(y: Tensor, x: Tensor, iterations: int, eps: float) -> Tensor:
+def direct_filter(y: Tensor, x: Tensor, iterations: int, eps: float) -> Tensor:
     """The module's formulas for one example y (S, C, F, N), bin by bin and frame by frame."""
     loudness = max(1.0, float(x.abs().max()) / 10) ** 2
     for _ in range(iterations):
@@ -47,15 +47,15 @@ def written_out(y: Tensor, x: Tensor, iterations: int, eps: float) -> Tensor:
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("iterations", [1, 3])
 @pytest.mark.parametrize("scale", [1.0, 50.0])
-def test_filter_is_the_formula(channels: int, iterations: int, scale: float) -> None:
+def test_filter_equals_the_formula(channels: int, iterations: int, scale: float) -> None:
     y, x = spectra(channels, scale=scale)
     refined = wiener(y, x, iterations, eps=1e-3)
     for number in range(2):
-        expected = written_out(y[number], x[number], iterations, 1e-3)
+        expected = direct_filter(y[number], x[number], iterations, 1e-3)
         assert torch.allclose(refined[number], expected, rtol=1e-9, atol=1e-9)
 
 
-def test_inputs_stay_as_they_are() -> None:
+def test_inputs_are_not_modified() -> None:
     y, x = spectra()
     before = y.clone(), x.clone()
     assert wiener(y, x, 0) is y
@@ -71,21 +71,21 @@ def test_estimates_add_up_to_the_mixture() -> None:
     assert (y.sum(1) - x).abs().max() > 0.1
 
 
-def test_bins_are_filtered_alike_however_many_fit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_does_not_depend_on_bins_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     y, x = spectra(bins=7)
     whole = wiener(y, x, 2)
     monkeypatch.setattr("lightning_modules.layers.wiener._BINS_AT_ONCE", 3)
     assert torch.allclose(wiener(y, x, 2), whole, rtol=1e-12, atol=1e-14)
 
 
-def test_excerpts_are_filtered_by_themselves() -> None:
+def test_excerpts_are_filtered_independently() -> None:
     y, x = spectra(frames=20)
     parts = [wiener(y[..., a:b], x[..., a:b], 2) for a, b in ((0, 8), (8, 16), (16, 20))]
     assert torch.allclose(wiener(y, x, 2, frames=8), torch.cat(parts, -1), rtol=1e-12, atol=1e-14)
     assert torch.equal(wiener(y, x, 2, frames=None), wiener(y, x, 2, frames=20))
 
 
-def test_residual_takes_what_the_sources_leave() -> None:
+def test_residual_is_a_source_that_is_not_returned() -> None:
     y, x = spectra()
     rest = x[:, None] - y.sum(1, keepdim=True)
     expected = wiener(torch.cat([y, rest], 1), x, 2)[:, :3]
@@ -109,8 +109,8 @@ def test_silence_gives_silence(dtype: torch.dtype, channels: int) -> None:
     assert all(each.abs().max() == 0 for each in silent)
 
 
-def test_one_loud_source_from_one_place_is_no_trouble() -> None:
-    """The mixture's covariance is then singular but for the noise."""
+def test_one_loud_panned_source() -> None:
+    """Without the noise, the mixture's covariance would be singular."""
     y, x = spectra(sources=2)
     y[:, :, 1] = 2 * y[:, :, 0]
     y[:, 1] *= 1e-8
@@ -122,18 +122,18 @@ def test_one_loud_source_from_one_place_is_no_trouble() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), complex(0, float("-inf"))])
 @pytest.mark.parametrize("where", ["estimates", "mixture"])
-def test_what_is_not_finite_stays_where_it_is(value: Any, where: str) -> None:
+def test_non_finite_bins_do_not_change_others(value: Any, where: str) -> None:
     y, x = spectra()
-    spoilt_y, spoilt_x = y.clone(), x.clone()
+    corrupted_y, corrupted_x = y.clone(), x.clone()
     if where == "estimates":
-        spoilt_y[0, 1, 0, 2, 7] = value
+        corrupted_y[0, 1, 0, 2, 7] = value
     else:
-        spoilt_x[0, 1, 2, 7] = value
-    refined = wiener(spoilt_y, spoilt_x, 2)
+        corrupted_x[0, 1, 2, 7] = value
+    refined = wiener(corrupted_y, corrupted_x, 2)
     assert refined[0, :, :, 2, 7].isnan().all()
     refined[0, :, :, 2, 7] = 0
     assert refined.isfinite().all()
-    # As if nothing had been there.
+    # The others are as if the bin were zero.
     y[0, :, :, 2, 7], x[0, :, 2, 7] = 0, 0
     assert torch.allclose(refined, wiener(y, x, 2), rtol=1e-12)
 
@@ -150,7 +150,7 @@ def separator(**arguments: Any) -> SpectrogramSeparator:
 
 @pytest.mark.parametrize("mask", ["none", "ratio", "binary"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_any_spectrogram_model_has_it(
+def test_filter_in_a_spectrogram_model(
     mask: Literal["none", "ratio", "binary"], channels: int
 ) -> None:
     model = separator(
@@ -168,7 +168,7 @@ def test_any_spectrogram_model_has_it(
     assert torch.equal(estimates, model.istft(expected, 5000))
 
 
-def test_one_source_needs_the_residual() -> None:
+def test_one_source_without_residual_raises() -> None:
     with pytest.raises(ValueError, match=r"wiener_iterations is 1 with one source.*wiener_resid"):
         separator(sources=["vocals"], wiener_iterations=1)
     with pytest.raises(ValueError, match=r"wiener_iterations is -1"):

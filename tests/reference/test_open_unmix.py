@@ -132,10 +132,11 @@ def test_invalid_package_files_raise(tmp_path: Path) -> None:
 # --------------------------------------------------------------- separation
 
 
-@pytest.mark.parametrize("iterations", [0, 1, 3])
-@pytest.mark.parametrize("softmask", [False, True])
-@pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("iterations", [0, 2])
+@pytest.mark.parametrize(
+    ("softmask", "residual", "channels"),
+    [(False, False, 1), (True, True, 1), (False, True, 2), (True, False, 2)],
+)
 def test_separators_agree(
     iterations: int, softmask: bool, residual: bool, channels: int, tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ def first(magnitudes: Tensor, mixture: Tensor, softmask: bool) -> Tensor:
 @pytest.mark.parametrize("eps", [1e-10, None])
 @pytest.mark.parametrize("softmask", [False, True])
 @pytest.mark.parametrize("channels", [1, 2, 3])
-@pytest.mark.parametrize("iterations", [0, 1, 3])
+@pytest.mark.parametrize("iterations", [0, 2])
 @pytest.mark.parametrize("scale", [1.0, 40.0])
 def test_filter_agrees_with_norbert(
     eps: float | None, softmask: bool, channels: int, iterations: int, scale: float
