@@ -1,1 +1,1 @@
-"""The embedded corpus: songs rendered from code, without any download."""
+"""The embedded corpus: songs synthesised by code, without any download."""

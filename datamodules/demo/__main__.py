@@ -1,8 +1,36 @@
-"""``python -m datamodules.demo``: the embedded corpus."""
+"""Render the embedded corpus and print its folder: ``python -m datamodules.demo [ROOT]``."""
 
+import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from datamodules.demo.corpus import main
+from datamodules import command_line
+from datamodules.demo.corpus import demo_corpus
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Render the corpus and print its folder.
+
+    Args:
+        arguments: Command line; by default this process's.
+
+    Returns:
+        Exit status: 0, or 2 for a mistake that the message on stderr explains.
+    """
+    parser = argparse.ArgumentParser(prog="python -m datamodules.demo", description=__doc__)
+    parser.add_argument("root", nargs="?", type=Path, help="folder; by default in the user's cache")
+    parser.add_argument(
+        "--seed", type=command_line.count(0), default=0, help="another corpus in the same styles"
+    )
+    options = parser.parse_args(arguments)
+
+    def render() -> int:
+        print(demo_corpus(options.root, options.seed))
+        return 0
+
+    return command_line.run(render)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,15 +1,12 @@
-"""The embedded corpus: 18 short songs in MUSDB18's layout, rendered where no MUSDB18 is at hand.
+"""The embedded corpus: 18 short songs in MUSDB18's layout, used without a data set.
 
-The songs are composed by :mod:`datamodules.demo.songs`, played by the instruments of
-:mod:`datamodules.demo.instruments` and :mod:`datamodules.demo.voice`, and mixed here, anew for each
-seed; nothing is downloaded and nobody's recording is in them. Fifteen are for training, three of
-these for validation (:data:`VALIDATION_TRACKS`), and three for testing. They are kept in the user's
-cache and checked by hash at each use.
-
-    python -m datamodules.demo [ROOT] [--seed N]    # prints the folder
+:mod:`datamodules.demo.songs` composes them, :mod:`datamodules.demo.instruments` and
+:mod:`datamodules.demo.voice` synthesise them, and this module mixes them; each seed gives another
+corpus, and no recordings are used. Fifteen songs are for training, three of them for validation
+(:data:`VALIDATION_TRACKS`), and three for testing. They are kept in the user's cache and verified
+by hash at each use.
 """
 
-import argparse
 import errno
 import hashlib
 import json
@@ -33,16 +30,7 @@ from tqdm import tqdm
 
 from datamodules import command_line
 from datamodules.cache.folder import cache_folder
-from datamodules.demo.instruments import (
-    SAMPLE_RATE,
-    Signal,
-    band,
-    place,
-    play_bass,
-    play_chords,
-    play_drums,
-    samples,
-)
+from datamodules.demo.instruments import play_bass, play_chords, play_drums
 from datamodules.demo.songs import (
     KITS,
     TEST,
@@ -55,13 +43,14 @@ from datamodules.demo.songs import (
     compose_drums,
     compose_melody,
 )
+from datamodules.demo.synthesis import SAMPLE_RATE, Signal, band, place, samples
 from datamodules.demo.voice import sing
 from datamodules.tracks.layouts import STEMS
 
 SONGS = TRAIN + VALIDATION + TEST
 VALIDATION_TRACKS: tuple[str, ...] = tuple(song.name for song in VALIDATION)
 VERSION = 1
-"""Of the renderer: raise it with any change of what is heard, so that caches are rendered again."""
+"""Version of the audio: increase it with any change, so that cached corpora are replaced."""
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +58,13 @@ logger = logging.getLogger(__name__)
 
 _LEVEL_DB = {"vocals": 0.0, "drums": -1.5, "bass": -2.5, "other": -3.0}
 _WET_DB = {"vocals": -13.0, "drums": -15.0, "bass": -30.0, "other": -14.0}
-_CREST = 4.5  # peaks beyond this multiple of a stem's RMS are rounded off
+_CREST = 4.5  # soft clipping of peaks, in multiples of a stem's RMS
 _PEAK = 0.89 * 32767
 _TAIL_SECONDS = 2.4
 
 
 def _room(seconds: float, generator: np.random.Generator) -> Signal:
-    """Impulse response of a room: decaying noise, another at each ear, of unit energy, (N, 2)."""
+    """Stereo impulse response of a room: decaying noise of unit energy, shape (N, 2)."""
     time = np.arange(samples(seconds * 1.2)) / SAMPLE_RATE
     noise = generator.standard_normal((len(time), 2)) * 10.0 ** (-3.0 * time / seconds)[:, None]
     noise[: samples(0.018)] = 0.0
@@ -84,15 +73,15 @@ def _room(seconds: float, generator: np.random.Generator) -> Signal:
 
 
 def render_track(seed: int, number: int) -> dict[str, npt.NDArray[np.int16]]:
-    """Compose, play and mix one song.
+    """Compose, synthesise and mix a song.
 
     Args:
         seed: Seed of the corpus.
-        number: Position in :data:`SONGS`.
+        number: Index into :data:`SONGS`.
 
     Returns:
-        The stems, in the order of :data:`STEMS`, each int16 of shape (T, 2) at 44 100 Hz. Their
-        sum stays within 16 bits.
+        Stems in the order of :data:`STEMS`, int16, shape (T, 2), 44 100 Hz. Their sum fits in 16
+        bits.
     """
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
     song = SONGS[number]
@@ -135,13 +124,13 @@ _STALE_SECONDS = 86_400.0
 
 
 def track_folder(number: int) -> str:
-    """Folder of a song inside the corpus, such as ``train/Artist - Title``."""
+    """Folder of a song relative to the corpus, such as ``train/Artist - Title``."""
     subset = "train" if number < len(TRAIN + VALIDATION) else "test"
     return f"{subset}/{SONGS[number].name}"
 
 
 def _write_track(seed: int, number: int, folder: Path) -> None:
-    """Render one song into a folder: four stems, and their exact sum as the mixture."""
+    """Render a song into a folder: four stems, and their exact sum as the mixture."""
     stems = render_track(seed, number)
     folder.mkdir(parents=True)
     for name, sound in {"mixture": sum(stems.values()), **stems}.items():
@@ -149,7 +138,7 @@ def _write_track(seed: int, number: int, folder: Path) -> None:
 
 
 def _publish(finished: Path, target: Path, discarded: Path) -> None:
-    """Put a finished track in its place in one step: nobody ever reads half a track."""
+    """Move a finished track into the corpus atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         if target.exists():
@@ -157,13 +146,13 @@ def _publish(finished: Path, target: Path, discarded: Path) -> None:
             os.replace(target, discarded)
         os.replace(finished, target)
     except OSError as error:
-        # Another process was quicker between the two steps: its rendering is the same as ours.
+        # Another process published the same track between the two moves.
         if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) or not target.exists():
             raise
 
 
 def _hashes(root: Path, number: int) -> dict[str, str]:
-    """SHA-256 of each file of a song by its name in the corpus; a missing file has none."""
+    """SHA-256 of the existing files of a song, by their path in the corpus."""
     files = [f"{track_folder(number)}/{name}.wav" for name in ("mixture", *STEMS)]
     return {
         name: hashlib.sha256((root / name).read_bytes()).hexdigest()
@@ -173,7 +162,7 @@ def _hashes(root: Path, number: int) -> dict[str, str]:
 
 
 def _read_manifest(root: Path, seed: int) -> dict[str, str]:
-    """Recorded hashes of the corpus; none if it is missing, damaged, or of another rendering."""
+    """Recorded hashes; empty if they are missing, damaged, or of another version or seed."""
     try:
         manifest = json.loads((root / "manifest.json").read_text())
         if (manifest["version"], manifest["seed"]) == (VERSION, seed):
@@ -191,13 +180,13 @@ def _write_manifest(root: Path, seed: int, recorded: dict[str, str], staging: Pa
 
 
 def default_root(seed: int = 0) -> Path:
-    """Where the corpus is kept: in :func:`~datamodules.cache.folder.cache_folder`."""
+    """Folder of the corpus in the user's cache."""
     name = f"demo-v{VERSION}" + (f"-seed{seed}" if seed else "")
     return cache_folder() / name
 
 
-def _leave_with_parent() -> None:
-    """Let a worker end when its parent is killed: the pool would keep it waiting for ever."""
+def _exit_with_parent() -> None:
+    """End a worker when its parent is killed; it would wait for work forever."""
 
     def watch() -> None:
         parent = parent_process()
@@ -211,12 +200,12 @@ def _leave_with_parent() -> None:
 def demo_corpus(
     root: Path | None = None, seed: int = 0, numbers: Sequence[int] = range(len(SONGS))
 ) -> Path:
-    """Find the embedded corpus, after rendering what is missing or damaged.
+    """Render missing and damaged tracks of the embedded corpus.
 
     Args:
         root: Its folder; by default :func:`default_root`.
-        seed: Which corpus: the songs keep their style, and everything they play is new.
-        numbers: Positions in :data:`SONGS` of the tracks wanted.
+        seed: Seed of the notes; the songs' styles are the same for all seeds.
+        numbers: Indices into :data:`SONGS` of the requested tracks.
 
     Returns:
         The folder, in the layout of MUSDB18-HQ.
@@ -239,15 +228,15 @@ def demo_corpus(
     command_line.check_folder(root, place)
     root.mkdir(parents=True, exist_ok=True)
     workers = min(4, os.cpu_count() or 1, len(wanted))
-    # Beside the corpus: on the same file system, so that finished tracks can be moved in one step.
+    # Beside the corpus, on the same file system: moves are atomic.
     prefix = f".{root.name}-"
-    for left in root.resolve().parent.iterdir():  # by killed runs; another process may be tidying
-        with suppress(FileNotFoundError):
+    for left in root.resolve().parent.iterdir():  # of killed runs
+        with suppress(FileNotFoundError):  # another process may delete them, too
             if left.name.startswith(prefix) and time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
     with (
         tempfile.TemporaryDirectory(dir=root.resolve().parent, prefix=prefix) as folder,
-        ProcessPoolExecutor(workers, get_context("spawn"), _leave_with_parent) as pool,
+        ProcessPoolExecutor(workers, get_context("spawn"), _exit_with_parent) as pool,
     ):
         staging = Path(folder)
         jobs = {pool.submit(_write_track, seed, n, staging / track_folder(n)): n for n in wanted}
@@ -260,30 +249,7 @@ def demo_corpus(
                 recorded |= _hashes(staging, jobs[job])
                 _publish(staging / track, root / track, staging / "discarded" / track)
                 _write_manifest(root, seed, recorded, staging)
-        except BaseException:  # such as Control-C: do not wait for the tracks not yet begun
+        except BaseException:  # such as Ctrl-C: do not render the remaining tracks
             pool.shutdown(cancel_futures=True)
             raise
     return root
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Render the corpus from the command line and print its folder.
-
-    Args:
-        arguments: Words after the command; by default those of this process.
-
-    Returns:
-        Exit status: 0, or 2 for a mistake that the message on stderr explains.
-    """
-    parser = argparse.ArgumentParser("python -m datamodules.demo", description="Render the corpus.")
-    parser.add_argument("root", nargs="?", type=Path, help="folder; by default in the user's cache")
-    parser.add_argument(
-        "--seed", type=command_line.count(0), default=0, help="another corpus in the same styles"
-    )
-    options = parser.parse_args(arguments)
-
-    def render() -> int:
-        print(demo_corpus(options.root, options.seed))
-        return 0
-
-    return command_line.run(render)

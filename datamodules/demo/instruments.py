@@ -1,156 +1,29 @@
-"""The instruments that play the embedded corpus: notes in, sound out.
+"""Synthesised instruments of the embedded corpus: drums, basses and chord instruments.
 
-Everything here is synthesis, with numpy and ``scipy.signal`` alone: drums, bass, a few chord
-instruments, and the oscillators and filters that :mod:`datamodules.demo.voice` sings with as well.
-What they play is decided in :mod:`datamodules.demo.songs`.
-
-Signals are float64 at :data:`SAMPLE_RATE`, mono ``(T,)`` or stereo ``(T, 2)``, of no particular
-level: the mixing sets the loudness of each stem.
+:mod:`datamodules.demo.songs` composes what they play.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from scipy.signal import butter, lfilter, sosfilt
 
-Signal = npt.NDArray[np.float64]
-
-SAMPLE_RATE = 44_100
-CONTROL_HOP = 256
-"""Samples between two updates of a moving filter: 5.8 ms, shorter than any glide in the music."""
-
-
-@dataclass(frozen=True)
-class Note:
-    """One event of the score.
-
-    Args:
-        start_seconds: When it begins.
-        duration_seconds: How long it is held; the release follows.
-        pitch: MIDI note number, 69 is 440 Hz. Drums ignore it.
-        velocity: Strength in (0, 1].
-        sound: A drum's name, or the syllable a voice sings on the note.
-    """
-
-    start_seconds: float
-    duration_seconds: float
-    pitch: float = 0.0
-    velocity: float = 1.0
-    sound: str = ""
-
-
-# Tools: time, oscillators, filters
-
-
-def samples(seconds: float) -> int:
-    """Length in samples of a duration in seconds."""
-    return round(seconds * SAMPLE_RATE)
-
-
-def hertz(pitch: Signal | float) -> Signal:
-    """Frequency of a MIDI pitch, in equal temperament."""
-    return np.asarray(440.0 * 2.0 ** ((np.asarray(pitch, dtype=np.float64) - 69.0) / 12.0))
-
-
-def instants(seconds: float) -> Signal:
-    """Instants of a sound of that length, in seconds, shape (T,)."""
-    return np.arange(samples(seconds), dtype=np.float64) / SAMPLE_RATE
-
-
-def _phase(frequency_hz: Signal) -> Signal:
-    """Phase, in turns, of an oscillator that follows a frequency, shape (T,)."""
-    return np.cumsum(frequency_hz) / SAMPLE_RATE
-
-
-def saw(frequency_hz: Signal, phase: float = 0.0) -> Signal:
-    """A sawtooth in [-1, 1] whose jumps are rounded over two samples (PolyBLEP) against aliasing.
-
-    Args:
-        frequency_hz: Frequency at each sample, shape (T,).
-        phase: Where the period starts, in turns.
-
-    Returns:
-        The wave, shape (T,).
-    """
-    step = frequency_hz / SAMPLE_RATE
-    turn = (np.cumsum(step) + phase) % 1.0
-    wave = 2.0 * turn - 1.0
-    after, before = turn < step, turn > 1.0 - step
-    wave[after] += (1.0 - turn[after] / step[after]) ** 2
-    wave[before] -= (1.0 + (turn[before] - 1.0) / step[before]) ** 2
-    return wave
-
-
-@functools.lru_cache(maxsize=256)
-def _band_sections(low_hz: float, high_hz: float) -> Signal:
-    if low_hz <= 0.0:
-        return np.asarray(butter(2, high_hz, "lowpass", fs=SAMPLE_RATE, output="sos"))
-    if high_hz >= SAMPLE_RATE / 2:
-        return np.asarray(butter(2, low_hz, "highpass", fs=SAMPLE_RATE, output="sos"))
-    return np.asarray(butter(2, (low_hz, high_hz), "bandpass", fs=SAMPLE_RATE, output="sos"))
-
-
-def band(signal: Signal, low_hz: float = 0.0, high_hz: float = SAMPLE_RATE) -> Signal:
-    """What of a signal lies between two frequencies (12 dB an octave), time on the first axis."""
-    return np.asarray(sosfilt(_band_sections(low_hz, high_hz), signal, axis=0))
-
-
-def follow(target: Signal, seconds: float, rate_hz: float = SAMPLE_RATE) -> Signal:
-    """Let a curve glide towards its targets, with one time constant, from its own first value."""
-    pole = np.exp(-1.0 / (seconds * rate_hz))
-    start = pole * target[:1]
-    return np.asarray(lfilter([1.0 - pole], [1.0, -pole], target, axis=0, zi=start)[0])
-
-
-def _lowpass(cutoff_hz: Signal, resonance: float) -> Signal:
-    """Second-order low-pass at each control frame (bilinear transform), shape (N, 1, 6)."""
-    angle = 2.0 * np.pi * np.minimum(cutoff_hz, 0.45 * SAMPLE_RATE) / SAMPLE_RATE
-    alpha, cosine = np.sin(angle) / (2.0 * resonance), np.cos(angle)
-    gain = (1.0 - cosine) / 2.0
-    sections = np.stack([gain, 2 * gain, gain, 1 + alpha, -2 * cosine, 1 - alpha], axis=-1)
-    return np.asarray(sections / sections[:, 3:4])[:, None, :]
-
-
-def moving_filter(signal: Signal, sections: Signal) -> Signal:
-    """Filter with sections that change every :data:`CONTROL_HOP` samples.
-
-    Args:
-        signal: Shape (T,) or (T, C).
-        sections: Second-order sections of each control frame, shape (N, K, 6), N hops >= T.
-
-    Returns:
-        The filtered signal, of the shape of ``signal``.
-    """
-    state = np.zeros((sections.shape[1], 2, *signal.shape[1:]))
-    filtered = np.empty_like(signal)
-    for frame, start in enumerate(range(0, len(signal), CONTROL_HOP)):
-        block = slice(start, start + CONTROL_HOP)
-        if not signal[block].any() and np.abs(state).max() < 1e-6:
-            filtered[block] = 0.0  # the pauses of a voice cost nothing
-            continue
-        filtered[block], state = sosfilt(sections[frame], signal[block], axis=0, zi=state)
-    return filtered
-
-
-def place(track: Signal, sound: Signal, start_seconds: float, pan: float = 0.0) -> None:
-    """Add a sound to a stereo track, in place, cutting what hangs over the end.
-
-    Args:
-        track: Shape (T, 2).
-        sound: Mono (N,), panned with equal power, or stereo (N, 2).
-        start_seconds: Where it begins.
-        pan: From -1, left, to 1, right.
-    """
-    start = max(samples(start_seconds), 0)
-    sound = sound[: max(len(track) - start, 0)]
-    if sound.ndim == 1:
-        angle = (pan + 1.0) * np.pi / 4.0
-        sound = sound[:, None] * np.array([np.cos(angle), np.sin(angle)])
-    track[start : start + len(sound)] += sound
-
+from datamodules.demo.synthesis import (
+    CONTROL_HOP,
+    SAMPLE_RATE,
+    Note,
+    Signal,
+    band,
+    follow,
+    hertz,
+    instants,
+    lowpass,
+    moving_filter,
+    phase,
+    place,
+    samples,
+    saw,
+)
 
 # Drums
 
@@ -171,13 +44,13 @@ class Kit:
     tom_hz: float = 95.0
 
 
-_METAL_HZ = np.array([263.0, 391.0, 421.0, 587.0, 743.0, 919.0])  # inharmonic, as a cymbal's
+_METAL_HZ = np.array([263.0, 391.0, 421.0, 587.0, 743.0, 919.0])  # inharmonic partials
 
 
 def _kick(kit: Kit, generator: np.random.Generator) -> Signal:
     time = instants(kit.kick_seconds * 5)
     sweep = 3.5 * np.exp(-time / 0.009) + 0.8 * np.exp(-time / 0.045)
-    skin = np.sin(2 * np.pi * _phase(kit.kick_hz * (1.0 + sweep)))
+    skin = np.sin(2 * np.pi * phase(kit.kick_hz * (1.0 + sweep)))
     body = skin * np.exp(-time / kit.kick_seconds)
     click = band(generator.standard_normal(len(time)), 1500, 6000) * np.exp(-time / 0.004)
     return np.asarray(np.tanh(1.6 * body + kit.kick_click * click))
@@ -186,11 +59,11 @@ def _kick(kit: Kit, generator: np.random.Generator) -> Signal:
 def _snare(kit: Kit, generator: np.random.Generator) -> Signal:
     time = instants(kit.snare_seconds * 5)
     bend = 1.0 + 0.25 * np.exp(-time / 0.012)
-    tone = 1.5 * np.sin(2 * np.pi * _phase(kit.snare_hz * bend)) * np.exp(-time / 0.08)
-    tone += 0.6 * np.sin(2 * np.pi * _phase(1.72 * kit.snare_hz * bend)) * np.exp(-time / 0.045)
+    tone = 1.5 * np.sin(2 * np.pi * phase(kit.snare_hz * bend)) * np.exp(-time / 0.08)
+    tone += 0.6 * np.sin(2 * np.pi * phase(1.72 * kit.snare_hz * bend)) * np.exp(-time / 0.045)
     hiss = generator.standard_normal(len(time))
     rattle = (band(hiss, 900, 9500) + 0.5 * band(hiss, 3500)) * np.exp(-time / kit.snare_seconds)
-    if kit.clap:  # a few hands, not quite together
+    if kit.clap:  # three claps, slightly apart
         hands = sum(np.exp(-np.abs(time - late) / 0.004) for late in (0.004, 0.014, 0.025))
         rattle += kit.clap * 2.0 * band(hiss, 900, 2600) * (hands + 0.7 * np.exp(-time / 0.08))
     return np.asarray((1.0 - kit.snare_noise) * tone + kit.snare_noise * rattle)
@@ -208,22 +81,23 @@ def _tom(kit: Kit, tuning: float, generator: np.random.Generator) -> Signal:
     time = instants(0.8)
     fall = kit.tom_hz * tuning * (1.0 + 0.6 * np.exp(-time / 0.03))
     skin = band(generator.standard_normal(len(time)), 400, 3000) * np.exp(-time / 0.015)
-    return np.asarray(np.sin(2 * np.pi * _phase(fall)) * np.exp(-time / 0.17) + 0.3 * skin)
+    return np.asarray(np.sin(2 * np.pi * phase(fall)) * np.exp(-time / 0.17) + 0.3 * skin)
 
 
 def play_drums(
     notes: Sequence[Note], kit: Kit, length: int, generator: np.random.Generator
 ) -> Signal:
-    """Play a drum part, each stroke synthesised anew: no two of them are the same.
+    """Play a drum part; each stroke is synthesised with new noise.
 
     Args:
-        notes: Strokes; ``sound`` is kick, snare, hat, open, ride, crash, or high, middle, low tom.
+        notes: Strokes; ``sound`` is kick, snare, hat, open, ride, crash, or a tom: high, middle,
+            low.
         kit: Timbre of the kit.
-        length: Length of the result, in samples.
+        length: Length of the result, samples.
         generator: Source of the noise.
 
     Returns:
-        The kit seen from the front, shape (length, 2).
+        Stereo mix from the audience's perspective, shape (length, 2).
     """
     track = np.zeros((length, 2))
     toms = {"high": (1.65, -0.35), "middle": (1.3, 0.1), "low": (1.0, 0.5)}
@@ -253,13 +127,13 @@ def play_drums(
 def play_bass(
     notes: Sequence[Note], timbre: str, length: int, generator: np.random.Generator
 ) -> Signal:
-    """Play a bass line, one note at a time.
+    """Play a monophonic bass line.
 
     Args:
-        notes: The line, in order of time.
+        notes: The line, sorted by time.
         timbre: ``saw``, ``square`` or ``sub`` (synthesisers), or ``fingers`` (a plucked string).
-        length: Length of the result, in samples.
-        generator: Source of the plucks' noise.
+        length: Length of the result, samples.
+        generator: Source of the noise of plucks.
 
     Returns:
         The line, shape (length,).
@@ -284,14 +158,14 @@ def play_bass(
         cutoff[held.start // CONTROL_HOP :] = sweep
     frequency_hz = hertz(follow(pitch, 0.008))
     if timbre == "sub":
-        wave = np.sin(2 * np.pi * _phase(frequency_hz))
+        wave = np.sin(2 * np.pi * phase(frequency_hz))
         wave = np.tanh(1.8 * wave + 0.25 * wave**2)
     elif timbre == "square":
         wave = saw(frequency_hz) - saw(frequency_hz, 0.45)
     else:
         wave = saw(frequency_hz) + 0.7 * saw(1.004 * frequency_hz, 0.3)
-    filtered = moving_filter(wave, _lowpass(follow(cutoff, 0.004, SAMPLE_RATE / CONTROL_HOP), 1.6))
-    deep = np.sin(2 * np.pi * _phase(frequency_hz))
+    filtered = moving_filter(wave, lowpass(follow(cutoff, 0.004, SAMPLE_RATE / CONTROL_HOP), 1.6))
+    deep = np.sin(2 * np.pi * phase(frequency_hz))
     return np.asarray((filtered + 0.5 * deep) * follow(gate, 0.006))
 
 
@@ -299,20 +173,20 @@ def play_bass(
 
 
 def _string(note: Note, edge_hz: float, generator: np.random.Generator) -> Signal:
-    """A plucked string (Karplus and Strong 1983), computed a period at a time.
+    """Plucked string (Karplus and Strong 1983), computed one period at a time.
 
-    The loop holds a whole number of samples, so it runs slightly off pitch and is resampled. Above
-    ``edge_hz`` the pluck falls 6 dB an octave.
+    The delay line has an integer length, so its output is resampled to the exact pitch. The pluck's
+    spectrum falls by 6 dB per octave above ``edge_hz``.
     """
     frequency_hz = float(hertz(note.pitch))
     period = max(int(SAMPLE_RATE / frequency_hz), 2)
-    tuning = frequency_hz * (period + 0.5) / SAMPLE_RATE  # the averaging adds half a sample
+    tuning = frequency_hz * (period + 0.5) / SAMPLE_RATE  # averaging delays by half a sample
     seconds = min(note.duration_seconds + 0.15, 3.0)
     periods = int(seconds * tuning * SAMPLE_RATE / period) + 2
     loss = 0.5 * 10.0 ** (-3.0 / (frequency_hz * (1.2 + 260.0 / frequency_hz)))
     pluck = follow(generator.uniform(-1.0, 1.0, period), 1.0 / (2 * np.pi * edge_hz))
     pluck /= np.abs(pluck).max()
-    pluck -= np.roll(pluck, period // 5)  # the comb of a pluck at a fifth of the string
+    pluck -= np.roll(pluck, period // 5)  # plucked at a fifth of the string
     loop = np.empty((periods, period))
     loop[0] = pluck
     last = 0.0
@@ -328,7 +202,7 @@ def _string(note: Note, edge_hz: float, generator: np.random.Generator) -> Signa
 
 
 def _envelope(note: Note, attack_seconds: float, release_seconds: float) -> Signal:
-    """Rise, hold for the note's duration and fall, shape (T,) with the release included."""
+    """Attack, sustain for the note's duration, and release, shape (T,)."""
     time = instants(note.duration_seconds + 4 * release_seconds)
     fall = np.exp(-np.maximum(time - note.duration_seconds, 0.0) / release_seconds)
     return np.asarray(note.velocity * (1.0 - np.exp(-time / attack_seconds)) * fall)
@@ -336,7 +210,7 @@ def _envelope(note: Note, attack_seconds: float, release_seconds: float) -> Sign
 
 def _pad_note(note: Note, generator: np.random.Generator) -> Signal:
     envelope = _envelope(note, 0.12, 0.25)[:, None]
-    cents = np.array([[-9.0, 2.0], [-2.0, 9.0]])  # (saw, side): a slow beating across the sides
+    cents = np.array([[-9.0, 2.0], [-2.0, 9.0]])  # (saw, channel): slow beating
     sides = [
         sum(
             saw(np.full(len(envelope), float(hertz(note.pitch + cent / 100))), generator.random())
@@ -372,20 +246,20 @@ def _synth_note(note: Note, generator: np.random.Generator) -> Signal:
     pulse = saw(frequency_hz) - saw(frequency_hz, 0.3)
     control_age = np.arange(len(envelope) // CONTROL_HOP + 1) * CONTROL_HOP / SAMPLE_RATE
     closing = 500.0 + 4500.0 * note.velocity * np.exp(-control_age / 0.09)
-    return np.asarray(moving_filter(pulse, _lowpass(closing, 2.0)) * envelope * np.exp(-age / 0.4))
+    return np.asarray(moving_filter(pulse, lowpass(closing, 2.0)) * envelope * np.exp(-age / 0.4))
 
 
 def play_chords(
     notes: Sequence[Note], instrument: str, length: int, pan: float, generator: np.random.Generator
 ) -> Signal:
-    """Play an accompaniment.
+    """Play chords.
 
     Args:
         notes: The part, in any order; notes may overlap.
         instrument: pad, electric piano, organ, synth, guitar or overdriven guitar.
-        length: Length of the result, in samples.
-        pan: Where the instrument stands, from -1, left, to 1, right.
-        generator: Source of phases and of the plucks' noise.
+        length: Length of the result, samples.
+        pan: Position, from -1, left, to 1, right.
+        generator: Source of phases and of the noise of plucks.
 
     Returns:
         The part, shape (length, 2).
@@ -407,11 +281,11 @@ def play_chords(
     if instrument == "pad":
         control_time = np.arange(length // CONTROL_HOP + 1) * CONTROL_HOP / SAMPLE_RATE
         sweep = 1400.0 * 2.0 ** (1.1 * np.sin(2 * np.pi * 0.09 * control_time + 7 * pan))
-        return moving_filter(track, _lowpass(sweep, 0.9))
-    if instrument == "organ" or instrument == "electric piano":  # rotor and tremolo
+        return moving_filter(track, lowpass(sweep, 0.9))
+    if instrument == "organ" or instrument == "electric piano":  # rotary speaker and tremolo
         rate_hz, depth = (6.3, 0.25) if instrument == "organ" else (4.1, 0.2)
         wobble = depth * np.sin(2 * np.pi * rate_hz * time)[:, None]
         return np.asarray(track * (1.0 + wobble * np.array([1.0, -1.0])))
-    if instrument == "overdriven guitar":  # a valve, then a loudspeaker
+    if instrument == "overdriven guitar":  # valve amplifier and loudspeaker
         return band(band(np.tanh(6.0 * track), 90), 0, 4200)
     return band(track, 90)

@@ -1,7 +1,7 @@
-"""The songs of the embedded corpus: their styles, and what is played in them.
+"""Styles of the songs of the embedded corpus, and the composition of their parts.
 
-A song settles tempo, harmony, patterns and instruments; a generator composes the rest, part by
-part, as notes for :mod:`datamodules.demo.instruments` and :mod:`datamodules.demo.voice`.
+A song fixes tempo, harmony, patterns and instruments; a random generator composes the notes of each
+part.
 """
 
 from collections.abc import Iterable
@@ -9,26 +9,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.demo.instruments import Kit, Note
+from datamodules.demo.instruments import Kit
+from datamodules.demo.synthesis import Note
 from datamodules.demo.voice import CONSONANTS, VOWELS, Voice
 
 
 @dataclass(frozen=True)
 class Song:
-    """What is settled about a song before a note is written; the seed decides the rest.
+    """Style of a song, independent of the seed.
 
     Args:
         name: Artist and title.
-        tempo_bpm: Quarter notes a minute.
+        tempo_bpm: Quarter notes per minute.
         bars: Length without the final chord.
-        tonic: Pitch of the lowest tonic a bass plays, as MIDI number.
+        tonic: Lowest tonic of the bass, MIDI pitch.
         mode: Key of ``_MODES``.
-        progression: Degrees of the scale, 0 the tonic, one chord a bar, repeated.
+        progression: Degrees of the scale (0 is the tonic), one chord per bar, repeated.
         groove: Key of ``_GROOVES``.
-        swing: Lateness of every second sixteenth, as a share of a sixteenth.
+        swing: Delay of every second sixteenth, as a share of a sixteenth.
         kit: Key of ``KITS``.
-        bass: Keys of ``_BASS_LINES`` and timbre.
-        other: Instruments and keys of ``_COMPING``; those after the first wait for the verse.
+        bass: Key of ``_BASS_LINES``, and timbre.
+        other: Instruments with keys of ``_COMPING``; all but the first enter with the verse.
         voice: Key of ``VOICES``.
         room_seconds: Reverberation time.
     """
@@ -55,7 +56,7 @@ _MODES = {
     "mixolydian": (0, 2, 4, 5, 7, 9, 10),
     "harmonic": (0, 2, 3, 5, 7, 8, 11),
 }
-# Sixteenths of a bar. X is an accent, x a stroke, o a ghost note.
+# One character per sixteenth: X is an accent, x a stroke, o a ghost note.
 _GROOVES = {
     "rock": {"kick": "X.......X.x.....", "snare": "....X..o....X...", "hat": "X.x.X.x.X.x.X.x."},
     "floor": {"kick": "X...X...X...X...", "snare": "....x.......x...", "hat": "xo.oxo.oxo.oxo.o",
@@ -71,7 +72,7 @@ _GROOVES = {
     "waltz": {"kick": "X.........o.", "snare": "....x...x...", "ride": "x...x.o.x.o."},
     "lilt": {"kick": "X.........x.", "snare": "......X...o.", "hat": "X.x.x.X.x.xo"},
 }  # fmt: skip
-# 1, 3, 5 and 8 are tones of the chord, a leads to the next root, - holds, . rests.
+# 1, 3, 5 and 8 are chord tones, a leads to the next root, - holds, . rests.
 _BASS_LINES = {
     "eighths": "1-1-1-1-1-1-1-a-",
     "roots": "1-----1-1---5-a-",
@@ -85,7 +86,7 @@ _BASS_LINES = {
     "three": "1-------5-a-",
     "six": "1---1-5---a-",
 }
-# x is the whole chord, a digit one of its tones.
+# x is the full chord, a digit one of its tones.
 _COMPING = {
     "held": "x---------------",
     "halves": "x-------x-------",
@@ -106,7 +107,7 @@ KITS = {
     "club": Kit(50, 0.16, 0.9, 200, 0.09, 0.85, 1.0, 9000, 0.03, 100),
     "brushes": Kit(58, 0.11, 0.15, 200, 0.17, 0.9, 0.0, 6000, 0.06, 105),
 }
-"""Drum kits by the names that songs use."""
+"""Drum kits by name."""
 VOICES = {
     "soprano": Voice(1.19, 62, 5.9, 50, 0.03, 2200),
     "alto": Voice(1.13, 56, 5.4, 40, 0.05, 2400),
@@ -115,7 +116,7 @@ VOICES = {
     "whisperer": Voice(1.15, 57, 5.0, 22, 0.16, 1500),
     "shouter": Voice(1.05, 54, 6.0, 30, 0.02, 4500),
 }
-"""Singers by the names that songs use."""
+"""Singers by name."""
 TRAIN = (
     Song("Paper Lanterns - Northbound Tram", 104, 10, 33, "major", (0, 4, 5, 3), "rock", 0.0,
          "studio", ("eighths", "saw"), (("overdriven guitar", "chugging"), ("organ", "held")),
@@ -180,7 +181,7 @@ TEST = (
 )  # fmt: skip
 """Songs for testing."""
 
-# Composition: a song and a generator in, notes out
+# Composition: notes of each part
 
 _Generator = np.random.Generator
 _VELOCITY = {"X": 1.0, "x": 0.75, "o": 0.35}
@@ -188,7 +189,7 @@ _VELOCITY = {"X": 1.0, "x": 0.75, "o": 0.35}
 
 @dataclass(frozen=True)
 class Plan:
-    """When things happen in a song."""
+    """Timing and harmony of a song."""
 
     song: Song
 
@@ -199,17 +200,17 @@ class Plan:
 
     @property
     def starts(self) -> tuple[int, int, int]:
-        """Bars on which the verse, the chorus and the final chord begin; phrases last two bars."""
+        """First bars of verse, chorus and final chord; phrases last two bars."""
         verse = 2 if self.song.bars <= 12 else 4
         return verse, verse + (self.song.bars - verse) // 4 * 2, self.song.bars
 
     def seconds(self, step: float) -> float:
-        """Instant of a sixteenth counted from the start of the song."""
+        """Time of a sixteenth, counted from the start of the song."""
         late = self.song.swing if step % 2 == 1 else 0.0
         return 0.03 + (step + late) * 15.0 / self.song.tempo_bpm
 
     def chord(self, bar: int, size: int = 3) -> tuple[int, ...]:
-        """Tones of a bar's chord, from the root up, with the root at or above the tonic."""
+        """Pitches of a bar's chord from the root up; the root is not below the tonic."""
         if bar >= self.song.bars:  # the song ends on the tonic
             degree = 0
         else:
@@ -217,7 +218,7 @@ class Plan:
         return tuple(self.degree(degree + 2 * third) for third in range(size))
 
     def degree(self, degree: int) -> int:
-        """MIDI pitch of a degree of the scale, 0 being the lowest tonic."""
+        """MIDI pitch of a degree of the scale; 0 is the lowest tonic."""
         octave, step = divmod(degree, 7)
         return self.song.tonic + 12 * octave + _MODES[self.song.mode][step]
 
@@ -225,7 +226,7 @@ class Plan:
         self, start: int, end: int, pitch: float, velocity: float, generator: _Generator,
         sound: str = "", loose_seconds: float = 0.004,
     ) -> Note:  # fmt: skip
-        """A note between two sixteenths, as a person plays it: never quite on time."""
+        """A note between two sixteenths, with random deviations of time and velocity."""
         begin = max(self.seconds(start) + loose_seconds * generator.standard_normal(), 0.0)
         strength = velocity * generator.uniform(0.85, 1.0)
         return Note(begin, max(self.seconds(end) - begin - 0.01, 0.04), pitch, strength, sound)
@@ -242,7 +243,7 @@ def _runs(pattern: str) -> Iterable[tuple[int, int, str]]:
 
 
 def compose_drums(plan: Plan, generator: _Generator) -> list[Note]:
-    """The drum part: the groove in each bar, a fill before a section, a crash where it begins."""
+    """The drum part: a groove, a fill before each section, a crash at its start."""
     notes = []
 
     def strike(step: int, drum: str, velocity: float) -> None:
@@ -254,7 +255,7 @@ def compose_drums(plan: Plan, generator: _Generator) -> list[Note]:
         for drum, pattern in _GROOVES[plan.song.groove].items():
             for step, _, character in _runs(pattern[:filled]):
                 if bar < plan.starts[0] // 2 and drum == "snare":
-                    continue  # the intro begins without
+                    continue  # no snare at the start of the intro
                 if character != "o" or generator.random() < 0.8:
                     strike(first + step, drum, _VELOCITY[character])
         toms = ["snare", "high", "high", "middle", "middle", "low", "low", "low"]
@@ -269,7 +270,7 @@ def compose_drums(plan: Plan, generator: _Generator) -> list[Note]:
 
 
 def compose_bass(plan: Plan, generator: _Generator) -> list[Note]:
-    """The bass line: its pattern on each bar's chord, leading to the root of the next."""
+    """The bass line: a pattern on each bar's chord that leads to the next root."""
     notes = []
     pattern = _BASS_LINES[plan.song.bass[0]]
     fold = 28 + 12 * (plan.song.bass[1] == "sub" and plan.song.tonic < 30)  # keep a sub audible
@@ -294,10 +295,10 @@ def compose_bass(plan: Plan, generator: _Generator) -> list[Note]:
 
 
 def compose_chords(plan: Plan, part: int, generator: _Generator) -> list[Note]:
-    """The part of one instrument of ``other``, by its position in :attr:`Song.other`."""
+    """The part of an instrument, by its index in :attr:`Song.other`."""
     notes = []
     instrument, comping = plan.song.other[part]
-    power = instrument == "overdriven guitar"  # a distorted third growls: root, fifth, octave
+    power = instrument == "overdriven guitar"  # no third: root, fifth, octave
     lowest = {"overdriven guitar": 40, "guitar": 50, "synth": 58}.get(instrument, 52) + 3 * part
 
     def spread(bar: int) -> list[int]:
@@ -332,7 +333,7 @@ def _syllable(generator: _Generator) -> str:
 
 
 def _phrase_rhythm(plan: Plan, generator: _Generator) -> list[tuple[int, int]]:
-    """Notes of a phrase of two bars, (first step, step after the last), with a rest at the end."""
+    """Notes of a two-bar phrase as (first step, step after the last), with a rest at the end."""
     lengths = [2, 2, 2, 3, 4, 4, 6] if plan.song.tempo_bpm < 110 else [2, 3, 4, 4, 4, 6, 8]
     runs, step = [], int(generator.choice([0, 0, 2, 4]))
     while step < 2 * plan.steps * 0.62:
@@ -343,11 +344,11 @@ def _phrase_rhythm(plan: Plan, generator: _Generator) -> list[tuple[int, int]]:
 
 
 def compose_melody(plan: Plan, generator: _Generator) -> tuple[list[Note], list[Note]]:
-    """The melody, and a second voice for the chorus, a third or fourth above."""
+    """The melody, and a second voice in the chorus, a third or fourth above."""
     lowest = VOICES[plan.song.voice].lowest
     scale = {plan.degree(degree) % 12 for degree in range(7)}
     ladder = [pitch for pitch in range(int(lowest), int(lowest) + 22) if pitch % 12 in scale]
-    reach = 8  # rungs of the melody; those above are for the second voice
+    reach = 8  # the melody uses the rungs up to this one, the second voice those above, too
     lead, second = [], []
     for section, (begin, end) in enumerate(zip(plan.starts[:2], plan.starts[1:], strict=True)):
         motifs = []
@@ -357,13 +358,13 @@ def compose_melody(plan: Plan, generator: _Generator) -> tuple[list[Note], list[
             motifs.append((rhythm, contour, [_syllable(generator) for _ in rhythm]))
         for phrase, bar in enumerate(range(begin, end, 2)):
             rhythm, contour, words = motifs[phrase % 2]
-            if section == 0:  # verses repeat the tune, choruses the words too
+            if section == 0:  # verses repeat the tune, choruses also the words
                 words = [_syllable(generator) for _ in rhythm]
             rung = int(generator.integers(2, 4)) + 2 * section
             for (start, stop), move, word in zip(rhythm, contour, words, strict=True):
                 rung = int(np.clip(rung + move, 0, reach))
                 chord = {p % 12 for p in plan.chord(min(bar + start // plan.steps, end - 1))}
-                if start % 4 == 0 or stop - start >= 4:  # what is stressed or held is consonant
+                if start % 4 == 0 or stop - start >= 4:  # stressed and long notes are consonant
                     tones = [r for r in range(reach + 1) if ladder[r] % 12 in chord]
                     rung = min(tones, key=lambda r, near=rung: abs(r - near))  # type: ignore[misc]
                 first = bar * plan.steps

@@ -1,7 +1,7 @@
-"""The singing voice of the embedded corpus: a melody with syllables in, sound out.
+"""Singing voice of the embedded corpus: source-filter synthesis of a melody with syllables.
 
-A source and a filter: the pulses of the glottis and breath, through the resonances of a vocal tract
-that moves from vowel to vowel. Signals are as in :mod:`datamodules.demo.instruments`.
+Glottal pulses and breath noise pass through the resonances of a vocal tract that moves from vowel
+to vowel. Signals are as in :mod:`datamodules.demo.synthesis`.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.demo.instruments import (
+from datamodules.demo.synthesis import (
     CONTROL_HOP,
     SAMPLE_RATE,
     Note,
@@ -29,12 +29,12 @@ class Voice:
     """A singer.
 
     Args:
-        tract: Formants relative to those of a man, whose vocal tract is the longest.
-        lowest: Lowest note of the comfortable range, as MIDI pitch.
+        tract: Factor on the formants of an adult man, whose vocal tract is the longest.
+        lowest: Lowest note of the comfortable range, MIDI pitch.
         vibrato_hz: Rate of the vibrato.
-        vibrato_cents: Depth of the vibrato on a long note, to each side.
-        breath: Share of breath in the tone.
-        tilt_hz: Where the pulses of the glottis lose their edge: high is a pressed, bright voice.
+        vibrato_cents: Depth of the vibrato of long notes, to each side.
+        breath: Level of breath noise.
+        tilt_hz: Cutoff of the glottal pulses: high for a pressed, bright voice.
     """
 
     tract: float
@@ -45,7 +45,7 @@ class Voice:
     tilt_hz: float = 2500.0
 
 
-# First three formants in Hz of men: means of Peterson and Barney 1952, table II.
+# First three formants of men, Hz: means of Peterson and Barney 1952, table II.
 _VOWELS = {
     "a": (730.0, 1090.0, 2440.0),
     "e": (530.0, 1840.0, 2480.0),
@@ -54,10 +54,10 @@ _VOWELS = {
     "u": (300.0, 870.0, 2240.0),
 }
 _NASAL = (250.0, 1200.0, 2300.0)
-_UPPER_HZ = (3200.0, 3900.0)  # close to the third: together they make the singer's formant
+_UPPER_HZ = (3200.0, 3900.0)  # with the third they form the singer's formant
 _BANDWIDTHS_HZ = np.array([70.0, 90.0, 120.0, 160.0, 220.0])
 
-# Noise of a consonant: lowest and highest frequency in Hz, seconds, level. A level of 0 is voiced.
+# Noise of a consonant: lowest and highest frequency in Hz, seconds, level (0: voiced).
 _CONSONANTS = {
     "s": (4800.0, 11000.0, 0.09, 0.16),
     "f": (1800.0, 12000.0, 0.07, 0.07),
@@ -68,11 +68,11 @@ _CONSONANTS = {
     "l": (0.0, 0.0, 0.05, 0.0),
 }
 CONSONANTS, VOWELS = "".join(_CONSONANTS), "".join(_VOWELS)
-"""The letters of a syllable: at most one consonant, then one or two vowels."""
+"""Letters of a syllable: at most one consonant, then one or two vowels."""
 
 
 def _resonators(formants_hz: Signal, bandwidths_hz: Signal) -> Signal:
-    """A cascade of vocal tract resonances at each control frame, unit gain at 0 Hz.
+    """Cascade of vocal tract resonances per control frame, with unit gain at 0 Hz.
 
     Klatt 1980, "Software for a cascade/parallel formant synthesizer", equation 2.
 
@@ -94,14 +94,14 @@ def _resonators(formants_hz: Signal, bandwidths_hz: Signal) -> Signal:
 def sing(
     notes: Sequence[Note], voice: Voice, length: int, generator: np.random.Generator
 ) -> Signal:
-    """Sing a melody: a glottal pulse train and breath through a moving vocal tract.
+    """Sing a melody.
 
     Args:
-        notes: The melody, in order of time; ``sound`` is a syllable: at most one of
+        notes: The melody, sorted by time; ``sound`` is a syllable: at most one of
             :data:`CONSONANTS`, then one or two of :data:`VOWELS`.
-        voice: Who sings.
-        length: Length of the result, in samples.
-        generator: Source of jitter and breath.
+        voice: The singer.
+        length: Length of the result, samples.
+        generator: Source of jitter and breath noise.
 
     Returns:
         The voice, shape (length,).
@@ -121,7 +121,7 @@ def sing(
         end = min(round((note.start_seconds + note.duration_seconds) * rate_hz), frames)
         age = np.arange(end - begin) / rate_hz
         pitch[begin:] = note.pitch
-        if note.start_seconds > ended + 0.2:  # a phrase begins slightly below its note
+        if note.start_seconds > ended + 0.2:  # glide up to the first note of a phrase
             pitch[begin:end] -= 1.2 * np.exp(-age / 0.06)
         ended = note.start_seconds + note.duration_seconds
         depth[begin:end] = np.clip((age - 0.2) / 0.4, 0.0, 1.0)
@@ -134,7 +134,7 @@ def sing(
             closed = slice(begin, begin + round(noise_seconds * rate_hz))
             tract_hz[closed, :3] = _NASAL
             level[closed] *= 0.35
-        elif consonant:  # the voice stops for an unvoiced consonant, which comes before the beat
+        elif consonant:  # an unvoiced consonant interrupts the voice, before the beat
             level[max(begin - round((noise_seconds + 0.02) * rate_hz), 0) : begin] = 0.0
             time = instants(noise_seconds * 2)
             shape = np.clip(time / 0.004, 0, 1) * np.exp(-((time / noise_seconds) ** 4))
@@ -150,19 +150,19 @@ def sing(
     level = follow(follow(level, 0.012, rate_hz), 0.012, rate_hz) * (1.0 + 0.08 * vibrato)
     level[level < 1e-4] = 0.0
     tract_hz = follow(tract_hz, 0.028, rate_hz) * voice.tract
-    # Where the note lies above the first formant, singers open the mouth and tune it to the note.
+    # On notes above the first formant, singers raise that formant to the note.
     tract_hz[:, 0] = np.maximum(tract_hz[:, 0], 1.05 * hertz(pitch))
 
     control, audio = np.arange(frames) * CONTROL_HOP, np.arange(length)
     frequency_hz = np.interp(audio, control, hertz(pitch))
     loudness = np.interp(audio, control, level)
-    # A saw falls 6 dB an octave, as the glottal flow does once the lips have radiated it.
+    # A sawtooth falls by 6 dB per octave, as the glottal flow does after lip radiation.
     pulses = saw(frequency_hz)
     breath = voice.breath * band(generator.standard_normal(length), 1000) * (1.2 + pulses)
     source = loudness * (follow(pulses, 1 / (2 * np.pi * voice.tilt_hz)) + breath)
     sung = moving_filter(source, _resonators(tract_hz, _BANDWIDTHS_HZ * voice.tract))
-    sung = band(sung, 70) + 1.2 * band(sung, 1700)  # presence, as a mixing desk would add
+    sung = band(sung, 70) + 1.2 * band(sung, 1700)  # presence boost
     sung *= 0.25 / (np.sqrt(np.mean(sung**2)) + 1e-9)
-    # The cascade ends at its fifth resonance; a little of the bare source stands for those above.
+    # The cascade has five resonances; unfiltered source replaces the higher ones.
     air = band(loudness * (0.05 * pulses * voice.tilt_hz / 2500.0 + 0.15 * breath), 4200, 13000)
     return np.asarray(sung + air + consonants)

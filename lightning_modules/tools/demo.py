@@ -1,7 +1,7 @@
-"""From nothing to a trained, scored and heard model: ``python -m lightning_modules.tools.demo``.
+"""Train, score and try a model without any data: ``python -m lightning_modules.tools.demo``.
 
-Renders the embedded corpus, trains the small U-Net on it for some minutes, scores
-it on songs that it never saw, separates one of them, and says where all of it is.
+Renders the embedded corpus, trains the small U-Net on it for some minutes, scores it on the test
+songs, separates one of them, and prints where the results are.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _demo(extra: list[str]) -> int:
-    os.environ.pop("MUSDB_PATH", None)  # the demo is about the embedded corpus
-    cli.prepare(["fit", *CONFIGS, *extra])  # a mistake is told before the corpus is rendered
+    os.environ.pop("MUSDB_PATH", None)  # selects the embedded corpus
+    cli.prepare(["fit", *CONFIGS, *extra])  # reports mistakes before the corpus is rendered
     corpus = demo_corpus()
     from lightning_modules.training.run_directory import named_run_dir
 
     run_dir = named_run_dir("demo").resolve()
-    # One device: Lightning would start this very program for the others.
+    # On several devices Lightning would start this program once per device.
     settings = [*CONFIGS, "--run_dir", str(run_dir), "--trainer.devices=1", *extra]
     for step in ("fit", "test"):
         print(f"\n--- python -m lightning_modules.cli {step} {' '.join(settings)}")
@@ -54,11 +54,11 @@ def _demo(extra: list[str]) -> int:
     if status := separate.main(command):
         return status
     print(
-        f"\nListen:   {output / song_name(song)}/{{vocals,drums,bass,other}}.wav"
-        f"\nCompare:  {song.parent}"
-        f"\nLook:     {run_dir / 'pictures'}"
-        f"\nScores:   {run_dir / 'scores'}"
-        f"\nRun:      {run_dir}"
+        f"\nEstimates:  {output / song_name(song)}/{{vocals,drums,bass,other}}.wav"
+        f"\nReferences: {song.parent}"
+        f"\nPlots:      {run_dir / 'pictures'}"
+        f"\nScores:     {run_dir / 'scores'}"
+        f"\nRun:        {run_dir}"
     )
     return 0
 

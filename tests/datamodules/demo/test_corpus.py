@@ -1,4 +1,4 @@
-"""The embedded corpus: is it music in MUSDB18's layout, always the same, and never half-written?"""
+"""The embedded corpus: layout, audio of each stem, reproducibility and atomic writing."""
 
 import errno
 import json
@@ -17,18 +17,21 @@ import soundfile
 
 from datamodules.demo import corpus as demo
 from datamodules.demo import instruments
-from datamodules.demo.instruments import SAMPLE_RATE, Kit, Note, play_bass, play_chords
+from datamodules.demo.__main__ import main
+from datamodules.demo.instruments import Kit, play_bass, play_chords
 from datamodules.demo.songs import Plan, Song
+from datamodules.demo.synthesis import SAMPLE_RATE, Note
 from datamodules.tracks.layouts import STEMS
 
 NUMBERS = (11, 16)  # two of the shortest, one of each subset
 FILES = ("mixture", *STEMS)
 
+pytestmark = pytest.mark.xdist_group("demo corpus")  # they share a rendering
 slow = pytest.mark.slow
 Samples = npt.NDArray[np.int16]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return demo.demo_corpus(tmp_path_factory.mktemp("corpus") / "demo", numbers=NUMBERS)
 
@@ -53,7 +56,7 @@ def seconds_levels(sound: Samples) -> npt.NDArray[np.float64]:
     return np.asarray(np.sqrt(np.mean(seconds**2, axis=1)))
 
 
-def test_songs_are_18_and_each_is_its_own() -> None:
+def test_18_songs_differ_in_style() -> None:
     subsets = Counter(demo.track_folder(number).split("/")[0] for number in range(len(demo.SONGS)))
     assert subsets == {"train": 15, "test": 3}
     assert len({song.name for song in demo.SONGS}) == 18
@@ -65,7 +68,7 @@ def test_songs_are_18_and_each_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("song", demo.SONGS, ids=lambda song: song.name)
-def test_songs_last_20_to_30_seconds(song: Song) -> None:
+def test_songs_are_20_to_30_seconds_long(song: Song) -> None:
     plan = Plan(song)
     assert 20 <= plan.seconds(song.bars * plan.steps) + demo._TAIL_SECONDS <= 30
     assert 80 <= song.tempo_bpm <= 150
@@ -82,7 +85,7 @@ def test_layout_and_format(corpus: Path) -> None:
         }
         assert len({info.frames for info in formats}) == 1
         assert 20 <= formats[0].duration <= 30
-    # Nothing is left behind, inside or beside.
+    # No temporary files are left, inside or beside the corpus.
     assert {path.name for path in corpus.iterdir()} == {"train", "test", "manifest.json"}
     assert list(corpus.parent.iterdir()) == [corpus]
 
@@ -96,20 +99,7 @@ def test_mixture_is_the_exact_sum_and_does_not_clip(track: dict[str, Samples]) -
 
 
 @slow
-def test_same_seed_and_number_give_the_same_samples(corpus: Path) -> None:
-    # The corpus was rendered by another process.
-    stems = demo.render_track(0, NUMBERS[0])
-    assert tuple(stems) == STEMS
-    folder = corpus / demo.track_folder(NUMBERS[0])
-    for stem, sound in stems.items():
-        assert sound.dtype == np.int16
-        np.testing.assert_array_equal(
-            sound, soundfile.read(folder / f"{stem}.wav", dtype="int16")[0]
-        )
-
-
-@slow
-def test_another_seed_gives_another_tune(corpus: Path) -> None:
+def test_another_seed_gives_other_audio(corpus: Path) -> None:
     folder = corpus / demo.track_folder(NUMBERS[0])
     for stem, sound in demo.render_track(1, NUMBERS[0]).items():
         first = soundfile.read(folder / f"{stem}.wav", dtype="int16")[0]
@@ -117,7 +107,7 @@ def test_another_seed_gives_another_tune(corpus: Path) -> None:
 
 
 @slow
-def test_the_voice_pauses_and_the_others_play(track: dict[str, Samples]) -> None:
+def test_vocals_pause_and_other_stems_play(track: dict[str, Samples]) -> None:
     sung = seconds_levels(track["vocals"]) > 0.003
     assert 4 <= np.sum(~sung) <= 0.5 * len(sung)
     for stem in ("drums", "bass", "other"):
@@ -125,21 +115,21 @@ def test_the_voice_pauses_and_the_others_play(track: dict[str, Samples]) -> None
 
 
 @slow
-def test_stems_are_balanced(track: dict[str, Samples]) -> None:
+def test_stems_have_similar_levels(track: dict[str, Samples]) -> None:
     levels = [20 * np.log10(np.std(track[stem])) for stem in STEMS]
     assert max(levels) - min(levels) < 6
-    assert levels[0] > np.mean(levels)  # the voice is forward
+    assert levels[0] > np.mean(levels)  # vocals are loud
 
 
 @slow
-def test_stems_sound_like_their_names(track: dict[str, Samples]) -> None:
+def test_spectra_of_stems(track: dict[str, Samples]) -> None:
     frequency_hz, bass = spectrum(track["bass"])
     assert bass[frequency_hz < 400].sum() > 0.75
     assert 30 < np.sum(frequency_hz * bass) < 400
     _, vocals = spectrum(track["vocals"])
     assert vocals[(frequency_hz > 120) & (frequency_hz < 4500)].sum() > 0.85
     _, drums = spectrum(track["drums"])
-    # A kit has both ends; nothing else reaches as high, and strokes stand out of what is between.
+    # Drums have the most treble and the sharpest onsets.
     assert drums[frequency_hz < 150].sum() > 0.2
     treble = {stem: spectrum(track[stem])[1][frequency_hz > 6000].sum() for stem in STEMS}
     assert max(treble, key=lambda stem: float(treble[stem])) == "drums"
@@ -153,39 +143,41 @@ def test_stems_sound_like_their_names(track: dict[str, Samples]) -> None:
 
 
 @slow
-def test_stems_have_stereo_width(track: dict[str, Samples]) -> None:
+def test_stems_are_stereo(track: dict[str, Samples]) -> None:
     for stem in ("vocals", "drums", "other"):
         left, right = track[stem].astype(float).T
         assert 0.005 < np.mean((left - right) ** 2) / np.mean((left + right) ** 2) < 1
 
 
 @slow
-def test_a_sound_corpus_is_left_alone(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "ProcessPoolExecutor", None)  # calling it would raise
+def test_an_intact_corpus_is_kept(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "ProcessPoolExecutor", None)  # a call would raise
     assert demo.demo_corpus(corpus, numbers=NUMBERS) == corpus
 
 
 @slow
-def test_a_damaged_track_is_rendered_again(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
-    hurt, sound = (corpus / demo.track_folder(number) for number in NUMBERS)
-    file = hurt / "bass.wav"
-    before, untouched = file.read_bytes(), (sound / "bass.wav").stat()
+def test_a_damaged_track_is_rendered_identically(
+    corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged, intact = (corpus / demo.track_folder(number) for number in NUMBERS)
+    file = damaged / "bass.wav"
+    before, untouched = file.read_bytes(), (intact / "bass.wav").stat()
     flipped = bytearray(before)
     flipped[len(flipped) // 2] ^= 1
     file.write_bytes(flipped)
-    (hurt / "drums.wav").unlink()
+    (damaged / "drums.wav").unlink()
     with caplog.at_level(logging.WARNING):
         demo.demo_corpus(corpus, numbers=NUMBERS)
     assert len(caplog.records) == 1
-    assert hurt.name in caplog.text
+    assert damaged.name in caplog.text
     assert file.read_bytes() == before
-    assert (sound / "bass.wav").stat().st_ino == untouched.st_ino
-    assert {path.name for path in hurt.iterdir()} == {f"{name}.wav" for name in FILES}
+    assert (intact / "bass.wav").stat().st_ino == untouched.st_ino
+    assert {path.name for path in damaged.iterdir()} == {f"{name}.wav" for name in FILES}
     assert list(corpus.parent.iterdir()) == [corpus]
 
 
 @slow
-def test_the_manifest_names_every_file(corpus: Path) -> None:
+def test_manifest_lists_every_file(corpus: Path) -> None:
     manifest = json.loads((corpus / "manifest.json").read_text())
     assert (manifest["version"], manifest["seed"]) == (demo.VERSION, 0)
     files = {path.relative_to(corpus).as_posix() for path in corpus.rglob("*.wav")}
@@ -195,7 +187,7 @@ def test_the_manifest_names_every_file(corpus: Path) -> None:
 @pytest.mark.parametrize(
     "instrument", ["pad", "electric piano", "organ", "synth", "guitar", "overdriven guitar"]
 )
-def test_chord_instruments_sound_at_their_pitch(instrument: str) -> None:
+def test_pitch_of_chord_instruments(instrument: str) -> None:
     note = Note(0.1, 0.6, 69, 0.8)  # 440 Hz
     sound = play_chords([note], instrument, SAMPLE_RATE, 0.0, np.random.default_rng(0))
     assert sound.shape == (SAMPLE_RATE, 2)
@@ -208,7 +200,7 @@ def test_chord_instruments_sound_at_their_pitch(instrument: str) -> None:
 
 
 @pytest.mark.parametrize("timbre", ["saw", "square", "sub", "fingers"])
-def test_basses_sound_at_their_pitch(timbre: str) -> None:
+def test_pitch_of_basses(timbre: str) -> None:
     note = Note(0.1, 0.6, 33, 0.8)  # 55 Hz
     sound = play_bass([note], timbre, SAMPLE_RATE, np.random.default_rng(0))
     assert sound.shape == (SAMPLE_RATE,)
@@ -217,7 +209,7 @@ def test_basses_sound_at_their_pitch(timbre: str) -> None:
     assert harmonics / power.sum() > 0.7
 
 
-def test_a_clap_is_noise_added_to_the_snare() -> None:
+def test_clap_adds_noise_to_the_snare() -> None:
     snare, clapped = (
         instruments._snare(Kit(clap=clap), np.random.default_rng(0)) for clap in (0.0, 1.0)
     )
@@ -226,8 +218,8 @@ def test_a_clap_is_noise_added_to_the_snare() -> None:
 
 
 @pytest.fixture
-def rendered_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracks of five samples, written by threads of this process."""
+def quick_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renders tracks of five samples in threads of this process."""
 
     def write_track(seed: int, number: int, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -240,8 +232,8 @@ def rendered_here(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.usefixtures("rendered_here")
-def test_what_killed_runs_left_is_tidied_up_after_a_day(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("quick_rendering")
+def test_folders_of_killed_runs_are_deleted_after_a_day(tmp_path: Path) -> None:
     old, young, other = (tmp_path / name for name in (".demo-old", ".demo-young", "demo-other"))
     for folder in (old, young, other):
         folder.mkdir()
@@ -251,8 +243,8 @@ def test_what_killed_runs_left_is_tidied_up_after_a_day(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [".demo-young", "demo", "demo-other"]
 
 
-@pytest.mark.usefixtures("rendered_here")
-def test_a_track_that_fails_ends_the_rendering_and_leaves_what_is_done(
+@pytest.mark.usefixtures("quick_rendering")
+def test_an_interrupted_rendering_keeps_finished_tracks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     demo.demo_corpus(tmp_path / "demo", numbers=[3])
@@ -268,7 +260,7 @@ def test_a_track_that_fails_ends_the_rendering_and_leaves_what_is_done(
     assert tracks == {tmp_path / "demo" / demo.track_folder(3)}
 
 
-def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_errors_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ours").mkdir()
 
     def failing(source: Path, target: Path) -> None:
@@ -279,7 +271,7 @@ def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         demo._publish(tmp_path / "ours", tmp_path / "train" / "song", tmp_path / "discarded")
 
 
-def test_a_quicker_process_may_publish_first(
+def test_two_processes_may_publish_the_same_track(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("ours", "theirs"):
@@ -293,7 +285,7 @@ def test_a_quicker_process_may_publish_first(
     def interrupted(source: Path, destination: Path) -> None:
         replace(source, destination)
         calls.append(source)
-        if len(calls) == 1:  # between our two steps, the other process takes the place
+        if len(calls) == 1:  # another process publishes between the two moves
             replace(tmp_path / "theirs", target)
 
     monkeypatch.setattr(os, "replace", interrupted)
@@ -301,7 +293,7 @@ def test_a_quicker_process_may_publish_first(
     assert (target / "bass.wav").read_text() == "theirs"
 
 
-def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEMLAB_CACHE", "/a")
     assert demo.default_root() == Path("/a/demo-v1")
     monkeypatch.delenv("STEMLAB_CACHE")
@@ -312,14 +304,16 @@ def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert demo.default_root(seed=7) != demo.default_root()
 
 
-def test_the_command_prints_the_folder_alone(
+def test_command_prints_only_the_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "demo_corpus", lambda root, seed: root / f"seed {seed}")
-    demo.main(["somewhere", "--seed", "3"])
+    monkeypatch.setattr(
+        "datamodules.demo.__main__.demo_corpus", lambda root, seed: root / f"seed {seed}"
+    )
+    assert main(["somewhere", "--seed", "3"]) == 0
     assert capsys.readouterr().out == "somewhere/seed 3\n"
 
 
 def test_rendering_needs_no_torch() -> None:
-    check = "import sys, datamodules.demo.corpus; sys.exit('torch' in sys.modules)"
+    check = "import sys, datamodules.demo.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
