@@ -1,7 +1,7 @@
-"""What people do wrong at the command lines, and the one line that each of them answers.
+"""Mistakes on command lines are answered by one line and change no files.
 
-A row is what was typed after the command, and parts of what must be said: the file or option, what
-was found, and what was expected or is to be done.
+A row has the arguments of a command and parts of the expected message: the file or option, what
+was found, and what was expected or what to do.
 """
 
 from __future__ import annotations
@@ -16,21 +16,12 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
-import torch
 
-from lightning_modules.architectures.denoising_autoencoder import DenoisingAutoencoder
-from lightning_modules.architectures.unet import UNet
 from lightning_modules.cli import SUBCOMMANDS
 from lightning_modules.tools.benchmark import COMMANDS
-from tests.helpers.checkpoints import save
 from tests.helpers.command_line import CSV, REPOSITORY, TINY
-from tests.helpers.comparison import write_run
-from tests.helpers.demucs_package import network
-from tests.helpers.open_unmix_package import package_networks, write
-from tests.helpers.tracks import write_track
+from tests.helpers.faulty_files import write_faulty_files
 
 FIT = "fit --config unet.yaml TINY --data.init_args.root data"
 TWO = "--config two.yaml TINY --data.init_args.root data --ckpt_path model.ckpt"
@@ -142,9 +133,9 @@ TOOLS = {
         ("--oracle irm3 data -o out", ["--oracle irm3: unknown", "irm1, irm2"]),
     ],
     "compare": [
-        ("gone", ["gone: there is no such folder", "museval"]),
-        ("void", ["void: no test scores in it", "score the system first"]),
-        ("runs/raw", ["runs/raw: no test scores in it", "a run by `test`"]),
+        ("gone", ["gone: is not a folder", "museval"]),
+        ("void", ["void: contains no test scores", "score the system first"]),
+        ("runs/raw", ["runs/raw: contains no test scores", "a run by `test`"]),
         ("broken", ["broken/a.json: expected a museval score file", "delete it"]),
         ("runs/one runs/one", ["is given twice", "NAME=FOLDER"]),
         ("runs/one --metrics SDRR", ["--metrics: invalid choice: 'SDRR'", "'SDR'"]),
@@ -153,7 +144,7 @@ TOOLS = {
         ("runs/one --figures taken", ["--figures taken", "is not a folder"]),
         ("runs/one --csv taken", ["taken already exists", "--force"]),
         ("wandb:mine", ["wandb:mine: expected wandb:entity/project"]),
-        ("wandb:me/mine", ["wandb:me/mine: nobody is logged in", "wandb login"]),
+        ("wandb:me/mine", ["wandb:me/mine: not logged in", "wandb login"]),
     ],
     "doctor": [
         ("gone", ["gone: does not exist", "check the path"]),
@@ -161,6 +152,16 @@ TOOLS = {
         ("data -o taken", ["-o taken", "is not a folder"]),
         ("data --json void", ["--json void: is a folder"]),
         ("data --workers 0", ["--workers", "at least 1", "'0'"]),
+    ],
+    "export": [
+        ("model.ckpt", ["arguments are required: -o"]),
+        ("gone.ckpt -o out", ["gone.ckpt: there is no such checkpoint"]),
+        ("text.ckpt -o out", ["text.ckpt: 5 bytes that cannot be read as a checkpoint"]),
+        ("model.ckpt -o out --format tflite", ["'tflite'", "'safetensors', 'torch_export'"]),
+        ("model.ckpt -o taken", ["taken already exists", "another name, or --force"]),
+        ("model.ckpt -o taken --force", ["-o taken: taken is not a folder"]),
+        ("model.ckpt -o out.onnx --format torch_export", ["a name that ends in .pt2"]),
+        ("model.ckpt -o out --seconds 0", ["--seconds is 0.0", "above 0"]),
     ],
     "cascade": [
         ("--separator model.ckpt -o out", ["arguments are required: --denoiser"]),
@@ -228,19 +229,6 @@ TOOLS = {
     ],
 }
 
-TOOLS |= {
-    "export": [
-        ("model.ckpt", ["arguments are required: -o"]),
-        ("gone.ckpt -o out", ["gone.ckpt: there is no such checkpoint"]),
-        ("text.ckpt -o out", ["text.ckpt: 5 bytes that cannot be read as a checkpoint"]),
-        ("model.ckpt -o out --format tflite", ["'tflite'", "'safetensors', 'torch_export'"]),
-        ("model.ckpt -o taken", ["taken already exists", "another name, or --force"]),
-        ("model.ckpt -o taken --force", ["-o taken: taken is not a folder"]),
-        ("model.ckpt -o out.onnx --format torch_export", ["a name that ends in .pt2"]),
-        ("model.ckpt -o out --seconds 0", ["--seconds is 0.0", "above 0"]),
-    ],
-}
-
 DATA = {
     "convert": [
         ("data", ["arguments are required: OUT"]),
@@ -284,7 +272,7 @@ MISTAKES = [
     for typed, words in rows
 ]
 
-# What may stand beside the line: argparse's usage, progress, what Lightning says at its start.
+# Other lines that may appear: usage, progress, messages of Lightning at its start.
 _BESIDE = re.compile(
     r"usage: |  |(GPU|TPU) available|Seed set|\S+: +\d+%\||\d+ of \d+ songs|\d+ songs?,"
 )
@@ -301,78 +289,14 @@ def _main(command: str) -> Callable[[list[str]], int]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a thing of each kind that somebody may have, sound ones and faulty ones."""
-    here = tmp_path_factory.mktemp("mistakes")
-    _songs(here)
-    _data_sets(here)
-    _models(here)
-    write_run(here / "runs/one", {"a": 1.0, "b": 2.0})
-    (here / "runs/raw/checkpoints").mkdir(parents=True)
-    (here / "runs/raw/started").touch()
-    (here / "broken").mkdir()
-    (here / "broken/a.json").write_text('{"targets": [{"name": "voc')
-    (here / "void").mkdir()
-    (here / "taken").write_text("mine")
-    (here / "typo.yaml").write_text("modle: {}\n")
-    (here / "variant.yaml").write_text("trainer: {max_epochs: 1}\n")
-    (here / "twice.yaml").write_text("trainer: {}\ntrainer: {}\n")
-    (here / "two.yaml").write_text(
-        "model: {class_path: lightning_modules.architectures.unet.UNet}\n"
-        "data: {init_args: {sources: {vocals: [vocals], other: [drums, bass, other]}}}\n"
-    )
-    return here
-
-
-def _songs(here: Path) -> None:
-    noise = np.random.default_rng(0).normal(0, 0.1, (22_050, 2))
-    soundfile.write(here / "song.wav", noise, 44100)
-    soundfile.write(here / "nan.wav", np.full_like(noise, np.nan), 44100, subtype="FLOAT")
-    (here / "cut.wav").write_bytes((here / "song.wav").read_bytes()[:5000])
-    (here / "text.wav").write_text("dear diary")
-    (here / "empty.wav").touch()
-
-
-def _data_sets(here: Path) -> None:
-    data = here / "data"
-    for number, name in enumerate(("train/A - 1", "train/B - 2", "test/C - 3")):
-        write_track(data / name, 0.6, seed=number)
-    (here / "bare_data/train").mkdir(parents=True)
-    shutil.copytree(data / "train", here / "train_data/train")
-    shutil.copytree(data / "test", here / "estimates/test")
-    for fault in ("nan", "cut", "rate", "missing"):
-        shutil.copytree(data, here / f"{fault}_data")
-        bass = here / f"{fault}_data/train/B - 2/bass.wav"
-        samples, rate = soundfile.read(bass)
-        if fault == "nan":
-            samples[7] = np.nan
-            soundfile.write(bass, samples, rate, subtype="FLOAT")
-        elif fault == "cut":
-            bass.write_bytes(bass.read_bytes()[:900])
-        elif fault == "rate":
-            soundfile.write(bass, samples, 48000)
-        else:
-            bass.unlink()
-
-
-def _models(here: Path) -> None:
-    torch.manual_seed(0)
-    model = UNet(["vocals", "other"], segment_seconds=0.5, **UNet.tiny)
-    save(model, here / "model.ckpt")
-    torch.nn.init.constant_(model.network.output[0].bias, torch.inf)  # type: ignore[arg-type]
-    save(model, here / "broken.ckpt")
-    save(DenoisingAutoencoder(["music"], **DenoisingAutoencoder.tiny), here / "denoiser.ckpt")
-    (here / "cut.ckpt").write_bytes((here / "model.ckpt").read_bytes()[:3000])
-    (here / "text.ckpt").write_text("hello")
-    torch.save({"weights": torch.zeros(1)}, here / "other.ckpt")
-    torch.save(network(2).state_dict(), here / "demucs.th")
-    for name in ("package", "text_package"):
-        (here / name).mkdir()
-    write(package_networks(["bass", "vocals"]), here / "package", nhop=128)
-    (here / "text_package/vocals-1.pth").write_text("no weights")
+    """A folder with valid and invalid files of every kind that the rows name."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    write_faulty_files(folder)
+    return folder
 
 
 def _words(typed: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Arguments of what was typed, once the variables in front of them are set."""
+    """Set the environment variables of a row and return its arguments."""
     words = shlex.split(typed)
     while words and re.match("[A-Z_]+=", words[0]):
         monkeypatch.setenv(*words.pop(0).split("=", 1))
@@ -388,14 +312,14 @@ def _files(folder: Path) -> dict[Path, bytes]:
     [
         pytest.param(
             *row,
-            # Where Lightning builds model and data, that is a second.
+            # Lightning builds model and data, which takes a second.
             marks=[pytest.mark.slow] * ("TINY" in row[1]),
             id=" ".join(row[:2]).removeprefix("lightning_modules."),
         )
         for row in MISTAKES
     ],
 )
-def test_a_mistake_is_one_line_and_changes_nothing(
+def test_mistake_is_answered_by_one_line_and_changes_no_files(
     command: str,
     typed: str,
     words: list[str],
@@ -406,7 +330,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(
 ) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HOME", str(tmp_path))  # nobody is logged in there
+    monkeypatch.setenv("HOME", str(tmp_path))  # not logged in to W&B
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     before = _files(place)
     try:
@@ -427,10 +351,10 @@ def test_a_mistake_is_one_line_and_changes_nothing(
     assert {path: after.get(path) for path in before} == before
     made = {path.relative_to(place).parts[0] for path in after.keys() - before.keys()}
     shutil.rmtree(place / "out", ignore_errors=True)
-    assert made <= {"out"}, "nothing but what was asked for is left behind"
+    assert made <= {"out"}, "only the requested output may be left"
 
 
-def test_every_command_line_is_in_the_table() -> None:
+def test_every_command_has_rows() -> None:
     commands = {
         ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__main__")
         for package in ("lightning_modules", "datamodules")
@@ -471,7 +395,7 @@ def test_mistakes_in_a_shell(place: Path, command: str, typed: str, words: str) 
     assert words in line
 
 
-# Rows that need no torch to be judged.
+# Rows that are answered without importing torch.
 _LIGHT = [
     ("lightning_modules.cli", "fit --config unett.yaml"),
     ("lightning_modules.tools.separate", "gone.wav --checkpoint model.ckpt"),
@@ -489,7 +413,7 @@ _LIGHT = [
 ]
 
 
-def test_mistakes_come_before_seconds_of_imports(place: Path, tmp_path: Path) -> None:
+def test_mistakes_are_reported_before_slow_imports(place: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from importlib import import_module\n"
         f"for command, typed in {_LIGHT!r}:\n"
