@@ -1,1 +1,1 @@
-"""The separation models, one paper family a file."""
+"""Separation models, one file per paper family."""

@@ -1,7 +1,7 @@
-"""A denoiser in front of a separator, as one separator.
+"""Cascade: a denoiser followed by a separator.
 
-Li, "Deep denoising autoencoder for music source separation": what a separator makes of noisy,
-reverberant music, it makes of the denoiser's estimate of the clean music instead.
+Li, "Deep denoising autoencoder for music source separation": the denoiser estimates clean music
+from noisy, reverberant music, and the separator separates that estimate.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from lightning_modules.inference.separation import apply
 
 
 class Cascade(SourceSeparator):
-    """Any denoiser, then any separator.
+    """Any denoiser followed by any separator.
 
-    The two may have unlike sample rates and numbers of channels; sources, rate, channels and
-    length of chunks are the separator's.
+    The two may differ in sample rate and number of channels. Sources, sample rate, channels and
+    chunk length are the separator's.
 
     Args:
-        denoiser: Checkpoint of a model with one source.
+        denoiser: Checkpoint of a model with a single source.
         separator: Checkpoint of the separator.
-        map_location: Device of both.
+        map_location: Device for both models.
 
     Raises:
-        CheckpointError: A file is unusable.
+        CheckpointError: A checkpoint cannot be loaded.
         ValueError: The denoiser has several sources.
     """
 
@@ -46,8 +46,8 @@ class Cascade(SourceSeparator):
         first, second = (load_separator(path, map_location) for path in (denoiser, separator))
         if len(first.sources) != 1:
             raise ValueError(
-                f"{denoiser}: separates {', '.join(first.sources)}, a denoiser with one source, "
-                "all of the music, was expected; train one by denoising_autoencoder.yaml, or swap "
+                f"{denoiser}: the model has the sources {', '.join(first.sources)}, expected a "
+                "denoiser with a single source; train one with denoising_autoencoder.yaml, or swap "
                 "the two checkpoints"
             )
         super().__init__(
@@ -64,14 +64,14 @@ class Cascade(SourceSeparator):
         self.to(map_location).eval()
 
     def denoise(self, mixture: Tensor) -> Tensor:
-        """Denoise mixtures (B, C, T) at the separator's rate; same shape."""
+        """Denoise mixtures (B, C, T) at the separator's sample rate; same shape."""
         return apply(self.denoiser, mixture, self.sample_rate)[:, 0]
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Denoise mixtures (B, C, T), and separate them into estimates (B, S, C, T)."""
+        """Denoise mixtures (B, C, T), then separate them into estimates (B, S, C, T)."""
         estimates: Tensor = self.separator(self.denoise(mixture))
         return estimates
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The separator's loss on the denoised mixture, for both to be tuned together."""
+        """The separator's loss on the denoised mixture, to fine-tune both models jointly."""
         return self.separator.loss(Batch(self.denoise(batch.mixture), batch.targets))

@@ -1,20 +1,20 @@
-"""Convolutional denoising autoencoders, one a source.
+"""Convolutional denoising autoencoders (CDAE), one per source.
 
 Grais and Plumbley 2017, "Single Channel Audio Source Separation using Convolutional
-Denoising Autoencoders". To each network its source is the clean signal and all others are
-noise. It sees 15 frames at a time, in segments that do not overlap. With the default
-arguments a network has the paper's 37,101 parameters and the shapes of its Table 1.
+Denoising Autoencoders". Each network treats its source as the clean signal and all other sources
+as noise. It processes non-overlapping segments of 15 frames. With the default arguments a network
+has the paper's 37,101 parameters and the shapes of its Table 1.
 
-The paper's text has an "overlap interval of 512" and segments that span "around 370 msec".
-15 frames of 2048 samples do so, at 44.1 kHz, with a hop of 1024 (14 x 1024 + 2048 samples are
-371.5 ms) and not with one of 512 (209 ms) or of 1536: the hop is 1024 here.
+The hop is 1024 samples: the paper's text has an "overlap interval of 512" and segments of "around
+370 msec", and 15 frames of 2048 samples at 44.1 kHz span 371.5 ms with a hop of 1024, but 209 ms
+with a hop of 512.
 
-Departs from the paper: the squared error is a mean over bins where equation 1 has a sum, which
-the optimiser does not feel; the networks share one schedule of the learning rate, which watches
-the sum of their losses; the output layer begins with no weight below zero and no bias, because
-a ReLU that begins below zero everywhere stays there (with torch's own start 8 of 12 networks
-did, on real spectra). Spectrograms whose size the poolings do not divide are padded on the
-right and above, and cropped there again.
+Departs from the paper: the squared error is averaged over bins, where equation 1 sums it (the
+optimiser is invariant to that factor); all networks share one learning rate schedule, driven by
+the sum of their losses; output weights are initialised non-negative and biases to zero, because
+with torch's default the output ReLU of 8 out of 12 networks was dead on real spectra. Spectrograms
+whose size is not a multiple of the pooling factors are padded on the right and at the top, and the
+output is cropped.
 """
 
 from __future__ import annotations
@@ -36,11 +36,7 @@ class CDAENetwork(nn.Module):
 
     Args:
         channels: Channels of the spectrograms.
-        frames: Frames of a segment.
-        filters: Filters of each hidden convolution.
-        kernel_size: Size of all filters, frames x bins.
-        pools: Max pooling after each of the first convolutions, frames x bins; after the
-            last hidden ones the same factors, in reverse, bring the size back.
+        frames, filters, kernel_size, pools: As in ``CDAE``.
     """
 
     def __init__(
@@ -53,7 +49,7 @@ class CDAENetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.frames = frames
-        # What the poolings must be able to divide.
+        # Frames and bins are padded to multiples of the pooling factors.
         self.multiples = [math.prod(factors) for factors in zip(*pools, strict=True)] or [1, 1]
         layers: list[nn.Module] = []
         last = len(filters) - 1
@@ -71,7 +67,7 @@ class CDAENetwork(nn.Module):
     def forward(self, magnitudes: Tensor) -> Tensor:
         """Map magnitudes (B, C, F, N) to magnitudes of the same shape, any F and N."""
         batch, _, bins, number = magnitudes.shape
-        # Whole segments: (B, C, F, N) -> (B, C, F, segments, frames) -> (B segments, C, frames, F)
+        # (B, C, F, N) -> (B, C, F, segments, frames) -> (B segments, C, frames, F)
         padded = nn.functional.pad(magnitudes, (0, -number % self.frames))
         segments = padded.unflatten(-1, (-1, self.frames)).permute(0, 3, 1, 4, 2).flatten(0, 1)
         missing = [-self.frames % self.multiples[0], -bins % self.multiples[1]]
@@ -88,18 +84,18 @@ def _convolution(inputs: int, outputs: int, kernel_size: Sequence[int]) -> nn.Co
 
 
 class CDAE(NetworkPerSource):
-    """Convolutional denoising autoencoders, one a source.
+    """Convolutional denoising autoencoders, one per source.
 
-    Mono, as in the paper, where the data are (``audio_channels: 1``); with more channels the
-    networks read and write all of them at once.
+    Mono with ``audio_channels: 1``, as in the paper; otherwise each network has one input and one
+    output channel per audio channel.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
-        frames: Frames of a segment.
+        frames: Frames per segment.
         filters: Filters of each hidden convolution.
-        kernel_size: Size of all filters, frames x bins.
-        pools: Max pooling after each of the first convolutions, frames x bins. The size comes
-            back after the last hidden convolutions, in reverse.
+        kernel_size: Kernel size of all convolutions, frames x bins.
+        pools: Max pooling factors after the first convolutions, frames x bins. The last hidden
+            convolutions are followed by upsampling with the same factors in reverse order.
         n_fft: Length of the STFT's Hann window, samples.
         hop_length: Hop of the STFT, samples.
         mask: ``ratio`` is equation 2 of the paper.
@@ -130,13 +126,13 @@ class CDAE(NetworkPerSource):
         if min(sizes) < 1 or not filters or any(len(pair) != 2 for pair in pairs):
             raise ValueError(
                 f"frames is {frames}, filters {list(filters)}, kernel_size {list(kernel_size)} and "
-                f"pools {[list(pool) for pool in pools]}: give numbers from 1 on, and sizes as "
+                f"pools {[list(pool) for pool in pools]}: use numbers >= 1 and sizes of the form "
                 "[frames, bins]"
             )
         if 2 * len(pools) > len(filters):
             raise ValueError(
-                f"{len(pools)} pools with {len(filters)} hidden convolutions: a pooling and its "
-                "up-sampling follow one each; give twice as many filters, or fewer pools"
+                f"{len(pools)} pools with {len(filters)} hidden convolutions: each pooling and "
+                "each upsampling needs its own convolution; use more filters or fewer pools"
             )
         self.networks = nn.ModuleDict(
             {

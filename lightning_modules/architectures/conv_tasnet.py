@@ -1,23 +1,22 @@
-"""Conv-TasNet: masks for learned frames of the waveform, found by dilated convolutions.
+"""Conv-TasNet: masks on a learned representation, estimated by a temporal convolutional network.
 
 Luo and Mesgarani 2019, "Conv-TasNet: Surpassing Ideal Time-Frequency Magnitude Masking for Speech
-Separation", arXiv:1809.07454, in two forms. ``speech`` is the paper's, in mono torchaudio's.
-``music`` is that of Defossez, Usunier, Bottou and Bach 2019, "Music Source Separation in the
-Waveform Domain", arXiv:1911.13254, as their package has it: a ReLU behind the encoder, each frame
-normalised by itself before the bottleneck, no biases, no skip connections with a PReLU behind
-them, so that the last block's output makes the masks, no half a frame of zeros around the mixture,
-and first weights from Xavier's normal distribution, those of norms among them.
+Separation", arXiv:1809.07454, in two forms. ``speech`` is the paper's network; in mono it equals
+torchaudio's. ``music`` is the network of Defossez, Usunier, Bottou and Bach 2019, "Music Source
+Separation in the Waveform Domain", arXiv:1911.13254, as in their package: ReLU after the encoder,
+per-frame layer norm before the bottleneck, convolutions without bias, masks from the output of the
+last block instead of skip connections with a PReLU, no half frame of padding around the mixture,
+and Xavier normal initialisation, also of the norms.
 
-Departs from the papers: there are as many skip channels (Sc) as bottleneck channels, as in Luo and
-Mesgarani's best model. In the music form, the mixture is not brought to mean 0 and deviation 1,
-which the package does for whole tracks: frames are normalised anyway, and so estimates follow the
-mixture's loudness. Its end is filled with zeros to a whole frame, where the package leaves out up
-to half a frame. And made causal, it normalises by what came so far, as Luo and Mesgarani do, where
-the package normalises each frame by itself.
+Departs from the papers: skip channels (Sc) equal bottleneck channels (B), as in Luo and Mesgarani's
+best model. In the music form the mixture is not standardised, which the package does per track:
+frames are normalised anyway, so estimates scale with the mixture. The last frame is padded with
+zeros, where the package drops up to half a frame. If causal, the music form uses cumulative layer
+norm, as Luo and Mesgarani do, where the package normalises each frame separately.
 
 With four sources in stereo the music form has 10,977,872 parameters (our count). The speech form
 with two sources and the sizes of the paper's best model has 4,984,881; the paper's 5.1 million
-are these and a last residual convolution, which nothing reads.
+include the residual convolution of the last block, whose output is unused.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.base.waveform import WaveformSeparator
+from lightning_modules.layers.checkpointing import checkpointed
 
 Form = Literal["music", "speech"]
 Mask = Literal["relu", "sigmoid"]
@@ -40,11 +39,7 @@ _EPS = 1e-8
 
 
 class FrameNorm(nn.LayerNorm):
-    """Bring each frame to mean 0 and variance 1, then scale and shift each channel.
-
-    Args:
-        channels: Channels that come in, and go out.
-    """
+    """Layer norm over the channels of each frame."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=_EPS)
@@ -55,22 +50,14 @@ class FrameNorm(nn.LayerNorm):
 
 
 class GlobalNorm(nn.GroupNorm):
-    """Bring each example to mean 0 and variance 1, then scale and shift each channel (gLN).
-
-    Args:
-        channels: Channels that come in, and go out.
-    """
+    """Global layer norm (gLN): over channels and frames of each example."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(1, channels, eps=_EPS)
 
 
 class CumulativeNorm(nn.Module):
-    """Bring frames to mean 0 and variance 1 by those up to each, then as ``GlobalNorm`` (cLN).
-
-    Args:
-        channels: Channels that come in, and go out.
-    """
+    """Cumulative layer norm (cLN): over the channels of the current and all past frames."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -78,7 +65,7 @@ class CumulativeNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, N) to the same shape; sums are in single precision at least."""
+        """Map (B, C, N) to the same shape; accumulates in float32 or better."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         _, channels, frames = x.shape
         counts = channels * torch.arange(1, frames + 1, device=x.device, dtype=wide.dtype)
@@ -91,16 +78,16 @@ class CumulativeNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """A dilated convolution of each channel between two 1x1 convolutions, around which leads a way.
+    """Residual block: 1x1 convolution, dilated depthwise convolution, 1x1 convolution.
 
     Args:
-        channels: Channels of what goes from block to block, and of the skip connections.
-        hidden: Channels in the block.
-        kernel: Length of the filters, frames, odd.
-        dilation: Frames from one weight of a filter to the next.
-        causal: Hear and normalise by nothing that is still to come.
-        speech: Have biases and a skip connection.
-        last: Nothing reads a block of the speech form behind this one.
+        channels: Channels of the residual and skip connections.
+        hidden: Channels of the depthwise convolution.
+        kernel: Kernel size of the depthwise convolution, frames, odd.
+        dilation: Its dilation, frames.
+        causal: Convolution and norms see past frames only.
+        speech: Use biases and a skip connection.
+        last: This is the last block; in the speech form it has no residual connection.
     """
 
     def __init__(
@@ -139,7 +126,7 @@ class Block(nn.Module):
         self.skip = nn.Conv1d(hidden, channels, 1) if speech else None
 
     def forward(self, x: Tensor, skips: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Map a signal (B, C, N), and the sum of skip connections so far, to the same two."""
+        """Map a signal (B, C, N) and the running sum of skip connections to their updates."""
         features = self.hidden(x)
         if self.residual is not None:
             x = x + self.residual(features)
@@ -149,22 +136,12 @@ class Block(nn.Module):
 
 
 class ConvTasNetwork(nn.Module):
-    """The network: the mixture's waveform in, the sources' waveforms out.
+    """Maps the mixture's waveform to the sources' waveforms.
 
     Args:
         sources: Number of sources.
         audio_channels: Channels of mixture and estimates.
-        filters: Filters of the encoder.
-        filter_samples: Length of the encoder's filters, samples, even.
-        bottleneck_channels: Channels from block to block.
-        hidden_channels: Channels in a block.
-        kernel: Length of the filters in a block, frames, odd.
-        layers: Blocks of a repeat.
-        repeats: Times that dilations start again from 1.
-        speech: Have Luo and Mesgarani's network in place of Defossez et al.'s.
-        mask: What masks are made by.
-        causal: Have blocks hear and normalise by nothing that is still to come.
-        checkpoint_activations: Compute what is in a block once more in the backward pass.
+        speech: Whether the form is ``speech``; the other arguments are as in ``ConvTasNet``.
     """
 
     def __init__(
@@ -213,7 +190,7 @@ class ConvTasNetwork(nn.Module):
             nn.Conv1d(bottleneck_channels, sources * filters, 1, bias=speech),
             nn.ReLU() if mask == "relu" else nn.Sigmoid(),
         )
-        # A linear layer on each frame with overlap-add behind it is one transposed convolution.
+        # A linear layer per frame followed by overlap-add equals one transposed convolution.
         self.decoder = nn.ConvTranspose1d(
             filters, audio_channels, filter_samples, self.stride, bias=False
         )
@@ -223,24 +200,22 @@ class ConvTasNetwork(nn.Module):
     def forward(self, mixture: Tensor) -> Tensor:
         """Map a mixture (B, C, T) to estimates (B, S, C, T), any T."""
         samples, margin = mixture.shape[-1], self.margin
-        lacking = samples + 2 * margin - self.filter_samples
-        # Rounded up in whole numbers from 0 on, which all exported programs divide alike.
-        steps = (max(0, lacking) + self.stride - 1) // self.stride
-        behind = steps * self.stride - lacking + margin
-        frames = self.encoder(nn.functional.pad(mixture, (margin, behind)))  # (B, filters, N)
-        masked = self.masks_of(frames) * frames[:, None]
+        excess = samples + 2 * margin - self.filter_samples  # samples after the first frame
+        # Ceiling division of non-negative integers, which all export formats round the same way.
+        steps = (max(0, excess) + self.stride - 1) // self.stride
+        right = steps * self.stride - excess + margin
+        frames = self.encoder(nn.functional.pad(mixture, (margin, right)))  # (B, filters, N)
+        masked = self.estimate_masks(frames) * frames[:, None]
         waveforms = self.decoder(masked.flatten(0, 1)).narrow(-1, margin, samples)  # (B S, C, T)
         estimates: Tensor = waveforms.unflatten(0, (-1, self.sources))
         return estimates
 
-    def masks_of(self, frames: Tensor) -> Tensor:
-        """Find the masks (B, S, filters, N) of frames (B, filters, N)."""
+    def estimate_masks(self, frames: Tensor) -> Tensor:
+        """Estimate masks (B, S, filters, N) of frames (B, filters, N)."""
         x, skips = self.bottleneck(frames), None
         for block in self.blocks:
-            if self.checkpoint_activations and torch.is_grad_enabled():
-                x, skips = checkpoint(
-                    block, x, skips, use_reentrant=False, preserve_rng_state=False
-                )
+            if self.checkpoint_activations:
+                x, skips = checkpointed(block, block, x, skips)
             else:
                 x, skips = block(x, skips)
         masks = self.masks(x if skips is None else skips)  # (B, S filters, N)
@@ -250,12 +225,12 @@ class ConvTasNetwork(nn.Module):
 
 @torch.no_grad()
 def _xavier(network: ConvTasNetwork) -> None:
-    """Draw weights as the authors' package does, which takes all but PReLUs' for matrices."""
+    """Initialise as the package demucs does: Xavier normal for all parameters but PReLU slopes."""
     for module in network.modules():
         if isinstance(module, nn.Conv1d):
             nn.init.xavier_normal_(module.weight)
         elif isinstance(module, nn.ConvTranspose1d):
-            inputs, *outputs = module.weight.shape  # there it is a linear layer
+            inputs, *outputs = module.weight.shape  # a linear layer in the package
             module.weight.normal_(std=math.sqrt(2 / (inputs + math.prod(outputs))))
         elif isinstance(module, FrameNorm | GlobalNorm | CumulativeNorm):
             for parameter in (module.weight, module.bias):
@@ -263,23 +238,24 @@ def _xavier(network: ConvTasNetwork) -> None:
 
 
 class ConvTasNet(WaveformSeparator):
-    """Conv-TasNet for all sources at once; letters are those of Luo and Mesgarani, Table I.
+    """Conv-TasNet for all sources at once; capital letters as in Luo and Mesgarani, Table I.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
-        filters: N, filters of encoder and decoder.
-        filter_samples: L, their length, samples, even; frames overlap by half.
-        bottleneck_channels: B, channels from block to block, and Sc, those of skip connections.
-        hidden_channels: H, channels in a block.
-        kernel: P, length of the filters in a block, frames, odd.
-        layers: X, blocks of a repeat, with dilations of 1, 2, 4 and so on.
-        repeats: R, times that the blocks are repeated.
-        form: ``music`` as Defossez et al., or ``speech`` as Luo and Mesgarani.
-        mask: What masks are made by, ``relu`` or ``sigmoid``.
-        causal: Estimate each sample from less than a filter's length behind it: pad before
-            frames alone, and normalise by those up to each (cLN) in place of all (gLN).
-        checkpoint_activations: Keep what goes from block to block alone for the backward pass,
-            and compute the rest once more there: less memory, longer steps, the same gradients.
+        filters: N, number of filters of encoder and decoder.
+        filter_samples: L, their length, samples, even; the stride is L / 2.
+        bottleneck_channels: B, channels of the residual connections, and Sc, of the skip
+            connections.
+        hidden_channels: H, channels of the depthwise convolutions.
+        kernel: P, their kernel size, frames, odd.
+        layers: X, blocks per repeat, with dilations 1, 2, 4, ...
+        repeats: R, number of repeats.
+        form: ``music``, as Defossez et al., or ``speech``, as Luo and Mesgarani.
+        mask: Activation of the masks, ``relu`` or ``sigmoid``.
+        causal: Left-pad all convolutions and use cumulative (cLN) instead of global layer norm
+            (gLN); the look-ahead is then less than L samples.
+        checkpoint_activations: Keep only the inputs of blocks for the backward pass and recompute
+            the rest: less memory, longer steps, the same gradients.
         **kwargs: Arguments of ``WaveformSeparator``.
     """
 
@@ -310,19 +286,19 @@ class ConvTasNet(WaveformSeparator):
     ) -> None:
         super().__init__(sources, **kwargs)
         if form not in get_args(Form):
-            raise ValueError(f"form is {form!r}: give music or speech")
+            raise ValueError(f"form is {form!r}: use music or speech")
         if mask not in get_args(Mask):
-            raise ValueError(f"mask is {mask!r}: give relu or sigmoid")
+            raise ValueError(f"mask is {mask!r}: use relu or sigmoid")
         if min(filters, bottleneck_channels, hidden_channels, layers, repeats) < 1:
             raise ValueError(
                 f"filters is {filters}, bottleneck_channels {bottleneck_channels}, "
-                f"hidden_channels {hidden_channels}, layers {layers}, repeats {repeats}: give "
-                "numbers from 1 on"
+                f"hidden_channels {hidden_channels}, layers {layers}, repeats {repeats}: use "
+                "numbers >= 1"
             )
         if filter_samples < 2 or filter_samples % 2 or kernel < 1 or kernel % 2 == 0:
             raise ValueError(
-                f"filter_samples is {filter_samples}, kernel {kernel}: give an even number from 2 "
-                "on, and an odd one"
+                f"filter_samples is {filter_samples}, kernel {kernel}: use an even filter_samples "
+                ">= 2 and an odd kernel"
             )
         self.network = ConvTasNetwork(
             len(self.sources),

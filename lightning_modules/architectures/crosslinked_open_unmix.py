@@ -1,17 +1,17 @@
-"""Open-Unmix whose networks hear of each other, in two ways.
+"""Open-Unmix with crosslinks between the sources' networks, in two variants.
 
 ``concatenate`` is Goel, Huang, Owoputi and Poudyal ("Music source separation using deep
-learning", section 3.6.4): beside the skip connection from tanh to the first dense layer after
-the LSTM, fc2, each network has "3 more signals coming from the other 3 models". Which signals
-these are and how they join, the text leaves open; here they are the others' tanh outputs,
-concatenated, so that fc2 reads 512 (own tanh) + 512 (own LSTM) + 3 x 512 numbers a frame.
+learning", section 3.6.4): besides the skip connection from tanh to the first dense layer after
+the LSTM, fc2, each network has "3 more signals coming from the other 3 models". The text does not
+say which signals these are or how they are joined; here they are the other networks' tanh outputs,
+concatenated, so fc2 has 512 (own tanh) + 512 (own LSTM) + 3 x 512 inputs.
 
 ``average`` is X-UMX (Sawata, Uhlich, Takahashi and Mitsufuji 2021, "All for one and one for
-all: improving music separation by bridging networks"): the mean of all tanh outputs feeds
-every LSTM, and the mean of all (tanh, LSTM) pairs, each tanh a network's own, every fc2. That
-takes no parameter more than Open-Unmix: 35,573,392 for four sources in stereo (our count).
-Its multi-domain and combination losses are arguments; they are computed as the authors'
-public code does, where spectrograms of combined sources are sums of magnitudes.
+all: improving music separation by bridging networks"): the mean of all tanh outputs is the input
+of every LSTM, and the mean of concat(own tanh, LSTM output) over all networks is the input of
+every fc2. This needs no more parameters than Open-Unmix: 35,573,392 for four sources in stereo
+(our count). Its multi-domain and combination losses are arguments, computed as in the authors'
+public code, where spectrograms of combined sources are sums of magnitudes.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from lightning_modules.architectures.open_unmix import OpenUnmix, OpenUnmixNetwo
 
 Crosslinks = Literal["concatenate", "average"]
 
-# Keeps the cosines of silent signals at 0.
+# Added to denominators, so that the cosine with a silent signal is 0.
 _EPS = 1e-10
 
 
 class CrosslinkedOpenUnmix(OpenUnmix):
-    """Open-Unmix with links between the sources' networks, trained as one.
+    """Open-Unmix with crosslinks between the sources' networks, trained jointly.
 
     Args:
-        sources: Names of the sources, in the order of the estimates; two at least.
+        sources: Names of the sources, in the order of the estimates; at least two.
         crosslinks: ``concatenate`` (Goel et al.) or ``average`` (X-UMX).
-        combinations: Whether the loss also compares sums of sources, from pairs up to all but
-            one, with what they should be (Sawata et al., combination loss).
-        waveform_weight: Weight of 1 + the weighted SDR loss of waveforms beside the squared
-            error of magnitudes (Sawata et al., multi-domain loss); 0 leaves it out.
+        combinations: Include the sums of 2 to S - 1 sources in the loss (Sawata et al.,
+            combination loss).
+        waveform_weight: Weight of 1 + the weighted SDR loss of waveforms relative to the squared
+            error of magnitudes (Sawata et al., multi-domain loss); 0 disables it.
         **kwargs: Arguments of ``OpenUnmix``.
     """
 
@@ -57,14 +57,14 @@ class CrosslinkedOpenUnmix(OpenUnmix):
     ) -> None:
         super().__init__(sources, **kwargs)
         if crosslinks not in get_args(Crosslinks):
-            raise ValueError(f"crosslinks is {crosslinks!r}: give concatenate or average")
+            raise ValueError(f"crosslinks is {crosslinks!r}: use concatenate or average")
         if len(sources) < 2:
             raise ValueError(
-                f"there is one source, {sources[0]}, and nothing to link it to: name a second one, "
-                "or use lightning_modules.architectures.open_unmix.OpenUnmix"
+                f"there is only one source, {sources[0]}, and crosslinks need at least two: add a "
+                "source, or use lightning_modules.architectures.open_unmix.OpenUnmix"
             )
         if not 0 <= waveform_weight < float("inf"):
-            raise ValueError(f"waveform_weight is {waveform_weight}: give a number from 0 on")
+            raise ValueError(f"waveform_weight is {waveform_weight}: use a finite number >= 0")
         self.crosslinks, self.combinations = crosslinks, combinations
         self.waveform_weight = waveform_weight
         if crosslinks == "concatenate":
@@ -77,8 +77,8 @@ class CrosslinkedOpenUnmix(OpenUnmix):
             assert isinstance(network, OpenUnmixNetwork)
             yield network
 
-    def separated(self, mixture: Tensor) -> Tensor:
-        """Run the networks on what they read, (B, C, F, N), for (B, S, C, F, N)."""
+    def run_networks(self, mixture: Tensor) -> Tensor:
+        """Run the crosslinked networks on their input (B, C, F, N); returns (B, S, C, F, N)."""
         networks = list(self._networks())
         encoded = [network.encode(mixture) for network in networks]  # (N, B, hidden) each
         if self.crosslinks == "average":
@@ -97,7 +97,7 @@ class CrosslinkedOpenUnmix(OpenUnmix):
         return torch.stack(decoded, 1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean over the (combinations of) sources of the squared error, and of the weighted SDR."""
+        """Squared error, and weighted SDR, averaged over sources or their combinations."""
         spectrum = self.stft(batch.mixture)
         estimates = self.magnitudes(self.to_scale(spectrum.abs()))
         errors = self.errors(estimates, batch)
@@ -127,18 +127,18 @@ class CrosslinkedOpenUnmix(OpenUnmix):
 def combined_squares(errors: Tensor) -> Tensor:
     """Mean squared error of all sums of 1 to S - 1 sources, a mean over the combinations.
 
-    Each source is in d = 2^(S-1) - 1 of the 2^S - 2 combinations and each two together in
-    o = 2^(S-2) - 1, so that the squares of all sums add up to
+    Each source is in d = 2^(S-1) - 1 of the 2^S - 2 combinations and each pair in
+    o = 2^(S-2) - 1, so the squares of all sums add up to
 
         (d - o) (sum over sources of |e|^2) + o |sum over sources of e|^2
 
-    and no sum but one is ever formed.
+    and only the sum over all sources is computed.
 
     Args:
-        errors: Estimated less true magnitudes, shape (B, S, ...), S from 2 on.
+        errors: Estimated minus true magnitudes, shape (B, S, ...), S >= 2.
 
     Returns:
-        The mean, a scalar.
+        Mean over the combinations, a scalar.
     """
     sources = errors.shape[1]
     single, double = 2 ** (sources - 1) - 1, 2 ** (sources - 2) - 1
@@ -149,18 +149,18 @@ def combined_squares(errors: Tensor) -> Tensor:
 
 
 def weighted_sdr(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
-    """Weighted SDR loss, of the source and of what is left of the mixture.
+    """Weighted SDR loss of a source and the rest of the mixture.
 
     Choi et al. 2019, "Phase-aware speech enhancement with deep complex U-Net", section 3.3:
     ``-a cos(y, y^) - (1 - a) cos(x - y, x - y^)`` with ``a = |y|^2 / (|y|^2 + |x - y|^2)``.
 
     Args:
         estimate: Waveforms, shape (B, C, T).
-        target: What they should be, same shape.
-        mixture: What both are part of, same shape.
+        target: True waveforms, same shape.
+        mixture: Mixture, same shape.
 
     Returns:
-        Mean over examples and channels, from -1 for a perfect estimate to 1.
+        Mean over examples and channels, in [-1, 1]; -1 is a perfect estimate.
     """
     rest, estimated_rest = mixture - target, mixture - estimate
     power, rest_power = target.square().sum(-1), rest.square().sum(-1)
@@ -171,7 +171,7 @@ def weighted_sdr(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
 
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Cosine of the angle between waveforms (..., T); 0 for silence, with finite gradients."""
+    """Cosine similarity of waveforms (..., T); 0 for silence, with finite gradients."""
     norms = [(waveform.square().sum(-1) + _EPS).sqrt() for waveform in (first, second)]
     cosine: Tensor = (first * second).sum(-1) / (norms[0] * norms[1] + _EPS)
     return cosine

@@ -1,17 +1,17 @@
-"""Demucs: from waveform to waveforms by strided convolutions, an LSTM and skips.
+"""Demucs: a waveform U-Net with an LSTM bottleneck.
 
 Defossez, Usunier, Bottou and Bach 2019, "Music Source Separation in the Waveform Domain",
-arXiv:1911.13254, with what the authors' package ``demucs`` does and the paper does not print,
-and its revision of 2020, which works at twice the sample rate with fewer channels. Weights of
-the package can be read (``demucs_package``). And two variants of Goel, Huang, Owoputi and
-Poudyal, their Table 13 and section 5: a light one with one unidirectional LSTM, which needs no
-dense layer behind it, and one with a decoder for each source. Theirs has "reduced depth",
-without a number; as a skip joins equal levels, encoder and decoders here have the same depth.
+arXiv:1911.13254, with details of the authors' package ``demucs`` that the paper does not print,
+and its revision of 2020, which runs at twice the sample rate with fewer channels.
+``interop.demucs`` loads the package's weights. Two variants are those of Goel, Huang, Owoputi and
+Poudyal, Table 13 and section 5: a light one, with one unidirectional LSTM layer and no dense layer
+after it, and one with a decoder per source. The depth of the latter is "reduced", without a
+number; as skips join levels of the same size, encoder and decoders have the same depth here.
 
-Departs from the papers: the input is brought to mean 0 and deviation 1 in each crop, as the
-package's later networks do, where the first ones did it to whole tracks, which neither a crop
-nor a stream lets one know. With four sources in stereo there are 648,548,208 parameters with
-100 channels and 265,679,496 with 64 (our counts).
+Departs from the papers: the input is standardised per chunk, as in later versions of the package;
+the first versions standardised whole tracks, which a crop or a stream does not permit. With four
+sources in stereo there are 648,548,208 parameters with 100 channels and 265,679,496 with 64 (our
+counts).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from lightning_modules.base.waveform import WaveformSeparator
 from lightning_modules.layers.cropping import centre
 
 KERNEL_SIZE, STRIDE = 8, 4
-# Kernel of the decoder's other convolution, which sees a step before and one after.
+# Kernel size of the decoder's GLU convolution.
 _CONTEXT = 3
-# Deviation that the weights of a convolution begin near.
+# Reference standard deviation of the rescaled initial weights.
 _REFERENCE = 0.1
-# Added to the deviation of the input, which is divided by.
+# Added to the input's standard deviation before dividing by it.
 _EPS = 1e-5
 
 
 class Encoder(nn.ModuleList):
-    """Levels of a strided convolution, ReLU, a 1x1 convolution and GLU.
+    """Levels of strided convolution, ReLU, 1x1 convolution and GLU.
 
     Args:
         channels: Channels of the input and of each level, outermost first.
@@ -64,12 +64,12 @@ class Encoder(nn.ModuleList):
 
 
 class BLSTM(nn.Module):
-    """An LSTM over time, as wide as its input.
+    """LSTM over time with as many output as input channels.
 
     Args:
-        channels: Channels that come in, and go out.
-        layers: Layers of the LSTM.
-        bidirectional: Have it run both ways; a dense layer then halves its output.
+        channels: Input and output channels.
+        layers: Number of LSTM layers.
+        bidirectional: Run in both directions; a dense layer then halves the output channels.
     """
 
     def __init__(self, channels: int, layers: int, bidirectional: bool) -> None:
@@ -77,7 +77,7 @@ class BLSTM(nn.Module):
         self.lstm = nn.LSTM(channels, channels, layers, bidirectional=bidirectional)
         self.linear = nn.Linear(2 * channels, channels) if bidirectional else nn.Identity()
 
-    # Compilers write an LSTM out step by step, which takes them forever; libraries have it whole.
+    # torch.compile unrolls an LSTM over time, which takes minutes; cuDNN runs it as one kernel.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, N) to the same shape."""
@@ -87,11 +87,11 @@ class BLSTM(nn.Module):
 
 
 class Decoder(nn.ModuleList):
-    """Levels of a convolution, GLU, a transposed convolution and, but for the last, ReLU.
+    """Levels of convolution, GLU, transposed convolution and, except for the last, ReLU.
 
     Args:
         channels: Channels of the output and of each level of the encoder, outermost first.
-        padded: Have the convolution keep the length, by zeros at both ends.
+        padded: Zero-pad the convolutions to keep the length.
     """
 
     def __init__(self, channels: Sequence[int], padded: bool) -> None:
@@ -108,35 +108,24 @@ class Decoder(nn.ModuleList):
         super().__init__(reversed(levels))
 
     def forward(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
-        """Map (B, C, N) and the outputs of the encoder to (B, outputs, T)."""
+        """Map (B, C, N) and the encoder's outputs to (B, outputs, T)."""
         for level, skip in zip(self, reversed(skips), strict=True):
             x = level(x + centre(skip, x.shape[-1]))
         return x
 
 
 class Decoders(nn.ModuleDict):
-    """A decoder for each source, side by side."""
+    """One decoder per source, on the same input."""
 
     def forward(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
-        """Map (B, C, N) and the outputs of the encoder to (B, S C, T)."""
+        """Map (B, C, N) and the encoder's outputs to (B, S C, T)."""
         return torch.cat([decoder(x, skips) for decoder in self.values()], 1)
 
 
 class DemucsNetwork(nn.Module):
-    """The network: the mixture's waveform in, the sources' waveforms out.
+    """Maps the mixture's waveform to the sources' waveforms; arguments as in ``Demucs``.
 
-    Parameters have the names that they had in the first two versions of the package ``demucs``.
-
-    Args:
-        sources: Names of the sources.
-        audio_channels: Channels of mixture and estimates.
-        channels: Channels of the first level; each further one has twice as many.
-        depth: Levels of encoder and decoder.
-        lstm_layers: Layers of the LSTM.
-        bidirectional: Have the LSTM run both ways.
-        padded: Pad the decoder's convolutions.
-        resample: Work at twice the sample rate.
-        decoder_per_source: Have a decoder for each source.
+    Parameters have the names of the first two versions of the package ``demucs``.
     """
 
     def __init__(
@@ -169,10 +158,10 @@ class DemucsNetwork(nn.Module):
                 _rescale(module)
 
     def valid_length(self, samples: int) -> int:
-        """Smallest length from ``samples`` on at which no convolution leaves a sample over."""
+        """Smallest length >= ``samples`` that all strides divide without remainder."""
         length = samples if self.upsampling is None else 2 * samples
         for _ in self.encoder:
-            # Rounded up in whole numbers from 0 on, which all exported programs divide alike.
+            # Ceiling division of non-negative integers: all export formats round it the same way.
             length = (max(0, length - KERNEL_SIZE) + STRIDE - 1) // STRIDE + 1
             length += 0 if self.padded else _CONTEXT - 1
         for _ in self.encoder:
@@ -182,8 +171,8 @@ class DemucsNetwork(nn.Module):
     def forward(self, mixture: Tensor) -> Tensor:
         """Map a mixture (B, C, T) to estimates (B, S, C, T), any T."""
         samples = mixture.shape[-1]
-        lacking = self.valid_length(samples) - samples
-        x = nn.functional.pad(mixture, (lacking // 2, lacking - lacking // 2))
+        padding = self.valid_length(samples) - samples
+        x = nn.functional.pad(mixture, (padding // 2, padding - padding // 2))
         if self.upsampling is not None:
             x = self.upsampling(x)
         skips = self.encoder(x)
@@ -196,7 +185,7 @@ class DemucsNetwork(nn.Module):
 
 @torch.no_grad()
 def _rescale(convolution: nn.Conv1d | nn.ConvTranspose1d) -> None:
-    """Bring the deviation of the weights half the way, in decibels, to the reference."""
+    """Scale so that the weights' deviation s becomes sqrt(s x reference)."""
     factor = (_REFERENCE / convolution.weight.std()).sqrt()
     for parameter in convolution.parameters():
         parameter.mul_(factor)
@@ -206,9 +195,10 @@ def _rescale(convolution: nn.Conv1d | nn.ConvTranspose1d) -> None:
 
 
 class Upsampling(nn.Module):
-    """Twice the sample rate by interpolation with a windowed sinc, edges held.
+    """Doubles the sample rate by windowed sinc interpolation; replicates the edges.
 
-    The filters are those of ``julius``, with which the package resamples.
+    Same filters as the library ``julius``, which the package uses. Its own modules, like
+    torchaudio's, compute lengths in tensors, which ``torch.export`` and full graphs do not take.
     """
 
     def __init__(self) -> None:
@@ -219,13 +209,13 @@ class Upsampling(nn.Module):
         self.kernels: Tensor
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Map (B, C, T) to (B, C, 2 T), in single precision at least."""
+        """Map (B, C, T) to (B, C, 2 T), float32 or better."""
         phases = _filtered(waveforms, self.kernels, (_REACH, _REACH), 1)  # (B C, 2, T)
         return phases.transpose(1, 2).reshape(*waveforms.shape[:2], -1)
 
 
 class Downsampling(nn.Module):
-    """Half the sample rate, without what would alias; as ``Upsampling``."""
+    """Halves the sample rate after low-pass filtering; see ``Upsampling``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,29 +224,29 @@ class Downsampling(nn.Module):
         self.kernel: Tensor
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Map (B, C, 2 T) to (B, C, T), in single precision at least."""
+        """Map (B, C, 2 T) to (B, C, T), float32 or better."""
         halved = _filtered(waveforms, self.kernel, (2 * _REACH - 1, 2 * _REACH), 2)
         return halved.view(*waveforms.shape[:2], -1)
 
 
-# Zero crossings of the sinc on each side, its cut-off, and samples that it reaches over.
+# Zero crossings of the sinc per side, cut-off relative to Nyquist, and half length in samples.
 _ZEROS, _ROLLOFF = 24, 0.945
 _REACH = math.ceil(_ZEROS / _ROLLOFF)
 
 
 def _low_pass(times: Tensor) -> Tensor:
-    """Filter whose weights, at times in samples of the lower rate, add up to one."""
+    """Normalised low-pass filter, sampled at ``times`` in samples of the lower rate."""
     times = (times.double() * _ROLLOFF).clamp(-_ZEROS, _ZEROS)
     weights = torch.sinc(times) * torch.cos(torch.pi * times / _ZEROS / 2).square()
     return (weights / weights.sum()).float()
 
 
 def _filtered(waveforms: Tensor, kernels: Tensor, edges: tuple[int, int], stride: int) -> Tensor:
-    """Filter each channel: (B, C, T) by kernels (K, 1, n), for (B C, K, T / stride)."""
+    """Filter each channel of (B, C, T) with kernels (K, 1, n); returns (B C, K, T / stride)."""
     flat = waveforms.reshape(-1, 1, waveforms.shape[-1])  # (B, C, T) -> (B C, 1, T)
     with torch.autocast(waveforms.device.type, enabled=False):
-        held = nn.functional.pad(flat.to(kernels.dtype), edges, mode="replicate")
-        return nn.functional.conv1d(held, kernels, stride=stride)
+        padded = nn.functional.pad(flat.to(kernels.dtype), edges, mode="replicate")
+        return nn.functional.conv1d(padded, kernels, stride=stride)
 
 
 # ------------------------------------------------------------------ separator
@@ -267,15 +257,14 @@ class Demucs(WaveformSeparator):
 
     Args:
         sources: Names of the sources, in the order of the estimates.
-        channels: Channels of the first level; each further one has twice as many.
-        depth: Levels of encoder and decoder.
-        lstm_layers: Layers of the LSTM.
-        bidirectional: Have the LSTM run both ways.
-        padded: Pad the decoder's convolutions, as the package does from its third version on;
-            else an estimate is made of whole receptive fields only, and more is padded at
-            the edges of a crop.
-        resample: Work at twice the sample rate, as the revision of 2020.
-        decoder_per_source: Have a decoder for each source, behind a shared encoder and LSTM.
+        channels: Channels of the first level; doubled at each further level.
+        depth: Number of levels of encoder and decoder.
+        lstm_layers: Number of LSTM layers.
+        bidirectional: Use a bidirectional LSTM.
+        padded: Zero-pad the decoder's GLU convolutions, as the package does since version 3;
+            otherwise the mixture is padded by their receptive field.
+        resample: Run at twice the sample rate, as the revision of 2020 does.
+        decoder_per_source: Use one decoder per source after a shared encoder and LSTM.
         **kwargs: Arguments of ``WaveformSeparator``.
     """
 
@@ -296,8 +285,8 @@ class Demucs(WaveformSeparator):
         super().__init__(sources, **kwargs)
         if min(channels, depth, lstm_layers) < 1:
             raise ValueError(
-                f"channels is {channels}, depth {depth}, lstm_layers {lstm_layers}: give numbers "
-                "from 1 on"
+                f"channels is {channels}, depth {depth}, lstm_layers {lstm_layers}: use "
+                "numbers >= 1"
             )
         self.network = DemucsNetwork(
             self.sources,
@@ -312,7 +301,7 @@ class Demucs(WaveformSeparator):
         )
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Separate a mixture, with the mean of its channels brought to mean 0 and deviation 1.
+        """Separate a mixture, standardised by mean and deviation of its channels' mean.
 
         Args:
             mixture: Waveform, nominally in [-1, 1], shape (B, C, T).
@@ -322,7 +311,7 @@ class Demucs(WaveformSeparator):
         """
         mono = mixture.mean(1, keepdim=True)  # (B, C, T) -> (B, 1, T)
         mean = mono.mean(-1, keepdim=True)
-        # One sample alone has no unbiased deviation.
+        # The unbiased deviation of a single sample is NaN.
         deviation = mono.std(-1, keepdim=True, correction=min(1, mono.shape[-1] - 1))
         estimates = self.network((mixture - mean) / (_EPS + deviation))
         restored: Tensor = estimates * deviation[:, None] + mean[:, None]  # (B, 1, 1, 1)

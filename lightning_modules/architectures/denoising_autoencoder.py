@@ -1,21 +1,20 @@
-"""Denoising autoencoder: noisy, reverberant music in, clean music out.
+"""Denoising autoencoder: estimates clean music from noisy, reverberant music.
 
-Li, "Deep denoising autoencoder for music source separation": convolution, ReLU and batch norm,
-max pooling to half the size, up-sampling to the whole, and a convolution, on magnitudes of an STFT
-of 1024 samples at a hop of 512. Nothing is padded with zeros, which the paper hears as a buzz:
-the network gives back less than it was given, and the target is cropped to its centre.
+Li, "Deep denoising autoencoder for music source separation": convolution, ReLU and batch norm, max
+pooling by 2, upsampling by 2 and a final convolution, on STFT magnitudes (window 1024, hop 512).
+Convolutions are not zero-padded, because the paper reports an audible buzz: the output is smaller
+than the input, and the target is cropped to its centre.
 
-The paper does not say how a song gets back its edges. Here the spectrogram is reflected at them
-before it is separated: along frequency that is no guess, as the spectrum of a real signal is
-symmetric about 0 Hz and about half the sample rate. It calls what follows the up-sampling both a
-convolution block and a convolution layer. The layer is taken: a block would end in ReLU and batch
-norm, from which neither zero nor a magnitude comes. Its output is trained as it is, and negative
-values count as silence in separation. Channels go through the network one by one.
+The paper leaves two points open. How a song gets its edges back: here the spectrogram is reflected
+at its edges before separation, which along frequency is exact, as the spectrum of a real signal is
+symmetric about 0 Hz and the Nyquist frequency. And whether a convolution block or a convolution
+layer follows the upsampling: here a layer, as the batch norm of a block would not give magnitudes.
+Its output is trained without activation and clamped to zero in separation. Audio channels are
+processed independently.
 
-The paper prints no number of parameters. Its final network, one channel and kernels of size one,
-has 11 with transposed convolution and 6 with bilinear interpolation (our counts). A convolution of
-one weight begins with a positive one: behind a negative one ReLU lets nothing of a magnitude pass,
-and it would never learn.
+The paper prints no number of parameters. Its final network, one channel and 1x1 kernels, has 11
+with transposed convolution and 6 with bilinear interpolation (our counts). A convolution with a
+single weight is initialised positive: with a negative one its ReLU is dead for all magnitudes.
 """
 
 from __future__ import annotations
@@ -35,13 +34,7 @@ Upsampling = Literal["transposed", "bilinear"]
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution without padding, ReLU, batch norm.
-
-    Args:
-        inputs: Channels that come in.
-        outputs: Channels that go out.
-        kernel_size: Bins and frames of a kernel.
-    """
+    """Unpadded convolution, ReLU, batch norm."""
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int) -> None:
         super().__init__(
@@ -50,14 +43,17 @@ class ConvBlock(nn.Sequential):
 
 
 class Autoencoder(nn.Module):
-    """The network: an image in, images of its centre out.
+    """Maps a one-channel image to the centre of ``outputs`` images.
 
     Args:
-        outputs: Images that go out.
-        channels: Filters of each block of the encoder, outermost first; the size is halved
-            behind each.
-        kernel_size: Bins and frames of a kernel, an odd number.
+        outputs: Output channels.
+        channels: Filters of each encoder block, outermost first; each halves the size.
+        kernel_size: Kernel size of the convolutions, bins and frames, odd.
         upsampling: ``transposed`` convolution or ``bilinear`` interpolation.
+
+    Attributes:
+        multiple: Downsampling factor of the encoder.
+        margin: Bins and frames lost at each edge.
     """
 
     def __init__(
@@ -80,22 +76,22 @@ class Autoencoder(nn.Module):
             _convolution(channels[0], outputs, kernel_size),
         )
         self.multiple: int = 2 ** len(channels)
-        # Kernels take half of themselves from each edge, at the whole of the size, the half and so
-        # on; once on the way down and once on the way up.
+        # Each convolution loses kernel_size // 2 at each edge, at scales 1, 2, 4, ...; encoder and
+        # decoder lose the same.
         self.margin: int = (kernel_size - 1) * (self.multiple - 1)
         to_channels_last(self)
 
     def fitting(self, size: int) -> int:
-        """Find the largest number of bins or frames, up to a size, that halves without a rest.
+        """Find the largest valid input size, bins or frames, that is at most ``size``.
 
         Args:
-            size: Bins or frames that there are.
+            size: Available bins or frames.
 
         Returns:
-            Bins or frames to give to the network; it returns ``2 * margin`` less.
+            Valid input size; the output has ``2 * margin`` bins or frames fewer.
 
         Raises:
-            ValueError: They are too few for the network.
+            ValueError: ``size`` is too small for the network.
         """
         fitting = size - (size - self.margin) % self.multiple
         if fitting <= 2 * self.margin:
@@ -104,29 +100,29 @@ class Autoencoder(nn.Module):
             raise ValueError(
                 f"a spectrogram has {size} bins or frames on one axis, the network needs at least "
                 f"{least}: lengthen the segment (segment_seconds, segment_curriculum), or lower "
-                "kernel_size or the number of channels"
+                "kernel_size or the number of blocks (channels)"
             )
         return fitting
 
     def whole(self, image: Tensor) -> Tensor:
-        """Map (B, 1, F, N) to (B, outputs, F, N), the image being reflected at its edges."""
+        """Map (B, 1, F, N) to (B, outputs, F, N) by reflecting the image at its edges."""
         height, width = image.shape[-2:]
         rows, columns = (self._reflected(size, image.device) for size in (height, width))
         images: Tensor = self(image[..., rows, :][..., columns])
         return images[..., :height, :width]
 
     def _reflected(self, size: int, device: torch.device) -> Tensor:
-        """Indices that put the margin, and what the network wants beyond, around an axis."""
+        """Indices that reflect-pad an axis by the margin, then to a valid input size."""
         places = torch.arange(
             -self.margin, size + self.margin + -(size + self.margin) % self.multiple, device=device
         )
-        # There and back, each edge once; a tensor, as ONNX has no remainder by a size.
+        # Period of the reflection; a tensor, because ONNX cannot divide by a symbolic size.
         period = torch.full((), max(1, 2 * (size - 1)), device=device)
         places = places % period
         return torch.minimum(places, period - places) if size > 1 else places * 0
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (B, 1, F, N) to the centre of (B, outputs, F, N)."""
+        """Map (B, 1, F, N) of valid size to the centre of (B, outputs, F, N)."""
         image = to_channels_last(image)
         images: Tensor = self.decoder(self.encoder(image))
         return images
@@ -147,15 +143,15 @@ def _double(channels: int, upsampling: Upsampling) -> nn.Module:
 
 
 class DenoisingAutoencoder(SpectrogramSeparator):
-    """Denoising autoencoder.
+    """Denoising autoencoder, or separator if it has several sources.
 
-    Its sources are one that holds all stems, ``{music: [vocals, drums, bass, other]}``, if it is
-    to denoise; with others it separates, with an output channel for each.
+    To denoise, use one source with all stems, ``{music: [vocals, drums, bass, other]}``. Each
+    source has its own output channel.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
-        channels: Filters of each block of the encoder, outermost first.
-        kernel_size: Bins and frames of a kernel, an odd number.
+        channels: Filters of each encoder block, outermost first.
+        kernel_size: Kernel size of the convolutions, bins and frames, odd.
         upsampling: ``transposed`` convolution or ``bilinear`` interpolation.
         n_fft: Length of the STFT's Hann window, samples.
         hop_length: Hop of the STFT, samples.
@@ -176,24 +172,24 @@ class DenoisingAutoencoder(SpectrogramSeparator):
     ) -> None:
         super().__init__(sources, n_fft=n_fft, hop_length=hop_length, **kwargs)
         if not channels or min(channels) < 1:
-            raise ValueError(f"channels is {list(channels)}: give one number from 1 on, or more")
+            raise ValueError(f"channels is {list(channels)}: use one or more numbers >= 1")
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size is {kernel_size}: give an odd number from 1 on")
+            raise ValueError(f"kernel_size is {kernel_size}: use an odd number >= 1")
         if upsampling not in get_args(Upsampling):
-            raise ValueError(f"upsampling is {upsampling!r}: give transposed or bilinear")
+            raise ValueError(f"upsampling is {upsampling!r}: use transposed or bilinear")
         self.network = Autoencoder(len(self.sources), channels, kernel_size, upsampling)
         crop = round(self.hparams["segment_seconds"] * self.sample_rate)
         for size in (n_fft // 2 + 1, crop // hop_length + 1):
             self.network.fitting(size)
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
-        """Run the network on magnitudes (B, C, F, N), for estimates (B, S, C, F, N)."""
+        """Estimate magnitudes (B, S, C, F, N) from the mixture's (B, C, F, N)."""
         images = self.network.whole(mixture.flatten(0, 1)[:, None])  # (B C, S, F, N)
         estimates: Tensor = images.unflatten(0, mixture.shape[:2]).transpose(1, 2)
         return estimates.clamp_min(0)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean squared error of the network's output from the centre of the target."""
+        """Mean squared error between the network's output and the centre of the target."""
         mixture = self.to_scale(self.stft(batch.mixture).abs()).flatten(0, 1)  # (B C, F, N)
         targets = self.to_scale(self.stft(batch.targets).abs())
         targets = targets.transpose(1, 2).flatten(0, 1)  # (B, S, C, F, N) -> (B C, S, F, N)

@@ -1,13 +1,13 @@
-"""Feed-forward networks that see a frame at a time, one a source.
+"""Feed-forward networks (FNN) on single frames, one per source.
 
 The baseline of Grais and Plumbley 2017, "Single Channel Audio Source Separation using
-Convolutional Denoising Autoencoders": three hidden layers of 1025 with ReLU, optimised and
-masked as their autoencoders are. With the default arguments a network has the paper's
-4,206,600 parameters.
+Convolutional Denoising Autoencoders": three hidden layers of 1025 units with ReLU, trained and
+masked like their autoencoders. With the default arguments a network has the paper's 4,206,600
+parameters.
 
-The paper does not say what follows the output layer: a ReLU here, as in the autoencoders,
-because masks want numbers from 0 on. Departures are those of ``cdae.py``: mean squared error,
-one schedule of the learning rate, an output layer that begins with no weight below zero.
+The paper does not specify the output activation: a ReLU here, as in the autoencoders, because
+masks need non-negative magnitudes. Departs from the paper as ``cdae.py`` does: mean squared error,
+one shared learning rate schedule, non-negative initial output weights.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from lightning_modules.layers.initialisation import init_nonnegative_
 
 
 class FNNetwork(nn.Module):
-    """The network of one source: all bins of a frame in, all bins of a frame out.
+    """The network of one source; maps all bins and channels of a frame at once.
 
     Args:
-        channels: Channels of the spectrograms, read and written together.
-        bins: Bins of a frame.
+        channels: Channels of the spectrograms.
+        bins: Bins per frame.
         hidden: Width of each hidden layer.
     """
 
@@ -48,16 +48,16 @@ class FNNetwork(nn.Module):
 
 
 class FNN(NetworkPerSource):
-    """Feed-forward networks on single frames, one a source.
+    """Feed-forward networks on single frames, one per source.
 
-    Mono, as in the paper, where the data are (``audio_channels: 1``); with more channels the
-    networks read and write all of them at once.
+    Mono with ``audio_channels: 1``, as in the paper; otherwise each network maps the bins of all
+    channels at once.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
         hidden: Width of each hidden layer.
         n_fft: Length of the STFT's Hann window, samples.
-        hop_length: Hop of the STFT, samples; the paper's is discussed in ``cdae.py``.
+        hop_length: Hop of the STFT, samples; see ``cdae.py`` for the paper's value.
         mask: ``ratio`` is equation 2 of the paper.
         **kwargs: Arguments of ``SpectrogramSeparator``.
     """
@@ -75,7 +75,7 @@ class FNN(NetworkPerSource):
     ) -> None:
         super().__init__(sources, n_fft=n_fft, hop_length=hop_length, mask=mask, **kwargs)
         if min(hidden, default=1) < 1:
-            raise ValueError(f"hidden is {list(hidden)}: give widths from 1 on")
+            raise ValueError(f"hidden is {list(hidden)}: use widths >= 1")
         bins = self.n_fft // 2 + 1
         self.networks = nn.ModuleDict(
             {name: FNNetwork(self.audio_channels, bins, hidden) for name in self.sources}

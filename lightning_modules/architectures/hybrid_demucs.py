@@ -1,10 +1,10 @@
-"""Hybrid Demucs: two U-Nets that meet, one on the waveform and one on its spectrum.
+"""Hybrid Demucs: a waveform U-Net and a spectrogram U-Net with a shared bottleneck.
 
-Defossez 2021, "Hybrid Spectrogram and Waveform Source Separation", arXiv:2111.03600, in the
-network of torchaudio, whose weights go in and out of ``network`` as they are; ``demucs_package``
-reads published ones. With four sources in stereo there are 83,639,368 parameters (our count).
+Defossez 2021, "Hybrid Spectrogram and Waveform Source Separation", arXiv:2111.03600. ``network``
+is torchaudio's ``HDemucs``, with the same state dict; ``interop.demucs`` loads published weights.
+With four sources in stereo there are 83,639,368 parameters (our count).
 
-Departs from the paper: there is no penalty on singular values, which it adds to the loss.
+Departs from the paper: the loss has no penalty on singular values.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torchaudio.models import HDemucs
 
 from lightning_modules.base.waveform import WaveformSeparator
 
-# Levels of torchaudio's three networks, by the length of their window.
+# Levels of torchaudio's three networks, by FFT size.
 _DEPTHS = {1024: 5, 2048: 6, 4096: 6}
-# By which the residual branches are scaled at first; torchaudio has a tenth of the package's.
+# Initial scale of the residual branches, as in the package demucs; torchaudio's default is 1e-4.
 _BRANCH_SCALE = 1e-3
-# Weights that torchaudio has, and lets nothing through; the package has none there.
+# Prefix of weights that torchaudio's network has but does not use; the package has none there.
 UNUSED = "time_encoder.4.norm1."
 
 
@@ -30,9 +30,9 @@ class HybridDemucs(WaveformSeparator):
 
     Args:
         sources: Names of the sources, in the order of the estimates.
-        channels: Channels of the first level, 4 at least; each further one has twice as many.
-        n_fft: Length of the window, samples; 4096 is meant for 44.1 kHz, 2048 for 16 to 32 kHz,
-            and 1024, with a level less, for about 8 kHz.
+        channels: Channels of the first level, at least 4; doubled at each further level.
+        n_fft: Length of the STFT window, samples: 4096 for 44.1 kHz, 2048 for 16 to 32 kHz,
+            1024, with one level less, for about 8 kHz.
         **kwargs: Arguments of ``WaveformSeparator``.
     """
 
@@ -44,8 +44,8 @@ class HybridDemucs(WaveformSeparator):
         super().__init__(sources, **kwargs)
         if n_fft not in _DEPTHS or channels < 4:
             raise ValueError(
-                f"n_fft is {n_fft} and channels {channels}: give one of "
-                f"{', '.join(map(str, _DEPTHS))}, and a number from 4 on"
+                f"n_fft is {n_fft} and channels {channels}: use an n_fft of "
+                f"{', '.join(map(str, _DEPTHS))} and channels >= 4"
             )
         self.network: nn.Module = HDemucs(
             self.sources,
@@ -57,8 +57,9 @@ class HybridDemucs(WaveformSeparator):
         )
         for name, weights in self.network.named_parameters():
             if name.startswith(UNUSED):
-                weights.requires_grad_(False)  # or ranks would wait for their gradients
-        # It reflects three eighths of a window at each end, and what fills its last hop.
+                weights.requires_grad_(False)  # DDP would wait for their gradients
+        # The network reflect-pads 3/8 of a window at both ends plus up to a hop (n_fft / 4) to fill
+        # the last frame; reflection needs more samples than it pads.
         self.shortest = 5 * n_fft // 8
 
     def forward(self, mixture: Tensor) -> Tensor:
@@ -72,6 +73,6 @@ class HybridDemucs(WaveformSeparator):
         """
         samples = mixture.shape[-1]
         padded = nn.functional.pad(mixture, (0, max(0, self.shortest - samples)))
-        # Its spectra want single precision.
+        # Its FFTs need single precision.
         estimates: Tensor = self.network(padded.float())
         return estimates[..., :samples].to(mixture.dtype)

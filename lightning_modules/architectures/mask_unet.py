@@ -1,22 +1,20 @@
-"""Mask U-Net: a convolutional network a source that writes a mask for the mixture.
+"""Mask U-Net: one U-Net per source that estimates a mask for the mixture's magnitudes.
 
 Jansson, Humphrey, Montecchio, Bittner, Kumar and Weyde 2017, "Singing voice separation with deep
-U-Net convolutional networks", the ancestor of the U-Net in ``unet.py``: it halves its image by
-strided convolutions, not by pooling, and writes masks, not magnitudes. It works at 8192 Hz with
-windows of 1024 samples that move by 768, on images of 512 bins and 128 frames.
+U-Net convolutional networks", the predecessor of the U-Net in ``unet.py``: it downsamples with
+strided convolutions instead of pooling, and estimates masks instead of magnitudes. The paper works
+at 8192 Hz with a window of 1024 and a hop of 768 samples, on images of 512 bins x 128 frames.
 
-Nothing is resampled here: at another rate windows of the same length in seconds have the same
-bins and the same frames, with some more bins above, which are not read. As in the paper no source
-has anything there, above 4096 Hz. At 44,100 Hz the windows are 5512 samples and the hop 4134: bins
-lie 0.01% off. Of the 513 bins that end at 4096 Hz the paper keeps 512; here the last one is
-dropped.
+Departs from the paper: nothing is resampled. At another sample rate a window of the same duration
+gives the same bins and frames plus bins above 4096 Hz, which are not read and are zero in all
+estimates. At 44,100 Hz the window is 5512 and the hop 4134 samples, and bin frequencies are 0.01%
+off. The paper keeps 512 of the 513 bins up to 4096 Hz; here the last one is dropped. Magnitudes
+are "normalized to the range [0, 1]" without saying how; here by the maximum of each excerpt of the
+mixture, so that the masks do not depend on its level. The loss is a mean where the paper has a
+sum, to which Adam is invariant. Stereo has two channels, where the paper is mono, and any number
+of sources is possible, where it has vocals and accompaniment.
 
-Magnitudes are "normalized to the range [0, 1]", the paper does not say over what; here by the
-largest in the mixture's excerpt, so that loudness does not matter. The loss is a mean where the
-paper has a sum, to which Adam is blind. Departs from the paper: stereo has a channel for each side,
-where the paper is mono; any number of sources, where it has vocals and accompaniment.
-
-With the default channels the network of a source has 9,823,313 parameters in mono (our count).
+With the default channels a network has 9,823,313 parameters in mono (our count).
 """
 
 from __future__ import annotations
@@ -33,17 +31,16 @@ from lightning_modules.base.spectrogram import SpectrogramSeparator
 from lightning_modules.layers.images import to_channels_last, up_to_multiple
 
 _KERNEL, _LEAKINESS = 5, 0.2
-# The first layers of the decoder have dropout.
+# Number of decoder layers with dropout, innermost first.
 _DROPOUT_LAYERS = 3
 
 
 class MaskUNetwork(nn.Module):
-    """The network of one source: magnitudes in, a mask out.
+    """The network of one source: maps magnitudes to a mask.
 
     Args:
-        audio_channels: Channels of the image, and of the mask.
-        channels: Filters of each encoder layer, outermost first.
-        dropout: Rate of dropout in the first three layers of the decoder.
+        audio_channels: Channels of the image and the mask.
+        channels, dropout: As in ``MaskUNet``.
     """
 
     def __init__(self, audio_channels: int, channels: Sequence[int], dropout: float) -> None:
@@ -56,7 +53,7 @@ class MaskUNetwork(nn.Module):
             )
             for before, after in itertools.pairwise([audio_channels, *channels])
         )
-        # But for the innermost, layers read their encoder's output beside that of the last layer.
+        # All but the innermost layer have a skip connection, concatenated to their input.
         inputs = [channels[-1], *(2 * width for width in reversed(channels[:-1]))]
         outputs = [*reversed(channels[:-1]), audio_channels]
         up = [
@@ -75,7 +72,7 @@ class MaskUNetwork(nn.Module):
             for number, layer in enumerate(up[:-1])
         )
         self.output = nn.Sequential(up[-1], nn.Sigmoid())
-        # Each layer halves both axes, so they must be multiples of this.
+        # Downsampling factor of the encoder; images are padded to multiples of it.
         self.multiple = 2 ** len(channels)
         to_channels_last(self)
 
@@ -95,18 +92,18 @@ class MaskUNetwork(nn.Module):
 
 
 class MaskUNet(SpectrogramSeparator):
-    """Mask U-Nets for all sources: a network each, trained together.
+    """Mask U-Nets, one per source, trained jointly.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
         sample_rate: Sample rate of mixture and estimates, Hz; ``mask_rate`` or higher.
         channels: Filters of each encoder layer, outermost first.
-        dropout: Rate of dropout in the first three layers of the decoders, in [0, 1).
+        dropout: Dropout probability in the first three decoder layers, in [0, 1).
         mask_rate: Sample rate at which masks are estimated, Hz.
         n_fft: Length of the STFT's Hann window, samples at ``mask_rate``.
         hop_length: Hop of the STFT, samples at ``mask_rate``.
-        mask: ``none`` applies each network's mask as it is, as in the paper; ``ratio`` and
-            ``binary`` share the mixture out by them.
+        mask: ``none`` applies each network's mask directly, as in the paper; ``ratio`` and
+            ``binary`` mask the mixture by the masked magnitudes.
         **kwargs: Arguments of ``SpectrogramSeparator``.
     """
 
@@ -127,10 +124,10 @@ class MaskUNet(SpectrogramSeparator):
     ) -> None:
         if not 1 <= mask_rate <= sample_rate:
             raise ValueError(
-                f"mask_rate is {mask_rate} with a sample_rate of {sample_rate}: give 1 to "
+                f"mask_rate is {mask_rate} with a sample_rate of {sample_rate}: use 1 to "
                 f"{sample_rate} Hz"
             )
-        # An even number of samples, and a hop that is the same share of it.
+        # An even window length, and a hop of the same fraction of it.
         window = 2 * round(n_fft / 2 * sample_rate / mask_rate)
         super().__init__(
             sources,
@@ -141,35 +138,35 @@ class MaskUNet(SpectrogramSeparator):
             **kwargs,
         )
         if not channels or min(channels) < 1:
-            raise ValueError(f"channels are {list(channels)}: give one number from 1 on, or more")
+            raise ValueError(f"channels is {list(channels)}: use one or more numbers >= 1")
         self.bins = n_fft // 2
         self.networks = nn.ModuleDict(
             {name: MaskUNetwork(self.audio_channels, channels, dropout) for name in self.sources}
         )
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
-        """Mask magnitudes (B, C, F, N), for estimates (B, S, C, F, N); zero above ``bins``."""
-        estimates = self.masked(mixture) * mixture[:, None, :, : self.bins]
+        """Estimate magnitudes (B, S, C, F, N) from the mixture's (B, C, F, N); 0 above ``bins``."""
+        estimates = self.estimate_masks(mixture) * mixture[:, None, :, : self.bins]
         above = mixture.shape[2] - self.bins
         return nn.functional.pad(estimates, (0, 0, 0, above))
 
-    def masked(self, mixture: Tensor) -> Tensor:
-        """Masks of magnitudes (B, C, F, N): (B, S, C, bins, N)."""
-        read = mixture[:, :, : self.bins].nan_to_num(0.0, 0.0, 0.0) / self.loudest(mixture)
-        return torch.stack([self.networks[name](read) for name in self.sources], 1).float()
+    def estimate_masks(self, mixture: Tensor) -> Tensor:
+        """Estimate masks (B, S, C, bins, N) from magnitudes (B, C, F, N)."""
+        inputs = mixture[:, :, : self.bins].nan_to_num(0.0, 0.0, 0.0) / self.peak(mixture)
+        return torch.stack([self.networks[name](inputs) for name in self.sources], 1).float()
 
-    def loudest(self, mixture: Tensor) -> Tensor:
-        """Largest finite magnitude that is read of (B, C, F, N), as (B, 1, 1, 1); above 0."""
-        read = mixture[:, :, : self.bins].nan_to_num(0.0, 0.0, 0.0)
-        return read.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(read.dtype).tiny)
+    def peak(self, mixture: Tensor) -> Tensor:
+        """Largest finite magnitude up to ``bins`` of (B, C, F, N), positive, (B, 1, 1, 1)."""
+        inputs = mixture[:, :, : self.bins].nan_to_num(0.0, 0.0, 0.0)
+        return inputs.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(inputs.dtype).tiny)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """L1 distance of masked and true magnitudes, mean over bins, sum over sources.
+        """L1 distance between masked and true magnitudes, mean over bins, sum over sources.
 
-        A sum, because each network then gets the gradients that it would get alone.
+        With a sum each network gets the same gradients as if it were trained alone.
         """
         mixture, targets = (self.stft(waveforms).abs() for waveforms in batch)
         estimates = self.magnitudes(mixture)[..., : self.bins, :]
-        differences = (estimates - targets[..., : self.bins, :]) / self.loudest(mixture)[:, None]
+        differences = (estimates - targets[..., : self.bins, :]) / self.peak(mixture)[:, None]
         distances = differences.abs().mean((0, 2, 3, 4))  # (B, S, C, F, N) -> (S,)
         return {"loss": distances.sum(), **self.source_losses(distances)}

@@ -1,55 +1,52 @@
-"""MMDenseNet and MMDenseLSTM: dense convolutional networks a source, for each band and for all.
+"""MMDenseNet and MMDenseLSTM: multi-band dense convolutional networks, one per source.
 
 Takahashi and Mitsufuji 2017, "Multi-scale multi-band DenseNets for audio source separation", and
 Takahashi, Goswami and Mitsufuji 2018, "MMDenseLSTM: an efficient combination of convolutional and
-recurrent neural networks for audio source separation". A band's network is a chain of dense
-blocks: down, halving both axes, and up again, where blocks also read those of their size on the
-way down. Some blocks of MMDenseLSTM have an LSTM beside their convolutions. What the bands wrote is
-stacked along frequency, joined with what a network of the whole spectrum wrote, and read by a
-last dense block.
+recurrent neural networks for audio source separation". Each frequency band, and the full spectrum,
+has a U-Net of dense blocks. In MMDenseLSTM some blocks have an LSTM after their convolutions. The
+outputs of the bands are stacked along frequency, concatenated with the output of the full
+spectrum's network and passed to a final dense block.
 
 Sizes of blocks, bands and LSTMs are those of the papers' tables as public reimplementations read
-them (see the configs). What the papers leave open is as in the same authors' code for D3Net (2021):
-a block hands on the maps of its last layer only, down is average pooling, up is batch norm and a
-transposed convolution that may drop maps (``compression``), bands with fewer maps than the widest
-are brought to its number, and each bin has a learned offset and factor at input and output. Where
-that leaves a choice, it is the one that has the parameters of one source in stereo come to the 0.33
-and 1.22 million of the papers: MMDenseNet's kernels of 4 bins stand in all layers of a network, not
-only in its first; an LSTM's units are those of both directions together; and MMDenseLSTM reads
-nothing above 16 kHz, where MUSDB18, coded by AAC, has nothing. So MMDenseNet has 341,498 and
-MMDenseLSTM 1,227,380 parameters a source (our count), 337,398 and 1,221,432 without offsets and
-factors.
+them (see the configs). Details that the papers leave open follow the same authors' code for D3Net
+(2021): a block outputs the maps of its last layer only, downsampling is average pooling, upsampling
+is batch norm and a transposed convolution that may reduce the number of maps (``compression``),
+bands with fewer maps than the widest are projected to its number, and each bin has a learned
+offset and scale at input and output. Remaining choices are those that match the papers' 0.33 and
+1.22 million parameters per source in stereo: where MMDenseNet has kernels of 4 bins, all layers of
+that network have them, not only the first; LSTM units count both directions together; and
+MMDenseLSTM ignores bins above 16 kHz, where MUSDB18 is empty because of its AAC coding. MMDenseNet
+then has 341,498 and MMDenseLSTM 1,227,380 parameters per source (our count); 337,398 and 1,221,432
+without offsets and scales.
 
-Departs from the papers: all sources are trained at once, on the same examples. Offsets and factors
-begin at statistics of the training data, measured once as for Open-Unmix.
+Departs from the papers: all sources are trained jointly, on the same examples. Offsets and scales
+are initialised with statistics of the training data, as in Open-Unmix.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.base.network_per_source import NetworkPerSource
 from lightning_modules.base.standardised_input import StandardisedInput
+from lightning_modules.layers.checkpointing import checkpointed
 from lightning_modules.layers.images import to_channels_last, up_to_multiple
 from lightning_modules.layers.initialisation import init_nonnegative_
 
 
 class Dense(TypedDict):
-    """A dense block.
+    """Settings of a dense block.
 
     Attributes:
-        kernel_size: Size of its convolutions, bins x frames.
-        growth: Maps that a layer adds.
-        layers: Number of its layers.
+        kernel_size: Kernel size of the convolutions, bins x frames.
+        growth: Growth rate: maps per layer.
+        layers: Number of layers.
     """
 
     kernel_size: list[int]
@@ -58,14 +55,14 @@ class Dense(TypedDict):
 
 
 class MultiScale(TypedDict):
-    """Dense blocks down to the coarsest scale and up again: an odd number, finest scale first.
+    """Settings of a U-Net of dense blocks, from the finest scale to the coarsest and back.
 
     Attributes:
-        kernel_size: Size of all convolutions, bins x frames.
-        filters: Maps of the first convolution, which all blocks follow.
-        growth: By block: maps that a layer adds.
-        layers: By block: number of its layers.
-        lstm_units: By block: units of both directions of its LSTM together, 0 for none; by
+        kernel_size: Kernel size of all convolutions, bins x frames.
+        filters: Filters of the first convolution.
+        growth: Growth rate of each block; an odd number of blocks.
+        layers: Number of layers of each block.
+        lstm_units: Units of each block's LSTM, both directions together; 0 for no LSTM. By
             default no block has one.
     """
 
@@ -77,10 +74,10 @@ class MultiScale(TypedDict):
 
 
 class Band(MultiScale):
-    """The network of a band, which begins where the one before ends.
+    """Settings of a band's network; the band starts where the previous one ends.
 
     Attributes:
-        up_to_hz: Where it ends. Above the last one nothing is read, and estimates are silent.
+        up_to_hz: Upper edge, Hz. Bins above the last band are ignored and zero in the estimates.
     """
 
     up_to_hz: float
@@ -90,10 +87,10 @@ class Band(MultiScale):
 
 
 def _convolution(inputs: int, outputs: int, kernel_size: Sequence[int]) -> nn.Module:
-    """A convolution that keeps the size; an even kernel reaches further up and to the right."""
+    """Same-size convolution; an even kernel is padded by one more at the top and on the right."""
     height, width = kernel_size
     padding = ((height - 1) // 2, (width - 1) // 2)
-    # Without a bias: a batch norm is next.
+    # No bias, because a batch norm follows.
     layer = nn.Conv2d(inputs, outputs, (height, width), padding=padding, bias=False)
     if height % 2 and width % 2:
         return layer
@@ -101,19 +98,18 @@ def _convolution(inputs: int, outputs: int, kernel_size: Sequence[int]) -> nn.Mo
 
 
 class DenseBlock(nn.Module):
-    """Layers that read the input and all layers before them; the last one's maps are the output.
+    """Dense block of batch norm, ReLU and convolution; the last layer's maps are the output.
 
-    A layer is batch norm, ReLU, convolution. An LSTM reads the output, and what it makes of it is
-    one map more (the arrangement that the paper of 2018 calls Sa).
+    An LSTM, if any, adds one map computed from the output (arrangement Sa of the 2018 paper).
 
     Args:
-        inputs: Maps that come in.
-        shape: Size of the convolutions, maps that a layer adds, number of layers.
-        checkpointed: Compute the maps once more in the backward pass, in place of keeping them.
-        lstm: The LSTM, if there is one.
+        inputs: Input maps.
+        shape: Settings of the block.
+        checkpointed: Recompute activations in the backward pass.
+        lstm: Optional LSTM.
 
     Attributes:
-        outputs: Maps that go out.
+        outputs: Output maps.
     """
 
     def __init__(
@@ -135,7 +131,7 @@ class DenseBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, F, N) to (B, outputs, F, N)."""
-        y = self._checkpointed_grow(x) if self.checkpointed else self._grow(x)
+        y = checkpointed(self, self._grow, x) if self.checkpointed else self._grow(x)
         return y if self.lstm is None else torch.cat([y, self.lstm(y)], 1)
 
     def _grow(self, x: Tensor) -> Tensor:
@@ -144,39 +140,14 @@ class DenseBlock(nn.Module):
             maps.append(layer(torch.cat(maps, 1)))
         return maps[-1]
 
-    def _checkpointed_grow(self, x: Tensor) -> Tensor:
-        again = partial(checkpoint, self._grow, x, use_reentrant=False, preserve_rng_state=False)
-        # A compiled second pass updates no statistics anyway, and takes no contexts.
-        y: Tensor = again() if torch.compiler.is_compiling() else again(context_fn=self._contexts)
-        return y
-
-    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), self._statistics_set_aside()
-
-    @contextmanager
-    def _statistics_set_aside(self) -> Iterator[None]:
-        """Have the second pass update copies of the running statistics: the first has done so."""
-        kept = [
-            (module, name, statistic)
-            for module in self.layers.modules()
-            for name, statistic in module.named_buffers(recurse=False)
-        ]
-        for module, name, statistic in kept:
-            setattr(module, name, statistic.clone())
-        try:
-            yield
-        finally:
-            for module, name, statistic in kept:
-                setattr(module, name, statistic)
-
 
 class LSTMBlock(nn.Module):
-    """All maps as one, its frames read by a bidirectional LSTM and brought back to bins.
+    """1x1 convolution to one map, bidirectional LSTM over frames, dense layer back to bins.
 
     Args:
-        inputs: Maps that come in.
-        bins: Their frequency bins.
-        units: Units of both directions together.
+        inputs: Input maps.
+        bins: Frequency bins.
+        units: LSTM units, both directions together.
     """
 
     def __init__(self, inputs: int, bins: int, units: int) -> None:
@@ -193,17 +164,17 @@ class LSTMBlock(nn.Module):
 
 
 class MultiScaleNetwork(nn.Module):
-    """The network of a band, or of the whole spectrum.
+    """U-Net of dense blocks, for a band or the full spectrum.
 
     Args:
         channels: Channels of the image.
-        bins: Its frequency bins.
-        shape: Its blocks.
-        compression: Share of the maps that an up-sampling keeps.
-        checkpointed: Keep no maps of dense blocks for the backward pass.
+        bins: Frequency bins of the image.
+        shape: Settings of the blocks.
+        compression: Fraction of maps that each upsampling keeps.
+        checkpointed: Recompute activations of dense blocks in the backward pass.
 
     Attributes:
-        outputs: Maps that it writes.
+        outputs: Output maps.
     """
 
     def __init__(
@@ -211,7 +182,7 @@ class MultiScaleNetwork(nn.Module):
     ) -> None:
         super().__init__()
         kernel_size, depth = shape["kernel_size"], len(shape["layers"]) // 2
-        # Each pooling halves both axes, so they must be multiples of this.
+        # Downsampling factor of the poolings; images are padded to multiples of it.
         self.multiple = 2**depth
         units = shape.get("lstm_units", [0] * len(shape["layers"]))
         blocks = zip(shape["growth"], shape["layers"], units, strict=True)
@@ -258,16 +229,12 @@ class MultiScaleNetwork(nn.Module):
 
 
 class MMDenseNetwork(nn.Module):
-    """The network of one source: magnitudes of the mixture in, of the source out.
+    """The network of one source: maps the mixture's magnitudes to the source's.
 
     Args:
         channels: Channels of the spectrograms.
-        edges: First bin of each band, and the bin after the last one's last.
-        bands: Their networks.
-        full: The network of the whole spectrum up to the last edge.
-        final: The dense block that reads what these wrote.
-        compression: Share of the maps that an up-sampling keeps.
-        checkpointed: Keep no maps of dense blocks for the backward pass.
+        edges: First bin of each band, then the first bin above the last band.
+        bands, full, final, compression, checkpointed: As in ``MMDenseNet``.
     """
 
     def __init__(
@@ -297,7 +264,7 @@ class MMDenseNetwork(nn.Module):
             for network in networks
         )
         self.full = MultiScaleNetwork(channels, edges[-1], full, compression, checkpointed)
-        # The table of 2017 ends with a convolution of 2 bins and 1 frame.
+        # The last row of the 2017 paper's table: a convolution over 2 bins and 1 frame.
         output = nn.Conv2d(final["growth"], channels, (2, 1))
         init_nonnegative_(output)
         self.final = nn.Sequential(
@@ -307,13 +274,11 @@ class MMDenseNetwork(nn.Module):
             nn.ZeroPad2d((0, 0, 0, 1)),
             output,
         )
-        # Minus the mean and one by the deviation of each bin, and back: trained on from there.
-        zeros, ones = torch.zeros(edges[-1], 1), torch.ones(edges[-1], 1)
-        self.input_mean, self.input_scale = nn.Parameter(zeros), nn.Parameter(ones)
-        self.output_scale, self.output_mean = (
-            nn.Parameter(ones.clone()),
-            nn.Parameter(zeros.clone()),
-        )
+        # Offset and scale per bin, initialised by ``standardise`` and trained.
+        self.input_mean = nn.Parameter(torch.zeros(edges[-1], 1))
+        self.input_scale = nn.Parameter(torch.ones(edges[-1], 1))
+        self.output_scale = nn.Parameter(torch.ones(edges[-1], 1))
+        self.output_mean = nn.Parameter(torch.zeros(edges[-1], 1))
         to_channels_last(self)
 
     def forward(self, magnitudes: Tensor) -> Tensor:
@@ -331,18 +296,18 @@ class MMDenseNetwork(nn.Module):
 
 
 class MMDenseNet(StandardisedInput, NetworkPerSource):
-    """MMDenseNets for all sources, or MMDenseLSTMs: a network each, trained together.
+    """MMDenseNets or MMDenseLSTMs, one per source, trained jointly.
 
     The loss is the squared error of magnitudes, as in the papers.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
         bands: Networks of the bands, lowest first.
-        full: The network of the whole spectrum.
-        final: The dense block that reads what these wrote.
-        compression: Share of the maps that an up-sampling keeps, in (0, 1].
-        checkpoint_activations: Keep no maps of dense blocks for the backward pass, but compute
-            them once more: less memory, for more time.
+        full: Network of the full spectrum.
+        final: Final dense block, after bands and full spectrum.
+        compression: Fraction of maps that each upsampling keeps, in (0, 1].
+        checkpoint_activations: Recompute the activations of dense blocks in the backward pass:
+            less memory, longer steps.
         hop_length: Hop of the STFT, samples.
         **kwargs: Arguments of ``SpectrogramSeparator``.
     """
@@ -375,9 +340,9 @@ class MMDenseNet(StandardisedInput, NetworkPerSource):
     ) -> None:
         super().__init__(sources, hop_length=hop_length, **kwargs)
         if not 0 < compression <= 1:
-            raise ValueError(f"compression is {compression}: give a share above 0, at most 1")
+            raise ValueError(f"compression is {compression}: use a fraction in (0, 1]")
         if not bands:
-            raise ValueError("bands are empty: give the network of one, or more")
+            raise ValueError("bands is empty: use at least one band")
         edges = [0, *(self.bins_below(band["up_to_hz"]) for band in bands)]
         for number, (band, low, high) in enumerate(zip(bands, edges, edges[1:], strict=False)):
             _check_scales(f"bands[{number}]", band, high - low)
@@ -387,18 +352,18 @@ class MMDenseNet(StandardisedInput, NetworkPerSource):
         self.networks = nn.ModuleDict(
             {name: MMDenseNetwork(self.audio_channels, *shapes) for name in self.sources}
         )
-        # In the checkpoint, because the statistics are measured only once.
+        # Saved in the checkpoint, because the statistics are measured only once.
         self.register_buffer("statistics_known", torch.tensor(False))
 
     def bins_below(self, frequency_hz: float) -> int:
-        """Number of bins below a frequency; all of them from half the sample rate on."""
+        """Number of bins below a frequency; all bins from the Nyquist frequency on."""
         if 2 * frequency_hz >= self.sample_rate:
             return self.n_fft // 2 + 1
         return math.ceil(frequency_hz * self.n_fft / self.sample_rate)
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, deviation: Tensor) -> None:
-        """Begin training with bins of mean 0 and deviation 1 at the input, both given as (F,)."""
+        """Initialise offsets and scales with mean and deviation of the input, (F,) each."""
         for network in self.networks.values():
             assert isinstance(network, MMDenseNetwork)
             bins = len(network.input_mean)
@@ -409,32 +374,32 @@ class MMDenseNet(StandardisedInput, NetworkPerSource):
 
 
 def _check_scales(name: str, shape: MultiScale | Band, bins: int) -> None:
-    """Refuse a network that cannot be built, or not be trained."""
+    """Raise a ValueError for settings of which no network can be built or trained."""
     growth, layers = shape["growth"], shape["layers"]
     units = shape.get("lstm_units", [0] * len(layers))
     if len(layers) % 2 == 0 or not len(growth) == len(layers) == len(units):
         raise ValueError(
             f"{name} has growth for {len(growth)} blocks, layers for {len(layers)} and lstm_units "
-            f"for {len(units)}: give the same odd number of each, down to the coarsest scale and "
-            "up again"
+            f"for {len(units)}: use the same odd number for all, from the finest scale to the "
+            "coarsest and back"
         )
     _check_numbers(name, shape, [*growth, *layers, shape["filters"]])
     if min(units) < 0 or any(number % 2 for number in units):
         raise ValueError(
-            f"{name} has lstm_units {units}: give even numbers, which two directions share, or 0"
+            f"{name} has lstm_units {units}: use even numbers (two directions), or 0 for no LSTM"
         )
-    # One bin a map at the coarsest scale would leave batch norm nothing to take statistics of.
+    # Batch norm needs more than one bin per map at the coarsest scale.
     least = 2 ** (len(layers) // 2) + 1
     if bins < least:
         raise ValueError(
-            f"{name} has {bins} bins and {len(layers)} blocks, which want {least} or more: raise "
-            "its up_to_hz, make n_fft longer, or take scales away"
+            f"{name} has {bins} bins, its {len(layers)} blocks need at least {least}: raise "
+            "up_to_hz or n_fft, or use fewer blocks"
         )
 
 
 def _check_numbers(name: str, shape: Dense | MultiScale, numbers: Sequence[int]) -> None:
     kernel_size = shape["kernel_size"]
     if len(kernel_size) != 2:
-        raise ValueError(f"{name} has kernel_size {kernel_size}: give [bins, frames]")
+        raise ValueError(f"{name} has kernel_size {kernel_size}: expected [bins, frames]")
     if min(*numbers, *kernel_size) < 1:
-        raise ValueError(f"{name} is {dict(shape)}: give numbers from 1 on")
+        raise ValueError(f"{name} is {dict(shape)}: use numbers >= 1")

@@ -1,14 +1,14 @@
-"""Open-Unmix: for each source a bidirectional LSTM that scales the mixture's magnitudes.
+"""Open-Unmix: one bidirectional LSTM per source that estimates a mask for the magnitudes.
 
 Stoter, Uhlich, Liutkus and Mitsufuji 2019, "Open-Unmix: a reference implementation for
-music source separation", with what their package ``openunmix`` does and the paper does not
-print. Networks and separation agree with the package's to rounding, and its weights can be
-read (``from_package``).
+music source separation", with details of their package ``openunmix`` that the paper does not
+print. Networks and separation agree with the package's up to rounding; ``interop.open_unmix``
+loads its weights.
 
-Departs from the package's training: all sources are trained at once, on the same examples
-and with one schedule, which watches the sum of their losses; and training too sees whole
-spectrograms, with their edges reflected. With four sources, stereo, 4096-sample windows and
-the default size the model has 35,573,392 parameters (our count), 8,893,348 a source.
+Departs from the package's training: all sources are trained jointly, on the same examples and
+with one learning rate schedule, driven by the sum of their losses; and training also uses frames
+at the edges of a crop, which are reflected. With four sources, stereo, a window of 4096 samples
+and the default size the model has 35,573,392 parameters (our count), 8,893,348 per source.
 """
 
 from __future__ import annotations
@@ -23,22 +23,20 @@ from torch import Tensor, nn
 from datamodules.batches import Batch
 from lightning_modules.base.standardised_input import StandardisedInput
 
-# Between the layers of the LSTM.
+# Between LSTM layers.
 _DROPOUT = 0.4
 
 
 class OpenUnmixNetwork(nn.Module):
-    """The network of one source: magnitudes of the mixture in, of the source out.
+    """The network of one source: maps the mixture's magnitudes to the source's.
 
-    Parameters have the names that they have in the package ``openunmix``.
+    Parameters have the names of the package ``openunmix``.
 
     Args:
         channels: Channels of the spectrograms.
         bins: Frequency bins of the spectrograms.
-        input_bins: Lowest bins, which are all that the network reads.
-        hidden_size: Width of the dense layers, and of the LSTM's two directions together.
-        layers: Layers of the LSTM.
-        unidirectional: Look at the past only, with an LSTM of the same width.
+        input_bins: Number of lowest bins that the network reads.
+        hidden_size, layers, unidirectional: As in ``OpenUnmix``.
     """
 
     def __init__(
@@ -64,7 +62,7 @@ class OpenUnmixNetwork(nn.Module):
         self.bn2 = nn.BatchNorm1d(hidden_size)
         self.fc3 = nn.Linear(hidden_size, bins * channels, bias=False)
         self.bn3 = nn.BatchNorm1d(bins * channels)
-        # Minus the mean and one by the deviation of each bin: they are trained on from there.
+        # -mean and 1 / deviation of each bin as initial values, then trained.
         self.input_mean = nn.Parameter(torch.zeros(input_bins))
         self.input_scale = nn.Parameter(torch.ones(input_bins))
         self.output_scale = nn.Parameter(torch.ones(bins))
@@ -76,7 +74,7 @@ class OpenUnmixNetwork(nn.Module):
         return self.decode(torch.cat([encoded, self.recur(encoded)], -1), mixture)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile what comes before and after the LSTM, which no graph can hold.
+        """Compile the layers before and after the LSTM; Dynamo unrolls an LSTM over time.
 
         Args:
             *args: As for ``torch.compile``.
@@ -86,18 +84,18 @@ class OpenUnmixNetwork(nn.Module):
             setattr(self, name, torch.compile(getattr(self, name), *args, **kwargs))
 
     def encode(self, mixture: Tensor) -> Tensor:
-        """Squash magnitudes (B, C, F, N) into frames of numbers in [-1, 1], (N, B, hidden)."""
+        """Encode magnitudes (B, C, F, N) as frames (N, B, hidden) in [-1, 1]."""
         x = mixture.permute(3, 0, 1, 2)[..., : len(self.input_mean)]  # -> (N, B, C, F)
         x = (x + self.input_mean) * self.input_scale
         return torch.tanh(_by_frames(self.bn1, self.fc1(x.flatten(2))))
 
     def recur(self, frames: Tensor) -> Tensor:
-        """Run the LSTM over frames (N, B, hidden), shape kept."""
+        """Run the LSTM over frames (N, B, hidden); same shape."""
         states: Tensor = self.lstm(frames)[0]
         return states
 
     def decode(self, joined: Tensor, mixture: Tensor) -> Tensor:
-        """Turn frames (N, B, joined) into a mask, and apply it to magnitudes (B, C, F, N)."""
+        """Decode frames (N, B, joined) to a mask and apply it to magnitudes (B, C, F, N)."""
         x = torch.relu(_by_frames(self.bn2, self.fc2(joined)))
         x = _by_frames(self.bn3, self.fc3(x))
         x = x.unflatten(2, (mixture.shape[1], -1))  # (N, B, C F) -> (N, B, C, F)
@@ -106,26 +104,26 @@ class OpenUnmixNetwork(nn.Module):
 
 
 def _by_frames(norm: nn.BatchNorm1d, frames: Tensor) -> Tensor:
-    """Normalise over all frames of all examples, (N, B, hidden) as (N B, hidden)."""
+    """Apply batch norm to frames (N, B, hidden) as (N B, hidden)."""
     normed: Tensor = norm(frames.flatten(0, 1))
     return normed.view(frames.shape)
 
 
 def bins_up_to(frequency_hz: float, n_fft: int, sample_rate: int) -> int:
-    """Number of bins from 0 Hz up to a frequency, of n_fft // 2 + 1 at most."""
+    """Number of bins from 0 Hz up to and including a frequency, at most n_fft // 2 + 1."""
     return math.floor(min(frequency_hz * n_fft / sample_rate, n_fft // 2)) + 1
 
 
 class OpenUnmix(StandardisedInput):
-    """Open-Unmix for all sources: a network each, trained together.
+    """Open-Unmix networks, one per source, trained jointly.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
-        hidden_size: Width of the dense layers, and of the LSTM's two directions together.
-        layers: Layers of the LSTM.
-        bandwidth_hz: What lies above is not read; it is written all the same.
-        unidirectional: Look at the past only, as a separator in real time must.
-        mono: Read the mean of the channels' magnitudes, and write one spectrogram for all.
+        hidden_size: Width of the dense layers, and of both LSTM directions together.
+        layers: Number of LSTM layers.
+        bandwidth_hz: Upper limit of the networks' input, Hz; the output covers all bins.
+        unidirectional: Use a unidirectional LSTM of the same width, which sees past frames only.
+        mono: Average the magnitudes of the channels, and use one estimate for all channels.
         **kwargs: Arguments of ``SpectrogramSeparator``.
     """
 
@@ -145,11 +143,11 @@ class OpenUnmix(StandardisedInput):
         super().__init__(sources, **kwargs)
         if layers < 1 or hidden_size < 2 or hidden_size % 2:
             raise ValueError(
-                f"hidden_size is {hidden_size} and layers {layers}: give an even number from 2 "
-                "on, which the LSTM's two directions share, and a number from 1 on"
+                f"hidden_size is {hidden_size} and layers {layers}: use an even hidden_size >= 2 "
+                "(two LSTM directions) and layers >= 1"
             )
         if not bandwidth_hz >= 0:
-            raise ValueError(f"bandwidth_hz is {bandwidth_hz}: give a frequency from 0 Hz on")
+            raise ValueError(f"bandwidth_hz is {bandwidth_hz}: use a frequency >= 0")
         bins = self.n_fft // 2 + 1
         self.mono = mono
         self.networks = nn.ModuleDict(
@@ -165,23 +163,23 @@ class OpenUnmix(StandardisedInput):
                 for name in self.sources
             }
         )
-        # In the checkpoint, because the statistics are measured only once.
+        # Saved in the checkpoint, because the statistics are measured only once.
         self.register_buffer("statistics_known", torch.tensor(False))
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
-        """Run the networks on magnitudes (B, C, F, N), for estimates (B, S, C, F, N)."""
-        read = mixture.mean(1, keepdim=True) if self.mono else mixture
+        """Estimate magnitudes (B, S, C, F, N) from the mixture's (B, C, F, N)."""
+        inputs = mixture.mean(1, keepdim=True) if self.mono else mixture
         # (B, S, 1 or C, F, N)
-        return self.separated(read).expand(-1, -1, mixture.shape[1], -1, -1)
+        return self.run_networks(inputs).expand(-1, -1, mixture.shape[1], -1, -1)
 
-    def separated(self, mixture: Tensor) -> Tensor:
-        """Run the networks on what they read, (B, C, F, N), for (B, S, C, F, N)."""
+    def run_networks(self, mixture: Tensor) -> Tensor:
+        """Run the networks on their input (B, C, F, N); returns (B, S, C, F, N)."""
         return torch.stack([network(mixture) for network in self.networks.values()], 1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Sum over the sources of the squared error of magnitudes.
+        """Squared error of magnitudes, mean over bins, sum over sources.
 
-        A sum, because each network then gets the gradients that it would get alone.
+        With a sum each network gets the same gradients as if it were trained alone.
         """
         estimates = self.magnitudes(self.to_scale(self.stft(batch.mixture).abs()))
         # (B, S, C, F, N) -> (S,)
@@ -189,18 +187,15 @@ class OpenUnmix(StandardisedInput):
         return {"loss": errors.sum(), **self.source_losses(errors)}
 
     def errors(self, estimates: Tensor, batch: Batch) -> Tensor:
-        """Estimated less true magnitudes, (B, S, C, F, N)."""
+        """Estimated minus true magnitudes, (B, S, C, F, N)."""
         targets = self.to_scale(self.stft(batch.targets).abs())
         return estimates.float() - (targets.mean(2, keepdim=True) if self.mono else targets)
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, deviation: Tensor) -> None:
-        """Begin training with an input of mean 0 and deviation 1 in each bin, both (F,)."""
+        """Initialise the input scaling with mean and deviation of each bin, (F,) each."""
         for network in self.networks.values():
             assert isinstance(network, OpenUnmixNetwork)
             network.input_mean.copy_(-mean[: len(network.input_mean)])
             network.input_scale.copy_(1 / deviation[: len(network.input_scale)])
         self.statistics_known.fill_(True)
-
-
-# ------------------------------------------------------------ the package's files
