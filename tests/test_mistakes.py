@@ -56,7 +56,7 @@ CLI = [
     (f"{FIT} --data.init_args.segment_seconds=-1", ["segment_seconds -1", "above 0"]),
     (f"{FIT} --data.init_args.num_workers=-1", ["num_workers is -1", "0 or more"]),
     (f"{FIT} --data.init_args.sample_rate=0", ["sample_rate is 0"]),
-    (f"{FIT} --model.init_args.channels=[]", ["channels is []", "from 1 on"]),
+    (f"{FIT} --model.init_args.channels=[]", ["channels is []", ">= 1"]),
     (f"{FIT} --model.init_args.channels=[0]", ["channels is [0]"]),
     (f"{FIT} --model.init_args.pretrained=gone.ckpt", ["gone.ckpt: there is no such checkpoint"]),
     (f"{FIT} --model.init_args.pretrained=denoiser.ckpt", ["are of a Denoising", "a UNet"]),

@@ -197,8 +197,8 @@ def _rescale(convolution: nn.Conv1d | nn.ConvTranspose1d) -> None:
 class Upsampling(nn.Module):
     """Doubles the sample rate by windowed sinc interpolation; replicates the edges.
 
-    Same filters as the library ``julius``, which the package uses. Its own modules, like
-    torchaudio's, compute lengths in tensors, which ``torch.export`` and full graphs do not take.
+    Agrees with ``julius``, which the package uses, but can be exported for any length; torchaudio's
+    resampling zero-pads the edges and does not normalise the filters.
     """
 
     def __init__(self) -> None:

@@ -1,18 +1,17 @@
-"""Non-negative matrix factorisation (NMF), and factor deconvolution (NMFD), with learned templates.
+"""Supervised non-negative matrix factorisation (NMF) and factor deconvolution (NMFD).
 
 Goel, Huang, Owoputi and Poudyal, section 3.5, after Smaragdis 2004, "Non-negative matrix factor
 deconvolution; extraction of multiple sound sources from monophonic inputs". Each source has
 templates, learned from its own spectrograms in the training data. A mixture's spectrogram is
-explained by the templates of all sources together; what those of one source explain is its
-share of each bin (Wiener filtering of magnitudes, as in the NMF toolbox of López-Serrano et al.
-2019).
+approximated with the templates of all sources; the part that a source's templates contribute
+gives its share of each bin (Wiener filtering of magnitudes, as in the NMF toolbox of
+López-Serrano et al. 2019).
 
-The paper contradicts itself: by its text templates begin as means of the sources' sounds and
-activations as ones, by its Table 3 templates are random. Both are options here. It factorises
-each song with four components and no training; that needs the true sources to tell which
-component is which, so it is an oracle, ``blind_nmfd`` of
-``lightning_modules.evaluation.oracles``, and no model. The J of its equation 4 is as large as
-the spectrogram here, without which the product is not defined.
+The paper initialises templates with means of the sources' spectra and activations with ones in
+its text, but templates at random in its Table 3: both are options. It also factorises each song
+with four components without training, which needs the true sources to assign components: see the
+oracle ``blind_nmfd`` in ``lightning_modules.evaluation.oracles``. The J of its equation 4 has the
+shape of the spectrogram here, without which the product is not defined.
 """
 
 from __future__ import annotations
@@ -30,31 +29,32 @@ from datamodules.tracks.sources import check_sources
 from lightning_modules.base.spectrogram import Mask, SpectrogramSeparator
 from lightning_modules.layers import factorisation
 
-# What the initial templates weigh against those of the first batch.
+# Weight of the initial templates relative to the sums of a batch.
 _INITIAL_WEIGHT = 1e-3
-# Random part of templates that begin as means: no bin is locked at zero, no two are equal.
+# Random part of templates initialised with means: no bin stays at zero, no two are equal.
 _RANDOM_PART = 0.1
 
 
 class NMF(SpectrogramSeparator):
-    """Templates of spectra (NMF) or of a few frames (NMFD) for each source.
+    """Spectral (NMF) or spectro-temporal (NMFD) templates per source.
 
-    Training finds the activations of the templates at hand in each source of a batch, and from
-    them the sums whose ratio is the multiplicative update of the templates. Sums of all batches
-    so far are averaged, s <- s + step_size (sums of the batch - s), with which templates follow
-    as in on-line expectation maximisation (Cappé and Moulines 2009). That is a step of gradient
-    descent on the sums: ranks, accumulated batches, skipped steps and schedulers are Lightning's.
+    A training step computes the activations of the current templates in each source of a batch,
+    and the numerators and denominators of the multiplicative update of the templates. These sums
+    s are averaged over batches, s <- s + step_size (sums of the batch - s), as in online
+    expectation maximisation (Cappé and Moulines 2009), and their ratio gives the templates. The
+    update is a gradient descent step on the sums, so DDP, gradient accumulation, skipped steps and
+    schedulers work as for networks.
 
-    Channels are factorised each by itself, with the same templates.
+    Channels are factorised independently, with the same templates.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
-        rank: Templates of each source, or of all by name.
-        template_frames: Frames of a template: 1 is NMF, more is NMFD.
-        iterations: Updates of the activations, from ones on, in training and separation.
+        rank: Number of templates per source, or a mapping from sources to numbers.
+        template_frames: Frames per template: 1 is NMF, more is NMFD.
+        iterations: Updates of the activations, starting at ones, in training and separation.
         initial_templates: ``data``, means over parts of the first batch; or ``random``.
-        adapt_templates: Let separation update the templates, too, each chunk from those
-            that were learned.
+        adapt_templates: Also update the templates in separation, starting from the learned ones
+            in each chunk.
         step_size: Weight of a batch in the averaged sums, in (0, 1].
         mask: As in ``SpectrogramSeparator``; ``ratio`` is the Wiener filter.
         n_fft: Length of the STFT's window, samples.
@@ -104,46 +104,46 @@ class NMF(SpectrogramSeparator):
         if min(*ranks.values(), template_frames, iterations) < 1:
             raise ValueError(
                 f"rank is {rank}, template_frames {template_frames}, iterations {iterations}: "
-                "give numbers from 1 on"
+                "use numbers >= 1"
             )
         if initial_templates not in ("random", "data"):
-            raise ValueError(f"initial_templates is {initial_templates!r}: give random or data")
+            raise ValueError(f"initial_templates is {initial_templates!r}: use random or data")
         if not 0 < step_size <= 1:
             raise ValueError(f"step_size is {step_size}: give a number above 0, up to 1")
         self.ranks = [ranks[name] for name in sources]
         self.iterations = iterations
         self.initial_templates, self.adapt_templates = initial_templates, adapt_templates
         shape = (len(sources), n_fft // 2 + 1, max(self.ranks), template_frames)
-        # What the update divides to get the templates, averaged: (S, F, R, P) and (S, 1, R, P).
+        # Averaged terms of the update, whose ratio is the templates: (S, F, R, P), (S, 1, R, P).
         self.numerators = nn.Parameter(torch.empty(shape))
         self.denominators = nn.Parameter(torch.empty(shape[0], 1, *shape[2:]))
-        self._begin_with(torch.rand(shape))
+        self._initialise(torch.rand(shape))
 
     @torch.no_grad()
-    def _begin_with(self, templates: Tensor) -> None:
+    def _initialise(self, templates: Tensor) -> None:
         for source, rank in enumerate(self.ranks):
-            templates[source, :, rank:] = 0  # zeros stay zeros
+            templates[source, :, rank:] = 0  # multiplicative updates keep zeros
         self.numerators.copy_(_INITIAL_WEIGHT * factorisation.normalised(templates))
         self.denominators.fill_(_INITIAL_WEIGHT)
 
     def templates(self) -> Tensor:
-        """Templates of each source, with a sum of one, shape (S, F, R, P)."""
+        """Templates of each source, normalised to a sum of one, shape (S, F, R, P)."""
         templates = self.numerators / self.denominators
         return factorisation.normalised(templates.detach().float())
 
     # ------------------------------------------------------------ separation
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
-        """Explain magnitudes (B, C, F, N) by the sources' templates, as (B, S, C, F, N).
+        """Approximate magnitudes (B, C, F, N) by each source's templates, (B, S, C, F, N).
 
-        Those that are NaN or infinite count as silence, lest they spoil the whole chunk.
+        NaN and infinity count as silence, so that they do not corrupt the complete chunk.
         """
         batch = mixture.shape[0]
         found = mixture.float().nan_to_num(0.0, 0.0, 0.0).flatten(0, 1)  # (B C, F, N)
         templates = self.templates().movedim(0, 1).flatten(1, 2)  # (F, S R, P)
         with torch.autocast(mixture.device.type, enabled=False):
             if self.adapt_templates:
-                # (B C, F, 1, N): each signal has templates of its own.
+                # (B C, F, 1, N): templates are adapted to each signal separately.
                 found = found[:, :, None]
                 templates = templates.expand(len(found), *templates.shape)
             else:
@@ -163,7 +163,7 @@ class NMF(SpectrogramSeparator):
     # -------------------------------------------------------------- training
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Divergence of each source from what its own templates explain, mean over bins."""
+        """Divergence between each source and its factorisation, mean over bins."""
         with torch.autocast(batch.targets.device.type, enabled=False):
             found, templates = self._spectrograms(batch), self.templates()
             with torch.no_grad():
@@ -174,17 +174,17 @@ class NMF(SpectrogramSeparator):
             if torch.is_grad_enabled():
                 sums = factorisation.template_sums(found, templates, activations)
                 frames = found[0, 0].numel()
-                loss = loss + self._pull(*(part / frames for part in sums))
+                loss = loss + self._surrogate(*(part / frames for part in sums))
         return {"loss": loss, **self.source_losses(distances)}
 
-    def _pull(self, numerators: Tensor, denominators: Tensor) -> Tensor:
-        """Zero, whose gradient takes the averaged sums to those of a batch."""
-        pull = torch.zeros((), device=self.device)
-        heard = denominators > 0  # a template that does not sound stays what it was
+    def _surrogate(self, numerators: Tensor, denominators: Tensor) -> Tensor:
+        """A loss of zero with the gradient average - sums, so that SGD averages the sums."""
+        surrogate = torch.zeros((), device=self.device)
+        active = denominators > 0  # templates without activations keep their sums
         for average, sums in ((self.numerators, numerators), (self.denominators, denominators)):
-            gradient = torch.where(heard, average.detach() - sums, 0)
-            pull = pull + ((average - average.detach()) * gradient).sum()
-        return pull
+            gradient = torch.where(active, average.detach() - sums, 0)
+            surrogate = surrogate + ((average - average.detach()) * gradient).sum()
+        return surrogate
 
     def _spectrograms(self, batch: Batch) -> Tensor:
         """The sources' magnitudes, shape (S, F, B C, N)."""
@@ -193,29 +193,29 @@ class NMF(SpectrogramSeparator):
 
     @torch.no_grad()
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Take templates from the first batch, if they are to begin with data."""
+        """Initialise templates from the first batch if ``initial_templates`` is ``data``."""
         if self.initial_templates == "data" and batch_idx == 0 and self.trainer.global_step == 0:
             means = mean_excerpts(self._spectrograms(batch), *self.numerators.shape[2:])
             means = factorisation.normalised(means.nan_to_num(0.0, 0.0, 0.0))
             means = self.trainer.strategy.reduce(means, reduce_op="mean")
             noise = factorisation.normalised(torch.rand(means.shape)).to(means)
-            self._begin_with(means + _RANDOM_PART * self.trainer.strategy.broadcast(noise))
+            self._initialise(means + _RANDOM_PART * self.trainer.strategy.broadcast(noise))
 
 
 def mean_excerpts(magnitudes: Tensor, rank: int, frames: int) -> Tensor:
-    """Average excerpts over as many stretches of music as templates are wanted.
+    """Split spectrograms into one part per template and average the excerpts of each.
 
     Args:
         magnitudes: Spectrograms, shape (S, F, G, N).
         rank: Number of templates, R.
-        frames: Frames of a template, P.
+        frames: Frames per template, P.
 
     Returns:
-        Means of consecutive excerpts, shape (S, F, R, P).
+        Means of consecutive excerpts of P frames, shape (S, F, R, P).
     """
     joined = magnitudes.flatten(2)  # (S, F, G N)
     length = max(1, joined.shape[-1] // (rank * frames)) * frames
-    # Too little music is repeated.
+    # Spectrograms shorter than R x P frames are repeated.
     starts = torch.arange(rank, device=joined.device) * length
     places = starts[:, None] + torch.arange(length, device=joined.device)
     stretches = joined[..., places % joined.shape[-1]]  # (S, F, R, length)

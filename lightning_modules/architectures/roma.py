@@ -1,24 +1,25 @@
-"""Masks of all sources from one network that sees a few frames: dnn, cnn1 and cnn2.
+"""Single-network masking from a few frames of context: dnn, cnn1 and cnn2.
 
 Roma, Green and Tremblay 2018, "Improving single-network single-channel separation of musical
-audio with convolutional layers". Around each frame of a mono spectrogram at 22,050 Hz some
-context is read, and the frame's masks are written for all sources at once. ``cnn1``, the
-default, learns ideal soft masks (equations 8 to 10); ``cnn2`` learns which source dominates each
-bin (equations 4 to 7); ``dnn`` has no convolutions, less context and a normalised input.
+audio with convolutional layers". From each frame of a mono spectrogram at 22,050 Hz and its
+context, one network estimates the frame's masks for all sources. ``cnn1``, the default, learns
+ideal soft masks (equations 8 to 10); ``cnn2`` learns the dominant source of each bin (equations 4
+to 7); ``dnn`` has no convolutions, less context and a standardised input.
 
-The paper prints neither filters nor widths. Its counts, about 34 and 38 million, fit three
-convolutions of 32, 64 and 64 filters whose poolings leave 64 bins of one frame, then 4100 units
+The paper prints neither filters nor widths. Its parameter counts, about 34 and 38 million, match
+three convolutions of 32, 64 and 64 filters, pooled to 64 bins of one frame, then 4100 units
 (33,667,864 parameters), and 5 x 1025 inputs to 4100 units (37,830,700).
 
-Masks add up to one, so that the sources add up to the mixture: the paper's null test. It works
-and listens in mono at 22,050 Hz; here the masks are estimated so and applied to each channel at
-the data's rate, and what lies above 11,025 Hz goes to one source: the null test holds for what
-comes out. Nothing is resampled for that: a window twice as long at twice the rate has the same
-bins and the same frames, and some above. Data of one channel at 22,050 Hz make the paper's case.
+Masks add up to one, so the sources add up to the mixture: the paper's null test. The paper
+separates mono at 22,050 Hz, which one-channel data at that rate reproduce. For other data, masks
+are estimated from the same bins of the channels' mean and applied to each channel at the data's
+rate, and everything above 11,025 Hz is assigned to one source, so the null test still holds. No
+resampling is needed: at twice the rate, a window twice as long has the same bins and frames, plus
+bins above.
 
-Departs from the paper: what validates is whole tracks, those of the data's split, where the
-paper takes a fifth of the shuffled frames, neighbours of those that train; bins in which all
-sources are silent, which have no mask, do not count in the loss.
+Departs from the paper: validation uses the tracks of the data's split, where the paper uses a
+random fifth of the frames, next to frames of the training set; bins in which all sources are
+silent, which have no ideal mask, are excluded from the loss.
 """
 
 from __future__ import annotations
@@ -38,23 +39,21 @@ from lightning_modules.layers.masks import masks
 
 Target = Literal["soft", "dominant"]
 
-# In separation, lest the first convolution's outputs fill the memory: 45 KB a filter and frame.
+# Limits memory in separation: the first convolution's output takes 45 KB per filter and frame.
 _FRAMES_AT_ONCE = 256
 
 
 class RomaNetwork(nn.Sequential):
-    """From a frame and its context, (B, 1, K, F), to the frame's outputs, (B, S, F).
+    """Maps a frame with its context (B, 1, K, F) to the frame's logits (B, S, F).
 
-    Convolutions with batch norm, ReLU and max pooling, then fully connected layers with
-    sigmoids between them; what follows the last one is left to the caller.
+    3x3 convolutions with batch norm, ReLU and max pooling, then fully connected layers with
+    sigmoids in between.
 
     Args:
-        frames: Frames that are read, K.
-        bins: Bins of a frame, F.
+        frames: Context frames, K.
+        bins: Bins per frame, F.
         sources: Number of sources, S.
-        filters: Filters of each 3x3 convolution; none for fully connected layers only.
-        pools: Max pooling after each convolution, frames x bins.
-        hidden: Width of each hidden fully connected layer.
+        filters, pools, hidden: As in ``Roma``.
     """
 
     def __init__(
@@ -79,8 +78,8 @@ class RomaNetwork(nn.Sequential):
             height, width = height // pool[0], width // pool[1]
         if not height * width:
             raise ValueError(
-                f"pools {[list(pool) for pool in pools]} leave nothing of {frames} frames and "
-                f"{bins} bins: give smaller or fewer ones, or more context_frames"
+                f"pools {[list(pool) for pool in pools]} reduce {frames} frames and {bins} bins to "
+                "nothing: use smaller or fewer pools, or more context_frames"
             )
         layers.append(nn.Flatten())
         for before, after in itertools.pairwise([channels[-1] * height * width, *hidden]):
@@ -93,15 +92,11 @@ class RomaNetwork(nn.Sequential):
 
 
 class Standardisation(nn.Module):
-    """Bring each bin to mean 0 and deviation 1; does nothing before these are measured.
-
-    Args:
-        bins: Bins of a frame.
-    """
+    """Standardises each bin to mean 0 and deviation 1; the identity until ``set_statistics``."""
 
     def __init__(self, bins: int) -> None:
         super().__init__()
-        # In the checkpoint, because they are measured only once.
+        # Buffers, because the checkpoint must contain them: they are measured only once.
         self.register_buffer("mean", torch.zeros(bins))
         self.register_buffer("deviation", torch.ones(bins))
         self.register_buffer("measured", torch.tensor(False))
@@ -113,33 +108,33 @@ class Standardisation(nn.Module):
         """Map (..., F, N) to the same shape."""
         return (magnitudes - self.mean[:, None]) / self.deviation[:, None]
 
-    def measure(self, mean: Tensor, deviation: Tensor) -> None:
-        """Take mean and deviation of each bin, (F,) both."""
+    def set_statistics(self, mean: Tensor, deviation: Tensor) -> None:
+        """Set mean and deviation of each bin, (F,) each."""
         self.mean.copy_(mean)
         self.deviation.copy_(deviation)
         self.measured.fill_(True)
 
 
 class Roma(SpectrogramSeparator):
-    """Masks of all sources from one network that sees a frame and its context.
+    """Masks of all sources from one network on a frame and its context.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
         sample_rate: Sample rate of mixture and estimates, Hz; a multiple of ``mask_rate``.
-        target: What is learnt: ``soft``, each source's share of each bin, or ``dominant``,
-            the strongest source of each bin.
-        context_frames: Frames that are read for one frame's masks, an odd number.
-        filters: Filters of each convolution; none leave fully connected layers only.
+        target: Training target: ``soft``, each source's share of each bin, or ``dominant``, the
+            dominant source of each bin.
+        context_frames: Input frames for the masks of the central one, odd.
+        filters: Filters of each 3x3 convolution; empty for fully connected layers only.
         pools: Max pooling after each convolution, frames x bins.
         hidden: Width of each hidden fully connected layer.
-        normalize: Bring each bin of the input to mean 0 and deviation 1 over the training tracks.
+        normalize: Standardise each bin of the input with statistics of the training tracks.
         mask_rate: Sample rate at which masks are estimated, Hz.
         n_fft: Length of the STFT's Hann window, samples at ``mask_rate``.
         hop_length: Hop of the STFT, samples at ``mask_rate``.
-        mask: ``ratio`` applies the network's masks, or its probabilities; ``binary`` gives
-            each bin to the strongest (equation 5).
-        high_band_source: The source that gets what lies above half of ``mask_rate``; by
-            default the last one.
+        mask: ``ratio`` applies the network's masks or probabilities; ``binary`` assigns each bin
+            to the dominant source (equation 5).
+        high_band_source: Source to which all bins above ``mask_rate`` / 2 are assigned; by default
+            the last one.
         **kwargs: Arguments of ``SpectrogramSeparator``.
     """
 
@@ -166,36 +161,36 @@ class Roma(SpectrogramSeparator):
     ) -> None:
         if mask_rate < 1 or sample_rate % mask_rate:
             raise ValueError(
-                f"sample_rate is {sample_rate} and mask_rate {mask_rate}: give a multiple, such "
-                f"as --data.init_args.sample_rate={2 * mask_rate}; the audio is brought to it"
+                f"sample_rate is {sample_rate}, expected a multiple of the mask_rate {mask_rate}: "
+                f"set --data.init_args.sample_rate={2 * mask_rate}, to which audio is resampled"
             )
-        times = sample_rate // mask_rate
+        factor = sample_rate // mask_rate
         super().__init__(
             sources,
             sample_rate=sample_rate,
-            n_fft=times * n_fft,
-            hop_length=times * hop_length,
+            n_fft=factor * n_fft,
+            hop_length=factor * hop_length,
             mask=mask,
             magnitude_scale="linear",
             **kwargs,
         )
         if target not in get_args(Target):
-            raise ValueError(f"target is {target!r}: give one of {', '.join(get_args(Target))}")
+            raise ValueError(f"target is {target!r}: use one of {', '.join(get_args(Target))}")
         if mask == "none":
             raise ValueError(
-                "mask is 'none', and masks are all that there is: give ratio or binary"
+                "mask is 'none', but this model estimates masks only: use ratio or binary"
             )
         if context_frames < 1 or context_frames % 2 == 0:
-            raise ValueError(f"context_frames is {context_frames}: give an odd number, from 1 on")
+            raise ValueError(f"context_frames is {context_frames}: use an odd number >= 1")
         if len(filters) != len(pools) or min([1, *filters, *hidden, *itertools.chain(*pools)]) < 1:
             raise ValueError(
                 f"filters are {list(filters)}, pools {[list(pool) for pool in pools]} and hidden "
-                f"{list(hidden)}: give numbers from 1 on, and a pool [frames, bins] a filter"
+                f"{list(hidden)}: use numbers >= 1, and one pool [frames, bins] per filter"
             )
         high_band = self.sources[-1] if high_band_source is None else high_band_source
         if high_band not in self.sources:
             raise ValueError(
-                f"high_band_source is {high_band!r}: give one of {', '.join(self.sources)}"
+                f"high_band_source is {high_band!r}: use one of {', '.join(self.sources)}"
             )
         self.high_band = self.sources.index(high_band)
         self.target, self.context_frames = target, context_frames
@@ -210,19 +205,19 @@ class Roma(SpectrogramSeparator):
         return spectrum.mean(1, keepdim=True).abs()
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
-        """Estimate masks, which share a mixture out just as magnitudes would.
+        """Estimate unnormalised masks, which take the place of magnitudes.
 
         Args:
             mixture: Magnitudes of the channels' mean, shape (B, 1, F', N).
 
         Returns:
-            Masks that need not add up to one yet, shape (B, S, 1, F', N).
+            Masks that need not add up to one, shape (B, S, 1, F', N).
         """
         half = self.context_frames // 2
-        read = nn.functional.pad(self.read(mixture[:, 0]), (half, half))
-        frames = self.in_context(read)
-        # An exported program would have the number of its example's parts: it takes one.
-        at_once = max(1, _FRAMES_AT_ONCE // read.shape[0])
+        inputs = nn.functional.pad(self.low_band(mixture[:, 0]), (half, half))
+        frames = self.in_context(inputs)
+        # An exported program must not fix the number of parts, so it processes all frames at once.
+        at_once = max(1, _FRAMES_AT_ONCE // inputs.shape[0])
         parts = [frames] if torch.compiler.is_exporting() else frames.split(at_once, 1)
         # (B, n, K, F) -> (B n, 1, K, F) -> (B n, S, F) -> (B, n, S, F)
         outputs = [
@@ -234,15 +229,15 @@ class Roma(SpectrogramSeparator):
         above[:, self.high_band] = 1
         return torch.cat([shares, above], 2)[:, :, None]
 
-    def read(self, magnitudes: Tensor) -> Tensor:
-        """What the network reads, and learns from: (..., F', N) to (..., F, N) at ``mask_rate``."""
-        # A window of twice as many samples sums up to twice as much.
+    def low_band(self, magnitudes: Tensor) -> Tensor:
+        """Magnitudes as at ``mask_rate``: (..., F', N) to (..., F, N)."""
+        # Magnitudes are proportional to the window length.
         return magnitudes[..., : self.bins, :] * (2 * (self.bins - 1) / self.n_fft)
 
     def in_context(self, magnitudes: Tensor) -> Tensor:
-        """Frames with their context, as the network reads them: (B, F, N) to (B, N - K + 1, K, F).
+        """Standardise frames and stack each with its context: (B, F, N) to (B, N - K + 1, K, F).
 
-        All but the copies that batches make are views: a frame is in memory once.
+        Returns a view, in which each frame is in memory once.
         """
         if self.standardisation is not None:
             magnitudes = self.standardisation(magnitudes)
@@ -252,12 +247,12 @@ class Roma(SpectrogramSeparator):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Squared error of soft masks (equation 10), or negative log likelihood (equation 7).
 
-        Each frame counts that has its whole context in the crop; all do in a crop that is
-        shorter than the context, with silence around it.
+        Averaged over the frames with complete context; a crop shorter than the context is
+        zero-padded, and all its frames count.
         """
         # (B, C, T) -> (B, F, N) and (B, S, C, T) -> (B, S, F, N)
         mixture, targets = (
-            self.read(self.whole_frames(waveform.mean(-2)).abs()) for waveform in batch
+            self.low_band(self.whole_frames(waveform.mean(-2)).abs()) for waveform in batch
         )
         half = self.context_frames // 2
         if mixture.shape[-1] < self.context_frames:
@@ -270,17 +265,17 @@ class Roma(SpectrogramSeparator):
             errors = (outputs.sigmoid() - masks(true, "ratio")).square().mean(1)
         else:
             errors = nn.functional.cross_entropy(outputs, true.argmax(1), reduction="none")
-        # Silence is nobody's: its mask would be 0/0, its strongest source the first by chance.
-        sounding = true.sum(1) > 0
-        return {"loss": (errors * sounding).sum() / sounding.sum().clamp_min(1)}
+        # Where all sources are silent, the ideal mask is 0/0 and no source is dominant.
+        active = true.sum(1) > 0
+        return {"loss": (errors * active).sum() / active.sum().clamp_min(1)}
 
     def on_fit_start(self) -> None:
-        """Measure the input's statistics, once, before the first step."""
+        """Measure the input's statistics once, before the first step."""
         if self.standardisation is not None and not self.standardisation.measured:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             mean, deviation = input_statistics(self, data, self.normalised_magnitudes)
-            self.standardisation.measure(mean, deviation)
+            self.standardisation.set_statistics(mean, deviation)
 
     def normalised_magnitudes(self, spectrum: Tensor) -> Tensor:
-        """What is normalised: spectra (C, F', N) to what the network reads of them, (F, N)."""
-        return self.read(spectrum.mean(0).abs())
+        """Magnitudes whose statistics are measured: spectra (C, F', N) to (F, N)."""
+        return self.low_band(spectrum.mean(0).abs())

@@ -1,19 +1,17 @@
 """Spectrogram-channels U-Net.
 
-Oh, Kim and Yun 2018, "Spectrogram-channels u-net: a source separation model
-viewing each channel as the spectrogram of each source", with the details as
-Pourtorkan 2022 ("Audio source separation using deep learning", sections 2.2 and
-4.1) reports them. The network writes the magnitude spectrogram of each source
-into an output channel of its own, so any number of sources costs one network.
+Oh, Kim and Yun 2018, "Spectrogram-channels u-net: a source separation model viewing each channel as
+the spectrogram of each source", with details from Pourtorkan 2022 ("Audio source separation using
+deep learning", sections 2.2 and 4.1). One network estimates all magnitude spectrograms, one output
+channel per source and audio channel.
 
-Departs from the papers: spectrograms are padded at the high frequencies and on
-the right only, and cropped there again, so that estimates stay aligned with the
-mixture (Pourtorkan's were shifted by a frame, his chapter 6); stereo has a
-channel for each side, where the papers work in mono; the rate of dropout, which
+Departs from the papers: spectrograms are padded at the high frequencies and on the right only, and
+the output is cropped, so that estimates stay aligned with the mixture (Pourtorkan's were shifted by
+a frame, his chapter 6); stereo has two channels, where the papers are mono; the dropout rate, which
 the report does not print, is an argument.
 
-With the default channels the network has 7,766,468 parameters for mono and four
-sources (our count).
+With the default channels the network has 7,766,468 parameters for mono and four sources (our
+count).
 """
 
 from __future__ import annotations
@@ -35,12 +33,7 @@ from lightning_modules.losses import L1, alpha_weights
 
 
 class ConvBlock(nn.Sequential):
-    """Two 3x3 convolutions, each with ReLU and then batch norm.
-
-    Args:
-        inputs: Channels that come in.
-        outputs: Channels that go out.
-    """
+    """Two 3x3 convolutions, each with ReLU and batch norm, in this order."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(
@@ -54,13 +47,7 @@ class ConvBlock(nn.Sequential):
 
 
 class UpBlock(nn.Module):
-    """Double the size, halve the channels, join the encoder's output.
-
-    Args:
-        inputs: Channels that come in.
-        outputs: Channels of the encoder's block, and channels that go out.
-        dropout: Rate of dropout after the up-convolution.
-    """
+    """Upsample by 2 with dropout, concatenate the skip connection, apply a ``ConvBlock``."""
 
     def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__()
@@ -79,20 +66,20 @@ class UpBlock(nn.Module):
 
 
 class UNetwork(nn.Module):
-    """The network: spectrogram image in, one image a source and channel out.
+    """Maps a spectrogram image to one image per source and audio channel.
 
     Args:
         inputs: Channels of the input image.
         outputs: Channels of the output image.
-        channels: Filters of each encoder block, outermost first; the centre
-            has twice as many as the last.
-        dropout: Rate of dropout in the decoder.
+        channels: Filters of each encoder block, outermost first; the centre block has twice as
+            many as the last.
+        dropout: Dropout probability in the decoder.
     """
 
     def __init__(self, inputs: int, outputs: int, channels: Sequence[int], dropout: float) -> None:
         super().__init__()
         if min(channels, default=0) < 1:
-            raise ValueError(f"channels is {list(channels)}: give one number or more, from 1 on")
+            raise ValueError(f"channels is {list(channels)}: use one or more numbers >= 1")
         self.encoder = nn.ModuleList(
             ConvBlock(before, after)
             for before, after in zip([inputs, *channels], channels, strict=False)
@@ -105,7 +92,7 @@ class UNetwork(nn.Module):
             UpBlock(before, after, dropout) for before, after in itertools.pairwise(rising)
         )
         self.output = nn.Sequential(nn.Conv2d(channels[0], outputs, 1), nn.ReLU())
-        # Each pooling halves both axes, so they must be multiples of this.
+        # Downsampling factor of the poolings; images are padded to multiples of it.
         self.multiple = 2 ** len(channels)
         to_channels_last(self)
 
@@ -126,16 +113,15 @@ class UNetwork(nn.Module):
 
 
 class UNet(SpectrogramSeparator):
-    """Spectrogram-channels U-Net: one magnitude spectrogram a source.
+    """Spectrogram-channels U-Net: one magnitude spectrogram per source.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
         channels: Filters of each encoder block, outermost first.
-        dropout: Rate of dropout in the decoder, in [0, 1).
-        alphas: Weight of each source in the loss, by name; they add up to one.
-            ``equal`` shares them out evenly, ``balanced`` measures the training
-            data so that a source's weight times its mean 2-norm is the same for
-            all sources (alpha ||vocals|| = (1 - alpha) ||accompaniment||).
+        dropout: Dropout probability in the decoder, in [0, 1).
+        alphas: Weight of each source in the loss, by name; they add up to one. ``equal`` weights
+            all sources equally. ``balanced`` measures the training data and makes weight times
+            mean 2-norm the same for all sources (alpha ||vocals|| = (1 - alpha) ||accompaniment||).
         **kwargs: Arguments of ``SpectrogramSeparator``.
     """
 
@@ -155,21 +141,21 @@ class UNet(SpectrogramSeparator):
         self.network = UNetwork(self.audio_channels, outputs, channels, dropout)
         self.distance = L1()
         self.alphas = alphas
-        # In the checkpoint, because balanced weights are measured only once.
+        # Saved in the checkpoint, because balanced weights are measured only once.
         self.register_buffer("source_weights", self._weights(alphas))
         self.source_weights: Tensor
 
     def _weights(self, alphas: dict[str, float] | str) -> Tensor:
         if isinstance(alphas, str):
             if alphas not in ("equal", "balanced"):
-                raise ValueError(f"alphas is {alphas!r}: give weights by name, equal or balanced")
-            # NaN until they are measured: a loss before that would show.
+                raise ValueError(f"alphas is {alphas!r}: use weights by name, equal or balanced")
+            # Balanced weights are NaN until they are measured.
             value = 1 / len(self.sources) if alphas == "equal" else math.nan
             return torch.full((len(self.sources),), value)
         return alpha_weights(alphas, self.sources)
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
-        """Run the network on magnitudes (B, C, F, N), for estimates (B, S, C, F, N)."""
+        """Estimate magnitudes (B, S, C, F, N) from the mixture's (B, C, F, N)."""
         images = self.network(mixture)  # (B, S C, F, N)
         estimates: Tensor = images.unflatten(1, (len(self.sources), self.audio_channels))
         return estimates
@@ -181,7 +167,7 @@ class UNet(SpectrogramSeparator):
         return {"loss": (self.source_weights * distances).sum(), **self.source_losses(distances)}
 
     def on_fit_start(self) -> None:
-        """Measure the balanced weights, once, before the first step."""
+        """Measure balanced weights once, before the first step."""
         if self.alphas == "balanced" and self.source_weights.isnan().any():
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             self.source_weights.copy_(balanced_weights(self, data))
@@ -190,25 +176,25 @@ class UNet(SpectrogramSeparator):
 
 
 def balanced_weights(model: UNet, data: MUSDBDataModule, crops: int = 256) -> Tensor:
-    """Weights under which all sources are equally loud to the loss.
+    """Measure loss weights inverse to the sources' loudness.
 
     Args:
-        model: Gives the spectrogram and its scale.
-        data: Its training tracks are measured, unaugmented, at fixed places.
-        crops: Number of crops measured.
+        model: Defines the spectrogram and its scale.
+        data: Its training tracks are measured, without augmentation, at fixed positions.
+        crops: Number of crops to measure.
 
     Returns:
-        Weights that add up to one, inverse to the mean 2-norm of each source's
-        magnitudes, shape (S,).
+        Weights that add up to one, inverse to the mean 2-norm of each source's magnitudes,
+        shape (S,).
 
     Raises:
-        DataError: A source is silent in all of the crops.
+        DataError: A source is silent in all crops.
     """
     norms = torch.zeros(len(model.sources))
     for number in range(crops):
         track = data.train_tracks[number % len(data.train_tracks)]
         last = max(0, track.samples - data.segment_samples)
-        # Multiples of the golden ratio fall evenly into the track, whatever their number.
+        # Multiples of the golden ratio are evenly spread for any number of crops.
         start = int(number * 0.6180339887 % 1 * last)
         _, targets = data.grouping.read(track, start, data.segment_samples)
         magnitudes = model.to_scale(model.stft(targets.to(model.device)).abs())
@@ -217,6 +203,6 @@ def balanced_weights(model: UNet, data: MUSDBDataModule, crops: int = 256) -> Te
         if norm == 0:
             raise DataError(
                 f"alphas cannot be balanced: {name} is silent in {crops} crops of the training "
-                "tracks; give the alphas by name"
+                "tracks; set the alphas by name"
             )
     return (1 / norms) / (1 / norms).sum()

@@ -1,19 +1,19 @@
-"""Wave-U-Net.
+"""Wave-U-Net: a U-Net of 1-D convolutions on waveforms.
 
 Stoller, Ewert and Dixon 2018, "Wave-U-Net: a multi-scale neural network for end-to-end audio
-source separation", with the details of the authors' code. Levels of convolution and decimation by
-two lead down, levels of interpolation by two and convolution lead up again, and the waveforms of
-the sources come out. Variants M1 to M6 are arguments and stand in ``configs``.
+source separation", with details of the authors' code. The encoder convolves and decimates by 2,
+the decoder interpolates by 2 and convolves. Variants M1 to M6 are settings of the arguments, see
+``configs/wave_unet``.
 
-With context, convolutions are not padded: 12 levels make 16,389 samples of 147,443, those in the
-middle. A training crop is the 147,443, and its loss is that of the middle. In separation the
-mixture is continued by its mirror image where there is none left, by zeros if it is shorter than
-the context, so that all of it is estimated; the paper's authors, who do not cut songs into chunks,
-take zeros. Without context, convolutions are padded with zeros, which is many times as fast.
+With context, convolutions are not padded: with 12 levels the output is the central 16,389 of
+147,443 samples, and so is the part of a training crop that counts in the loss. In separation the
+mixture is reflect-padded, or zero-padded if it is shorter than the context, so that all samples are
+estimated; the authors, who do not split songs into chunks, pad with zeros. Without context,
+convolutions are zero-padded, which is many times faster.
 
-Departs from the authors' code: the source that is what the others leave of the mixture is the
-last one named, theirs is the vocals; it is not clipped to [-1, 1] in separation, so that estimates
-add up to the mixture; learned interpolation begins as linear interpolation.
+Departs from the authors' code: with ``output: difference``, the last source is the mixture minus
+the others, theirs is the vocals; it is not clipped to [-1, 1] in separation, so that estimates add
+up to the mixture; learned interpolation is initialised to linear interpolation.
 
 With mono, two sources, context and linear interpolation (M3) the network has 10,263,002
 parameters (our count).
@@ -39,14 +39,7 @@ _LEAK = 0.2
 
 
 class Convolution(nn.Sequential):
-    """A convolution with leaky ReLU; one that is not padded makes ``kernel - 1`` samples fewer.
-
-    Args:
-        inputs: Channels that come in.
-        outputs: Channels that go out.
-        kernel: Length of the filters, samples, odd.
-        padded: Pad with zeros to the length that came in.
-    """
+    """Convolution with leaky ReLU; unless zero-padded, it shortens by ``kernel - 1`` samples."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, padded: bool) -> None:
         convolution = nn.Conv1d(inputs, outputs, kernel, padding=kernel // 2 if padded else 0)
@@ -54,16 +47,16 @@ class Convolution(nn.Sequential):
 
 
 class Interpolation(nn.Module):
-    """Put a sample between each two, and one more, equal to the last, behind them.
+    """Upsampling by 2 by inserting weighted means of neighbours; repeats the last sample.
 
     Args:
-        channels: Channels that come in.
-        learned: Learn for each channel what shares the two have in the sample between.
+        channels: Number of channels.
+        learned: Learn the weight of each channel; otherwise it is 1/2.
     """
 
     def __init__(self, channels: int, learned: bool) -> None:
         super().__init__()
-        # Halves, until they have learned something else.
+        # Zero logits are weights of 1/2.
         self.logits = nn.Parameter(torch.zeros(channels, 1)) if learned else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,13 +70,13 @@ class Interpolation(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Double the rate, join the encoder's output, convolve.
+    """Upsample by 2, concatenate the skip connection, convolve.
 
     Args:
-        inputs: Channels that come in.
-        outputs: Channels of the encoder's output, and channels that go out.
-        kernel: Length of the filters, samples.
-        context: Convolve without padding, and leave out what has no sample behind it.
+        inputs: Input channels.
+        outputs: Channels of the skip connection and of the output.
+        kernel: Kernel size, samples.
+        context: Convolve without padding, and drop the repeated last sample.
         learned: Learn the interpolation.
     """
 
@@ -96,7 +89,7 @@ class UpBlock(nn.Module):
         self.convolution = Convolution(inputs + outputs, outputs, kernel, not context)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Map (B, inputs, N) and a skip (B, outputs, M), M from 2 N - 1 on, to (B, outputs, K)."""
+        """Map (B, inputs, N) and a skip (B, outputs, M), M >= 2 N - 1, to (B, outputs, K)."""
         x = self.interpolation(x)
         if self.context:
             x = x[..., :-1]
@@ -105,20 +98,15 @@ class UpBlock(nn.Module):
 
 
 class WaveUNetwork(nn.Module):
-    """The network: waveforms in, a channel for each source and audio channel out.
+    """Maps a waveform to one channel per estimated source and audio channel.
 
-    Of n samples that come in, n - ``context`` come out; n - ``context`` - ``remainder`` has to be
-    a multiple of ``multiple``.
+    Of n input samples, n - ``context`` are estimated; n - ``context`` - ``remainder`` must be a
+    multiple of ``multiple``.
 
     Args:
-        inputs: Channels that come in.
-        outputs: Channels that go out.
-        levels: Times that the rate is halved.
-        filters: Filters of the first level; each level has as many more.
-        down_kernel: Length of filters in the encoder, samples, odd.
-        up_kernel: Length of filters in the decoder, samples, odd.
-        context: Convolve without padding.
-        learned: Learn the interpolation.
+        inputs: Input channels.
+        outputs: Output channels.
+        learned: Learn the interpolation; the other arguments are as in ``WaveUNet``.
     """
 
     def __init__(
@@ -145,7 +133,8 @@ class WaveUNetwork(nn.Module):
         )
         self.output = nn.Sequential(_glorot(nn.Conv1d(channels[0] + inputs, outputs, 1)), nn.Tanh())
         self.multiple = 2**levels
-        # A level up makes 2 n - up_kernel of n samples, one down needs 2 n + down_kernel - 2 for n.
+        # A decoder level maps n to 2 n - up_kernel samples; an encoder level needs 2 n +
+        # down_kernel - 2 samples for n.
         self.remainder = up_kernel if context else 0
         self.context = 0
         if context:
@@ -168,18 +157,18 @@ class WaveUNetwork(nn.Module):
 
 
 class WaveUNet(WaveformSeparator):
-    """Wave-U-Net: waveforms in, waveforms out.
+    """Wave-U-Net for all sources at once.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
-        levels: Times that the rate is halved.
-        filters: Filters of the first level; each level has as many more.
-        down_kernel: Length of filters in the encoder, samples, odd.
-        up_kernel: Length of filters in the decoder, samples, odd.
-        context: Convolve without padding, on more of the mixture than is estimated.
-        output: ``direct`` estimates each source; with ``difference`` the last one is what the
-            others leave of the mixture, so that estimates add up to it.
-        upsampling: ``linear``, or ``learned``: the shares of two samples in the one between.
+        levels: Number of levels; each halves the sample rate.
+        filters: Filters of the first level; level n has n times as many.
+        down_kernel: Kernel size in the encoder, samples, odd.
+        up_kernel: Kernel size in the decoder, samples, odd.
+        context: Convolve without padding, with more input than output samples.
+        output: ``direct`` estimates each source; with ``difference`` the last source is the mixture
+            minus the others.
+        upsampling: ``linear`` or ``learned`` interpolation.
         **kwargs: Arguments of ``WaveformSeparator``.
     """
 
@@ -199,18 +188,18 @@ class WaveUNet(WaveformSeparator):
     ) -> None:
         super().__init__(sources, **kwargs)
         if output not in get_args(Output):
-            raise ValueError(f"output is {output!r}: give direct or difference")
+            raise ValueError(f"output is {output!r}: use direct or difference")
         if upsampling not in get_args(Upsampling):
-            raise ValueError(f"upsampling is {upsampling!r}: give linear or learned")
+            raise ValueError(f"upsampling is {upsampling!r}: use linear or learned")
         if output == "difference" and len(sources) < 2:
             raise ValueError(
-                f"output is difference with one source, {sources[0]}: its estimate would be the "
-                "mixture; use output: direct, or name a second source that holds the rest"
+                f"output is difference with only one source, {sources[0]}: its estimate would be "
+                "the mixture; use output: direct, or add a second source with the remaining stems"
             )
         if min(levels, filters) < 1 or down_kernel % 2 + up_kernel % 2 < 2:
             raise ValueError(
                 f"levels is {levels}, filters {filters}, down_kernel {down_kernel}, up_kernel "
-                f"{up_kernel}: give numbers from 1 on, and odd lengths of kernels"
+                f"{up_kernel}: use numbers >= 1 and odd kernel sizes"
             )
         self.output = output
         estimated = len(sources) - (output == "difference")
@@ -235,25 +224,25 @@ class WaveUNet(WaveformSeparator):
             Estimates, shape (B, S, C, T), ordered as ``self.sources``.
         """
         network, samples = self.network, mixture.shape[-1]
-        # Rounded up in whole numbers from 0 on, which all exported programs divide alike.
+        # Ceiling division of non-negative integers, which all export formats round the same way.
         steps = (max(0, samples - network.remainder) + network.multiple - 1) // network.multiple
         spare = network.remainder + steps * network.multiple - samples
-        before, behind = network.context // 2, network.context // 2 + spare
-        mode = "reflect" if network.context and behind < samples else "constant"
-        padded = nn.functional.pad(mixture, (before, behind), mode=mode)
-        return self.inner(padded)[..., :samples]
+        left, right = network.context // 2, network.context // 2 + spare
+        mode = "reflect" if network.context and right < samples else "constant"
+        padded = nn.functional.pad(mixture, (left, right), mode=mode)
+        return self.separate_centre(padded)[..., :samples]
 
-    def inner(self, mixture: Tensor) -> Tensor:
-        """Estimate those samples of a mixture that have all their context.
+    def separate_centre(self, mixture: Tensor) -> Tensor:
+        """Estimate the samples of a mixture that have complete context.
 
         Args:
-            mixture: Waveform of a length that the network takes, shape (B, C, N).
+            mixture: Waveform of a valid length (see ``WaveUNetwork``), shape (B, C, N).
 
         Returns:
-            Estimates of the middle, shape (B, S, C, N - context).
+            Estimates of the centre, shape (B, S, C, N - context).
         """
         channels = self.network(mixture).to(mixture.dtype)
-        # (B, S C, T) -> (B, S, C, T), S one less where the last source is the difference.
+        # (B, S C, T) -> (B, S, C, T), without the last source if it is the difference.
         estimates: Tensor = channels.unflatten(1, (-1, self.audio_channels))
         if self.output == "direct":
             return estimates
@@ -261,23 +250,23 @@ class WaveUNet(WaveformSeparator):
         return torch.cat([estimates, rest[:, None]], 1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss of the samples in the middle that have all their context.
+        """The loss of the central samples, which have complete context.
 
-        A crop that hardly holds the context of any counts as a whole, padded as in separation.
+        A crop too short for that is padded as in separation, and all its samples count.
         """
         network, samples = self.network, batch.mixture.shape[-1]
         steps = (samples - network.context - network.remainder) // network.multiple
         if not network.context or steps < 1:
             return super().loss(batch)
-        taken = network.context + network.remainder + steps * network.multiple
-        estimates = self.inner(centre(batch.mixture, taken))
+        valid = network.context + network.remainder + steps * network.multiple
+        estimates = self.separate_centre(centre(batch.mixture, valid))
         return self.compared(
             estimates, Batch(*(centre(signals, estimates.shape[-1]) for signals in batch))
         )
 
 
 def _glorot(convolution: nn.Conv1d) -> nn.Conv1d:
-    """Draw weights as the authors' framework does by default."""
+    """Initialise as TensorFlow, which the authors use, does by default."""
     nn.init.xavier_uniform_(convolution.weight)
     assert convolution.bias is not None
     nn.init.zeros_(convolution.bias)

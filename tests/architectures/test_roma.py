@@ -97,7 +97,7 @@ def test_a_whole_track_is_masked_as_frame_by_frame(
     shares = model.magnitudes(mixture)
     assert shares.shape == (2, 4, 1, 513, 23)
     half = model.context_frames // 2
-    padded = nn.functional.pad(model.read(mixture), (half, half))
+    padded = nn.functional.pad(model.low_band(mixture), (half, half))
     for number in range(23):
         window = padded[..., number : number + 2 * half + 1].transpose(-1, -2)  # (B, 1, K, F)
         outputs = model.network(window)
@@ -190,8 +190,8 @@ def test_the_network_reads_the_same_at_either_rate() -> None:
     halved = torchaudio.functional.resample(mixture, 44_100, 22_050, lowpass_filter_width=64)
     model = small(n_fft=2048, hop_length=256, audio_channels=1)
     slow = small(n_fft=2048, hop_length=256, audio_channels=1, sample_rate=22_050)
-    read = model.read(model.stft(mixture).abs())[..., 10:40]
-    wanted = slow.read(slow.stft(halved).abs())[..., 10:40]
+    read = model.low_band(model.stft(mixture).abs())[..., 10:40]
+    wanted = slow.low_band(slow.stft(halved).abs())[..., 10:40]
     assert read.shape[-2:] == (1025, 30)
     assert (read - wanted).abs().max() < 1e-3 * wanted.max()
 
@@ -223,8 +223,8 @@ def test_a_sample_that_is_no_number_spoils_only_what_hears_it(name: str) -> None
 def truth(model: Roma, batch: Batch) -> tuple[Tensor, Tensor]:
     """The network's outputs and the targets' magnitudes, (B, S, F, n) both."""
     half = model.context_frames // 2
-    mixture = model.read(model.whole_frames(batch.mixture).mean(1).abs())
-    targets = model.read(model.whole_frames(batch.targets).mean(2).abs())
+    mixture = model.low_band(model.whole_frames(batch.mixture).mean(1).abs())
+    targets = model.low_band(model.whole_frames(batch.targets).mean(2).abs())
     frames = range(half, mixture.shape[-1] - half)
     outputs = [
         model.network(mixture[..., n - half : n + half + 1].transpose(1, 2)[:, None])
@@ -292,7 +292,7 @@ def test_a_crop_of_the_config_is_one_frame_in_its_context(
     model = Roma(FOUR, **{**config(*names), "hidden": [4]})
     assert (model.n_fft, model.hop_length, model.bins) == (4096, 512, 1025)
     assert samples == 4096 + 512 * (frames - 1)
-    read = model.read(model.whole_frames(torch.zeros(1, samples)).abs())
+    read = model.low_band(model.whole_frames(torch.zeros(1, samples)).abs())
     assert read.shape == (1, 1025, frames)
     assert model.in_context(read).shape == (1, 1, frames, 1025)
 
@@ -319,7 +319,7 @@ def test_dnn_begins_with_an_input_of_mean_0_and_deviation_1_measured_once(
     assert standardisation.measured
     read = torch.cat(
         [
-            model.read(model.whole_frames(torch.from_numpy(track.read_mixture())).mean(0).abs())
+            model.low_band(model.whole_frames(torch.from_numpy(track.read_mixture())).mean(0).abs())
             for track in data.train_tracks
         ],
         -1,

@@ -257,7 +257,10 @@ def test_estimates_away_from_the_edges_do_not_hang_on_the_padding() -> None:
     mixture = noise(1, 2, 2000)
     with torch.no_grad():
         # Another place modulo 8 would be decimated to other samples.
-        whole, inner = model(mixture), model.inner(mixture[..., 1 : 1 + CONTEXT + 5 + 8 * 100])
+        whole, inner = (
+            model(mixture),
+            model.separate_centre(mixture[..., 1 : 1 + CONTEXT + 5 + 8 * 100]),
+        )
     found = whole[..., 1 + CONTEXT // 2 : 1 + CONTEXT // 2 + 805]
     assert torch.allclose(found, inner, atol=1e-6)
 
@@ -270,10 +273,10 @@ def test_the_mixture_goes_on_as_its_mirror_image() -> None:
         [mixture[..., 1 : side + 1].flip(-1), mixture, mixture[..., -side - 1 : -1].flip(-1)], -1
     )
     with torch.no_grad():
-        assert torch.equal(model(mixture), model.inner(mirrored))
+        assert torch.equal(model(mixture), model.separate_centre(mirrored))
         short = mixture[..., :100]
         zeros = torch.nn.functional.pad(short, (side, side + 1))  # 101 = 5 + 12 * 8
-        assert torch.equal(model(short), model.inner(zeros)[..., :100])
+        assert torch.equal(model(short), model.separate_centre(zeros)[..., :100])
 
 
 def test_the_loss_is_that_of_the_middle() -> None:

@@ -128,7 +128,7 @@ def test_invalid_files_of_the_hybrid_raise(tmp_path: Path) -> None:
         ),
         (
             {**state, "freq_emb.embedding.weight": torch.ones(64, 4)},
-            "hybrid.pt: n_fft is 512.*give one of 1024, 2048, 4096",
+            "hybrid.pt: n_fft is 512.*use an n_fft of 1024, 2048, 4096",
         ),
     ):
         torch.save(contents, path)
