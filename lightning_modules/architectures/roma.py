@@ -40,7 +40,7 @@ from lightning_modules.layers.masks import masks
 Target = Literal["soft", "dominant"]
 
 # Limits memory in separation: the first convolution's output takes 45 KB per filter and frame.
-_FRAMES_AT_ONCE = 256
+FRAMES_AT_ONCE = 256
 
 
 class RomaNetwork(nn.Sequential):
@@ -217,7 +217,7 @@ class Roma(SpectrogramSeparator):
         inputs = nn.functional.pad(self.low_band(mixture[:, 0]), (half, half))
         frames = self.in_context(inputs)
         # An exported program must not fix the number of parts, so it processes all frames at once.
-        at_once = max(1, _FRAMES_AT_ONCE // inputs.shape[0])
+        at_once = max(1, FRAMES_AT_ONCE // inputs.shape[0])
         parts = [frames] if torch.compiler.is_exporting() else frames.split(at_once, 1)
         # (B, n, K, F) -> (B n, 1, K, F) -> (B n, S, F) -> (B, n, S, F)
         outputs = [

@@ -1,4 +1,4 @@
-"""Convolutional denoising autoencoders: the paper's figures, segments, masks and losses."""
+"""Convolutional denoising autoencoders: the paper's numbers, segments, masks and losses."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 
 from datamodules.batches import Batch
 from lightning_modules.architectures.cdae import CDAE, CDAENetwork
-from lightning_modules.configuration.files import CONFIGS
+from tests.helpers.configs import settings_of
 
 FOUR = ["vocals", "drums", "bass", "other"]
 PAPER: dict[str, Any] = {
@@ -28,9 +27,6 @@ def small(sources: list[str] = FOUR, **arguments: Any) -> CDAE:
     return CDAE(sources, **settings).eval()
 
 
-# ------------------------------------------------------------------ network
-
-
 def test_layers_have_the_shapes_of_table_1() -> None:
     network = CDAENetwork(1, **PAPER)
     shapes: list[tuple[str, int, tuple[int, int]]] = []
@@ -40,8 +36,12 @@ def test_layers_have_the_shapes_of_table_1() -> None:
             filters, frames, bins = output.shape[1:]
             shapes.append((type(layer).__name__, filters, (frames, bins)))
 
-    for layer in network.layers:
+    layers = list(network.layers)
+    for layer, following in zip(layers, [*layers[1:], None], strict=True):
         layer.register_forward_hook(note)
+        if isinstance(layer, nn.Conv2d):
+            assert layer.kernel_size == (3, 3)
+            assert isinstance(following, nn.ReLU)
     assert network(torch.rand(1, 1, 1025, 15)).shape == (1, 1, 1025, 15)
     assert shapes == [
         ("Conv2d", 12, (15, 1025)),
@@ -59,26 +59,15 @@ def test_layers_have_the_shapes_of_table_1() -> None:
     ]
 
 
-def test_every_convolution_is_3x3_and_followed_by_a_relu() -> None:
-    layers = list(CDAENetwork(1, **PAPER).layers)
-    convolutions = [number for number, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
-    assert len(convolutions) == 8
-    for number in convolutions:
-        layer = layers[number]
-        assert isinstance(layer, nn.Conv2d)
-        assert layer.kernel_size == (3, 3)
-        assert isinstance(layers[number + 1], nn.ReLU)
-
-
-def test_a_network_has_37_101_parameters_and_each_source_has_one() -> None:
+def test_parameter_count_is_the_papers() -> None:
     model = CDAE(FOUR, audio_channels=1)
     for name in FOUR:
         assert sum(weights.numel() for weights in model.networks[name].parameters()) == 37_101
     assert sum(weights.numel() for weights in model.parameters()) == 4 * 37_101
 
 
-def test_segments_are_separated_as_if_each_were_alone() -> None:
-    """No overlap, no context: 47 frames are three segments and the first two frames of a fourth."""
+def test_segments_are_processed_independently() -> None:
+    """47 frames are three complete segments and the first two frames of a fourth."""
     torch.manual_seed(0)
     network = CDAENetwork(2, 15, [4, 6, 4], [3, 3], [[3, 5]])
     magnitudes = torch.rand(2, 2, 60, 47)
@@ -93,13 +82,13 @@ def test_segments_are_separated_as_if_each_were_alone() -> None:
 @pytest.mark.parametrize(
     ("frames", "filters", "kernel_size", "pools"),
     [
-        (7, [3, 4, 3], [3, 3], [[3, 5]]),  # 7 frames are padded to 9
+        (7, [3, 4, 3], [3, 3], [[3, 5]]),  # 7 frames are padded to 9, the next multiple of 3
         (16, [3, 4, 5, 4, 3], [5, 1], [[2, 3], [4, 2]]),
         (1, [3], [1, 7], []),
         (15, [3, 3], [3, 3], [[3, 5]]),
     ],
 )
-def test_frames_filters_pools_and_depth_are_free(
+def test_any_frames_filters_pools_and_depth(
     frames: int, filters: list[int], kernel_size: list[int], pools: list[list[int]]
 ) -> None:
     model = small(frames=frames, filters=filters, kernel_size=kernel_size, pools=pools)
@@ -108,22 +97,7 @@ def test_frames_filters_pools_and_depth_are_free(
     assert model.loss(Batch(torch.randn(2, 1, 9000), torch.randn(2, 4, 1, 9000)))["loss"] > 0
 
 
-# ------------------------------------------------------------------ separation
-
-
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("samples", [1, 100, 511, 20_001])
-def test_any_length_comes_back_and_adds_up_to_the_mixture(samples: int, channels: int) -> None:
-    """Also where the mixture is shorter than a segment, or a frame."""
-    model = small(audio_channels=channels)
-    mixture = torch.randn(2, channels, samples) * 0.3
-    with torch.no_grad():
-        estimates = model(mixture)
-    assert estimates.shape == (2, 4, channels, samples)
-    assert (estimates.sum(1) - mixture).abs().max() < 1e-6
-
-
-def test_masks_are_equation_2() -> None:
+def test_estimates_are_equation_2() -> None:
     model = small()
     mixture = torch.randn(1, 1, 9000) * 0.3
     spectrum = model.stft(mixture)
@@ -134,7 +108,7 @@ def test_masks_are_equation_2() -> None:
     assert torch.allclose(model(mixture), expected, atol=1e-6)
 
 
-def test_sources_that_all_are_zero_share_the_mixture() -> None:
+def test_zero_magnitudes_share_the_mixture_equally() -> None:
     model = small()
     for network in model.networks.values():
         nn.init.zeros_(network.layers[-2].weight)  # type: ignore[union-attr,index]
@@ -142,44 +116,30 @@ def test_sources_that_all_are_zero_share_the_mixture() -> None:
     assert torch.allclose(model(mixture), (mixture / 4)[:, None].expand(1, 4, 1, -1), atol=1e-6)
 
 
-def test_silence_gives_silence_and_a_gradient_of_numbers() -> None:
-    model = small()
-    assert model(torch.zeros(1, 1, 5000)).abs().max() == 0
-    model.loss(Batch(torch.zeros(1, 1, 5000), torch.zeros(1, 4, 1, 5000)))["loss"].backward()
-    for weights in model.parameters():
-        assert weights.grad is not None
-        assert weights.grad.isfinite().all()
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_sample_that_is_no_number_spoils_only_the_frames_that_hear_it(value: float) -> None:
+def test_a_non_finite_sample_corrupts_only_the_frames_that_contain_it(value: float) -> None:
     model = small()
     mixture = torch.randn(1, 1, 30_000) * 0.3
     mixture[..., 10_000] = value
     with torch.no_grad():
         estimates = model(mixture)
-    spoilt = ~estimates.isfinite().all(1).flatten()
-    assert spoilt[10_000]
-    assert spoilt.nonzero().min() > 10_000 - 2 * 512
-    assert spoilt.nonzero().max() < 10_000 + 2 * 512
-    assert ((estimates.sum(1) - mixture).abs().flatten()[~spoilt] < 1e-6).all()
+    corrupted = ~estimates.isfinite().all(1).flatten()
+    assert corrupted[10_000]
+    assert corrupted.nonzero().min() > 10_000 - 2 * 512
+    assert corrupted.nonzero().max() < 10_000 + 2 * 512
+    assert ((estimates.sum(1) - mixture).abs().flatten()[~corrupted] < 1e-6).all()
 
 
-def test_chunks_are_longer_than_training_crops() -> None:
+def test_chunk_seconds_sets_the_chunk_length_of_separation() -> None:
     model = small(segment_seconds=0.371519, chunk_seconds=2.0)
     assert model.segment_seconds == 2.0
     sizes: list[int] = []
     model.register_forward_pre_hook(lambda _m, inputs: sizes.append(inputs[0].shape[-1]))
     model.separate(torch.randn(2, 100_000))
     assert sizes == [88_200]
-    with pytest.raises(ValueError, match=r"chunk_seconds 0\.0.*above 0"):
-        small(chunk_seconds=0.0)
 
 
-# ------------------------------------------------------------------ training
-
-
-def test_loss_is_equation_1_per_bin_and_sums_over_sources() -> None:
+def test_loss_is_equation_1_averaged_over_bins_and_summed_over_sources() -> None:
     model = small()
     targets = torch.randn(2, 4, 1, 9000) * 0.1
     mixture = targets.sum(1)
@@ -191,27 +151,11 @@ def test_loss_is_equation_1_per_bin_and_sums_over_sources() -> None:
     assert torch.allclose(losses["loss"], sum(losses[f"loss/{name}"] for name in FOUR))  # type: ignore[arg-type]
 
 
-def test_a_network_learns_from_its_own_source_only() -> None:
-    model = small()
-    targets = torch.randn(2, 4, 1, 9000) * 0.1
-    losses = model.loss(Batch(targets.sum(1), targets))
-    losses["loss"].backward()
-    together = [weights.grad for weights in model.networks["drums"].parameters()]
-    model.zero_grad()
-    model.loss(Batch(targets.sum(1), targets))["loss/drums"].backward()
-    for one, other in zip(together, model.networks["drums"].parameters(), strict=True):
-        assert one is not None
-        assert other.grad is not None
-        assert torch.equal(one, other.grad)
-    for weights in model.networks["bass"].parameters():
-        assert weights.grad is None or not weights.grad.any()
-
-
-def test_a_crop_of_the_config_is_one_segment_of_371_ms() -> None:
-    """15 frames with a hop of 1024, as the paper's 370 ms have it; not with one of 512."""
-    config = yaml.safe_load((CONFIGS / "cdae.yaml").read_text())
-    arguments, data = config["model"]["init_args"], config["data"]["init_args"]
-    samples = round(data["segment_seconds"] * 44100)
+def test_training_crop_is_one_segment_of_371_ms() -> None:
+    """The paper's 370 ms are 15 frames with a hop of 1024, not of 512."""
+    config = settings_of("cdae")
+    arguments = config["model"]
+    samples = round(config["data"]["segment_seconds"] * 44100)
     assert samples == 14 * 1024 + 2048 == 16_384
     assert round(samples / 44.1, 1) == 371.5
     model = CDAE(["vocals", "rest"], audio_channels=1)
@@ -222,7 +166,7 @@ def test_a_crop_of_the_config_is_one_segment_of_371_ms() -> None:
 
 
 @pytest.mark.parametrize(("samples", "hop_length"), [(2048, 512), (2049, 256), (3000, 512)])
-def test_whole_frames_are_those_of_an_stft_without_padding(samples: int, hop_length: int) -> None:
+def test_whole_frames_equal_an_unpadded_stft(samples: int, hop_length: int) -> None:
     model = small(n_fft=1024, hop_length=hop_length)
     waveform = torch.randn(2, 3, samples)
     plain = torch.stft(
@@ -234,13 +178,13 @@ def test_whole_frames_are_those_of_an_stft_without_padding(samples: int, hop_len
     assert torch.allclose(whole.flatten(0, 1), plain, atol=1e-4)
 
 
-def test_a_waveform_without_a_whole_frame_gives_all_frames() -> None:
+def test_whole_frames_of_a_short_waveform_are_all_frames() -> None:
     model = small()
     assert torch.equal(model.whole_frames(torch.ones(1, 300)), model.stft(torch.ones(1, 300)))
 
 
-def test_optimiser_and_schedule_are_the_papers() -> None:
-    init_args = yaml.safe_load((CONFIGS / "cdae.yaml").read_text())["model"]["init_args"]
+def test_optimizer_and_schedule_are_the_papers() -> None:
+    init_args = settings_of("cdae")["model"]
     assert init_args["optimizer"]["class_path"] == "torch.optim.NAdam"
     weights = [nn.Parameter(torch.zeros(1))]
     optimizer = torch.optim.NAdam(weights, **init_args["optimizer"]["init_args"])
@@ -255,18 +199,3 @@ def test_optimiser_and_schedule_are_the_papers() -> None:
         scheduler.step(loss)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.002, 0.002, 0.002, 0.002, 0.0002, 0.0002, 0.0002])
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"frames": 0}, "frames is 0.*from 1 on"),
-        ({"filters": []}, r"filters \[\]"),
-        ({"kernel_size": [3]}, r"kernel_size \[3\].*\[frames, bins\]"),
-        ({"pools": [[3, 5, 1]]}, r"pools \[\[3, 5, 1\]\]"),
-        ({"filters": [4, 4, 4], "pools": [[1, 2], [1, 2]]}, "2 pools with 3 hidden convolutions"),
-    ],
-)
-def test_faulty_sizes_are_refused(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        small(**settings)

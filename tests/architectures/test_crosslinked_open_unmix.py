@@ -1,4 +1,4 @@
-"""Cross-linked Open-Unmix: which network hears what, and the losses, by their definitions."""
+"""Cross-linked Open-Unmix: crosslinks and losses against their definitions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def small(sources: list[str] = FOUR, **arguments: Any) -> CrosslinkedOpenUnmix:
     return CrosslinkedOpenUnmix(sources, **{**SMALL, **arguments}).eval()
 
 
-def batch(samples: int = 10_000) -> Batch:
+def batch(samples: int = 5000) -> Batch:
     torch.manual_seed(1)
     targets = torch.randn(2, 4, 2, samples) * 0.1
     return Batch(targets.sum(1), targets)
@@ -38,23 +38,7 @@ def count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-# ------------------------------------------------------------------- network
-
-
-@pytest.mark.parametrize("crosslinks", ["concatenate", "average"])
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("mono", [False, True])
-def test_any_length_comes_back(crosslinks: str, channels: int, mono: bool) -> None:
-    model = small(crosslinks=crosslinks, audio_channels=channels, mono=mono, mask="ratio")
-    for samples in (1, 257, 5000):
-        mixture = torch.randn(2, channels, samples)
-        with torch.no_grad():
-            estimates = model(mixture)
-        assert estimates.shape == (2, 4, channels, samples)
-        assert (estimates.sum(1) - mixture).abs().max() < 1e-5
-
-
-def test_averaging_costs_no_parameter_and_concatenating_three_signals() -> None:
+def test_parameter_counts() -> None:
     full: dict[str, Any] = {"n_fft": 4096, "hop_length": 1024}
     plain = count(OpenUnmix(FOUR, **full))
     assert count(CrosslinkedOpenUnmix(FOUR, "average", **full)) == plain == 35_573_392
@@ -63,27 +47,26 @@ def test_averaging_costs_no_parameter_and_concatenating_three_signals() -> None:
     assert linked.networks["bass"].state_dict()["fc2.weight"].shape == (512, 512 + 512 + 3 * 512)
 
 
-def test_concatenated_signals_are_the_others_tanh_outputs() -> None:
-    """With weights that look at one signal only, fc2 reads that signal."""
+def test_concatenated_signals_are_the_other_networks_tanh_outputs() -> None:
     model = small(layers=1)
     magnitudes = torch.rand(2, 2, 257, 20)
-    heard: dict[str, Tensor] = {}
+    inputs_of: dict[str, Tensor] = {}
     encoded: dict[str, Tensor] = {}
     for name, network in model.networks.items():
         network.fc2.register_forward_pre_hook(  # type: ignore[union-attr]
-            lambda _m, inputs, key=name: heard.__setitem__(key, inputs[0])
+            lambda _m, inputs, key=name: inputs_of.__setitem__(key, inputs[0])
         )
         encoded[name] = network.encode(magnitudes)  # type: ignore[operator]
     model.magnitudes(magnitudes)
     for name, network in model.networks.items():
-        own, recurrent, *others = heard[name].split(16, -1)
+        own, recurrent, *others = inputs_of[name].split(16, -1)
         assert torch.equal(own, encoded[name])
         assert torch.equal(recurrent, network.recur(own))  # type: ignore[operator]
         for other, signal in zip([n for n in FOUR if n != name], others, strict=True):
             assert torch.equal(signal, encoded[other])
 
 
-def test_without_weights_for_the_others_it_is_open_unmix() -> None:
+def test_with_zero_crosslink_weights_it_equals_open_unmix() -> None:
     linked = small(layers=2)
     plain = OpenUnmix(FOUR, layers=2, **SMALL).eval()  # type: ignore[arg-type]
     state = {
@@ -98,7 +81,7 @@ def test_without_weights_for_the_others_it_is_open_unmix() -> None:
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_bridges_are_averages() -> None:
+def test_average_crosslinks_equal_their_definition() -> None:
     model = small(crosslinks="average", layers=1)
     magnitudes = torch.rand(2, 2, 257, 20)
     networks: list[Any] = list(model.networks.values())
@@ -112,36 +95,19 @@ def test_bridges_are_averages() -> None:
     assert torch.allclose(model.magnitudes(magnitudes), torch.stack(expected, 1), rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"crosslinks": "sum"}, r"'sum': give concatenate or average"),
-        ({"sources": ["vocals"]}, "one source, vocals"),
-        ({"waveform_weight": -1.0}, r"waveform_weight is -1\.0"),
-        ({"waveform_weight": float("nan")}, "waveform_weight is nan"),
-    ],
-)
-def test_faulty_arguments_are_refused_at_once(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        small(**settings)
-
-
-# -------------------------------------------------------------------- losses
-
-
 def groups(sources: int) -> list[tuple[int, ...]]:
     sizes = range(1, sources)
     return [g for size in sizes for g in itertools.combinations(range(sources), size)]
 
 
 @pytest.mark.parametrize("sources", [2, 3, 4, 6])
-def test_combined_squares_are_the_mean_over_all_combinations(sources: int) -> None:
+def test_combined_squares_equal_the_mean_over_all_combinations(sources: int) -> None:
     errors = torch.randn(2, sources, 2, 5, 7, dtype=torch.float64)
     expected = np.mean([errors[:, list(g)].sum(1).square().mean() for g in groups(sources)])
     assert combined_squares(errors) == pytest.approx(expected, rel=1e-12)
 
 
-def test_weighted_sdr_is_its_formula() -> None:
+def test_weighted_sdr_equals_its_formula() -> None:
     torch.manual_seed(0)
     estimate, target, rest = torch.randn(3, 2, 2, 1000, dtype=torch.float64)
     mixture = target + 0.3 * rest
@@ -170,12 +136,12 @@ def test_silence_has_finite_losses_and_gradients() -> None:
 
 @pytest.mark.parametrize("combinations", [False, True])
 @pytest.mark.parametrize("weight", [0.0, 10.0])
-def test_loss_is_the_written_out_sum(combinations: bool, weight: float) -> None:
+def test_loss_equals_its_definition(combinations: bool, weight: float) -> None:
     model = small(crosslinks="average", combinations=combinations, waveform_weight=weight)
     examples = batch()
     spectrum, true = model.stft(examples.mixture), model.stft(examples.targets).abs()
     estimates = model.magnitudes(spectrum.abs())
-    waveforms = model.istft(estimates * torch.sgn(spectrum)[:, None], 10_000)
+    waveforms = model.istft(estimates * torch.sgn(spectrum)[:, None], 5000)
     chosen = groups(4) if combinations else [(0,), (1,), (2,), (3,)]
     assert len(chosen) == (14 if combinations else 4)
     total = 0.0
@@ -192,23 +158,20 @@ def test_loss_is_the_written_out_sum(combinations: bool, weight: float) -> None:
     assert losses["loss/vocals"].item() == pytest.approx(single.item(), rel=1e-5)
 
 
-def test_losses_stay_in_full_precision_under_autocast() -> None:
+def test_losses_are_float32_under_autocast() -> None:
     model = small(crosslinks="average", combinations=True, waveform_weight=10.0)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert model.loss(batch())["loss"].dtype == torch.float32
 
 
-# ------------------------------------------------------------------- recipes
-
-
 def test_recipes_are_the_published_ones() -> None:
-    """Goel et al.'s is that of their Open-Unmix; X-UMX's batch, losses and schedule."""
+    """Goel et al. train like their Open-Unmix; X-UMX like the package openunmix."""
     linked = settings_of("crosslinked_open_unmix")
-    alone = settings_of("open_unmix", "open_unmix/goel")
+    alone = settings_of("open_unmix/goel")
     for name in ("hidden_size", "n_fft", "hop_length", "bandwidth_hz", "mono", "optimizer"):
         assert linked["model"][name] == alone["model"][name]
     assert linked["data"] == alone["data"]
-    bridged = settings_of("crosslinked_open_unmix", "crosslinked_open_unmix/xumx")
+    bridged = settings_of("crosslinked_open_unmix/xumx")
     stoter = settings_of("open_unmix")
     for name in ("hidden_size", "n_fft", "hop_length", "bandwidth_hz", "optimizer", "lr_scheduler"):
         assert bridged["model"][name] == stoter["model"][name]

@@ -1,11 +1,10 @@
-"""Demucs: numbers of the package's first versions, resampling, any input.
+"""Demucs: parity with the package's first versions, resampling, silence, recipes.
 
-Parity with the package's network of today stands in ``tests/reference``.
+Parity with the package's current network is tested in ``tests/reference``.
 """
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from torch import nn
 from datamodules.batches import Batch
 from lightning_modules.architectures.demucs import Demucs, DemucsNetwork, Downsampling, Upsampling
 from lightning_modules.configuration.build import build_model
-from lightning_modules.losses import L1, MSE
 from tests.helpers.configs import settings_of
 
 FOUR = ["vocals", "drums", "bass", "other"]
@@ -34,33 +32,28 @@ def small(sources: list[str] = FOUR, **arguments: Any) -> Demucs:
     return Demucs(sources, **{**SMALL, **arguments}).eval()
 
 
-# ------------------------------------------------------------------ network
-
-
 @pytest.mark.parametrize(
     ("channels", "resample", "parameters"), [(100, False, 648_548_208), (64, True, 265_679_496)]
 )
-def test_parameters_are_as_many_as_the_packages(
-    channels: int, resample: bool, parameters: int
-) -> None:
+def test_parameter_count_is_the_packages(channels: int, resample: bool, parameters: int) -> None:
     with torch.device("meta"):
         network = DemucsNetwork(FOUR, 2, channels, 6, 2, True, False, resample, False)
     assert sum(p.numel() for p in network.parameters()) == parameters
 
 
 def by_formula(resample: bool) -> DemucsNetwork:
-    """A network in double precision whose weights are sines of their places."""
+    """A network in double precision whose weights are sines of their indices."""
     network = DemucsNetwork(["a", "b"], 2, 4, 3, 2, True, False, resample, False)
     with torch.no_grad():
         for number, (_, weights) in enumerate(sorted(network.named_parameters())):
-            places = torch.arange(weights.numel(), dtype=torch.float64)
-            weights.copy_((places * (number + 1)).sin().mul(0.3).reshape(weights.shape))
+            indices = torch.arange(weights.numel(), dtype=torch.float64)
+            weights.copy_((indices * (number + 1)).sin().mul(0.3).reshape(weights.shape))
     return network.double().eval()
 
 
 # Samples 0, 1500 and 3000 of each source and channel, as the package's first version and its
 # second (commits 7cf5c60 and 4fff07b) compute them from these weights; the second divides its
-# input by 1.00001, which was made up for.
+# input by 1.00001, which is compensated here.
 FIRST = [
     [[-0.0191718247, 0.2423188006, -0.0227781687], [-0.1482945110, -0.3129221245, -0.4622467566]],
     [[-0.0382270919, -0.2403100485, 0.0786723475], [0.1611074263, 0.3986588812, 0.4328752366]],
@@ -72,7 +65,7 @@ SECOND = [
 
 
 @pytest.mark.parametrize(("resample", "expected"), [(False, FIRST), (True, SECOND)])
-def test_estimates_are_the_packages(resample: bool, expected: list[list[list[float]]]) -> None:
+def test_estimates_equal_the_packages(resample: bool, expected: list[list[list[float]]]) -> None:
     mixture = torch.arange(2 * 3001, dtype=torch.float64).view(1, 2, -1).mul(0.1).sin()
     with torch.no_grad():
         estimates = by_formula(resample)(mixture)
@@ -83,7 +76,7 @@ def test_estimates_are_the_packages(resample: bool, expected: list[list[list[flo
 @pytest.mark.parametrize(
     ("resample", "padded", "lengths"),
     [
-        # As the package's first, second and third version have them.
+        # Those of the package's first, second and third version.
         (False, False, {5000: 17748, 44100: 58708, 441000: 451924}),
         (True, False, {5000: 10922, 44100: 49834, 441000: 447146}),
         (False, True, {1: 9556, 5000: 9556, 44100: 46420, 441000: 443732}),
@@ -95,8 +88,8 @@ def test_valid_lengths(resample: bool, padded: bool, lengths: dict[int, int]) ->
     assert {length: network.valid_length(length) for length in lengths} == lengths
 
 
-def test_first_weights_are_rescaled() -> None:
-    """Their deviation s becomes sqrt(0.1 s), and biases shrink or grow alike."""
+def test_initial_weights_are_rescaled() -> None:
+    """Their deviation s becomes sqrt(0.1 s); biases are scaled by the same factor."""
     torch.manual_seed(0)
     ours = small(["all"]).network
     torch.manual_seed(0)
@@ -109,8 +102,8 @@ def test_first_weights_are_rescaled() -> None:
     assert weight.std().item() == pytest.approx((0.1 * theirs.weight.std().item()) ** 0.5)
 
 
-def test_a_decoder_per_source_is_blind_to_the_others() -> None:
-    """All hear encoder and LSTM, and the skips; none hears another source's decoder."""
+def test_decoders_of_sources_are_independent() -> None:
+    """They share encoder and LSTM only."""
     model = small(["vocals", "other"], decoder_per_source=True)
     mixture = torch.randn(1, 2, 5000)
     with torch.no_grad():
@@ -124,7 +117,7 @@ def test_a_decoder_per_source_is_blind_to_the_others() -> None:
         assert not (model(mixture) == after).all((0, 2, 3)).any()
 
 
-def test_a_decoder_per_source_with_equal_weights_is_one_decoder() -> None:
+def test_decoders_with_the_weights_of_one_decoder_give_its_estimates() -> None:
     together, apart = small(["a", "b"]), small(["a", "b"], decoder_per_source=True)
     state = together.network.state_dict()
     split = {key: value for key, value in state.items() if not key.startswith("decoder.")}
@@ -150,62 +143,43 @@ def test_one_unidirectional_lstm_has_no_dense_layer() -> None:
     }
 
 
-# --------------------------------------------------------------- resampling
-
-
-def test_resampling_keeps_what_both_rates_hold() -> None:
+def test_resampling_preserves_signals_below_both_nyquist_frequencies() -> None:
     time = torch.arange(2000, dtype=torch.float64)
     low = torch.stack([torch.ones(2000).double(), torch.sin(0.3 * time)])[None]
     high = Upsampling().double()(low)
     assert high.shape == (1, 2, 4000)
     assert torch.allclose(high[0, 0], torch.ones(4000).double(), atol=1e-6)
     inside = slice(200, -200)
-    wanted = torch.sin(0.15 * torch.arange(4000, dtype=torch.float64))
-    assert torch.allclose(high[0, 1, inside], wanted[inside], atol=1e-3)
+    expected = torch.sin(0.15 * torch.arange(4000, dtype=torch.float64))
+    assert torch.allclose(high[0, 1, inside], expected[inside], atol=1e-3)
     assert torch.allclose(Downsampling().double()(high)[..., inside], low[..., inside], atol=1e-3)
 
 
-def test_downsampling_leaves_out_what_would_alias() -> None:
+def test_downsampling_removes_frequencies_that_would_alias() -> None:
     high = torch.sin(2.5 * torch.arange(4000, dtype=torch.float64))[None, None]
     assert Downsampling().double()(high)[..., 100:-100].abs().max() < 1e-3
 
 
-def test_filters_stay_out_of_checkpoints_and_of_half_precision() -> None:
+def test_resampling_filters_are_not_saved_and_stay_float32() -> None:
     model = small(resample=True)
     assert not [name for name in model.state_dict() if "kernel" in name or "sampling" in name]
     with torch.autocast("cpu", torch.bfloat16):
         assert Upsampling()(torch.randn(1, 1, 100).bfloat16()).dtype == torch.float32
 
 
-# ------------------------------------------------------------- any input
-
-
-@pytest.mark.parametrize("settings", VARIANTS)
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("samples", [1, 2, 3, 8, 999, 5001])
-def test_any_length_comes_back(samples: int, channels: int, settings: dict[str, Any]) -> None:
-    model = small(audio_channels=channels, **settings)
-    for batch in (1, 2):
-        with torch.no_grad():
-            estimates = model(torch.randn(batch, channels, samples))
-        assert estimates.shape == (batch, 4, channels, samples)
-        assert estimates.isfinite().all()
-
-
 @pytest.mark.parametrize("settings", VARIANTS)
 def test_silence_gives_silence_and_finite_gradients(settings: dict[str, Any]) -> None:
     model = small(**settings)
-    batch = Batch(torch.zeros(2, 2, 5000), torch.zeros(2, 4, 2, 5000))
+    batch = Batch(torch.zeros(2, 2, 2000), torch.zeros(2, 4, 2, 2000))
     assert model(batch.mixture).abs().max() == 0
-    batch.mixture[1] = torch.randn(2, 5000)
+    batch.mixture[1] = torch.randn(2, 2000)
     model.loss(batch)["loss"].backward()
     for name, weights in model.named_parameters():
         assert weights.grad is not None, name
         assert weights.grad.isfinite().all(), name
 
 
-def test_louder_mixtures_give_louder_estimates() -> None:
-    """The network hears no loudness, nor a constant."""
+def test_estimates_follow_level_and_offset_of_the_mixture() -> None:
     model = small()
     mixture = torch.randn(1, 2, 5000)
     with torch.no_grad():
@@ -214,43 +188,18 @@ def test_louder_mixtures_give_louder_estimates() -> None:
         assert torch.allclose(model(mixture + 1), estimates + 1, rtol=1e-3, atol=1e-4)
 
 
-def test_precision_of_the_input_comes_back() -> None:
-    model = small()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert model(torch.randn(1, 2, 5000)).dtype == torch.float32
-    assert model.bfloat16()(torch.randn(1, 2, 5000).bfloat16()).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("settings", [{"channels": 0}, {"depth": 0}, {"lstm_layers": 0}])
-def test_faulty_numbers_are_refused_at_once(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(settings))}.* 0.*give numbers from 1 on"):
-        small(**settings)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile wants a C++ compiler")
-def test_compiled_networks_agree() -> None:
-    model, mixture = small(resample=True), torch.randn(1, 2, 5000)
-    with torch.no_grad():
-        plain = model(mixture)
-        model.network.compile()
-        assert torch.allclose(model(mixture), plain, atol=1e-5)
-
-
-# ------------------------------------------------------------------ recipes
-
-
 def test_recipes_are_the_published_ones() -> None:
     """The package's first two versions, and Goel et al.'s Table 13 and section 5."""
     one_lstm = {"lstm_layers": 1, "bidirectional": False}
+    l1 = {"loss_function": "lightning_modules.losses.L1"}
     goel = {"channels": 64, "depth": 3, "loss_function": "lightning_modules.losses.MSE"}
     for name, model, batch, seconds, epochs in (
-        ("demucs", {"channels": 100, "depth": 6, "lstm_layers": 2}, 64, 10.0, 2400),
+        ("demucs", {"channels": 100, "depth": 6, "lstm_layers": 2, **l1}, 64, 10.0, 2400),
         ("demucs/2020", {"channels": 64, "depth": 6, "resample": True}, 64, 10.0, 3600),
         ("demucs/light", {**goel, **one_lstm}, 4, 20_000 / 44100, 2),
         ("demucs/multi_decoder", {**goel, "decoder_per_source": True}, 4, 10.0, 2400),
     ):
-        recipe = settings_of("demucs", name)
+        recipe = settings_of(name)
         assert recipe["model"].items() >= model.items()
         assert recipe["model"]["optimizer"]["init_args"] == {"lr": 3e-4}
         assert recipe["data"]["batch_size"] == batch
@@ -258,20 +207,10 @@ def test_recipes_are_the_published_ones() -> None:
         assert recipe["trainer"]["max_epochs"] == epochs
 
 
-def test_the_light_network_by_its_written_out_sum() -> None:
+def test_parameter_count_of_the_light_network() -> None:
     levels = [(2, 64), (64, 128), (128, 256)]
     encoder = sum(8 * a * b + b + 2 * b * b + 2 * b for a, b in levels)
     lstm = 4 * (256 * 256 + 256 * 256 + 2 * 256)
     decoder = sum(3 * b * 2 * b + 2 * b + 8 * a * b + a for a, b in [(8, 64), *levels[1:]])
     model = build_model("demucs/light").model
     assert sum(p.numel() for p in model.parameters()) == encoder + lstm + decoder == 1_877_384
-
-
-def test_the_config_chooses_the_loss() -> None:
-    model = build_model("demucs/small").model
-    assert isinstance(model, Demucs)
-    assert isinstance(model.loss_function, L1)
-    other = "--model.init_args.loss_function=lightning_modules.losses.MSE"
-    model = build_model("demucs/small", [other]).model
-    assert isinstance(model, Demucs)
-    assert isinstance(model.loss_function, MSE)
