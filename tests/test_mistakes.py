@@ -102,7 +102,10 @@ TOOLS = {
         ("song.wav --checkpoint text.ckpt", ["text.ckpt: 5 bytes", "use another checkpoint"]),
         ("song.wav --checkpoint cut.ckpt", ["cut.ckpt: 3000 bytes that cannot be read"]),
         ("song.wav --checkpoint other.ckpt", ["contains no separator", "`lightning_modules"]),
-        (f"{SEPARATE} --denoiser model.ckpt", ["model.ckpt: separates vocals, other", "swap"]),
+        (
+            f"{SEPARATE} --denoiser model.ckpt",
+            ["model.ckpt: the model has the sources vocals", "swap"],
+        ),
         (f"{SEPARATE} -o taken", ["-o taken", "is not a folder", "give another"]),
         (f"{SEPARATE} --jobs ten", ["argument --jobs", "'ten'"]),
         (f"{SEPARATE} --jobs 0", ["--jobs", "at least 1", "'0'"]),
