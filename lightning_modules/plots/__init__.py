@@ -1,1 +1,1 @@
-"""Pictures of sound, scores and data sets."""
+"""Plots of sound, scores and data sets, as matplotlib figures."""

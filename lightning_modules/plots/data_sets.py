@@ -1,4 +1,4 @@
-"""Pictures of a data set: what ``datamodules.doctor.report`` found in it."""
+"""Plots of a data set, from a ``datamodules.doctor.report``."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from lightning_modules.plots.style import COLOURS, HEAT_COLOURS, new_figure
 _BLUE, _RED, _ORANGE = COLOURS[0], COLOURS[1], COLOURS[5]
 _SUBSET_COLOURS = dict(zip(SUBSETS, (_BLUE, _ORANGE), strict=True))
 _SEVERITY_COLOURS = {"note": "0.6", "warning": _ORANGE, "error": _RED}
-# What has no place on an axis of decibels, or of logarithms, is drawn at its end.
+# Minus infinity on a decibel or logarithmic axis is drawn at its end.
 _EXACT_DB = -120.0
 _NEVER = 1e-7
 _LONGEST_NAME = 44
 
 
 def overview_figure(report: Report) -> Figure:
-    """Draw lengths, levels, silence, clipping, mixtures against stems, and the findings.
+    """Draw lengths, levels, silence, clipping, errors of mixtures, and findings.
 
-    A dot is a file, or a track; the dashed lines are where the doctor begins to speak.
+    A dot is a file or a track; dashed lines are the thresholds of the doctor's findings.
 
     Args:
-        report: What was found.
+        report: The doctor's report.
 
     Returns:
         The figure, 1200 pixels wide.
@@ -73,10 +73,10 @@ def overview_figure(report: Report) -> Figure:
 
 
 def levels_figure(report: Report) -> Figure:
-    """Draw the level of every file: a row a track, a column a stem.
+    """Draw the level of every file: a row per track, a column per stem.
 
     Args:
-        report: What was found.
+        report: The doctor's report.
 
     Returns:
         The figure, 900 pixels wide; silent files are marked, missing ones grey.
@@ -125,7 +125,7 @@ def _draw_lengths(axes: Axes, report: Report) -> None:
 def _draw_dots(
     axes: Axes, report: Report, names: Sequence[str], value: Callable[[FileMeasures], float]
 ) -> None:
-    """Draw a dot a file, spread out over the width of its column."""
+    """Draw a dot per file, spread over the width of its column."""
     for column, name in enumerate(names):
         found = [
             (track.subset, value(track.files[name]))
@@ -172,7 +172,7 @@ def _draw_mixtures(axes: Axes, report: Report) -> None:
 
 def _draw_findings(axes: Axes, report: Report) -> None:
     kinds = Counter((found.severity, found.name) for found in report.findings)
-    # Findings come with the gravest first; bars are drawn from below.
+    # Findings are sorted from errors to notes; bars are drawn from below.
     for row, ((severity, _), count) in enumerate(reversed(kinds.items())):
         axes.barh(row, count, 0.5, color=_SEVERITY_COLOURS[severity])
         axes.text(count, row, f" {count} {severity}{'s' * (count != 1)}", va="center", fontsize=9)

@@ -1,4 +1,4 @@
-"""Pictures of scores: box plots, heat maps over tracks, and curves over a training."""
+"""Plots of scores: box plots, heat maps over tracks, and training curves."""
 
 import math
 from collections.abc import Mapping, Sequence, Sized
@@ -7,16 +7,15 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from lightning_modules.evaluation.scores import METRICS, TrackScores, aggregate
+from lightning_modules.plots import style
 from lightning_modules.plots.style import (
     BASELINE_COLOUR,
-    COLOURS,
     HEAT_COLOURS,
     MIXTURE_COLOUR,
     MODEL_COLOUR,
@@ -28,17 +27,17 @@ _DOT: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linestyle": "", "colo
 _MOST_MARKERS = 12
 _LineStyle = Literal["-", "--", "-.", ":"]
 _LINES: tuple[_LineStyle, ...] = ("-", "--", "-.", ":")
-# A heat map's colours span these quantiles, or one failed track would take them all.
+# Range of a heat map's colours, robust against single failed tracks.
 _HEAT_QUANTILES = (0.02, 0.98)
 
 
 def score_boxplot(
     tracks: Sequence[TrackScores], baseline_tracks: Sequence[TrackScores], title: str
 ) -> Figure:
-    """Draw the spread of scores over tracks: for each metric a box a source.
+    """Draw the spread of scores over tracks: a panel per metric with a box per source.
 
-    A track's score is the median over its frames. Boxes reach from the lower to the upper
-    quartile, whiskers to the farthest track within 1.5 times that distance; a dot is a track.
+    A track's score is the median over its frames. Boxes extend from the lower to the upper quartile,
+    whiskers to the farthest track within 1.5 times that distance; a dot is a track.
 
     Args:
         tracks: Scores of a model.
@@ -58,21 +57,19 @@ def score_boxplot(
             _draw_box(axes, behind, position, 0.8, MIXTURE_COLOUR, BASELINE_COLOUR)
             values = _track_values(medians, source, metric)
             _draw_box(axes, values, position, 0.45, _MODEL_FACE, MODEL_COLOUR)
-        # boxes and whiskers set the axis, or one failed track would squeeze all the others
+        # Boxes and whiskers set the limits, so that one failed track does not compress the rest.
         limits = axes.get_ylim()
         for position, source in enumerate(sources):
             _draw_dots(axes, _track_values(medians, source, metric), position, limits)
         axes.set_ylim(limits)
         axes.set_title(metric)
         axes.set_xticks(range(len(sources)), sources)
-        axes.grid(axis="y", color="0.9")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        style.frame(axes, "y")
     figure.axes[0].set_ylabel("median over frames (dB)")
     handles: list[Artist] = [
         Patch(facecolor=_MODEL_FACE, edgecolor=MODEL_COLOUR, label="model"),
-        Line2D([], [], label="a track", **_DOT),
-        Line2D([], [], label="a track beyond the axis", **_DOT | {"markerfacecolor": "white"}),
+        Line2D([], [], label="one track", **_DOT),
+        Line2D([], [], label="one track outside the axis", **_DOT | {"markerfacecolor": "white"}),
     ]
     if baseline_tracks:
         handles.insert(
@@ -90,14 +87,14 @@ def system_boxplot(
 ) -> Figure:
     """Draw the scores of systems side by side, as the SiSEC campaigns do.
 
-    A row of panels a source, a column a metric, in each a box a system: quartiles and median over
-    tracks, whiskers to the farthest track within 1.5 times their distance. Tracks beyond are left
-    out, for one failed track would squeeze all the others.
+    A row of panels per source, a column per metric; in each a box per system: quartiles and median
+    over tracks, whiskers to the farthest track within 1.5 times their distance. Tracks farther away
+    are not drawn, because one failed track would compress the rest.
 
     Args:
-        values: Source -> metric -> system -> figures of its tracks, dB. Systems stand from top to
-            bottom in their order in the first panel that has them.
-        bounds: Names of systems to be drawn in grey, such as the mixture.
+        values: Source -> metric -> system -> scores of its tracks, dB. Systems are drawn from top to
+            bottom.
+        bounds: Systems to draw in grey, such as the mixture.
         title: Title of the figure.
 
     Returns:
@@ -106,7 +103,7 @@ def system_boxplot(
     kinds = list(dict.fromkeys(kind for panels in values.values() for kind in panels))
     found = [system for panels in values.values() for each in panels.values() for system in each]
     systems = list(dict.fromkeys(found))
-    colours = _colours([name for name in systems if name not in bounds])
+    colours = style.colours_of([name for name in systems if name not in bounds])
     height = 1.3 + len(values) * (0.45 + 0.3 * len(systems))
     figure = new_figure(title, height)
     grid = figure.subplots(len(values), len(kinds), sharex="col", sharey="row", squeeze=False)
@@ -117,12 +114,10 @@ def system_boxplot(
             for position, name in enumerate(here):
                 colour = colours.get(name, BASELINE_COLOUR)
                 each = list(panels.get(kind, {}).get(name, ()))
-                _draw_box(axes, each, position, 0.62, _paler(colour), colour, "horizontal")
+                _draw_box(axes, each, position, 0.62, style.paler(colour), colour, "horizontal")
             axes.set_yticks(range(len(here)), here)
             axes.set_ylim(len(here) - 0.4, -0.6)
-            axes.grid(axis="x", color="0.9")
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
+            style.frame(axes, "x")
             axes.tick_params(axis="y", left=column == 0, labelleft=column == 0)
             if row == 0:
                 axes.set_title(kind, fontsize=11)
@@ -135,16 +130,16 @@ def system_boxplot(
 def track_heatmap(
     values: Mapping[str, Mapping[str, Mapping[str, float]]], label: str, title: str
 ) -> Figure:
-    """Draw a figure of every track: a panel a source, a column a system, a row a track.
+    """Draw a score of every track: a panel per source, a column per system, a row per track.
 
     Args:
         values: Source -> system -> track -> dB.
-        label: What the figures are, for the colour bar.
+        label: Label of the colour bar.
         title: Title of the figure.
 
     Returns:
-        The figure, 1200 pixels wide; tracks from the best on average to the worst, cells without
-        a figure grey.
+        The figure, 1200 pixels wide; tracks sorted from the best mean to the worst, missing scores
+        in grey.
     """
     by_track: dict[str, list[float]] = {}
     for systems in values.values():
@@ -169,7 +164,7 @@ def track_heatmap(
         )
         axes.set_title(source, fontsize=11)
         axes.set_xticks(range(len(systems)), list(systems), rotation=90)
-        # Thin lines between systems, so that columns do not run into each other.
+        # Thin lines between the columns.
         axes.set_xticks(np.arange(len(systems) - 1) + 0.5, minor=True)
         axes.grid(which="minor", axis="x", color="white", linewidth=1.5)
         axes.tick_params(which="minor", length=0)
@@ -187,14 +182,14 @@ def training_curves(
     Args:
         curves: Panel -> system -> for each of its runs, step -> figure. Of several runs each is
             a thin line, and the mean over the steps that all have a thick one.
-        label: What the figures are, with the unit.
+        label: Label of the y axis, with the unit.
         title: Title of the figure.
 
     Returns:
         The figure, 1200 pixels wide.
     """
     systems = list(dict.fromkeys(name for panel in curves.values() for name in panel))
-    colours = _colours(systems)
+    colours = style.colours_of(systems)
     columns = min(3, len(curves))
     rows = math.ceil(len(curves) / columns)
     figure = new_figure(title, 1.2 + 2.7 * rows)
@@ -203,10 +198,8 @@ def training_curves(
         for name, runs in found.items():
             _draw_curve(axes, runs, colours[name], _LINES[systems.index(name) % len(_LINES)])
         axes.set_title(panel, fontsize=11)
-        axes.grid(color="0.9")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel("step of the optimiser")
+        style.frame(axes, "both")
+        axes.set_xlabel("optimiser step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.tick_params(labelbottom=True)
     for axes in grid[len(curves) :]:
@@ -226,7 +219,7 @@ def training_curves(
 def _draw_curve(
     axes: Axes, runs: Sequence[Mapping[int, float]], colour: str, style: _LineStyle
 ) -> None:
-    """Draw a system's runs, and their mean where there are several."""
+    """Draw a system's runs, and their mean if there are several."""
     alone = len(runs) == 1
     for run in runs:
         axes.plot(
@@ -248,24 +241,14 @@ def _draw_curve(
 
 
 def _marker(points: Sized) -> str:
-    """Mark the points of short curves, of which one may be all there is."""
+    """Marker for short curves, which may be a single point."""
     return "o" if len(points) <= _MOST_MARKERS else ""
-
-
-def _colours(names: Sequence[str]) -> dict[str, str]:
-    return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
-
-
-def _paler(colour: str) -> tuple[float, float, float]:
-    """A face for boxes whose edges have the colour."""
-    red, green, blue = to_rgb(colour)
-    return (0.45 * red + 0.55, 0.45 * green + 0.55, 0.45 * blue + 0.55)
 
 
 def _track_values(
     medians: Sequence[dict[str, dict[str, float]]], source: str, metric: str
 ) -> list[float]:
-    """Collect the figures of the tracks that have one."""
+    """The finite scores of the tracks."""
     values = [track[source][metric] for track in medians if source in track]
     return [value for value in values if math.isfinite(value)]
 
@@ -279,7 +262,7 @@ def _draw_box(
     edge: str,
     orientation: Literal["vertical", "horizontal"] = "vertical",
 ) -> None:
-    """Draw one box, or nothing where there are no values."""
+    """Draw one box, or nothing without values."""
     if not values:
         return
     line = {"color": edge}
@@ -299,10 +282,10 @@ def _draw_box(
 
 
 def _draw_dots(axes: Axes, values: list[float], position: int, limits: tuple[float, float]) -> None:
-    """Draw a dot for each value; one beyond the limits is hollow and sits on the limit."""
+    """Draw a dot for each value; values outside the limits are hollow dots on the limit."""
     heights = np.clip(values, *limits)
     beyond = heights != values
-    # spread sideways, the same way in every picture
+    # Spread sideways to show overlapping dots.
     places = position + (np.linspace(-0.13, 0.13, len(values)) if len(values) > 1 else np.zeros(1))
     for chosen, face in ((~beyond, _DOT["color"]), (beyond, "white")):
         if chosen.any():  # the extent of an unclipped line without points is infinite

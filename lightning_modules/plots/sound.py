@@ -1,10 +1,7 @@
-"""Pictures of sound: spectrograms, masks and waveforms; and what all pictures share.
+"""Plots of sound: spectrograms, masks, levels and waveforms.
 
-Those of scores are in ``score_plots``, those of a data set in ``data_plots``: size, type, colours
-and the way to a file are from here.
-
-Figures are built as `matplotlib.figure.Figure` objects, never through pyplot, whose global state
-is neither safe in threads nor content without a display.
+Figures are created as `matplotlib.figure.Figure`, without pyplot, whose global state is not
+thread-safe and may need a display.
 """
 
 import math
@@ -28,7 +25,6 @@ from lightning_modules.plots.style import (
 
 _Signal = NDArray[np.floating]
 
-
 _LEVEL_COLOURS = matplotlib.colormaps["magma"]
 _MASK_COLOURS = matplotlib.colormaps["viridis"].with_extremes(bad="0.87")
 _DYNAMIC_RANGE_DB = 80.0
@@ -47,10 +43,10 @@ def spectrogram_figure(
     sample_rate: int,
     title: str,
 ) -> Figure:
-    """Draw spectrograms: the mixture on top, then each source's reference beside its estimate.
+    """Draw spectrograms: the mixture on top, then each source's reference and estimate.
 
-    Level is in dB below the mixture's loudest point, the same scale everywhere; frequency is
-    logarithmic, as music is.
+    Levels are in dB below the maximum of the mixture, on the same scale in all panels; the
+    frequency axis is logarithmic.
 
     Args:
         mixture: Waveform, nominally in [-1, 1], shape (C, T).
@@ -87,7 +83,7 @@ def spectrogram_figure(
     figure.colorbar(
         panels[0].images[0],
         ax=panels,
-        label="dB re the mixture's maximum",
+        label="dB re maximum of the mixture",
         aspect=50,
         pad=0.01,
     )
@@ -102,11 +98,11 @@ def mask_figure(
     sample_rate: int,
     title: str,
 ) -> Figure:
-    """Draw masks: how much of the mixture each source has, and how much its estimate took.
+    """Draw masks: the share of each source, and of its estimate, in the mixture.
 
-    A mask is |S| / |X|, cut off at 1, with the magnitudes S of a source and X of the mixture in
-    bands and moments. It is what a model of masks multiplies the mixture with, and of any other
-    model what that comes to; phase is left out.
+    A mask is |S| / |X|, at most 1, with the magnitudes S of a source and X of the mixture in
+    frequency bands. It is the mask of a masking model, and the equivalent for any other model;
+    phase is ignored.
 
     Args:
         mixture: Waveform, nominally in [-1, 1], shape (C, T).
@@ -117,7 +113,7 @@ def mask_figure(
         title: Title of the figure.
 
     Returns:
-        The figure, 1200 pixels wide; grey where the mixture is 80 dB below its loudest point.
+        The figure, 1200 pixels wide; grey where the mixture is 80 dB below its maximum.
     """
     figure = new_figure(title, 0.8 + 1.75 * len(sources))
     grid = figure.subplots(len(sources), 2, sharex=True, sharey=True, squeeze=False)
@@ -135,7 +131,7 @@ def mask_figure(
     for axes in grid[-1]:
         axes.set_xlabel("time (s)")
     figure.supylabel("frequency (Hz)", fontsize=10)
-    label = "part of the mixture"
+    label = "share of the mixture"
     figure.colorbar(grid[0, 0].images[0], ax=grid, label=label, aspect=50, pad=0.01)
     return figure
 
@@ -143,10 +139,9 @@ def mask_figure(
 def denoising_figure(
     clean: _Signal, noisy: _Signal, denoised: _Signal, sample_rate: int, title: str
 ) -> Figure:
-    """Draw clean, noisy and denoised music side by side, and below how loud they are in bands.
+    """Draw spectrograms of clean, noisy and denoised music, and their third-octave levels below.
 
-    Spectrograms are in dB below the clean one's loudest point; levels are those of third octaves,
-    in dB below the clean one's loudest.
+    Both are in dB below the maximum of the clean signal.
 
     Args:
         clean: Waveform, nominally in [-1, 1], shape (C, T).
@@ -172,7 +167,7 @@ def denoising_figure(
         axes.tick_params(labelleft=column == 0)
         panels.append(axes)
     panels[0].set_ylabel("frequency (Hz)")
-    label = "dB re the clean maximum"
+    label = "dB re maximum of clean"
     figure.colorbar(panels[0].images[0], ax=panels, label=label, pad=0.01)
 
     levels = figure.add_subplot(grid[1, :])
@@ -200,7 +195,7 @@ def waveform_figure(
     sample_rate: int,
     title: str,
 ) -> Figure:
-    """Draw waveforms: for each source its estimate, over its reference, over the mixture.
+    """Draw waveforms: for each source its estimate over its reference over the mixture.
 
     Args:
         mixture: Waveform, nominally in [-1, 1], shape (C, T).
@@ -223,7 +218,7 @@ def waveform_figure(
         for signal, colour, label in filled:
             seconds, lowest, highest = _envelope(signal, sample_rate)
             axes.fill_between(seconds, lowest, highest, color=colour, linewidth=0, label=label)
-        # an outline, as a third fill would hide the reference or blend with it
+        # An outline, because a third fill would hide the reference.
         seconds, lowest, highest = _envelope(estimates[row], sample_rate)
         axes.plot(seconds, lowest, color=_ESTIMATE_COLOUR, linewidth=0.8, label="estimate")
         axes.plot(seconds, highest, color=_ESTIMATE_COLOUR, linewidth=0.8)
@@ -237,17 +232,17 @@ def waveform_figure(
 
 
 def track_strips(tracks: Iterable[_Signal], sample_rate: int) -> Iterator[tuple[Figure, Figure]]:
-    """Draw a waveform and a spectrogram of each track, bare, for a player to lie behind.
+    """Draw a waveform and a spectrogram of each track without axes, for the web player.
 
-    Both reach from edge to edge, so that a playhead over them shows the time. The first track
-    sets the scales of all. Tracks are taken one at a time, as they may not fit into memory.
+    Both extend from edge to edge, so that a playhead on top shows the time. The first track sets
+    the scales of all. Tracks are read one at a time, because they may not fit into memory.
 
     Args:
         tracks: Waveforms, nominally in [-1, 1], shape (C, T); the mixture first.
         sample_rate: Samples per second.
 
     Yields:
-        Waveform on a transparent ground, and spectrogram, of one track after the other.
+        Waveform on a transparent background, and spectrogram, of each track.
     """
     peak = loudest = 0.0
     for signal in tracks:
@@ -270,11 +265,7 @@ def track_strips(tracks: Iterable[_Signal], sample_rate: int) -> Iterator[tuple[
 
 
 def frequency_heights() -> dict[str, float]:
-    """Tell at what part of a spectrogram's height, from its lower edge, frequencies lie.
-
-    Returns:
-        Frequency in hertz as a label, such as ``1k``, -> height from 0 to 1.
-    """
+    """Label of each frequency tick, such as ``1k``, -> its height in a spectrogram, 0 to 1."""
     span = math.log(_HIGHEST_HZ / _LOWEST_HZ)
     return {
         label: math.log(hertz / _LOWEST_HZ) / span for hertz, label in _FREQUENCY_TICKS_HZ.items()
@@ -282,20 +273,20 @@ def frequency_heights() -> dict[str, float]:
 
 
 def _band_power(signal: _Signal, sample_rate: int, columns: int) -> NDArray[np.float64]:
-    """Compute power in logarithmic bands at so many moments as a picture can show.
+    """Compute power in logarithmic frequency bands over time.
 
     Args:
         signal: Waveform, shape (C, T).
         sample_rate: Samples per second.
-        columns: Number of moments, at most; frames of a long signal do not overlap.
+        columns: Maximum number of time steps; frames of a long signal do not overlap.
 
     Returns:
-        Power summed over channels, shape (bands, moments), lowest band first.
+        Power summed over channels, shape (bands, steps), lowest band first.
     """
     n_fft = 2 ** round(math.log2(0.09 * sample_rate))  # 93 ms at 44.1 kHz
     samples = signal.shape[-1]
     padded = np.pad(np.asarray(signal, dtype=np.float32), [(0, 0), (n_fft // 2, n_fft // 2)])
-    # the middle of column k is at (k + 1/2) / columns of the signal's length
+    # The centre of column k is at (k + 1/2) / columns of the signal's length.
     columns = max(1, min(columns, 8 * samples // n_fft))
     starts = ((np.arange(columns) + 0.5) * samples / columns).astype(int)
     windows = np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=-1)[:, starts]
@@ -306,10 +297,10 @@ def _band_power(signal: _Signal, sample_rate: int, columns: int) -> NDArray[np.f
 
 
 def _band_weights(n_fft: int, sample_rate: int) -> NDArray[np.float64]:
-    """Compute triangles that take FFT bins to logarithmic bands, shape (bands, bins).
+    """Triangular weights of FFT bins in logarithmic bands, shape (bands, bins).
 
-    A triangle is as wide as its band or two bins, whichever is wider: low bands, narrower than a
-    bin, interpolate between bins; high bands average over many.
+    A triangle is as wide as its band, but at least two bins: low bands interpolate between bins,
+    high bands average over many.
     """
     bins_hz = np.fft.rfftfreq(n_fft, 1 / sample_rate)
     centres_hz = np.geomspace(_LOWEST_HZ, _HIGHEST_HZ, _BANDS)[:, None]
@@ -317,7 +308,7 @@ def _band_weights(n_fft: int, sample_rate: int) -> NDArray[np.float64]:
         centres_hz * math.log(_HIGHEST_HZ / _LOWEST_HZ) / _BANDS, sample_rate / n_fft
     )
     weights = np.maximum(0, 1 - np.abs(bins_hz - centres_hz) / half_widths_hz)
-    # a band above half the sample rate has no bins; it stays empty
+    # Bands above half the sample rate are empty.
     normalised: NDArray[np.float64] = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
     return normalised
 
@@ -325,7 +316,7 @@ def _band_weights(n_fft: int, sample_rate: int) -> NDArray[np.float64]:
 def _draw_spectrogram(
     axes: Axes, power: NDArray[np.float64], loudest: float, seconds: float
 ) -> None:
-    """Draw band power (bands, moments) in dB relative to `loudest`, on named axes."""
+    """Draw band power (bands, steps) in dB relative to `loudest`."""
     decibels = 10 * np.log10(np.maximum(power / loudest, 1e-12))
     _draw_image(axes, decibels, seconds, _LEVEL_COLOURS, (-_DYNAMIC_RANGE_DB, 0))
 
@@ -337,7 +328,7 @@ def _draw_image(
     colours: Colormap,
     limits: tuple[float, float],
 ) -> None:
-    """Draw values (bands, moments) over time and logarithmic frequency, on named axes."""
+    """Draw values (bands, steps) over time and logarithmic frequency."""
     axes.imshow(
         values,
         origin="lower",
@@ -353,11 +344,7 @@ def _draw_image(
 
 
 def _envelope(signal: _Signal, sample_rate: int) -> tuple[NDArray[np.float64], _Signal, _Signal]:
-    """Find the lowest and highest sample of any channel in each of at most 600 stretches.
-
-    Returns:
-        Start of each stretch in seconds, lowest samples, highest samples.
-    """
+    """Starts in seconds, minima and maxima over channels of at most 600 sections of a signal."""
     starts = np.unique(np.linspace(0, signal.shape[-1], 600, endpoint=False).astype(int))
     lowest = np.minimum.reduceat(signal.min(axis=0), starts)
     highest = np.maximum.reduceat(signal.max(axis=0), starts)

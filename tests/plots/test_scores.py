@@ -1,4 +1,4 @@
-"""Pictures of scores show what was put in."""
+"""Plots of scores show the given values."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_boxplot(tmp_path: Path) -> None:
     assert [axes.get_title() for axes in figure.axes] == list(METRICS)
     sdr = figure.axes[0]
     assert [label.get_text() for label in sdr.get_xticklabels()] == ["vocals", "other"]
-    assert len(sdr.patches) == 4  # a box and the mixture's for each source
-    # the failed track does not squeeze the axis; it is drawn hollow on its edge
+    assert len(sdr.patches) == 4  # one box of the model and one of the mixture per source
+    # The failed track does not change the limits; it is a hollow dot on the edge.
     lowest = sdr.get_ylim()[0]
     assert -3 < lowest < 1
     hollow = [line for line in sdr.lines if line.get_markerfacecolor() == "white"]
@@ -43,7 +43,7 @@ def test_boxplot(tmp_path: Path) -> None:
     style.save(figure, tmp_path / "boxes.png")
 
 
-def test_boxplot_without_figures(tmp_path: Path) -> None:
+def test_boxplot_without_scores(tmp_path: Path) -> None:
     empty = scores("a")
     for metrics in empty.frames.values():
         for values in metrics.values():
@@ -59,7 +59,7 @@ def labels(axes: Axes) -> list[str]:
     return [label.get_text() for label in axes.get_yticklabels()]
 
 
-def test_systems_side_by_side(tmp_path: Path) -> None:
+def test_boxplots_of_systems(tmp_path: Path) -> None:
     values = {
         "vocals": {
             "SDR": {"one": [1.0, 2.0, 3.0, 40.0], "two": [5.0], "mixture": [-3.0, -2.0]},
@@ -73,12 +73,12 @@ def test_systems_side_by_side(tmp_path: Path) -> None:
     assert accompaniment.get_xlabel() == "SDR (dB)"
     assert [vocals.get_ylabel(), accompaniment.get_ylabel()] == ["vocals", "accompaniment"]
     assert labels(vocals) == ["one", "two", "mixture"]
-    assert labels(accompaniment) == ["two"], "only what has the source has a place"
-    assert vocals.get_ylim()[0] > vocals.get_ylim()[1], "the first stands on top"
+    assert labels(accompaniment) == ["two"], "only systems with the source are shown"
+    assert vocals.get_ylim()[0] > vocals.get_ylim()[1], "the first system is on top"
     assert len(vocals.patches) == 3
     middles = [box.get_path().get_extents() for box in vocals.patches]
     assert (middles[0].x0, middles[0].x1) == (1.75, 12.25)  # quartiles of the first
-    assert vocals.get_xlim()[1] < 40, "one track does not squeeze the others"
+    assert vocals.get_xlim()[1] < 40, "an outlier does not change the limits"
     edges = [to_hex(box.get_edgecolor()) for box in vocals.patches]
     assert len(set(edges)) == 3
     assert edges[2] == to_hex("0.55")
@@ -88,7 +88,7 @@ def test_systems_side_by_side(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "boxes.svg").read_text()[:500]
 
 
-def test_heat_map_orders_tracks_and_leaves_gaps(tmp_path: Path) -> None:
+def test_heat_map_sorts_tracks_and_masks_missing_scores(tmp_path: Path) -> None:
     values = {
         "vocals": {"one": {"low": 1.0, "high": 9.0}, "two": {"high": 8.0}},
         "drums": {"one": {"low": -50.0, "high": 7.0}},
@@ -117,7 +117,7 @@ def drawn(figure: Figure, panel: str) -> list[tuple[list[float], list[float]]]:
     ]
 
 
-def test_curves_of_seeds_and_their_mean(tmp_path: Path) -> None:
+def test_training_curves_of_seeds_and_their_mean(tmp_path: Path) -> None:
     curves = {
         "mean": {"one": [{1: 0.0, 2: 2.0}], "two": [{1: 1.0, 2: 3.0}, {2: 5.0, 3: 9.0}]},
         "vocals": {"one": [{1: 4.0}]},
@@ -127,18 +127,18 @@ def test_curves_of_seeds_and_their_mean(tmp_path: Path) -> None:
         ([1, 2], [0, 2]),
         ([1, 2], [1, 3]),
         ([2, 3], [5, 9]),
-        ([2], [4]),  # only the second step is known of both seeds
+        ([2], [4]),  # only the second step was logged by both seeds
     ]
     assert drawn(figure, "vocals") == [([1], [4])]
     assert all(line.get_marker() == "o" for axes in figure.axes for line in axes.lines)
     assert figure.axes[0].get_ylabel() == "SDR (dB)"
-    assert figure.axes[0].get_xlabel() == "step of the optimiser"
+    assert figure.axes[0].get_xlabel() == "optimiser step"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
     style.save(figure, tmp_path / "curves.png")
     assert imread(tmp_path / "curves.png").shape[1] == 1200
 
 
-def test_pyplot_stays_out() -> None:
+def test_pyplot_is_not_imported() -> None:
     code = (
         "import sys, lightning_modules.plots.sound, lightning_modules.plots.scores\n"
         "assert 'matplotlib.pyplot' not in sys.modules"

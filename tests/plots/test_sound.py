@@ -1,4 +1,4 @@
-"""Pictures show what was put in, at the right place and level."""
+"""Plots of sound show the signals at the right place and level."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ def tone_and_click(seconds: float = 2.0) -> NDArray[np.float32]:
 
 
 def image(axes: Axes) -> NDArray[np.float64]:
-    """Decibels of a spectrogram, or values of a mask, shape (bands, moments), as drawn."""
+    """Drawn decibels of a spectrogram or values of a mask, shape (bands, steps)."""
     values = axes.images[0].get_array()
     assert values is not None
     return values
@@ -37,7 +37,7 @@ def panels(figure: Figure) -> dict[str, Axes]:
     return {axes.get_title(): axes for axes in figure.axes if axes.images}
 
 
-def test_spectrograms_lie_where_the_sound_is() -> None:
+def test_spectrogram_shows_frequency_time_and_level() -> None:
     references = tone_and_click()
     estimates = references * np.array([0.1, 0.0], dtype=np.float32)[:, None, None]
     figure = sound.spectrogram_figure(
@@ -68,7 +68,7 @@ def test_spectrograms_lie_where_the_sound_is() -> None:
     loud = np.flatnonzero(click[100] > click[100].max() - 1)
     assert (loud.mean() + 0.5) / click.shape[1] * right == pytest.approx(0.5, abs=0.01)
 
-    # one scale for all: 0 dB is the mixture's maximum, a tenth of the amplitude is 20 dB less
+    # One scale for all panels: 0 dB is the mixture's maximum, a tenth of it is -20 dB.
     assert image(drawn["mixture"]).max() == pytest.approx(0, abs=0.01)
     middle = slice(100, 200)
     difference = tone[:, middle].max() - image(drawn["vocals: estimate"])[:, middle].max()
@@ -88,12 +88,12 @@ def test_opposite_channels_do_not_cancel() -> None:
     np.testing.assert_allclose(same, other, atol=1e-3)
 
 
-def test_masks_are_parts_of_the_mixture() -> None:
+def test_masks_show_shares_of_the_mixture() -> None:
     time = np.arange(2 * RATE) / RATE
     low, high = (0.1 * np.sin(2 * np.pi * hertz * time) for hertz in (250, 4000))
     low[RATE:] = 0
     references = np.repeat(np.stack([low, high])[:, None], 2, axis=1).astype(np.float32)
-    # one tone is taken to a quarter, the other, with some of the first, is three times too loud
+    # One tone has a quarter of its amplitude; the other is three times too loud and leaks.
     estimates = np.stack([0.25 * references[0], 0.5 * references[0] + 3 * references[1]])
     figure = sound.mask_figure(references.sum(0), references, estimates, SOURCES[:2], RATE, "title")
     drawn = panels(figure)
@@ -112,14 +112,14 @@ def test_masks_are_parts_of_the_mixture() -> None:
     assert at("vocals: reference", 4000, 0.5) == pytest.approx(0, abs=1e-3)
     assert at("vocals: estimate", 250, 0.5) == pytest.approx(0.25, abs=1e-3)
     assert at("drums: estimate", 250, 0.5) == pytest.approx(0.5, abs=1e-3)
-    assert at("drums: estimate", 4000, 1.5) == 1, "a mask takes no more than there is"
-    assert at("vocals: reference", 250, 1.5) is np.ma.masked, "there is nothing to share out"
+    assert at("drums: estimate", 4000, 1.5) == 1, "a mask is at most 1"
+    assert at("vocals: reference", 250, 1.5) is np.ma.masked, "the mixture is silent"
     assert sound.frequency_heights()["200"] < heights[250] / height
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("samples", [1, 500, 30000])
-def test_any_length_and_silence(tmp_path: Path, channels: int, samples: int) -> None:
+@pytest.mark.parametrize("samples", [1, 500])
+def test_silence_of_any_length(tmp_path: Path, channels: int, samples: int) -> None:
     silence = np.zeros((4, channels, samples), dtype=np.float32)
     for draw in (sound.spectrogram_figure, sound.mask_figure, sound.waveform_figure):
         figure = draw(silence.sum(0), silence, silence, SOURCES, RATE, "silence")
@@ -127,7 +127,7 @@ def test_any_length_and_silence(tmp_path: Path, channels: int, samples: int) -> 
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["silence.png"]
 
 
-def test_pictures_are_1200_pixels_wide_and_drawn_in_threads(tmp_path: Path) -> None:
+def test_figures_are_1200_pixels_wide_and_thread_safe(tmp_path: Path) -> None:
     references = tone_and_click(1.0)
 
     def draw(index: int) -> tuple[int, ...]:
@@ -144,7 +144,7 @@ def test_pictures_are_1200_pixels_wide_and_drawn_in_threads(tmp_path: Path) -> N
     assert shapes[:3] == shapes[3:]
 
 
-def test_denoising_is_drawn_side_by_side_with_its_levels(tmp_path: Path) -> None:
+def test_denoising_figure_shows_spectrograms_and_levels(tmp_path: Path) -> None:
     time = np.arange(2 * RATE) / RATE
     low, high = (0.5 * np.sin(2 * np.pi * hertz * time) for hertz in (250, 8000))
     clean = np.stack([low + high] * 2).astype(np.float32)
@@ -170,7 +170,7 @@ def test_denoising_is_drawn_side_by_side_with_its_levels(tmp_path: Path) -> None
     style.save(sound.denoising_figure(silence, silence, silence, RATE, ""), tmp_path / "none.png")
 
 
-def test_waveforms_keep_their_peaks() -> None:
+def test_waveforms_show_single_peaks() -> None:
     references = tone_and_click()
     figure = sound.waveform_figure(
         references.sum(0), references, 0.25 * references, SOURCES[:2], RATE, "title"
@@ -182,7 +182,7 @@ def test_waveforms_keep_their_peaks() -> None:
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
 
 
-def test_strips_reach_from_edge_to_edge_and_share_scales() -> None:
+def test_strips_extend_to_the_edges_and_share_scales() -> None:
     tone, click = tone_and_click()
     strips = list(sound.track_strips(iter([tone, 0.5 * tone, click]), RATE))
     for waveform, spectrogram in strips:
