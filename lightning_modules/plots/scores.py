@@ -36,8 +36,8 @@ def score_boxplot(
 ) -> Figure:
     """Draw the spread of scores over tracks: a panel per metric with a box per source.
 
-    A track's score is the median over its frames. Boxes extend from the lower to the upper quartile,
-    whiskers to the farthest track within 1.5 times that distance; a dot is a track.
+    A track's score is the median over its frames. Boxes extend from the lower to the upper
+    quartile, whiskers to the farthest track within 1.5 times that distance; a dot is a track.
 
     Args:
         tracks: Scores of a model.
@@ -92,8 +92,8 @@ def system_boxplot(
     are not drawn, because one failed track would compress the rest.
 
     Args:
-        values: Source -> metric -> system -> scores of its tracks, dB. Systems are drawn from top to
-            bottom.
+        values: Source -> metric -> system -> scores of its tracks, dB; systems from
+            top to bottom.
         bounds: Systems to draw in grey, such as the mixture.
         title: Title of the figure.
 

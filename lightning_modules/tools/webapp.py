@@ -1,4 +1,4 @@
-"""Separate and listen in a browser: ``python -m lightning_modules.tools.webapp --checkpoint X``."""
+"""Serve the web app: ``python -m lightning_modules.tools.webapp --checkpoint X``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the app until it is stopped.
 
     Args:
-        arguments: Command line; by default this process's.
+        arguments: Command line; by default that of this process.
 
     Returns:
-        Exit status: 0, or 2 for a mistake that the message on stderr explains.
+        Exit status: 0, or 2 for a mistake explained on stderr.
     """
     options = _parser().parse_args(arguments)
 
@@ -42,17 +42,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", help="cpu, cuda, ...; by default the fastest")
     serving = parser.add_argument_group("serving")
     add = serving.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: only this "
-        "machine; 0.0.0.0: whoever reaches it)")  # fmt: skip
-    add("--port", type=int, default=7860, help="default 7860; 0 for any that is free")
-    add("--queue", type=int, default=10, help="songs that may wait (default 10)")
-    add("--jobs", type=int, default=1, help="songs that are separated at a time (default 1)")
+    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, only this "
+        "machine; 0.0.0.0 for the network)")  # fmt: skip
+    add("--port", type=int, default=7860, help="default 7860; 0 for any free port")
+    add("--queue", type=int, default=10, help="maximum number of waiting songs (default 10)")
+    add("--jobs", type=int, default=1, help="songs to separate in parallel (default 1)")
     songs = parser.add_argument_group("songs")
     add = songs.add_argument
     add("--max-minutes", type=float, default=15, help="longest song (default 15)")
     add("--max-mb", type=float, default=200, help="largest file (default 200)")
     add("--keep-minutes", type=float, default=60,
-        help="time after its last use that a song is removed (default 60)")  # fmt: skip
+        help="delete songs this long after their last use (default 60)")  # fmt: skip
     return parser
 
 
@@ -79,7 +79,7 @@ def serve(options: argparse.Namespace) -> None:
     limits = Limits(options.max_minutes, options.max_mb, options.keep_minutes)
     if importlib.util.find_spec("gradio") is None:
         raise DataError("the app needs Gradio, which is not installed: pip install gradio")
-    listening = _listen(options.host, options.port)  # a taken port is told before models load
+    listening = _listen(options.host, options.port)  # fails before models are loaded
 
     import torch
     import uvicorn
@@ -95,28 +95,28 @@ def serve(options: argparse.Namespace) -> None:
         name: load_separator(path, place)
         for name, path in zip(names, options.checkpoint, strict=True)
     }
-    # SIGTERM, too, shall remove the songs.
-    signal.signal(signal.SIGTERM, _leave)
+    # SIGTERM must delete the songs too.
+    signal.signal(signal.SIGTERM, _interrupt)
     with suppress(KeyboardInterrupt), listening, Workspace(limits) as workspace:
-        # Only now: Gradio notes at once where the workspace is.
+        # Imported here, because Gradio reads the path of the workspace at import.
         from lightning_modules.webapp.server import build_server
 
         app = build_server(models, workspace, options.queue, options.jobs)
         host, port = listening.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-        # Players keep connections open; nobody waits for them at the end.
+        # Players keep connections open; do not wait for them at shutdown.
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listening])
 
 
 def model_names(checkpoints: Sequence[Path]) -> list[str]:
-    """Name models by as much of their paths as tells them apart.
+    """Name models by the shortest unique ends of their paths.
 
     Args:
         checkpoints: Checkpoint files.
 
     Returns:
-        Names in the same order, such as ``unet`` and ``demucs`` of two runs' ``best.ckpt``.
+        Names in the same order, such as ``unet`` and ``demucs`` of the ``best.ckpt`` of two runs.
 
     Raises:
         DataError: A checkpoint is given twice.
@@ -129,7 +129,7 @@ def model_names(checkpoints: Sequence[Path]) -> list[str]:
         names = ["/".join(path.parts[-length:]) for path in stems]
         if len(set(names)) == len(names):
             return [name.replace("/checkpoints/", "/") for name in names]
-    return [str(path) for path in paths]  # they differ in their suffixes only
+    return [str(path) for path in paths]  # they differ only in their suffixes
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -140,13 +140,13 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.bind(address)
     except OSError as error:
         raise OSError(
-            f"--host {host} --port {port} cannot be listened on: {error.strerror}; give another "
-            "--port, or 0 for any that is free"
+            f"--host {host} --port {port}: cannot listen there: {error.strerror}; give another "
+            "--port, or 0 for any free one"
         ) from error
     return listening
 
 
-def _leave(number: int, frame: object) -> NoReturn:
+def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 

@@ -1,1 +1,1 @@
-"""The web app: songs in, stems to listen to out."""
+"""The web app: upload songs, separate them, play and download the stems."""

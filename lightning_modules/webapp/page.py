@@ -1,4 +1,4 @@
-"""The page, in Gradio; what is heard of a song is in ``static/player.js``."""
+"""The page, built with Gradio; the player of a song is ``static/player.js``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_modules.inference.stem_files import SeparatingModule
 from lightning_modules.webapp import rendering
 from lightning_modules.webapp.workspace import Workspace
 
-_AT_ONCE = 2  # models side by side
+_MAX_MODELS = 2  # compared with each other
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
 THEME = gradio.themes.Base(
     primary_hue="blue",
@@ -22,35 +22,35 @@ THEME = gradio.themes.Base(
     font=_FONTS,
     font_mono=["ui-monospace", "Consolas", "monospace"],
 )
-_EMPTY = """<div class="stemlab-empty">The stems appear here: play them together, mute, solo and
-mix them, look at them, and take them home.</div>"""
-_STOPPED = '<div class="stemlab-empty">Stopped: nothing is kept of this song.</div>'
+_EMPTY = """<div class="stemlab-empty">The separated stems appear here, to play, mute, solo, mix and
+download.</div>"""
+_STOPPED = '<div class="stemlab-empty">Stopped. The song was deleted.</div>'
 
 
 def build_page(
     models: Mapping[str, SeparatingModule], workspace: Workspace, queue: int, jobs: int
 ) -> gradio.Blocks:
-    """Lay out the page.
+    """Build the page.
 
     Args:
         models: Name -> model.
-        workspace: Where the songs are.
-        queue: Songs that may wait.
-        jobs: Songs that are separated at a time.
+        workspace: Stores the songs.
+        queue: Maximum number of waiting songs.
+        jobs: Songs to separate in parallel.
 
     Returns:
         The page, not yet served.
     """
     names = list(models)
     limits = workspace.limits
-    stops: dict[str | None, threading.Event] = {}  # one for each browser tab
+    stops: dict[str | None, threading.Event] = {}  # by browser session
 
     def leave(request: gradio.Request) -> None:
         stops.pop(request.session_hash, threading.Event()).set()
 
     def stop(request: gradio.Request) -> Any:
         if request.session_hash not in stops:
-            return gradio.skip()  # a finished song stays
+            return gradio.skip()  # keep a finished song
         leave(request)
         return _STOPPED
 
@@ -61,22 +61,22 @@ def build_page(
         progress: Any = gradio.Progress(),  # noqa: B008
     ) -> str:
         if not upload:
-            return _message("Choose a song first: drop a file on the field, or click it.")
+            return _message("Choose a song first: drop a file on the song field, or click it.")
         known = [name for name in names if name in chosen]
-        if not known or len(known) > _AT_ONCE:
-            return _message(f"{len(known)} models are chosen: choose one, or two to compare.")
+        if not known or len(known) > _MAX_MODELS:
+            return _message(f"{len(known)} models are selected: select one, or two to compare.")
 
         stopped = stops[request.session_hash] = threading.Event()
 
-        def tell(part: float, what: str) -> None:
+        def report(part: float, what: str) -> None:
             if stopped.is_set():
                 raise DataError("stopped")
             progress(part, desc=what)
 
         try:
-            song = workspace.separate(upload, {name: models[name] for name in known}, tell)
+            song = workspace.separate(upload, {name: models[name] for name in known}, report)
             try:
-                rendering.draw(song, tell)
+                rendering.draw(song, report)
             except BaseException:
                 workspace.remove(song)
                 raise
@@ -88,14 +88,17 @@ def build_page(
         return f'<stem-player song="{song.token}"></stem-player>'
 
     with gradio.Blocks(title="Stemlab", analytics_enabled=False, fill_width=True) as page:
-        _html('<header class="stemlab-header"><h1>Stemlab</h1><p>Take a song apart.</p></header>')
+        _html(
+            '<header class="stemlab-header"><h1>Stemlab</h1>'
+            "<p>Separate a song into its stems.</p></header>"
+        )
         with gradio.Row(elem_classes="stemlab-columns"):
             with gradio.Column(scale=1, min_width=280, elem_classes="stemlab-side"):
                 upload = gradio.File(label="Song", height=170, elem_id="song")
                 chosen = gradio.CheckboxGroup(
                     names,
                     value=names[:1],
-                    label="Model" if len(names) == 1 else "Models (two are compared)",
+                    label="Model" if len(names) == 1 else "Models (select two to compare them)",
                     interactive=len(names) > 1,
                     elem_id="models",
                 )
@@ -104,7 +107,7 @@ def build_page(
                     stop_button = gradio.Button("Stop", elem_id="stop", min_width=80)
                 _html(
                     '<p class="stemlab-note">WAV, MP3, FLAC, M4A or Ogg, up to '
-                    f"{limits.minutes:g} minutes and {limits.megabytes:g} MB. Songs are removed "
+                    f"{limits.minutes:g} minutes and {limits.megabytes:g} MB. Songs are deleted "
                     f"after {limits.keep_minutes:g} minutes without use.</p>"
                 )
             with gradio.Column(scale=3, min_width=320):
@@ -118,9 +121,9 @@ def build_page(
             show_progress="full",
             api_visibility="private",
         )
-        # Gradio forgets a song that waits; one at work has to be told.
+        # Gradio removes waiting songs from its queue; a running separation needs the event.
         stop_button.click(stop, None, result, cancels=[run], queue=False, api_visibility="private")
-        page.unload(leave)  # nobody is there to listen
+        page.unload(leave)
     page.queue(max_size=queue, default_concurrency_limit=jobs)
     return page
 
@@ -130,5 +133,5 @@ def _message(text: str) -> str:
 
 
 def _html(content: str, **settings: Any) -> gradio.HTML:
-    # Gradio's style for running text would change buttons and headings within.
+    # Gradio's default style would change buttons and headings inside.
     return gradio.HTML(content, apply_default_css=False, **settings)

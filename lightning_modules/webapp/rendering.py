@@ -1,4 +1,4 @@
-"""What the app makes of a song's tracks: sound for the player, pictures and downloads."""
+"""Files made from a song's tracks: samples for the player, plots and downloads."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from lightning_modules.plots.style import save
 from lightning_modules.webapp.workspace import Song, Track
 
 PICTURES = ("waveform", "spectrogram")
-HIGHEST_LEVEL = 2.0  # about 6 dB
-MOST_SECONDS = 10  # of sound in one answer
+MAX_LEVEL = 2.0  # about 6 dB
+MAX_SECONDS = 10  # of audio per response
 _BLOCK_SAMPLES = 2**18
 
 
 def headroom(song: Song) -> float:
-    """What the player's samples are divided by so that none is clipped, at least 1."""
+    """Divisor of the player's samples that prevents clipping, at least 1."""
     return max([1.0, *song.peaks])
 
 
 def pcm(song: Song, start: int, samples: int) -> bytes:
-    """Read a stretch of all tracks at once, so that they cannot come apart.
+    """Read a section of all tracks together, so that they stay synchronous.
 
     Args:
         song: The song.
         start: First sample.
-        samples: Number of samples; the end of the song, or ``MOST_SECONDS``, may cut it short.
+        samples: Number of samples; fewer at the end of the song, at most ``MAX_SECONDS``.
 
     Returns:
-        16-bit little-endian integers, full scale being ``headroom``, shape (tracks, C, n).
+        16-bit little-endian integers with full scale ``headroom``, shape (tracks, C, n).
     """
     start = max(0, start)
-    samples = max(0, min(samples, MOST_SECONDS * song.sample_rate))
+    samples = max(0, min(samples, MAX_SECONDS * song.sample_rate))
     audio = np.stack([read(track.path, start, samples) for track in song.tracks])
     return (audio * (32767 / headroom(song))).round().astype("<i2").tobytes()
 
 
 def draw(song: Song, progress: Callable[[float, str], None] = lambda part, what: None) -> None:
-    """Draw the pictures of all tracks, and find their peaks.
+    """Draw the plots of all tracks, and find their peaks.
 
     Args:
-        song: The song; its ``peaks`` are filled.
-        progress: Told how much is done, from 0 to 1, and what is at hand.
+        song: The song; its ``peaks`` are set.
+        progress: Called with the finished part, 0 to 1, and a description.
     """
 
     def signals() -> Iterator[Audio]:
@@ -69,13 +69,7 @@ def draw(song: Song, progress: Callable[[float, str], None] = lambda part, what:
 
 
 def picture(song: Song, number: int, kind: str) -> Path:
-    """Name the picture of a track.
-
-    Args:
-        song: The song.
-        number: The track.
-        kind: One of ``PICTURES``.
-    """
+    """File of a track's plot of one of the kinds ``PICTURES``."""
     return song.folder / f"{number}-{kind}.png"
 
 
@@ -84,25 +78,27 @@ def remix(song: Song, levels: Sequence[float]) -> Path:
 
     Args:
         song: The song.
-        levels: Factor of each track, from 0 to ``HIGHEST_LEVEL``.
+        levels: Gain of each track, from 0 to ``MAX_LEVEL``.
 
     Returns:
-        A new 24-bit WAV, turned down as a whole when it would clip; the caller removes it.
+        A new 24-bit WAV, attenuated if it would clip; the caller deletes it.
 
     Raises:
-        DataError: Number or values of the levels are wrong.
+        DataError: The number of levels or a value is invalid.
     """
-    if len(levels) != len(song.tracks) or not all(0 <= x <= HIGHEST_LEVEL for x in levels):
+    if len(levels) != len(song.tracks) or not all(0 <= x <= MAX_LEVEL for x in levels):
         raise DataError(
             f"levels are {', '.join(map(str, levels))}: give {len(song.tracks)} numbers from 0 to "
-            f"{HIGHEST_LEVEL:g}, one a track"
+            f"{MAX_LEVEL:g}, one per track"
         )
     folder = Path(tempfile.mkdtemp(dir=song.folder))
-    heard = [(track.path, level) for track, level in zip(song.tracks, levels, strict=True) if level]
+    audible = [
+        (track.path, level) for track, level in zip(song.tracks, levels, strict=True) if level
+    ]
     size, tags = (song.sample_rate, song.channels), read_tags(song.source)
     encoding = Encoding("wav", bits=24)
     with ExitStack() as stack:
-        files = [(stack.enter_context(soundfile.SoundFile(path)), x) for path, x in heard]
+        files = [(stack.enter_context(soundfile.SoundFile(path)), x) for path, x in audible]
         mix = stack.enter_context(StemFiles(folder, ["remix"], *size, False, encoding, tags))
         for start in range(0, song.samples, _BLOCK_SAMPLES):
             number = min(_BLOCK_SAMPLES, song.samples - start)
@@ -114,18 +110,10 @@ def remix(song: Song, levels: Sequence[float]) -> Path:
 
 
 def archive(song: Song, model: str) -> Path:
-    """Put a model's stems into one zip file, once.
-
-    Args:
-        song: The song.
-        model: Name of the model.
-
-    Returns:
-        The file.
-    """
+    """Pack a model's stems into a zip file, if not done before."""
 
     def write(target: Path, stems: list[Track]) -> None:
-        # Float samples of music hardly shrink: stored, it is ready at once.
+        # Float samples hardly compress, and storing is faster.
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as file:
             for stem in stems:
                 file.write(stem.path, f"{song.title}/{stem.name}.wav")
@@ -134,14 +122,7 @@ def archive(song: Song, model: str) -> Path:
 
 
 def stem_mp4(song: Song, model: str) -> Path:
-    """Encode the mixture and a model's stems as MUSDB18 has them, once.
-
-    Args:
-        song: The song.
-        model: Name of the model.
-
-    Returns:
-        The file.
+    """Encode the mixture and a model's stems as a stem.mp4, if not done before.
 
     Raises:
         FFmpegMissingError: ffmpeg is not installed.

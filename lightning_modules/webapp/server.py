@@ -1,4 +1,4 @@
-"""What the app answers over HTTP: the page, and the songs behind their tokens."""
+"""HTTP server of the app: the page, and the songs by their tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from importlib.resources import files
 
-# Before Gradio is imported, which reads it once.
+# Must be set before Gradio is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio
@@ -30,7 +30,7 @@ _STATIC = {
     "blind_test.js": "text/javascript",
     "page.css": "text/css",
 }
-# The browser itself then refuses whatever would be fetched from elsewhere.
+# The browser then refuses to load anything from other servers.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' "
     "'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; frame-ancestors 'self'",
@@ -44,16 +44,13 @@ _HEAD = """<link rel="stylesheet" href="/app/page.css">
 def build_server(
     models: Mapping[str, SeparatingModule], workspace: Workspace, queue: int, jobs: int
 ) -> FastAPI:
-    """Put the page and the songs under one roof.
+    """Build the ASGI application of the page and the songs.
 
     Args:
         models: Name -> model.
-        workspace: Where the songs are; made before this module is imported.
-        queue: Songs that may wait.
-        jobs: Songs that are separated at a time.
-
-    Returns:
-        The ASGI application.
+        workspace: Stores the songs; created before this module is imported.
+        queue: Maximum number of waiting songs.
+        jobs: Songs to separate in parallel.
     """
     app = FastAPI(title="Stemlab", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_Policy)
@@ -80,14 +77,14 @@ def build_server(
         theme=THEME,
         head=_HEAD,
     )
-    # A page that is mounted passes for one in the making, of which Gradio 6 does not check whether
-    # the file that a browser names was uploaded: any file of the machine would be.
+    # Gradio 6 considers a mounted page as not launched, and then does not check that the file named
+    # by a browser was uploaded: it would accept any file of the machine.
     page.has_launched = page.is_running = True
     return served
 
 
 class _SongRoutes:
-    """What is asked of a song. FastAPI runs these in threads of its own."""
+    """Routes of a song; FastAPI runs them in threads."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -115,7 +112,7 @@ class _SongRoutes:
     def picture(self, token: str, track: int, kind: str) -> Response:
         song = self._song(token)
         if not 0 <= track < len(song.tracks) or kind not in rendering.PICTURES:
-            raise HTTPException(404, "no such picture")
+            raise HTTPException(404, "no such plot")
         return FileResponse(rendering.picture(song, track, kind), media_type="image/png")
 
     def stem(self, token: str, track: int) -> Response:
@@ -158,7 +155,7 @@ class _SongRoutes:
             minutes = self._workspace.limits.keep_minutes
             raise HTTPException(
                 404,
-                f"This song is no longer here: songs are removed after {minutes:g} minutes "
+                f"This song is no longer available: songs are deleted after {minutes:g} minutes "
                 "without use. Separate it again.",
             )
         return song
@@ -172,7 +169,7 @@ def _static(name: str) -> Response:
 
 
 class _Policy:
-    """Adds headers to all answers, Gradio's included."""
+    """Adds headers to all responses, including Gradio's."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,7 +1,7 @@
-"""The songs that the app holds for a while, each in a folder of its own.
+"""Temporary storage of songs, each in its own folder.
 
-A song is known by a token that cannot be guessed, and its tracks by their numbers: no part of a
-request ever becomes a part of a path.
+Clients refer to a song by a random token and to its tracks by number, so that no part of a request
+becomes part of a path.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from datamodules.files.audio import blocks, inspect
 from lightning_modules.inference.encoding import MIXTURE
 from lightning_modules.inference.stem_files import SeparatingModule, StemFiles, separate_file
 
-_HIGHEST_RATE_HZ = 192_000
-_MOST_CHANNELS = 2
+_MAX_RATE_HZ = 192_000
+_MAX_CHANNELS = 2
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the app takes, and for how long.
+    """Limits of uploads and their storage.
 
     Args:
         minutes: Longest song.
         megabytes: Largest file, in units of 1,000,000 bytes.
-        keep_minutes: Time after its last use that a song is removed.
+        keep_minutes: A song is deleted this long after its last use.
 
     Raises:
         DataError: One of them is not above 0.
@@ -56,29 +56,24 @@ class Limits:
 
     @property
     def bytes(self) -> int:
-        """Size of the largest file."""
+        """Size of the largest file in bytes."""
         return round(self.megabytes * 1e6)
 
     def too_long(self, name: str, minutes: float) -> DataError:
-        """The error of a song that is too long.
-
-        Args:
-            name: The song's file.
-            minutes: Its length, as far as it is known.
-        """
+        """Error for a song that is longer than the limit."""
         return DataError(
-            f"{name}: lasts {minutes:.1f} minutes, at most {self.minutes:g} are taken here; cut a "
-            "part out of it, or use the command-line tool `separate`, which has no limit"
+            f"{name}: is {minutes:.1f} minutes long, the limit is {self.minutes:g}; shorten it, or "
+            "use the command-line tool `separate`, which has no limit"
         )
 
 
 @dataclass(frozen=True)
 class Track:
-    """One line of the player: the mixture or a stem.
+    """A track of the player: the mixture or a stem.
 
     Attributes:
         name: Source, or ``mixture``.
-        model: Name of the model that it comes from; empty for the mixture.
+        model: Name of the model that estimated it; empty for the mixture.
         path: 32-bit float WAV.
     """
 
@@ -89,19 +84,19 @@ class Track:
 
 @dataclass
 class Song:
-    """A song and what was made of it.
+    """A song and its separated tracks.
 
     Attributes:
-        folder: Where all its files are.
-        title: Its name without suffix, for names of downloads only.
+        folder: Folder of its files.
+        title: Its file name without suffix, only for names of downloads.
         source: The uploaded file.
         sample_rate: Sample rate, Hz.
         channels: Number of channels.
         samples: Length, samples.
-        tracks: The mixture, then the stems, one model after the other.
+        tracks: The mixture, then the stems by model.
         peaks: Largest absolute sample of each track.
-        lock: Held while a download is being made.
-        used: When it was last asked for, seconds of the monotonic clock.
+        lock: Held while a download is created.
+        used: Time of the last request, seconds of the monotonic clock.
         busy: Whether it is being separated.
     """
 
@@ -119,7 +114,7 @@ class Song:
 
     @property
     def token(self) -> str:
-        """What the song is known by outside."""
+        """Random name by which clients refer to the song."""
         return self.folder.name
 
     def stems(self, model: str) -> list[Track]:
@@ -128,10 +123,10 @@ class Song:
 
 
 class Workspace:
-    """A temporary folder with songs, emptied as they age and removed at the end.
+    """Temporary folder of songs; unused songs are deleted, and all at the end.
 
     Args:
-        limits: What is taken.
+        limits: Limits of uploads.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -139,11 +134,11 @@ class Workspace:
         self.root = Path(tempfile.mkdtemp(prefix="stemlab-webapp-")).resolve()
         self.uploads = self.root / "uploads"
         self.uploads.mkdir()
-        # Gradio puts there what is uploaded; some of it notes the place when it is imported.
+        # Gradio stores uploads there; it reads the variable when it is imported.
         os.environ["GRADIO_TEMP_DIR"] = str(self.uploads)
         self._songs: dict[str, Song] = {}
         self._stopped = threading.Event()
-        threading.Thread(target=self._sweep_now_and_then, daemon=True).start()
+        threading.Thread(target=self._sweep_regularly, daemon=True).start()
 
     def __enter__(self) -> Workspace:
         return self
@@ -160,14 +155,7 @@ class Workspace:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def song(self, token: str) -> Song | None:
-        """Find a finished song, which then stays for as long again.
-
-        Args:
-            token: What ``separate`` gave it.
-
-        Returns:
-            The song, or None when there is none (any longer).
-        """
+        """Find a finished song by its token, and mark it as used; None if it does not exist."""
         song = self._songs.get(token)
         if song is None or song.busy:
             return None
@@ -180,19 +168,19 @@ class Workspace:
         models: Mapping[str, SeparatingModule],
         progress: Callable[[float, str], None] = lambda part, what: None,
     ) -> Song:
-        """Separate an uploaded song with one model or several.
+        """Separate an uploaded song with one or more models.
 
         Args:
             upload: A file below ``uploads``.
             models: Name -> model.
-            progress: Told how much of all is done, from 0 to 1, and what is at hand.
+            progress: Called with the finished part, 0 to 1, and the name of the model.
 
         Returns:
-            The song, with its tracks.
+            The song with its tracks.
 
         Raises:
             DataError: The file is not audio, too large or too long, or cannot be separated; the
-                message names it as the user did.
+                message contains the user's file name.
         """
         upload = Path(upload)
         song = None
@@ -205,7 +193,7 @@ class Workspace:
             def advance(samples: int, what: str) -> None:
                 nonlocal done
                 if self._stopped.is_set():
-                    raise DataError("the app is being stopped; start it again and try once more")
+                    raise DataError("the app is shutting down; try again when it is running")
                 done += samples
                 progress(min(1.0, done / parts), what)
 
@@ -227,7 +215,7 @@ class Workspace:
                 self.remove(song)
             if not isinstance(error, (OSError, ValueError)):
                 raise
-            # Where things lie on this machine is none of the user's business.
+            # Do not leak server paths.
             message = str(error)
             for path in (song.source if song else upload, upload):
                 message = message.replace(str(path), upload.name)
@@ -235,56 +223,56 @@ class Workspace:
         return song
 
     def remove(self, song: Song) -> None:
-        """Forget a song, with all its files."""
+        """Delete a song and its files."""
         self._songs.pop(song.token, None)
         shutil.rmtree(song.folder, ignore_errors=True)
 
     def sweep(self, now: float | None = None) -> None:
-        """Remove songs that nobody has asked for lately, and uploads of that age.
+        """Delete songs and uploads that have not been used for ``keep_minutes``.
 
         Args:
-            now: Seconds of the monotonic clock; by default the present.
+            now: Seconds of the monotonic clock; by default the current time.
         """
         now = time.monotonic() if now is None else now
         keep = 60 * self.limits.keep_minutes
         for song in list(self._songs.values()):
             if not song.busy and now - song.used > keep:
                 self.remove(song)
-        wall_clock = time.time() + now - time.monotonic()  # which files' times are of
+        wall_clock = time.time() + now - time.monotonic()  # clock of file times
         for path in self.uploads.rglob("*"):
             try:
                 if path.is_file() and wall_clock - path.stat().st_mtime > keep:
                     path.unlink()
             except OSError:
-                continue  # somebody else was faster
+                continue  # deleted in the meantime
 
-    def _sweep_now_and_then(self) -> None:
+    def _sweep_regularly(self) -> None:
         while not self._stopped.wait(min(60.0, 15 * self.limits.keep_minutes)):
             self.sweep()
 
     def _admit(self, upload: Path) -> Song:
-        """Check a file by its header and give it a folder."""
+        """Check an upload by its header and create its folder."""
         if not upload.resolve().is_relative_to(self.uploads) or not upload.is_file():
-            raise DataError(f"{upload.name}: is not here (any longer); upload it again")
+            raise DataError(f"{upload.name}: is no longer available; upload it again")
         size = upload.stat().st_size
         if size > self.limits.bytes:
             raise DataError(
-                f"{upload.name}: has {size / 1e6:.1f} MB, at most {self.limits.megabytes:g} are "
-                "taken here; convert it to MP3 or FLAC, or cut a part out of it"
+                f"{upload.name}: has {size / 1e6:.1f} MB, the limit is {self.limits.megabytes:g}; "
+                "convert it to MP3 or FLAC, or shorten it"
             )
         info = inspect(upload)
         minutes = info.samples / info.sample_rate / 60
         if minutes > self.limits.minutes:
             raise self.limits.too_long(upload.name, minutes)
-        if info.channels > _MOST_CHANNELS or info.sample_rate > _HIGHEST_RATE_HZ:
+        if info.channels > _MAX_CHANNELS or info.sample_rate > _MAX_RATE_HZ:
             raise DataError(
-                f"{upload.name}: has {info.channels} channels at {info.sample_rate} Hz, mono or "
-                f"stereo at up to {_HIGHEST_RATE_HZ} Hz is taken here; convert it, for instance "
-                "by: ffmpeg -i OLD -ac 2 -ar 44100 NEW.wav"
+                f"{upload.name}: has {info.channels} channels at {info.sample_rate} Hz, expected "
+                f"mono or stereo at up to {_MAX_RATE_HZ} Hz; convert it, for example with: "
+                "ffmpeg -i OLD -ac 2 -ar 44100 NEW.wav"
             )
         folder = self.root / secrets.token_urlsafe(16)
         folder.mkdir()
-        # Users who upload the same file share the upload, which may age before the song does.
+        # Equal uploads share one file, which may be deleted before the song is.
         source = folder / f"song{upload.suffix}"
         os.link(upload, source)
         song = Song(folder, upload.stem, source, info.sample_rate, info.channels)
@@ -292,13 +280,13 @@ class Workspace:
         return song
 
     def _decode(self, song: Song, name: str) -> None:
-        """Write the mixture as the player needs it; only now is its length certain."""
-        most = round(60 * self.limits.minutes * song.sample_rate)
+        """Write the mixture as float WAV; its exact length is known only afterwards."""
+        limit = round(60 * self.limits.minutes * song.sample_rate)
         with StemFiles(song.folder, [MIXTURE], song.sample_rate, song.channels) as file:
             for block in blocks(song.source, 10 * song.sample_rate):
                 song.samples += block.shape[-1]
-                # A container's word for its length is an estimate.
-                if song.samples > most + song.sample_rate:
+                # The length in a container's header may be an estimate.
+                if song.samples > limit + song.sample_rate:
                     raise self.limits.too_long(name, song.samples / song.sample_rate / 60)
                 file.write(block[None])
         path = song.folder / f"{MIXTURE}.wav"

@@ -11,10 +11,10 @@ import pytest
 from datamodules.errors import DataError
 from lightning_modules.tools import webapp
 from tests.helpers.checkpoints import save
-from tests.webapp.conftest import tiny
+from tests.helpers.webapp import tiny
 
 
-def test_models_are_named_by_what_tells_them_apart() -> None:
+def test_models_have_shortest_unique_names() -> None:
     for paths, expected in (
         (["runs/unet/checkpoints/best.ckpt"], ["best"]),
         (["a.ckpt", "b.ckpt"], ["a", "b"]),
@@ -28,7 +28,7 @@ def test_models_are_named_by_what_tells_them_apart() -> None:
         webapp.model_names([Path("a.ckpt"), Path("./a.ckpt")])
 
 
-def test_mistakes(
+def test_mistakes_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = str(save(tiny(), tmp_path / "model.ckpt"))
@@ -41,7 +41,7 @@ def test_mistakes(
             ([checkpoint, "--queue", "0"], ["--queue is 0", "from 1 on"]),
             ([checkpoint, "--jobs", "0"], ["--jobs is 0"]),
             ([checkpoint, "--port", "70000"], ["--port is 70000", "0 to 65535"]),
-            ([checkpoint, "--port", port], [f"--port {port} cannot be listened on", "in use"]),
+            ([checkpoint, "--port", port], [f"--port {port}: cannot listen there", "in use"]),
             ([checkpoint, "--host", "nowhere.invalid"], ["--host nowhere.invalid"]),
             ([checkpoint, "--max-minutes", "0"], ["--max-minutes is 0"]),
             ([checkpoint, "--max-mb", "-1"], ["--max-mb is -1"]),

@@ -1,9 +1,10 @@
-"""What the player and the downloads hold is what the tracks hold."""
+"""The player's samples and the downloads equal the tracks."""
 
 from __future__ import annotations
 
 import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,19 @@ from matplotlib.image import imread
 from datamodules.errors import DataError
 from datamodules.files.tags import read_tags
 from lightning_modules.webapp import rendering
-from lightning_modules.webapp.workspace import Song, Workspace
-from tests.webapp.conftest import RATE, tiny, upload, write_song
+from lightning_modules.webapp.workspace import Limits, Song, Workspace
+from tests.helpers.webapp import RATE, tiny, upload, write_song
 
 
-@pytest.fixture
-def song(workspace: Workspace, tmp_path: Path) -> Song:
-    path = write_song(tmp_path / "My Song.flac")
+@pytest.fixture(scope="module")
+def workspace() -> Iterator[Workspace]:
+    with Workspace(Limits(minutes=0.1, megabytes=2, keep_minutes=30)) as workspace:
+        yield workspace
+
+
+@pytest.fixture(scope="module")
+def song(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Song:
+    path = write_song(tmp_path_factory.mktemp("songs") / "My Song.flac")
     audio = soundfile.read(path)[0]
     with soundfile.SoundFile(path, "w", RATE, 2) as file:
         file.title = "Tagged"
@@ -36,22 +43,22 @@ def tracks(song: Song) -> np.ndarray:
     return np.stack([soundfile.read(track.path)[0] for track in song.tracks])
 
 
-def test_pcm_is_all_tracks_at_once(song: Song) -> None:
+def test_pcm_has_all_tracks(song: Song, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = tracks(song).transpose(0, 2, 1)
 
-    def stretch(start: int, samples: int) -> np.ndarray:
+    def section(start: int, samples: int) -> np.ndarray:
         found = np.frombuffer(rendering.pcm(song, start, samples), "<i2")
         return found.reshape(5, 2, -1) / 32767 * rendering.headroom(song)
 
     for start, samples in ((0, 1000), (40_000, 7), (song.samples - 5, 100), (song.samples, 10)):
-        found = stretch(start, samples)
+        found = section(start, samples)
         expected = exact[..., start : start + samples]
         assert found.shape == expected.shape
         assert np.abs(found - expected).max(initial=0) < 0.6 / 32767
-    assert stretch(-5, 10).shape[-1] == 10
-    assert stretch(0, -1).shape[-1] == 0
-    song.sample_rate = 100
-    assert stretch(0, 10**9).shape[-1] == 100 * rendering.MOST_SECONDS
+    assert section(-5, 10).shape[-1] == 10
+    assert section(0, -1).shape[-1] == 0
+    monkeypatch.setattr(song, "sample_rate", 100)
+    assert section(0, 10**9).shape[-1] == 100 * rendering.MAX_SECONDS
 
 
 def test_loud_tracks_are_not_clipped(workspace: Workspace, tmp_path: Path) -> None:
@@ -72,7 +79,7 @@ def test_loud_tracks_are_not_clipped(workspace: Workspace, tmp_path: Path) -> No
     assert np.abs(found - expected / np.abs(expected).max()).max() < 1e-4
 
 
-def test_pictures_of_each_track(song: Song) -> None:
+def test_plots_of_each_track(song: Song) -> None:
     for number in range(5):
         for kind in rendering.PICTURES:
             image = imread(rendering.picture(song, number, kind))
@@ -81,7 +88,7 @@ def test_pictures_of_each_track(song: Song) -> None:
     assert song.peaks == pytest.approx([np.abs(track).max() for track in tracks(song)])
 
 
-def test_a_mix_is_the_weighted_sum(song: Song) -> None:
+def test_mix_is_the_weighted_sum(song: Song) -> None:
     levels = [0.0, 0.5, 0.25, 0.0, 1.5]
     path = rendering.remix(song, levels)
     info = soundfile.info(path)
@@ -89,18 +96,18 @@ def test_a_mix_is_the_weighted_sum(song: Song) -> None:
     expected = np.tensordot(levels, tracks(song), 1)
     assert np.abs(soundfile.read(path)[0] - expected).max() < 2.0**-22
     assert not soundfile.read(rendering.remix(song, [0.0] * 5))[0].any()
-    assert rendering.remix(song, levels) != path, "two users may mix at the same time"
+    assert rendering.remix(song, levels) != path, "simultaneous mixes do not collide"
 
 
 @pytest.mark.parametrize(
     "levels", [[1.0] * 4, [1.0] * 6, [], [1, 1, 1, 1, 2.5], [-0.1, 1, 1, 1, 1], [float("nan")] * 5]
 )
-def test_levels_that_are_none(song: Song, levels: list[float]) -> None:
+def test_invalid_levels_are_refused(song: Song, levels: list[float]) -> None:
     with pytest.raises(DataError, match="give 5 numbers from 0 to 2"):
         rendering.remix(song, levels)
 
 
-def test_a_zip_of_one_models_stems(song: Song) -> None:
+def test_zip_of_one_model(song: Song) -> None:
     path = rendering.archive(song, "b")
     with zipfile.ZipFile(path) as file:
         assert file.namelist() == ["My Song/vocals.wav", "My Song/other.wav"]
@@ -111,7 +118,7 @@ def test_a_zip_of_one_models_stems(song: Song) -> None:
     assert rendering.archive(song, "a") != path
 
 
-def test_one_file_as_musdb_has_it(song: Song) -> None:
+def test_stem_mp4_of_one_model(song: Song) -> None:
     stempeg = pytest.importorskip("stempeg")
     if shutil.which("ffmpeg") is None:
         pytest.skip("ffmpeg is not installed")

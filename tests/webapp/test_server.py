@@ -1,4 +1,4 @@
-"""What the app answers to whom: songs to those who know their token, and nothing else."""
+"""HTTP responses of the app: songs are available only by their token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import soundfile
 
 from lightning_modules.webapp import rendering
 from lightning_modules.webapp.workspace import Limits, Song, Workspace
-from tests.webapp.conftest import RATE, tiny, upload, write_song
+from tests.helpers.webapp import RATE, tiny, upload, write_song
 
 pytestmark = pytest.mark.slow  # Gradio takes seconds to import
 pytest.importorskip("gradio", reason="Gradio is not installed: pip install gradio")
@@ -47,7 +47,7 @@ def song(shared_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) 
     return song
 
 
-def test_a_song_is_described(client: Any, song: Song) -> None:
+def test_song_description(client: Any, song: Song) -> None:
     found = client.get(f"/songs/{song.token}").json()
     assert (found["title"], found["sampleRate"], found["channels"]) == ("Mein Stück", RATE, 2)
     assert found["samples"] == song.samples
@@ -80,9 +80,7 @@ def test_downloads(client: Any, song: Song, shared_workspace: Workspace) -> None
     assert sorted(song.folder.iterdir()) == before, "the mix is not kept"
 
 
-def test_without_ffmpeg_it_is_said(
-    client: Any, song: Song, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stem_mp4_needs_ffmpeg(client: Any, song: Song, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert not client.get(f"/songs/{song.token}").json()["stemMp4"]
     (song.folder / "0.stem.mp4").unlink(missing_ok=True)
@@ -91,7 +89,7 @@ def test_without_ffmpeg_it_is_said(
     assert "install the package ffmpeg" in answer.json()["detail"]
 
 
-def test_what_is_not_there(client: Any, song: Song) -> None:
+def test_unknown_paths_and_invalid_queries(client: Any, song: Song) -> None:
     at = f"/songs/{song.token}"
     for path in (
         f"{at}/stems/5", f"{at}/stems/-1", f"{at}/pictures/5/waveform", f"{at}/pictures/0/x",
@@ -100,13 +98,13 @@ def test_what_is_not_there(client: Any, song: Song) -> None:
         assert client.get(path).status_code == 404, path
     gone = client.get("/songs/another")
     assert gone.status_code == 404
-    assert "removed after 30 minutes" in gone.json()["detail"]
+    assert "deleted after 30 minutes" in gone.json()["detail"]
     for levels in ("1,1", "1,1,1,1,9", "a,b,c,d,e", "nan,1,1,1,1"):
         assert client.get(f"{at}/remix?levels={levels}").status_code == 422
     assert client.get(f"{at}/pcm?start=x&samples=1").status_code == 422
 
 
-def test_no_file_of_the_machine_is_read(
+def test_other_files_of_the_machine_are_not_served(
     client: Any, song: Song, shared_workspace: Workspace, tmp_path: Path
 ) -> None:
     secret = tmp_path / "secret.txt"
@@ -133,15 +131,11 @@ def test_no_file_of_the_machine_is_read(
                 assert "root:" not in answer.text, (route, form)
                 assert answer.status_code in (307, 400, 403, 404, 405, 422), (route, form)
     own = client.get(f"/gradio_api/file={song.tracks[1].path}")
-    assert own.status_code == 403, "songs are had through their tokens only"
+    assert own.status_code == 403, "songs are available only by their tokens"
 
 
 def press(client: Any, file: dict[str, Any]) -> dict[str, Any]:
-    """Press the button as the page's script does.
-
-    Returns:
-        The event that ends it.
-    """
+    """Submit the page's form as its script does; return the final event."""
     session = secrets.token_hex(4)
     joined = client.post(
         "/gradio_api/queue/join",
@@ -155,7 +149,7 @@ def press(client: Any, file: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_a_forged_upload_is_refused(
+def test_paths_that_were_not_uploaded_are_refused(
     client: Any, song: Song, shared_workspace: Workspace, tmp_path: Path
 ) -> None:
     picture = tmp_path / "secret.svg"
@@ -172,7 +166,7 @@ def test_a_forged_upload_is_refused(
     assert sorted(shared_workspace.root.iterdir()) == folders
 
 
-def test_an_upload_is_separated(client: Any, song: Song) -> None:
+def test_upload_is_separated(client: Any, song: Song) -> None:
     content = {"files": ("song.wav", song.source.read_bytes())}
     (path,) = client.post("/gradio_api/upload", files=content).json()
     event = press(client, {"path": path, "meta": {"_type": "gradio.FileData"}})
@@ -181,7 +175,7 @@ def test_an_upload_is_separated(client: Any, song: Song) -> None:
     assert client.get(f"/songs/{token}").json()["models"] == ["a"]
 
 
-def test_uploads_have_a_limit(client: Any, shared_workspace: Workspace) -> None:
+def test_size_and_place_of_uploads_are_limited(client: Any, shared_workspace: Workspace) -> None:
     before = sorted(shared_workspace.uploads.rglob("*"))
     answer = client.post("/gradio_api/upload", files={"files": ("a.wav", bytes(1_100_000))})
     assert answer.status_code >= 400
@@ -193,7 +187,7 @@ def test_uploads_have_a_limit(client: Any, shared_workspace: Workspace) -> None:
     assert Path(small.json()[0]).is_relative_to(shared_workspace.uploads)
 
 
-def test_nothing_comes_from_elsewhere(client: Any) -> None:
+def test_pages_load_nothing_from_other_servers(client: Any) -> None:
     for path in ("/", "/app/player.js", "/app/blind_test.js", "/app/page.css", "/theme.css"):
         answer = client.get(path)
         assert answer.status_code == 200, path

@@ -1,4 +1,4 @@
-"""Songs come in, are kept for a while, and go; what is no song says why."""
+"""Uploads are checked, separated, kept for a while and deleted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +17,25 @@ from datamodules.errors import DataError
 from datamodules.files.audio import AudioInfo
 from lightning_modules.inference.stem_files import separate_file
 from lightning_modules.webapp.workspace import Limits, Workspace
-from tests.webapp.conftest import RATE, timeless, tiny, upload, write_song
+from tests.helpers.webapp import RATE, timeless, tiny, upload, write_song
+
+
+@pytest.fixture
+def workspace() -> Iterator[Workspace]:
+    with Workspace(Limits(minutes=0.1, megabytes=2, keep_minutes=30)) as workspace:
+        yield workspace
 
 
 def folders(workspace: Workspace) -> list[str]:
     return sorted(path.name for path in workspace.root.iterdir())
 
 
-def test_a_song_is_separated_with_two_models(workspace: Workspace, tmp_path: Path) -> None:
+def test_song_is_separated_with_two_models(workspace: Workspace, tmp_path: Path) -> None:
     path = write_song(tmp_path / "My Song.wav")
     models = {"a": tiny(0), "b": tiny(1)}
-    told: list[tuple[float, str]] = []
+    reports: list[tuple[float, str]] = []
     song = workspace.separate(
-        upload(workspace, path), models, lambda part, what: told.append((part, what))
+        upload(workspace, path), models, lambda part, what: reports.append((part, what))
     )
     assert song.title == "My Song"
     assert [(track.name, track.model) for track in song.tracks] == [
@@ -40,22 +47,22 @@ def test_a_song_is_separated_with_two_models(workspace: Workspace, tmp_path: Pat
             assert timeless(track.path) == timeless(tmp_path / name / f"{track.name}.wav")
     assert np.array_equal(soundfile.read(song.tracks[0].path)[0], soundfile.read(path)[0])
     assert song.samples == soundfile.info(path).frames
-    parts = [part for part, _ in told]
+    parts = [part for part, _ in reports]
     assert parts == sorted(parts)
     assert (parts[0], parts[-1]) == (0, 1)
-    assert {what for part, what in told if 0 < part < 0.5} == {"a"}
-    assert {what for part, what in told if part > 0.5} == {"b"}
+    assert {what for part, what in reports if 0 < part < 0.5} == {"a"}
+    assert {what for part, what in reports if part > 0.5} == {"b"}
     assert workspace.song(song.token) is song
     assert workspace.song("another") is None
 
 
-def test_nobody_sees_a_song_before_it_is_done(workspace: Workspace, tmp_path: Path) -> None:
+def test_unfinished_song_is_not_available(workspace: Workspace, tmp_path: Path) -> None:
     seen = []
 
     def look(part: float, what: str) -> None:
         token = next(name for name in folders(workspace) if name != "uploads" and name[0] != ".")
         seen.append(workspace.song(token))
-        workspace.sweep(time.monotonic() + 1e6)  # nor is it taken away meanwhile
+        workspace.sweep(time.monotonic() + 1e6)  # must not delete it either
 
     song = workspace.separate(
         upload(workspace, write_song(tmp_path / "song.wav")), {"a": tiny()}, look
@@ -65,7 +72,7 @@ def test_nobody_sees_a_song_before_it_is_done(workspace: Workspace, tmp_path: Pa
     assert all(track.path.is_file() for track in song.tracks)
 
 
-def test_the_same_file_of_two_users(workspace: Workspace, tmp_path: Path) -> None:
+def test_same_file_of_two_users(workspace: Workspace, tmp_path: Path) -> None:
     uploaded = upload(workspace, write_song(tmp_path / "song.wav"))
     first, second = (workspace.separate(uploaded, {"a": tiny()}) for _ in range(2))
     assert first.token != second.token
@@ -84,7 +91,7 @@ def test_compressed_songs(workspace: Workspace, tmp_path: Path, suffix: str) -> 
     assert {soundfile.info(track.path).frames for track in song.tracks} == {song.samples}
 
 
-def test_what_is_refused(
+def test_invalid_uploads_are_refused(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tmp_path / "text.mp3"
@@ -97,8 +104,10 @@ def test_what_is_refused(
         text: "text.mp3: is not audio",
         empty: "empty.wav: is empty (0 bytes)",
         truncated: "truncated.wav: declares",
-        write_song(tmp_path / "long.flac", 6.5, 1): "long.flac: lasts 0.1 minutes, at most 0.1",
-        write_song(tmp_path / "large.wav", 12): "large.wav: has 2.1 MB, at most 2",
+        write_song(
+            tmp_path / "long.flac", 6.5, 1
+        ): "long.flac: is 0.1 minutes long, the limit is 0.1;",
+        write_song(tmp_path / "large.wav", 12): "large.wav: has 2.1 MB, the limit is 2;",
         write_song(tmp_path / "six.wav", 1, channels=6): "six.wav: has 6 channels",
     }
     for path, expected in cases.items():
@@ -107,18 +116,18 @@ def test_what_is_refused(
         message = str(error.value)
         assert message.startswith(expected), message
         assert str(workspace.root) not in message
-    assert folders(workspace) == ["uploads"], "nothing is left of them"
+    assert folders(workspace) == ["uploads"], "no file is left"
 
-    # A container may say less than it holds: what counts is what comes out.
+    # The header may be wrong: the decoded length counts.
     path = upload(workspace, write_song(tmp_path / "long.flac", 8, 1))
     unknown_length = AudioInfo(0, RATE, 1, "aac")
     monkeypatch.setattr("lightning_modules.webapp.workspace.inspect", lambda path: unknown_length)
-    with pytest.raises(DataError, match=r"^long\.flac: lasts 0\.1 minutes, at most 0\.1"):
+    with pytest.raises(DataError, match=r"^long\.flac: is 0\.1 minutes long, the limit is 0\.1"):
         workspace.separate(path, {"a": tiny()})
     assert folders(workspace) == ["uploads"]
 
 
-def test_a_fault_in_mid_song_leaves_nothing(workspace: Workspace, tmp_path: Path) -> None:
+def test_failed_separation_leaves_no_files(workspace: Workspace, tmp_path: Path) -> None:
     def fail(part: float, what: str) -> None:
         if part > 0.5:
             raise OSError("No space left on device")
@@ -131,18 +140,18 @@ def test_a_fault_in_mid_song_leaves_nothing(workspace: Workspace, tmp_path: Path
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../song.wav", "uploads/../../song.wav", ""])
-def test_no_file_from_elsewhere_is_taken(workspace: Workspace, tmp_path: Path, path: str) -> None:
+def test_only_uploads_are_accepted(workspace: Workspace, tmp_path: Path, path: str) -> None:
     write_song(workspace.root / "song.wav")
     write_song(workspace.root.parent / f"{workspace.root.name}-song.wav").unlink()
     for form in (path, workspace.uploads / path, workspace.root / path):
-        with pytest.raises(DataError, match="is not here"):
+        with pytest.raises(DataError, match="is no longer available"):
             workspace.separate(form, {"a": tiny()})
     (workspace.uploads / "link.wav").symlink_to(workspace.root / "song.wav")
-    with pytest.raises(DataError, match="is not here"):
+    with pytest.raises(DataError, match="is no longer available"):
         workspace.separate(workspace.uploads / "link.wav", {"a": tiny()})
 
 
-def test_songs_age(workspace: Workspace, tmp_path: Path) -> None:
+def test_unused_songs_and_uploads_are_deleted(workspace: Workspace, tmp_path: Path) -> None:
     old_upload = upload(workspace, write_song(tmp_path / "song.wav"), "old")
     song = workspace.separate(old_upload, {"a": tiny()})
     upload(workspace, tmp_path / "song.wav", "new")
@@ -156,23 +165,23 @@ def test_songs_age(workspace: Workspace, tmp_path: Path) -> None:
     song.used = now
     workspace.sweep(now + 29 * 60)
     assert workspace.song(song.token) is song
-    assert song.used > now, "whoever asks for a song keeps it"
+    assert song.used > now, "a request counts as use"
     workspace.sweep(song.used + 31 * 60)
     assert workspace.song(song.token) is None
     assert not song.folder.exists()
 
 
-def test_songs_are_removed_at_the_end(tmp_path: Path) -> None:
+def test_songs_are_deleted_at_exit(tmp_path: Path) -> None:
     with Workspace(Limits()) as workspace:
         workspace.separate(upload(workspace, write_song(tmp_path / "song.wav")), {"a": tiny()})
-        assert workspace.root.stat().st_mode & 0o077 == 0, "nobody else on the machine reads them"
+        assert workspace.root.stat().st_mode & 0o077 == 0, "other users cannot read them"
     assert not workspace.root.exists()
 
 
-def test_songs_are_removed_without_being_asked(tmp_path: Path) -> None:
+def test_songs_are_deleted_in_the_background(tmp_path: Path) -> None:
     with Workspace(Limits(keep_minutes=1e-4)) as workspace:
         path = write_song(tmp_path / "song.wav")
-        os.utime(path, (time.time() + 1e4,) * 2)  # lest the upload be taken for an old one
+        os.utime(path, (time.time() + 1e4,) * 2)  # so that the upload is not deleted before
         moved = workspace.uploads / "song.wav"
         path.replace(moved)
         song = workspace.separate(moved, {"a": tiny()})
@@ -182,7 +191,7 @@ def test_songs_are_removed_without_being_asked(tmp_path: Path) -> None:
             time.sleep(0.01)
 
 
-def test_limits_are_above_zero() -> None:
+def test_limits_must_be_positive() -> None:
     for name, option in (
         ("minutes", "--max-minutes"),
         ("megabytes", "--max-mb"),

@@ -1,14 +1,14 @@
-// Blind listening: the same stem of two models, the same moment, and no names until the end.
+// Blind test: compare the same stem of two models without knowing which is which.
 
 import { make } from "./player.js";
 
-/** A fair coin, from a source that nobody can guess. */
+/** Random bit. */
 function coin() {
   return crypto.getRandomValues(new Uint8Array(1))[0] & 1;
 }
 
-/** Chance that fair coins come down at least as unevenly: the two-sided sign test. */
-export function chance(first, second) {
+/** Two-sided sign test: probability of votes at least as uneven if both are equally good. */
+export function signTest(first, second) {
   const total = first + second;
   let term = 0.5 ** total; // of 0 heads
   let tail = 0;
@@ -37,7 +37,7 @@ export class BlindTest {
     this.stem = make("select", { "aria-label": "Stem", onchange: () => this.trial() },
       ...common.map((name) => make("option", {}, name)));
     this.listen = ["A", "B"].map((side, number) => make("button", {
-      type: "button", class: "side", onclick: () => this.hear(number),
+      type: "button", class: "side", onclick: () => this.listenTo(number),
     }, `Listen to ${side}`));
     this.votes = [["A is better", 0], ["B is better", 1], ["No difference", null]].map(
       ([words, side]) => make("button", {
@@ -47,16 +47,16 @@ export class BlindTest {
     this.revealed = make("p", { class: "revealed", role: "status" });
     this.element.append(
       make("summary", {}, "Blind test"),
-      make("p", {}, "Which model is which is drawn anew for each vote. Listen to both as often as "
-        + "you like, at any place of the song, and vote."),
+      make("p", {}, "A and B are the same stem of the two models, assigned at random for each vote. "
+        + "Listen to both as often as you like, anywhere in the song, then vote."),
       make("div", { class: "line" }, this.stem, ...this.listen,
-        make("button", { type: "button", onclick: () => this.again() }, "From the same place")),
+        make("button", { type: "button", onclick: () => this.again() }, "Replay from the same position")),
       make("div", { class: "line" }, ...this.votes),
       this.tally,
       make("div", { class: "line" },
         make("button", { type: "button", class: "reveal", onclick: () => this.reveal() },
-          "Reveal"),
-        make("button", { type: "button", onclick: () => this.restart() }, "Start over")),
+          "Show results"),
+        make("button", { type: "button", onclick: () => this.restart() }, "Reset votes")),
       this.revealed,
     );
     this.restart();
@@ -64,7 +64,7 @@ export class BlindTest {
 
   toggled() {
     if (!this.stem) return;
-    // The mixer's lights would give the game away.
+    // The mixer would show which model is playing.
     this.player.classList.toggle("testing", this.element.open);
     if (this.element.open) this.trial();
     else this.player.audition(null);
@@ -73,7 +73,7 @@ export class BlindTest {
   restart() {
     this.counts = [0, 0]; // votes for each model
     this.undecided = 0;
-    this.alias = coin(); // the model that the tally mentions first
+    this.alias = coin(); // the model that the tally lists first
     this.revealed.textContent = "";
     this.trial();
   }
@@ -81,9 +81,9 @@ export class BlindTest {
   trial() {
     this.swapped = coin(); // A is the second model
     this.start = this.player.transport?.currentTime ?? 0;
-    this.heard = null;
+    this.playing = null;
     this.show();
-    if (this.element.open) this.hear(0, false);
+    if (this.element.open) this.listenTo(0, false);
   }
 
   track(side) {
@@ -92,8 +92,8 @@ export class BlindTest {
       (track) => track.model === model && track.name === this.stem.value);
   }
 
-  async hear(side, play = true) {
-    this.heard = side;
+  async listenTo(side, play = true) {
+    this.playing = side;
     this.player.audition(this.track(side));
     this.show();
     if (play) await this.player.play();
@@ -116,17 +116,17 @@ export class BlindTest {
     const votes = this.models.map((model, number) => `${model}: ${this.counts[number]}`);
     let words = `${votes.join(", ")}, no difference: ${this.undecided}.`;
     if (first + second) {
-      const percent = 100 * chance(first, second);
-      words += ` Coins would come down at least as unevenly in ${percent.toPrecision(2)} % of `
-        + "such tests.";
+      const percent = 100 * signTest(first, second);
+      words += ` If both models were equally good, votes this uneven would occur by chance in `
+        + `${percent.toPrecision(2)} % of tests.`;
     }
     this.revealed.textContent = words;
-    this.trial(); // the one at hand would be known now
+    this.trial(); // the current assignment is known now
   }
 
   show() {
     this.listen.forEach((button, side) => {
-      button.setAttribute("aria-pressed", this.heard === side);
+      button.setAttribute("aria-pressed", this.playing === side);
     });
     const [one, other] = [this.counts[this.alias], this.counts[1 - this.alias]];
     const votes = one + other + this.undecided;

@@ -1,7 +1,7 @@
-// <stem-player song="TOKEN">: plays all tracks of a song from one clock.
+// <stem-player song="TOKEN">: plays all tracks of a song synchronously.
 //
-// Sound comes in segments that hold all tracks, and each track's part of a segment is handed to
-// Web Audio for the same moment: tracks cannot drift apart, whatever the network does.
+// Audio is loaded in segments that contain all tracks, and all tracks of a segment are scheduled in
+// Web Audio for the same time, so they cannot drift apart.
 
 import { BlindTest } from "./blind_test.js";
 
@@ -12,7 +12,7 @@ const FADE_SECONDS = 0.015;
 const LOWEST_DB = -40; // the slider's left end: silence
 const HIGHEST_DB = 6;
 
-/** Make an element: tag, attributes ("on..." are listeners), children. */
+/** Create an element: tag, attributes ("on..." are listeners), children. */
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -23,7 +23,7 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** The samples of a song, segment by segment, as AudioBuffers. */
+/** Segments of a song as AudioBuffers, loaded on demand. */
 class Segments {
   constructor(url, song) {
     this.url = url;
@@ -32,11 +32,11 @@ class Segments {
     this.kept = new Map();
   }
 
-  /** One AudioBuffer a track; the same promise while it is kept. */
+  /** Promise of one AudioBuffer per track, cached. */
   get(number) {
     const known = this.kept.get(number) ?? this.load(number);
     this.kept.delete(number);
-    this.kept.set(number, known); // the newest is the last
+    this.kept.set(number, known); // most recently used last
     if (this.kept.size > KEPT_SEGMENTS) this.kept.delete(this.kept.keys().next().value);
     known.catch(() => this.kept.delete(number));
     return known;
@@ -62,33 +62,33 @@ class Segments {
   }
 }
 
-/** Play, pause and seek; one gain a track. */
+/** Play, pause and seek; one gain per track. */
 class Transport {
   constructor(url, song) {
     this.song = song;
     this.duration = song.samples / song.sampleRate;
     this.segments = new Segments(url, song);
     this.playing = false;
-    this.offset = 0; // song's time at the anchor, seconds
-    this.anchor = 0; // the context's time then
-    this.turn = 0; // what was asked for before the last seek is thrown away
+    this.offset = 0; // position in the song at the anchor, seconds
+    this.anchor = 0; // time of the audio context at this position
+    this.turn = 0; // results of requests from before the last seek are dropped
     this.sources = new Set();
-    this.wanted = song.tracks.map(() => 1);
+    this.targetGains = song.tracks.map(() => 1);
     this.onerror = () => {};
   }
 
   get currentTime() {
     if (!this.playing) return this.offset;
-    const heard = this.offset + Math.max(0, this.context.currentTime - this.anchor);
-    return Math.min(heard, this.until, this.duration);
+    const position = this.offset + Math.max(0, this.context.currentTime - this.anchor);
+    return Math.min(position, this.until, this.duration);
   }
 
   async play() {
     if (this.playing) return;
     if (!this.context) {
-      // At the song's own rate nothing is resampled, so that segments join without a seam.
+      // At the song's sample rate nothing is resampled, so that segments join seamlessly.
       this.context = new AudioContext({ sampleRate: this.song.sampleRate });
-      this.gains = this.wanted.map((gain) => {
+      this.gains = this.targetGains.map((gain) => {
         const node = new GainNode(this.context, { gain });
         node.connect(this.context.destination);
         return node;
@@ -115,7 +115,7 @@ class Transport {
   }
 
   setGains(gains) {
-    this.wanted = gains;
+    this.targetGains = gains;
     this.gains?.forEach((node, track) => {
       node.gain.setTargetAtTime(gains[track], this.context.currentTime, FADE_SECONDS);
     });
@@ -132,7 +132,7 @@ class Transport {
     this.sources.clear();
   }
 
-  /** Keep a few seconds scheduled ahead of what is heard, until the end. */
+  /** Schedule a few seconds ahead, until the end of the song. */
   async fill() {
     const turn = this.turn;
     const rate = this.song.sampleRate;
@@ -148,7 +148,7 @@ class Transport {
         let when = this.anchor + sample / rate - this.offset;
         const earliest = this.context.currentTime + 0.05;
         if (when < earliest) {
-          // It came too late: all that follows is put off.
+          // The segment arrived late: delay the rest.
           this.anchor += earliest - when;
           when = earliest;
         }
@@ -185,12 +185,12 @@ class StemPlayer extends HTMLElement {
       if (!answer.ok) throw new Error(await reason(answer));
       this.song = await answer.json();
     } catch (error) {
-      this.complain(error);
+      this.showError(error);
       return;
     }
     if (!this.isConnected) return;
     this.transport = new Transport(this.url, this.song);
-    this.transport.onerror = (error) => this.complain(error);
+    this.transport.onerror = (error) => this.showError(error);
     this.build();
     this.setGains();
     const tick = () => {
@@ -225,7 +225,7 @@ class StemPlayer extends HTMLElement {
     return this.transport.seek(seconds);
   }
 
-  /** Sound this track alone at its own level, whatever the mixer says; null: as the mixer says. */
+  /** Play only this track, independent of the mixer; null: follow the mixer. */
   audition(track) {
     this.auditioned = track;
     this.setGains();
@@ -233,7 +233,7 @@ class StemPlayer extends HTMLElement {
 
   build() {
     const { song } = this;
-    // The mixture is there to compare with; at first the stems are heard.
+    // Initially the stems of the first model are audible, the mixture is muted.
     this.rows = song.tracks.map((track, number) => ({
       track,
       number,
@@ -258,7 +258,7 @@ class StemPlayer extends HTMLElement {
     this.replaceChildren(
       make("div", { class: "top" },
         make("h2", {}, song.title),
-        make("div", { class: "views", role: "group", "aria-label": "Pictures" },
+        make("div", { class: "views", role: "group", "aria-label": "View" },
           ...["waveform", "spectrogram"].map((kind) => this.view(kind))),
       ),
       make("div", { class: "transport" }, this.toggle, this.slider, this.clock),
@@ -266,21 +266,21 @@ class StemPlayer extends HTMLElement {
       this.mixer,
       this.downloads(),
     );
-    this.look("waveform");
+    this.showView("waveform");
   }
 
   heading(model) {
     const several = this.song.models.length > 1;
     const button = several && model && make("button", {
-      type: "button", class: "only", title: "Hear this model's stems and nothing else",
+      type: "button", class: "only", title: "Play only this model's stems",
       onclick: () => this.only(model),
-    }, "Hear only this");
+    }, "Play only these");
     return make("h3", {}, model || "Original", ...(button ? [button] : []));
   }
 
   row(row) {
     const { track, number } = row;
-    const name = track.model ? track.name : "whole song";
+    const name = track.model ? track.name : "full mix";
     const spoken = track.model ? `${track.name}, ${track.model}` : "original";
     const press = (what) => () => {
       row[what] = !row[what];
@@ -297,7 +297,7 @@ class StemPlayer extends HTMLElement {
     const shown = make("output", { class: "decibels" }, "0 dB");
     const level = make("input", {
       type: "range", min: LOWEST_DB, max: HIGHEST_DB, step: 0.5, value: 0, class: "level",
-      "aria-label": `Level of ${spoken}`, title: "Level; a double click sets 0 dB",
+      "aria-label": `Level of ${spoken}`, title: "Level; double-click to reset to 0 dB",
       oninput: () => {
         const decibels = Number(level.value);
         row.level = decibels <= LOWEST_DB ? 0 : 10 ** (decibels / 20);
@@ -311,7 +311,7 @@ class StemPlayer extends HTMLElement {
     });
     row.picture = make("img", { alt: "", draggable: "false" });
     const strip = make("div", {
-      class: "strip", title: "Click to go there",
+      class: "strip", title: "Click to jump to this position",
       onclick: (event) => {
         const box = strip.getBoundingClientRect();
         this.seek(((event.clientX - box.left) / box.width) * this.duration);
@@ -339,7 +339,7 @@ class StemPlayer extends HTMLElement {
   downloads() {
     const { song } = this;
     this.mix = make("a", { class: "get mix", download: true }, "↓ My mix");
-    this.mix.title = "What you hear with mute, solo and levels as they are, as 24-bit WAV";
+    this.mix.title = "Mix with the current mute, solo and level settings, as 24-bit WAV";
     const several = song.models.length > 1;
     const links = song.models.flatMap((model, number) => {
       const of = several ? ` of ${model}` : "";
@@ -354,11 +354,11 @@ class StemPlayer extends HTMLElement {
 
   view(kind) {
     const words = `${kind[0].toUpperCase()}${kind.slice(1)}s`;
-    return make("button", { type: "button", "data-view": kind, onclick: () => this.look(kind) },
+    return make("button", { type: "button", "data-view": kind, onclick: () => this.showView(kind) },
       words);
   }
 
-  look(kind) {
+  showView(kind) {
     this.dataset.view = kind;
     for (const button of this.querySelectorAll("[data-view]")) {
       button.setAttribute("aria-pressed", button.dataset.view === kind);
@@ -379,7 +379,7 @@ class StemPlayer extends HTMLElement {
     else await this.play();
   }
 
-  /** Tell the transport, the buttons and the link of the mix what the rows say. */
+  /** Update gains, buttons and the download link of the mix. */
   setGains() {
     const anySolo = this.rows.some((row) => row.solo);
     const mix = this.rows.map((row) => ((anySolo ? row.solo : !row.muted) ? row.level : 0));
@@ -406,7 +406,7 @@ class StemPlayer extends HTMLElement {
     this.clock.value = `${clock(now)} / ${clock(this.duration)}`;
   }
 
-  complain(error) {
+  showError(error) {
     this.querySelector(":scope > .stemlab-error")?.remove();
     this.prepend(make("div", { class: "stemlab-error", role: "alert" }, error.message));
   }
@@ -421,7 +421,7 @@ async function reason(answer) {
   try {
     return (await answer.json()).detail;
   } catch {
-    return `The server answered with ${answer.status}; reload the page.`;
+    return `The server reported error ${answer.status}; reload the page.`;
   }
 }
 
