@@ -18,8 +18,7 @@ from datamodules.errors import DataError
 from datamodules.files import audio
 from datamodules.tracks.index import index_tracks
 from datamodules.tracks.layouts import STEMS
-from tests.datamodules.tracks.test_layouts import write, write_dsd100, write_folder
-from tests.helpers.tracks import write_track
+from tests.helpers.tracks import write_dsd100, write_folder, write_noise, write_track
 
 NAMES = (*STEMS, "mixture")
 
@@ -69,7 +68,7 @@ def test_musdb_reads_the_result(tmp_path: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize(("subtype", "bits"), [("PCM_16", 16), ("PCM_24", 24)])
-def test_values_are_rounded_and_clipped(
+def test_integers_are_rounded_and_clipped(
     tmp_path: Path, out: Path, subtype: str, bits: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "root"
@@ -84,13 +83,13 @@ def test_values_are_rounded_and_clipped(
     top = 2 ** (bits - 1)
     assert found.tolist() == [0, 1, 1, -2, 2 ** (bits - 2), top - 1, -top, top - 1]
     shown = capsys.readouterr().out
-    # Two values beyond full scale in two channels; 1.0 itself is a step from the largest integer.
+    # Two values beyond full scale in two channels; 1.0 is one step above the largest integer.
     assert "clipped in train/A: vocals 4, drums 4, bass 4, other 4, mixture 4" in shown
     assert "20 samples (0.25 of all)" in shown
     assert "--subtype FLOAT" in shown
 
 
-def test_floats_are_kept(tmp_path: Path, out: Path) -> None:
+def test_float_samples_are_unchanged(tmp_path: Path, out: Path) -> None:
     folder = write_folder(tmp_path / "root" / "train" / "A")
     loud = np.random.default_rng(0).standard_normal((4000, 2)).astype(np.float32)
     soundfile.write(folder / "bass.wav", loud, 8000, subtype="FLOAT")
@@ -124,7 +123,7 @@ def test_stem_mp4_is_decoded_as_by_the_index(
     for name in NAMES:
         np.testing.assert_array_equal(ours.read(name), theirs.read(name))
     assert {path.name for path in out.iterdir()} == {"test", ".convert.lock"}
-    monkeypatch.setenv("PATH", "")  # what is in the cache is not decoded again
+    monkeypatch.setenv("PATH", "")  # files in the cache are not decoded again
     again = tmp_path / "again"
     convert(root, again, subtype="FLOAT")
     for name in NAMES:
@@ -151,7 +150,7 @@ def test_complete_tracks_are_skipped_and_others_written_again(
     truncated = out / "train" / "B" / "bass.wav"
     truncated.write_bytes(truncated.read_bytes()[:-10])
     (out / "train" / "C" / "mixture.wav").unlink()
-    os.utime(root / "D" / "vocals.wav")  # newer than what was made of it
+    os.utime(root / "D" / "vocals.wav")  # newer than the converted file
     (out / ".partial-killed").mkdir()
     assert main(command) == 0
     assert "3 tracks written" in capsys.readouterr().out
@@ -183,13 +182,13 @@ def test_a_faulty_track_is_left_out_and_the_others_are_written(
 
 def test_unknown_files_are_not_replaced(tmp_path: Path, out: Path) -> None:
     write_folder(tmp_path / "root" / "A")
-    write(out / "train" / "A" / "notes.wav", 0)
+    write_noise(out / "train" / "A" / "notes.wav", 0)
     with pytest.raises(DataError, match=r"holds notes\.wav, which this program did not write"):
         convert(tmp_path / "root", out)
     assert (out / "train" / "A" / "notes.wav").is_file()
 
 
-# ------------------------------------------------------------------- refusal
+# -------------------------------------------------------------------- errors
 
 
 def test_output_that_overlaps_the_data_set_is_refused(tmp_path: Path) -> None:
@@ -267,6 +266,7 @@ def test_faulty_arguments(tmp_path: Path, out: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("STEMLAB_TEST_DATA" not in os.environ, reason="STEMLAB_TEST_DATA is not set")
 def test_real_songs(out: Path, tmp_path: Path) -> None:
     source = Path(os.environ["STEMLAB_TEST_DATA"]) / "music"

@@ -34,3 +34,30 @@ def write_track(
     stems["mixture"] = np.sum(list(stems.values()), axis=0).astype(np.int16)
     for stem, audio in stems.items():
         soundfile.write(folder / f"{stem}.{suffix}", audio, sample_rate, subtype="PCM_16")
+
+
+def write_noise(path: Path, seed: int, subtype: str = "PCM_16", seconds: float = 0.5) -> None:
+    """Write stereo noise at 8 kHz, in parts, because libsndfile's Vorbis encoder needs them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = 0.1 * np.random.default_rng(seed).standard_normal((round(8000 * seconds), 2))
+    with soundfile.SoundFile(path, "w", 8000, 2, subtype=subtype) as file:
+        for part in np.array_split(noise, 10):
+            file.write(part)
+
+
+def write_folder(folder: Path, stems: tuple[str, ...] = STEMS, suffix: str = "wav") -> Path:
+    """Write a track of half a second without a mixture; each stem is different noise."""
+    for number, stem in enumerate(stems):
+        subtype = "VORBIS" if suffix == "ogg" else "PCM_16"
+        write_noise(folder / f"{stem}.{suffix}", number, subtype)
+    return folder
+
+
+def write_dsd100(root: Path) -> Path:
+    """Write a data set in the layout of DSD100: two tracks in Dev, one in Test."""
+    for number, (part, name) in enumerate((("Dev", "051 - A"), ("Dev", "052 - B"), ("Test", "C"))):
+        write_track(root / "Sources" / part / name, seconds=1, seed=number)
+        (root / "Mixtures" / part / name).mkdir(parents=True)
+        mixture = root / "Sources" / part / name / "mixture.wav"
+        mixture.rename(root / "Mixtures" / part / name / "mixture.wav")
+    return root

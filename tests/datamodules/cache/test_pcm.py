@@ -1,4 +1,4 @@
-"""The PCM cache: once a content, whatever is killed, full, read-only or done twice."""
+"""The PCM cache: one entry per content, also after kills, on full disks and with two processes."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def rewritten(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that are decoded, noted as it happens."""
-    noted: list[Path] = []
+    """The files that are decoded, in order."""
+    decoded: list[Path] = []
     rewrite = audio.rewrite
 
-    def noting(path: Path, target: Path, subtype: str) -> None:
-        noted.append(path)
+    def recording(path: Path, target: Path, subtype: str) -> None:
+        decoded.append(path)
         rewrite(path, target, subtype)
 
-    monkeypatch.setattr(audio, "rewrite", noting)
-    return noted
+    monkeypatch.setattr(audio, "rewrite", recording)
+    return decoded
 
 
 def write(path: Path, seed: int = 0, samples: int = 2000) -> Path:
@@ -56,7 +56,7 @@ def write(path: Path, seed: int = 0, samples: int = 2000) -> Path:
     return path
 
 
-def assert_right(*paths: Path) -> None:
+def assert_decoded(*paths: Path) -> None:
     made = decode(paths, progress=False)
     assert set(made) == set(paths)
     for path in paths:
@@ -71,18 +71,18 @@ def test_copied_moved_and_touched_files_are_not_decoded_again(
     tmp_path: Path, rewritten: list[Path]
 ) -> None:
     path = write(tmp_path / "a.flac")
-    assert_right(path)
+    assert_decoded(path)
     copy = tmp_path / "copy.flac"
     shutil.copy(path, copy)
     os.utime(path, (1, 1))
-    assert_right(path, copy)
+    assert_decoded(path, copy)
     moved = path.rename(tmp_path / "moved.flac")
-    assert_right(moved)
+    assert_decoded(moved)
     assert rewritten == [path]
     assert decode([moved], False)[moved] == decode([copy], False)[copy] == find(moved)
 
 
-def test_another_content_of_equal_size_and_time_is_decoded(
+def test_other_content_of_the_same_size_and_time_is_decoded(
     tmp_path: Path, rewritten: list[Path]
 ) -> None:
     path, other = tmp_path / "a.wav", tmp_path / "b.wav"
@@ -99,9 +99,7 @@ def test_another_content_of_equal_size_and_time_is_decoded(
     assert rewritten == [path, path]
 
 
-def test_bytes_are_hashed_once_for_each_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_hashed_once_per_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datamodules.files.state._SETTLED_NS", -(10**18))
     hashes = []
     new_hash = pcm._hash
@@ -113,21 +111,21 @@ def test_bytes_are_hashed_once_for_each_state(
     monkeypatch.setattr(pcm, "_hash", counting)
     path = write(tmp_path / "a.flac")
     for _ in range(3):
-        assert_right(path)
+        assert_decoded(path)
     assert len(hashes) == 1
     os.utime(path, (1, 1))
-    assert_right(path)
+    assert_decoded(path)
     assert find(path) is not None
     assert len(hashes) == 2
 
 
-def test_equal_files_are_decoded_once_in_one_go(tmp_path: Path, rewritten: list[Path]) -> None:
+def test_copies_are_decoded_once(tmp_path: Path, rewritten: list[Path]) -> None:
     paths = [write(tmp_path / str(number) / "a.flac") for number in range(5)]
-    assert_right(*paths)
+    assert_decoded(*paths)
     assert len(rewritten) == 1
 
 
-def test_faulty_copies_are_each_told(tmp_path: Path) -> None:
+def test_each_faulty_copy_is_reported(tmp_path: Path) -> None:
     paths = [tmp_path / "a.flac", tmp_path / "b.flac"]
     for path in paths:
         path.write_text("no audio")
@@ -145,7 +143,7 @@ def test_faulty_copies_are_each_told(tmp_path: Path) -> None:
         find(tmp_path)
 
 
-def test_a_missing_ffmpeg_is_no_fault_of_a_file(
+def test_missing_ffmpeg_is_not_an_error_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.stem.mp4"
@@ -157,7 +155,7 @@ def test_a_missing_ffmpeg_is_no_fault_of_a_file(
     assert faults == {}
 
 
-def test_an_entry_that_cannot_get_its_name_is_an_error(
+def test_an_entry_that_cannot_be_renamed_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.flac")
@@ -173,7 +171,7 @@ def test_an_entry_that_cannot_get_its_name_is_an_error(
         with pytest.raises(DataError, match="refused"):
             decode([path], False)
     assert find(path) is None
-    assert_right(path)
+    assert_decoded(path)
 
 
 def test_a_file_that_changes_while_it_is_decoded_gets_no_entry(
@@ -190,14 +188,14 @@ def test_a_file_that_changes_while_it_is_decoded_gets_no_entry(
         context.setattr(audio, "rewrite", changing)
         with pytest.raises(DataError, match=r"a\.flac: was removed, replaced or changed"):
             decode([path], False)
-    assert_right(path)
+    assert_decoded(path)
 
 
-# --------------------------------------------------------------------- whole
+# ------------------------------------------------------------------ complete
 
 
 @pytest.mark.parametrize("damage", ["truncated", "removed", "manifest", "no manifest", "empty"])
-def test_an_entry_that_does_not_fit_its_manifest_is_made_again(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: str) -> None:
     path = write(tmp_path / "a.flac")
     entry = decode([path], False)[path]
     manifest = entry.folder / "manifest.json"
@@ -215,11 +213,11 @@ def test_an_entry_that_does_not_fit_its_manifest_is_made_again(tmp_path: Path, d
     assert find(path) is None
     with pytest.warns(UserWarning, match=rf"{entry.folder.name}.*made again from {path}"):
         assert decode([path], False)[path] == entry
-    assert_right(path)
+    assert_decoded(path)
 
 
 def run_in_process(program: str, *arguments: object) -> subprocess.Popen[str]:
-    """Run a program that has `decode` and `audio`, its arguments being paths."""
+    """Start a program that can use `decode` and `audio`; its arguments are `paths`."""
     head = (
         "import os, signal, sys, time\nfrom pathlib import Path\n"
         "from datamodules.files import audio\nfrom datamodules.cache.pcm import decode\n"
@@ -233,9 +231,7 @@ def run_in_process(program: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def test_the_next_start_finishes_what_a_kill_left_half_done(
-    tmp_path: Path, rewritten: list[Path]
-) -> None:
+def test_the_next_start_decodes_what_a_kill_left(tmp_path: Path, rewritten: list[Path]) -> None:
     paths = [write(tmp_path / f"{number}.flac", number) for number in range(4)]
     killed = run_in_process(
         "made = []\n"
@@ -254,20 +250,20 @@ def test_the_next_start_finishes_what_a_kill_left_half_done(
     assert killed.wait(60) == -signal.SIGKILL
     whole = [folder for folder in decoded_folder().glob("[!.]*") if read_entry(folder)]
     assert len(whole) == len(list(decoded_folder().glob("[!.]*"))) == 2
-    assert_right(*paths)
-    assert len(rewritten) == 2, "what was whole is left alone"
+    assert_decoded(*paths)
+    assert len(rewritten) == 2, "complete entries are kept"
 
 
-def test_two_processes_share_the_work(tmp_path: Path) -> None:
+def test_two_processes_decode_each_file_once(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{number}.flac", number) for number in range(6)]
     log, start = tmp_path / "log", tmp_path / "start"
     program = (
         "*paths, log, start = paths\n"
-        "def noting(path, target, subtype):\n"
+        "def recording(path, target, subtype):\n"
         "    with log.open('a') as file: file.write(f'{path}\\n')\n"
         "    time.sleep(0.1)\n"
         "    rewrite(path, target, subtype)\n"
-        "audio.rewrite = noting\n"
+        "audio.rewrite = recording\n"
         "(start.parent / str(os.getpid())).touch()\n"
         "while not start.exists(): time.sleep(0.01)\n"
         "made = decode(paths, True)\n"
@@ -278,28 +274,28 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
         assert [process.poll() for process in processes] == [None, None]
         time.sleep(0.01)
     start.touch()
-    told = "".join(process.communicate(timeout=60)[1] for process in processes)
+    messages = "".join(process.communicate(timeout=60)[1] for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted(log.read_text().split()) == sorted(map(str, paths)), "each decoded once"
-    assert told.count("Waiting for another process that decodes into") == 1
-    assert told.count("Decoding 6 files, once, into") == 1
-    assert_right(*paths)
+    assert messages.count("Waiting for another process that decodes into") == 1
+    assert messages.count("Decoding 6 files, once, into") == 1
+    assert_decoded(*paths)
 
 
-def test_without_locks_both_make_it_and_it_is_right(
+def test_two_threads_decode_the_same_file_without_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a network file system that has none: two at work on one file at the same time."""
+    """As on a network file system that has no locks."""
 
     def no_locks(file: object, how: int) -> None:
         raise OSError("no locks available")
 
     path = write(tmp_path / "a.flac")
-    both_at_it = threading.Barrier(2)
+    both_decoding = threading.Barrier(2)
     rewrite = audio.rewrite
 
     def together(path: Path, target: Path, subtype: str) -> None:
-        both_at_it.wait(30)
+        both_decoding.wait(30)
         rewrite(path, target, subtype)
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
@@ -313,7 +309,7 @@ def test_without_locks_both_make_it_and_it_is_right(
     for thread in threads:
         thread.join(60)
     assert made == [find(path)] * 2
-    assert_right(path)
+    assert_decoded(path)
 
 
 @pytest.mark.parametrize("start", [0.3, 0.9])
@@ -354,26 +350,26 @@ def test_read_only_disk(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("disk", ["rw"], indirect=True)
-def test_a_filled_cache_on_a_disk_that_became_read_only_serves(
+def test_entries_on_a_read_only_disk_are_used(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rewritten: list[Path]
 ) -> None:
     path = write(tmp_path / "a.flac")
     monkeypatch.setenv("STEMLAB_CACHE", str(disk))
-    assert_right(path)
+    assert_decoded(path)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    assert_right(path)
+    assert_decoded(path)
     assert rewritten == [path]
 
 
 @pytest.mark.parametrize("disk", ["rw", "nr_inodes=6"], indirect=True)
 @pytest.mark.parametrize("suffix", ["flac", "stem.mp4"])
-def test_disk_that_fills_up_under_way(
+def test_disk_that_fills_up_while_decoding(
     disk: Path,
     suffix: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """There seems to be room before, which others then take, or there is room for bytes only."""
+    """The space checked before is then taken by others, or inodes are lacking."""
     path = tmp_path / f"a.{suffix}"
     if suffix == "flac":
         write(path, samples=2_000_000)
@@ -389,12 +385,12 @@ def test_disk_that_fills_up_under_way(
         with pytest.raises(DataError, match=words):
             decode([path], False, collected)
         monkeypatch.setattr(shutil, "disk_usage", lying_first(shutil.disk_usage))
-    assert not faults, "the file is not to blame"
+    assert not faults, "the file is not reported as faulty"
     assert not list(disk.glob("decoded/[!.]*"))
     assert not list(disk.glob("decoded/.partial-*"))
 
 
 def lying_first(disk_usage: object) -> object:
-    """Answer the first question with a lot of room, the others with the truth."""
+    """Report plenty of space at the first call, the true space later."""
     answers = iter([SimpleNamespace(free=10**12)])
     return lambda path: next(answers, None) or disk_usage(path)  # type: ignore[operator]

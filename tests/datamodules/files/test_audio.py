@@ -1,4 +1,4 @@
-"""Reading audio files: exact samples, bounded blocks, and errors that name the remedy."""
+"""Reading audio files: exact samples, blocks of bounded size, errors with a remedy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,17 +74,17 @@ def test_inspect_reads_the_header(tmp_path: Path, noise: audio.Audio, suffix: st
     assert audio.inspect_seekable(str(path)) == audio.inspect(path)
 
 
-def test_inspect_asks_ffprobe_about_other_formats(tmp_path: Path, noise: audio.Audio) -> None:
+def test_inspect_reads_other_formats_by_ffprobe(tmp_path: Path, noise: audio.Audio) -> None:
     source = write(tmp_path / "noise.wav", noise)
     m4a = convert(source, tmp_path / "noise.m4a")
     assert audio.inspect(m4a) == audio.AudioInfo(2 * RATE, RATE, 2, "aac")
-    # Matroska tells no length per stream, and Opus is always at 48 kHz.
+    # Matroska has no length per stream, and Opus is always at 48 kHz.
     webm = audio.inspect(convert(source, tmp_path / "noise.webm", "-c:a", "libopus"))
     assert (webm.sample_rate, webm.channels, webm.subtype) == (48000, 2, "opus")
     assert webm.samples == pytest.approx(2 * 48000, rel=0.01)
 
 
-def test_a_name_with_a_colon_is_a_file(tmp_path: Path, noise: audio.Audio) -> None:
+def test_file_name_with_a_colon(tmp_path: Path, noise: audio.Audio) -> None:
     source = write(tmp_path / "noise.wav", noise)
     path = convert(source, tmp_path / "noise.m4a").rename(tmp_path / "-http: x.m4a")
     assert audio.inspect(path).samples == 2 * RATE
@@ -117,7 +118,7 @@ def test_big_endian_wav(tmp_path: Path, noise: audio.Audio) -> None:
         audio.inspect(cut(path))
 
 
-def test_odd_chunks_are_padded(tmp_path: Path, noise: audio.Audio) -> None:
+def test_chunks_of_odd_length_are_padded(tmp_path: Path, noise: audio.Audio) -> None:
     path = write(tmp_path / "noise.wav", noise)
     content = path.read_bytes()
     position = content.index(b"data")
@@ -129,13 +130,13 @@ def test_odd_chunks_are_padded(tmp_path: Path, noise: audio.Audio) -> None:
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000])
-def test_streamed_wav_goes_on_to_the_end(tmp_path: Path, noise: audio.Audio, size: int) -> None:
+def test_streamed_wav_extends_to_the_end(tmp_path: Path, noise: audio.Audio, size: int) -> None:
     path = wav_with_data_size(write(tmp_path / "noise.wav", noise), size)
     assert audio.inspect(path).samples == 2 * RATE
     np.testing.assert_array_equal(audio.read(path), noise)
 
 
-def test_wav_whose_header_was_never_finished(tmp_path: Path, noise: audio.Audio) -> None:
+def test_wav_with_an_unfinished_header(tmp_path: Path, noise: audio.Audio) -> None:
     path = wav_with_data_size(write(tmp_path / "noise.wav", noise), 0)
     with pytest.raises(DataError) as fault:
         audio.inspect(path)
@@ -162,11 +163,11 @@ def test_flac_of_unknown_length(tmp_path: Path, noise: audio.Audio) -> None:
     assert_message(fault, path, "does not declare its length", "ffmpeg -i")
 
 
-def test_paths_that_are_no_audio(tmp_path: Path) -> None:
+def test_paths_that_are_not_audio(tmp_path: Path) -> None:
     empty = tmp_path / "empty.wav"
     empty.touch()
     text = tmp_path / "text.wav"
-    text.write_text("no audio " * 1000)
+    text.write_text("not audio " * 1000)
     raw = tmp_path / "noise.raw"
     raw.write_bytes(bytes(1000))
     picture = tmp_path / "picture.mp4"
@@ -187,13 +188,13 @@ def test_paths_that_are_no_audio(tmp_path: Path) -> None:
             if reader is audio.inspect:
                 assert_message(fault, path, finding)
             assert_message(fault, path, "audio")
-        with pytest.raises(DataError):  # at the call, not at the first block
+        with pytest.raises(DataError):  # by the call, before the first block
             audio.blocks(path, 100)
 
 
 def test_not_audio_without_ffmpeg(tmp_path: Path, no_ffmpeg: None) -> None:
     text = tmp_path / "text.wav"
-    text.write_text("no audio " * 1000)
+    text.write_text("not audio " * 1000)
     with pytest.raises(DataError) as fault:
         audio.inspect_seekable(text)
     assert_message(fault, text, "is not audio", "WAV, FLAC, Ogg or MP3 was expected", "convert it")
@@ -219,7 +220,7 @@ def test_read_a_part(
     assert part.flags.c_contiguous
 
 
-def test_read_tells_of_damage_in_the_middle(tmp_path: Path, noise: audio.Audio) -> None:
+def test_read_reports_damage_in_the_middle(tmp_path: Path, noise: audio.Audio) -> None:
     path = cut(write(tmp_path / "noise.flac", noise))
     with pytest.raises(DataError) as fault:
         audio.read(path, RATE, RATE)
@@ -230,7 +231,7 @@ def test_read_tells_of_damage_in_the_middle(tmp_path: Path, noise: audio.Audio) 
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_blocks_are_the_file(tmp_path: Path, noise: audio.Audio, suffix: str) -> None:
+def test_blocks_equal_the_file(tmp_path: Path, noise: audio.Audio, suffix: str) -> None:
     path = write(tmp_path / f"noise.{suffix}", noise)
     parts = list(audio.blocks(path, 3000))
     assert [part.shape for part in parts[:2]] == [(2, 3000), (2, 3000)]
@@ -256,11 +257,23 @@ def test_blocks_through_ffmpeg(tmp_path: Path, noise: audio.Audio, suffix: str) 
     np.testing.assert_allclose(whole.std(1), [0.5 / 2**0.5, 0.25 / 2**0.5], rtol=0.05)
 
 
-def test_blocks_may_be_left_midway(tmp_path: Path, noise: audio.Audio) -> None:
-    path = convert(write(tmp_path / "noise.wav", np.tile(noise, 20)), tmp_path / "noise.m4a")
+def test_ffmpeg_ends_when_the_caller_stops_early(
+    tmp_path: Path, noise: audio.Audio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = convert(write(tmp_path / "noise.wav", np.tile(noise, 5)), tmp_path / "noise.m4a")
+    started: list[subprocess.Popen[bytes]] = []
+
+    class RecordingPopen(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", RecordingPopen)
     stream = audio.blocks(path, 100)
     next(stream)
-    del stream  # ends ffmpeg; pytest would warn of a process left behind
+    assert started[-1].poll() is None
+    del stream
+    assert started[-1].returncode is not None
 
 
 def test_blocks_of_a_truncated_m4a_warn(tmp_path: Path, noise: audio.Audio) -> None:
@@ -281,16 +294,14 @@ def test_blocks_of_an_m4a_without_samples(tmp_path: Path, noise: audio.Audio) ->
     assert_message(fault, path, "ffmpeg could not decode it after", "copy or download it again")
 
 
-def test_a_file_that_ends_early_is_not_rewritten_as_if_whole(
-    tmp_path: Path, noise: audio.Audio
-) -> None:
+def test_rewrite_reports_a_truncated_file(tmp_path: Path, noise: audio.Audio) -> None:
     path = cut(write(tmp_path / "noise.mp3", np.tile(noise, 5)))
     with pytest.raises(DataError) as fault:
         audio.rewrite(path, tmp_path / "noise.wav", "FLOAT")
     assert_message(fault, path, "damaged near", "copy or download it again")
 
 
-def test_a_path_that_the_system_refuses(tmp_path: Path) -> None:
+def test_path_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be opened .File name too long"):
         audio.inspect(tmp_path / f"{'long' * 100}.wav")
 
@@ -327,12 +338,7 @@ def test_require_ffmpeg_names_the_package(
         audio.require_ffmpeg("the preview")
 
 
-def test_require_ffmpeg_is_content() -> None:
-    audio.require_ffmpeg("the preview")
-
-
-def test_a_name_that_decoders_do_not_take(tmp_path: Path) -> None:
-    """Such as one from a system whose names are in Latin-1."""
+def test_file_name_that_is_not_utf_8(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/f\xfcr.wav"))
     path.write_bytes(b"RIFF")
     with pytest.raises(DataError, match="the name is not UTF-8"):

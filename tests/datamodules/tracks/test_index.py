@@ -1,4 +1,4 @@
-"""The index of tracks: what musdb reads we read, and every fault is told before training."""
+"""The index of tracks: same data as musdb, and errors before training."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def example_stems(example: Path) -> audio.Audio:
 
 
 def write_stem(path: Path, seed: int = 0, **changes: int) -> Path:
-    """Write noise of 16 bits (or of the given subtype) over the folder's usual form."""
+    """Write 16-bit noise; ``changes`` replace rate, samples or channels."""
     form = {"rate": RATE, "samples": SAMPLES, "channels": 2} | changes
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(-6000, 6000, (form["samples"], form["channels"]))
@@ -85,7 +85,7 @@ def copy_example(example: Path, root: Path, name: str = "A - B", subset: str = "
 
 
 def fault_of(root: Path, subset: str = "train") -> str:
-    """The message with which the index of the root fails."""
+    """Error message of indexing the root."""
     with pytest.raises(DataError) as fault:
         index_tracks(root, subset, progress=False)
     return str(fault.value)
@@ -128,7 +128,7 @@ def test_reads_tracks_in_parts(root: Path, suffix: str) -> None:
     assert pickle.loads(pickle.dumps(first)) == first
 
 
-def test_without_a_mixture_the_stems_are_summed(root: Path) -> None:
+def test_missing_mixture_is_the_sum_of_the_stems(root: Path) -> None:
     folder = write_track(root / "train" / "A")
     (folder / "mixture.wav").unlink()
     (track,) = index_tracks(root, "train")
@@ -148,7 +148,8 @@ def test_tracks_of_many_channels_and_other_stems(root: Path) -> None:
 # --------------------------------------------------------------------- musdb
 
 
-def test_musdb_and_we_read_the_same_wav_root(root: Path) -> None:
+@pytest.mark.slow
+def test_wav_root_equals_musdb(root: Path) -> None:
     import musdb
 
     for number, name in enumerate(("B - Title", "A - Title")):
@@ -168,8 +169,9 @@ def test_musdb_and_we_read_the_same_wav_root(root: Path) -> None:
     np.testing.assert_array_equal(their.sources["drums"].audio.T, part)
 
 
-def test_musdb_and_we_read_the_same_stem_root(root: Path, example: Path) -> None:
-    """The layout also of the seven-second preview that ``musdb.DB(download=True)`` unpacks."""
+@pytest.mark.slow
+def test_stem_mp4_root_equals_musdb(root: Path, example: Path) -> None:
+    """The preview that ``musdb.DB(download=True)`` unpacks has the same layout."""
     import musdb
 
     copy_example(example, root, "The Easton Ellises - Falcon 69", "train")
@@ -184,7 +186,7 @@ def test_musdb_and_we_read_the_same_stem_root(root: Path, example: Path) -> None
             assert np.abs(their.targets[stem].audio.T - clipped).max() <= 2**-16 + 1e-7
 
 
-def test_the_validation_tracks_are_musdbs() -> None:
+def test_validation_tracks_equal_musdb() -> None:
     import musdb
     import yaml
 
@@ -196,7 +198,7 @@ def test_the_validation_tracks_are_musdbs() -> None:
 # ------------------------------------------------------------------ stem.mp4
 
 
-def test_stem_file_equals_stempegs_decode(
+def test_stem_mp4_is_decoded_as_by_stempeg(
     root: Path,
     example: Path,
     example_stems: audio.Audio,
@@ -218,7 +220,7 @@ def test_stem_file_equals_stempegs_decode(
     assert track.stems["bass"] == decoded / "bass.wav"
     assert soundfile.info(decoded / "bass.wav").subtype == "FLOAT"
 
-    # Decoded once; and again when its content has changed.
+    # Decoded once, and again after its content has changed.
     os.utime(path, (1, 1))
     assert index_tracks(root, "train")[0].stems == track.stems
     assert "Decoding" not in capfd.readouterr().err
@@ -237,14 +239,14 @@ def test_decoded_tracks_need_no_ffmpeg(
     assert index_tracks(root, "train", progress=False) == [track]
 
 
-def test_a_folder_stands_in_for_the_stem_file_of_its_name(root: Path, example: Path) -> None:
+def test_a_folder_replaces_a_stem_mp4_of_the_same_name(root: Path, example: Path) -> None:
     copy_example(example, root, "A")
     write_track(root / "train" / "A")
     (track,) = index_tracks(root, "train", progress=False)
     assert track.samples == SAMPLES
 
 
-def test_stem_file_without_ffmpeg(
+def test_stem_mp4_without_ffmpeg(
     root: Path, example: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = copy_example(example, root)
@@ -254,7 +256,7 @@ def test_stem_file_without_ffmpeg(
     assert_in(str(fault.value), path, "needs ffmpeg and ffprobe", "apt install ffmpeg")
 
 
-def test_wav_root_without_ffmpeg_in_a_fresh_process(root: Path, tmp_path: Path) -> None:
+def test_wav_root_needs_neither_ffmpeg_nor_torch(root: Path, tmp_path: Path) -> None:
     write_track(root / "train" / "A")
     write_float(root / "train" / "A" / "bass.wav", np.zeros((2, SAMPLES), np.float32))
     program = (
@@ -281,7 +283,7 @@ def test_wav_root_without_ffmpeg_in_a_fresh_process(root: Path, tmp_path: Path) 
     assert done.stdout.strip() == f"(2, 2, 100) (2, {SAMPLES})"
 
 
-def test_broken_stem_files(root: Path, example: Path, cache: Path) -> None:
+def test_faulty_stem_mp4_files(root: Path, example: Path, cache: Path) -> None:
     whole = copy_example(example, root, "whole")
     empty = copy_example(example, root, "empty")
     empty.write_bytes(b"")
@@ -297,7 +299,7 @@ def test_broken_stem_files(root: Path, example: Path, cache: Path) -> None:
     assert_in(message[empty], "is empty (0 bytes)", "expected an audio file", "download")
     assert_in(message[text], "is not audio", "check that it is an audio file")
     assert whole not in message
-    assert not list((cache / "decoded").glob("[!.]*")), "faults are found before any decoding"
+    assert not list((cache / "decoded").glob("[!.]*")), "errors are found before decoding"
     dangling.symlink_to(root / "nowhere")
     assert_in(fault_of(root), dangling, "cannot be read", "restore or remove it")
 
@@ -308,10 +310,10 @@ def fault_of_each(root: Path) -> dict[Path, str]:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
-def test_truncated_stem_file_with_a_sound_header(
+def test_truncated_stem_mp4_with_a_valid_header(
     root: Path, example: Path, cache: Path, share: float
 ) -> None:
-    """The table of such a file is at its beginning; to ffmpeg it is no failure."""
+    """With its table at the beginning ffmpeg decodes it without an error."""
     path = root / "train" / "A.stem.mp4"
     path.parent.mkdir(parents=True)
     command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(example), "-map", "0:a", "-c", "copy"]
@@ -319,11 +321,11 @@ def test_truncated_stem_file_with_a_sound_header(
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     assert_in(fault_of(root), path, "declares 268288 samples", "truncated", "download it again")
-    assert not list((cache / "decoded").glob("[!.]*")), "nothing half made is left"
+    assert not list((cache / "decoded").glob("[!.]*")), "no partial entry is left"
     assert not list((cache / "decoded").glob(".partial-*"))
 
 
-def test_leftovers_of_killed_processes_go(root: Path, example: Path, cache: Path) -> None:
+def test_leftovers_of_killed_processes_are_deleted(root: Path, example: Path, cache: Path) -> None:
     copy_example(example, root)
     for name in (".partial-old", ".partial-new"):
         (cache / "decoded" / name / "streams").mkdir(parents=True)
@@ -332,7 +334,7 @@ def test_leftovers_of_killed_processes_go(root: Path, example: Path, cache: Path
     assert [path.name for path in (cache / "decoded").glob(".partial-*")] == [".partial-new"]
 
 
-def test_too_little_room_for_decoding(
+def test_too_little_disk_space_for_decoding(
     root: Path, example: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_example(example, root)
@@ -346,9 +348,7 @@ def test_cache_that_cannot_be_written(root: Path, example: Path, cache: Path) ->
     assert_in(fault_of(root), cache, "cannot be written", "set STEMLAB_CACHE")
 
 
-def test_damaged_cache_is_made_again_and_names_the_stem_file(
-    root: Path, example: Path, cache: Path
-) -> None:
+def test_damaged_entry_is_made_again(root: Path, example: Path, cache: Path) -> None:
     path = copy_example(example, root)
     (track,) = index_tracks(root, "train", progress=False)
     bass = track.read("bass")
@@ -361,7 +361,7 @@ def test_damaged_cache_is_made_again_and_names_the_stem_file(
         track.read("bass")
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEMLAB_CACHE", "/a")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
     assert cache_folder() == Path("/a")
@@ -412,7 +412,7 @@ def test_track_without_a_stem(root: Path) -> None:
         ({"channels": 1}, "has 1 channels", "has 2 channels"),
     ],
 )
-def test_stems_unlike_each_other(
+def test_stems_that_differ_in_length_rate_or_channels(
     root: Path, stem: str, change: dict[str, int], found: str, expected: str
 ) -> None:
     folder = write_track(root / "train" / "A")
@@ -422,20 +422,20 @@ def test_stems_unlike_each_other(
     )
 
 
-def test_zero_byte_truncated_and_foreign_files(root: Path) -> None:
+def test_empty_truncated_and_non_audio_files(root: Path) -> None:
     truncated = write_track(root / "train" / "A") / "other.wav"
     truncated.write_bytes(truncated.read_bytes()[:-100])
     empty = write_track(root / "train" / "B") / "mixture.wav"
     empty.write_bytes(b"")
-    foreign = write_track(root / "train" / "C") / "vocals.wav"
-    foreign.write_text("no audio " * 1000)
+    text = write_track(root / "train" / "C") / "vocals.wav"
+    text.write_text("no audio " * 1000)
     flac = write_track(root / "train" / "D", "flac") / "vocals.flac"
     flac.write_bytes(flac.read_bytes()[:-1000])
     messages = fault_of_each(root)
-    assert list(messages) == [truncated, empty, foreign, flac]
+    assert list(messages) == [truncated, empty, text, flac]
     assert_in(messages[truncated], "declares 8000 bytes of samples, the file has 7900", "again")
     assert_in(messages[empty], "is empty (0 bytes)", "expected an audio file", "again")
-    assert_in(messages[foreign], "is not audio", "WAV, FLAC, Ogg or MP3 was expected", "convert")
+    assert_in(messages[text], "is not audio", "WAV, FLAC, Ogg or MP3 was expected", "convert")
     assert_in(messages[flac], "end cannot be read", "again")
 
 
@@ -453,7 +453,7 @@ def test_nan_and_infinity(root: Path, value: float, subtype: str) -> None:
     assert_in(message, "expected finite samples", "export the stem again")
 
 
-def test_files_without_nan_are_remembered(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_scanned_for_nan_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datamodules.files.state._SETTLED_NS", -(10**18))
     good = write_track(root / "train" / "A") / "bass.wav"
     bad = write_track(root / "train" / "B") / "bass.wav"
@@ -462,11 +462,11 @@ def test_files_without_nan_are_remembered(root: Path, monkeypatch: pytest.Monkey
     scanned = []
     blocks = audio.blocks
 
-    def blocks_noted(path: Path, block_samples: int) -> Iterator[audio.Audio]:
+    def recording_blocks(path: Path, block_samples: int) -> Iterator[audio.Audio]:
         scanned.append(path)
         return blocks(path, block_samples)
 
-    monkeypatch.setattr(audio, "blocks", blocks_noted)
+    monkeypatch.setattr(audio, "blocks", recording_blocks)
     message = fault_of(root)
     assert sorted(scanned) == [good, bad]
     assert fault_of(root) == message
@@ -480,7 +480,7 @@ def test_files_without_nan_are_remembered(root: Path, monkeypatch: pytest.Monkey
     assert scanned[3:] == [good]
 
 
-def test_memory_of_scans_may_be_broken_or_unwritable(root: Path, cache: Path) -> None:
+def test_damaged_or_unwritable_file_facts_are_ignored(root: Path, cache: Path) -> None:
     folder = write_track(root / "train" / "A")
     write_float(folder / "bass.wav", np.zeros((2, SAMPLES), np.float32))
     cache.mkdir()
@@ -491,13 +491,13 @@ def test_memory_of_scans_may_be_broken_or_unwritable(root: Path, cache: Path) ->
     index_tracks(root, "train")
 
 
-def test_tracks_of_unlike_sample_rates_keep_theirs(root: Path) -> None:
+def test_tracks_of_different_sample_rates_are_indexed(root: Path) -> None:
     write_track(root / "train" / "A", rate=16000)
     write_track(root / "train" / "B")
     assert [track.sample_rate for track in index_tracks(root, "train")] == [16000, RATE]
 
 
-def test_many_faults_are_told_together(root: Path) -> None:
+def test_many_faults_are_reported_together(root: Path) -> None:
     for number in range(8):
         folder = write_track(root / "train" / str(number))
         if number != 3:
@@ -542,7 +542,7 @@ def test_split_by_fraction() -> None:
 
 
 @pytest.mark.parametrize("names", [["a", "wrong"], []])
-def test_required_names_must_be_there(names: list[str]) -> None:
+def test_required_names_must_exist(names: list[str]) -> None:
     assert names_of(split_validation(named("a", "b"), ["a"], required=True).valid) == ["a"]
     with pytest.raises(DataError) as fault:
         split_validation(named("a", "b"), names, required=True)
@@ -550,7 +550,7 @@ def test_required_names_must_be_there(names: list[str]) -> None:
     assert_in(str(fault.value), f"no validation tracks named {missing}", "'a', 'b'", "correct")
 
 
-def test_split_that_leaves_nothing() -> None:
+def test_split_without_training_or_validation_tracks() -> None:
     with pytest.raises(
         DataError, match="no validation tracks: 1 training track found, expected at least 2"
     ):

@@ -1,4 +1,4 @@
-"""Layouts and formats other than MUSDB18's own, and stems of other names."""
+"""Layouts, file formats and names of stems other than those of MUSDB18."""
 
 from __future__ import annotations
 
@@ -17,39 +17,12 @@ from datamodules.musdb import MUSDBDataModule
 from datamodules.tracks.index import index_tracks
 from datamodules.tracks.layouts import STEMS, find_entries, subsets_of
 from datamodules.tracks.sources import grouping
-from tests.helpers.tracks import write_track
+from tests.helpers.tracks import write_dsd100, write_folder, write_noise
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
-
-
-def write(path: Path, stem: int, subtype: str = "PCM_16", seconds: float = 0.5) -> None:
-    """Write noise of its own for each stem; in pieces, as libsndfile's Vorbis wants it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = 0.1 * np.random.default_rng(stem).standard_normal((round(8000 * seconds), 2))
-    with soundfile.SoundFile(path, "w", 8000, 2, subtype=subtype) as file:
-        for piece in np.array_split(noise, 10):
-            file.write(piece)
-
-
-def write_folder(folder: Path, stems: tuple[str, ...] = STEMS, suffix: str = "wav") -> Path:
-    for number, stem in enumerate(stems):
-        write(folder / f"{stem}.{suffix}", number, "VORBIS" if suffix == "ogg" else "PCM_16")
-    return folder
-
-
-def write_dsd100(root: Path) -> Path:
-    for number, (part, name) in enumerate((("Dev", "051 - A"), ("Dev", "052 - B"), ("Test", "C"))):
-        write_track(root / "all" / name, seconds=1, seed=number)
-        (root / "Mixtures" / part / name).mkdir(parents=True)
-        (root / "Sources" / part).mkdir(parents=True, exist_ok=True)
-        mixture = root / "all" / name / "mixture.wav"
-        mixture.rename(root / "Mixtures" / part / name / "mixture.wav")
-        shutil.move(root / "all" / name, root / "Sources" / part / name)
-    (root / "all").rmdir()
-    return root
 
 
 # ------------------------------------------------------------------- formats
@@ -63,10 +36,10 @@ def write_dsd100(root: Path) -> Path:
         ("ogg", "VORBIS"),
     ],
 )
-def test_formats_are_read_from_anywhere(tmp_path: Path, suffix: str, subtype: str) -> None:
+def test_random_access_in_each_format(tmp_path: Path, suffix: str, subtype: str) -> None:
     folder = tmp_path / "train" / "A"
     for number, stem in enumerate(STEMS):
-        write(folder / f"{stem}.{suffix}", number, subtype)
+        write_noise(folder / f"{stem}.{suffix}", number, subtype)
     (track,) = index_tracks(tmp_path, "train")
     whole = soundfile.read(folder / f"drums.{suffix}", dtype="float32")[0].T
     assert whole.std() > 0.05
@@ -77,11 +50,11 @@ def test_formats_are_read_from_anywhere(tmp_path: Path, suffix: str, subtype: st
     assert track.samples == whole.shape[1] == 4000
 
 
-def test_formats_may_be_mixed_and_wav_comes_first(tmp_path: Path) -> None:
+def test_formats_can_be_mixed_and_wav_is_preferred(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "train" / "A", suffix="flac")
-    write(folder / "bass.wav", 9)
+    write_noise(folder / "bass.wav", 9)
     (folder / "vocals.flac").unlink()
-    write(folder / "vocals.ogg", 0, "VORBIS")
+    write_noise(folder / "vocals.ogg", 0, "VORBIS")
     (track,) = index_tracks(tmp_path, "train")
     names = [path.name for path in track.stems.values()]
     assert names == ["vocals.ogg", "drums.flac", "bass.wav", "other.flac"]
@@ -90,7 +63,7 @@ def test_formats_may_be_mixed_and_wav_comes_first(tmp_path: Path) -> None:
 # ------------------------------------------------------------------- layouts
 
 
-def test_dsd100_is_found_by_its_folders(tmp_path: Path) -> None:
+def test_dsd100_is_recognised(tmp_path: Path) -> None:
     root = write_dsd100(tmp_path / "DSD100")
     assert subsets_of(root) == ["train", "test"]
     train, (test,) = index_tracks(root, "train"), index_tracks(root, "test")
@@ -110,7 +83,7 @@ def test_dsd100_is_found_by_its_folders(tmp_path: Path) -> None:
     assert len(data.train_tracks) == len(data.valid_tracks) == len(data.test_tracks) == 1
 
 
-def test_a_folder_of_tracks_alone_trains(tmp_path: Path) -> None:
+def test_a_folder_of_tracks_is_a_training_subset(tmp_path: Path) -> None:
     root = tmp_path / "my songs"
     for name in ("B", "A"):
         write_folder(root / name)
@@ -123,7 +96,7 @@ def test_a_folder_of_tracks_alone_trains(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["test", "Dev"])
-def test_one_subset_is_not_taken_for_a_folder_of_tracks(tmp_path: Path, part: str) -> None:
+def test_a_subset_folder_is_refused_as_root(tmp_path: Path, part: str) -> None:
     write_folder(tmp_path / part / "A")
     with pytest.raises(DataError, match="has no folder 'train'"):
         subsets_of(tmp_path / part)
@@ -132,7 +105,7 @@ def test_one_subset_is_not_taken_for_a_folder_of_tracks(tmp_path: Path, part: st
 # --------------------------------------------------------------------- stems
 
 
-def test_missing_stems_are_silence_only_when_asked_for(tmp_path: Path) -> None:
+def test_missing_stems_are_silence_if_set(tmp_path: Path) -> None:
     write_folder(tmp_path / "train" / "A", ("vocals", "bass"))
     with pytest.raises(DataError, match=r"2 faults.*\n.*no drums\.wav.*missing_as_silence"):
         index_tracks(tmp_path, "train")
@@ -146,17 +119,17 @@ def test_missing_stems_are_silence_only_when_asked_for(tmp_path: Path) -> None:
     np.testing.assert_array_equal(track.read_mixture(), track.read_stems(STEMS).sum(0))
 
 
-def test_a_track_without_any_stem_is_never_silence(tmp_path: Path) -> None:
-    write(tmp_path / "train" / "A" / "mixture.wav", 0)
+def test_a_track_without_any_stem_is_an_error(tmp_path: Path) -> None:
+    write_noise(tmp_path / "train" / "A" / "mixture.wav", 0)
     with pytest.raises(DataError, match=r"no vocals\.wav or vocals\.flac or vocals\.ogg"):
         index_tracks(tmp_path, "train", missing_as_silence=True)
 
 
-def test_stems_of_other_names_are_mixed_in_the_order_given(tmp_path: Path) -> None:
+def test_stems_with_other_names(tmp_path: Path) -> None:
     stems = ("guitar", "vocals", "piano")
     for name in ("A", "B"):
         write_folder(tmp_path / "train" / name, stems)
-    write(tmp_path / "train" / "A" / "drums.wav", 7)
+    write_noise(tmp_path / "train" / "A" / "drums.wav", 7)
     data = MUSDBDataModule(
         root=str(tmp_path),
         sources={"rest": ["piano", "guitar"], "vocals": ["vocals"]},
@@ -179,7 +152,7 @@ def test_stems_of_other_names_are_mixed_in_the_order_given(tmp_path: Path) -> No
     assert torch.allclose(track.targets.sum(0), track.mixture, atol=1e-6)
 
 
-def test_the_data_module_passes_missing_as_silence_on(tmp_path: Path) -> None:
+def test_missing_as_silence_in_the_data_module(tmp_path: Path) -> None:
     for name in ("A", "B"):
         write_folder(tmp_path / "train" / name, ("vocals", "bass"))
     settings = {"sample_rate": 8000, "segment_seconds": 0.2, "batch_size": 1, "num_workers": 0}
@@ -192,15 +165,13 @@ def test_the_data_module_passes_missing_as_silence_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stems", [["a", "a"], [], ["vocals", "mixture"]])
-def test_faulty_lists_of_stems_are_refused(stems: list[str]) -> None:
+def test_invalid_lists_of_stems_are_refused(stems: list[str]) -> None:
     with pytest.raises(DataError, match="list each stem of the data set once"):
         grouping(stems, stems)
 
 
 @pytest.mark.slow
-def test_stems_reach_the_model_through_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stems_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning_modules import cli
     from tests.helpers.command_line import CSV, TINY
 

@@ -86,7 +86,7 @@ def test_a_file_damaged_in_the_middle_is_an_error(tmp_path: Path) -> None:
 
 
 def write_data_set(root: Path) -> None:
-    """Tracks of three rates, one of them FLAC; every track has a seed of its own."""
+    """Tracks of three rates, one of them FLAC."""
     write_track(root / "train" / "A", 2.0, 44100, seed=1)
     write_track(root / "train" / "B", 2.0, 48000, seed=2)
     write_track(root / "train" / "C", 2.0, 22050, seed=3, suffix="flac")
@@ -101,7 +101,7 @@ def module(root: Path, stage: str, **arguments: Any) -> MUSDBDataModule:
     return data
 
 
-def test_mixed_rates_are_one_rate_to_the_model(
+def test_tracks_of_different_rates_are_resampled_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_data_set(tmp_path)
@@ -116,7 +116,7 @@ def test_mixed_rates_are_one_rate_to_the_model(
         assert (batch.stems.abs().amax((2, 3)) > 1e-3).all()
     (whole,) = data.val_dataloader()[1]
     assert whole.mixture.shape == (2, 88200)
-    # Written with integers, the mixture is the sum of the stems; resampling is linear.
+    # The mixture is the sum of the stems, and resampling is linear.
     assert torch.allclose(whole.mixture, whole.targets.sum(0), atol=1e-5)
     module(tmp_path, "fit", validation_tracks=["B"])
     assert "Resampling" not in capfd.readouterr().err
@@ -131,7 +131,7 @@ def test_test_tracks_and_their_mixtures_are_resampled(tmp_path: Path) -> None:
         assert (waveform - expected).abs().max() < 1e-6
 
 
-def test_tracks_keep_what_they_have(tmp_path: Path) -> None:
+def test_missing_stems_and_mixtures_stay_missing(tmp_path: Path) -> None:
     write_data_set(tmp_path)
     (tmp_path / "train/B/drums.wav").unlink()
     (tmp_path / "train/B/mixture.wav").unlink()
@@ -150,7 +150,7 @@ def test_tracks_keep_what_they_have(tmp_path: Path) -> None:
     assert c.read_mixture().shape == (2, 88200)
 
 
-def test_unlike_rates_within_a_track_stay_an_error(tmp_path: Path) -> None:
+def test_different_rates_within_a_track_are_an_error(tmp_path: Path) -> None:
     write_data_set(tmp_path)
     bass = tmp_path / "train/B/bass.wav"
     soundfile.write(bass, soundfile.read(bass)[0], 44100)
