@@ -30,13 +30,7 @@ _LONGEST_PERIOD = 2**20
 
 
 class _Noise(StemAugmentation):
-    """Base of additive noise; the first parameter is the signal-to-noise ratio.
-
-    Args:
-        lowest_db: Lowest signal-to-noise ratio, dB.
-        highest_db: Highest signal-to-noise ratio, dB.
-        probability: Probability per stem, one number or one per stem.
-    """
+    """Base of additive noise; the first parameter is the signal-to-noise ratio in dB."""
 
     neutral = math.inf
 

@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ import torch
 from datamodules.cache.folder import cache_folder
 from datamodules.errors import DataError
 from datamodules.files.mapped_wav import MappedFile
+from datamodules.files.state import state
 from datamodules.files.write_crop import write_crop
 from datamodules.parallel import for_each
 from datamodules.tracks.index import Track
@@ -49,8 +49,9 @@ def measure_loudness(tracks: Sequence[Track], stems: Sequence[str], progress: bo
 
     def measure_one(track: Track) -> Powers:
         file = folder / f"{_cache_key(track, stems)}.npy"
-        powers = _load(file)
-        if powers is None:
+        try:
+            powers: Powers = np.load(file)
+        except (OSError, ValueError, EOFError):  # missing or corrupted
             powers = _measure(track, stems)
             _save(file, powers)
         return powers
@@ -59,23 +60,9 @@ def measure_loudness(tracks: Sequence[Track], stems: Sequence[str], progress: bo
 
 
 def _cache_key(track: Track, stems: Sequence[str]) -> str:
-    facts: list[Any] = [track.sample_rate]
-    for stem in stems:
-        file = track.stems.get(stem)
-        if file is None:
-            facts.append(None)
-            continue
-        status = os.stat(file)
-        facts.append([os.path.abspath(file), status.st_ino, status.st_size, status.st_mtime_ns])
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
-
-
-def _load(file: Path) -> Powers | None:
-    try:
-        powers: Powers = np.load(file)
-    except (OSError, ValueError, EOFError):  # missing or corrupted: measure
-        return None
-    return powers
+    files = [track.stems.get(stem) for stem in stems]
+    states = [file and [os.path.abspath(file), *state(file)[:3]] for file in files]
+    return hashlib.sha256(json.dumps([track.sample_rate, *states]).encode()).hexdigest()[:24]
 
 
 def _measure(track: Track, stems: Sequence[str]) -> Powers:
