@@ -79,7 +79,7 @@ class TrainingCrops:
             position: Epoch and index of the example.
 
         Raises:
-            DataError: A file was removed or changed, or does not have the samples for int16.
+            DataError: A file was removed or changed, or for int16 has another type or channels.
         """
         samples = samples_at(position[0], self.lengths)
         crop = self.sampler.crop(position, samples)
