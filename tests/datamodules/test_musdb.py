@@ -16,7 +16,6 @@ from datamodules.augmentations.simple import ChannelSwap, Gain, Mono, Polarity
 from datamodules.batches import Batch, StemBatch, TrackBatch
 from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
-from datamodules.tracks.sources import grouping
 from tests.helpers.tracks import STEMS, write_track
 
 
@@ -161,20 +160,6 @@ def test_mixture_holds_all_stems_for_any_grouping(musdb_root: Path) -> None:
     vocals = train_batches(module(musdb_root, sources=["vocals"]))[0]
     assert torch.equal(vocals.mixture, plain.mixture)
     assert vocals.targets.shape[1] == 1
-
-
-@pytest.mark.parametrize(
-    ("sources", "words"),
-    [
-        (["guitar"], "guitar.*vocals, drums, bass, other"),
-        ({"a": ["vocals", "vocals"]}, "each stem once"),
-        ({"a": []}, "'a'"),
-        ([], "sources is empty"),
-    ],
-)
-def test_invalid_sources_are_refused(sources: Any, words: str) -> None:
-    with pytest.raises(DataError, match=words):
-        grouping(sources)
 
 
 def test_validation_has_crops_and_whole_tracks(musdb_root: Path) -> None:

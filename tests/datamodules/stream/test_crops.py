@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter
-from itertools import chain, pairwise, product
 from typing import Any
 
 import numpy as np
 import pytest
 
 from datamodules.errors import DataError
-from datamodules.randomness import CROP, generator
 from datamodules.stream import crops
 from datamodules.stream.crops import Crop, CropSampler, SamplingConfig, apportion
-from datamodules.stream.curriculum import crop_lengths, samples_at
-from datamodules.stream.sampler import ExampleSampler, share_by_length
+from datamodules.stream.sampler import ExampleSampler
 
 LENGTHS = np.array([1000, 2000, 500, 4000, 100])
 
@@ -33,19 +30,6 @@ def multi_root_sampler(
 
 def equal(one: Crop, other: Crop) -> bool:
     return all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
-
-
-def test_generator_depends_on_each_of_its_arguments() -> None:
-    base = generator(1, CROP, 2, 3).random(4)
-    assert np.array_equal(base, generator(1, CROP, 2, 3).random(4))
-    for other in ((2, CROP, 2, 3), (1, CROP + 1, 2, 3), (1, CROP, 3, 3), (1, CROP, 2, 4)):
-        assert not np.array_equal(base, generator(*other).random(4))
-
-
-def test_streams_of_neighbouring_positions_do_not_overlap() -> None:
-    """A long draw at one position does not reach the numbers of the next position."""
-    first, second = generator(0, CROP, 0, 0).random(64), generator(0, CROP, 0, 1).random(64)
-    assert not set(first) & set(second)
 
 
 def test_crop_does_not_depend_on_earlier_draws() -> None:
@@ -192,93 +176,6 @@ def test_root_with_a_small_weight_is_drawn_in_some_epochs() -> None:
 def test_single_root_gives_the_same_stream_for_any_weight() -> None:
     one, other = crop_sampler(0, 0.5), crop_sampler(0, 0.5, weights=[0.3])
     assert all(equal(one.crop((0, i), 200), other.crop((0, i), 200)) for i in range(40))
-
-
-# ------------------------------------------------------------- curriculum
-
-
-def test_crop_lengths_by_epoch() -> None:
-    lengths = crop_lengths({10: 3.0, 0: 1.0, 12: 2.0}, 3.0, 100)
-    assert [samples_at(epoch, lengths) for epoch in (0, 9, 10, 11, 12, 99)] == [
-        100,
-        100,
-        300,
-        300,
-        200,
-        200,
-    ]
-    assert crop_lengths(None, 3.0, 100) == {0: 300}
-
-
-@pytest.mark.parametrize(
-    ("curriculum", "words"),
-    [
-        ({5: 1.0}, "begins at epoch 5.*must be 0"),
-        ({-1: 1.0, 0: 1.0}, "begins at epoch -1"),
-        ({}, "must be 0"),
-        ({0: 1.0, 3: 4.0}, "4 s from epoch 3.*up to segment_seconds, which is 3"),
-        ({0: 0.0}, "0 s from epoch 0.*above 0"),
-    ],
-)
-def test_invalid_curricula_are_refused(curriculum: dict[int, float], words: str) -> None:
-    with pytest.raises(DataError, match=words):
-        crop_lengths(curriculum, 3.0, 100)
-
-
-# ---------------------------------------------------------------- sampler
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_ranks_divide_each_global_batch(ranks: int) -> None:
-    samplers = [ExampleSampler(70, 8, rank, ranks, epoch=5) for rank in range(ranks)]
-    shares = [list(sampler) for sampler in samplers]
-    for step in range(8):
-        size = 8 // ranks
-        together = [p for share in shares for p in share[step * size : (step + 1) * size]]
-        assert together == [(5, step * 8 + i) for i in range(8)]
-    assert all(len(share) == len(sampler) for share, sampler in zip(shares, samplers, strict=True))
-
-
-def test_resumed_sampler_starts_within_an_epoch_and_later_ones_at_0() -> None:
-    sampler = ExampleSampler(32, 8, epoch=2, batch=3)
-    assert list(sampler) == [(2, i) for i in range(24, 32)]
-    sampler.set_epoch(2)  # as Lightning does before the resumed epoch
-    assert next(iter(sampler)) == (2, 24)
-    sampler.set_epoch(3)
-    assert next(iter(sampler)) == (3, 0)
-    assert len(list(sampler)) == 32
-    assert all(a < b for a, b in pairwise(sampler))
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_all_ranks_take_the_same_number_of_steps(ranks: int) -> None:
-    """Also where the examples do not divide by the batch size; the length is known beforehand."""
-    for examples in (64, 65, 71):
-        for rank in range(ranks):
-            sampler = ExampleSampler(examples, 8, rank, ranks)
-            for epoch in range(3):
-                sampler.set_epoch(epoch)
-                assert len(list(sampler)) == len(sampler) == 8 * 8 // ranks
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_tracks_are_distributed_by_length(ranks: int) -> None:
-    """Each track once; no rank has more than 4/3 of the best possible maximum."""
-    random = np.random.default_rng(0)
-    for _ in range(20):
-        lengths = random.integers(1, 20, 6).tolist()
-        shares = share_by_length(lengths, ranks)
-        assert sorted(chain.from_iterable(shares)) == list(range(6))
-        assert all(share == sorted(share) for share in shares)
-        best = min(
-            max(np.bincount(owners, lengths, ranks)) for owners in product(range(ranks), repeat=6)
-        )
-        assert max(sum(lengths[number] for number in share) for share in shares) <= 4 / 3 * best
-
-
-def test_longest_tracks_go_to_the_shortest_share_first() -> None:
-    assert share_by_length([5, 5, 4, 4, 3, 3, 3], 3) == [[0, 4, 6], [1, 5], [2, 3]]
-    assert share_by_length([2, 1], 4) == [[0], [1], [1], [1]], "every rank has one"
 
 
 def test_sampling_an_epoch_of_ten_million_examples_takes_no_memory() -> None:
