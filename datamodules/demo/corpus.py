@@ -60,7 +60,8 @@ _LEVEL_DB = {"vocals": 0.0, "drums": -1.5, "bass": -2.5, "other": -3.0}
 _WET_DB = {"vocals": -13.0, "drums": -15.0, "bass": -30.0, "other": -14.0}
 _CREST = 4.5  # soft clipping of peaks, in multiples of a stem's RMS
 _PEAK = 0.89 * 32767
-_TAIL_SECONDS = 2.4
+TAIL_SECONDS = 2.4
+"""Length of a song after its final chord's onset."""
 
 
 def _room(seconds: float, generator: np.random.Generator) -> Signal:
@@ -86,7 +87,7 @@ def render_track(seed: int, number: int) -> dict[str, npt.NDArray[np.int16]]:
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
     song = SONGS[number]
     plan = Plan(song)
-    length = samples(plan.seconds(song.bars * plan.steps) + _TAIL_SECONDS)
+    length = samples(plan.seconds(song.bars * plan.steps) + TAIL_SECONDS)
 
     lead, second = compose_melody(plan, generator)
     voice = VOICES[song.voice]
@@ -129,16 +130,31 @@ def track_folder(number: int) -> str:
     return f"{subset}/{SONGS[number].name}"
 
 
-def _write_track(seed: int, number: int, folder: Path) -> None:
-    """Render a song into a folder: four stems, and their exact sum as the mixture."""
+def write_track(seed: int, number: int, folder: Path) -> None:
+    """Render a song into a new folder: four stems, and their exact sum as the mixture.
+
+    Args:
+        seed: Seed of the corpus.
+        number: Index into :data:`SONGS`.
+        folder: The folder.
+    """
     stems = render_track(seed, number)
     folder.mkdir(parents=True)
     for name, sound in {"mixture": sum(stems.values()), **stems}.items():
         soundfile.write(folder / f"{name}.wav", sound, SAMPLE_RATE, subtype="PCM_16")
 
 
-def _publish(finished: Path, target: Path, discarded: Path) -> None:
-    """Move a finished track into the corpus atomically."""
+def publish_track(finished: Path, target: Path, discarded: Path) -> None:
+    """Move a finished track into the corpus atomically.
+
+    Args:
+        finished: Folder of the track.
+        target: Its folder in the corpus; a former one is replaced.
+        discarded: Where the former one is moved.
+
+    Raises:
+        OSError: A move failed, and no other process has published the track.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         if target.exists():
@@ -239,7 +255,7 @@ def demo_corpus(
         ProcessPoolExecutor(workers, get_context("spawn"), _exit_with_parent) as pool,
     ):
         staging = Path(folder)
-        jobs = {pool.submit(_write_track, seed, n, staging / track_folder(n)): n for n in wanted}
+        jobs = {pool.submit(write_track, seed, n, staging / track_folder(n)): n for n in wanted}
         try:
             for job in tqdm(
                 as_completed(jobs), "rendering the demo corpus", len(jobs), unit="track"
@@ -247,7 +263,7 @@ def demo_corpus(
                 job.result()
                 track = track_folder(jobs[job])
                 recorded |= _hashes(staging, jobs[job])
-                _publish(staging / track, root / track, staging / "discarded" / track)
+                publish_track(staging / track, root / track, staging / "discarded" / track)
                 _write_manifest(root, seed, recorded, staging)
         except BaseException:  # such as Ctrl-C: do not render the remaining tracks
             pool.shutdown(cancel_futures=True)

@@ -83,14 +83,14 @@ def test_scores_are_in_the_order_of_the_file(root: Path, tmp_path: Path) -> None
 
 
 def test_max_difference() -> None:
-    figures = np.array([1.0, np.nan, np.inf, -3])
-    assert scorer.max_difference(figures, figures) == 0
-    assert scorer.max_difference(figures, figures + 0.5) == 0.5
-    assert scorer.max_difference(figures, np.array([1.0, np.nan, 250, -3])) == 0
-    assert scorer.max_difference(figures, np.array([1.0, 2.0, np.inf, -3])) == math.inf
+    scores = np.array([1.0, np.nan, np.inf, -3])
+    assert scorer.max_difference(scores, scores) == 0
+    assert scorer.max_difference(scores, scores + 0.5) == 0.5
+    assert scorer.max_difference(scores, np.array([1.0, np.nan, 250, -3])) == 0
+    assert scorer.max_difference(scores, np.array([1.0, 2.0, np.inf, -3])) == math.inf
 
 
-def test_what_differs_is_said() -> None:
+def test_table_marks_differences() -> None:
     row = dict.fromkeys(
         (
             "audio_seconds", "museval_seconds", "seconds", "ratio", "museval_extra_mib",

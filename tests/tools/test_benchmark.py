@@ -1,4 +1,4 @@
-"""The command: its table, its figures, what is not installed, and mistakes."""
+"""The loader benchmark: results, table, packages that are not installed, and mistakes."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ TINY = [
 ]  # fmt: skip
 
 
-def figures(row: dict[str, Any]) -> dict[str, float]:
+def rates(row: dict[str, Any]) -> dict[str, float]:
     found: dict[str, float] = row["audio_seconds_per_cpu_second"]
     return found
 
 
 @pytest.mark.slow
-def test_table_and_figures_agree(
+def test_table_agrees_with_the_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for absent in ("openunmix", "demucs"):
         monkeypatch.setitem(sys.modules, absent, None)
     names = ["soundfile", "stemlab", "stemlab-torch", "stemlab-int16", "openunmix", "demucs"]
-    path = tmp_path / "figures.json"
+    path = tmp_path / "report.json"
     arguments = ["--repeats", "1", "--only", *names, "--json", str(path)]
     assert main([*TINY, *arguments]) == 0
     output = capsys.readouterr()
     report = json.loads(path.read_text())
     rows = report["rows"]
     assert list(rows) == ["limit-float32", "limit-int16", *names]
-    base = figures(rows["soundfile"])
+    base = rates(rows["soundfile"])
     for name in names[:4]:
         row = rows[name]
         assert row["fault"] is None
         assert row["rounds"] == 1
-        assert list(figures(row)) == ["0", "1", "2"]
+        assert list(rates(row)) == ["0", "1", "2"]
         assert row["wall_two_workers_to_one"] > 0
         limit = rows["limit-int16" if name == "stemlab-int16" else "limit-float32"]
-        for workers, value in figures(row).items():
+        for workers, value in rates(row).items():
             assert value > 0
             assert row["times_soundfile"][workers] == pytest.approx(value / base[workers])
-            assert row["share_of_limit"][workers] == pytest.approx(value / figures(limit)["0"])
+            assert row["share_of_limit"][workers] == pytest.approx(value / rates(limit)["0"])
         assert row["times_openunmix"] == {}
     assert rows["soundfile"]["times_soundfile"] == {"0": 1.0, "1": 1.0, "2": 1.0}
     assert rows["openunmix"]["fault"] == "openunmix is not installed: pip install 'openunmix'"
@@ -62,24 +62,22 @@ def test_table_and_figures_agree(
     assert len({len(line.split("|")) for line in lines}) == 1
     for name in names[:4]:
         shown = [cell.strip() for cell in cells[name]]
-        assert shown[:3] == [f"{value:.0f}" for value in figures(rows[name]).values()]
+        assert shown[:3] == [f"{value:.0f}" for value in rates(rows[name]).values()]
     assert "not measured: demucs is not installed" in cells["demucs"][-2]
     assert cells["demucs"][0].strip() == "-"
-    assert "Writing 3 tracks of 1 s, 0.00 GB" in output.err  # the size comes beforehand
+    assert "Writing 3 tracks of 1 s, 0.00 GB" in output.err  # announced before writing
 
 
-def test_a_data_set_of_ones_own(
-    musdb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "figures.json"
+def test_own_data_set(musdb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "report.json"
     arguments = ["--root", str(musdb_root), "--tracks", "4", "--workers", "1", "--repeats", "1"]
     assert main([*TINY, *arguments, "--only", "stemlab", "--json", str(path)]) == 0
     report = json.loads(path.read_text())
     assert report["settings"]["data"] == str(musdb_root)
     assert report["settings"]["tracks"] == 4
     row = report["rows"]["stemlab"]
-    assert list(figures(row)) == ["1"]
-    assert row["times_soundfile"] == {}  # nothing to compare with
+    assert list(rates(row)) == ["1"]
+    assert row["times_soundfile"] == {}  # not measured
     assert row["wall_two_workers_to_one"] is None
     assert list(row["share_of_limit"]) == ["1"]
     assert " - " in capsys.readouterr().out.splitlines()[-1]
@@ -101,9 +99,7 @@ def test_a_data_set_of_ones_own(
         (["--root", "missing"], "missing: does not exist"),
     ],
 )
-def test_mistakes_are_told_at_once(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TINY, *arguments]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
@@ -111,9 +107,7 @@ def test_mistakes_are_told_at_once(
     assert not captured.out
 
 
-def test_a_data_set_of_another_format_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_flac_data_set_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     track = tmp_path / "train" / "Song"
     track.mkdir(parents=True)
     (track / "vocals.flac").touch()
@@ -122,7 +116,9 @@ def test_a_data_set_of_another_format_is_refused(
 
 
 @pytest.mark.parametrize("arguments", [[], ["loader", "--only", "nothing"]])
-def test_unknown_words(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_subcommands_and_loaders(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2

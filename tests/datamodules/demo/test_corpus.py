@@ -16,9 +16,8 @@ import pytest
 import soundfile
 
 from datamodules.demo import corpus as demo
-from datamodules.demo import instruments
 from datamodules.demo.__main__ import main
-from datamodules.demo.instruments import Kit, play_bass, play_chords
+from datamodules.demo.instruments import Kit, play_bass, play_chords, play_drums
 from datamodules.demo.songs import Plan, Song
 from datamodules.demo.synthesis import SAMPLE_RATE, Note
 from datamodules.tracks.layouts import STEMS
@@ -70,7 +69,7 @@ def test_18_songs_differ_in_style() -> None:
 @pytest.mark.parametrize("song", demo.SONGS, ids=lambda song: song.name)
 def test_songs_are_20_to_30_seconds_long(song: Song) -> None:
     plan = Plan(song)
-    assert 20 <= plan.seconds(song.bars * plan.steps) + demo._TAIL_SECONDS <= 30
+    assert 20 <= plan.seconds(song.bars * plan.steps) + demo.TAIL_SECONDS <= 30
     assert 80 <= song.tempo_bpm <= 150
 
 
@@ -210,10 +209,12 @@ def test_pitch_of_basses(timbre: str) -> None:
 
 
 def test_clap_adds_noise_to_the_snare() -> None:
+    stroke = [Note(0.0, 0.1, sound="snare")]
     snare, clapped = (
-        instruments._snare(Kit(clap=clap), np.random.default_rng(0)) for clap in (0.0, 1.0)
+        play_drums(stroke, Kit(clap=clap), SAMPLE_RATE, np.random.default_rng(0))[:, 0]
+        for clap in (0.0, 1.0)
     )
-    difference = np.abs(np.fft.rfft(clapped - snare, SAMPLE_RATE)) ** 2
+    difference = np.abs(np.fft.rfft(clapped - snare)) ** 2
     assert difference[900:2600].sum() > 0.6 * difference.sum()
 
 
@@ -226,7 +227,7 @@ def quick_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
         for name in FILES:
             soundfile.write(folder / f"{name}.wav", np.full((5, 2), 0.1), SAMPLE_RATE)
 
-    monkeypatch.setattr(demo, "_write_track", write_track)
+    monkeypatch.setattr(demo, "write_track", write_track)
     monkeypatch.setattr(
         demo, "ProcessPoolExecutor", lambda workers, *rest: ThreadPoolExecutor(workers)
     )
@@ -252,7 +253,7 @@ def test_an_interrupted_rendering_keeps_finished_tracks(
     def failing(seed: int, number: int, folder: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "_write_track", failing)
+    monkeypatch.setattr(demo, "write_track", failing)
     with pytest.raises(KeyboardInterrupt):
         demo.demo_corpus(tmp_path / "demo", numbers=[3, 4])
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
@@ -268,7 +269,7 @@ def test_disk_errors_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(OSError, match="input/output error"):
-        demo._publish(tmp_path / "ours", tmp_path / "train" / "song", tmp_path / "discarded")
+        demo.publish_track(tmp_path / "ours", tmp_path / "train" / "song", tmp_path / "discarded")
 
 
 def test_two_processes_may_publish_the_same_track(
@@ -289,7 +290,7 @@ def test_two_processes_may_publish_the_same_track(
             replace(tmp_path / "theirs", target)
 
     monkeypatch.setattr(os, "replace", interrupted)
-    demo._publish(tmp_path / "ours", target, tmp_path / "discarded" / "song")
+    demo.publish_track(tmp_path / "ours", target, tmp_path / "discarded" / "song")
     assert (target / "bass.wav").read_text() == "theirs"
 
 
