@@ -1,1 +1,1 @@
-"""Scores of separated tracks: BSS Eval v4, the MDX challenges' SDR, tables and files."""
+"""Scores of estimates: BSS Eval v4, uSDR, other metrics, oracles, tables and files."""

@@ -87,8 +87,9 @@ def bleedless_fullness(reference: _Signal, estimate: _Signal, sample_rate: int) 
     2024 and defined by `bleed_full` of ZFTurbo's Music-Source-Separation-Training.
 
     They separate leakage (bleedless) from missing sound (fullness), which an SDR adds up. Read
-    them beside an SDR: one loud leak and weak leakage everywhere may have the same value, bands at
-    the floor count as much as the melody, and the floor depends on the loudest band of each signal.
+    them together with an SDR: one loud leak and weak leakage everywhere may have the same value,
+    bands at the floor count as much as loud ones, and the floor depends on the loudest band of each
+    signal.
     """
     import torchaudio
 

@@ -177,11 +177,11 @@ def track_heatmap(
 def training_curves(
     curves: Mapping[str, Mapping[str, Sequence[Mapping[int, float]]]], label: str, title: str
 ) -> Figure:
-    """Draw how figures went in training: a panel a source and one for their mean.
+    """Draw training curves: a panel per source and one for their mean.
 
     Args:
-        curves: Panel -> system -> for each of its runs, step -> figure. Of several runs each is
-            a thin line, and the mean over the steps that all have a thick one.
+        curves: Panel -> system -> for each of its runs, step -> value. Several runs are thin lines,
+            with a thick line for their mean over common steps.
         label: Label of the y axis, with the unit.
         title: Title of the figure.
 
