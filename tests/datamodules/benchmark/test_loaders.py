@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import random
 import shutil
-import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.benchmark import corpus, loaders, peers
-from datamodules.benchmark.corpus import SAMPLE_RATE, Task
+from datamodules.benchmark.corpus import Task
 from datamodules.benchmark.measuring import Start
 from datamodules.errors import DataError
 from datamodules.files import write_crop
@@ -115,144 +113,33 @@ def test_torchaudio(task: Task) -> None:
     check(stems_of(peers.torchaudio_musdb_hq(task), workers=1), task, 0.25, 1.25)
 
 
-def mixture_and_target(start: Start, task: Task) -> None:
+def check_mixture_and_target(start: Start, task: Task) -> None:
+    """A batch of mixtures and one of their stems, with random gains and swapped channels."""
     running = start(0)
     mixture, target = next(running)
     running.close()
     assert mixture.shape == target.shape == (task.batch_size, 2, task.segment_samples)
     assert (mixture > target).all()  # all samples of all stems are positive
+    left, right = target[..., 0].unbind(-1)
+    assert 0 < (left < right).float().mean() < 1
+    gains = torch.maximum(left, right) * 2**15 / 4000
+    assert 0.25 <= gains.min() < 0.7 < gains.max() <= 1.25
 
 
 @pytest.mark.slow
 def test_open_unmix(task: Task) -> None:
     pytest.importorskip("openunmix")
-    mixture_and_target(peers.openunmix_folders(task), task)
-    mixture_and_target(peers.openunmix_musdb(task), task)
+    check_mixture_and_target(peers.openunmix_folders(task), task)
+    check_mixture_and_target(peers.openunmix_musdb(task), task)
 
 
-def test_demucs(task: Task) -> None:
+@pytest.mark.parametrize("batch_size", [8, 3])
+def test_demucs(task: Task, batch_size: int) -> None:
+    """Stems are remixed in groups of 4 if that divides the batch size, else in one group."""
     pytest.importorskip("dora")
-    stems = stems_of(peers.demucs_wavset(task))
-    assert stems.shape[1:] == (4, 2, task.segment_samples)
-
-
-class OneStem(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Fake of Open-Unmix's data sets: takes the same arguments and reads in the same way."""
-
-    def __init__(
-        self,
-        root: str,
-        seq_duration: float,
-        random_track_mix: bool,
-        source_augmentations: Callable[[Tensor], Tensor],
-        is_wav: bool = True,
-        split: str = "train",
-        target_file: str = "vocals.wav",
-        interferer_files: tuple[str, ...] = ("drums.wav", "bass.wav", "other.wav"),
-        random_chunks: bool = True,
-    ) -> None:
-        assert len({target_file, *interferer_files}) == 4
-        assert random_track_mix
-        assert random_chunks
-        assert is_wav
-        self.files = sorted(Path(root, split).glob(f"*/{target_file}"))
-        self.seconds, self.augment = seq_duration, source_augmentations
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        import torchaudio
-
-        assert torchaudio.get_audio_backend() == "soundfile"
-        info = torchaudio.info(str(self.files[number]))
-        assert (info.num_frames, info.num_channels) == (3 * SAMPLE_RATE, 2)
-        frames = int(self.seconds * info.sample_rate)
-        stem, rate = torchaudio.load(self.files[number], frame_offset=10, num_frames=frames)
-        assert rate == SAMPLE_RATE
-        target = self.augment(stem)
-        return target + stem, target
-
-
-def test_open_unmix_gets_its_arguments(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    names: list[list[str]] = []
-
-    def aug_from_str(wanted: list[str]) -> Callable[[Tensor], Tensor]:
-        names.append(wanted)
-        return lambda audio: audio / 2
-
-    package, data = types.ModuleType("openunmix"), types.ModuleType("openunmix.data")
-    stand_ins = {
-        "FixedSourcesTrackFolderDataset": OneStem,
-        "MUSDBDataset": OneStem,
-        "aug_from_str": aug_from_str,
-    }
-    data.__dict__.update(stand_ins)
-    package.data = data  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "openunmix", package)
-    monkeypatch.setitem(sys.modules, "openunmix.data", data)
-    mixture_and_target(peers.openunmix_folders(task), task)
-    mixture_and_target(peers.openunmix_musdb(task), task)
-    assert names == [["gain", "channelswap"]] * 2
-
-
-class Wavset(torch.utils.data.Dataset[Tensor]):
-    """Fake of Demucs' data set."""
-
-    def __init__(
-        self, root: Path, metadata: list[Path], sources: list[str], segment: float, shift: float
-    ) -> None:
-        self.samples = round(segment * SAMPLE_RATE)
-        self.sources, self.tracks = sources, metadata
-        assert segment == shift + 0.25
-
-    def __len__(self) -> int:
-        return len(self.tracks)
-
-    def __getitem__(self, number: int) -> Tensor:
-        import torchaudio
-
-        files = [self.tracks[number] / f"{source}.wav" for source in self.sources]
-        return torch.stack([torchaudio.load(f, num_frames=self.samples)[0] for f in files])
-
-
-class Shift(nn.Module):
-    def __init__(self, shift: int) -> None:
-        super().__init__()
-        self.shift = shift
-
-    def forward(self, stems: Tensor) -> Tensor:
-        return stems[..., self.shift :]
-
-
-class Scale(nn.Module):
-    def __init__(self, min: float, max: float) -> None:
-        super().__init__()
-        self.gain = max - min
-
-    def forward(self, stems: Tensor) -> Tensor:
-        return stems * self.gain
-
-
-def test_demucs_gets_its_arguments(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    groups: list[int] = []
-
-    def remix(group_size: int) -> nn.Module:
-        groups.append(group_size)
-        return nn.Identity()
-
-    wav, augment = types.ModuleType("demucs.wav"), types.ModuleType("demucs.augment")
-    wav.__dict__.update(Wavset=Wavset, build_metadata=lambda root, sources: sorted(root.iterdir()))
-    augment.__dict__.update(Shift=Shift, FlipChannels=nn.Identity, Scale=Scale, Remix=remix)
-    package = types.ModuleType("demucs")
-    package.__dict__.update(wav=wav, augment=augment)
-    for name, module in {"demucs": package, "demucs.wav": wav, "demucs.augment": augment}.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    stems = stems_of(peers.demucs_wavset(task), workers=1, batches=1)
-    assert stems.shape == (8, 4, 2, task.segment_samples)
-    assert (stems[:, :, 0] == 4000 / 2**15).all()
-    peers.demucs_wavset(Task(task.root, task.tracks, task.segment_samples, 3))
-    assert groups == [4, 0]  # one group where 4 does not divide the batch size
+    batch = Task(task.root, task.tracks, task.segment_samples, batch_size)
+    stems = stems_of(peers.demucs_wavset(batch), workers=1, batches=1)
+    assert stems.shape == (batch_size, 4, 2, task.segment_samples)
 
 
 # ------------------------------------------------------------------------------------ corpus
