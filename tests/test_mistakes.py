@@ -337,7 +337,7 @@ def test_mistake_is_answered_by_one_line_and_changes_no_files(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     before = _files(place)
     try:
-        status = _main(command)(_words(typed, monkeypatch))
+        status: str | int | None = _main(command)(_words(typed, monkeypatch))
     except SystemExit as usage:
         status = usage.code
     out, err = capsys.readouterr()
