@@ -24,7 +24,7 @@ import soundfile
 from datamodules import command_line
 from datamodules.cache.pcm import STREAMS, decoded_bytes, find
 from datamodules.errors import DataError
-from datamodules.files import audio
+from datamodules.files import audio, ffmpeg
 from datamodules.locks import file_lock
 from datamodules.parallel import for_each, raise_faults
 from datamodules.tracks.checks import nan_finding
@@ -180,7 +180,7 @@ def _load(entry: Entry, scratch: Path, stems: Sequence[str], missing_as_silence:
             decoded_bytes(entry.path)  # finds faults of the header
             streams = scratch / "streams"
             streams.mkdir()
-            audio.decode_streams(entry.path, [streams / f"{stream}.wav" for stream in STREAMS])
+            ffmpeg.decode_streams(entry.path, [streams / f"{stream}.wav" for stream in STREAMS])
             entry = replace(entry, path=streams, mixture_folder=streams, is_stem_file=False)
     (loaded,) = load_tracks([entry], decoded, stems, missing_as_silence)
     raise_faults([str(found) for found in loaded.findings if found.severity == "error"])

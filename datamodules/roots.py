@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from datamodules.demo.corpus import VALIDATION_TRACKS, demo_corpus
 from datamodules.errors import DataError
-from datamodules.files.audio import require_ffmpeg
+from datamodules.files.ffmpeg import require_ffmpeg
 from datamodules.tracks.index import (
     MUSDB_VALIDATION_TRACKS,
     Track,

@@ -36,7 +36,7 @@ from datamodules.cache.folder import (
     read_entry,
 )
 from datamodules.errors import DataError, FFmpegMissingError
-from datamodules.files import audio
+from datamodules.files import audio, ffmpeg
 from datamodules.files.resampling import resample_file, resampled_length
 from datamodules.files.state import State, changed, state
 from datamodules.parallel import for_each, raise_faults
@@ -137,7 +137,7 @@ def decode(
     pending = [job for folder, job in sorted(jobs.items()) if folder not in entries]
     if pending:
         if stem_files := [job.path for job in pending if _is_stem_file(job.path)]:
-            audio.require_ffmpeg(f"{stem_files[0]}: reading .stem.mp4")
+            ffmpeg.require_ffmpeg(f"{stem_files[0]}: reading .stem.mp4")
         try:
             decoded_folder().mkdir(parents=True, exist_ok=True)
             with cache_lock(progress):
@@ -212,7 +212,7 @@ def _make_one(job: _Job) -> Decoded:
         made.mkdir()
         with _disk_full_reported(target.parent, path):
             if _is_stem_file(path):
-                audio.decode_streams(path, [made / f"{stem}.wav" for stem in STREAMS])
+                ffmpeg.decode_streams(path, [made / f"{stem}.wav" for stem in STREAMS])
             elif job.sample_rate:
                 resample_file(path, made / "audio.wav", job.sample_rate)
             else:
@@ -265,7 +265,7 @@ def decoded_bytes(path: Path, sample_rate: int | None = None) -> int:
             samples = resampled_length(info.samples, info.sample_rate, sample_rate)
             return 4 * info.channels * samples
         return (2 if info.subtype == "PCM_16" else 4) * info.samples * info.channels
-    streams = audio.inspect_streams(path)
+    streams = ffmpeg.inspect_streams(path)
     expected = len(STREAMS)
     if len(streams) < expected:
         raise DataError(

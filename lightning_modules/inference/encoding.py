@@ -11,7 +11,7 @@ from pathlib import Path
 import soundfile
 
 from datamodules.errors import DataError
-from datamodules.files.audio import require_ffmpeg
+from datamodules.files.ffmpeg import require_ffmpeg
 
 FORMATS = ("wav", "flac", "mp3", "stem.mp4")
 CLIPPING = ("rescale", "clamp")

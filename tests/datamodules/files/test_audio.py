@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from datamodules.errors import DataError, FFmpegMissingError
-from datamodules.files import audio
+from datamodules.files import audio, ffmpeg
 
 RATE = 8000
 
@@ -322,7 +322,7 @@ def test_require_ffmpeg_names_the_package(
     tmp_path: Path, no_ffmpeg: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(FFmpegMissingError) as fault:
-        audio.require_ffmpeg("the preview")
+        ffmpeg.require_ffmpeg("the preview")
     for part in (
         "the preview needs ffmpeg and ffprobe",
         "apt install ffmpeg",
@@ -335,7 +335,7 @@ def test_require_ffmpeg_names_the_package(
     (only_one / "ffmpeg").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(only_one))
     with pytest.raises(FFmpegMissingError, match="but ffprobe was not found"):
-        audio.require_ffmpeg("the preview")
+        ffmpeg.require_ffmpeg("the preview")
 
 
 def test_file_name_that_is_not_utf_8(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""Reading audio files by ffmpeg and ffprobe."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from datamodules.errors import DataError, FFmpegMissingError
+from datamodules.files.info import AnyPath, Audio, AudioInfo, check_opens
+
+# A decoder may drop up to one frame at the end of a stream; this is the longest one (HE-AAC).
+_AAC_FRAME_SAMPLES = 2048
+
+
+def require_ffmpeg(purpose: str) -> None:
+    """Check that ffmpeg and ffprobe are installed.
+
+    Args:
+        purpose: What needs them; the subject of the error message.
+
+    Raises:
+        FFmpegMissingError: One of them is not on PATH.
+    """
+    missing = [program for program in ("ffmpeg", "ffprobe") if shutil.which(program) is None]
+    if missing:
+        raise FFmpegMissingError(
+            f"{purpose} needs ffmpeg and ffprobe, but {' and '.join(missing)} was not found on "
+            "PATH; install the package ffmpeg: `apt install ffmpeg` (Debian, Ubuntu), "
+            "`conda install -c conda-forge ffmpeg` or `brew install ffmpeg`"
+        )
+
+
+def inspect_streams(path: AnyPath) -> list[AudioInfo]:
+    """Read the headers of all audio streams of a file through ffprobe.
+
+    Args:
+        path: A file of any format that ffmpeg reads.
+
+    Returns:
+        One entry per stream, at least one.
+
+    Raises:
+        DataError: The file holds no audio that ffmpeg can read.
+        FFmpegMissingError: ffmpeg is not installed.
+    """
+    path = Path(path)
+    check_opens(path)
+    require_ffmpeg(f"{path}: is not WAV, FLAC, Ogg or MP3; reading another format")
+    fields = "stream=codec_name,sample_rate,channels,duration_ts,time_base:format=duration"
+    command = ["ffprobe", "-v", "error", "-select_streams", "a", "-show_entries", fields]
+    answer = subprocess.run(
+        [*command, "-of", "json", f"file:{path}"],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    content = {} if answer.returncode else json.loads(answer.stdout)
+    streams = [stream for stream in content.get("streams", []) if int(stream.get("sample_rate", 0))]
+    if not streams:
+        reason = _last_line(answer.stderr) or "no audio stream in it"
+        raise DataError(
+            f"{path}: is not audio that soundfile or ffmpeg can read ({reason}); check that it "
+            "is an audio file, and copy or download it again"
+        )
+    return [_stream_info(stream, content.get("format", {})) for stream in streams]
+
+
+def decode_streams(path: AnyPath, targets: Sequence[Path]) -> None:
+    """Decode the first audio streams of a file into float32 WAV files, in one pass.
+
+    Args:
+        path: A file of any format that ffmpeg reads.
+        targets: The file to write for each stream, in the order of the streams.
+
+    Raises:
+        DataError: The file is damaged or truncated.
+        FFmpegMissingError: ffmpeg is not installed.
+    """
+    path = Path(path)
+    streams = inspect_streams(path)
+    # -nostdin, so that ffmpeg does not read the terminal's keys.
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-y", "-i", f"file:{path}"]
+    for number, target in enumerate(targets):
+        # All streams at the rate of the first (the mixture), as stempeg reads them.
+        command += ["-map", f"0:a:{number}", "-ar", str(streams[0].sample_rate)]
+        command += ["-c:a", "pcm_f32le", "-map_metadata", "-1", str(target)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        raise DataError(
+            f"{path}: ffmpeg could not decode it ({_last_line(done.stderr)}); copy or download "
+            "it again, and check that the disk is not full"
+        )
+    for target, stream in zip(targets, streams, strict=False):
+        # ffmpeg exits with 0 after decoding a truncated file.
+        found, expected = soundfile.info(target).frames, stream.samples
+        if stream.sample_rate == streams[0].sample_rate and found < expected - _AAC_FRAME_SAMPLES:
+            raise DataError(
+                f"{path}: declares {expected} samples, {found} could be decoded ({target.stem}): "
+                "it is truncated; copy or download it again"
+            )
+
+
+def decoded_blocks(path: Path, info: AudioInfo, block_samples: int) -> Iterator[Audio]:
+    """Decode a file block by block, in bounded memory.
+
+    Args:
+        path: A file of any format that ffmpeg reads.
+        info: Its header.
+        block_samples: Length of a block, samples; the last one may be shorter.
+
+    Yields:
+        Waveforms, nominally in [-1, 1], shape (C, block_samples).
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    # A stream may change its channels or rate midway: ffmpeg converts to those of the header.
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", f"file:{path}", "-map", "0:a:0"]
+    command += ["-ac", str(info.channels), "-ar", str(info.sample_rate), "-f", "f32le", "-"]
+    frame_bytes = 4 * info.channels
+    total = 0
+    with (
+        tempfile.TemporaryFile() as log,  # a pipe could fill up and block ffmpeg
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            while data := process.stdout.read(block_samples * frame_bytes):
+                whole = len(data) // frame_bytes
+                total += whole
+                block = np.frombuffer(data, "<f4", whole * info.channels)
+                yield np.ascontiguousarray(block.reshape(whole, info.channels).T, np.float32)
+        except BaseException:
+            process.kill()  # the caller stopped early
+            raise
+        if process.wait() or not total:
+            log.seek(0)
+            raise DataError(
+                f"{path}: ffmpeg could not decode it after {total / info.sample_rate:.2f} s "
+                f"({_last_line(log.read()) or 'no samples'}); copy or download it again"
+            )
+    # Only a warning: some containers estimate their length.
+    if total < info.samples - info.sample_rate:
+        warnings.warn(
+            f"{path}: declares {info.samples} samples, {total} could be decoded: it may be "
+            "truncated; if so, copy or download it again",
+            stacklevel=2,
+        )
+
+
+def _stream_info(stream: dict[str, Any], container: dict[str, Any]) -> AudioInfo:
+    if "duration_ts" in stream:
+        seconds = stream["duration_ts"] * Fraction(stream["time_base"])
+    else:
+        seconds = Fraction(container.get("duration", 0))
+    rate = int(stream["sample_rate"])
+    codec = stream.get("codec_name", "unknown")
+    return AudioInfo(round(seconds * rate), rate, int(stream["channels"]), codec)
+
+
+def _last_line(message: bytes) -> str:
+    return message.decode(errors="replace").strip().rpartition("\n")[2]
