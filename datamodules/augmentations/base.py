@@ -168,7 +168,7 @@ class LevelAugmentation(StemAugmentation):
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
         """Draw an amplitude for each stem."""
-        return decibels_to_factors(random.uniform(*self.range_db, stems))
+        return np.asarray(10 ** (random.uniform(*self.range_db, stems) / 20))
 
 
 class FusedAugmentation(StemAugmentation):
@@ -219,18 +219,6 @@ def checked_range(
     if lowest <= above:
         raise ValueError(f"lowest_{unit} is {lowest}: give a number above {above:g}")
     return lowest, highest
-
-
-def decibels_to_factors(decibels: Parameters) -> Parameters:
-    """Convert gains in dB to amplitude factors, same shape."""
-    return np.asarray(10 ** (decibels / 20))
-
-
-def log_uniform(
-    random: np.random.Generator, lowest: float, highest: float, number: int
-) -> Parameters:
-    """Draw numbers whose logarithm is uniform, shape (number,)."""
-    return np.exp(random.uniform(math.log(lowest), math.log(highest), number))
 
 
 def on_device(parameters: Tensor, waveforms: Tensor) -> Tensor:

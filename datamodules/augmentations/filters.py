@@ -20,8 +20,6 @@ from datamodules.augmentations.base import (
     Probability,
     StemAugmentation,
     checked_range,
-    decibels_to_factors,
-    log_uniform,
     on_device,
 )
 from datamodules.augmentations.convolution import (
@@ -69,9 +67,9 @@ class _Biquad(StemAugmentation):
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
         """Draw gain in dB, frequency in Hz and quality for each stem."""
         gains = random.uniform(*self.range_db, stems)
-        frequencies = log_uniform(random, *self.range_hz, stems)
+        frequencies = _log_uniform(random, *self.range_hz, stems)
         frequencies = np.minimum(frequencies, _HIGHEST_RELATIVE * self.sample_rate)
-        return np.column_stack([gains, frequencies, log_uniform(random, *self.range_q, stems)])
+        return np.column_stack([gains, frequencies, _log_uniform(random, *self.range_q, stems)])
 
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
         """Filter each stem."""
@@ -233,7 +231,7 @@ class BandStop(StemAugmentation):
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
         """Draw width in octaves and centre in Hz for each stem."""
         widths = random.uniform(*self.range_octaves, stems)
-        centres = log_uniform(random, *self.range_hz, stems)
+        centres = _log_uniform(random, *self.range_hz, stems)
         highest = _HIGHEST_RELATIVE * self.sample_rate / 2 ** (widths / 2)
         return np.column_stack([widths, np.minimum(centres, highest)])
 
@@ -297,8 +295,14 @@ class Reverb(StemAugmentation):
             for number in parameters[:, 1].long().tolist()
         ]
         wet = convolve(waveforms, stack_responses(responses, samples).to(waveforms))
-        factors = torch.from_numpy(decibels_to_factors(parameters[:, 0].double().numpy()))
-        return waveforms + on_device(factors, waveforms) * wet
+        factors = on_device(10 ** (parameters[:, 0].double() / 20), waveforms)
+        return waveforms + factors * wet
+
+
+def _log_uniform(
+    random: np.random.Generator, lowest: float, highest: float, number: int
+) -> Parameters:
+    return np.exp(random.uniform(math.log(lowest), math.log(highest), number))
 
 
 def _filter_in_sections(waveforms: Tensor, sections: Parameters) -> Tensor:
