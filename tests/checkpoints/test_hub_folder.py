@@ -70,8 +70,8 @@ def test_folder_as_pretrained_weights(folder: Path) -> None:
     other = model()
     for weights in other.parameters():
         weights.data.zero_()
-    taken = load_pretrained(other, folder)
-    assert not taken.random
+    report = load_pretrained(other, folder)
+    assert not report.random
     pairs = zip(other.parameters(), model().parameters(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)
 

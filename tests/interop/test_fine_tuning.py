@@ -44,19 +44,19 @@ def test_sources_keep_the_weights_of_their_namesakes(
     trained = built(kind, FOUR, 0, **arguments)
     path = save(trained, tmp_path / "trained.ckpt")
     model = built(kind, sources, 1, **arguments)
-    taken = load_pretrained(model, path)
+    report = load_pretrained(model, path)
     mixture = 0.1 * torch.randn(1, model.audio_channels, 9000)
     with torch.no_grad():
         found, expected = model(mixture), trained(mixture)
     for index, source in enumerate(sources):
         if source in FOUR:
             assert torch.allclose(found[:, index], expected[:, FOUR.index(source)], atol=1e-6)
-    assert taken.sources == [source for source in sources if source in FOUR]
-    assert taken.new == [source for source in sources if source not in FOUR]
-    text = str(taken)
+    assert report.sources == [source for source in sources if source in FOUR]
+    assert report.new == [source for source in sources if source not in FOUR]
+    text = str(report)
     assert str(path) in text
     assert ("initialised at random: guitar, piano" in text) == ("guitar" in sources)
-    names = {*taken.complete, *taken.by_source, *taken.random}
+    names = {*report.complete, *report.by_source, *report.random}
     assert names == set(model.state_dict())
 
 
@@ -65,9 +65,9 @@ def test_last_source_without_weights(tmp_path: Path) -> None:
     trained = built(WaveUNet, FOUR, 0, **WaveUNet.tiny)
     path = save(trained, tmp_path / "trained.ckpt")
     model = built(WaveUNet, ["bass", "guitar", "rest"], 1, **WaveUNet.tiny)
-    taken = load_pretrained(model, path)
-    assert taken.by_source
-    assert not taken.random
+    report = load_pretrained(model, path)
+    assert report.by_source
+    assert not report.random
     mixture = 0.1 * torch.randn(1, 2, 9000)
     with torch.no_grad():
         assert torch.allclose(model(mixture)[:, 0], trained(mixture)[:, 2], atol=1e-6)
@@ -76,9 +76,9 @@ def test_last_source_without_weights(tmp_path: Path) -> None:
 def test_all_weights_are_loaded_for_the_same_sources(tmp_path: Path) -> None:
     trained = built(UNet, FOUR, 0, **UNet.tiny)
     model = built(UNet, FOUR, 1, **UNet.tiny)
-    taken = load_pretrained(model, save(trained, tmp_path / "trained.ckpt"))
-    assert not taken.random
-    assert not taken.by_source
+    report = load_pretrained(model, save(trained, tmp_path / "trained.ckpt"))
+    assert not report.random
+    assert not report.by_source
     for name, weights in trained.state_dict().items():
         assert torch.equal(weights, model.state_dict()[name])
 
@@ -87,9 +87,9 @@ def test_weights_that_do_not_match_are_reported(tmp_path: Path) -> None:
     """The dense layer after the links has all sources as its input, so its size differs."""
     trained = built(CrosslinkedOpenUnmix, FOUR, 0, **OpenUnmix.tiny)
     model = built(CrosslinkedOpenUnmix, ["vocals", "other"], 1, **OpenUnmix.tiny)
-    taken = load_pretrained(model, save(trained, tmp_path / "trained.ckpt"))
-    assert taken.random == ["networks.vocals.fc2.weight", "networks.other.fc2.weight"]
-    assert "initialised at random: networks.vocals.fc2.weight" in str(taken)
+    report = load_pretrained(model, save(trained, tmp_path / "trained.ckpt"))
+    assert report.random == ["networks.vocals.fc2.weight", "networks.other.fc2.weight"]
+    assert "initialised at random: networks.vocals.fc2.weight" in str(report)
 
 
 def test_published_formats(tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_published_formats(tmp_path: Path) -> None:
     for source, network in unmix.networks.items():
         torch.save(network.state_dict(), folder / f"{source}-0123abcd.pth")
     model = built(OpenUnmix, ["drums", "rest"], 1, **{**OpenUnmix.tiny, "hop_length": 128})
-    taken = load_pretrained(model, folder)
-    assert taken.new == ["rest"]
+    report = load_pretrained(model, folder)
+    assert report.new == ["rest"]
     for name, weights in unmix.networks["drums"].state_dict().items():
         assert torch.equal(weights, model.networks["drums"].state_dict()[name])
 
