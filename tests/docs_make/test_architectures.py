@@ -50,7 +50,7 @@ def test_tables_are_written_between_their_markers(tmp_path: Path) -> None:
         assert "old" not in written
     (row,) = [line for line in text.splitlines() if line.startswith("| `unet/small`")]
     shown = cells(row)
-    assert shown[1] == "On top of unet.yaml: small enough to learn something on a CPU in minutes"
+    assert shown[1] == "unet.yaml with a small network and a short training for a CPU (minutes)"
     assert shown[2] == f"{model_cost.measure_model('unet/small').parameters:,}"
     assert shown[4:] == ["0.25", "chunk", "1.5 min", "2.50 dB", "-5.00 dB", "`fit --config x`"]
     assert architectures.main(docs) == 0
