@@ -25,7 +25,6 @@ from lightning_modules.checkpoints.loading import load_separator
 from tests.helpers.command_line import CSV, REPOSITORY, TINY, UNET, run
 from tests.helpers.configs import ROOTS, tiny_settings
 from tests.helpers.light_runs import lighten
-from tests.helpers.processes import kill_all, start, until
 from tests.helpers.tracks import STEMS, write_track
 
 STATE = "epoch_000-step_000002"
@@ -33,7 +32,6 @@ SCORES_AND_CHECKPOINTS = """--trainer.callbacks=[
     {class_path: lightning_modules.callbacks.bss_eval.BSSEval, init_args: {processes: 1}},
     {class_path: lightning_modules.callbacks.checkpoints.Checkpoints}]"""
 CHECKPOINTS = "--trainer.callbacks=[lightning_modules.callbacks.checkpoints.Checkpoints]"
-PROGRESS = "--trainer.callbacks+=lightning_modules.callbacks.progress.Progress"
 
 
 @pytest.fixture(autouse=True)
@@ -315,36 +313,6 @@ def test_resumed_run_continues_with_the_next_example(
     resumed = [row["train/loss"] for row in metrics(Path("parts")) if row["train/loss"]]
     assert len(resumed) == 2
     assert resumed == [loss for loss in losses if loss][-2:]
-
-
-@pytest.mark.slow
-def test_ctrl_c_saves_a_checkpoint_and_prints_how_to_resume(
-    musdb_root: Path, tmp_path: Path
-) -> None:
-    arguments = [
-        *UNET,
-        *TINY,
-        *CSV,
-        CHECKPOINTS,
-        PROGRESS,
-        f"--data.init_args.root={musdb_root}",
-        "--data.init_args.examples_per_epoch=100000",
-        "--trainer.limit_val_batches=0",
-    ]
-    process = start("lightning_modules.cli", "fit", *arguments, folder=tmp_path)
-    output = tmp_path / "output"
-    try:
-        until(lambda: "Epoch 0" in output.read_text(), tmp_path, 120)
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(120)
-    finally:
-        kill_all(process)
-    text = output.read_text()
-    assert process.returncode == 130, text
-    assert "Traceback" not in text
-    assert "Resume with: python -m lightning_modules.cli fit --config unet.yaml" in text
-    assert text.rstrip().endswith("--ckpt_path last")
-    assert load_separator("runs/unet/checkpoints/last.ckpt").sources == list(STEMS)
 
 
 @pytest.mark.slow

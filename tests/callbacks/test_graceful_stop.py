@@ -8,24 +8,19 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from tests.helpers.processes import kill_all, members, start, until
-from tests.slurm.test_slurm import TINY
+from tests.helpers.record import write_config
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def config(tmp_path: Path, musdb_root: Path) -> list[str]:
-    settings: dict[str, Any] = json.loads(json.dumps(TINY))
-    settings["data"]["init_args"] |= {"root": str(musdb_root), "num_workers": 1}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
-    return ["fit", "--config", "unet.yaml", "--config", str(tmp_path / "tiny.yaml")]
+    return ["fit", *write_config(tmp_path, musdb_root, num_workers=1)]
 
 
 def has_handler(process: int, number: int) -> bool:

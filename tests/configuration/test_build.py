@@ -1,4 +1,4 @@
-"""Models as configs describe them, and which configs stand on which."""
+"""Building models from configs, and the parents of variants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import ConfigError, chain, config_name
 
 
-def test_variants_stand_on_what_they_are_named_after(tmp_path: Path) -> None:
+def test_parents_of_variants_by_name(tmp_path: Path) -> None:
     def stems(name: str) -> list[str]:
         return [config_name(path) for path in chain(name)]
 
@@ -29,7 +29,7 @@ def test_variants_stand_on_what_they_are_named_after(tmp_path: Path) -> None:
         chain("nothing")
 
 
-def test_own_variants_lie_in_a_folder_of_the_architecture_or_carry_its_name(
+def test_parents_of_the_users_variants(
     tmp_path: Path,
 ) -> None:
     for name in ("unet/mine.yaml", "unet_mine.yaml"):
@@ -42,7 +42,7 @@ def test_own_variants_lie_in_a_folder_of_the_architecture_or_carry_its_name(
     assert chain(str(tmp_path / "unet" / "mine.yaml"))[1] == own
 
 
-def test_a_flat_name_of_version_0_1_still_works_and_tells_the_new_one(
+def test_flat_config_names_of_version_0_1(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert chain("unet_small.yaml") == chain("unet/small")
@@ -52,7 +52,7 @@ def test_a_flat_name_of_version_0_1_still_works_and_tells_the_new_one(
     )
 
 
-def test_a_model_is_what_its_configs_say() -> None:
+def test_build_model_applies_config_and_settings() -> None:
     found = build_model("unet/small", ["--data.init_args.segment_seconds=1.5"])
     assert isinstance(found.model, UNet)
     assert found.model.segment_seconds == found.data["segment_seconds"] == 1.5
@@ -70,6 +70,6 @@ def test_a_model_is_what_its_configs_say() -> None:
         ("--data.init_args.stems=[]", "unet: .*stems"),
     ],
 )
-def test_settings_that_cannot_be_used(setting: str, words: str) -> None:
+def test_unusable_settings_raise(setting: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         build_model("unet", [setting])

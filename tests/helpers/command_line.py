@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 UNET = ["--config", "unet.yaml"]
 
-# Small enough for seconds.
+# Model and data small enough for a run of seconds.
 TINY = [
     "--model.init_args.channels=[4,8]",
     "--model.init_args.n_fft=512",
@@ -30,5 +30,5 @@ CSV = ["--trainer.logger=CSVLogger"]
 
 
 def run(*arguments: str) -> int:
-    """Run a subcommand as if from a fresh process."""
+    """Run a subcommand in this process; return its exit status."""
     return cli.main(list(arguments))

@@ -14,7 +14,7 @@ from tests.helpers.command_line import REPOSITORY
 
 
 def start(*words: str, folder: Path, **variables: str) -> subprocess.Popen[bytes]:
-    """Start a Python module in a session of its own, its output in a file."""
+    """Start a Python module in its own session; its output is appended to ``folder/output``."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     with (folder / "output").open("a") as output:
         return subprocess.Popen(
@@ -28,6 +28,7 @@ def start(*words: str, folder: Path, **variables: str) -> subprocess.Popen[bytes
 
 
 def until(reached: Callable[[], bool], folder: Path, seconds: float) -> None:
+    """Wait for a condition; fail with the output of the process after some seconds."""
     deadline = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < deadline, (folder / "output").read_text()
@@ -48,6 +49,7 @@ def members(session: int) -> list[str]:
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """Kill all processes of a process's session."""
     if members(process.pid):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""Callbacks that record a training in files, and pause it for a test to send a signal."""
+"""A small training in another process that records its steps and can pause for a signal."""
 
 from __future__ import annotations
 
@@ -9,9 +9,57 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_modules.runtime import signals
+
+
+STEPS_PER_EPOCH, EPOCHS, BATCH_SIZE = 5, 3, 8
+RECORDED_RUN: dict[str, Any] = {
+    "trainer": {
+        "accelerator": "cpu",
+        "max_epochs": EPOCHS,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "callbacks": [
+            {"class_path": "lightning_modules.callbacks.checkpoints.Checkpoints"},
+            {"class_path": "tests.helpers.record.Recorder"},
+        ],
+    },
+    "model": {"init_args": {"channels": [4, 8], "n_fft": 512, "hop_length": 256, "dropout": 0.0}},
+    "data": {
+        "class_path": "datamodules.musdb.MUSDBDataModule",
+        "init_args": {
+            "segment_seconds": 0.2,
+            "batch_size": BATCH_SIZE,
+            "examples_per_epoch": STEPS_PER_EPOCH * BATCH_SIZE + 3,
+            "validation_crops_per_track": 1,
+            "num_workers": 0,
+        },
+    },
+}
+"""Config of a variant of unet.yaml."""
+
+
+def write_config(folder: Path, root: Path, *callbacks: dict[str, Any], **data: Any) -> list[str]:
+    """Write the config of a recorded run.
+
+    Args:
+        folder: Where to write it.
+        root: The data set.
+        *callbacks: Further callbacks.
+        **data: Other arguments of the data module.
+
+    Returns:
+        Arguments of the command line.
+    """
+    config = json.loads(json.dumps(RECORDED_RUN))
+    config["trainer"]["callbacks"] += callbacks
+    config["data"]["init_args"] |= {"root": str(root), **data}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
+    return ["--config", "unet.yaml", "--config", str(folder / "tiny.yaml")]
 
 
 class Recorder(Callback):

@@ -1,7 +1,7 @@
-"""A SLURM cluster of two nodes on this machine, from nothing and back to nothing.
+"""A temporary SLURM cluster of two nodes on this machine.
 
 munged, slurmctld and two slurmd run in the foreground as children of this
-process: they are ended by pid, and by the kernel should this process be killed.
+process, and end with it, even if it is killed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
 
-# Many more CPUs than there are, so that small machines take jobs side by side.
+# More CPUs than the machine has, so that jobs run side by side.
 _CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -56,7 +56,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def unavailable_reason() -> str | None:
-    """Why no cluster can be started here, or None."""
+    """Why no cluster can be started on this machine, or None."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "a SLURM cluster is started by root on Linux only"
     missing = [name for name in _PROGRAMS if shutil.which(name, path=_path()) is None]
@@ -68,10 +68,10 @@ def _path() -> str:
 
 
 class Cluster:
-    """Two nodes that run jobs.
+    """A cluster of two nodes.
 
     Attributes:
-        environment: What a process needs to talk to the cluster, and jobs to run the project.
+        environment: Environment of SLURM's commands and of jobs that run the project.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Cluster:
             self._stack.close()
 
     def _start(self) -> None:
-        self._folder.chmod(0o755)  # munged refuses a socket that others cannot reach
+        self._folder.chmod(0o755)  # munged requires a folder that others can read
         for name in ("state", "node1", "node2"):
             (self._folder / name).mkdir()
         ports = _free_ports(3)
@@ -138,7 +138,7 @@ class Cluster:
     # ------------------------------------------------------------------ jobs
 
     def run(self, *command: str, check: bool = False) -> str:
-        """Run a command of SLURM; return what it prints."""
+        """Run a command; return its output."""
         finished = subprocess.run(
             command,
             env=self.environment,
@@ -155,7 +155,7 @@ class Cluster:
 
         Args:
             *words: Options of sbatch, the script, and its arguments.
-            folder: Where the job starts.
+            folder: Working directory of the job.
             **variables: Environment of the job.
 
         Returns:
@@ -181,11 +181,11 @@ class Cluster:
         return found.group(1) if found else ""
 
     def wait(self, job: str, seconds: float = 180) -> str:
-        """Wait for a job's end, through its requeues; return its state."""
+        """Wait until a job has ended, including requeues; return its state."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
         def ended() -> bool:
-            # SLURM holds a requeued job for two minutes.
+            # SLURM delays a requeued job by two minutes.
             if self.field(job, "JobState") == "PENDING" and self.field(job, "Restarts") != "0":
                 self.hasten(job)
             return self.field(job, "JobState") in over
@@ -194,14 +194,14 @@ class Cluster:
         return self.field(job, "JobState")
 
     def hasten(self, job: str) -> None:
-        """Start a requeued job in seconds."""
+        """Start a requeued job soon."""
         start = (job, self.field(job, "Restarts"))
         if self.field(job, "Reason") == "BeginTime" and start not in self._hastened:
-            self.run("scontrol", "update", f"jobid={job}", "StartTime=now+3", check=True)
+            self.run("scontrol", "update", f"jobid={job}", "StartTime=now+1", check=True)
             self._hastened.add(start)
 
     def until(self, reached: Callable[[], bool], what: str, seconds: float) -> None:
-        """Wait for something; fail with the daemons' logs if it does not come."""
+        """Wait for a condition; fail with the daemons' logs after some seconds."""
         deadline = time.monotonic() + seconds
         while not reached():
             if time.monotonic() > deadline:

@@ -1,7 +1,6 @@
-"""A stand-in for the GraphQL service of Weights & Biases, on this machine.
+"""A local stand-in for the GraphQL service of Weights & Biases.
 
-It answers queries that wandb's client sends over HTTP with what the client reads of them. It is
-not the service.
+It answers queries of wandb's client with the fields that the client reads.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from typing import Any, ClassVar
 
 
 class Service(BaseHTTPRequestHandler):
-    """Logs in whoever comes; a subclass has a method `answer_<operation>` for each query.
+    """Accepts any login; a subclass has a method `answer_<operation>` for each query.
 
     Attributes:
-        asked: The queries, with their variables.
+        asked: Received queries with their variables.
     """
 
     asked: ClassVar[list[dict[str, Any]]] = []
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path != "/graphql":  # wandb's own statistics of itself
+        if self.path != "/graphql":  # usage statistics
             return self.answer(404, {})
         request = json.loads(body)
         (operation,) = re.findall(r"^\s*(?:query|mutation) (\w+)", request["query"], re.MULTILINE)
@@ -49,18 +48,18 @@ class Service(BaseHTTPRequestHandler):
     answer_GetDefaultEntity = answer_Viewer
 
     def log_message(self, *_: Any) -> None:
-        """Keep the terminal clean."""
+        """Do not log."""
 
 
 @contextmanager
 def serving(kind: type[Service]) -> Iterator[dict[str, str]]:
-    """Answer in a thread.
+    """Serve in a thread.
 
     Args:
-        kind: What is answered.
+        kind: The service.
 
     Yields:
-        Environment of those who are to ask here.
+        Environment variables for its clients.
     """
     kind.asked.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)

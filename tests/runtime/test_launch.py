@@ -1,4 +1,4 @@
-"""What launchers start, as their environment variables tell it."""
+"""Detection of launchers by their environment variables, and contradicting settings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TORCHRUN = {
 
 
 @pytest.fixture(autouse=True)
-def _launched_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*TORCHRUN, "NODE_RANK"):
         monkeypatch.delenv(name, raising=False)
 
@@ -51,7 +51,7 @@ def set_all(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str | None]
             monkeypatch.setenv(name, value)
 
 
-def test_what_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_started_processes_and_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     assert started_processes() is None
     assert is_first_process()
     assert here() == ""
@@ -68,7 +68,7 @@ def test_what_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_first_process()
 
 
-def test_ranks_that_lightning_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_started_by_lightning_are_not_first(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOCAL_RANK", "NODE_RANK"):
         with monkeypatch.context() as context:
             context.setenv(name, "1")
@@ -76,7 +76,7 @@ def test_ranks_that_lightning_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["bash", "interactive"])
-def test_an_interactive_shell_is_no_launcher(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interactive_shell_is_not_a_launcher(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setenv("SLURM_JOB_NAME", name)
     assert started_processes() is None
@@ -93,7 +93,7 @@ def test_an_interactive_shell_is_no_launcher(name: str, monkeypatch: pytest.Monk
         ({"SLURM_NTASKS": "7"}, ["7 tasks on 2 nodes", "--ntasks-per-node is 4"]),
     ],
 )
-def test_tasks_that_would_wait_for_ever(
+def test_tasks_that_would_wait_for_ever_raise(
     change: Mapping[str, str | None],
     words: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -117,7 +117,7 @@ def test_settings_follow_the_launcher(devices: Any, monkeypatch: pytest.MonkeyPa
     assert (int(trainer.devices), trainer.num_nodes) == (4, 2)
 
 
-def test_a_store_that_keeps_dead_addresses(
+def test_torchrun_restarts_need_an_environment_variable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_all(monkeypatch, TORCHRUN | {"RANK": "0", "TORCHELASTIC_MAX_RESTARTS": "3"})
@@ -128,7 +128,7 @@ def test_a_store_that_keeps_dead_addresses(
     assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in capsys.readouterr().out
 
 
-def test_settings_stay_without_a_launcher() -> None:
+def test_settings_are_kept_without_a_launcher() -> None:
     trainer = settings(devices=8)
     match_launcher(trainer)
     assert trainer.devices == 8
@@ -143,7 +143,7 @@ def test_settings_stay_without_a_launcher() -> None:
         ({}, "8", ["8 GPUs on each node and 4 tasks", "--ntasks-per-node=8"]),
     ],
 )
-def test_settings_that_contradict_the_launcher(
+def test_settings_that_contradict_the_launcher_raise(
     given: dict[str, Any], gpus: str, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_all(monkeypatch, SLURM | {"SLURM_GPUS_ON_NODE": gpus})
@@ -153,7 +153,7 @@ def test_settings_that_contradict_the_launcher(
     match_launcher(settings(accelerator="cpu"))
 
 
-def test_a_missing_data_root_names_the_node(
+def test_the_message_of_a_missing_data_root_names_the_node(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_all(monkeypatch, SLURM)

@@ -23,7 +23,7 @@ def test_processes_have_their_threads_and_ignore_ctrl_c(monkeypatch: pytest.Monk
             assert pool.submit(os.getenv, name).result() == "3"
         for number in signals.STOP:
             assert pool.submit(signal.getsignal, number).result() == signal.SIG_IGN
-    assert os.environ["OMP_NUM_THREADS"] == "7", "the main process keeps its own"
+    assert os.environ["OMP_NUM_THREADS"] == "7", "the main process keeps its value"
     assert "MKL_NUM_THREADS" not in os.environ
 
 
@@ -43,7 +43,7 @@ from lightning_modules.runtime.process_pool import ScoringPool
 if __name__ == "__main__":
     pool = ScoringPool(2)
     processes = [pool.submit(os.getpid).result()]
-    # One at work on each process, and tracks beyond what a pipe holds.
+    # One task per process, and tracks that do not fit into the pipe.
     futures = [pool.submit(time.sleep, 600) for _ in range(2)]
     futures += [pool.submit(len, bytes(10_000_000)) for _ in range(4)]
     time.sleep(1)
@@ -58,8 +58,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("end", ["terminated", "broken"])
-def test_tracks_on_their_way_hold_nothing_up(end: str, tmp_path: Path) -> None:
-    """Nobody reads what a thread is writing when the processes have gone."""
+def test_ending_the_pool_does_not_wait_for_queued_tracks(end: str, tmp_path: Path) -> None:
+    """A thread may be writing into a pipe that no process reads any more."""
     (tmp_path / "trainer.py").write_text(_FULL_PIPE)
     command = [sys.executable, str(tmp_path / "trainer.py"), end]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
@@ -74,7 +74,7 @@ import os, signal, time
 from lightning_modules.runtime.process_pool import ScoringPool
 if __name__ == "__main__":
     pool = ScoringPool(2)
-    # One is at work at the end, and one waits for some.
+    # One process is working and one is waiting when the trainer is killed.
     idle, busy = (pool.submit(os.getpid) for _ in range(2))
     pool.submit(time.sleep, 0.2).result()
     print(*pool._processes)
@@ -108,7 +108,7 @@ def test_processes_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"trainer.py", "output"}
 
 
-def test_background_gives_way(tmp_path: Path) -> None:
+def test_background_processes_have_a_lower_priority(tmp_path: Path) -> None:
     before = os.getpriority(os.PRIO_PROCESS, 0)
     with ScoringPool(1, background=True) as pool:
         niceness = pool.submit(os.getpriority, os.PRIO_PROCESS, 0).result()
@@ -116,5 +116,5 @@ def test_background_gives_way(tmp_path: Path) -> None:
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
-def test_cores_are_those_of_this_process() -> None:
+def test_number_of_available_cores() -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)

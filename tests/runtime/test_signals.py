@@ -1,4 +1,4 @@
-"""Signals are noted, and what they mean for the end of a process."""
+"""Recorded signals, restored handlers and exit statuses."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def send(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_is_noted_and_handlers_come_back(number: int) -> None:
+def test_a_signal_is_recorded_and_handlers_are_restored(number: int) -> None:
     before = signal.getsignal(number)
     signals.install_handlers(*signals.STOP)
-    signals.install_handlers(*signals.STOP)  # as the command line does, and then the callback
+    signals.install_handlers(*signals.STOP)  # by the command line, then by the callback
     assert signals.received is None
     send(number)
     assert signals.received == number
@@ -28,7 +28,7 @@ def test_a_signal_is_noted_and_handlers_come_back(number: int) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_a_second_one_ends_at_once() -> None:
+def test_a_second_signal_ends_the_process() -> None:
     signals.install_handlers(*signals.STOP)
     send(signal.SIGTERM)
     with pytest.raises(SystemExit) as end:
@@ -38,7 +38,7 @@ def test_a_second_one_ends_at_once() -> None:
         send(signal.SIGINT)
 
 
-def test_slurm_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_signals_in_a_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     signals.install_handlers(*signals.STOP)
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
@@ -50,7 +50,7 @@ def test_slurm_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert signals.exit_status() == 130
 
 
-def test_ignored() -> None:
+def test_ignored_signals() -> None:
     signals.install_handlers(*signals.STOP)
     signals.ignore(*signals.STOP)
     for number in signals.STOP:

@@ -1,4 +1,4 @@
-"""What a run may not do: grow, or leave processes and shared memory behind."""
+"""Runs neither grow in memory nor leave processes and shared memory behind."""
 
 from __future__ import annotations
 
@@ -6,52 +6,44 @@ import json
 import os
 import signal
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from lightning_modules.checkpoints.loading import load_separator
 from tests.helpers.processes import kill_all, members, start, until
-from tests.helpers.record import workers_of
-from tests.slurm.test_slurm import TINY
+from tests.helpers.record import workers_of, write_config
+from tests.helpers.tracks import STEMS
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 
 
-def fit(folder: Path, root: Path, settings: dict[str, Any], *words: str) -> subprocess.Popen[bytes]:
-    """Start a training of a small model with two loader workers."""
-    tiny: dict[str, Any] = json.loads(json.dumps(TINY))
-    for section, values in settings.items():
-        tiny[section] = tiny[section] | values
-    tiny["data"]["init_args"] |= {"root": str(root), "num_workers": 2}
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny))
-    configs = ["--config", "unet.yaml", "--config", str(folder / "tiny.yaml"), "--run_dir", "run"]
-    return start("lightning_modules.cli", "fit", *configs, *words, folder=folder)
-
-
 def test_a_long_run_does_not_grow(tmp_path: Path, musdb_root: Path) -> None:
-    """2,000 steps and ten validations: the first epochs fill caches, the later ones none."""
-    callbacks = [
-        *TINY["trainer"]["callbacks"],
+    """1,000 steps and ten validations: caches fill in the first epochs only."""
+    callbacks: list[dict[str, Any]] = [
         {"class_path": "tests.helpers.record.Memory"},
-        {"class_path": "lightning_modules.callbacks.bss_eval.BSSEval"},
+        {
+            "class_path": "lightning_modules.callbacks.bss_eval.BSSEval",
+            "init_args": {"processes": 1},
+        },
         {"class_path": "lightning_modules.callbacks.throughput.Throughput"},
     ]
-    process = fit(
+    config = write_config(
         tmp_path,
         musdb_root,
-        {"trainer": {"max_epochs": 10, "callbacks": callbacks}},
-        "--data.init_args.examples_per_epoch=400",
-        "--data.init_args.batch_size=2",
-        "--data.init_args.segment_seconds=0.1",
-        "--trainer.logger=CSVLogger",
+        *callbacks,
+        num_workers=2,
+        examples_per_epoch=200,
+        batch_size=2,
+        segment_seconds=0.1,
     )
+    options = ["--run_dir=run", "--trainer.max_epochs=10", "--trainer.logger=CSVLogger"]
+    process = start("lightning_modules.cli", "fit", *config, *options, folder=tmp_path)
     try:
         process.wait(400)
         assert process.returncode == 0, (tmp_path / "output").read_text()
@@ -59,50 +51,55 @@ def test_a_long_run_does_not_grow(tmp_path: Path, musdb_root: Path) -> None:
         kill_all(process)
     lines = (tmp_path / "run/memory.jsonl").read_text().splitlines()
     epochs = [json.loads(line) for line in lines]
-    assert [epoch["step"] for epoch in epochs] == list(range(200, 2001, 200))
+    assert [epoch["step"] for epoch in epochs] == list(range(100, 1001, 100))
     early, late = epochs[3:6], epochs[7:]
-    # The kernel may join small pages into huge ones of 2 MiB at any time, in every process.
-    for what, allowed in (
+    # The kernel may merge small pages into huge ones of 2 MiB at any time, in every process.
+    for name, allowed in (
         ("bytes", 8 * 2**20),
         ("worker_bytes", 8 * 2**20),
         ("files", 2),
         ("threads", 1),
     ):
-        first, last = (statistics.median(epoch[what] for epoch in part) for part in (early, late))
-        assert last - first <= allowed, (what, epochs)
+        first, last = (statistics.median(epoch[name] for epoch in part) for part in (early, late))
+        assert last - first <= allowed, (name, epochs)
 
 
 @pytest.mark.parametrize(
-    ("number", "victim"),
+    ("number", "target"),
     [
-        (signal.SIGINT, "group"),
-        (signal.SIGTERM, "trainer"),
+        (signal.SIGINT, "group"),  # Ctrl-C in a terminal
         (signal.SIGKILL, "trainer"),
         (signal.SIGKILL, "worker"),
     ],
 )
-def test_nothing_is_left_behind(
-    tmp_path: Path, musdb_root: Path, number: signal.Signals, victim: str
+def test_stopped_and_killed_runs_leave_nothing_behind(
+    tmp_path: Path, musdb_root: Path, number: signal.Signals, target: str
 ) -> None:
     before = set(os.listdir("/dev/shm"))
-    process = fit(tmp_path, musdb_root, {}, "--data.init_args.examples_per_epoch=1000000")
+    config = write_config(tmp_path, musdb_root, num_workers=2, examples_per_epoch=1000000)
+    process = start("lightning_modules.cli", "fit", *config, "--run_dir=run", folder=tmp_path)
     try:
         record = tmp_path / "run/record-0.jsonl"
         until(lambda: record.is_file() and len(record.read_bytes()) > 500, tmp_path, 120)
-        if victim == "group":
+        if target == "group":
             os.killpg(process.pid, number)
         else:
-            os.kill(workers_of(process.pid)[0] if victim == "worker" else process.pid, number)
+            os.kill(workers_of(process.pid)[0] if target == "worker" else process.pid, number)
         process.wait(120)
         until(lambda: not members(process.pid), tmp_path, 30)
     finally:
         kill_all(process)
     assert not {name for name in set(os.listdir("/dev/shm")) - before if "torch" in name}
     output = (tmp_path / "output").read_text()
-    if victim == "worker":
-        assert process.returncode == 1
-        assert "a process that reads data died" in output
-        assert "--ckpt_path last" in output
+    if target == "group":
+        assert process.returncode == 130, output
+        assert "Traceback" not in output
+        assert "Resume with: python -m lightning_modules.cli fit --config unet.yaml" in output
+        assert output.rstrip().endswith("--ckpt_path last")
+        assert load_separator(tmp_path / "run/checkpoints/last.ckpt").sources == list(STEMS)
+    elif target == "trainer":
+        assert process.returncode == -signal.SIGKILL
     else:
-        expected = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
-        assert process.returncode == expected[number], output
+        assert process.returncode == 1
+        assert "--ckpt_path last" in output
+        assert "died" in output

@@ -1,4 +1,4 @@
-"""The same run at any size: examples, weights and scores do not depend on the ranks."""
+"""Examples, weights and scores do not depend on the number of ranks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from lightning_modules.callbacks.bss_eval import BSSEval
 from lightning_modules.evaluation.score_files import read_scores
 from tests.helpers.tracks import write_track
 
-EXAMPLES, BATCH = 20, 8  # the last four of an epoch make no whole batch
+EXAMPLES, BATCH = 20, 8  # the last four examples of an epoch are no complete batch
 
 
 class Recording(MUSDBDataModule):
-    """Notes which examples a rank is fed."""
+    """Records the examples of each rank."""
 
     def __init__(self, folder: Path, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -40,7 +40,7 @@ class Recording(MUSDBDataModule):
 
 
 class Separator(SourceSeparator):
-    """One convolution, without batch statistics, which differ where a batch is shared out."""
+    """One convolution, without batch statistics, which would depend on the split of a batch."""
 
     tiny: ClassVar[dict[str, Any]] = {}
 
@@ -65,7 +65,7 @@ def fit(root: Path, folder: Path, ranks: int, num_workers: int = 0, accumulated:
         batch_size=BATCH,
         examples_per_epoch=EXAMPLES,
         num_workers=num_workers,
-        validation_tracks=["1", "3", "5"],  # the longest on one rank, the others on another
+        validation_tracks=["1", "3", "5"],  # the longest on one rank, the others on the other
     )
     trainer = Trainer(
         max_epochs=2,
@@ -80,7 +80,7 @@ def fit(root: Path, folder: Path, ranks: int, num_workers: int = 0, accumulated:
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        # Several ranks need not wait for scores to have the same ones.
+        # Several ranks without blocking have the same scores.
         callbacks=[BSSEval(processes=1, blocking=ranks == 1)],
     )
     model = Separator()
@@ -89,7 +89,7 @@ def fit(root: Path, folder: Path, ranks: int, num_workers: int = 0, accumulated:
 
 
 def examples(folder: Path, ranks: int, accumulated: int) -> list[list[tuple[int, int]]]:
-    """Positions of each global step, over all ranks."""
+    """Positions of each optimiser step, over all ranks."""
     shares = [
         [json.loads(line) for line in (folder / f"{rank}.jsonl").read_text().splitlines()]
         for rank in range(ranks)
@@ -102,7 +102,8 @@ def examples(folder: Path, ranks: int, accumulated: int) -> list[list[tuple[int,
 
 
 @pytest.mark.slow
-def test_the_same_run_at_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.complete_run
+def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     root = tmp_path / "data"
     for number in range(6):
@@ -135,7 +136,7 @@ def test_the_same_run_at_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             assert read_scores(path).usdr[source] == pytest.approx(usdr, abs=1e-3)
 
 
-def test_tracks_are_shared_out_over_ranks_by_length(musdb_root: Path) -> None:
+def test_tracks_are_distributed_over_ranks_by_length(musdb_root: Path) -> None:
     data = MUSDBDataModule(root=str(musdb_root), num_workers=0)
     data.setup("test")
     data.setup("validate")
@@ -152,8 +153,10 @@ def test_tracks_are_shared_out_over_ranks_by_length(musdb_root: Path) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_share_the_stream(musdb_root: Path, ranks: int, num_workers: int) -> None:
-    """No example twice, none missing, and the same samples in each."""
+def test_ranks_get_disjoint_parts_of_each_batch(
+    musdb_root: Path, ranks: int, num_workers: int
+) -> None:
+    """Each example once, with the same samples as on one rank."""
 
     def batches(rank: int, ranks: int, workers: int) -> list[StemBatch]:
         data = MUSDBDataModule(
@@ -180,7 +183,7 @@ def test_ranks_share_the_stream(musdb_root: Path, ranks: int, num_workers: int) 
 @pytest.mark.parametrize(
     ("batch_size", "nearest"), [(10, "8 or 12"), (3, "4"), (4, None), (16, None)]
 )
-def test_a_batch_is_shared_out_over_ranks_and_accumulation(
+def test_batch_size_must_be_divisible_by_ranks_and_accumulation(
     musdb_root: Path, batch_size: int, nearest: str | None
 ) -> None:
     trainer = Trainer(

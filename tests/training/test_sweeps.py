@@ -1,4 +1,4 @@
-"""Sweep files of Weights & Biases run this project's command line."""
+"""Sweep files of Weights & Biases, and runs that its agents start."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from tests.helpers.command_line import REPOSITORY, TINY
 from tests.helpers.wandb_service import Service, serving
 
 SWEEPS = sorted((REPOSITORY / "configs/sweeps").glob("*.yaml"))
+assert SWEEPS
 
 
 def command_of(sweep: dict[str, Any], values: dict[str, Any]) -> list[str]:
-    """The command line that W&B's agent starts for a choice of values."""
+    """The command line that W&B's agent starts for some values."""
     arguments = create_sweep_command_args({"args": {k: {"value": v} for k, v in values.items()}})
     found: list[str] = []
     for word in create_sweep_command(list(sweep["command"])):
@@ -35,10 +36,10 @@ def command_of(sweep: dict[str, Any], values: dict[str, Any]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_a_run_of_a_sweep(
+def test_a_run_with_values_of_a_sweep(
     path: Path, musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the last of each parameter's values, as an agent starts it; offline."""
+    """With the last value of each parameter, as an agent starts it; offline."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MUSDB_PATH", str(musdb_root))
     monkeypatch.setenv("WANDB_RUN_ID", "abc123")
@@ -57,15 +58,21 @@ def test_a_run_of_a_sweep(
         for part in name.split("."):
             found = found[part]
         assert found == value, name
-    # It is the agent's run, and stays it for a test or when it goes on.
+    # The agent's run, also in a later test or when it is resumed.
     assert (run_dir / "wandb_run_id").read_text().strip() == "abc123"
     (logged,) = run_dir.glob("wandb/offline-run-*")
     assert logged.name.endswith("-abc123")
     assert os.environ["WANDB_RUN_ID"] == "abc123"
 
 
+RUN = [
+    "--trainer.max_epochs=1000",
+    "--trainer.callbacks=[lightning_modules.callbacks.checkpoints.Checkpoints]",
+]
+
+
 class OneRun(Service):
-    """A sweep that has one run to give."""
+    """A sweep with one run."""
 
     config = ""
     values: ClassVar[dict[str, Any]] = {}
@@ -87,12 +94,12 @@ class OneRun(Service):
 
 
 @pytest.mark.slow
-def test_wandb_s_agent_starts_a_run_and_hands_a_signal_on(musdb_root: Path, tmp_path: Path) -> None:
-    """The real agent, asking the stand-in, as slurm/sweep.sbatch starts and stops it."""
+def test_an_agent_starts_a_run_and_forwards_a_signal(musdb_root: Path, tmp_path: Path) -> None:
+    """W&B's agent with the stand-in service, started and stopped as by slurm/sweep.sbatch."""
     sweep = yaml.safe_load(SWEEPS[0].read_text())
-    # The run itself logs offline: the stand-in takes no runs.
+    # The run logs offline: the stand-in accepts no runs.
     env, *command = sweep["command"]
-    sweep["command"] = [env, "WANDB_MODE=offline", *command, *TINY, "--trainer.max_epochs=1000"]
+    sweep["command"] = [env, "WANDB_MODE=offline", *command, *TINY, *RUN]
     OneRun.config = yaml.safe_dump(sweep)
     OneRun.values = {name: choice["values"][-1] for name, choice in sweep["parameters"].items()}
     folder, checkpoints = tmp_path / "runs/unet", tmp_path / "runs/unet/checkpoints"
@@ -109,17 +116,13 @@ def test_wandb_s_agent_starts_a_run_and_hands_a_signal_on(musdb_root: Path, tmp_
             stderr=subprocess.STDOUT,
         ) as agent:
             deadline = time.monotonic() + 120
-            while not list(checkpoints.glob("epoch_*.ckpt")) and time.monotonic() < deadline:
+            while not (checkpoints / "last.ckpt").exists() and time.monotonic() < deadline:
                 assert agent.poll() is None, (tmp_path / "out").read_text()
                 time.sleep(0.2)
             agent.send_signal(signal.SIGTERM)
             agent.wait(120)
-    said = (tmp_path / "out").read_text()
-    assert "Stopped; the state is saved in" in said, said
+    output = (tmp_path / "out").read_text()
+    assert "Stopped; the state is saved in" in output, output
     assert (checkpoints / "last.ckpt").is_file()
     assert (folder / "wandb_run_id").read_text().strip() == "abc123"
     assert yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"] == 2
-
-
-def test_there_are_sweeps() -> None:
-    assert SWEEPS
