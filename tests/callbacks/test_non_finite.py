@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -14,8 +16,10 @@ from torch import Tensor, nn
 from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.callbacks.checkpoints import Checkpoints
 from lightning_modules.callbacks.lightning_internals import batches_done
 from lightning_modules.callbacks.non_finite import LossError, SkipNonFinite, advice
+from lightning_modules.runtime import signals
 
 BATCHES = 8
 
@@ -122,3 +126,31 @@ def test_non_finite_weights_are_named() -> None:
     model = Separator({})
     nn.init.constant_(model.convolution.bias, torch.nan)  # type: ignore[arg-type]
     assert "not finite (convolution.bias)" in advice(model)
+
+
+def test_stop_requests_use_the_reduction_of_the_loss() -> None:
+    """With several ranks; without ``SkipNonFinite``, each batch has a reduction of its own."""
+    reductions: list[bool] = []
+
+    def reduce_boolean_decision(decision: bool, all: bool) -> bool:
+        reductions.append(decision)
+        return decision
+
+    strategy = SimpleNamespace(reduce_boolean_decision=reduce_boolean_decision)
+    checkpoints, skip = Checkpoints(), SkipNonFinite()
+    trainer: Any = SimpleNamespace(
+        world_size=2, strategy=strategy, checkpoint_callbacks=[checkpoints], datamodule=None
+    )
+    model = Separator({})
+    skip.setup(trainer, model, "fit")
+    signals.install_handlers(signals.TERMINATE)
+    for requested in (False, True):
+        if requested:
+            signal.raise_signal(signals.TERMINATE)
+        skip.on_before_backward(trainer, model, torch.tensor(1.0))
+        skip.on_after_backward(trainer, model)
+        assert checkpoints.stop.agreed_after_batch(trainer) == requested
+    assert not reductions
+    assert checkpoints.stop.agreed_after_batch(trainer)
+    assert reductions == [True]
+    signals.restore_handlers()
