@@ -228,7 +228,6 @@ def test_save_top_k_of_all_and_of_none(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.complete_run
 def test_a_stop_does_not_wait_and_the_resumed_run_scores_again(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,9 +246,10 @@ def test_a_stop_does_not_wait_and_the_resumed_run_scores_again(
         processes.extend(pools[0]._processes)
         signal.raise_signal(signals.TERMINATE)
 
-    monkeypatch.setattr(bss_eval, "ScoringPool", Watched)
-    with pytest.raises(Interrupted) as interrupted:
-        fit(root, tmp_path / "parts", At(_BATCHES + 1, stop))
+    with monkeypatch.context() as context:
+        context.setattr(bss_eval, "ScoringPool", Watched)
+        with pytest.raises(Interrupted) as interrupted:
+            fit(root, tmp_path / "parts", At(_BATCHES + 1, stop))
     signals.restore_handlers()
     assert processes
     for process in processes:

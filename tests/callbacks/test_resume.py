@@ -32,6 +32,7 @@ from lightning_modules.callbacks.lightning_internals import batches_done
 from lightning_modules.callbacks.non_finite import SkipNonFinite
 from lightning_modules.callbacks.resume import ExactResume
 from lightning_modules.checkpoints.files import AtomicCheckpointIO, latest_readable_checkpoint
+from tests.helpers.light_runs import lighten
 
 # Forked from a process that has imported torch and Lightning and has never run a thread.
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -159,6 +160,7 @@ def train(setting: Setting, root: Path, folder: Path, kill: Kill | None, rank: i
     """Train from the start, or resume an earlier call that was killed."""
     os.environ.update(WORLD_SIZE=str(setting.ranks), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
+    lighten(pytest.MonkeyPatch())
     seed_everything(1)
     monitored = ("val/usdr", "max") if setting.scored else ("val/loss", "min")
     callbacks: list[Callback] = [
@@ -223,7 +225,7 @@ def start(setting: Setting, root: Path, folder: Path, kill: Kill | None = None) 
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
