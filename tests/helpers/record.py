@@ -14,7 +14,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_modules.runtime import signals
 
-
 STEPS_PER_EPOCH, EPOCHS, BATCH_SIZE = 5, 3, 8
 RECORDED_RUN: dict[str, Any] = {
     "trainer": {
