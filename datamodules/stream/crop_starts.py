@@ -107,8 +107,7 @@ class LoudnessSampler:
             First sample of the crop; 0 in a track that is shorter.
         """
         start = 0
-        for uniform in uniforms.tolist():
-            start = self._start(track, stem, samples, uniform)
+        for start in self._draw(track, stem, samples, uniforms).tolist():
             if self._silent == 0 or self.power(track, stem, start, samples) >= self._silent:
                 break
             if self._powers_of(track, stem).max() < self._silent:
@@ -129,14 +128,16 @@ class LoudnessSampler:
         first, last = np.interp((start, end), bounds, energies)
         return float(last - first) / (end - start)
 
-    def _start(self, track: int, stem: int | None, samples: int, uniform: float) -> int:
+    def _draw(
+        self, track: int, stem: int | None, samples: int, uniforms: _Floats
+    ) -> npt.NDArray[np.int64]:
         if self._classes == 1:
-            return int(uniform_starts(self._lengths[track], samples, uniform))
+            return uniform_starts(self._lengths[track], samples, uniforms)
         cumulative, probabilities, starts = self._seconds(track, stem, samples)
-        second = int(np.searchsorted(cumulative, uniform, "right")) - 1
-        within = int((uniform - cumulative[second]) / probabilities[second] * starts[second])
+        second = np.searchsorted(cumulative, uniforms, "right") - 1
+        within = (uniforms - cumulative[second]) / probabilities[second] * starts[second]
         # Rounding may exceed the last start.
-        return second * self._rate + min(within, int(starts[second]) - 1)
+        return second * self._rate + np.minimum(within.astype(np.int64), starts[second] - 1)
 
     def _powers_of(self, track: int, stem: int | None) -> _Floats:
         powers = self._powers[track].astype(np.float64)
