@@ -130,7 +130,7 @@ def test_ranks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fork(function: Callable[..., None], arguments: tuple[Any, ...], number: int) -> None:
-        pickle.dumps((function, arguments))  # as `spawn` does, which would import all anew
+        pickle.dumps((function, arguments))  # `spawn` pickles; forking skips the imports
         start_processes(function, arguments, number, start_method="fork")
 
     monkeypatch.setattr(ranks, "spawn", fork)
