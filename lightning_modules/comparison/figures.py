@@ -43,9 +43,9 @@ def figures(systems: Sequence[System], metrics: Sequence[str]) -> dict[str, Figu
     for metric in metrics[:1]:
         by_source = {
             source: {
-                system.name: values
+                system.name: track_scores
                 for system in ranked
-                if (values := system.values(metric, source))
+                if (track_scores := system.values(metric, source))
             }
             for source in sources_of(systems)
         }

@@ -178,7 +178,7 @@ def test_nan_or_infinite_samples_give_nan(sample: float) -> None:
     pair = [noise(2, 3000), noise(2, 3000, seed=1)]
     for signal in pair:
         kept, signal[1, 100] = signal[1, 100], sample
-        assert all(math.isnan(each) for each in measure(METRICS, *pair, RATE).values())
+        assert all(math.isnan(each) for each in measure(METRICS, pair[0], pair[1], RATE).values())
         signal[1, 100] = kept
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -357,8 +358,8 @@ def test_blind_test(user: Browser, tmp_path: Path) -> None:
         "done([[5, 5], [0, 5], [5, 0], [2, 8], [0, 1]].map(([a, b]) => signTest(a, b))))"
     )
     # The two-sided sign test, against its sum by hand.
-    expected = [1, 2 / 32, 2 / 32, 2 * (1 + 10 + 45) / 1024, 1]
-    assert found == pytest.approx(expected)
+    probabilities = [1, 2 / 32, 2 / 32, 2 * (1 + 10 + 45) / 1024, 1]
+    assert found == pytest.approx(probabilities)
 
 
 def test_layout_fits_the_window(user: Browser, tmp_path: Path) -> None:
@@ -367,7 +368,7 @@ def test_layout_fits_the_window(user: Browser, tmp_path: Path) -> None:
     for width, height in ((1280, 800), (390, 844)):
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         user.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        user.wait(lambda width=width: user.ask("innerWidth") == width)
+        user.wait(partial(user.ask, f"innerWidth === {width}"))
         assert user.ask("document.documentElement.scrollWidth") <= width
         outside = user.ask(
             "[...player.querySelectorAll('*')].filter((e) => e.getClientRects().length &&"

@@ -170,7 +170,7 @@ def test_integer_and_float32_input_is_computed_in_float64() -> None:
     expected = bss_eval(references, estimates, **FRAMES)
     for kind in (np.float32, np.int16):
         scale = 1 if kind == np.float32 else 2**15
-        pair = [(signals * scale).astype(kind) for signals in (references, estimates)]
+        pair = ((references * scale).astype(kind), (estimates * scale).astype(kind))
         assert_same(bss_eval(*pair, **FRAMES), expected, 1e-9)
         assert_equals_museval(*pair, **FRAMES)
     mixed = (references * 2**15).astype(np.int16)
