@@ -70,7 +70,7 @@ CLI = [
     (f"{FIT} --run_dir taken/deep", ["--run_dir taken/deep: taken is not a folder"]),
     (f"{FIT} --run_dir runs/raw", ["runs/raw already holds a run", "--ckpt_path last"]),
     (f"{FIT} --ckpt_path text.ckpt", ["text.ckpt: 5 bytes that cannot be read", "last.ckpt"]),
-    (f"{FIT} --ckpt_path denoiser.ckpt", ["is of lightning_modules.architectures.denoising", "the config"]),
+    (f"{FIT} --ckpt_path denoiser.ckpt", ["architectures.denoising", "the config"]),
     (f"{FIT} --ckpt_path last --run_dir new", ["new/checkpoints: there is no last.ckpt", "fit"]),
     ("validate --config unet.yaml TINY", ["there is no last.ckpt; train first", "--ckpt_path"]),
     ("validate --config unet.yaml --ckpt_path gone.ckpt", ["'gone.ckpt' does not", "last or best"]),
