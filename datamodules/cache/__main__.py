@@ -1,4 +1,4 @@
-"""``python -m datamodules.cache``: what is kept between runs."""
+"""``python -m datamodules.cache``: show and clear the cache."""
 
 import sys
 

@@ -197,10 +197,10 @@ def _make(
 
 def _announcement(jobs: Sequence[_Job], needed: int) -> str:
     what = f"Decoding {len(jobs)} files"
-    if wanted := jobs[0].sample_rate:
+    if sample_rate := jobs[0].sample_rate:
         rates = sorted({audio.inspect_seekable(job.path).sample_rate for job in jobs})
         found = " and ".join(f"{rate} Hz" for rate in rates)
-        what = f"Resampling {len(jobs)} files from {found} to {wanted} Hz"
+        what = f"Resampling {len(jobs)} files from {found} to {sample_rate} Hz"
     return f"{what}, once, into {decoded_folder()} ({needed / 1e9:.2f} GB)"
 
 

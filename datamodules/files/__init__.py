@@ -1,1 +1,1 @@
-"""One audio file: header, decoding, mapping into memory, resampling."""
+"""Single audio files: header, decoding, memory mapping, resampling."""

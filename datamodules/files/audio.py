@@ -99,20 +99,20 @@ def read(path: AnyPath, start: int = 0, samples: int | None = None) -> Audio:
     path = Path(path)
     with _open(path) as file:
         start = min(start, file.frames)
-        wanted = file.frames - start
+        count = file.frames - start
         if samples is not None:
-            wanted = min(wanted, samples)
+            count = min(count, samples)
         try:
             file.seek(start)
-            audio = file.read(wanted, dtype="float32", always_2d=True)
+            audio = file.read(count, dtype="float32", always_2d=True)
             reason = "unexpected end"
         except soundfile.SoundFileError as error:
             audio, reason = np.empty((0, file.channels), np.float32), str(error)
-        if len(audio) < wanted:
+        if len(audio) < count:
             rate = file.samplerate
             raise DataError(
-                f"{path}: damaged between {start / rate:.2f} s and {(start + wanted) / rate:.2f} "
-                f"s: {len(audio)} of {wanted} samples could be read ({reason}); copy or download "
+                f"{path}: damaged between {start / rate:.2f} s and {(start + count) / rate:.2f} "
+                f"s: {len(audio)} of {count} samples could be read ({reason}); copy or download "
                 "it again"
             )
     return np.ascontiguousarray(audio.T)

@@ -1,1 +1,1 @@
-"""What a data set contains: index, layouts, headers, checks."""
+"""Tracks of a data set: index, layouts, headers, checks."""
