@@ -34,16 +34,18 @@ reference: $(INSTALLED)
 	$(BIN)/pdoc --docformat google --math -o build/reference lightning_modules datamodules
 
 # uv, if installed, takes seconds where pip takes minutes.
-$(INSTALLED): pyproject.toml .ci/constraints.txt
+$(INSTALLED): pyproject.toml .ci/constraints.txt .ci/no-deps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "Python 3.11 to 3.13 is required, $(PYTHON) is $$($(PYTHON) -V): make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@if command -v uv >/dev/null; then \
 		uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
-		uv pip install --quiet --python $(BIN)/python --constraint .ci/constraints.txt --editable '.[dev]'; \
+		uv pip install --quiet --python $(BIN)/python --constraint .ci/constraints.txt --editable '.[dev]' && \
+		uv pip install --quiet --python $(BIN)/python --no-deps --requirement .ci/no-deps.txt; \
 	else \
 		echo "Installing with pip; torch and its libraries are several gigabytes." && \
 		$(PYTHON) -m venv .venv && \
-		$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[dev]'; \
+		$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[dev]' && \
+		$(BIN)/python -m pip install --quiet --no-deps --requirement .ci/no-deps.txt; \
 	fi
 	@touch $@
 
