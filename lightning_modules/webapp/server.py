@@ -27,6 +27,7 @@ from lightning_modules.webapp.workspace import Song, Workspace
 
 _STATIC = {
     "player.js": "text/javascript",
+    "transport.js": "text/javascript",
     "blind_test.js": "text/javascript",
     "page.css": "text/css",
 }

@@ -188,7 +188,14 @@ def test_size_and_place_of_uploads_are_limited(client: Any, shared_workspace: Wo
 
 
 def test_pages_load_nothing_from_other_servers(client: Any) -> None:
-    for path in ("/", "/app/player.js", "/app/blind_test.js", "/app/page.css", "/theme.css"):
+    for path in (
+        "/",
+        "/app/player.js",
+        "/app/transport.js",
+        "/app/blind_test.js",
+        "/app/page.css",
+        "/theme.css",
+    ):
         answer = client.get(path)
         assert answer.status_code == 200, path
         assert "default-src 'self'" in answer.headers["content-security-policy"]
