@@ -83,9 +83,6 @@ class Band(MultiScale):
     up_to_hz: float
 
 
-# ------------------------------------------------------------------- blocks
-
-
 def _convolution(inputs: int, outputs: int, kernel_size: Sequence[int]) -> nn.Module:
     """Same-size convolution; an even kernel is padded by one more at the top and on the right."""
     height, width = kernel_size
@@ -290,9 +287,6 @@ class MMDenseNetwork(nn.Module):
         x = self.final(torch.cat([stacked, self.full(x)], 1))
         estimates = torch.relu(x * self.output_scale + self.output_mean)
         return nn.functional.pad(estimates, (0, 0, 0, magnitudes.shape[2] - bins))
-
-
-# -------------------------------------------------------------------- model
 
 
 class MMDenseNet(StandardisedInput, NetworkPerSource):

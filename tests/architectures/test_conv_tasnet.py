@@ -278,7 +278,7 @@ def test_estimates_scale_with_the_mixture(settings: dict[str, Any]) -> None:
 
 def test_one_graph_serves_several_lengths() -> None:
     torch.compiler.reset()
-    settings = {**VARIANTS[1], "checkpoint_activations": True}
+    settings: dict[str, Any] = {**VARIANTS[1], "checkpoint_activations": True}
     model = small(**settings, layers=1, repeats=1).network
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     for samples in (1000, 1301):
