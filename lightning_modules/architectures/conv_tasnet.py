@@ -167,9 +167,9 @@ class ConvTasNetwork(nn.Module):
         self.checkpoint_activations = checkpoint_activations
         encoder = nn.Conv1d(audio_channels, filters, filter_samples, self.stride, bias=False)
         self.encoder = nn.Sequential(encoder, nn.Identity() if speech else nn.ReLU())
-        whole = CumulativeNorm if causal else GlobalNorm
+        norm = CumulativeNorm if causal else GlobalNorm
         self.bottleneck = nn.Sequential(
-            whole(filters) if speech else FrameNorm(filters),
+            norm(filters) if speech else FrameNorm(filters),
             nn.Conv1d(filters, bottleneck_channels, 1, bias=speech),
         )
         dilations = repeats * [2**layer for layer in range(layers)]

@@ -104,7 +104,7 @@ class Autoencoder(nn.Module):
             )
         return fitting
 
-    def whole(self, image: Tensor) -> Tensor:
+    def forward_reflected(self, image: Tensor) -> Tensor:
         """Map (B, 1, F, N) to (B, outputs, F, N) by reflecting the image at its edges."""
         height, width = image.shape[-2:]
         rows, columns = (self._reflected(size, image.device) for size in (height, width))
@@ -184,7 +184,7 @@ class DenoisingAutoencoder(SpectrogramSeparator):
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
         """Estimate magnitudes (B, S, C, F, N) from the mixture's (B, C, F, N)."""
-        images = self.network.whole(mixture.flatten(0, 1)[:, None])  # (B C, S, F, N)
+        images = self.network.forward_reflected(mixture.flatten(0, 1)[:, None])  # (B C, S, F, N)
         estimates: Tensor = images.unflatten(0, mixture.shape[:2]).transpose(1, 2)
         return estimates.clamp_min(0)
 

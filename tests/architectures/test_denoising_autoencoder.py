@@ -60,9 +60,9 @@ def test_output_sizes(channels: list[int], kernel_size: int, upsampling: Any) ->
         image = torch.rand(1, 1, fitting, fitting)
         assert network(image).shape == (1, 2, *[fitting - 2 * network.margin] * 2)
         fitted.add(fitting)
-        assert network.whole(torch.rand(1, 1, 7, size)).shape == (1, 2, 7, size)
+        assert network.forward_reflected(torch.rand(1, 1, 7, size)).shape == (1, 2, 7, size)
     assert len(fitted) > 1
-    assert network.whole(torch.rand(1, 1, 1, 1)).shape == (1, 2, 1, 1)
+    assert network.forward_reflected(torch.rand(1, 1, 1, 1)).shape == (1, 2, 1, 1)
     with pytest.raises(ValueError, match="the network needs at least") as refused:
         network.fitting(2 * network.margin)
     least = int(str(refused.value).split("at least ")[1].split(":")[0])
@@ -85,7 +85,7 @@ def test_outputs_are_aligned_with_the_input(upsampling: Any) -> None:
     image = torch.zeros(1, 1, 38, 42)
     image[..., 16:20, 20:24] = 1
     with torch.no_grad():
-        whole, centre = network.whole(image)[0, 0], network(image)[0, 0]
+        whole, centre = network.forward_reflected(image)[0, 0], network(image)[0, 0]
     for found, margin in ((whole, 0), (centre, network.margin)):
         for axis, expected in ((0, 17.5), (1, 21.5)):
             positions = torch.arange(found.shape[axis]) + margin
@@ -103,7 +103,7 @@ def test_edges_are_reflected() -> None:
         image, (margin, margin + extra[1], margin, margin + extra[0]), mode="reflect"
     )
     expected = network(padded)[..., :20, :16]
-    assert torch.allclose(network.whole(image), expected, atol=1e-6)
+    assert torch.allclose(network.forward_reflected(image), expected, atol=1e-6)
 
 
 def test_loss_is_the_squared_error_of_the_centre() -> None:
@@ -112,7 +112,7 @@ def test_loss_is_the_squared_error_of_the_centre() -> None:
     parts = module.loss(Batch(mixture, targets))
     assert torch.equal(parts["loss"], parts["loss/music"])
     # In the centre, estimates of separation do not depend on the reflected edges.
-    estimates = module.network.whole(module.stft(mixture).abs().flatten(0, 1)[:, None])
+    estimates = module.network.forward_reflected(module.stft(mixture).abs().flatten(0, 1)[:, None])
     magnitudes = module.stft(targets[:, 0]).abs().flatten(0, 1)[:, None]
     margin = module.network.margin
     height, width = (module.network.fitting(size) - margin for size in estimates.shape[-2:])
