@@ -34,7 +34,12 @@ def format_table(
             table.add_row(*row)
     # Wider than any table, whatever the terminal; brackets and colons in cells are plain text.
     console = Console(
-        file=io.StringIO(), width=100_000, color_system=None, markup=False, emoji=False
+        file=io.StringIO(),
+        width=100_000,
+        color_system=None,
+        markup=False,
+        emoji=False,
+        force_jupyter=False,  # in a notebook it would display HTML
     )
     with console.capture() as capture:
         console.print(table, highlight=False)
