@@ -88,8 +88,7 @@ class Degrader:
             mixture = degradation(mixture, torch.from_numpy(np.stack(drawn)))
         factors = _FULL_SCALE / mixture.abs().amax((1, 2, 3)).clamp_min(_FULL_SCALE)
         return Batch(
-            mixture[:, 0] * factors[:, None, None],
-            batch.targets * factors[:, None, None, None],
+            mixture[:, 0] * factors[:, None, None], batch.targets * factors[:, None, None, None]
         )
 
 

@@ -258,10 +258,7 @@ class MUSDBDataModule(LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Fixed crops for the loss, and whole tracks for the scores."""
         crops = ValidationCrops(
-            self.valid_tracks,
-            self.grouping,
-            self.segment_samples,
-            self.validation_crops_per_track,
+            self.valid_tracks, self.grouping, self.segment_samples, self.validation_crops_per_track
         )
         batch_size = max(1, self.batch_size // self._rank_and_world_size()[1])
         return [

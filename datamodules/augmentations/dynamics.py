@@ -22,10 +22,7 @@ class SoftClip(LevelAugmentation):
     neutral = 0.0  # without drive the limit is the stem itself
 
     def __init__(
-        self,
-        lowest_db: float = 0.0,
-        highest_db: float = 12.0,
-        probability: Probability = 1.0,
+        self, lowest_db: float = 0.0, highest_db: float = 12.0, probability: Probability = 1.0
     ) -> None:
         super().__init__(lowest_db, highest_db, probability)
 

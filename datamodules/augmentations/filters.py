@@ -22,11 +22,7 @@ from datamodules.augmentations.base import (
     checked_range,
     on_device,
 )
-from datamodules.augmentations.convolution import (
-    convolve,
-    recorded_response,
-    stack_responses,
-)
+from datamodules.augmentations.convolution import convolve, recorded_response, stack_responses
 from datamodules.augmentations.recordings import Recordings
 
 # Highest frequency drawn, relative to the sample rate: filters degenerate at one half.

@@ -70,10 +70,7 @@ class GaussianNoise(_Noise):
     """
 
     def __init__(
-        self,
-        lowest_db: float = 20.0,
-        highest_db: float = 50.0,
-        probability: Probability = 0.5,
+        self, lowest_db: float = 20.0, highest_db: float = 50.0, probability: Probability = 0.5
     ) -> None:
         super().__init__(lowest_db, highest_db, probability)
 

@@ -126,10 +126,7 @@ class Speed(_Repitch):
     """
 
     def __init__(
-        self,
-        semitones: float = 2.0,
-        probability: Probability = 0.2,
-        together: bool = True,
+        self, semitones: float = 2.0, probability: Probability = 0.2, together: bool = True
     ) -> None:
         super().__init__(probability, together)
         _check_semitones(semitones)

@@ -32,10 +32,7 @@ class Gain(LevelAugmentation, FusedAugmentation):
     neutral = 1.0
 
     def __init__(
-        self,
-        lowest_db: float = -12.0,
-        highest_db: float = 2.0,
-        probability: Probability = 1.0,
+        self, lowest_db: float = -12.0, highest_db: float = 2.0, probability: Probability = 1.0
     ) -> None:
         super().__init__(lowest_db, highest_db, probability)
 

@@ -59,8 +59,7 @@ LIMITS = {
 }
 ROWS = {
     BASE: Row(
-        loaders.plain_soundfile,
-        "ordinary DataLoader of soundfile: seek, read, gain, swap, stack",
+        loaders.plain_soundfile, "ordinary DataLoader of soundfile: seek, read, gain, swap, stack"
     ),
     "stemlab": Row(loaders.stemlab, "Stemlab: float32, compiled"),
     "stemlab-torch": Row(
@@ -125,10 +124,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         DataError: The data set has another layout or format.
     """
     # Quiet: otherwise each of Stemlab's rows would log its index.
-    with (
-        quiet(threads=1),
-        tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as name,
-    ):
+    with quiet(threads=1), tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as name:
         root = (
             link_corpus(Path(name), options.root.expanduser(), options.tracks)
             if options.root

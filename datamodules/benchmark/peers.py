@@ -200,11 +200,7 @@ def former_torchaudio() -> Iterator[None]:
     import torchaudio
 
     with mock.patch.multiple(
-        torchaudio,
-        create=True,
-        load=_load,
-        info=_info,
-        get_audio_backend=lambda: "soundfile",
+        torchaudio, create=True, load=_load, info=_info, get_audio_backend=lambda: "soundfile"
     ):
         yield
 
