@@ -47,17 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def examine_and_print(options: argparse.Namespace) -> Report:
-    """Examine a data set, print the report and write it to ``--json``.
-
-    Args:
-        options: Parsed options of ``add_arguments``.
-
-    Returns:
-        The report.
-
-    Raises:
-        DataError: There is no data set at the root, or the report cannot be written.
-    """
+    """Examine a data set, print the report and write it to ``--json``."""
     if options.json:
         command_line.check_file(options.json, "--json")
     report = examine(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from datamodules.doctor.fingerprints import Pair
 from datamodules.doctor.measurements import SILENT_DB, FileMeasures, MixtureMeasures, TrackMeasures
 from datamodules.tracks.checks import nan_finding
-from datamodules.tracks.findings import Finding, Severity
+from datamodules.tracks.findings import Finding
 from datamodules.tracks.index import Track
 from datamodules.tracks.layouts import MIXTURE, Entry
 
@@ -23,28 +23,16 @@ MIXTURE_NOTE_DB, MIXTURE_WARNING_DB = -20.0, -10.0
 
 
 def diagnose(entry: Entry, track: Track, measures: TrackMeasures) -> list[Finding]:
-    """Findings about a track's audio.
-
-    Args:
-        entry: Location of the track.
-        track: The track.
-        measures: Its measurements.
-
-    Returns:
-        Findings about each file, then about the whole track.
-    """
+    """Findings about a track's audio: about each file, then about the whole track."""
     findings = []
     for name, file in measures.files.items():
         path = track.mixture if name == MIXTURE else track.stems[name]
         assert path is not None
-        where = f"{entry.path}, {name}" if entry.is_stem_file else str(path)
         if file.first_nonfinite is not None:
             findings.append(nan_finding(path, file.first_nonfinite, track.sample_rate))
-        findings += _of_level(where, file)
-        findings += _of_clipping(where, name, file)
-        findings += _of_dc_offset(where, file)
-    findings += _of_channels(str(entry.path), measures.files)
-    findings += _of_peaks(str(entry.path), measures.files)
+        where = f"{entry.path}, {name}" if entry.is_stem_file else str(path)
+        findings += _of_file(where, name, file)
+    findings += _of_all_files(str(entry.path), measures.files)
     damaged = any(file.first_nonfinite is not None for file in measures.files.values())
     if measures.mixture is not None and not damaged:
         findings += _of_mixture(str(entry.path), measures.mixture)
@@ -52,14 +40,7 @@ def diagnose(entry: Entry, track: Track, measures: TrackMeasures) -> list[Findin
 
 
 def different_rates(tracks: Sequence[Track]) -> list[Finding]:
-    """Warn about each track whose sample rate differs from most tracks.
-
-    Args:
-        tracks: The tracks.
-
-    Returns:
-        A warning for each of them.
-    """
+    """A warning for each track whose sample rate differs from most tracks."""
     counts = Counter(track.sample_rate for track in tracks)
     usual = counts.most_common(1)[0][0] if counts else 0
     return [
@@ -76,34 +57,27 @@ def different_rates(tracks: Sequence[Track]) -> list[Finding]:
     ]
 
 
-def duplicates(entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[Finding]:
-    """Findings about tracks that sound the same.
+def duplicates(entries: Sequence[Entry], pairs: Sequence[Pair]) -> Iterator[Finding]:
+    """An error for each pair that sounds the same across train and test, a warning within one.
 
     Args:
         entries: The tracks.
         pairs: Pairs of their indices.
-
-    Returns:
-        An error for a pair across train and test, a warning for one within a subset.
     """
-    findings = []
     for first, second, correlation, shift_seconds in pairs:
         one, other = entries[first], entries[second]
         leak = one.subset != other.subset
         shift = f", {abs(shift_seconds):.1f} s {'later' if shift_seconds > 0 else 'earlier'}"
-        findings.append(
-            Finding(
-                "error" if leak else "warning",
-                "duplicate",
-                str(other.path),
-                f"sounds like {one.subset}/{one.name} (correlation {correlation:.2f} of 1"
-                f"{shift if shift_seconds else ''}), expected another song",
-                "remove the one in train: test scores of songs that were trained on are too high"
-                if leak
-                else "listen to both and remove one; otherwise one may be used for validation",
-            )
+        yield Finding(
+            "error" if leak else "warning",
+            "duplicate",
+            str(other.path),
+            f"sounds like {one.subset}/{one.name} (correlation {correlation:.2f} of 1"
+            f"{shift if shift_seconds else ''}), expected another song",
+            "remove the one in train: test scores of songs that were trained on are too high"
+            if leak
+            else "listen to both and remove one; otherwise one may be used for validation",
         )
-    return findings
 
 
 def channel_names(channels: int) -> Sequence[str]:
@@ -113,23 +87,19 @@ def channel_names(channels: int) -> Sequence[str]:
     return tuple(f"channel {number + 1}" for number in range(channels))
 
 
-def _of_level(where: str, file: FileMeasures) -> list[Finding]:
+def _of_file(where: str, name: str, file: FileMeasures) -> Iterator[Finding]:
     if file.is_silent:
         level = "digital silence" if file.rms_db < -120 else f"never above {SILENT_DB:g} dBFS"
-        return [
-            Finding(
-                "warning",
-                "silent-stem",
-                where,
-                f"silent throughout ({level}), expected audio",
-                "export it again; if the song has no such part, keep it: training uses it as "
-                "silence, BSS Eval gives it no score",
-            )
-        ]
-    if file.rms_db >= FAINT_DB:
-        return []
-    return [
-        Finding(
+        yield Finding(
+            "warning",
+            "silent-stem",
+            where,
+            f"silent throughout ({level}), expected audio",
+            "export it again; if the song has no such part, keep it: training uses it as "
+            "silence, BSS Eval gives it no score",
+        )
+    elif file.rms_db < FAINT_DB:
+        yield Finding(
             "note",
             "faint-stem",
             where,
@@ -137,14 +107,8 @@ def _of_level(where: str, file: FileMeasures) -> list[Finding]:
             f"{FAINT_DB:g} dBFS is usual",
             "check that it was not exported too softly",
         )
-    ]
-
-
-def _of_clipping(where: str, name: str, file: FileMeasures) -> list[Finding]:
-    if not file.clipped_share:
-        return []
-    return [
-        Finding(
+    if file.clipped_share:
+        yield Finding(
             "warning" if file.clipped_share > CLIPPED_SHARE else "note",
             "clipping",
             where,
@@ -152,44 +116,29 @@ def _of_clipping(where: str, name: str, file: FileMeasures) -> list[Finding]:
             f"more at full scale); up to {100 * CLIPPED_SHARE:.2g} % is common",
             "export it again at a lower level" + (" with its stems" * (name == MIXTURE)),
         )
-    ]
-
-
-def _of_dc_offset(where: str, file: FileMeasures) -> list[Finding]:
-    if abs(file.dc_offset) <= DC_NOTE:
-        return []
-    return [
-        Finding(
+    if abs(file.dc_offset) > DC_NOTE:
+        yield Finding(
             "warning" if abs(file.dc_offset) > DC_WARNING else "note",
             "dc-offset",
             where,
             f"mean is {file.dc_offset:+.4f} of full scale, expected less than {DC_NOTE:g}",
             "apply a high-pass filter at 5 to 20 Hz",
         )
-    ]
 
 
-def _of_channels(where: str, files: dict[str, FileMeasures]) -> list[Finding]:
+def _of_all_files(where: str, files: dict[str, FileMeasures]) -> Iterator[Finding]:
     equal = [name for name, file in files.items() if file.channels_equal and not file.is_silent]
-    if not equal:
-        return []
-    return [
-        Finding(
+    if equal:
+        yield Finding(
             "note",
             "dual-mono",
             where,
             f"the channels are the same in {', '.join(equal)}",
             "nothing to do if they were recorded in mono",
         )
-    ]
-
-
-def _of_peaks(where: str, files: dict[str, FileMeasures]) -> list[Finding]:
     over = [f"{name} {file.peak_db:+.1f} dB" for name, file in files.items() if file.peak_db > 0]
-    if not over:
-        return []
-    return [
-        Finding(
+    if over:
+        yield Finding(
             "note",
             "over-full-scale",
             where,
@@ -197,14 +146,12 @@ def _of_peaks(where: str, files: dict[str, FileMeasures]) -> list[Finding]:
             "nothing to do for training; datamodules.convert needs --subtype FLOAT, integers "
             "would clip them",
         )
-    ]
 
 
-def _of_mixture(where: str, mixture: MixtureMeasures) -> list[Finding]:
+def _of_mixture(where: str, mixture: MixtureMeasures) -> Iterator[Finding]:
     worst = max(mixture.error_db)
     if worst <= MIXTURE_NOTE_DB:
-        return []
-    severity: Severity = "warning" if worst > MIXTURE_WARNING_DB else "note"
+        return
     names = channel_names(len(mixture.error_db))
     errors = ", ".join(
         f"{name} {error:.1f} dB" for name, error in zip(names, mixture.error_db, strict=True)
@@ -217,13 +164,11 @@ def _of_mixture(where: str, mixture: MixtureMeasures) -> list[Finding]:
     if max(mixture.error_after_gain_db) <= min(MIXTURE_NOTE_DB, worst - 10):
         gains = ", ".join(f"{gain:.3f}" for gain in mixture.gain)
         finding += f" (the mixture is the sum times {gains})"
-    return [
-        Finding(
-            severity,
-            "mixture-unlike-sum",
-            where,
-            finding,
-            "nothing to do for training, which sums the stems; scores use the mixture: restore or "
-            "remove the track, except to compare with published scores that include it",
-        )
-    ]
+    yield Finding(
+        "warning" if worst > MIXTURE_WARNING_DB else "note",
+        "mixture-unlike-sum",
+        where,
+        finding,
+        "nothing to do for training, which sums the stems; scores use the mixture: restore or "
+        "remove the track, except to compare with published scores that include it",
+    )

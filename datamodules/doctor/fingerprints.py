@@ -75,11 +75,7 @@ class Fingerprinter:
 
     @np.errstate(over="ignore", invalid="ignore")
     def add(self, audio: npt.NDArray[np.float32]) -> None:
-        """Add the next block.
-
-        Args:
-            audio: Waveform, shape (C, T).
-        """
+        """Add the next block, a waveform of shape (C, T)."""
         signal = np.concatenate([self._tail, audio.mean(0)])
         count = max(0, (len(signal) - len(self._window)) // self._hop + 1)
         if count:
@@ -132,9 +128,8 @@ def find_same(
         for second in audible[start + 1 :]
     ]
     spectra: dict[int, Spectrum] = {}
-    for tile, second in tqdm(
-        rounds, "comparing tracks", delay=1, leave=False, disable=not progress
-    ):
+    bar = tqdm(rounds, "comparing tracks", delay=1, leave=False, disable=not progress)
+    for tile, second in bar:
         if tile[0] not in spectra:
             spectra = {number: _spectrum(fingerprints[number], size) for number in tile}
         spectrum = spectra[second] if second in spectra else _spectrum(fingerprints[second], size)
@@ -164,11 +159,8 @@ def _best_shift(
 ) -> tuple[float, float]:
     """Highest correlation over all shifts, and its shift in seconds.
 
-    Args:
-        products: Circular cross-correlation: sum of first[t] * second[t + shift] over bands and
-            frames t.
-        first_energy: Cumulative energy of the first, shape (n + 1,).
-        second_energy: Cumulative energy of the second, shape (m + 1,).
+    ``products`` is the circular cross-correlation: first[t] * second[t + shift], summed over bands
+    and frames t. The cumulative energies have shapes (n + 1,) and (m + 1,).
     """
     n, m = len(first_energy) - 1, len(second_energy) - 1
     least = min(_OVERLAP_FRAMES, max(1, int(_OVERLAP_SHARE * min(n, m))))

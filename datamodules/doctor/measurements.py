@@ -186,15 +186,9 @@ class _FileSums:
 
 
 def clipped_samples(block: Audio) -> int:
-    """Count samples at full scale (or above) in runs of three or more equal ones.
+    """Count samples of all channels at full scale (or above) in runs of three or more equal ones.
 
     An unclipped peak touches full scale in a sample or two; clipping leaves a flat top.
-
-    Args:
-        block: Waveform, shape (C, T).
-
-    Returns:
-        Their number over all channels.
     """
     at_top = np.abs(block) >= FULL_SCALE
     joined = at_top[:, 1:] & at_top[:, :-1] & (block[:, 1:] == block[:, :-1])
@@ -208,36 +202,29 @@ def clipped_samples(block: Audio) -> int:
 
 
 class _MixtureSums:
-    """Sums over the blocks of a mixture and of the sum of its stems."""
+    """Scalar products of a mixture, the sum of its stems and their difference, over blocks."""
 
     def __init__(self, channels: int) -> None:
-        self._mixture, self._total = np.zeros(channels), np.zeros(channels)
-        self._product, self._error = np.zeros(channels), np.zeros(channels)
+        self._sums = np.zeros((4, channels))
 
     def add(self, mixture: Audio, total: Audio) -> None:
-        self._mixture += _products(mixture, mixture)
-        self._total += _products(total, total)
-        self._product += _products(mixture, total)
         # Computed from the other three sums, small errors would be lost to rounding.
         error = mixture - total
-        self._error += _products(error, error)
+        products = ((mixture, mixture), (total, total), (mixture, total), (error, error))
+        self._sums += [np.einsum("ct,ct->c", one, other) for one, other in products]
 
     def measures(self) -> MixtureMeasures:
+        mixture, total, product, error = self._sums
         # A silent mixture of silent stems has no error, and must not divide by 0.
-        scale = np.where(self._mixture > 0, self._mixture, 1e-20)
-        gain = np.where(self._total > 0, self._product / np.maximum(self._total, 1e-20), 1.0)
+        scale = np.where(mixture > 0, mixture, 1e-20)
+        gain = np.where(total > 0, product / np.maximum(total, 1e-20), 1.0)
         # Least squares: |m - g t|^2 = |m|^2 - g <m, t> at the best g.
-        left = np.minimum(self._error, np.maximum(0, self._mixture - gain * self._product))
+        left = np.minimum(error, np.maximum(0, mixture - gain * product))
         return MixtureMeasures(
-            tuple(_db(value) for value in self._error / scale),
+            tuple(_db(value) for value in error / scale),
             tuple(gain.tolist()),
             tuple(_db(value) for value in left / scale),
         )
-
-
-def _products(one: Audio, other: Audio) -> npt.NDArray[np.float32]:
-    products: npt.NDArray[np.float32] = np.einsum("ct,ct->c", one, other)
-    return products
 
 
 def _db(power: float) -> float:

@@ -19,7 +19,7 @@ from datamodules.errors import DataError
 from datamodules.parallel import for_each
 from datamodules.tracks.checks import find_non_finite
 from datamodules.tracks.findings import Finding, Severity
-from datamodules.tracks.index import Loaded, Track, load_tracks
+from datamodules.tracks.index import Loaded, load_tracks
 from datamodules.tracks.layouts import STEMS, SUBSETS, Entry, find_entries, subsets_of
 
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
@@ -129,10 +129,20 @@ def examine(
         measures, faults = _measure(entries, tracks, count, progress)
         findings += faults
     findings.sort(key=lambda found: -SEVERITIES.index(found.severity))
-    reports = [
-        _track_report(entry, loaded.track, each)
-        for entry, loaded, each in zip(entries, tracks, measures, strict=True)
-    ]
+    reports = []
+    for entry, loaded, each in zip(entries, tracks, measures, strict=True):
+        track = loaded.track
+        reports.append(
+            TrackReport(
+                entry.subset,
+                entry.name,
+                track.seconds if track else None,
+                track.sample_rate if track else None,
+                track.channels if track else None,
+                each.files if each else {},
+                each.mixture if each else None,
+            )
+        )
     return Report(str(root), tuple(stems), reports, findings)
 
 
@@ -146,8 +156,19 @@ def _load(
     """Load the headers of all tracks; decode .stem.mp4 files first, or check them if ``fast``."""
     stem_files = [entry.path for entry in entries if entry.is_stem_file]
     faults: dict[Path, DataError] = {}
+    decoded: dict[Path, Decoded] = {}
+
+    def find_or_check_header(path: Path) -> None:
+        try:
+            if (known := find(path)) is not None:
+                decoded[path] = known
+            else:
+                decoded_bytes(path)
+        except DataError as fault:
+            faults[path] = fault
+
     if fast:
-        decoded = _decoded_before(stem_files, faults, progress)
+        for_each(find_or_check_header, stem_files, "checking .stem.mp4", progress)
     else:
         decoded = decode(stem_files, progress, faults)
     not_decoded = set(stem_files) - decoded.keys()
@@ -158,25 +179,6 @@ def _load(
         for path in not_decoded
     }
     return [without_track.get(entry.path) or next(loaded) for entry in entries]
-
-
-def _decoded_before(
-    paths: Sequence[Path], faults: dict[Path, DataError], progress: bool
-) -> dict[Path, Decoded]:
-    """Entries that are in the cache; the headers of the other files are checked."""
-    decoded = {}
-
-    def check(path: Path) -> None:
-        try:
-            if (known := find(path)) is not None:
-                decoded[path] = known
-            else:
-                decoded_bytes(path)
-        except DataError as fault:
-            faults[path] = fault
-
-    for_each(check, paths, "checking .stem.mp4", progress)
-    return decoded
 
 
 def _measure(
@@ -200,19 +202,7 @@ def _measure(
     measured = [None if isinstance(result, DataError) else result for result in results]
     compared = [entry for entry, each in zip(entries, measured, strict=True) if each]
     pairs = find_same([each.fingerprint for each in measured if each], progress)
-    return measured, findings + duplicates(compared, pairs)
-
-
-def _track_report(entry: Entry, track: Track | None, measures: TrackMeasures | None) -> TrackReport:
-    return TrackReport(
-        entry.subset,
-        entry.name,
-        track.seconds if track else None,
-        track.sample_rate if track else None,
-        track.channels if track else None,
-        measures.files if measures else {},
-        measures.mixture if measures else None,
-    )
+    return measured, [*findings, *duplicates(compared, pairs)]
 
 
 def _finite(value: Any) -> Any:

@@ -16,14 +16,7 @@ _VERDICTS = ("ready for training", "check the warnings", "not ready for training
 
 
 def format_report(report: Report) -> str:
-    """Format a report.
-
-    Args:
-        report: The report.
-
-    Returns:
-        Lines of text.
-    """
+    """Format a report as lines of text."""
     lines = [_track_table(report)]
     for severity, name in dict.fromkeys((each.severity, each.name) for each in report.findings):
         group = [each for each in report.findings if (each.severity, each.name) == (severity, name)]
