@@ -43,14 +43,13 @@ class Task:
         return self.segment_samples / SAMPLE_RATE
 
 
-def make_corpus(folder: Path, tracks: int, seconds: float, progress: bool) -> Path:
-    """Write tracks of noise; reading PCM takes the same time for any content.
+def make_corpus(folder: Path, tracks: int, seconds: float) -> Path:
+    """Write tracks of noise into an empty folder; reading PCM takes the same time for any content.
 
     Args:
-        folder: An empty folder.
+        folder: The folder.
         tracks: Number of tracks.
         seconds: Length of each, seconds.
-        progress: Print the size beforehand, and show a progress bar.
 
     Returns:
         Root of the data set, in the layout of MUSDB18-HQ.
@@ -65,11 +64,11 @@ def make_corpus(folder: Path, tracks: int, seconds: float, progress: bool) -> Pa
             f"{folder}: {tracks} tracks of {seconds:g} s take {size / 1e9:.1f} GB, "
             f"{free / 1e9:.1f} GB are free; set TMPDIR to a larger disk, or give fewer --tracks"
         )
-    _report(f"Writing {tracks} tracks of {seconds:g} s, {size / 1e9:.2f} GB, to {folder}", progress)
+    _report(f"Writing {tracks} tracks of {seconds:g} s, {size / 1e9:.2f} GB, to {folder}")
     root = folder / "musdb18hq"
     random = np.random.default_rng(0)
     samples = round(seconds * SAMPLE_RATE)
-    for number in tqdm(range(tracks), "writing", unit="track", disable=not progress, leave=False):
+    for number in tqdm(range(tracks), "writing", unit="track", leave=False):
         track = root / "train" / f"Noise - {number:03}"
         track.mkdir(parents=True)
         # An eighth of full scale, so that the sum of four stems does not clip.
@@ -80,12 +79,12 @@ def make_corpus(folder: Path, tracks: int, seconds: float, progress: bool) -> Pa
 
 
 def link_corpus(folder: Path, root: Path, tracks: int) -> Path:
-    """Select training tracks of a data set by symbolic links.
+    """Link the first training tracks of a data set, by name, from an empty folder.
 
     Args:
-        folder: An empty folder.
+        folder: The folder.
         root: Data set in the layout of MUSDB18-HQ.
-        tracks: Largest number of tracks; the first ones by name.
+        tracks: Largest number of tracks.
 
     Returns:
         Root of the links, in the layout of MUSDB18-HQ.
@@ -106,23 +105,13 @@ def link_corpus(folder: Path, root: Path, tracks: int) -> Path:
     return links.parent
 
 
-def read_once(root: Path, progress: bool) -> list[dict[str, Path]]:
-    """Read all training tracks, so that they are in the page cache.
-
-    Args:
-        root: Data set in the layout of MUSDB18-HQ.
-        progress: Print the size, and show a progress bar.
-
-    Returns:
-        Files of the stems of each track.
-    """
+def read_once(root: Path) -> list[dict[str, Path]]:
+    """Read all training tracks into the page cache; returns the files of the stems of each."""
     folders = sorted((root / "train").iterdir())
     files = [folder / f"{name}.wav" for folder in folders for name in (*STEMS, MIXTURE)]
     size = sum(file.stat().st_size for file in files)
-    _report(
-        f"Reading {len(folders)} tracks once, {size / 1e9:.2f} GB, into the page cache", progress
-    )
-    with tqdm(total=size, unit="B", unit_scale=True, disable=not progress, leave=False) as bar:
+    _report(f"Reading {len(folders)} tracks once, {size / 1e9:.2f} GB, into the page cache")
+    with tqdm(total=size, unit="B", unit_scale=True, leave=False) as bar:
         for path in files:
             with path.open("rb", buffering=0) as file:
                 while block := file.read(_BLOCK_BYTES):
@@ -130,6 +119,5 @@ def read_once(root: Path, progress: bool) -> list[dict[str, Path]]:
     return [{stem: folder / f"{stem}.wav" for stem in STEMS} for folder in folders]
 
 
-def _report(line: str, progress: bool) -> None:
-    if progress:
-        print(line, file=sys.stderr, flush=True)
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

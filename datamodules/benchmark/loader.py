@@ -14,6 +14,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,11 +84,7 @@ ROWS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command line's arguments.
-
-    Args:
-        parser: Parser of the sub-command.
-    """
+    """Add the command line's arguments to a parser."""
     parser.add_argument("--root", type=Path, help="MUSDB18-HQ; by default noise is generated")
     parser.add_argument("--tracks", type=int, default=24, help="number of tracks (default 24)")
     parser.add_argument(
@@ -118,7 +115,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         options: Parsed arguments.
 
     Returns:
-        Machine, settings and measurements, JSON-serialisable.
+        Machine, settings and rows, JSON-serialisable.
 
     Raises:
         DataError: The data set has another layout or format.
@@ -128,9 +125,9 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         root = (
             link_corpus(Path(name), options.root.expanduser(), options.tracks)
             if options.root
-            else make_corpus(Path(name), options.tracks, options.track_seconds, True)
+            else make_corpus(Path(name), options.tracks, options.track_seconds)
         )
-        tracks = read_once(root, True)
+        tracks = read_once(root)
         segment_samples = round(options.segment_seconds * SAMPLE_RATE)
         task = Task(root, tracks, segment_samples, options.batch_size)
         workers = {name: [0] for name in LIMITS} | dict.fromkeys(options.only, options.workers)
@@ -138,25 +135,14 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             Candidate(name, partial((LIMITS | ROWS)[name].prepare, task), counts)
             for name, counts in workers.items()
         ]
-        measured = measure_all(
-            candidates, options.batch_size, options.seconds, options.repeats, True
-        )
-    return report_of(measured, options, len(tracks))
+        measured = measure_all(candidates, options.batch_size, options.seconds, options.repeats)
+    return _report_of(measured, options, len(tracks))
 
 
-def report_of(
+def _report_of(
     measured: dict[str, Result], options: argparse.Namespace, tracks: int
 ) -> dict[str, Any]:
-    """Compute throughputs and ratios.
-
-    Args:
-        measured: Row name -> measurements, including the limits.
-        options: Parsed arguments.
-        tracks: Number of tracks.
-
-    Returns:
-        Machine, settings and rows, JSON-serialisable, by number of workers.
-    """
+    """Compute throughputs and ratios by number of workers."""
     seconds = options.segment_seconds
 
     def throughput(name: str, workers: int) -> float | None:
@@ -208,36 +194,19 @@ def report_of(
 
 
 def table(report: dict[str, Any]) -> str:
-    """Format a report as a Markdown table.
-
-    Args:
-        report: Result of ``compare``.
-
-    Returns:
-        Machine, settings and table.
-    """
+    """Format the result of ``compare``: machine, settings and a Markdown table."""
     machine, settings = report["machine"], report["settings"]
     counts = [str(n) for n in settings["workers"]]
     slashed = "/".join(counts)
-    lines = [
-        [
-            "loader",
-            *(f"{n} workers" for n in counts),
-            f"x soundfile ({slashed})",
-            f"x openunmix ({slashed})",
-            f"of the limit ({slashed})",
-            "wall 2:1",
-            "rounds",
-            "what",
-        ]
-    ]
+    ratios = [f"{ratio} ({slashed})" for ratio in ("x soundfile", "x openunmix", "of the limit")]
+    lines = [["loader", *(f"{n} workers" for n in counts), *ratios, "wall 2:1", "rounds", "what"]]
     for name, row in report["rows"].items():
         throughputs = row["audio_seconds_per_cpu_second"]
         wall = row.get("wall_two_workers_to_one")
         lines.append(
             [
                 name,
-                *(_number(throughputs.get(n)) for n in counts),
+                *(_joined(throughputs, [n], "{:.0f}".format) for n in counts),
                 _joined(row.get("times_soundfile"), counts, _ratio),
                 _joined(row.get("times_openunmix"), counts, _ratio),
                 _joined(row.get("share_of_limit"), counts, "{:.0%}".format),
@@ -261,10 +230,6 @@ def table(report: dict[str, Any]) -> str:
     )
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f}"
-
-
 def _ratio(value: float) -> str:
     return f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
 
@@ -280,12 +245,12 @@ def _joined(
 def _machine() -> dict[str, Any]:
     packages = {}
     for name in _PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {
-        "cpu": _cpu_model(),
+        "cpu": next(models, platform.machine()),
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -293,21 +258,8 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.machine())
-
-
 def check(options: argparse.Namespace) -> None:
-    """Check the arguments.
-
-    Args:
-        options: Parsed arguments.
-
-    Raises:
-        DataError: An argument is out of range.
-    """
+    """Raise a DataError if an argument is out of range."""
     for name, lowest in (("tracks", 2), ("batch_size", 1), ("repeats", 1)):
         if getattr(options, name) < lowest:
             raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -25,30 +26,25 @@ from datamodules.tracks.layouts import STEMS
 # More examples than a run can take, so that the start of an epoch is not measured.
 _ENDLESS = 2**40
 _PLANNED_BATCHES = 64
-_LOWEST_GAIN, _HIGHEST_GAIN = 0.25, 1.25
+# Range of gains, as in both Open-Unmix and Demucs.
+GAINS = (0.25, 1.25)
 
 
 # ---------------------------------------------------------------- memory bandwidth limit
 
 
 def copy_limit(task: Task, dtype: torch.dtype) -> Start:
-    """Copy only: no random numbers, no deinterleaving of channels, no gain, no checks.
+    """Copy only: no workers, random numbers, deinterleaving of channels, gain or checks.
 
-    Crops of the mapped files are copied to a ring in shared memory, in the files' order of samples.
-
-    Args:
-        task: The task.
-        dtype: Type to convert to; int16 is a plain copy.
-
-    Returns:
-        The loader, which has no workers.
+    Crops of the mapped files are copied to a ring in shared memory, in the files' order of samples,
+    and converted to ``dtype``; int16 is a plain copy.
     """
     files = [[MappedFile(track[stem]).samples for stem in STEMS] for track in task.tracks]
-    random = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
 
     def crop(stem: int) -> Tensor:
-        samples = files[random.integers(len(files))][stem]
-        start = random.integers(max(len(samples) - task.segment_samples, 0) + 1)
+        samples = files[generator.integers(len(files))][stem]
+        start = generator.integers(max(len(samples) - task.segment_samples, 0) + 1)
         return samples[start : start + task.segment_samples]
 
     # Drawn beforehand; more than fit into the CPU's caches.
@@ -75,70 +71,51 @@ def copy_limit(task: Task, dtype: torch.dtype) -> Start:
 # ------------------------------------------------------------------------- an ordinary loader
 
 
-class SoundfileCrops(Dataset[Tensor]):
-    """A straightforward data set: seek, read, gain, swap, stack.
+class StemCrops(Dataset[Tensor]):
+    """A straightforward data set: crops of random tracks, random gain and swap, stack.
 
     Args:
-        task: The task.
+        tracks: Number of tracks.
+        read: Reads a random crop of a track's stem into new memory, shape (2, T).
     """
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.lengths = [soundfile.info(track[STEMS[0]]).frames for track in task.tracks]
+    def __init__(self, tracks: int, read: Callable[[int, str], Tensor]) -> None:
+        self.tracks, self.read = tracks, read
 
     def __len__(self) -> int:
-        return len(self.task.tracks)
+        return self.tracks
 
-    def __getitem__(self, number: int) -> Tensor:
-        """Make an example.
-
-        Args:
-            number: Index of the first stem's track; the other stems' tracks are drawn.
-
-        Returns:
-            Stems, shape (stems, 2, T).
-        """
+    def __getitem__(self, _: int) -> Tensor:
         stems = []
         for stem in STEMS:
-            samples = self.task.segment_samples
-            start = int(torch.randint(max(self.lengths[number] - samples, 0) + 1, ()))
-            with soundfile.SoundFile(self.task.tracks[number][stem]) as file:
-                file.seek(start)
-                audio = file.read(samples, dtype="float32", always_2d=True, fill_value=0)
-            waveform = torch.from_numpy(audio).T
-            waveform *= torch.empty(()).uniform_(_LOWEST_GAIN, _HIGHEST_GAIN)
-            stems.append(waveform.flip(0) if torch.rand(()) < 0.5 else waveform)
-            number = int(torch.randint(len(self.task.tracks), ()))
+            waveform = self.read(random.randrange(self.tracks), stem)
+            waveform *= random.uniform(*GAINS)
+            stems.append(waveform.flip(0) if random.random() < 0.5 else waveform)
         return torch.stack(stems)
 
 
-def ordinary_loader(dataset: Dataset[Any], task: Task, workers: int) -> DataLoader[Any]:
-    """PyTorch's loader with the settings that are fastest here.
+def ordinary_loader(dataset: Dataset[Any], task: Task) -> Start:
+    """PyTorch's loader with the settings that are fastest here."""
+    sampler = RandomSampler(dataset, replacement=True, num_samples=_ENDLESS)  # type: ignore[arg-type]
 
-    Args:
-        dataset: Makes the examples.
-        task: The task.
-        workers: Number of worker processes.
+    def start(workers: int) -> Batches:
+        yield from DataLoader(dataset, task.batch_size, sampler=sampler, num_workers=workers)
 
-    Returns:
-        An endless loader that draws examples with replacement.
-    """
-    return DataLoader(
-        dataset,
-        task.batch_size,
-        sampler=RandomSampler(dataset, replacement=True, num_samples=_ENDLESS),  # type: ignore[arg-type]
-        num_workers=workers,
-    )
+    return start
 
 
 def plain_soundfile(task: Task) -> Start:
-    """``SoundfileCrops`` in PyTorch's loader."""
-    dataset = SoundfileCrops(task)
+    """Crops read by soundfile, in PyTorch's loader."""
+    lengths = [soundfile.info(track[STEMS[0]]).frames for track in task.tracks]
 
-    def start(workers: int) -> Batches:
-        yield from ordinary_loader(dataset, task, workers)
+    def read(track: int, stem: str) -> Tensor:
+        samples = task.segment_samples
+        with soundfile.SoundFile(task.tracks[track][stem]) as file:
+            file.seek(random.randint(0, max(lengths[track] - samples, 0)))
+            audio = file.read(samples, dtype="float32", always_2d=True, fill_value=0)
+        return torch.from_numpy(audio).T
 
-    return start
+    return ordinary_loader(StemCrops(len(lengths), read), task)
 
 
 # -------------------------------------------------------------------------------- Stemlab's
@@ -151,9 +128,6 @@ def stemlab(task: Task, int16_to_device: bool = False, compiled: bool = True) ->
         task: The task.
         int16_to_device: Leave conversion, gain and swap to the device.
         compiled: Use the kernel compiled by numba, instead of the fallback without numba.
-
-    Returns:
-        The loader.
     """
     module = MUSDBDataModule(
         root=str(task.root),
@@ -176,17 +150,12 @@ def stemlab(task: Task, int16_to_device: bool = False, compiled: bool = True) ->
             slots.examples.fill = _WithoutKernel(slots.examples.fill)
         try:
             yield from loader
-        finally:
-            _end_persistent_workers(loader)
+        finally:  # end persistent workers at once, as Lightning does after training
+            if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
+                loader._iterator._shutdown_workers()
+            loader._iterator = None
 
     return start
-
-
-def _end_persistent_workers(loader: DataLoader[Any]) -> None:
-    """End persistent workers at once, as Lightning does after training."""
-    if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
-        loader._iterator._shutdown_workers()
-    loader._iterator = None
 
 
 class _WithoutKernel:

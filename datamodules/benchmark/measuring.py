@@ -58,14 +58,9 @@ class Result:
 
     def wall_ratio(self, more: int, fewer: int) -> float | None:
         """Ratio of throughputs with more and with fewer workers, median over rounds."""
-        pairs = list(zip(self.runs.get(more, []), self.runs.get(fewer, []), strict=False))
-        return (
-            statistics.median(_per_second(a) / _per_second(b) for a, b in pairs) if pairs else None
-        )
-
-
-def _per_second(run: Measurement) -> float:
-    return run.examples / run.wall_seconds
+        pairs = zip(self.runs.get(more, []), self.runs.get(fewer, []), strict=False)
+        ratios = [(a.examples / a.wall_seconds) / (b.examples / b.wall_seconds) for a, b in pairs]
+        return statistics.median(ratios) if ratios else None
 
 
 class Candidate(NamedTuple):
@@ -83,7 +78,7 @@ class Candidate(NamedTuple):
 
 
 def measure_all(
-    candidates: Sequence[Candidate], batch_size: int, seconds: float, repeats: int, progress: bool
+    candidates: Sequence[Candidate], batch_size: int, seconds: float, repeats: int
 ) -> dict[str, Result]:
     """Measure loaders in rounds, so that a machine that slows down affects all of them equally.
 
@@ -93,7 +88,6 @@ def measure_all(
         seconds: Processor time of a run per worker; at least one batch per worker is taken.
         repeats: Number of rounds. A loader whose batches take longer than a run takes part in as
             many rounds as fit into twice its share of the time.
-        progress: Show a progress bar.
 
     Returns:
         Name -> measurements, or why there are none.
@@ -102,7 +96,7 @@ def measure_all(
     starts: dict[str, Start] = {}
     spent = dict.fromkeys(results, 0.0)
     steps = [(each, n) for _ in range(repeats) for each in candidates for n in each.workers]
-    with tqdm(steps, "measuring", unit="run", disable=not progress, leave=False) as bar:
+    with tqdm(steps, "measuring", unit="run", leave=False) as bar:
         for candidate, workers in bar:
             bar.set_postfix_str(f"{candidate.name}, {workers} workers")
             name, measured = candidate.name, results[candidate.name]
@@ -124,17 +118,7 @@ def measure_all(
 
 
 def measure(start: Start, workers: int, batch_size: int, seconds: float) -> Measurement:
-    """Take batches from a loader without using them.
-
-    Args:
-        start: Starts it.
-        workers: Number of its worker processes.
-        batch_size: Examples in each batch.
-        seconds: Processor time of the run per worker.
-
-    Returns:
-        The measurement, after a warm-up of the same length.
-    """
+    """Take batches without using them, for a processor time per worker, after a warm-up."""
     batches = start(workers)
     try:
         # Warm-up: compiles and allocates. Taking one batch per worker leaves none prefetched by a
@@ -163,9 +147,6 @@ def _take(batches: Iterator[Any], workers: int, seconds: float) -> int:
 
 def cpu_seconds() -> float:
     """Processor time, user and system, of this process, its workers and their ended children.
-
-    Returns:
-        Seconds since the processes started.
 
     Raises:
         DataError: The system has no ``/proc`` (it needs Linux).

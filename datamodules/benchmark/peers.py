@@ -17,13 +17,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.benchmark.corpus import SAMPLE_RATE, Task
-from datamodules.benchmark.loaders import ordinary_loader
+from datamodules.benchmark.loaders import GAINS, StemCrops, ordinary_loader
 from datamodules.benchmark.measuring import Batches, Start
 from datamodules.errors import DataError
 from datamodules.tracks.layouts import STEMS
 
-# Range of gains in both Open-Unmix and Demucs.
-_GAINS = (0.25, 1.25)
 # Demucs reads this much more than a crop, and shifts by up to this much.
 _DEMUCS_SHIFT_SECONDS = 1.0
 
@@ -31,32 +29,19 @@ _DEMUCS_SHIFT_SECONDS = 1.0
 # ------------------------------------------------------------------------------------- musdb
 
 
-class _MusdbCrops(Dataset[Tensor]):
-    """Random chunks of musdb's tracks, as in its documentation."""
-
-    def __init__(self, task: Task) -> None:
-        import musdb  # needs ffmpeg
-
-        self.tracks = musdb.DB(root=str(task.root), is_wav=True, subsets="train").tracks
-        self.seconds = task.segment_seconds
-
-    def __len__(self) -> int:
-        return len(self.tracks)
-
-    def __getitem__(self, number: int) -> Tensor:
-        stems = []
-        for stem in STEMS:
-            track = random.choice(self.tracks)
-            track.chunk_duration = self.seconds
-            track.chunk_start = random.uniform(0, track.duration - self.seconds)
-            waveform = torch.as_tensor(track.sources[stem].audio.T, dtype=torch.float32)
-            stems.append(_augment(waveform))
-        return torch.stack(stems)
-
-
 def musdb_chunks(task: Task) -> Start:
-    """Chunks by musdb's own access: ``chunk_start``, ``chunk_duration``, ``sources[...].audio``."""
-    return _ordinary(_MusdbCrops(task), task)
+    """Random chunks of musdb's tracks, as in its documentation."""
+    import musdb  # needs ffmpeg
+
+    tracks = musdb.DB(root=str(task.root), is_wav=True, subsets="train").tracks
+
+    def read(number: int, stem: str) -> Tensor:
+        track = tracks[number]
+        track.chunk_duration = task.segment_seconds
+        track.chunk_start = random.uniform(0, track.duration - task.segment_seconds)
+        return torch.as_tensor(track.sources[stem].audio.T, dtype=torch.float32)
+
+    return _ordinary(StemCrops(len(tracks), read), task)
 
 
 # -------------------------------------------------------------------------------- Open-Unmix
@@ -67,33 +52,31 @@ def openunmix_folders(task: Task) -> Start:
 
     It returns the sum of the stems and one of them.
     """
-    with _quiet(), former_torchaudio(), _from("openunmix"):
-        from openunmix import data
-
-        dataset = data.FixedSourcesTrackFolderDataset(
-            root=str(task.root),
-            split="train",
-            target_file="vocals.wav",
-            interferer_files=["drums.wav", "bass.wav", "other.wav"],
-            seq_duration=task.segment_seconds,
-            random_chunks=True,
-            random_track_mix=True,
-            source_augmentations=data.aug_from_str(["gain", "channelswap"]),
-        )
-    return _ordinary(dataset, task)
+    return _openunmix(
+        "FixedSourcesTrackFolderDataset",
+        task,
+        split="train",
+        target_file="vocals.wav",
+        interferer_files=["drums.wav", "bass.wav", "other.wav"],
+        random_chunks=True,
+    )
 
 
 def openunmix_musdb(task: Task) -> Start:
     """Open-Unmix's data set of MUSDB18, which reads through musdb."""
-    with _quiet(), _from("openunmix"):
+    return _openunmix("MUSDBDataset", task, is_wav=True)
+
+
+def _openunmix(class_name: str, task: Task, **settings: Any) -> Start:
+    with _importing("openunmix"):
         from openunmix import data
 
-        dataset = data.MUSDBDataset(
+        dataset = getattr(data, class_name)(
             root=str(task.root),
-            is_wav=True,
             seq_duration=task.segment_seconds,
             random_track_mix=True,
             source_augmentations=data.aug_from_str(["gain", "channelswap"]),
+            **settings,
         )
     return _ordinary(dataset, task)
 
@@ -103,7 +86,7 @@ def openunmix_musdb(task: Task) -> Start:
 
 def demucs_wavset(task: Task) -> Start:
     """Demucs' data set, and its augmentations of batches: shift, swap, gain, remix."""
-    with _quiet(), former_torchaudio(), _from("demucs[train]"):
+    with _importing("demucs[train]"):
         from demucs import augment, wav
 
         dataset = wav.Wavset(
@@ -116,78 +99,56 @@ def demucs_wavset(task: Task) -> Start:
     augmentations = torch.nn.Sequential(
         augment.Shift(round(_DEMUCS_SHIFT_SECONDS * SAMPLE_RATE)),
         augment.FlipChannels(),
-        augment.Scale(min=_GAINS[0], max=_GAINS[1]),
+        augment.Scale(min=GAINS[0], max=GAINS[1]),
         augment.Remix(group_size=4 if task.batch_size % 4 == 0 else 0),
     )
 
-    def start(workers: int) -> Batches:
-        with former_torchaudio():
-            for batch in ordinary_loader(dataset, task, workers):
-                yield augmentations(batch)
-
-    return start
+    ordinary = _ordinary(dataset, task)
+    return lambda workers: (augmentations(batch) for batch in ordinary(workers))
 
 
 # -------------------------------------------------------------------------------- torchaudio
 
 
-class _TorchaudioCrops(Dataset[Tensor]):
-    """Crops of the complete files that torchaudio's data set decodes, each stem from any track."""
-
-    def __init__(self, task: Task) -> None:
-        from torchaudio.datasets import MUSDB_HQ
-
-        root = task.root.parent
-        self.stems = [MUSDB_HQ(str(root), "train", sources=[stem]) for stem in STEMS]
-        self.samples = task.segment_samples
-
-    def __len__(self) -> int:
-        return len(self.stems[0])
-
-    def __getitem__(self, number: int) -> Tensor:
-        stems = []
-        for dataset in self.stems:
-            waveform, _, samples, _ = dataset[random.randrange(len(dataset))]
-            start = random.randint(0, samples - self.samples)
-            stems.append(_augment(waveform[0, :, start : start + self.samples]))
-        return torch.stack(stems)
-
-
 def torchaudio_musdb_hq(task: Task) -> Start:
     """Torchaudio's data set, which decodes a complete file for each crop."""
-    return _ordinary(_TorchaudioCrops(task), task)
+    from torchaudio.datasets import MUSDB_HQ
+
+    root = str(task.root.parent)
+    datasets = {stem: MUSDB_HQ(root, "train", sources=[stem]) for stem in STEMS}
+
+    def read(number: int, stem: str) -> Tensor:
+        waveform, _, samples, _ = datasets[stem][number]
+        start = random.randint(0, samples - task.segment_samples)
+        crop: Tensor = waveform[0, :, start : start + task.segment_samples]
+        return crop
+
+    return _ordinary(StemCrops(len(task.tracks), read), task)
 
 
 # ------------------------------------------------------------------------------------ shared
 
 
 def _ordinary(dataset: Dataset[Any], task: Task) -> Start:
+    """``ordinary_loader`` with the former functions of torchaudio."""
+
     def start(workers: int) -> Batches:
         with former_torchaudio():
-            yield from ordinary_loader(dataset, task, workers)
+            yield from ordinary_loader(dataset, task)(workers)
 
     return start
 
 
-def _augment(waveform: Tensor) -> Tensor:
-    waveform = waveform * random.uniform(*_GAINS)
-    return waveform.flip(0) if random.random() < 0.5 else waveform
-
-
 @contextlib.contextmanager
-def _from(package: str) -> Iterator[None]:
-    """Turn a missing package into an error that says how to install it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise DataError(f"{error.name} is not installed: pip install '{package}'") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide progress bars of other projects."""
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        yield
+def _importing(package: str) -> Iterator[None]:
+    """Hide a package's progress bars; if it is missing, say how to install it."""
+    hidden = io.StringIO()
+    with contextlib.redirect_stderr(hidden), contextlib.redirect_stdout(hidden):
+        try:
+            with former_torchaudio():
+                yield
+        except ModuleNotFoundError as error:
+            raise DataError(f"{error.name} is not installed: pip install '{package}'") from error
 
 
 @contextlib.contextmanager

@@ -22,4 +22,4 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
         audio = np.full((3 * SAMPLE_RATE, 2), [4000, 4000 // number], np.int16)
         for name in (*STEMS, MIXTURE):
             soundfile.write(track / f"{name}.wav", audio, SAMPLE_RATE, subtype="PCM_16")
-    return Task(root, read_once(root, False), SAMPLE_RATE // 4, batch_size=8)
+    return Task(root, read_once(root), SAMPLE_RATE // 4, batch_size=8)

@@ -151,5 +151,5 @@ def test_lack_of_disk_space_is_reported_before_writing(
     usage = types.SimpleNamespace(free=10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(DataError, match=r"2 tracks of 60 s take 0\.1 GB, 0\.0 GB are free"):
-        corpus.make_corpus(tmp_path, 2, 60, progress=False)
+        corpus.make_corpus(tmp_path, 2, 60)
     assert not list(tmp_path.iterdir())

@@ -99,7 +99,7 @@ def test_rows_are_interleaved_and_a_fault_stops_only_its_row(
     monkeypatch.setattr(measuring, "measure", run)
     names = {"1": [0, 2], "broken": [0, 2], "absent": [0], "5": [0, 2], "2": [1]}
     candidates = [Candidate(name, partial(prepare, name), counts) for name, counts in names.items()]
-    results = measure_all(candidates, batch_size=3, seconds=1.0, repeats=3, progress=False)
+    results = measure_all(candidates, batch_size=3, seconds=1.0, repeats=3)
 
     first = [("1", -1), ("1", 0), ("1", 2), ("broken", -1), ("broken", 0), ("broken", 2)]
     assert calls[:11] == [*first, ("5", -1), ("5", 0), ("5", 2), ("2", -1), ("2", 1)]
