@@ -21,7 +21,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
@@ -40,15 +39,11 @@ from lightning_modules.runtime.process_pool import available_cores
 
 # The config's data settings that apply here: the others augment.
 _DATA_SETTINGS = (
-    "sources",
-    "stems",
-    "sample_rate",
-    "audio_channels",
-    "segment_seconds",
-    "batch_size",
+    "sources", "stems", "sample_rate", "audio_channels", "segment_seconds", "batch_size",
     "examples_per_epoch",
-)
+)  # fmt: skip
 _MIN_EPOCHS = 3  # timed from the second validation to the third
+# BSSEval's ``blocking`` by mode; None for no scores.
 _BLOCKING: dict[str, bool | None] = {"none": None, "blocking": True, "background": False}
 _TITLES = {
     "none": "without scoring",
@@ -95,11 +90,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Train in each mode; returns settings and rows in JSON's types.
-
-    Raises:
-        DataError: The data set cannot be used.
-    """
+    """Train in each mode; returns settings and rows in JSON's types."""
     threads = options.threads or torch.get_num_threads()
     rows: dict[str, dict[str, float]] = {}
     with quiet(threads):
@@ -132,31 +123,22 @@ def table(report: dict[str, Any]) -> str:
     settings, rows = report["settings"], report["rows"]
     without = rows["none"]["epoch_seconds"]
     lines = [["", "epoch", "to none", "waits for scores", "share"]]
-    lines += [
-        [
-            _TITLES[name],
-            f"{row['epoch_seconds']:.1f} s",
-            f"{row['epoch_seconds'] / without:.2f} x",
-            f"{row['waited_seconds']:.1f} s",
-            f"{row['waited_seconds'] / row['epoch_seconds']:.0%}",
-        ]
-        for name, row in rows.items()
-    ]
-    return "\n".join(
-        [
-            f"{settings['config']}: epochs of {settings['examples']} examples of "
-            f"{settings['segment_seconds']:g} s, {settings['tracks']} validation tracks, "
-            f"{settings['audio_seconds']:.0f} s in total, {settings['data']};",
-            f"{settings['device']}, {settings['threads']} threads for training, "
-            f"{settings['cores']} cores, load {settings['load']:.1f} at the end; median over "
-            "epochs.",
-            "",
-            *markdown(lines),
-            "",
-            "With background scoring the end of the run waits for the last scores: "
-            f"{rows['background']['waited_at_end_seconds']:.1f} s.",
-        ]
+    for name, row in rows.items():
+        epoch, waited = row["epoch_seconds"], row["waited_seconds"]
+        cells = f"{epoch:.1f} s", f"{epoch / without:.2f} x", f"{waited:.1f} s"
+        lines.append([_TITLES[name], *cells, f"{waited / epoch:.0%}"])
+    head = (
+        f"{settings['config']}: epochs of {settings['examples']} examples of "
+        f"{settings['segment_seconds']:g} s, {settings['tracks']} validation tracks, "
+        f"{settings['audio_seconds']:.0f} s in total, {settings['data']};\n"
+        f"{settings['device']}, {settings['threads']} threads for training, "
+        f"{settings['cores']} cores, load {settings['load']:.1f} at the end; median over epochs."
     )
+    end = (
+        "With background scoring the end of the run waits for the last scores: "
+        f"{rows['background']['waited_at_end_seconds']:.1f} s."
+    )
+    return "\n".join([head, "", *markdown(lines), "", end])
 
 
 # ------------------------------------------------------------------- training
@@ -204,11 +186,11 @@ def _train(
 ) -> tuple[dict[str, float], Validation, MUSDBDataModule]:
     """Train without scores (None), with blocking or with background ones."""
     recorder, waits = _ValidationRecorder(), _WaitLogger()
-    scorer = [] if blocking is None else [BSSEval(blocking=blocking)]
+    scorers = [] if blocking is None else [BSSEval(blocking=blocking)]
     model, settings = build_model(options.config)
     given = {"root": options.root and str(options.root), "examples_per_epoch": options.examples}
-    known = {name: settings[name] for name in _DATA_SETTINGS}
-    data = MUSDBDataModule(**known | {name: value for name, value in given.items() if value})
+    chosen = {name: settings[name] for name in _DATA_SETTINGS}
+    data = MUSDBDataModule(**chosen | {name: value for name, value in given.items() if value})
     with tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as folder:
         trainer = Trainer(
             max_epochs=options.epochs,
@@ -219,14 +201,14 @@ def _train(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             default_root_dir=folder,
-            callbacks=[*scorer, recorder],
+            callbacks=[*scorers, recorder],
         )
         with redirect_stdout(io.StringIO()):  # BSSEval prints a table per epoch
             trainer.fit(model, data)
     epochs = [end - start for start, end in pairwise(recorder.ends[1:])]
     # Waits inside the timed epochs; background scores are those of the epoch before.
     within = waits.seconds[2:] if blocking else waits.seconds[1:-1]
-    waited = statistics.median(within) if scorer else 0.0
+    waited = statistics.median(within) if scorers else 0.0
     row = {"epoch_seconds": statistics.median(epochs), "waited_seconds": waited}
     if blocking is False:
         row["waited_at_end_seconds"] = waits.seconds[-1]
@@ -244,20 +226,11 @@ def _museval() -> Any:
 
 
 def museval_seconds(validation: Validation, sample_rate: int) -> float:
-    """Score a validation by museval, track by track.
-
-    Args:
-        validation: Tracks with estimates (S, C, T).
-        sample_rate: Hz; frames of one second are scored.
-
-    Returns:
-        Duration, seconds.
-    """
+    """Score a validation by museval, track by track, in frames of one second; returns seconds."""
     engine, seconds = _museval(), 0.0
     for track, estimates in tqdm(validation, "museval", disable=None, leave=False):
-        # (S, C, T) -> (S, T, C)
         signals = [
-            np.ascontiguousarray(waveforms.cpu().double().numpy().transpose(0, 2, 1))
+            waveforms.cpu().double().mT.contiguous().numpy()  # (S, C, T) -> (S, T, C)
             for waveforms in (track.targets, estimates)
         ]
         started = time.perf_counter()

@@ -20,7 +20,6 @@ from datamodules.batches import Batch
 from datamodules.errors import DataError
 from datamodules.tracks.layouts import STEMS
 from lightning_modules.base.flops import forward_flops
-from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import chain
 
@@ -56,18 +55,11 @@ class Candidate(ABC):
 
 
 class ConfiguredModel(Candidate):
-    """Model of a config.
-
-    Args:
-        name: The config; see ``configuration.files.chain``.
-        settings: More settings, as on the command line.
-        device: Torch device.
-    """
+    """Model of a config with more settings, as on the command line."""
 
     def __init__(self, name: str, settings: list[str], device: str) -> None:
-        self.model: SourceSeparator = build_model(name, settings).model.to(device)
+        self.network = self.model = build_model(name, settings).model.to(device)
         self.model.setup("fit")
-        self.network = self.model
         self.sources, self.channels = len(self.model.sources), self.model.audio_channels
         self.sample_rate = self.model.sample_rate
         self.flops = forward_flops(self.model)
@@ -91,25 +83,15 @@ class ConfiguredModel(Candidate):
 
 
 class OpenUnmixPackage(Candidate):
-    """The ``openunmix`` package's network as published, one per source (Stöter et al. 2019).
-
-    Args:
-        device: Torch device.
-        hidden_size: Features of the LSTMs.
-    """
+    """The ``openunmix`` package's network as published, one per source (Stöter et al. 2019)."""
 
     def __init__(self, device: str, hidden_size: int = 512) -> None:
         model = _import_package("openunmix.model")
         transforms = _import_package("openunmix.transforms")
-        bins = _import_package("openunmix.utils").bandwidth_to_max_bin(
-            self.sample_rate, 4096, 16000
-        )
-        networks = {
-            stem: model.OpenUnmix(
-                nb_bins=2049, nb_channels=2, hidden_size=hidden_size, max_bin=bins
-            )
-            for stem in STEMS
-        }
+        utils = _import_package("openunmix.utils")
+        bins = utils.bandwidth_to_max_bin(self.sample_rate, 4096, 16000)
+        sizes = {"nb_bins": 2049, "nb_channels": 2, "hidden_size": hidden_size, "max_bin": bins}
+        networks = {stem: model.OpenUnmix(**sizes) for stem in STEMS}
         stft, _ = transforms.make_filterbanks(4096, 1024, sample_rate=self.sample_rate)
         self.spectrogram = nn.Sequential(stft, model.ComplexNorm(mono=False)).to(device)
         self.network = nn.ModuleDict(networks).to(device)
@@ -118,12 +100,11 @@ class OpenUnmixPackage(Candidate):
     def loss(self, batch: Batch) -> Tensor:
         """Squared error of magnitudes, summed over the sources."""
         mixture = self.spectrogram(batch.mixture)
+        pairs = zip(self.network.children(), batch.targets.unbind(1), strict=True)
         errors = [
             # The package's STFT requires contiguous memory.
             nn.functional.mse_loss(network(mixture), self.spectrogram(target.contiguous()))
-            for network, target in zip(
-                self.network.children(), batch.targets.unbind(1), strict=True
-            )
+            for network, target in pairs
         ]
         return torch.stack(errors).sum()
 
@@ -136,12 +117,7 @@ class OpenUnmixPackage(Candidate):
 
 
 class DemucsPackage(Candidate):
-    """The ``demucs`` package's time-domain Demucs (Défossez et al. 2019).
-
-    Args:
-        device: Torch device.
-        channels: Channels of the first layer.
-    """
+    """The ``demucs`` package's time-domain Demucs (Défossez et al. 2019)."""
 
     def __init__(self, device: str, channels: int = 64) -> None:
         module = _import_package("demucs.demucs")
@@ -154,11 +130,10 @@ class DemucsPackage(Candidate):
     def separate(self, mixture: Tensor) -> Tensor:
         """In overlapping chunks, without shifts."""
         self.network.eval()
-        apply_model = _import_package("demucs.apply").apply_model
+        settings = {"shifts": 0, "split": True, "overlap": 0.25}
         with torch.no_grad():
-            estimates: Tensor = apply_model(
-                self.network, mixture[None], shifts=0, split=True, overlap=0.25
-            )
+            apply_model = _import_package("demucs.apply").apply_model
+            estimates: Tensor = apply_model(self.network, mixture[None], **settings)
         return estimates[0]
 
 
@@ -189,16 +164,13 @@ def check_candidates(options: argparse.Namespace) -> None:
 def candidates_of(
     configs: list[str], peers: list[str], settings: list[str], device: str
 ) -> dict[str, Callable[[], Candidate]]:
-    """Constructors of candidates by name.
+    """Return constructors of candidates by name.
 
     Args:
         configs: Configs of models.
         peers: Keys of ``PEERS``.
         settings: More settings of the configs, as on the command line.
         device: Torch device.
-
-    Returns:
-        Name -> constructor without arguments.
     """
     found: dict[str, Callable[[], Candidate]] = {
         name: partial(ConfiguredModel, name, settings, device) for name in configs

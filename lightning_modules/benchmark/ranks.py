@@ -12,6 +12,7 @@ import socket
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,30 +69,20 @@ def check(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Measure each number of ranks; returns settings and rows in JSON's types."""
-    rows = []
+    # The command's module cannot be pickled.
+    wanted = argparse.Namespace(**{k: v for k, v in vars(options).items() if k != "module"})
+    rows: list[dict[str, Any]] = []
     for ranks in options.ranks:
         with tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as folder:
             path = Path(folder, "times.pt")
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
-            # The command's module cannot be pickled.
-            wanted = argparse.Namespace(**{k: v for k, v in vars(options).items() if k != "module"})
             spawn(_measure_rank, (ranks, port, wanted, path), ranks)
-            found = torch.load(path)
-        rows.append(
-            {
-                "ranks": ranks,
-                "seconds": found["step"],
-                "examples_per_second": ranks * options.batch_size / found["step"],
-                "all_reduce_seconds": found["all_reduce"],
-                "gradient_bytes": found["bytes"],
-            }
-        )
-    for row in rows:
-        row["efficiency"] = row["examples_per_second"] / (
-            row["ranks"] * rows[0]["examples_per_second"]
-        )
+            row = {"ranks": ranks, **torch.load(path)}
+        row["examples_per_second"] = ranks * options.batch_size / row["seconds"]
+        rows.append(row)
+        row["efficiency"] = row["examples_per_second"] / (ranks * rows[0]["examples_per_second"])
     return {"settings": timing.settings_of(options) | {"config": options.config}, "rows": rows}
 
 
@@ -138,12 +129,11 @@ def _measure_rank(
     gradients = torch.zeros(
         sum(p.numel() for p in candidate.network.parameters() if p.requires_grad), device=device
     )
+    reduce = partial(distributed.all_reduce, gradients)
     found = {
-        "step": _median_seconds(step, options.repeats, device),
-        "all_reduce": _median_seconds(
-            lambda: distributed.all_reduce(gradients), options.repeats, device
-        ),
-        "bytes": gradients.numel() * gradients.element_size(),
+        "seconds": _median_seconds(step, options.repeats, device),
+        "all_reduce_seconds": _median_seconds(reduce, options.repeats, device),
+        "gradient_bytes": gradients.numel() * gradients.element_size(),
     }
     if rank == 0:
         torch.save(found, path)

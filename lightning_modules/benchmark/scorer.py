@@ -59,12 +59,9 @@ class Run(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this benchmark's options."""
     parser.add_argument(
-        "--seconds",
-        type=float,
-        nargs="+",
-        default=[30.0, 60.0],
+        "--seconds", type=float, nargs="+", default=[30.0, 60.0],
         help="lengths of music (default 30 60). museval takes minutes and gigabytes for 180",
-    )
+    )  # fmt: skip
     parser.add_argument("--root", type=Path, help="MUSDB18-HQ; by default the embedded corpus")
     parser.add_argument("--repeats", type=int, default=3, help="runs of our engine (default 3)")
 
@@ -89,25 +86,22 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         DataError: The data set cannot be used, or has too little music.
     """
     rows = []
+    jobs = [(MUSEVAL, 1, change) for change in ("none", "scaled", "reversed")]
+    jobs.append((OURS, options.repeats, "none"))
     with tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as name:
-        progress = tqdm(total=4 * len(options.seconds), disable=None, leave=False)
+        progress = tqdm(total=len(jobs) * len(options.seconds), disable=None, leave=False)
         for seconds in options.seconds:
             path = Path(name) / "signals.npy"
             rate = write_signals(path, seconds, options.root)
 
-            def run(engine: str, repeats: int = 1, change: str = "none") -> Run:
-                progress.set_description(f"{seconds:g} s, {engine}, {change}")  # noqa: B023
+            runs = []
+            for engine, repeats, change in jobs:
+                progress.set_description(f"{seconds:g} s, {engine}, {change}")
                 with ScoringPool(1) as pool:
-                    result = pool.submit(measure, engine, path, rate, repeats, change)  # noqa: B023
-                    found = result.result()
+                    runs.append(pool.submit(measure, engine, path, rate, repeats, change).result())
                 progress.update()
-                return found
-
-            theirs, ours = run(MUSEVAL), run(OURS, options.repeats)
-            floor = max(
-                max_difference(theirs.scores, run(MUSEVAL, change=change).scores)
-                for change in ("scaled", "reversed")
-            )
+            theirs, *changed, ours = runs
+            floor = max(max_difference(theirs.scores, run.scores) for run in changed)
             row = {
                 "audio_seconds": seconds,
                 "museval_seconds": theirs.seconds,
@@ -120,27 +114,14 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             }
             row["equal"] = row["difference_db"] < max(_EQUAL_DB, _FLOORS * floor)
             rows.append(row)
-    return {
-        "settings": {
-            "data": str(options.root or "embedded corpus"),
-            "repeats": options.repeats,
-            "threads": 1,
-        },
-        "packages": {name: importlib.metadata.version(name) for name in ("museval", "numpy")},
-        "rows": rows,
-    }
+    data = str(options.root or "embedded corpus")
+    packages = {name: importlib.metadata.version(name) for name in ("museval", "numpy")}
+    settings = {"data": data, "repeats": options.repeats, "threads": 1}
+    return {"settings": settings, "packages": packages, "rows": rows}
 
 
 def write_signals(path: Path, seconds: float, root: Path | None) -> int:
-    """Write references and estimates, shape (2, S, T, C), as float64.
-
-    Args:
-        path: The .npy file.
-        seconds: Length.
-        root: The data set; None for the embedded corpus.
-
-    Returns:
-        The sample rate, Hz.
+    """Write references and estimates, float64, shape (2, S, T, C), as .npy; returns the rate, Hz.
 
     Raises:
         DataError: The data set cannot be used, or has too little music.
@@ -190,11 +171,11 @@ def measure(engine: str, path: Path, rate: int, repeats: int, change: str) -> Ru
     Returns:
         Cost, and scores in the file's order of sources.
     """
-    references, estimates = np.load(path)
+    signals = np.load(path)
     if change == "scaled":
-        references, estimates = 0.7 * references, 0.7 * estimates
-    if change == "reversed":
-        references, estimates = references[::-1].copy(), estimates[::-1].copy()
+        signals *= 0.7
+    order = slice(None, None, -1 if change == "reversed" else 1)
+    references, estimates = np.ascontiguousarray(signals[:, order])
     bss_eval = importlib.import_module(engine).bss_eval
     before, times = _memory("VmRSS"), []
     for _ in range(repeats):
@@ -202,8 +183,7 @@ def measure(engine: str, path: Path, rate: int, repeats: int, change: str) -> Ru
         results = bss_eval(references, estimates, window=rate, hop=rate)
         times.append(time.process_time() - started)
         extra = _memory("VmHWM") - before
-    scores = np.stack(results[:4])
-    return Run(statistics.median(times), extra, scores[:, ::-1] if change == "reversed" else scores)
+    return Run(statistics.median(times), extra, np.stack(results[:4])[:, order])
 
 
 def max_difference(expected: Signals, found: Signals) -> float:
@@ -214,8 +194,8 @@ def max_difference(expected: Signals, found: Signals) -> float:
     known = ~np.isnan(expected)
     if not np.array_equal(known, ~np.isnan(found)):
         return math.inf
-    moved = np.minimum(expected, _HIGHEST_DB) - np.minimum(found, _HIGHEST_DB)
-    return float(np.abs(moved[known]).max(initial=0))
+    change = np.minimum(expected, _HIGHEST_DB) - np.minimum(found, _HIGHEST_DB)
+    return float(np.abs(change[known]).max(initial=0))
 
 
 def table(report: dict[str, Any]) -> str:
@@ -237,15 +217,12 @@ def table(report: dict[str, Any]) -> str:
         ]
         for row in report["rows"]
     ]
-    return "\n".join(
-        [
-            "BSS Eval v4 of four sources, one thread, processor seconds, memory beyond that",
-            f"before the first run. museval {packages['museval']}, NumPy {packages['numpy']}; "
-            f"{settings['data']}; median of {settings['repeats']} runs of ours, one of museval.",
-            "",
-            *markdown(lines),
-        ]
+    head = (
+        "BSS Eval v4 of four sources, one thread, processor seconds, memory beyond that\n"
+        f"before the first run. museval {packages['museval']}, NumPy {packages['numpy']}; "
+        f"{settings['data']}; median of {settings['repeats']} runs of ours, one of museval."
     )
+    return "\n".join([head, "", *markdown(lines)])
 
 
 def _memory(name: str) -> int:

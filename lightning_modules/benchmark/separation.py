@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from datamodules.markdown import markdown
 from lightning_modules.benchmark import timing
 from lightning_modules.benchmark.networks import (
     Candidate,
@@ -53,11 +52,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         return partial(candidate.separate, noise.to(options.device))
 
     makers = candidates_of(options.configs, options.peers, [], options.device)
-    measured = timing.time_interleaved(
-        {name: partial(prepare, make) for name, make in makers.items()},
-        options.repeats,
-        options.device,
-    )
+    setups = {name: partial(prepare, make) for name, make in makers.items()}
+    measured = timing.time_interleaved(setups, options.repeats, options.device)
     rows = {
         name: {
             "fault": timed.fault or None,
@@ -72,20 +68,10 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 def table(report: dict[str, Any]) -> str:
     """Format a report of ``compare`` as a Markdown table."""
-    settings = report["settings"]
-    lines = [["network", "time", "x real time", "GPU memory"]]
-    for name, row in report["rows"].items():
-        if row["fault"]:
-            lines.append([name, f"not measured: {row['fault']}", "", ""])
-            continue
-        memory = row["gpu_peak_gb"]
-        lines.append(
-            [
-                name,
-                f"{row['seconds']:.3g} s",
-                f"{row['times_real_time']:.3g}",
-                f"{memory:.2f} GB" if memory else "-",
-            ]
-        )
-    head = f"Separation of {settings['track_seconds']:g} s of audio; {timing.conditions(settings)}"
-    return "\n".join([head, "", *markdown(lines)])
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        memory = f"{row['gpu_peak_gb']:.2f} GB" if row["gpu_peak_gb"] else "-"
+        return [f"{row['seconds']:.3g} s", f"{row['times_real_time']:.3g}", memory]
+
+    what = f"Separation of {report['settings']['track_seconds']:g} s of audio"
+    return timing.table(what, "network, time, x real time, GPU memory", report, cells)

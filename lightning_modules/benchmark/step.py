@@ -15,7 +15,6 @@ from unittest.mock import patch
 import torch
 
 from datamodules.batches import Batch
-from datamodules.markdown import markdown
 from lightning_modules.benchmark import timing
 from lightning_modules.benchmark.networks import (
     Candidate,
@@ -59,55 +58,43 @@ def check(options: argparse.Namespace) -> None:
     timing.check(options, "batch_size", "segment_seconds")
     check_candidates(options)
     for setting in options.also:
-        _check_setting(setting, options.configs)
-
-
-def _check_setting(setting: str, configs: list[str]) -> None:
-    """Raise if no config accepts a setting: building a model is quick, measuring takes minutes."""
-    for number, name in enumerate(configs, 1):
-        try:
-            build_model(name, [f"--{setting}"])
-        except ConfigError as error:
-            if number == len(configs):
-                raise ConfigError(f"--also {setting}: {error}") from error
+        refused: ConfigError | None = None
+        for name in options.configs:
+            try:
+                build_model(name, [f"--{setting}"])
+                break
+            except ConfigError as error:
+                refused = error
         else:
-            return
+            raise ConfigError(f"--also {setting}: {refused}") from refused
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Measure all candidates; returns settings and rows in JSON's types."""
     settings = [f"--data.init_args.segment_seconds={options.segment_seconds:g}"]
     makers = candidates_of(options.configs, options.peers, settings, options.device)
-    for setting in options.also:
-        also = candidates_of(options.configs, [], [*settings, f"--{setting}"], options.device)
-        makers |= {f"{name}, {setting.rpartition('.')[2]}": maker for name, maker in also.items()}
+    variants = {setting.rpartition(".")[2]: [f"--{setting}"] for setting in options.also}
     if options.channels_first:
-        ours = candidates_of(options.configs, [], settings, options.device)
-        makers |= {f"{name}, {_CHANNELS_FIRST}": maker for name, maker in ours.items()}
+        variants[_CHANNELS_FIRST] = []
+    for label, more in variants.items():
+        ours = candidates_of(options.configs, [], [*settings, *more], options.device)
+        makers |= {f"{name}, {label}": maker for name, maker in ours.items()}
     candidates: dict[str, Candidate] = {}
 
     def prepare(name: str, make: Callable[[], Candidate]) -> Callable[[], object]:
-        memory_format = torch.channels_last
-        if name.endswith(_CHANNELS_FIRST):
-            memory_format = torch.contiguous_format
-        with patch.object(images, "memory_format", memory_format):
-            candidates[name] = make()
-        step = training_step(
-            candidates[name],
-            options.batch_size,
-            round(options.segment_seconds * candidates[name].sample_rate),
-            options.precision,
-            options.device,
-        )
-        return patch.object(images, "memory_format", memory_format)(step)
+        first = name.endswith(_CHANNELS_FIRST)
+        memory_format = torch.contiguous_format if first else torch.channels_last
+        layout = patch.object(images, "memory_format", memory_format)
+        with layout:
+            candidate = candidates[name] = make()
+        samples = round(options.segment_seconds * candidate.sample_rate)
+        sizes = (options.batch_size, samples, options.precision, options.device)
+        return layout(training_step(candidate, *sizes))
 
+    setups = {name: partial(prepare, name, make) for name, make in makers.items()}
     # Otherwise torch.compile treats models of one class as one model with dynamic shapes.
     with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
-        measured = timing.time_interleaved(
-            {name: partial(prepare, name, make) for name, make in makers.items()},
-            options.repeats,
-            options.device,
-        )
+        measured = timing.time_interleaved(setups, options.repeats, options.device)
     rows = {}
     for name, timed in measured.items():
         row: dict[str, Any] = {"fault": timed.fault or None, "seconds": timed.median}
@@ -128,18 +115,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 def training_step(
     candidate: Candidate, batch_size: int, samples: int, precision: str, device: str
 ) -> Callable[[], object]:
-    """Make a training step on noise.
-
-    Args:
-        candidate: The network.
-        batch_size: Examples per batch.
-        samples: Samples per example.
-        precision: As in Lightning's trainer.
-        device: Torch device.
-
-    Returns:
-        Function that runs one step.
-    """
+    """Return a function that makes one training step on noise; ``precision`` is Lightning's."""
     random = torch.Generator().manual_seed(0)
     shape = (batch_size, candidate.sources, candidate.channels, samples)
     targets = (0.1 * torch.randn(shape, generator=random)).to(device)
@@ -163,26 +139,22 @@ def training_step(
 
 def table(report: dict[str, Any]) -> str:
     """Format a report of ``compare`` as a Markdown table."""
-    settings = report["settings"]
-    lines = [["network", "parameters", "step", "examples/s", "audio s/s", "TFLOP/s", "GPU memory"]]
-    for name, row in report["rows"].items():
-        if row["fault"]:
-            lines.append([name, f"not measured: {row['fault']}", *[""] * 5])
-            continue
+
+    def cells(row: dict[str, Any]) -> list[str]:
         flops, memory = row["teraflops_per_second"], row["gpu_peak_gb"]
-        lines.append(
-            [
-                name,
-                f"{row['parameters']:,}",
-                f"{row['seconds']:.3g} s",
-                f"{row['examples_per_second']:.3g}",
-                f"{row['audio_seconds_per_second']:.3g}",
-                f"{flops:.3g}" if flops else "-",
-                f"{memory:.2f} GB" if memory else "-",
-            ]
-        )
-    head = (
+        return [
+            f"{row['parameters']:,}",
+            f"{row['seconds']:.3g} s",
+            f"{row['examples_per_second']:.3g}",
+            f"{row['audio_seconds_per_second']:.3g}",
+            f"{flops:.3g}" if flops else "-",
+            f"{memory:.2f} GB" if memory else "-",
+        ]
+
+    settings = report["settings"]
+    what = (
         f"Training steps of {settings['batch_size']} examples of "
-        f"{settings['segment_seconds']:g} s, {settings['precision']}; {timing.conditions(settings)}"
+        f"{settings['segment_seconds']:g} s, {settings['precision']}"
     )
-    return "\n".join([head, "", *markdown(lines)])
+    headings = "network, parameters, step, examples/s, audio s/s, TFLOP/s, GPU memory"
+    return timing.table(what, headings, report, cells)

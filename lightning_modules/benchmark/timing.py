@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from datamodules.errors import DataError
+from datamodules.markdown import markdown
 from lightning_modules.runtime.device import usable_device
 
 _LONGEST_FAULT = 200  # characters of an error message in a table cell
@@ -45,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--repeats``, ``--device`` and ``--threads``."""
     parser.add_argument("--repeats", type=int, default=5, help="counted rounds (default 5)")
     parser.add_argument("--device", help="such as cpu or cuda; by default a GPU if there is one")
-    parser.add_argument(
-        "--threads", type=int, help="torch's CPU threads; by default its own choice"
-    )
+    parser.add_argument("--threads", type=int, help="CPU threads; by default torch's own choice")
 
 
 def check(options: argparse.Namespace, *positive: str) -> None:
@@ -79,24 +78,40 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     } | {name: value for name, value in vars(options).items() if name in _SETTINGS}
 
 
-def conditions(settings: Mapping[str, Any]) -> str:
-    """One line on machine and repeats for the head of a table."""
-    return (
+def table(
+    what: str,
+    headings: str,
+    report: Mapping[str, Any],
+    cells: Callable[[dict[str, Any]], list[str]],
+) -> str:
+    """Format a report of candidates; the error of one that failed replaces its numbers.
+
+    Args:
+        what: Description of the measurement.
+        headings: Headings of the columns, separated by commas.
+        report: Settings, and a row per candidate.
+        cells: Formats a row: all columns but the first, which is the candidate's name.
+    """
+    settings, lines = report["settings"], [headings.split(", ")]
+    for name, row in report["rows"].items():
+        shown = [f"not measured: {row['fault']}"] if row["fault"] else cells(row)
+        lines.append([name, *shown, *[""] * (len(lines[0]) - 1 - len(shown))])
+    conditions = (
         f"{settings['device']}, {settings['threads']} threads, torch {settings['torch']}; "
         f"median of {settings['repeats']}."
     )
+    return "\n".join([f"{what}; {conditions}", "", *markdown(lines)])
 
 
 def time_interleaved(
-    candidates: Mapping[str, Prepare], repeats: int, device: str, progress: bool = True
+    candidates: Mapping[str, Prepare], repeats: int, device: str
 ) -> dict[str, Timed]:
-    """Time candidates round by round.
+    """Time candidates round by round, after one round that is not counted.
 
     Args:
         candidates: Name -> setup.
-        repeats: Number of counted rounds, after one that is not.
+        repeats: Number of counted rounds.
         device: Torch device to synchronise with.
-        progress: Show a progress bar.
 
     Returns:
         Name -> times, or the error of setup or run.
@@ -104,7 +119,7 @@ def time_interleaved(
     measured = {name: Timed() for name in candidates}
     runs: dict[str, Callable[[], object]] = {}
     steps = [(number, name) for number in range(1 + repeats) for name in candidates]
-    with tqdm(steps, "measuring", unit="run", disable=not progress, leave=False) as bar:
+    with tqdm(steps, "measuring", unit="run", disable=None, leave=False) as bar:
         for number, name in bar:
             bar.set_postfix_str(name)
             result = measured[name]
@@ -126,14 +141,9 @@ def time_interleaved(
 
 
 def timed(run: Callable[[], object], device: str) -> tuple[float, int]:
-    """Time one call, including the work it queued on the device.
+    """Time one call with the work it queued on the device: seconds, and peak GPU memory in bytes.
 
-    Args:
-        run: The function.
-        device: Torch device.
-
-    Returns:
-        Seconds, and peak GPU memory in bytes (0 on a CPU).
+    The peak is 0 on a CPU.
     """
     gpu = torch.device(device).type == "cuda"
     if gpu:

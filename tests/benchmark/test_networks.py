@@ -174,7 +174,6 @@ def test_timing_leaves_out_the_first_round_and_candidates_that_fail() -> None:
         {"good": lambda: lambda: calls.append("good"), "bad": lambda: failing, "no": unprepared},
         2,
         "cpu",
-        progress=False,
     )
     assert calls == ["good", "failing", "good", "good"]
     assert len(measured["good"].seconds) == 2
