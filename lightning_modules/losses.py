@@ -56,13 +56,12 @@ class SourceLoss(nn.Module, ABC):
                 f"estimates have shape {tuple(estimates.shape)}, targets {tuple(targets.shape)}: "
                 "the same shape was expected, (batch, sources, channels, samples)"
             )
+        precise = [
+            signals.to(torch.promote_types(signals.dtype, torch.float32))
+            for signals in (estimates, targets, mixture)
+        ]
         with torch.autocast(estimates.device.type, enabled=False):
-            return self.distances(
-                *(
-                    signals.to(torch.promote_types(signals.dtype, torch.float32))
-                    for signals in (estimates, targets, mixture)
-                )
-            )
+            return self.distances(*precise)
 
     @abstractmethod
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
@@ -102,7 +101,7 @@ class LogL1(SourceLoss):
 
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
         """Return the loss per example and source, dB, shape (B, S)."""
-        return _decibels(_mean((estimates - targets).abs()) + _EPS)
+        return 10 * (_mean((estimates - targets).abs()) + _EPS).log10()
 
 
 class NegativeSDR(SourceLoss):
@@ -150,14 +149,12 @@ class SpectralRMSE(SourceLoss):
     def __init__(self, n_fft: int = 4096, hop_length: int = 1024) -> None:
         super().__init__()
         self.n_fft, self.hop_length = n_fft, hop_length
-        # Not saved, since checkpoints are loaded without a loss.
-        self.register_buffer("window", torch.full((n_fft,), n_fft**-0.5), persistent=False)
-        self.window: Tensor
 
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
         """Return the loss per example and source, shape (B, S)."""
+        window = torch.full((self.n_fft,), self.n_fft**-0.5)
         # The STFT is linear: one of the error replaces two.
-        errors = _stft(estimates - targets, self.n_fft, self.hop_length, self.window)
+        errors = _stft(estimates - targets, self.n_fft, self.hop_length, window)
         return (_power(torch.view_as_real(errors)) + 1e-12).sqrt()
 
 
@@ -189,15 +186,15 @@ class MultiResolutionSTFT(SourceLoss):
                 f"{list(window_lengths)}: give one of each per resolution, and no window "
                 "longer than its FFT"
             )
-        self.resolutions = list(zip(n_ffts, hop_lengths, strict=True))
-        self.windows = _Windows(window_lengths)
+        self.resolutions = list(zip(n_ffts, hop_lengths, window_lengths, strict=True))
 
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
         """Return the loss per example and source, shape (B, S)."""
         parts = []
-        for (n_fft, hop), window in zip(self.resolutions, self.windows.buffers(), strict=True):
+        for n_fft, hop_length, window_length in self.resolutions:
+            window = torch.hann_window(window_length)
             found, target = (
-                _stft(signals, n_fft, hop, window).abs().square().clamp_min(_EPS).sqrt()
+                _stft(signals, n_fft, hop_length, window).abs().square().clamp_min(_EPS).sqrt()
                 for signals in (estimates, targets)
             )
             # The gradient of a norm is finite at zero, that of a root is not.
@@ -227,15 +224,16 @@ class MultiResolutionComplexSTFT(SourceLoss):
         weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.hop_length, self.n_fft, self.weight = hop_length, n_fft, weight
-        self.windows = _Windows(window_lengths)
+        self.window_lengths, self.hop_length = window_lengths, hop_length
+        self.n_fft, self.weight = n_fft, weight
 
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
         """Return the loss per example and source, shape (B, S)."""
         errors = estimates - targets
         loss = _mean(errors.abs())
-        for window in self.windows.buffers():
-            spectra = _stft(errors, max(self.n_fft, len(window)), self.hop_length, window)
+        for length in self.window_lengths:
+            window, n_fft = torch.hann_window(length), max(self.n_fft, length)
+            spectra = _stft(errors, n_fft, self.hop_length, window)
             loss = loss + self.weight * _mean(spectra.abs())
         return loss
 
@@ -249,14 +247,11 @@ class LogWMSE(SourceLoss):
     ``torch-log-wmse``, with the latter's value for a silent mixture.
     """
 
-    # Weighted error relative to the mixture.
-    _INAUDIBLE = 10 ** (-68 / 20)
-
     def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
         """Return the loss per example and source, shape (B, S)."""
         level = self._weighted(mixture).square().mean(-1, keepdim=True).sqrt()  # (B, C, 1)
         errors = self._weighted(estimates - targets) / (level[:, None] + _EPS)
-        errors = torch.where(errors.abs() < self._INAUDIBLE, 0.0, errors)
+        errors = torch.where(errors.abs() < 10 ** (-68 / 20), 0.0, errors)
         return 4 * (errors.square().mean(-1) + _EPS).log().mean(-1)  # (B, S, C, T) -> (B, S)
 
     def _weighted(self, waveforms: Tensor) -> Tensor:
@@ -288,7 +283,7 @@ def hearing(size: int, sample_rate: int) -> Tensor:
     """
     rate = 44100
     frequencies = np.fft.rfftfreq(size, 1 / sample_rate).clip(max=rate / 2)
-    factors = np.ones(len(frequencies))
+    filters = []
     for kind, gain_db, centre_hz, quality in (
         (HighShelf, 5.0, 1500.0, math.sqrt(0.5)),
         (PeakingEqualizer, 2.5, 500.0, 1.5 * math.sqrt(0.5)),
@@ -297,13 +292,11 @@ def hearing(size: int, sample_rate: int) -> Tensor:
         biquad = kind.coefficients(
             np.array(10 ** (gain_db / 40)), np.cos(angular), np.sin(angular) / (2 * quality)
         )
-        _, response = scipy.signal.freqz(biquad[:3], biquad[3:], frequencies, fs=rate)
-        factors *= np.abs(response)
-    high = scipy.signal.butter(2, 120, "highpass", output="sos", fs=rate)
-    low = scipy.signal.butter(1, 10000, "lowpass", output="sos", fs=rate)
-    for sections in (high, low, low):
-        factors *= np.abs(scipy.signal.freqz_sos(sections, frequencies, fs=rate)[1])
-    return torch.from_numpy(factors.astype(np.float32))
+        filters.append((biquad[:3], biquad[3:]))
+    filters.append(scipy.signal.butter(2, 120, "highpass", fs=rate))
+    filters += 2 * [scipy.signal.butter(1, 10000, fs=rate)]
+    gains = [np.abs(scipy.signal.freqz(*each, frequencies, fs=rate)[1]) for each in filters]
+    return torch.from_numpy(np.prod(gains, axis=0).astype(np.float32))
 
 
 # ------------------------------------------------------------------ sources
@@ -333,14 +326,7 @@ class AlphaWeighted(SourceLoss):
 
 
 def alpha_weights(alphas: Mapping[str, float], sources: Sequence[str]) -> Tensor:
-    """Return the weights in the order of the sources.
-
-    Args:
-        alphas: Weight per source, by name.
-        sources: Names of the model's sources.
-
-    Returns:
-        Weights in the order of the sources, float32, shape (S,).
+    """Return weights by source in the order of the sources, float32, shape (S,).
 
     Raises:
         ValueError: A name is unknown or missing, or the weights do not add up to one.
@@ -356,15 +342,6 @@ def alpha_weights(alphas: Mapping[str, float], sources: Sequence[str]) -> Tensor
 
 
 # -------------------------------------------------------------------- parts
-
-
-class _Windows(nn.Module):
-    """Hann windows that move with the loss's device and are not saved."""
-
-    def __init__(self, lengths: Sequence[int]) -> None:
-        super().__init__()
-        for number, length in enumerate(lengths):
-            self.register_buffer(f"window_{number}", torch.hann_window(length), persistent=False)
 
 
 def _stft(waveforms: Tensor, n_fft: int, hop_length: int, window: Tensor) -> Tensor:
@@ -393,8 +370,4 @@ def _mean(values: Tensor) -> Tensor:
 
 
 def _ratio_db(signal: Tensor, distortion: Tensor) -> Tensor:
-    return _decibels((signal + _EPS) / (distortion + _EPS))
-
-
-def _decibels(power: Tensor) -> Tensor:
-    return 10 * power.log10()
+    return 10 * ((signal + _EPS) / (distortion + _EPS)).log10()

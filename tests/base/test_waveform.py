@@ -60,7 +60,7 @@ def test_loss_returns_the_total_and_a_value_per_source() -> None:
 
 
 def test_loss_with_names_of_other_sources_raises() -> None:
-    with pytest.raises(ValueError, match=re.escape("alphas names vocals, bass")):
+    with pytest.raises(ValueError, match=re.escape("alphas has vocals, bass")):
         Gains(TWO, loss_function=AlphaWeighted(L1(), {"vocals": 0.5, "bass": 0.5}))
 
 
