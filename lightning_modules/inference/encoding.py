@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,63 +74,32 @@ class Encoding:
             require_ffmpeg(f"Writing {self.format}")
 
     @property
-    def _subtype(self) -> str:
-        depths = _SUBTYPES[self.format]
-        return depths[self.bits or next(iter(depths))]
-
-    @property
     def is_one_file(self) -> bool:
         """Whether all stems of a song and the mixture share a file."""
         return self.format == "stem.mp4"
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether the format is 32-bit float WAV, in which estimates are collected."""
-        return self.format == "wav" and self._subtype == "FLOAT"
-
     def check_rate(self, song: Path, sample_rate: int) -> None:
-        """Check that the format supports a sample rate.
-
-        Args:
-            song: The song, for the message.
-            sample_rate: Its rate, Hz.
-
-        Raises:
-            DataError: The format is MP3, which does not support the rate.
-        """
+        """Raise ``DataError`` if the format does not support a song's sample rate, Hz."""
         if self.format == "mp3" and sample_rate not in _MP3_RATES:
             raise DataError(
                 f"{song}: has {sample_rate} Hz, MP3 supports "
                 f"{', '.join(map(str, _MP3_RATES))}; choose --format wav or flac"
             )
 
-    def files(self, folder: Path, stems: list[str]) -> list[Path]:
-        """Return the files of a song's stems.
-
-        Args:
-            folder: The song's folder.
-            stems: Names of the stems.
-
-        Returns:
-            One file per stem, or one for all.
-        """
+    def files(self, folder: Path, stems: Sequence[str]) -> list[Path]:
+        """Return the files of a song's stems in its folder: one per stem, or one for all."""
         if self.is_one_file:
             return [folder / f"{folder.name}.{self.format}"]
         return [folder / f"{stem}.{self.format}" for stem in stems]
 
     def gain(self, peak: float) -> float:
         """Return the factor applied to all stems of a song, given their largest absolute sample."""
+        exact = self.format == "wav" and self.bits in (None, 32)
         ceiling = _CEILING[self.format]
-        if self.is_exact or self.clipping == "clamp" or peak <= ceiling:
-            return 1.0
-        return ceiling / peak
+        return 1.0 if exact or self.clipping == "clamp" or peak <= ceiling else ceiling / peak
 
     def write(
-        self,
-        sources: Mapping[str, Path],
-        targets: list[Path],
-        gain: float,
-        tags: Mapping[str, str],
+        self, sources: Mapping[str, Path], targets: list[Path], gain: float, tags: Mapping[str, str]
     ) -> None:
         """Encode stems.
 
@@ -154,32 +123,28 @@ class Encoding:
                 self._rewrite(source, target, gain, named)
 
     def _rewrite(self, source: Path, target: Path, gain: float, tags: Mapping[str, str]) -> None:
-        with (
-            soundfile.SoundFile(source) as old,
-            soundfile.SoundFile(
-                target, "w", old.samplerate, old.channels, self._subtype,
-                # WAV is limited to 4 GiB, 3.4 hours of float stereo at 44.1 kHz.
-                format="RF64" if self._bytes(old) >= 2**32 - 2**16 else self.format.upper(),
-            ) as new,
-        ):  # fmt: skip
-            for name, value in tags.items():
-                setattr(new, name, value)
-            while len(block := old.read(_BLOCK, dtype="float32", always_2d=True)):
-                new.write(block * gain if gain != 1 else block)
-
-    def _bytes(self, file: soundfile.SoundFile) -> int:
-        bits = {"FLOAT": 32, "PCM_24": 24, "PCM_16": 16}[self._subtype]
-        size: int = file.frames * file.channels * bits // 8
-        return size if self.format == "wav" else 0
+        depths = _SUBTYPES[self.format]
+        bits = self.bits or next(iter(depths))
+        with soundfile.SoundFile(source) as old:
+            # WAV is limited to 4 GiB, 3.4 hours of float stereo at 44.1 kHz.
+            long = self.format == "wav" and old.frames * old.channels * bits // 8 >= 2**32 - 2**16
+            container = "RF64" if long else self.format.upper()
+            form = (old.samplerate, old.channels, depths[bits])
+            with soundfile.SoundFile(target, "w", *form, format=container) as new:
+                for name, value in tags.items():
+                    setattr(new, name, value)
+                while len(block := old.read(_BLOCK, dtype="float32", always_2d=True)):
+                    new.write(block * gain if gain != 1 else block)
 
     def _write_streams(
         self, sources: Mapping[str, Path], target: Path, gain: float, tags: Mapping[str, str]
     ) -> None:
-        order = [name for name in _STREAMS if name in sources]
-        order += [name for name in sources if name not in order]
-        inputs = [word for name in order for word in ("-i", str(sources[name]))]
+        known = [name for name in _STREAMS if name in sources]
+        inputs: list[str] = []
         streams: list[str] = []
-        for number, name in enumerate(order):
+        # A dictionary keeps the first place of each name.
+        for number, name in enumerate(dict.fromkeys([*known, *sources])):
+            inputs += ["-i", str(sources[name])]
             streams += ["-map", f"{number}:a", f"-metadata:s:a:{number}", f"title={name}"]
             # Ordinary players play the default stream: the mixture.
             streams += [f"-disposition:a:{number}", "default" if number == 0 else "0"]
@@ -194,20 +159,14 @@ class Encoding:
         tags: Mapping[str, str],
         codec: str,
     ) -> None:
-        words = {"tracknumber": "track"}
-        described = [
-            word
-            for name, value in tags.items()
-            for word in ("-metadata", f"{words.get(name, name)}={value}")
-        ]
+        command = ["ffmpeg", "-nostdin", "-v", "error", "-y", *inputs, *streams]
         # Clip here: float samples beyond full scale would wrap or ring in a decoder.
-        cut = ["-af", f"volume={gain!r},asoftclip=type=hard"]
-        kind = ["-f", "mp4" if self.is_one_file else "mp3"]
-        command = ["ffmpeg", "-nostdin", "-v", "error", "-y", *inputs, *streams, *cut]
-        command += ["-c:a", codec, "-b:a", f"{self.bitrate_kbps}k", *described, *kind]
-        done = subprocess.run(
-            [*command, f"file:{target}"], capture_output=True, check=False, text=True
-        )
+        command += ["-af", f"volume={gain!r},asoftclip=type=hard"]
+        command += ["-c:a", codec, "-b:a", f"{self.bitrate_kbps}k"]
+        for name, value in tags.items():
+            command += ["-metadata", f"{'track' if name == 'tracknumber' else name}={value}"]
+        command += ["-f", "mp4" if self.is_one_file else "mp3", f"file:{target}"]
+        done = subprocess.run(command, capture_output=True, check=False, text=True)
         if done.returncode:
             reason = done.stderr.strip().rpartition("\n")[2]
             raise DataError(

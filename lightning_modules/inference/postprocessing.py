@@ -7,22 +7,21 @@ of the envelope is below the threshold both in the window before it and in the w
 the window before then fades out, and the window after fades in. Low-pass and high-pass filters act
 on the spectrogram.
 
-The report's flowchart is missing. What it leaves open is done as follows:
+The report's flowchart is missing. Details that the text leaves open are implemented as follows:
 
-- The windows before and after are adjacent, one window length away. The window itself is not
-  tested, as in the text: a sound shorter than a window between silences is muted, so choose windows
-  longer than the shortest wanted sound.
+- The windows before and after are adjacent, one window length away. As in the text, the window
+  itself is not tested: a sound between silences that is shorter than a window is muted, so choose
+  windows no longer than the shortest wanted sound.
 - At the ends of a track, the window itself replaces the missing neighbour.
-- All windows are tested on the unmuted estimate, and where muted windows and fades overlap the
-  lowest gain applies. The result does not depend on the order of windows, nor a fade's slope on
-  the hop.
+- All windows are tested on the unmuted estimate, in any order. Where muted windows and fades
+  overlap, the lowest gain applies. The slope of a fade does not depend on the hop.
 - Fades are linear. Channels share one gain, which preserves the stereo image; their envelopes are
   averaged. Filters are applied before muting.
 - Filters keep or remove entire bins, by centre frequency.
 
-The threshold is known after the last sample: estimates are stored in a temporary file (in memory
-while small) and muted on reading. Blocks are aligned to the start of the track, so that the result
-does not depend on how the stream is divided.
+The threshold is known only after the last sample: estimates are stored in a temporary file (in
+memory while small) and muted when they are read back. Blocks are aligned to the start of the track,
+so that the result does not depend on how the stream is divided.
 """
 
 from __future__ import annotations
@@ -88,7 +87,11 @@ class PostProcessor:
     """
 
     def __init__(self, settings: PostProcessing, sources: Sequence[str], sample_rate: int) -> None:
-        _check_keys(settings)
+        known = PostProcessing.__annotations__
+        if not isinstance(settings, Mapping) or set(settings) - set(known):
+            raise ValueError(
+                f"postprocessing is {settings!r}: give some of {', '.join(known)} with their values"
+            )
         softness = _by_source(settings, "softness", sources, math.inf)
         lowest = _by_source(settings, "high_pass_hz", sources, 0.0)
         highest = _by_source(settings, "low_pass_hz", sources, math.inf)
@@ -104,11 +107,8 @@ class PostProcessor:
         window, hop = settings.get("window_seconds", 0.5), settings.get("hop_seconds", 0.125)
         self.hop = round(_positive("hop_seconds", hop) * sample_rate)
         self.hops_per_window = round(_positive("window_seconds", window) / hop)
-        if (
-            self.hop < 1
-            or self.hops_per_window < 2
-            or abs(window / hop - self.hops_per_window) > 1e-6
-        ):
+        whole = abs(window / hop - self.hops_per_window) <= 1e-6
+        if self.hop < 1 or self.hops_per_window < 2 or not whole:
             raise ValueError(
                 f"postprocessing.window_seconds is {window:g} and hop_seconds {hop:g} at "
                 f"{sample_rate} Hz: give a window of two or more hops, a whole number of them"
@@ -142,26 +142,21 @@ class PostProcessor:
 
     def _filter(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
         """Zero the bins outside the band of each filtered source."""
-        edge = _FILTER_N_FFT // 2
+        edge, sizes = _FILTER_N_FFT // 2, (_FILTER_N_FFT, _FILTER_N_FFT // 4)
         for block, samples in blocks_with_margins(parts, _FILTER_BLOCK, 2 * edge):
             window = torch.hann_window(_FILTER_N_FFT, device=block.device)
             waveforms = block[self.filtered].float()  # (filtered, C, T)
-            spectrum = torch.stft(
-                waveforms.flatten(0, 1),
-                _FILTER_N_FFT,
-                _FILTER_N_FFT // 4,
-                window=window,
-                center=False,
-                return_complex=True,
-            ).unflatten(0, waveforms.shape[:2])
-            passed = torch.istft(
-                (spectrum * self.kept.to(block.device)).flatten(0, 1),
-                _FILTER_N_FFT,
-                _FILTER_N_FFT // 4,
+            flat = waveforms.flatten(0, 1)
+            spectrum = torch.stft(flat, *sizes, window=window, center=False, return_complex=True)
+            spectrum = spectrum.unflatten(0, waveforms.shape[:2]) * self.kept.to(block.device)
+            flat = torch.istft(
+                spectrum.flatten(0, 1),
+                *sizes,
                 window=window,
                 center=True,  # drops half a window at each end
                 length=block.shape[-1] - 2 * edge,
-            ).unflatten(0, waveforms.shape[:2])
+            )
+            passed = flat.unflatten(0, waveforms.shape[:2])
             kept = block[..., 2 * edge : 2 * edge + samples].clone()
             kept[self.filtered] = passed[..., edge : edge + samples].to(kept.dtype)
             yield kept
@@ -180,17 +175,14 @@ class PostProcessor:
                 yield part * gain[:, None].to(part.dtype)
 
     def muted(self, parts: Iterable[Tensor]) -> Tensor:
-        """Return which windows are muted.
-
-        Args:
-            parts: Consecutive parts of the estimates, shape (S, C, n).
+        """Return which windows of estimates are muted, from consecutive parts (S, C, n).
 
         Returns:
             Booleans, shape (S, K): window k begins at sample k ``hop``. The last window ends with
             the track and can be shorter.
         """
         total = RunningMedian() if self.statistic == "median" else RunningMean()
-        statistics: list[Tensor] = []
+        levels: list[Tensor] = []
         pending: Tensor | None = None  # envelope from the start of the next window on
         for block, samples in blocks_with_margins(parts, ENVELOPE_BLOCK, ENVELOPE_MARGIN):
             found = envelope(block)[:, :samples]
@@ -198,14 +190,14 @@ class PostProcessor:
             pending = found if pending is None else torch.cat([pending, found], -1)
             if pending.shape[-1] >= self.window:
                 windows = pending.unfold(-1, self.window, self.hop)  # (S, windows, window)
-                statistics.append(self._statistic(windows))
+                levels.append(self._level(windows))
                 pending = pending[:, windows.shape[1] * self.hop :]
         if pending is None:
             return torch.zeros(len(self.threshold_factor), 0, dtype=torch.bool)
         # Samples that no window contains yet.
-        if not statistics or pending.shape[-1] > self.window - self.hop:
-            statistics.append(self._statistic(pending[:, None]))
-        level = torch.cat(statistics, 1)  # (S, K)
+        if not levels or pending.shape[-1] > self.window - self.hop:
+            levels.append(self._level(pending[:, None]))
+        level = torch.cat(levels, 1)  # (S, K)
         threshold = total.value() * self.threshold_factor.to(level.device)
         below = level < threshold[:, None]
         away = min(self.hops_per_window, level.shape[1])
@@ -214,18 +206,12 @@ class PostProcessor:
         return before & after
 
     def gain(self, muted: Tensor, start: int, samples: int) -> Tensor:
-        """Gain per sample: 0 in muted windows, a ramp beside them, 1 elsewhere.
+        """Return gains (S, samples) from ``start`` on, given which windows (S, K) are muted.
 
-        Args:
-            muted: Muted windows, shape (S, K).
-            start: First sample.
-            samples: Number of samples.
-
-        Returns:
-            Gains in [0, 1], shape (S, samples).
+        A gain is 0 in a muted window, rises on a ramp beside it, and is 1 elsewhere.
         """
         number = torch.arange(muted.shape[1], device=muted.device)
-        never = 4 + muted.shape[1] + self.hops_per_window  # windows: further than any fade reaches
+        never = 4 + muted.shape[1] + self.hops_per_window  # further away than any fade reaches
         # Nearest muted window at or before each window, and at or after it.
         last = torch.where(muted, number, -never).cummax(1).values
         following = torch.where(muted, number, 2 * never).flip(1).cummin(1).values.flip(1)
@@ -239,11 +225,9 @@ class PostProcessor:
         until = following[:, window + 1] * self.hop - time  # samples to the next one
         return (torch.minimum(after + 1, until) / self.window).clamp(0, 1)
 
-    def _statistic(self, windows: Tensor) -> Tensor:
+    def _level(self, windows: Tensor) -> Tensor:
         """Lower median, or mean, over the last axis."""
-        if self.statistic == "mean":
-            return windows.mean(-1)
-        return windows.median(-1).values
+        return windows.mean(-1) if self.statistic == "mean" else windows.median(-1).values
 
 
 def envelope(block: Tensor) -> Tensor:
@@ -267,14 +251,6 @@ def envelope(block: Tensor) -> Tensor:
     # The Hilbert transform shifts each positive frequency by -90 degrees.
     turned = torch.fft.irfft(-1j * torch.fft.rfft(waveform), samples)
     return torch.hypot(waveform, turned).mean(1)[:, margin:-margin]
-
-
-def _check_keys(settings: Mapping[str, Any]) -> None:
-    known = PostProcessing.__annotations__
-    if not isinstance(settings, Mapping) or set(settings) - set(known):
-        raise ValueError(
-            f"postprocessing is {settings!r}: give some of {', '.join(known)} with their values"
-        )
 
 
 def _by_source(

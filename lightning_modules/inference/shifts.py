@@ -14,9 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-# The longest delay, as in the paper.
-_LONGEST_SECONDS = 0.5
-
 
 def check_shifts(shifts: int) -> None:
     """Raise ``ValueError`` if a number of shifts is negative."""
@@ -25,17 +22,8 @@ def check_shifts(shifts: int) -> None:
 
 
 def draw_delays(shifts: int, sample_rate: int, seed: int) -> list[int]:
-    """Draw random delays from 0 to half a second.
-
-    Args:
-        shifts: Number of delays.
-        sample_rate: Hz.
-        seed: Seed of the generator.
-
-    Returns:
-        Delays, samples.
-    """
-    longest = round(_LONGEST_SECONDS * sample_rate)
+    """Draw random delays, samples, from 0 to half a second as in the paper."""
+    longest = round(0.5 * sample_rate)
     generator = torch.Generator().manual_seed(seed)
     delays: list[int] = torch.randint(longest + 1, (shifts,), generator=generator).tolist()
     return delays

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
 import numpy as np
@@ -58,10 +57,7 @@ class Selection:
             raise DataError("--stems and --two-stems: give one of them")
 
     def names(self, sources: Sequence[str]) -> list[str]:
-        """Return the names of the stems.
-
-        Args:
-            sources: Sources of the model.
+        """Return the names of the stems of a model with the given sources.
 
         Raises:
             DataError: A requested name is not among them.
@@ -69,9 +65,8 @@ class Selection:
         requested = [self.two_stems] if self.two_stems else self.stems
         for name in requested or []:
             if name not in sources:
-                raise DataError(
-                    f"this model has no stem {name!r}: give some of {', '.join(sources)}"
-                )
+                known = ", ".join(sources)
+                raise DataError(f"this model has no stem {name!r}: give some of {known}")
         names = [source for source in sources if requested is None or source in requested]
         if self.two_stems:
             names.append(f"no_{self.two_stems}")
@@ -130,30 +125,18 @@ class StemFiles:
         encoding: Encoding | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        self.folder = folder
-        self.stems = list(stems)
+        self.folder, self.stems = folder, stems
         self.sample_rate, self.channels = sample_rate, channels
-        self.encoding = encoding or Encoding()
-        self.tags = tags or {}
-        self.gain = 1.0
-        self._peak = 0.0
+        self.encoding, self.tags = encoding or Encoding(), tags or {}
+        self.gain, self._peak = 1.0, 0.0
         if not force:
             self.check_free(folder, stems, self.encoding)
         self._temporary = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
 
     @staticmethod
-    def check_free(folder: Path, stems: Sequence[str], encoding: Encoding | None = None) -> None:
-        """Check that no file would be overwritten.
-
-        Args:
-            folder: Folder of the files.
-            stems: Names of the stems.
-            encoding: Format of the files.
-
-        Raises:
-            FileExistsError: A file exists.
-        """
-        for path in (encoding or Encoding()).files(folder, list(stems)):
+    def check_free(folder: Path, stems: Sequence[str], encoding: Encoding) -> None:
+        """Raise ``FileExistsError`` if a file of these stems exists."""
+        for path in encoding.files(folder, stems):
             if path.exists():
                 raise FileExistsError(
                     f"{path} already exists; give --force to overwrite it, --resume to skip "
@@ -177,28 +160,20 @@ class StemFiles:
         for file, stem in zip(self._files, stems, strict=True):
             file.write(stem.T)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for file in self._files:
-            file.close()
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
+            for file in self._files:
+                file.close()
             if error is None:
-                self._finish()
+                self.gain = self.encoding.gain(self._peak)
+                finished = self.encoding.files(self.folder, self.stems)
+                encoded = [self._temporary / path.name for path in finished]
+                self.encoding.write(self._paths, encoded, self.gain, self.tags)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                for path, final in zip(encoded, finished, strict=True):
+                    path.replace(final)
         finally:
             shutil.rmtree(self._temporary, ignore_errors=True)
-
-    def _finish(self) -> None:
-        self.gain = self.encoding.gain(self._peak)
-        finished = self.encoding.files(self.folder, self.stems)
-        encoded = [self._temporary / path.name for path in finished]
-        self.encoding.write(self._paths, encoded, self.gain, self.tags)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for path, final in zip(encoded, finished, strict=True):
-            path.replace(final)
 
 
 def separate_file(
@@ -250,9 +225,7 @@ def separate_file(
         postprocessing=model.postprocessing if postprocessing is None else postprocessing,
         progress=progress,
     )
-    names = selection.names(model.sources)
-    if encoding.is_one_file:
-        names.append(MIXTURE)
+    names = selection.names(model.sources) + [MIXTURE] * encoding.is_one_file
     mixture = None
     if selection.residual or encoding.is_one_file:
         # Read again, since muting yields the first estimate after the last block.
@@ -276,7 +249,7 @@ def separate_file(
 
 
 def _non_finite_error(song: Path, sample_rate: int, done: int) -> DataError:
-    """Find out whether the song or the model caused non-finite estimates."""
+    """Return the error for non-finite estimates; the song or the model caused them."""
     position = 0
     for block in open_song(song).blocks:
         finite = np.isfinite(block).all(0)

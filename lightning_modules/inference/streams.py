@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# The median's histogram has a bin per exponent and 12 bits of mantissa: 0.002 dB wide.
+# A bin of the median's histogram is an exponent and 12 bits of the mantissa: 0.002 dB wide.
 _DROPPED_BITS = 11
 
 
