@@ -22,6 +22,8 @@ from datamodules.tracks.layouts import STEMS
 
 Parameters = npt.NDArray[np.floating]
 Probability = float | dict[str, float]
+KEYS = 2**24
+"""Integers below this are exact in float32, the type of parameters."""
 
 
 class Augmentation(nn.Module, ABC):
@@ -33,11 +35,11 @@ class Augmentation(nn.Module, ABC):
         together: Draw once per example for all of its stems, instead of once per stem.
 
     Attributes:
-        neutral: Value of a stem's first parameter that leaves the stem unchanged.
+        neutral: Value of a stem's first parameter that leaves the stem unchanged, by default 0.
         sample_rate: Sample rate of the stems, Hz; set by the data module.
     """
 
-    neutral: ClassVar[float]
+    neutral: ClassVar[float] = 0.0
     sample_rate: int = 44100
 
     def __init__(self, probability: Probability = 1.0, together: bool = False) -> None:
@@ -48,9 +50,8 @@ class Augmentation(nn.Module, ABC):
                 raise ValueError(
                     f"probability names the stem {stem!r}: known stems are {', '.join(STEMS)}"
                 )
-            if not 0 <= number <= 1:
-                of_stem = f" of {stem}" if stem else ""
-                raise ValueError(f"probability{of_stem} is {number}: give a number from 0 to 1")
+            name = f"probability of {stem}" if stem else "probability"
+            require(0 <= number <= 1, name, number, "a number from 0 to 1")
         self.probability, self.together = probability, together
 
     def draw(self, random: np.random.Generator, stems: int) -> npt.NDArray[np.float32]:
@@ -72,16 +73,13 @@ class Augmentation(nn.Module, ABC):
         return parameters
 
     def draw_at(self, seed: int, number: int, position: Position, stems: int) -> Parameters:
-        """Draw the parameters of the example at a position of the training stream.
+        """Draw the parameters of an example of a training stream, as ``draw`` does.
 
         Args:
             seed: Seed of the stream.
             number: Index of this augmentation among those of the stream.
             position: Epoch and index of the example.
             stems: Number of stems.
-
-        Returns:
-            The same as ``draw``.
         """
         return self.draw(generator(seed, AUGMENTATION + number, *position), stems)
 
@@ -154,13 +152,7 @@ class StemAugmentation(Augmentation):
 
 
 class LevelAugmentation(StemAugmentation):
-    """Base of augmentations whose only parameter is an amplitude, uniform in decibels.
-
-    Args:
-        lowest_db: Lower end of the range, dB.
-        highest_db: Upper end of the range, dB.
-        probability: Probability per stem, one number or one per stem.
-    """
+    """Base of augmentations whose only parameter is an amplitude, uniform in decibels."""
 
     def __init__(self, lowest_db: float, highest_db: float, probability: Probability) -> None:
         super().__init__(probability)
@@ -196,16 +188,13 @@ class FusedAugmentation(StemAugmentation):
 def checked_range(
     unit: str, lowest: float, highest: float, above: float = -math.inf
 ) -> tuple[float, float]:
-    """Check the two ends of a range.
+    """Return the ends of a range, if it is finite, not empty and above a bound.
 
     Args:
         unit: Suffix of the arguments' names, as in ``lowest_db``.
         lowest: Lower end.
         highest: Upper end.
         above: Exclusive lower bound of both.
-
-    Returns:
-        Both ends.
 
     Raises:
         ValueError: The range is empty, infinite or too low.
@@ -216,9 +205,14 @@ def checked_range(
         )
     if lowest > highest:
         raise ValueError(f"lowest_{unit} {lowest} is above highest_{unit} {highest}: swap them")
-    if lowest <= above:
-        raise ValueError(f"lowest_{unit} is {lowest}: give a number above {above:g}")
+    require(lowest > above, f"lowest_{unit}", lowest, f"a number above {above:g}")
     return lowest, highest
+
+
+def require(valid: bool, name: str, value: float, expected: str) -> None:
+    """Raise a ValueError that names an argument and what to give, unless it is valid."""
+    if not valid:
+        raise ValueError(f"{name} is {value}: give {expected}")
 
 
 def on_device(parameters: Tensor, waveforms: Tensor) -> Tensor:

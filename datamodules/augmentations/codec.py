@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -106,22 +107,16 @@ def round_trip(audio: Audio, sample_rate: int, file_format: str, kbps: float) ->
             rates for from_rate, rates in _MP3_KBPS.items() if sample_rate >= from_rate
         )
         # LAME refuses 1.
-        settings = {
+        settings: dict[str, Any] = {
             "compression_level": min(max((highest - kbps) / (highest - lowest), 0.0), 0.99),
             "bitrate_mode": "CONSTANT",
         }
     else:
         quality = np.interp(kbps, _OGG_KBPS, np.linspace(0, 1, len(_OGG_KBPS)))
         settings = {"compression_level": 1 - float(quality)}
+    settings |= {"format": file_format.upper(), "subtype": _FORMATS[file_format]}
     file = io.BytesIO()
-    soundfile.write(
-        file,
-        audio.T,
-        sample_rate,
-        format=file_format.upper(),
-        subtype=_FORMATS[file_format],
-        **settings,
-    )
+    soundfile.write(file, audio.T, sample_rate, **settings)
     file.seek(0)
     decoded, _ = soundfile.read(file, dtype="float32", always_2d=True)
     samples = audio.shape[-1]

@@ -21,15 +21,7 @@ _ONSET_BELOW_PEAK_DB = 20.0
 
 
 def convolve(waveforms: Tensor, responses: Tensor) -> Tensor:
-    """Convolve by FFT, and cut the result to the length of the waveforms.
-
-    Args:
-        waveforms: Shape (..., T).
-        responses: One for each waveform, shape (..., L).
-
-    Returns:
-        Convolved waveforms, shape (..., T).
-    """
+    """Convolve waveforms (..., T), each with its response (..., L), by FFT; cut to T samples."""
     samples = waveforms.shape[-1]
     responses = responses[..., :samples]  # later samples only affect what is cut off
     length = scipy.fft.next_fast_len(samples + responses.shape[-1] - 1, real=True)
@@ -39,16 +31,9 @@ def convolve(waveforms: Tensor, responses: Tensor) -> Tensor:
 
 
 def stack_responses(responses: Sequence[Tensor], samples: int) -> Tensor:
-    """Cut or zero-pad impulse responses to one length.
+    """Cut or zero-pad N impulse responses (C, L) to one length: (N, C, samples).
 
     The length must not depend on the batch, or the rounding of ``convolve`` would too.
-
-    Args:
-        responses: N responses, each of shape (C, L).
-        samples: The length.
-
-    Returns:
-        Shape (N, C, samples).
     """
     stacked = torch.zeros(len(responses), responses[0].shape[0], samples)
     for target, response in zip(stacked, responses, strict=True):
@@ -92,12 +77,6 @@ def trim_to_onset(response: Audio) -> Audio:
     """Remove everything before the direct sound: the first sample within 20 dB of the peak.
 
     ISO 3382-1 determines the arrival of the direct sound in this way.
-
-    Args:
-        response: Shape (C, T), not silent.
-
-    Returns:
-        Shape (C, L).
     """
     levels = np.abs(response).max(0)
     threshold = levels.max() * 10 ** (-_ONSET_BELOW_PEAK_DB / 20)
@@ -105,13 +84,6 @@ def trim_to_onset(response: Audio) -> Audio:
 
 
 def scale_to_unit_energy(response: npt.NDArray[np.floating]) -> Audio:
-    """Scale a response to unit energy, mean over channels: white noise keeps its level.
-
-    Args:
-        response: Shape (C, L), not silent.
-
-    Returns:
-        float32, same shape.
-    """
+    """Scale a response (C, L) to unit energy, mean over channels: white noise keeps its level."""
     energy = np.square(response, dtype=np.float64).sum() / len(response)
     return np.asarray(response / np.sqrt(energy), np.float32)

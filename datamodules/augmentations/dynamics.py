@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from datamodules.augmentations.base import LevelAugmentation, Probability, on_device
+from datamodules.augmentations.base import LevelAugmentation, Probability, on_device, require
 
 
 class SoftClip(LevelAugmentation):
@@ -59,14 +59,10 @@ class Limiter(LevelAugmentation):
         probability: Probability = 1.0,
     ) -> None:
         super().__init__(lowest_db, highest_db, probability)
-        if not 0 <= lookahead_seconds < math.inf:
-            raise ValueError(f"lookahead_seconds is {lookahead_seconds}: give 0 or more")
-        if not 0 < release_db_per_second < math.inf:
-            raise ValueError(
-                f"release_db_per_second is {release_db_per_second}: give a number above 0"
-            )
-        self.lookahead_seconds = lookahead_seconds
-        self.release_db_per_second = release_db_per_second
+        lookahead, release = lookahead_seconds, release_db_per_second
+        require(0 <= lookahead < math.inf, "lookahead_seconds", lookahead, "0 or more")
+        require(0 < release < math.inf, "release_db_per_second", release, "a number above 0")
+        self.lookahead_seconds, self.release_db_per_second = lookahead, release
 
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
         """Limit each stem to its ceiling, an amplitude."""

@@ -25,6 +25,8 @@ from datamodules.augmentations.base import (
 from datamodules.augmentations.convolution import convolve, recorded_response, stack_responses
 from datamodules.augmentations.recordings import Recordings
 
+_Coefficients = tuple[Parameters, ...]
+
 # Highest frequency drawn, relative to the sample rate: filters degenerate at one half.
 _HIGHEST_RELATIVE = 0.45
 # Order of the low-pass prototype of band-stop filters, which sets the steepness of the slopes.
@@ -38,15 +40,7 @@ class _Biquad(StemAugmentation):
 
     The gain is uniform in decibels, frequency and quality are uniform in their logarithms.
     Frequencies above 0.45 of the sample rate are lowered to it.
-
-    Args:
-        range_db: Smallest and largest gain, dB.
-        range_hz: Lowest and highest frequency, Hz.
-        range_q: Smallest and largest quality.
-        probability: Probability per stem, one number or one per stem.
     """
-
-    neutral = 0.0
 
     def __init__(
         self,
@@ -78,16 +72,8 @@ class _Biquad(StemAugmentation):
 
     @staticmethod
     @abstractmethod
-    def coefficients(
-        a: Parameters, cosine: Parameters, alpha: Parameters
-    ) -> tuple[Parameters, ...]:
-        """Compute the cookbook's b0, b1, b2, a0, a1, a2, each of shape (N,).
-
-        Args:
-            a: Square root of the amplitude gain, shape (N,).
-            cosine: cos(w0), shape (N,).
-            alpha: sin(w0) / (2 Q), shape (N,).
-        """
+    def coefficients(a: Parameters, cosine: Parameters, alpha: Parameters) -> _Coefficients:
+        """The cookbook's b0, b1, b2, a0, a1, a2 from A, cos(w0) and alpha, each of shape (N,)."""
 
 
 class PeakingEqualizer(_Biquad):
@@ -118,9 +104,7 @@ class PeakingEqualizer(_Biquad):
         )
 
     @staticmethod
-    def coefficients(
-        a: Parameters, cosine: Parameters, alpha: Parameters
-    ) -> tuple[Parameters, ...]:
+    def coefficients(a: Parameters, cosine: Parameters, alpha: Parameters) -> _Coefficients:
         """The cookbook's peakingEQ."""
         middle = -2 * cosine
         return 1 + alpha * a, middle, 1 - alpha * a, 1 + alpha / a, middle, 1 - alpha / a
@@ -150,9 +134,7 @@ class LowShelf(_Biquad):
         )
 
     @staticmethod
-    def coefficients(
-        a: Parameters, cosine: Parameters, alpha: Parameters
-    ) -> tuple[Parameters, ...]:
+    def coefficients(a: Parameters, cosine: Parameters, alpha: Parameters) -> _Coefficients:
         """The cookbook's lowShelf."""
         root = 2 * np.sqrt(a) * alpha
         return (
@@ -187,9 +169,7 @@ class HighShelf(LowShelf):
         super().__init__(lowest_db, highest_db, lowest_hz, highest_hz, probability)
 
     @staticmethod
-    def coefficients(
-        a: Parameters, cosine: Parameters, alpha: Parameters
-    ) -> tuple[Parameters, ...]:
+    def coefficients(a: Parameters, cosine: Parameters, alpha: Parameters) -> _Coefficients:
         """The cookbook's highShelf: its lowShelf mirrored at a quarter of the sample rate."""
         b0, b1, b2, a0, a1, a2 = LowShelf.coefficients(a, -cosine, alpha)
         return b0, -b1, b2, a0, -a1, a2
@@ -209,8 +189,6 @@ class BandStop(StemAugmentation):
         highest_hz: Highest centre, Hz.
         probability: Probability per stem, one number or one per stem.
     """
-
-    neutral = 0.0
 
     def __init__(
         self,
@@ -233,16 +211,14 @@ class BandStop(StemAugmentation):
 
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
         """Filter each stem."""
-        sections = [
-            scipy.signal.butter(
-                _BAND_STOP_ORDER,
-                [centre * 2 ** (-width / 2), centre * 2 ** (width / 2)],
-                "bandstop",
-                output="sos",
-                fs=self.sample_rate,
+        sections = []
+        for width, centre in parameters.tolist():
+            edges = [centre * 2 ** (-width / 2), centre * 2 ** (width / 2)]
+            sections.append(
+                scipy.signal.butter(
+                    _BAND_STOP_ORDER, edges, "bandstop", output="sos", fs=self.sample_rate
+                )
             )
-            for width, centre in parameters.tolist()
-        ]
         return _filter_in_sections(waveforms, np.stack(sections))
 
 
@@ -302,15 +278,7 @@ def _log_uniform(
 
 
 def _filter_in_sections(waveforms: Tensor, sections: Parameters) -> Tensor:
-    """Filter waveforms by a cascade of second-order sections.
-
-    Args:
-        waveforms: Shape (N, C, T).
-        sections: b0, b1, b2, a0, a1, a2 of each section, shape (N, sections, 6).
-
-    Returns:
-        Shape (N, C, T).
-    """
+    """Filter waveforms (N, C, T) by cascades of second-order sections (N, sections, 6)."""
     # float64: poles of low frequencies are so close to the unit circle that float32 adds noise.
     signal: Tensor = waveforms.transpose(0, 1).double()  # lfilter's layout: (..., filters, T)
     for number in range(sections.shape[1]):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from datamodules.augmentations.base import (
+    KEYS,
     Parameters,
     Probability,
     StemAugmentation,
@@ -23,8 +24,6 @@ from datamodules.augmentations.base import (
 )
 from datamodules.augmentations.recordings import Recordings
 
-# Integers below this are exact in float32, the type of parameters.
-_EXACT = 2**24
 # Bounds the memory of the noise for a whole song.
 _LONGEST_PERIOD = 2**20
 
@@ -45,14 +44,11 @@ class _Noise(StemAugmentation):
 
     @abstractmethod
     def noise(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
-        """Generate noise of any level.
+        """Generate noise of any level, shape (N, C, T), on any device.
 
         Args:
             waveforms: Stems, shape (N, C, T).
             parameters: All but the signal-to-noise ratio, shape (N, k - 1).
-
-        Returns:
-            Noise, shape (N, C, T), on any device.
         """
 
 
@@ -77,7 +73,7 @@ class GaussianNoise(_Noise):
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
         """Draw a signal-to-noise ratio in dB and the two halves of a key for each stem."""
         ratios = random.uniform(*self.range_db, stems)
-        return np.column_stack([ratios, random.integers(_EXACT, size=(stems, 2))])
+        return np.column_stack([ratios, random.integers(KEYS, size=(stems, 2))])
 
     def noise(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
         """Generate white noise from the keys."""
@@ -115,7 +111,7 @@ class ColouredNoise(_Noise):
         """Draw a ratio in dB, an exponent and the two halves of a key for each stem."""
         ratios = random.uniform(*self.range_db, stems)
         exponents = random.uniform(*self.range_exponent, stems)
-        return np.column_stack([ratios, exponents, random.integers(_EXACT, size=(stems, 2))])
+        return np.column_stack([ratios, exponents, random.integers(KEYS, size=(stems, 2))])
 
     def noise(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
         """Generate coloured noise from exponents and keys."""
@@ -162,7 +158,7 @@ class RecordedNoise(_Noise):
         """Draw a ratio in dB, the number of a recording and a place in it for each stem."""
         ratios = random.uniform(*self.range_db, stems)
         numbers = random.integers(len(self.recordings), size=stems)
-        return np.column_stack([ratios, numbers, random.integers(_EXACT, size=stems) / _EXACT])
+        return np.column_stack([ratios, numbers, random.integers(KEYS, size=stems) / KEYS])
 
     def noise(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
         """Read the recordings."""
@@ -181,12 +177,9 @@ def add_noise(waveforms: Tensor, noise: Tensor, ratios_db: Tensor) -> Tensor:
     which would move the noise in the stereo image.
 
     Args:
-        waveforms: Shape (N, C, T).
+        waveforms: Shape (N, C, T); a silent stem stays silent.
         noise: Same shape.
         ratios_db: Signal-to-noise ratios, dB, shape (N,).
-
-    Returns:
-        Noisy waveforms, shape (N, C, T); a silent stem stays silent.
     """
     levels = waveforms.square().mean((1, 2), keepdim=True).sqrt()
     noise_levels = noise.square().mean((1, 2), keepdim=True).sqrt()
@@ -195,10 +188,10 @@ def add_noise(waveforms: Tensor, noise: Tensor, ratios_db: Tensor) -> Tensor:
 
 
 def normal(keys: Tensor, count: int) -> Tensor:
-    """Generate normal random numbers from keys.
+    """Generate normal random numbers from keys of two 32-bit words.
 
     Args:
-        keys: Two 32-bit words each, int64, shape (N, 2).
+        keys: int64, shape (N, 2).
         count: Numbers to generate from each key.
 
     Returns:
@@ -218,17 +211,17 @@ def normal(keys: Tensor, count: int) -> Tensor:
 
 
 def philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
-    """Compute Philox4x32-10, a counter-based random generator.
+    """Compute Philox4x32-10, a counter-based random generator, on 32-bit words as int64.
 
     Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", with the constants of their
     Random123. NumPy has the 64-bit variant, which needs a multiplication that torch lacks.
 
     Args:
-        counter: Four 32-bit words, as int64.
-        key: Two 32-bit words, as int64, of shapes that broadcast with the counter's.
+        counter: Four words.
+        key: Two words, of shapes that broadcast with the counter's.
 
     Returns:
-        Four 32-bit words, as int64.
+        Four words.
     """
     mask = 0xFFFFFFFF
     first, second, third, fourth = counter

@@ -85,31 +85,14 @@ class Recordings:
 
 
 def resample(audio: Audio, sample_rate: int, new_rate: int) -> Audio:
-    """Resample a waveform.
-
-    Args:
-        audio: Shape (C, T).
-        sample_rate: Its sample rate, Hz.
-        new_rate: Rate of the result, Hz.
-
-    Returns:
-        Shape (C, ceil(T × new_rate / sample_rate)).
-    """
+    """Resample a waveform (C, T) to ceil(T × new_rate / sample_rate) samples; rates in Hz."""
     if sample_rate == new_rate:
         return audio
     return np.concatenate(list(resample_blocks([audio], len(audio), sample_rate, new_rate)), -1)
 
 
 def match_channels(audio: Audio, channels: int) -> Audio:
-    """Repeat the average of a waveform's channels where their number is not the requested one.
-
-    Args:
-        audio: Shape (C, T).
-        channels: Requested number of channels.
-
-    Returns:
-        Shape (channels, T).
-    """
+    """Repeat the average of a waveform's channels if their number is not the requested one."""
     if len(audio) == channels:
         return audio
     return np.repeat(audio.mean(0, keepdims=True), channels, 0)

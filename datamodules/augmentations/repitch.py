@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from datamodules.augmentations.base import Parameters, Probability, StemAugmentation
+from datamodules.augmentations.base import Parameters, Probability, StemAugmentation, require
 
 # Frequency ratios are rounded to fractions with at most this denominator, which keeps the
 # resampling filters small: whole semitones up to two are off by a tenth of a cent.
@@ -26,16 +27,14 @@ _FRAME_SECONDS = 0.046
 class _Repitch(StemAugmentation):
     """Base of changes of pitch and tempo by a ratio for each stem."""
 
-    neutral = 0.0
-
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
         """Stretch in time where the ratios of pitch and tempo differ, then resample."""
         samples = waveforms.shape[-1]
         pitches, tempos = self.ratios(parameters.double())
-        rates = tempos / _as_tensor(pitches)
-        stretched = _stretch(waveforms, rates, self.sample_rate)
+        rates = [float(tempo / pitch) for pitch, tempo in zip(pitches, tempos, strict=True)]
+        stretched = _stretch(waveforms, torch.tensor(rates, dtype=torch.float64), self.sample_rate)
         result = torch.zeros_like(waveforms)
-        ratios = list(zip(pitches, rates.tolist(), strict=True))
+        ratios = list(zip(pitches, rates, strict=True))
         for pitch, rate in set(ratios):
             same = [number for number, other in enumerate(ratios) if other == (pitch, rate)]
             # Cut to the stretched length of these stems; others in the batch may be longer.
@@ -46,15 +45,8 @@ class _Repitch(StemAugmentation):
         return result
 
     @abstractmethod
-    def ratios(self, parameters: Tensor) -> tuple[list[Fraction], Tensor]:
-        """Convert parameters to ratios of pitch and of tempo.
-
-        Args:
-            parameters: Drawn parameters, shape (N, k).
-
-        Returns:
-            Ratios of pitch, and ratios of tempo, N of each.
-        """
+    def ratios(self, parameters: Tensor) -> tuple[list[Fraction], Sequence[Fraction | float]]:
+        """Convert drawn parameters, shape (N, k), to N ratios of pitch and N of tempo."""
 
 
 class Repitch(_Repitch):
@@ -88,15 +80,12 @@ class Repitch(_Repitch):
         together: bool = True,
     ) -> None:
         super().__init__(probability, together)
-        _check_semitones(semitones)
-        if not 0 <= tempo_percent < 100:
-            raise ValueError(f"tempo_percent is {tempo_percent}: give a number from 0 to below 100")
-        if not 0 <= tempo_deviation_percent < math.inf:
-            raise ValueError(
-                f"tempo_deviation_percent is {tempo_deviation_percent}: give 0 or more"
-            )
-        self.semitones, self.tempo_percent = semitones, tempo_percent
-        self.tempo_deviation_percent = tempo_deviation_percent
+        require(0 <= semitones <= 12, "semitones", semitones, "a number from 0 to 12")
+        largest, deviation = tempo_percent, tempo_deviation_percent
+        require(0 <= largest < 100, "tempo_percent", largest, "a number from 0 to below 100")
+        require(0 <= deviation < math.inf, "tempo_deviation_percent", deviation, "0 or more")
+        self.semitones, self.tempo_percent = semitones, largest
+        self.tempo_deviation_percent = deviation
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
         """Draw 1 (applied), semitones and the change of tempo in % for each stem."""
@@ -105,9 +94,9 @@ class Repitch(_Repitch):
         tempo = np.clip(tempo, -self.tempo_percent, self.tempo_percent)
         return np.column_stack([np.ones(stems), semitones, tempo])
 
-    def ratios(self, parameters: Tensor) -> tuple[list[Fraction], Tensor]:
+    def ratios(self, parameters: Tensor) -> tuple[list[Fraction], Sequence[Fraction | float]]:
         """Convert semitones and percentages."""
-        return frequency_ratios(parameters[:, 1]), 1 + parameters[:, 2] / 100
+        return frequency_ratios(parameters[:, 1]), (1 + parameters[:, 2] / 100).tolist()
 
 
 class Speed(_Repitch):
@@ -129,22 +118,17 @@ class Speed(_Repitch):
         self, semitones: float = 2.0, probability: Probability = 0.2, together: bool = True
     ) -> None:
         super().__init__(probability, together)
-        _check_semitones(semitones)
+        require(0 <= semitones <= 12, "semitones", semitones, "a number from 0 to 12")
         self.semitones = semitones
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
         """Draw semitones for each stem."""
         return random.uniform(-self.semitones, self.semitones, stems)
 
-    def ratios(self, parameters: Tensor) -> tuple[list[Fraction], Tensor]:
+    def ratios(self, parameters: Tensor) -> tuple[list[Fraction], Sequence[Fraction | float]]:
         """Convert semitones; pitch and tempo have the same ratio."""
         pitches = frequency_ratios(parameters[:, 0])
-        return pitches, _as_tensor(pitches)
-
-
-def _check_semitones(semitones: float) -> None:
-    if not 0 <= semitones <= 12:
-        raise ValueError(f"semitones is {semitones}: give a number from 0 to 12")
+        return pitches, pitches
 
 
 def frequency_ratios(semitones: Tensor) -> list[Fraction]:
@@ -153,10 +137,6 @@ def frequency_ratios(semitones: Tensor) -> list[Fraction]:
         Fraction(2 ** (interval / 12)).limit_denominator(_LARGEST_DENOMINATOR)
         for interval in semitones.tolist()
     ]
-
-
-def _as_tensor(ratios: list[Fraction]) -> Tensor:
-    return torch.tensor([float(ratio) for ratio in ratios], dtype=torch.float64)
 
 
 def _stretch(waveforms: Tensor, rates: Tensor, sample_rate: int) -> Tensor:
@@ -204,14 +184,10 @@ def _stretch(waveforms: Tensor, rates: Tensor, sample_rate: int) -> Tensor:
 
 
 def _similarity(wanted: Tensor, region: Tensor) -> Tensor:
-    """Normalised correlation of a frame with each position in a region.
+    """Normalised correlation of frames (N, C, frame) with each position in their regions.
 
-    Args:
-        wanted: Frames, shape (N, C, frame).
-        region: Shape (N, C, frame + 2 tolerance).
-
-    Returns:
-        In [-1, 1], shape (N, 2 tolerance + 1); the centre wins ties.
+    In [-1, 1], shape (N, 2 tolerance + 1), for regions (N, C, frame + 2 tolerance); the centre wins
+    ties.
     """
     frame, length = wanted.shape[-1], region.shape[-1]
     products = torch.fft.rfft(region) * torch.fft.rfft(wanted, length).conj()

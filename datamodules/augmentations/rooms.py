@@ -17,7 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from datamodules.augmentations.base import Parameters, Probability, StemAugmentation, checked_range
+from datamodules.augmentations.base import (
+    KEYS,
+    Parameters,
+    Probability,
+    StemAugmentation,
+    checked_range,
+    require,
+)
 from datamodules.augmentations.convolution import (
     convolve,
     recorded_response,
@@ -36,7 +43,6 @@ _SPEED_OF_SOUND = 343.0  # metres per second, in air of 20 degrees Celsius
 _SMALLEST, _LARGEST = np.array([3.0, 3.0, 2.4]), np.array([8.0, 10.0, 4.0])
 _WALL_DISTANCE = 0.5  # least distance of source and centre of the microphones from walls, metres
 _MICROPHONE_SPACING = 0.2  # metres
-_KEYS = 2**24  # integers below this are exact in float32, the type of parameters
 
 
 class Room(StemAugmentation):
@@ -57,14 +63,9 @@ class Room(StemAugmentation):
 
     @abstractmethod
     def response(self, parameters: list[float], channels: int) -> Tensor:
-        """Return the impulse response for a stem's parameters.
+        """Return the impulse response for the drawn parameters of a stem.
 
-        Args:
-            parameters: Drawn parameters of the stem.
-            channels: Number of channels.
-
-        Returns:
-            Response of unit energy, mean over channels, on the CPU, shape (channels, L).
+        It has unit energy (mean over channels), is on the CPU, and has shape (channels, L).
         """
 
 
@@ -129,7 +130,7 @@ class DecayingNoise(Room):
         """Draw reverberation time, ratio in dB and the key of the noise for each stem."""
         times = random.uniform(*self.range_seconds, stems)
         ratios = random.uniform(*self.range_db, stems)
-        return np.column_stack([times, ratios, random.integers(_KEYS, size=stems)])
+        return np.column_stack([times, ratios, random.integers(KEYS, size=stems)])
 
     def max_samples(self) -> int:
         """Direct sound and the longest reverberation time, after which noise is at -60 dB."""
@@ -174,10 +175,8 @@ class ShoeboxRoom(Room):
         super().__init__(probability)
         self.range_seconds = checked_range("seconds", lowest_seconds, highest_seconds, above=0)
         self.range_metres = checked_range("metres", lowest_metres, highest_metres, above=0)
-        if highest_metres > 2:
-            raise ValueError(f"highest_metres is {highest_metres}: give a distance up to 2")
-        if not 1 <= rooms <= _KEYS // 2:
-            raise ValueError(f"rooms is {rooms}: give a number from 1 to {_KEYS // 2}")
+        require(highest_metres <= 2, "highest_metres", highest_metres, "a distance up to 2")
+        require(1 <= rooms <= KEYS // 2, "rooms", rooms, f"a number from 1 to {KEYS // 2}")
         self.rooms = rooms
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
@@ -217,16 +216,12 @@ def _simulate_room(
     angle = random.uniform(0, math.pi)
     places = (np.arange(channels) - (channels - 1) / 2)[:, None] * _MICROPHONE_SPACING
     microphones = middle + places * [math.cos(angle), math.sin(angle), 0]
-    reflection = wall_reflection(size, time)
-    response = np.stack(
-        [
-            shoebox_response(
-                size, source, microphone, reflection, sample_rate, math.ceil(time * sample_rate)
-            )
-            for microphone in microphones
-        ]
-    )
-    return torch.from_numpy(scale_to_unit_energy(trim_to_onset(response)))
+    reflection, samples = wall_reflection(size, time), math.ceil(time * sample_rate)
+    responses = [
+        shoebox_response(size, source, microphone, reflection, sample_rate, samples)
+        for microphone in microphones
+    ]
+    return torch.from_numpy(scale_to_unit_energy(trim_to_onset(np.stack(responses))))
 
 
 def wall_reflection(size: Positions, seconds: float) -> float:
@@ -238,9 +233,6 @@ def wall_reflection(size: Positions, seconds: float) -> float:
     Args:
         size: Width, length and height, metres, shape (3,).
         seconds: Reverberation time, seconds.
-
-    Returns:
-        The coefficient, in (0, 1).
     """
     volume = size.prod()
     surface = 2 * (size[0] * size[1] + size[1] * size[2] + size[2] * size[0])

@@ -17,6 +17,7 @@ from datamodules.augmentations.base import (
     Probability,
     StemAugmentation,
     on_device,
+    require,
 )
 
 
@@ -47,8 +48,6 @@ class Gain(LevelAugmentation, FusedAugmentation):
 
 class _Switch(StemAugmentation):
     """Base of augmentations without parameters, which are either applied to a stem or not."""
-
-    neutral = 0.0
 
     def __init__(self, probability: Probability = 0.5) -> None:
         super().__init__(probability)
@@ -131,12 +130,9 @@ class Pan(StemAugmentation):
         probability: Probability per stem, one number or one per stem.
     """
 
-    neutral = 0.0
-
     def __init__(self, width: float = 0.5, probability: Probability = 1.0) -> None:
         super().__init__(probability)
-        if not 0 < width <= 1:
-            raise ValueError(f"width is {width}: give a number above 0, up to 1")
+        require(0 < width <= 1, "width", width, "a number above 0, up to 1")
         self.width = width
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
@@ -165,12 +161,9 @@ class TimeShift(StemAugmentation):
         probability: Probability per stem, one number or one per stem.
     """
 
-    neutral = 0.0
-
     def __init__(self, seconds: float = 0.5, probability: Probability = 1.0) -> None:
         super().__init__(probability)
-        if not 0 < seconds < math.inf:
-            raise ValueError(f"seconds is {seconds}: give a length above 0")
+        require(0 < seconds < math.inf, "seconds", seconds, "a length above 0")
         self.seconds = seconds
 
     def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
@@ -180,11 +173,8 @@ class TimeShift(StemAugmentation):
     def alter(self, waveforms: Tensor, parameters: Tensor) -> Tensor:
         """Shift each stem."""
         samples = waveforms.shape[-1]
-        shifts = (parameters[:, 0].double() * self.sample_rate).round().long()
-        origins = (
-            torch.arange(samples, device=waveforms.device)
-            - shifts.to(waveforms.device)[:, None, None]
-        )
+        shifts = (parameters.double() * self.sample_rate).round().long().to(waveforms.device)
+        origins = torch.arange(samples, device=waveforms.device) - shifts[..., None]
         shifted = waveforms.gather(-1, origins.clamp(0, samples - 1).expand_as(waveforms))
         return torch.where((origins >= 0) & (origins < samples), shifted, 0.0)
 
@@ -203,8 +193,6 @@ class Remix(Augmentation):
     Args:
         probability: Probability that a stem takes part, one number or one per stem.
     """
-
-    neutral = 0.0
 
     def __init__(self, probability: Probability = 1.0) -> None:
         super().__init__(probability)
