@@ -11,15 +11,7 @@ _FADE_SECONDS = 0.05
 
 
 def band_centres(sample_rate: int, per_octave: int = 1) -> NDArray[np.float64]:
-    """Centres of the bands that start below half the sample rate.
-
-    Args:
-        sample_rate: Sample rate, Hz.
-        per_octave: Bands per octave.
-
-    Returns:
-        Frequencies from 31.25 Hz, including 1 kHz, shape (bands,), Hz.
-    """
+    """Centres in Hz, from 31.25 Hz and including 1 kHz, of bands below half the sample rate."""
     highest = sample_rate / 2 * 2 ** (1 / (2 * per_octave))  # its lower edge is half the rate
     # Exclusive, because a band that starts there is empty.
     count = int(np.ceil(per_octave * np.log2(highest / _LOWEST_HZ) - 1e-9))
@@ -31,12 +23,8 @@ def band_energies(
 ) -> NDArray[np.float64]:
     """Compute the energy of a signal in bands of equal width on a logarithmic axis.
 
-    The signal is faded in and out over 50 ms, because a hard cut has energy in all bands.
-
-    Args:
-        signal: Waveform, shape (C, T).
-        sample_rate: Sample rate, Hz.
-        per_octave: Bands per octave; the edges of a band are half a band from its centre.
+    The signal, shape (C, T), is faded in and out over 50 ms, because a hard cut has energy in all
+    bands. The edges of a band are half a band from its centre.
 
     Returns:
         Sum of squared samples over channels in each band, shape (bands,).

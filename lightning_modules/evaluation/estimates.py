@@ -82,7 +82,7 @@ def score_estimates(
     """
     files = files_in(folder, settings.targets)
     estimates = {target: _read_estimate(path, track) for target, path in files.items()}
-    notes = [_fit(target, estimates, track) for target in estimates]
+    notes = [note for target in estimates if (note := _fit(target, estimates, track))]
     if settings.accompaniment:
         _add_accompaniment(estimates, settings)
     notes += [f"{stem}: no estimate" for stem in settings.stems if stem not in estimates]
@@ -93,11 +93,7 @@ def score_estimates(
             f"{', '.join(FORMATS)} files, because BSS Eval compares sources (found: {found}); "
             "besides vocals, write accompaniment, the mixture minus the vocals"
         )
-    scores = known or _score(track, estimates, settings)
-    if not known:
-        scores.notes = [note for note in notes if note] + scores.notes
-    _add_metrics(scores, metrics, track, estimates, settings)
-    return scores
+    return _score(track, estimates, settings, metrics, known, notes)
 
 
 def score_oracle(
@@ -108,7 +104,7 @@ def score_oracle(
     metrics: Sequence[str] = (),
     known: TrackScores | None = None,
 ) -> TrackScores:
-    """Score the estimates of an oracle.
+    """Score the estimates of an oracle; the other arguments are those of `score_estimates`.
 
     Args:
         track: The track.
@@ -116,14 +112,11 @@ def score_oracle(
             as estimate of every target.
         targets: The targets to score.
         settings: How they are scored.
-        metrics: As for `score_estimates`.
-        known: As for `score_estimates`.
+        metrics: Other metrics.
+        known: Existing scores.
 
     Returns:
         The scores. Unless the oracle is the mixture, the first note names it.
-
-    Raises:
-        DataError: A file is faulty.
     """
     mixture = _read(track, MIXTURE)
     if oracle == MIXTURE:
@@ -140,12 +133,9 @@ def score_oracle(
         estimates = dict(zip(settings.stems, made, strict=True))
         _add_accompaniment(estimates, settings)
     estimates = {target: estimates[target] for target in targets}
-    scores = known or _score(track, estimates, settings)
-    if oracle != MIXTURE and not known:
-        # In the file, so that every table made from it shows the note.
-        scores.notes.insert(0, f"oracle {oracle}: the estimates are made with the true sources")
-    _add_metrics(scores, metrics, track, estimates, settings)
-    return scores
+    # In the file, so that every table made from it shows the note.
+    note = f"oracle {oracle}: the estimates are made with the true sources"
+    return _score(track, estimates, settings, metrics, known, [note] * (oracle != MIXTURE))
 
 
 def origin(
@@ -157,19 +147,11 @@ def origin(
 ) -> dict[str, Any]:
     """Describe what a track's scores are computed from, for its score file.
 
-    Args:
-        track: The track.
-        settings: How it is scored.
-        folder: Folder of the estimates, if they are files.
-        oracle: Name of the oracle, if it makes the estimates.
-        targets: The oracle's targets.
+    Estimates are either files in a folder, or made by an oracle for its targets.
 
     Returns:
         JSON-compatible: the settings, size of each reference, size and modification time of each
         estimate. If it is the same, the scores are the same.
-
-    Raises:
-        DataError: A file no longer exists.
     """
     references = {name: state(path).size for name, path in track.stems.items()}
     estimates = files_in(folder, settings.targets) if folder else {}
@@ -183,25 +165,46 @@ def origin(
     }
 
 
-def _score(track: Track, estimates: Mapping[str, Audio], settings: Settings) -> TrackScores:
+def _score(
+    track: Track,
+    estimates: Mapping[str, Audio],
+    settings: Settings,
+    metrics: Sequence[str],
+    known: TrackScores | None,
+    notes: Sequence[str],
+) -> TrackScores:
+    """Add metrics to the known scores, or to new ones with notes."""
+    scores = known
+    if scores is None:
+        scores = _bss_eval_scores(track, estimates, settings)
+        scores.notes = [*notes, *scores.notes]
+    if metrics:
+        from lightning_modules.evaluation.metrics import measure
+
+        for target in scores.frames:
+            reference = _reference(track, target, settings)
+            found = measure(metrics, reference, estimates[target], track.sample_rate)
+            for name, value in found.items():
+                scores.metrics.setdefault(name, {})[target] = value
+    return scores
+
+
+def _bss_eval_scores(
+    track: Track, estimates: Mapping[str, Audio], settings: Settings
+) -> TrackScores:
     """Score targets in museval's rounds: all but accompaniment, then vocals with it."""
     targets = [target for target in settings.targets if target in estimates]
     rounds = [targets]
     if VOCALS in targets and ACCOMPANIMENT in targets:
         rounds = [[t for t in targets if t != ACCOMPANIMENT], [VOCALS, ACCOMPANIMENT]]
-    scores = TrackScores(track.name, {}, {}, settings.window_seconds, settings.hop_seconds)
+    lengths = settings.window_seconds, settings.hop_seconds
+    scores = TrackScores(track.name, {}, {}, *lengths)
     for names in rounds:
         if len(names) < 2:
             continue
-        found = score_track(
-            track.name,
-            np.stack([_reference(track, target, settings) for target in names]),
-            np.stack([estimates[target] for target in names]),
-            track.sample_rate,
-            names,
-            window_seconds=settings.window_seconds,
-            hop_seconds=settings.hop_seconds,
-        )
+        references = np.stack([_reference(track, target, settings) for target in names])
+        estimated = np.stack([estimates[target] for target in names])
+        found = score_track(track.name, references, estimated, track.sample_rate, names, *lengths)
         # The pair's scores of vocals replace the others and come last, as museval writes them.
         for target in names:
             scores.frames.pop(target, None)
@@ -209,27 +212,6 @@ def _score(track: Track, estimates: Mapping[str, Audio], settings: Settings) -> 
         scores.usdr |= found.usdr
         scores.notes = list(dict.fromkeys(scores.notes + found.notes))
     return scores
-
-
-def _add_metrics(
-    scores: TrackScores,
-    names: Sequence[str],
-    track: Track,
-    estimates: Mapping[str, Audio],
-    settings: Settings,
-) -> None:
-    if not names:
-        return
-    from lightning_modules.evaluation.metrics import measure
-
-    found = {
-        target: measure(
-            names, _reference(track, target, settings), estimates[target], track.sample_rate
-        )
-        for target in scores.frames
-    }
-    for name in names:
-        scores.metrics[name] = {target: values[name] for target, values in found.items()}
 
 
 # ------------------------------------------------------------------- reading
@@ -245,8 +227,7 @@ def _reference(track: Track, target: str, settings: Settings) -> Audio:
 
 def _read(track: Track, stem: str) -> Audio:
     path = track.mixture if stem == MIXTURE else track.stems[stem]
-    waveform = track.read(stem)
-    return _finite(waveform, path or Path(track.name), track.sample_rate)
+    return _finite(track.read(stem), path or Path(track.name), track.sample_rate)
 
 
 def _read_estimate(path: Path, track: Track) -> Audio:

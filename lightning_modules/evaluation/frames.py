@@ -20,26 +20,14 @@ def frame_count(samples: int, hop_length: int) -> int:
 
 
 def blocks(signals: int, frames: int, n_fft: int) -> Iterator[range]:
-    """Split the frames into consecutive ranges of bounded size.
-
-    Args:
-        signals: Number of signals that are transformed together.
-        frames: Number of frames of each.
-        n_fft: Length of a frame, samples.
-    """
+    """Split the frames of signals that are transformed together into ranges of bounded size."""
     size = max(1, _BLOCK_SAMPLES // (signals * n_fft))
     for first in range(0, frames, size):
         yield range(first, min(first + size, frames))
 
 
 def segments(signal: Tensor, frames: range, n_fft: int, hop_length: int) -> Tensor:
-    """Cut frames out of a signal, not windowed.
-
-    Args:
-        signal: Waveforms, shape (..., T).
-        frames: Consecutive frame numbers.
-        n_fft: Length of a frame, samples.
-        hop_length: Distance of the centres of two frames, samples.
+    """Cut consecutive frames out of waveforms (..., T), without a window.
 
     Returns:
         Segments, shape (..., N, n_fft); frames share memory where they overlap.

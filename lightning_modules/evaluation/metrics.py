@@ -83,12 +83,12 @@ def bleedless_fullness(reference: _Signal, estimate: _Signal, sample_rate: int) 
         fullness  = 100 / (1 - mean of d where d < 0)
 
     with a Hann window of 4096 samples, a hop of 1024 and 512 mel bands M (Slaney's scale and
-    norm); the maximum and the means go over channels, bands and frames. Proposed by "jarredou" in
+    norm); the maximum and the means are over channels, bands and frames. Proposed by "jarredou" in
     2024 and defined by `bleed_full` of ZFTurbo's Music-Source-Separation-Training.
 
-    They separate leakage (bleedless) from missing sound (fullness), which an SDR adds up. Read
-    them together with an SDR: one loud leak and weak leakage everywhere may have the same value,
-    bands at the floor count as much as loud ones, and the floor depends on the loudest band of each
+    They separate leakage (bleedless) from missing sound (fullness), which SDR combines. Read them
+    together with an SDR: one loud leak and weak leakage everywhere may have the same value, bands
+    at the floor count as much as loud ones, and the floor depends on the loudest band of each
     signal.
     """
     import torchaudio
@@ -104,7 +104,7 @@ def bleedless_fullness(reference: _Signal, estimate: _Signal, sample_rate: int) 
             yield [20 * np.log10(np.maximum(x @ bands, _MEL_MIN)) for x in pair]
 
     # The floor is known only after the whole track, so signals are transformed twice.
-    loudest = np.max([[float(level.max()) for level in pair] for pair in levels()], axis=0)
+    loudest = np.max([[level.max() for level in pair] for pair in levels()], axis=0)
     floors = loudest - _MEL_RANGE_DB
     excess = lack = 0.0
     above = below = 0
@@ -127,7 +127,7 @@ class Metric(NamedTuple):
     description: str
 
 
-METRICS: dict[str, Metric] = {
+METRICS = {
     "snr": Metric(energy_ratios, "signal-to-noise ratio of the whole track, dB"),
     "si_sdr": Metric(energy_ratios, "scale-invariant SDR of the whole track, dB"),
     "l1": Metric(l1, "mean absolute error of the waveform; lower is better"),
@@ -150,9 +150,6 @@ def measure(
         reference: True source, nominally in [-1, 1], shape (C, T).
         estimate: Estimate, same shape.
         sample_rate: Samples per second.
-
-    Returns:
-        Name -> value.
 
     Raises:
         ValueError: The shapes differ, or there are no samples.

@@ -6,13 +6,15 @@ Ito 2018, "The 2018 Signal Separation Evaluation Campaign"): a Hann window of 20
 hop of half a window, channels separate except in `mwf`. Two oracles factorise magnitudes, `nmf`
 and `blind_nmfd`, with a window of 4096 samples and a hop of 1024.
 
-All are functions of a mixture (C, T) and its sources (S, C, T) and return estimates (S, C, T) with
-the same dtype and device. Songs are processed block by block, except in the factorisations, which
-hold a spectrogram of the whole song.
+All are functions of the waveforms of a mixture (C, T) and its true sources (S, C, T). They return
+estimates (S, C, T) with the same dtype and device, and raise ValueError if the shapes do not match.
+Songs are processed block by block, except in the factorisations, which hold a spectrogram of the
+whole song.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -35,19 +37,8 @@ def ideal_binary_mask(mixture: Tensor, sources: Tensor, alpha: float, theta: flo
 
         E_j = X  where  |Y_j|^alpha >= theta |X|^alpha,  else 0
 
-    A bin may go to several sources or to none, so the estimates need not add up to the mixture.
-
-    Args:
-        mixture: Waveform, shape (C, T).
-        sources: True sources, shape (S, C, T).
-        alpha: Exponent of the magnitudes.
-        theta: Minimum share of a source in the mixture.
-
-    Returns:
-        Estimates, shape (S, C, T).
-
-    Raises:
-        ValueError: The shapes do not match.
+    `theta` is the minimum share of a source in the mixture. A bin may go to several sources or to
+    none, so the estimates need not add up to the mixture.
     """
     # Both sides to the power 1 / alpha, because powers could underflow.
     threshold = theta ** (1 / alpha)
@@ -65,18 +56,8 @@ def ideal_ratio_mask(mixture: Tensor, sources: Tensor, alpha: float) -> Tensor:
         E_j = X |Y_j|^alpha / sum_k |Y_k|^alpha
 
     The estimates add up to the mixture: a bin in which all sources are zero is divided equally
-    (SiSEC's code sets it to zero; if the mixture is the sum of its sources, both are silence).
-
-    Args:
-        mixture: Waveform, shape (C, T).
-        sources: True sources, shape (S, C, T).
-        alpha: Exponent of the magnitudes: 1, or 2 for a Wiener filter of each channel.
-
-    Returns:
-        Estimates, shape (S, C, T).
-
-    Raises:
-        ValueError: The shapes do not match.
+    (SiSEC's code sets it to zero; if the mixture is the sum of its sources, both are silence). With
+    `alpha` 2 it is a Wiener filter of each channel.
     """
 
     def estimates(mixed: Tensor, true: Tensor) -> Tensor:
@@ -101,16 +82,6 @@ def multichannel_wiener(mixture: Tensor, sources: Tensor) -> Tensor:
     with fractional power spectrograms"). e is the square root of the machine epsilon, 1.5e-8; with
     the epsilon itself, as in SiSEC's code, the inverse of a singular R_j (of a source with equal
     channels, such as a bass) would be rounding noise. Computed in float64 if the device has it.
-
-    Args:
-        mixture: Waveform, shape (C, T).
-        sources: True sources, shape (S, C, T).
-
-    Returns:
-        Estimates, shape (S, C, T).
-
-    Raises:
-        ValueError: The shapes do not match.
     """
     spatial, inverse = _spatial_covariances(mixture, sources)
     channels = mixture.shape[0]
@@ -132,22 +103,12 @@ def multichannel_wiener(mixture: Tensor, sources: Tensor) -> Tensor:
 def factorised(mixture: Tensor, sources: Tensor, rank: int) -> Tensor:
     """Factorise the mixture with templates learned from its own true sources.
 
-    Bounds non-negative matrix factorisation with this many templates. Templates and activations of
-    each true source are fitted by 30 multiplicative updates, from random templates and activations
-    of one; then the activations of all templates in the mixture by as many. Channels are separate
-    and share the templates. Each bin is divided by the magnitudes that each source's templates
-    reconstruct.
-
-    Args:
-        mixture: Waveform, shape (C, T).
-        sources: True sources, shape (S, C, T).
-        rank: Templates per source, of one frame each.
-
-    Returns:
-        Estimates, shape (S, C, T); they add up to the mixture.
-
-    Raises:
-        ValueError: The shapes do not match.
+    An upper bound of non-negative matrix factorisation with `rank` templates of one frame per
+    source. Templates and activations of each true source are fitted by 30 multiplicative updates,
+    starting from random templates and activations of one; then the activations of all templates in
+    the mixture by 30 more. Channels are separate and share the templates. Each bin is divided in
+    proportion to the magnitudes that the sources' templates reconstruct, so that the estimates add
+    up to the mixture.
     """
     _check(mixture, sources)
     learned = []
@@ -156,16 +117,12 @@ def factorised(mixture: Tensor, sources: Tensor, rank: int) -> Tensor:
         start = _random_templates(magnitudes, rank, 1)
         learned.append(factorisation.factorise(magnitudes, start, NMF_ITERATIONS)[0])
     templates = factorisation.normalised(torch.stack(learned))  # (S, F, R, 1)
+    joined = templates.movedim(0, 1).flatten(1, 2)  # (F, S R, 1)
     spectra = _long_spectra(mixture)
-    _, activations = factorisation.factorise(
-        spectra.abs().movedim(0, 1),
-        templates.movedim(0, 1).flatten(1, 2),  # (F, S R, 1)
-        NMF_ITERATIONS,
-        learn_templates=False,
-    )
-    return _masked_mixture(
-        mixture, spectra, templates, activations.unflatten(0, (len(sources), rank))
-    )
+    magnitudes = spectra.abs().movedim(0, 1)
+    fitted = factorisation.factorise(magnitudes, joined, NMF_ITERATIONS, learn_templates=False)
+    activations = fitted[1].unflatten(0, (len(sources), rank))
+    return _masked_mixture(mixture, spectra, templates, activations)
 
 
 def blind_deconvolution(mixture: Tensor, sources: Tensor, template_frames: int) -> Tensor:
@@ -173,20 +130,10 @@ def blind_deconvolution(mixture: Tensor, sources: Tensor, template_frames: int) 
 
     Goel, Huang, Owoputi and Poudyal, section 3.5 and Table 3: non-negative matrix factor
     deconvolution into as many components as sources, 30 updates from random templates and
-    activations of one. Components are unlabelled; here the assignment to sources maximises the
-    mean SDR, which makes it an oracle. Channels are separate and share the templates; the paper has
-    one channel.
-
-    Args:
-        mixture: Waveform, shape (C, T).
-        sources: True sources, shape (S, C, T).
-        template_frames: Frames of a template; the paper's 8 are 0.25 s.
-
-    Returns:
-        Estimates, shape (S, C, T); they add up to the mixture.
-
-    Raises:
-        ValueError: The shapes do not match.
+    activations of one; the paper's templates of 8 frames are 0.25 s. Components are unlabelled;
+    here the assignment to sources maximises the mean SDR, which makes it an oracle. Channels are
+    separate and share the templates; the paper has one channel. The estimates add up to the
+    mixture.
     """
     _check(mixture, sources)
     spectra = _long_spectra(mixture)
@@ -203,18 +150,7 @@ def blind_deconvolution(mixture: Tensor, sources: Tensor, template_frames: int) 
 
 
 def mixture_as_estimate(mixture: Tensor, sources: Tensor) -> Tensor:
-    """Use the mixture as the estimate of every source.
-
-    Args:
-        mixture: Waveform, shape (C, T).
-        sources: True sources, shape (S, C, T).
-
-    Returns:
-        Estimates, shape (S, C, T): views of the mixture.
-
-    Raises:
-        ValueError: The shapes do not match.
-    """
+    """Use the mixture as the estimate of every source, without copying it."""
     _check(mixture, sources)
     return mixture.expand_as(sources)
 
@@ -237,16 +173,9 @@ def _filtered(
     estimates: Callable[[Tensor, Tensor], Tensor],
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Filter a mixture in the STFT domain.
+    """Filter a mixture in the STFT domain, in a precision that is by default the mixture's.
 
-    Args:
-        mixture: Waveform, shape (C, T).
-        sources: True sources, shape (S, C, T).
-        estimates: Maps spectra of mixture (C, N, F) and sources (S, C, N, F) to estimates.
-        dtype: Precision of the spectra, by default the mixture's.
-
-    Returns:
-        Estimates, shape (S, C, T).
+    `estimates` maps the spectra of mixture (C, N, F) and sources (S, C, N, F) to estimates.
     """
     _check(mixture, sources)
     window = _window(mixture, dtype)
@@ -278,9 +207,8 @@ def _spectra(
 ) -> Iterator[tuple[range, Tensor, Tensor]]:
     """Yield spectra of mixture (C, N, F) and sources (S, C, N, F) block by block."""
     signals = mixture.shape[0] * (len(sources) + 1)
-    for block in frames.blocks(
-        signals, frames.frame_count(mixture.shape[-1], HOP_LENGTH), len(window)
-    ):
+    count = frames.frame_count(mixture.shape[-1], HOP_LENGTH)
+    for block in frames.blocks(signals, count, len(window)):
         mixed, true = (
             frames.spectra(frames.segments(signal, block, len(window), HOP_LENGTH), window)
             for signal in (mixture, sources)
@@ -292,14 +220,8 @@ def _long_spectra(signals: Tensor) -> Tensor:
     """Spectra (..., F, N) of whole signals (..., T), for the factorisations."""
     dtype = torch.promote_types(signals.dtype, torch.float32)
     window = torch.hann_window(NMF_N_FFT, dtype=dtype, device=signals.device)
-    return torch.stft(
-        signals.to(dtype),
-        NMF_N_FFT,
-        NMF_HOP_LENGTH,
-        window=window,
-        pad_mode="constant",
-        return_complex=True,
-    )
+    options: dict[str, Any] = {"pad_mode": "constant", "return_complex": True}
+    return torch.stft(signals.to(dtype), NMF_N_FFT, NMF_HOP_LENGTH, window=window, **options)
 
 
 def _random_templates(magnitudes: Tensor, rank: int, frames: int) -> Tensor:
@@ -311,16 +233,9 @@ def _random_templates(magnitudes: Tensor, rank: int, frames: int) -> Tensor:
 def _masked_mixture(
     mixture: Tensor, spectra: Tensor, templates: Tensor, activations: Tensor
 ) -> Tensor:
-    """Mask the mixture by the magnitudes that templates reconstruct.
+    """Mask the mixture, with spectra (C, F, N), by the magnitudes that templates reconstruct.
 
-    Args:
-        mixture: Waveform, shape (C, T).
-        spectra: Its spectra, shape (C, F, N).
-        templates: Of each source, shape (S, F, R, P).
-        activations: Of each source, shape (S, R, C, N).
-
-    Returns:
-        Estimates, shape (S, C, T).
+    Templates of the sources have shape (S, F, R, P), activations (S, R, C, N).
     """
     window = torch.hann_window(NMF_N_FFT, dtype=templates.dtype, device=mixture.device)
     estimates = mixture.new_empty(len(templates), *mixture.shape)
@@ -346,11 +261,10 @@ def _spatial_covariances(mixture: Tensor, sources: Tensor) -> tuple[Tensor, Tens
     assert isinstance(total, Tensor)
     trace = total.diagonal(dim1=-2, dim2=-1).real.sum(-1)[..., None, None]
     identity = torch.eye(channels).to(total)
+    limits = torch.finfo(trace.dtype)
     # A silent source gets the identity.
-    spatial = torch.where(
-        trace > 0, total * channels / trace.clamp_min(torch.finfo(trace.dtype).tiny), identity
-    )
-    spatial = spatial + torch.finfo(trace.dtype).eps ** 0.5 * identity
+    spatial = torch.where(trace > 0, total * channels / trace.clamp_min(limits.tiny), identity)
+    spatial = spatial + limits.eps**0.5 * identity
     return spatial, _inverse(spatial)
 
 

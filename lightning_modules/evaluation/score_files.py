@@ -69,9 +69,7 @@ def read_scores(path: str | Path) -> TrackScores:
         content = json.loads(path.read_text(encoding="utf-8"))
         frames = {
             target["name"]: {
-                metric: np.array(
-                    [frame["metrics"][metric] for frame in target["frames"]], dtype=np.float64
-                )
+                metric: np.array([frame["metrics"][metric] for frame in target["frames"]], float)
                 for metric in METRICS
             }
             for target in content["targets"]
@@ -96,13 +94,7 @@ def read_scores(path: str | Path) -> TrackScores:
 
 
 def read_folder(folder: str | Path) -> list[TrackScores]:
-    """Read the score files of one method on one subset.
-
-    Args:
-        folder: The folder of the files.
-
-    Returns:
-        The scores, sorted by name.
+    """Read the score files in a folder, sorted by name.
 
     Raises:
         ValueError: There are no score files, or a file is not a museval score file.

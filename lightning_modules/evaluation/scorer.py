@@ -55,10 +55,7 @@ class Scorer:
             entries: The tracks.
 
         Returns:
-            Name of the track -> folder of its estimates.
-
-        Raises:
-            DataError: The folder does not exist, or no track has estimates.
+            Name of the track -> folder of its estimates, at least one.
         """
         if not folder.is_dir():
             raise DataError(f"{folder}: is not a folder; check the path of the estimates")
@@ -80,23 +77,11 @@ class Scorer:
         return found
 
     def load(self, entries: Sequence[Entry]) -> list[Track]:
-        """Read the headers of tracks and decode .stem.mp4 files; faulty tracks are left out.
-
-        Args:
-            entries: The tracks.
-
-        Returns:
-            The readable tracks.
-
-        Raises:
-            DataError: The cache has no room for the decoded files.
-            FFmpegMissingError: ffmpeg is needed and not installed.
-        """
+        """Read the headers of tracks and decode .stem.mp4 files; faulty tracks are left out."""
         faults: dict[Path, DataError] = {}
         decoded = decode([entry.path for entry in entries if entry.is_stem_file], True, faults)
-        for entry in entries:
-            if entry.path in faults:
-                self.left_out[entry.name] = str(faults[entry.path])
+        faulty = [entry for entry in entries if entry.path in faults]
+        self.left_out |= {entry.name: str(faults[entry.path]) for entry in faulty}
         entries = [entry for entry in entries if entry.path not in faults]
         tracks = []
         loaded = load_tracks(entries, decoded, self.settings.stems, progress=True)
@@ -111,18 +96,12 @@ class Scorer:
     def score_estimates(
         self, tracks: Sequence[Track], folders: Mapping[str, Path], output: Path
     ) -> list[TrackScores]:
-        """Score estimates that are files.
+        """Score estimates that are files; the rest as for `run`.
 
         Args:
             tracks: The tracks.
             folders: Name of the track -> folder of its estimates.
             output: Scores are written to ``<output>/<subset>/<track>.json``.
-
-        Returns:
-            Scores of the tracks that are not left out, including existing ones.
-
-        Raises:
-            DataError: Existing scores were computed from something else.
         """
         jobs = [
             Job(
@@ -142,31 +121,24 @@ class Scorer:
         targets: Mapping[str, Sequence[str]],
         output: Path,
     ) -> list[TrackScores]:
-        """Score the estimates of an oracle.
+        """Score the estimates of an oracle; the rest as for `score_estimates`.
 
         Args:
             tracks: The tracks.
             oracle: Its name; ``mixture`` is the mixture as estimate of every target.
             targets: Name of the track -> targets to score.
-            output: As for `score_estimates`.
-
-        Returns:
-            As for `score_estimates`.
-
-        Raises:
-            DataError: Existing scores were computed from something else.
+            output: Folder of the scores.
         """
-        jobs = []
-        for track in tracks:
-            wanted = targets[track.name]
-            jobs.append(
-                Job(
-                    track.name,
-                    output / track.subset / f"{track.name}.json",
-                    origin(track, self.settings, oracle=oracle, targets=wanted),
-                    partial(score_oracle, track, oracle, wanted, self.settings, self.metrics),
-                )
+        jobs = [
+            Job(
+                track.name,
+                output / track.subset / f"{track.name}.json",
+                origin(track, self.settings, oracle=oracle, targets=wanted),
+                partial(score_oracle, track, oracle, wanted, self.settings, self.metrics),
             )
+            for track in tracks
+            for wanted in [targets[track.name]]
+        ]
         return self.run(jobs, f"scoring {oracle}")
 
     def run(self, jobs: Sequence[Job], description: str) -> list[TrackScores]:
@@ -183,11 +155,8 @@ class Scorer:
             DataError: Existing scores were computed from something else.
         """
         known = {} if self.overwrite else _existing_scores(jobs)
-        done = {
-            name: scores
-            for name, scores in known.items()
-            if scores.metrics.keys() >= set(self.metrics)
-        }
+        wanted = set(self.metrics)
+        done = {name: scores for name, scores in known.items() if wanted <= scores.metrics.keys()}
         if done:
             print(f"{len(done)} of {len(jobs)} tracks have their scores", file=sys.stderr)
         jobs = [job for job in jobs if job.name not in done]

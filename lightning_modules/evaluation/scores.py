@@ -65,9 +65,6 @@ class TrackScores:
         museval writes infinity (SDR of a perfect estimate, SIR of a single source) as NaN, so its
         aggregates exclude it too.
 
-        Args:
-            over_frames: Median or mean.
-
         Returns:
             Source -> metric -> dB; NaN if no frame has a score.
         """
@@ -106,14 +103,7 @@ class Summary:
     rule: str
 
     def mean(self, metric: str) -> float:
-        """Average a metric over the sources that have it; see `disjoint_sources`.
-
-        Args:
-            metric: One of `METRICS`, or "uSDR".
-
-        Returns:
-            The mean over sources, dB; NaN if no source has the metric.
-        """
+        """Mean of a metric over the `disjoint_sources` that have it, dB; NaN if none has."""
         return finite_mean([self.scores[source][metric] for source in self.disjoint_sources])
 
     @property
@@ -125,9 +115,7 @@ class Summary:
     def as_metrics(self) -> dict[str, float]:
         """Scores under the names they are logged with: `sdr/vocals`, ..., and `sdr` for the mean.
 
-        Returns:
-            Name without the split (`val/`) -> dB. Missing scores are NaN, so that monitored names
-            always exist.
+        Names lack the split (`val/`). Missing scores are NaN, so that monitored names always exist.
         """
         named = {}
         for metric in (*METRICS, "uSDR"):
@@ -209,21 +197,14 @@ def score_track(
     frame_count = max(1, (references.shape[-1] - window + hop) // hop)
     values = np.full((len(METRICS), len(sources), frame_count), np.nan)
     if scored:
-        usable = estimates[kept]
-        for row, index in enumerate(kept):
-            if index not in scored:
-                usable[row] = references[index]
+        true, usable = references[kept], np.isin(kept, scored)
+        estimated = np.where(usable[:, None, None], estimates[kept], true)
         found = evaluate(
-            references[kept].transpose(0, 2, 1),
-            usable.transpose(0, 2, 1),
-            window=window,
-            hop=hop,
+            true.transpose(0, 2, 1), estimated.transpose(0, 2, 1), window=window, hop=hop
         )
-        rows = [kept.index(index) for index in scored]
-        values[:, scored] = np.stack([found.sdr, found.isr, found.sir, found.sar])[:, rows]
-        for source_row, doubt in found.doubts.items():
-            doubted = "all sources" if source_row is None else sources[kept[source_row]]
-            notes.append(f"{doubted}: {doubt}")
+        values[:, scored] = np.stack([found.sdr, found.isr, found.sir, found.sar])[:, usable]
+        for row, doubt in found.doubts.items():
+            notes.append(f"{'all sources' if row is None else sources[kept[row]]}: {doubt}")
 
     return TrackScores(
         name=name,
@@ -267,14 +248,10 @@ def usdr(references: NDArray[np.floating], estimates: NDArray[np.floating]) -> N
 
 
 def merge(parts: Iterable[Iterable[TrackScores]]) -> list[TrackScores]:
-    """Merge the scores of several processes.
+    """Merge the scores of several processes: each track once, sorted by name.
 
-    Args:
-        parts: Scores from each process. The last of several tracks with one name counts: a
-            distributed sampler repeats tracks so that all ranks have the same number.
-
-    Returns:
-        Each track once, sorted by name.
+    The last of several tracks with one name counts: a distributed sampler repeats tracks so that
+    all ranks have the same number.
     """
     by_name = {track.name: track for part in parts for track in part}
     return [by_name[name] for name in sorted(by_name)]
@@ -288,12 +265,8 @@ def aggregate(
     """Aggregate the scores of a data set.
 
     SDR, ISR, SIR and SAR are averaged over frames, then over the tracks that have a score; uSDR is
-    the mean over the tracks that have one. Counts and notes cover all tracks.
-
-    Args:
-        tracks: Scores of the tracks; the last of several with one name counts.
-        over_frames: Average over a track's frames.
-        over_tracks: Average over tracks.
+    the mean over the tracks that have one. Counts and notes cover all tracks. The last of several
+    tracks with one name counts.
 
     Returns:
         The summary, sources in the order vocals, drums, bass, other, then any others.
@@ -303,32 +276,26 @@ def aggregate(
     averages = [track.averages(over_frames) for track in unique]
     scores: dict[str, dict[str, float]] = {}
     for source in sources:
+        having = [track[source] for track in averages if source in track]
         scores[source] = {
-            metric: _AVERAGES[over_tracks](
-                [track[source][metric] for track in averages if source in track]
-            )
+            metric: _AVERAGES[over_tracks]([track[metric] for track in having])
             for metric in METRICS
         }
-        scores[source]["uSDR"] = finite_mean(
-            [track.usdr[source] for track in unique if source in track.usdr]
-        )
-
+        scores[source]["uSDR"] = finite_mean([t.usdr[source] for t in unique if source in t.usdr])
     notes: dict[str, list[str]] = {}
     for track in unique:
         for note in track.notes:
             notes.setdefault(note, []).append(track.name)
     windows = sorted({track.window_seconds for track in unique})
+    lengths = " or ".join(f"{window:g}" for window in windows or [1])
+    skipped = [track.skipped_frames for track in unique]
     return Summary(
         scores=scores,
         tracks=len(unique),
         frames=sum(track.frame_count for track in unique),
-        skipped_frames={
-            source: sum(track.skipped_frames.get(source, 0) for track in unique)
-            for source in sources
-        },
+        skipped_frames={source: sum(each.get(source, 0) for each in skipped) for source in sources},
         notes=notes,
-        rule=f"{over_tracks} over tracks of the {over_frames} over "
-        f"{' or '.join(f'{window:g}' for window in windows or [1])} s frames, "
+        rule=f"{over_tracks} over tracks of the {over_frames} over {lengths} s frames, "
         "uSDR: mean over tracks",
     )
 

@@ -66,14 +66,7 @@ class Difference:
 
 
 def spread(values: _Scores) -> Spread:
-    """Compute the spread of scores over tracks.
-
-    Args:
-        values: One score per track, dB; those that are not finite are ignored.
-
-    Returns:
-        The spread; all NaN if no score is finite.
-    """
+    """Compute the spread of the finite scores of tracks, dB; all NaN if there are none."""
     found = _finite(values)
     if not found.size:
         return Spread(math.nan, math.nan, math.nan, math.nan, 0)
@@ -132,14 +125,11 @@ def compare(first: _Scores, second: _Scores) -> Difference:
 
     Wilcoxon's signed-rank test, as in Roma, Green and Tremblay 2018, section 3.1: exact for up to
     50 tracks without ties, else the normal approximation. Tracks on which the systems are equal
-    are excluded from the ranks.
+    are excluded from the ranks. Tracks without a finite score in both systems are ignored.
 
     Args:
         first: Scores of one system, dB.
         second: Scores of the other on the same tracks, in the same order.
-
-    Returns:
-        The difference. Tracks without a finite score in both systems are ignored.
     """
     differences = _finite(np.asarray(first, np.float64) - np.asarray(second, np.float64))
     if not differences.size:

@@ -17,15 +17,12 @@ _WIDTH = 100
 
 
 def score_table(summary: Summary, baseline: Summary | None = None, title: str = "Scores") -> str:
-    """Format a summary.
+    """Format a summary as a table at most 100 columns wide, with '-' for missing scores.
 
     Args:
         summary: Scores of a model.
         baseline: Scores of the mixture as estimate of every source, over the same tracks.
         title: First line of the table.
-
-    Returns:
-        The table, at most 100 columns wide; '-' for missing scores.
     """
     columns = [*METRICS, "uSDR"]
     if baseline:
@@ -52,16 +49,13 @@ def score_table(summary: Summary, baseline: Summary | None = None, title: str = 
 def metric_table(
     tracks: Sequence[TrackScores], names: Sequence[str], baseline: Sequence[TrackScores] = ()
 ) -> str:
-    """Format the metrics besides BSS Eval: a row per metric, a column per source.
+    """Format means over tracks of other metrics than BSS Eval: a row per metric.
 
     Args:
         tracks: Scores of a model, with `metrics`.
         names: The metrics.
-        baseline: Scores of the mixture as estimate of every source.
-
-    Returns:
-        The table of means over tracks. With a baseline, each metric has a second row with the
-        model's improvement over the mixture.
+        baseline: Scores of the mixture as estimate of every source; each metric then has a second
+            row with the model's improvement over the mixture.
     """
     sources = ordered_sources(source for track in tracks for source in track.frames)
     stems = [name for name in sources if not (name == "accompaniment" and len(sources) > 2)]

@@ -36,12 +36,6 @@ def overview_figure(report: Report) -> Figure:
     """Draw lengths, levels, silence, clipping, errors of mixtures, and findings.
 
     A dot is a file or a track; dashed lines are the thresholds of the doctor's findings.
-
-    Args:
-        report: The doctor's report.
-
-    Returns:
-        The figure, 1200 pixels wide.
     """
     figure = new_figure(f"{report.root}: {report.counted}", 7.5)
     panels = figure.subplots(2, 3)
@@ -75,11 +69,7 @@ def overview_figure(report: Report) -> Figure:
 def levels_figure(report: Report) -> Figure:
     """Draw the level of every file: a row per track, a column per stem.
 
-    Args:
-        report: The doctor's report.
-
-    Returns:
-        The figure, 900 pixels wide; silent files are marked, missing ones grey.
+    Silent files are marked, missing ones are grey.
     """
     names = [*report.stems, MIXTURE]
     tracks = [track for track in report.tracks if track.files]
@@ -88,8 +78,8 @@ def levels_figure(report: Report) -> Figure:
         for column, name in enumerate(names):
             if name in track.files:
                 cells[row, column] = max(track.files[name].rms_db, SILENT_DB)
-    title = f"{report.root}: level of every file"
-    figure = new_figure(title, 1.8 + 0.2 * max(1, len(tracks)), width=9)
+    height = 1.8 + 0.2 * max(1, len(tracks))
+    figure = new_figure(f"{report.root}: level of every file", height, width=9)
     axes = figure.subplots()
     if not tracks:
         axes.text(0.5, 0.5, "no track could be read", ha="center", transform=axes.transAxes)
@@ -103,9 +93,8 @@ def levels_figure(report: Report) -> Figure:
             if name in track.files and track.files[name].is_silent:
                 axes.text(column, row, "silent", ha="center", va="center", fontsize=7, color="w")
     axes.set_xticks(range(len(names)), names)
-    axes.set_yticks(
-        range(len(tracks)), [track.label(_LONGEST_NAME) for track in tracks], fontsize=8
-    )
+    labels = [track.label(_LONGEST_NAME) for track in tracks]
+    axes.set_yticks(range(len(tracks)), labels, fontsize=8)
     axes.tick_params(length=0)
     axes.xaxis.set_ticks_position("top")
     figure.colorbar(image, ax=axes, label="RMS, dBFS", aspect=40, pad=0.01)
@@ -133,14 +122,9 @@ def _draw_dots(
             if name in track.files
         ]
         places = column + 0.35 * np.linspace(-1, 1, len(found)) if len(found) > 1 else [column]
-        axes.scatter(
-            places[: len(found)],
-            [level for _, level in found],
-            s=14,
-            alpha=0.8,
-            linewidth=0,
-            c=[_SUBSET_COLOURS[subset] for subset, _ in found],
-        )
+        levels = [level for _, level in found]
+        colours = [_SUBSET_COLOURS[subset] for subset, _ in found]
+        axes.scatter(places[: len(found)], levels, s=14, alpha=0.8, linewidth=0, c=colours)
     axes.set_xticks(range(len(names)), names)
     axes.grid(axis="y", alpha=0.25)
 
@@ -151,13 +135,8 @@ def _draw_mixtures(axes: Axes, report: Report) -> None:
         for track in report.tracks
         if track.mixture
     ]
-    axes.scatter(
-        range(len(found)),
-        [error for _, error in found],
-        s=14,
-        linewidth=0,
-        c=[_SUBSET_COLOURS[subset] for subset, _ in found],
-    )
+    colours = [_SUBSET_COLOURS[subset] for subset, _ in found]
+    axes.scatter(range(len(found)), [error for _, error in found], s=14, linewidth=0, c=colours)
     for limit in (MIXTURE_NOTE_DB, MIXTURE_WARNING_DB):
         axes.axhline(limit, color="0.5", linestyle="--", linewidth=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

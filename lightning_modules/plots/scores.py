@@ -52,15 +52,15 @@ def score_boxplot(
     baseline_medians = [track.medians for track in baseline_tracks]
     figure = new_figure(title, 4.5)
     for axes, metric in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
+        values = [_track_values(medians, source, metric) for source in sources]
         for position, source in enumerate(sources):
-            behind = _track_values(baseline_medians, source, metric)
-            _draw_box(axes, behind, position, 0.8, MIXTURE_COLOUR, BASELINE_COLOUR)
-            values = _track_values(medians, source, metric)
-            _draw_box(axes, values, position, 0.45, _MODEL_FACE, MODEL_COLOUR)
+            mixture = _track_values(baseline_medians, source, metric)
+            _draw_box(axes, mixture, position, 0.8, MIXTURE_COLOUR, BASELINE_COLOUR)
+            _draw_box(axes, values[position], position, 0.45, _MODEL_FACE, MODEL_COLOUR)
         # Boxes and whiskers set the limits, so that one failed track does not compress the rest.
         limits = axes.get_ylim()
-        for position, source in enumerate(sources):
-            _draw_dots(axes, _track_values(medians, source, metric), position, limits)
+        for position, of_source in enumerate(values):
+            _draw_dots(axes, of_source, position, limits)
         axes.set_ylim(limits)
         axes.set_title(metric)
         axes.set_xticks(range(len(sources)), sources)
@@ -72,10 +72,9 @@ def score_boxplot(
         Line2D([], [], label="one track outside the axis", **_DOT | {"markerfacecolor": "white"}),
     ]
     if baseline_tracks:
-        handles.insert(
-            1,
-            Patch(facecolor=MIXTURE_COLOUR, edgecolor=BASELINE_COLOUR, label="mixture as estimate"),
-        )
+        behind = Patch(facecolor=MIXTURE_COLOUR, edgecolor=BASELINE_COLOUR)
+        behind.set_label("mixture as estimate")
+        handles.insert(1, behind)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
 
@@ -210,9 +209,8 @@ def training_curves(
         Line2D([], [], color=colours[name], linestyle=_LINES[number % len(_LINES)], label=name)
         for number, name in enumerate(systems)
     ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(4, len(systems)), frameon=False
-    )
+    columns = min(4, len(systems))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 

@@ -5,7 +5,8 @@ thread-safe and may need a display.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -59,35 +60,36 @@ def spectrogram_figure(
     Returns:
         The figure, 1200 pixels wide.
     """
-    rows = len(sources) + 1
-    figure = new_figure(title, 0.8 + 1.75 * rows)
-    grid = figure.add_gridspec(rows, 2)
-
+    figure = new_figure(title, 0.8 + 1.75 * (len(sources) + 1))
+    panels = figure.subplot_mosaic([["mixture", "mixture"], *_pair_names(sources)])
     mixture_power = _band_power(mixture, sample_rate, columns=1000)
     loudest = max(float(mixture_power.max()), 1e-12)
-    panels = [figure.add_subplot(grid[0, :])]
-    _draw_spectrogram(panels[0], mixture_power, loudest, mixture.shape[-1] / sample_rate)
-    panels[0].set_title("mixture", fontsize=10)
-    for row, source in enumerate(sources):
-        pair = (("reference", references[row]), ("estimate", estimates[row]))
-        for column, (kind, signal) in enumerate(pair):
-            axes = figure.add_subplot(grid[row + 1, column])
-            power = _band_power(signal, sample_rate, columns=500)
-            _draw_spectrogram(axes, power, loudest, signal.shape[-1] / sample_rate)
-            axes.set_title(f"{source}: {kind}", fontsize=10)
-            axes.tick_params(labelleft=column == 0, labelbottom=row == len(sources) - 1)
-            panels.append(axes)
-    for axes in panels[-2:]:
-        axes.set_xlabel("time (s)")
-    figure.supylabel("frequency (Hz)", fontsize=10)
-    figure.colorbar(
-        panels[0].images[0],
-        ax=panels,
-        label="dB re maximum of the mixture",
-        aspect=50,
-        pad=0.01,
-    )
+    axes = panels.pop("mixture")
+    _draw_spectrogram(axes, mixture_power, loudest, mixture.shape[-1] / sample_rate)
+    axes.set_title("mixture", fontsize=10)
+    signals = [signal for pair in zip(references, estimates, strict=True) for signal in pair]
+    for axes, signal in zip(panels.values(), signals, strict=True):
+        power = _band_power(signal, sample_rate, columns=500)
+        _draw_spectrogram(axes, power, loudest, signal.shape[-1] / sample_rate)
+    _label_pairs(figure, panels, "dB re maximum of the mixture")
     return figure
+
+
+def _pair_names(sources: Sequence[str]) -> list[Any]:
+    """Names of the panels of each source, in two columns."""
+    return [[f"{source}: reference", f"{source}: estimate"] for source in sources]
+
+
+def _label_pairs(figure: Figure, panels: Mapping[str, Axes], label: str) -> None:
+    """Label the outer axes of panels in two columns, and add a colour bar for all of the figure."""
+    for number, (name, axes) in enumerate(panels.items()):
+        axes.set_title(name, fontsize=10)
+        last = number >= len(panels) - 2
+        axes.set_xlabel("time (s)" if last else "")
+        axes.tick_params(labelleft=number % 2 == 0, labelbottom=last)
+    figure.supylabel("frequency (Hz)", fontsize=10)
+    image = figure.axes[0].images[0]
+    figure.colorbar(image, ax=figure.axes, label=label, aspect=50, pad=0.01)
 
 
 def mask_figure(
@@ -102,37 +104,20 @@ def mask_figure(
 
     A mask is |S| / |X|, at most 1, with the magnitudes S of a source and X of the mixture in
     frequency bands. It is the mask of a masking model, and the equivalent for any other model;
-    phase is ignored.
-
-    Args:
-        mixture: Waveform, nominally in [-1, 1], shape (C, T).
-        references: True sources, shape (S, C, T).
-        estimates: Estimates, shape (S, C, T).
-        sources: Names of the sources, length S.
-        sample_rate: Samples per second.
-        title: Title of the figure.
-
-    Returns:
-        The figure, 1200 pixels wide; grey where the mixture is 80 dB below its maximum.
+    phase is ignored. Bins in which the mixture is 80 dB below its maximum are grey. Arguments are
+    those of `spectrogram_figure`.
     """
     figure = new_figure(title, 0.8 + 1.75 * len(sources))
-    grid = figure.subplots(len(sources), 2, sharex=True, sharey=True, squeeze=False)
+    panels = figure.subplot_mosaic(_pair_names(sources))
     mixed = _band_power(mixture, sample_rate, columns=500)
     quietest = max(float(mixed.max()), 1e-12) * 10 ** (-_DYNAMIC_RANGE_DB / 10)
-    for row, source in enumerate(sources):
-        pair = (("reference", references[row]), ("estimate", estimates[row]))
-        for axes, (kind, signal) in zip(grid[row], pair, strict=True):
-            power = _band_power(signal, sample_rate, columns=500)
-            shares = np.sqrt(np.minimum(power / np.maximum(mixed, quietest), 1))
-            masked = np.ma.masked_where(mixed < quietest, shares)
-            seconds = signal.shape[-1] / sample_rate
-            _draw_image(axes, masked, seconds, _MASK_COLOURS, (0, 1))
-            axes.set_title(f"{source}: {kind}", fontsize=10)
-    for axes in grid[-1]:
-        axes.set_xlabel("time (s)")
-    figure.supylabel("frequency (Hz)", fontsize=10)
-    label = "share of the mixture"
-    figure.colorbar(grid[0, 0].images[0], ax=grid, label=label, aspect=50, pad=0.01)
+    signals = [signal for pair in zip(references, estimates, strict=True) for signal in pair]
+    for axes, signal in zip(panels.values(), signals, strict=True):
+        power = _band_power(signal, sample_rate, columns=500)
+        shares = np.sqrt(np.minimum(power / np.maximum(mixed, quietest), 1))
+        masked = np.ma.masked_where(mixed < quietest, shares)
+        _draw_image(axes, masked, signal.shape[-1] / sample_rate, _MASK_COLOURS, (0, 1))
+    _label_pairs(figure, panels, "share of the mixture")
     return figure
 
 
@@ -141,17 +126,7 @@ def denoising_figure(
 ) -> Figure:
     """Draw spectrograms of clean, noisy and denoised music, and their third-octave levels below.
 
-    Both are in dB below the maximum of the clean signal.
-
-    Args:
-        clean: Waveform, nominally in [-1, 1], shape (C, T).
-        noisy: Waveform, same shape.
-        denoised: Waveform, same shape.
-        sample_rate: Samples per second.
-        title: Title of the figure.
-
-    Returns:
-        The figure, 1200 pixels wide.
+    Both are in dB below the maximum of the clean signal. Waveforms have shape (C, T).
     """
     figure = new_figure(title, 7)
     grid = figure.add_gridspec(2, 3, height_ratios=(1.1, 1))
@@ -179,9 +154,7 @@ def denoising_figure(
         levels.semilogx(band_centres(sample_rate, 3), decibels, color=colour, label=name)
     levels.set_xticks(list(_FREQUENCY_TICKS_HZ), list(_FREQUENCY_TICKS_HZ.values()), minor=False)
     levels.set_xticks([], minor=True)
-    levels.set_ylim(-60, 10)
-    levels.set_xlabel("frequency (Hz)")
-    levels.set_ylabel("level of a third octave (dB)")
+    levels.set(ylim=(-60, 10), xlabel="frequency (Hz)", ylabel="level of a third octave (dB)")
     levels.grid(color="0.9")
     levels.legend(frameon=False)
     return figure
@@ -197,16 +170,7 @@ def waveform_figure(
 ) -> Figure:
     """Draw waveforms: for each source its estimate over its reference over the mixture.
 
-    Args:
-        mixture: Waveform, nominally in [-1, 1], shape (C, T).
-        references: True sources, shape (S, C, T).
-        estimates: Estimates, shape (S, C, T).
-        sources: Names of the sources, length S.
-        sample_rate: Samples per second.
-        title: Title of the figure.
-
-    Returns:
-        The figure, 1200 pixels wide.
+    Arguments are those of `spectrogram_figure`.
     """
     figure = new_figure(title, 1.0 + 1.6 * len(sources))
     panels = figure.subplots(len(sources), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -216,8 +180,8 @@ def waveform_figure(
             (references[row], _REFERENCE_FACE, "reference"),
         )
         for signal, colour, label in filled:
-            seconds, lowest, highest = _envelope(signal, sample_rate)
-            axes.fill_between(seconds, lowest, highest, color=colour, linewidth=0, label=label)
+            envelope = _envelope(signal, sample_rate)
+            axes.fill_between(*envelope, color=colour, linewidth=0, label=label)
         # An outline, because a third fill would hide the reference.
         seconds, lowest, highest = _envelope(estimates[row], sample_rate)
         axes.plot(seconds, lowest, color=_ESTIMATE_COLOUR, linewidth=0.8, label="estimate")
@@ -234,12 +198,9 @@ def waveform_figure(
 def track_strips(tracks: Iterable[_Signal], sample_rate: int) -> Iterator[tuple[Figure, Figure]]:
     """Draw a waveform and a spectrogram of each track without axes, for the web player.
 
-    Both extend from edge to edge, so that a playhead on top shows the time. The first track sets
-    the scales of all. Tracks are read one at a time, because they may not fit into memory.
-
-    Args:
-        tracks: Waveforms, nominally in [-1, 1], shape (C, T); the mixture first.
-        sample_rate: Samples per second.
+    Both extend from edge to edge, so that a playhead on top shows the time. The first track, the
+    mixture, sets the scales of all. Tracks (C, T) are read one at a time, because they may not fit
+    into memory.
 
     Yields:
         Waveform on a transparent background, and spectrogram, of each track.
@@ -253,8 +214,7 @@ def track_strips(tracks: Iterable[_Signal], sample_rate: int) -> Iterator[tuple[
         waveform = Figure(figsize=(12, 1), dpi=DPI, facecolor="none")
         axes = waveform.add_axes((0, 0, 1, 1))
         length = signal.shape[-1] / sample_rate
-        seconds, lowest, highest = _envelope(signal, sample_rate)
-        axes.fill_between(seconds, lowest, highest, color=_WAVE_COLOUR, linewidth=0)
+        axes.fill_between(*_envelope(signal, sample_rate), color=_WAVE_COLOUR, linewidth=0)
         axes.set(xlim=(0, length), ylim=(-peak, peak))
         axes.set_axis_off()
         spectrogram = Figure(figsize=(12, 1.6), dpi=DPI)
@@ -273,7 +233,7 @@ def frequency_heights() -> dict[str, float]:
 
 
 def _band_power(signal: _Signal, sample_rate: int, columns: int) -> NDArray[np.float64]:
-    """Compute power in logarithmic frequency bands over time.
+    """Compute power in logarithmic frequency bands over time, summed over channels.
 
     Args:
         signal: Waveform, shape (C, T).
@@ -281,7 +241,7 @@ def _band_power(signal: _Signal, sample_rate: int, columns: int) -> NDArray[np.f
         columns: Maximum number of time steps; frames of a long signal do not overlap.
 
     Returns:
-        Power summed over channels, shape (bands, steps), lowest band first.
+        Power, shape (bands, steps), lowest band first.
     """
     n_fft = 2 ** round(math.log2(0.09 * sample_rate))  # 93 ms at 44.1 kHz
     samples = signal.shape[-1]
@@ -329,15 +289,8 @@ def _draw_image(
     limits: tuple[float, float],
 ) -> None:
     """Draw values (bands, steps) over time and logarithmic frequency."""
-    axes.imshow(
-        values,
-        origin="lower",
-        aspect="auto",
-        extent=(0, seconds, 0, 1),
-        cmap=colours,
-        vmin=limits[0],
-        vmax=limits[1],
-    )
+    image = axes.imshow(values, colours, aspect="auto", origin="lower", extent=(0, seconds, 0, 1))
+    image.set_clim(limits)
     ticks = frequency_heights()
     axes.set_yticks(list(ticks.values()), list(ticks))
     axes.tick_params(labelsize=9)

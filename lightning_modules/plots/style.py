@@ -24,13 +24,7 @@ DPI = 100  # a figure 12 inches wide is 1200 pixels wide
 
 
 def new_figure(title: str, height: float, width: float = 12.0) -> Figure:
-    """Create an empty figure with constrained layout.
-
-    Args:
-        title: Its title.
-        height: Its height, hundreds of pixels.
-        width: Its width, hundreds of pixels.
-    """
+    """Create an empty figure with constrained layout; sizes are in hundreds of pixels."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=13)
     return figure

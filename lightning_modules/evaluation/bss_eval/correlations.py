@@ -11,33 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Signals = NDArray[np.generic]
 
 _MIN_FFT = 2048  # shorter ones are slower because of more calls
 _BLOCKS = 16  # in one matrix product; few enough for the CPU cache
 
 
 class Correlator(threading.local):
-    """Correlations of sections of a track.
+    """Correlate sections, at most `longest` samples long, of references and estimates (S, T, C).
 
-    Buffers are reused between sections; each thread has its own.
-
-    Args:
-        references: True sources, shape (S, T, C), of any real type.
-        estimates: Estimates, of the same shape.
-        taps: F, the number of lags.
-        longest: Length of the longest section, samples; sets the size of buffers.
-
-    Attributes:
-        result_bytes: Size of the correlations of a section.
+    Correlations are at F = `taps` lags and need `result_bytes` per section. Buffers are reused
+    between sections; each thread has its own.
     """
 
-    def __init__(
-        self,
-        references: NDArray[np.generic],
-        estimates: NDArray[np.generic],
-        taps: int,
-        longest: int,
-    ) -> None:
+    def __init__(self, references: Signals, estimates: Signals, taps: int, longest: int) -> None:
         self._references, self._estimates = references, estimates
         self._sources, _, self._channels = references.shape
         self._past = taps - 1
@@ -57,10 +44,6 @@ class Correlator(threading.local):
 
     def section(self, start: int, stop: int) -> tuple[Array, Array]:
         """Correlate samples start ... stop - 1, with zeros around them.
-
-        Args:
-            start: First sample.
-            stop: One past the last sample.
 
         Returns:
             sum_n y_q[n] x_k[n - l] for all references, then estimates, y and all references x,
@@ -92,25 +75,18 @@ class Correlator(threading.local):
         signals, length = len(self._audio) // 2, stop - start
         audio = self._audio[:, self._past :]
         shape = (self._sources, self._channels, -1)
-        for rows, waveform in (
-            (slice(signals), self._references),
-            (slice(signals, None), self._estimates),
-        ):
-            audio[rows].reshape(shape)[..., :length] = waveform[:, start:stop].transpose(0, 2, 1)
+        for first, waveform in ((0, self._references), (signals, self._estimates)):
+            rows = audio[first : first + signals].reshape(shape)
+            rows[..., :length] = waveform[:, start:stop].transpose(0, 2, 1)
         audio[:, length:] = 0
         reference, estimate = audio[:signals, :length], audio[signals:, :length]
-        return np.stack(
-            [
-                np.einsum("pt,pt->p", wave, wave).reshape(shape[:2]).sum(axis=1)
-                for wave in (reference, estimate, estimate - reference)
-            ]
-        )
+        waves = (reference, estimate, estimate - reference)
+        powers = [np.einsum("pt,pt->p", wave, wave) for wave in waves]
+        energies: Array = np.reshape(powers, (3, *shape[:2])).sum(axis=2)
+        return energies
 
     def borders(self, sections: list[tuple[int, int]]) -> Array:
-        """Correlate the beginnings of sections with the samples before them.
-
-        Args:
-            sections: Start and stop of each section except the first.
+        """Correlate the beginnings of sections, all but the first, with the samples before them.
 
         Returns:
             The sum over borders of sum_n y_q[n] x_k[n - l], n in the section and n - l before it;

@@ -56,9 +56,9 @@ class Evaluation:
 
     Attributes:
         sdr: SDR in dB, shape (sources, frames).
-        isr: ISR in dB, same shape.
-        sir: SIR in dB, same shape.
-        sar: SAR in dB, same shape.
+        isr: ISR, likewise.
+        sir: SIR.
+        sar: SAR.
         permutation: Index of the estimate of each source, shape (sources, 1), or (sources, frames)
             with filters per frame.
         doubts: Source, or None for all of them -> why rounding determines some of the scores.
@@ -130,16 +130,8 @@ def bss_eval(
         BSSEvalWarning: Rounding determines some digits of a source's scores.
     """
     if compute_permutation or bsseval_sources_version:
-        return _museval(
-            reference_sources,
-            estimated_sources,
-            window=window,
-            hop=hop,
-            compute_permutation=compute_permutation,
-            filters_len=filters_len,
-            framewise_filters=framewise_filters,
-            bsseval_sources_version=bsseval_sources_version,
-        )
+        options = compute_permutation, filters_len, framewise_filters, bsseval_sources_version
+        return _museval(reference_sources, estimated_sources, window, hop, *options)
     found = evaluate(
         reference_sources, estimated_sources, window, hop, filters_len, framewise_filters, threads
     )
@@ -160,20 +152,7 @@ def evaluate(
 ) -> Evaluation:
     """Compute the scores of `bss_eval` and return the warnings instead of issuing them.
 
-    Args:
-        reference_sources: True sources, as for `bss_eval`.
-        estimated_sources: Estimates.
-        window: Length of a frame, samples.
-        hop: Distance between the starts of two frames, samples.
-        filters_len: Taps of the distortion filters.
-        framewise_filters: Fit filters to each frame.
-        threads: Number of frames to process in parallel.
-
-    Returns:
-        The scores.
-
-    Raises:
-        ValueError: As `bss_eval`.
+    Arguments and errors are those of `bss_eval`.
     """
     references, estimates = np.atleast_3d(reference_sources), np.atleast_3d(estimated_sources)
     _check(references, estimates)
@@ -187,44 +166,31 @@ def evaluate(
     audible = [
         index
         for index, (start, stop) in enumerate(frames)
-        if not _silent(references[:, start:stop]).any()
-        and not _silent(estimates[:, start:stop]).any()
+        if not any(_silent(signals[:, start:stop]).any() for signals in (references, estimates))
     ]
-    found = projection.measure(
+    squares, energies, filters = projection.measure(
         references, estimates, frames, audible, taps, framewise_filters, threads
     )
-    sources = np.arange(len(references))[:, None]
-    return Evaluation(
-        *_sdr_isr_sir_sar(found.squares, found.energies),
-        np.tile(sources, len(frames) if framewise_filters else 1),
-        _doubts(found.filters),
-    )
-
-
-def _sdr_isr_sir_sar(
-    squares: _Scores, energies: _Scores
-) -> tuple[_Scores, _Scores, _Scores, _Scores]:
-    """Compute the four ratios in dB, each of shape (S, frames).
-
-    Args:
-        squares: |s|^2, |e|^2 and |e - s|^2, shape (frames, 3, S); NaN in skipped frames.
-        energies: |p1|^2, |p1 - s|^2, |p2 - p1|^2, |p2|^2 and |e - p2|^2, shape (5, frames, S).
-    """
     source, _, distortion = squares.transpose(1, 0, 2)
     p1, spatial_distortion, interference, p2, artefacts = energies
     # museval sums the distortion from filtered parts, so NaN in the filters makes it NaN.
     distortion = np.where(np.isnan(p2), np.nan, distortion)
+    identity = np.arange(len(references))[:, None]
+    return Evaluation(
+        sdr=_decibels(source, distortion),
+        isr=_decibels(source, spatial_distortion),
+        sir=_decibels(p1, interference),
+        sar=_decibels(p2, artefacts),
+        permutation=np.tile(identity, len(frames) if framewise_filters else 1),
+        doubts=_doubts(filters),
+    )
 
-    def decibels(numerator: _Scores, denominator: _Scores) -> _Scores:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = 10 * np.log10(numerator / denominator)
-        return np.where(denominator == 0, np.inf, ratio).T
 
-    sdr = decibels(source, distortion)
-    isr = decibels(source, spatial_distortion)
-    sir = decibels(p1, interference)
-    sar = decibels(p2, artefacts)
-    return sdr, isr, sir, sar
+def _decibels(numerator: _Scores, denominator: _Scores) -> _Scores:
+    """Ratio of energies (frames, S) in dB, shape (S, frames); infinite if the denominator is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = 10 * np.log10(numerator / denominator)
+    return np.where(denominator == 0, np.inf, ratio).T
 
 
 def _doubts(filters: list[projection.Filters]) -> dict[int | None, str]:
@@ -282,7 +248,7 @@ def _frame_bounds(window: float, hop: float, samples: int) -> list[tuple[int, in
         start, stop = index * hop, index * hop + window
         # With an infinite hop or window, 0 times infinity is NaN.
         first = math.floor(start) if math.isfinite(start) else 0
-        last = math.floor(min(stop, samples)) if math.isfinite(min(stop, samples)) else samples
+        last = math.floor(stop) if stop < samples else samples
         # Negative windows count from the end, as in any slice.
         first, last, _ = slice(first, last).indices(samples)
         bounds.append((first, max(first, last)))
@@ -299,7 +265,7 @@ def _silent(signals: _Signals) -> NDArray[np.bool_]:
     return silent
 
 
-def _museval(*signals: _Signals, **options: object) -> _Result:
+def _museval(*arguments: object) -> _Result:
     programs = [name for name in ("ffmpeg", "ffprobe") if shutil.which(name) is None]
     if programs:
         raise ScorerUnavailableError(
@@ -313,5 +279,5 @@ def _museval(*signals: _Signals, **options: object) -> _Result:
         )
     from museval.metrics import bss_eval as museval_bss_eval
 
-    sdr, isr, sir, sar, permutation = museval_bss_eval(*signals, **options)
-    return sdr, isr, sir, sar, permutation
+    result: _Result = museval_bss_eval(*arguments)
+    return result

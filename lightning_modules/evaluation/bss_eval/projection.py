@@ -38,19 +38,20 @@ _GROUP = 16  # frames in one matrix product
 
 
 @dataclass
-class Measurement:
-    """Energies of a track's frames.
+class Filters:
+    """Distortion filters and the condition of the systems they solve.
 
     Attributes:
-        squares: |s|^2, |e|^2 and |e - s|^2, shape (frames, 3, S); NaN in skipped frames.
-        energies: |p1|^2, |p1 - s|^2, |p2 - p1|^2, |p2|^2 and |e - p2|^2, shape
-            (ENERGIES, frames, S); NaN in skipped frames.
-        filters: Filters of the whole track, or of each frame that was not skipped.
+        own: c1, from a source's channels to each channel of its estimate, (S, C, C, F).
+        all: c2, from all references to each channel of each estimate, (S, C, P, F).
+        own_condition: Condition number of each source's own system, shape (S,).
+        all_condition: Condition number of the system of all references.
     """
 
-    squares: Array
-    energies: Array
-    filters: list["Filters"]
+    own: Array
+    all: Array
+    own_condition: Array
+    all_condition: float
 
 
 def measure(
@@ -61,7 +62,7 @@ def measure(
     taps: int,
     framewise: bool = False,
     threads: int = 1,
-) -> Measurement:
+) -> tuple[Array, Array, list[Filters]]:
     """Fit distortion filters and compute the energies of the projections in each frame.
 
     Args:
@@ -74,7 +75,9 @@ def measure(
         threads: Number of frames to process in parallel.
 
     Returns:
-        Energies of all frames.
+        |s|^2, |e|^2 and |e - s|^2, shape (frames, 3, S); |p1|^2, |p1 - s|^2, |p2 - p1|^2, |p2|^2
+        and |e - p2|^2, shape (ENERGIES, frames, S); and the filters of the whole track, or of each
+        audible frame. Energies of the other frames are NaN.
     """
     sources, samples, _ = references.shape
     squares = np.full((len(frames), 3, sources), np.nan)
@@ -85,10 +88,14 @@ def measure(
     known: list[tuple[Array, Array]] = []
     common: tuple[Filters, Array] | None = None
 
+    def filters_and_weights(correlations: Array) -> tuple[Filters, Array]:
+        filters = fit(correlations, sources, copies)
+        return filters, energy_weights(filters)
+
     def measure_group(group: Sequence[int]) -> Filters:
         parts = [known[index] if known else correlator.section(*frames[index]) for index in group]
         lags, levels = (np.stack(arrays) for arrays in zip(*parts, strict=True))
-        filters, weights = common or _filters_and_weights(lags[0], sources, copies)
+        filters, weights = common or filters_and_weights(lags[0])
         values, inaccurate = frame_energies(lags, levels, weights)
         for row, source in np.argwhere(inaccurate):
             start, stop = frames[group[row]]
@@ -115,50 +122,29 @@ def measure(
                 total += part[0]
                 if keep:
                     known.append(part)
-            common = _filters_and_weights(total, sources, copies)
+            common = filters_and_weights(total)
         size = 1 if framewise else _GROUP
         groups = [audible[first : first + size] for first in range(0, len(audible), size)]
         fitted = list(apply(measure_group, groups))
-    return Measurement(squares, energies, [common[0]] if common else fitted)
-
-
-@dataclass
-class Filters:
-    """Distortion filters and the condition of the systems they solve.
-
-    Attributes:
-        own: c1, from a source's channels to each channel of its estimate, (S, C, C, F).
-        all: c2, from all references to each channel of each estimate, (S, C, P, F).
-        own_condition: Condition number of each source's own system, shape (S,).
-        all_condition: Condition number of the system of all references.
-    """
-
-    own: Array
-    all: Array
-    own_condition: Array
-    all_condition: float
+    return squares, energies, [common[0]] if common else fitted
 
 
 def copied_channels(references: Signals) -> NDArray[np.intp]:
-    """Find channels that equal an earlier one of their source, as in a centred source.
-
-    Args:
-        references: True sources, shape (S, T, C).
+    """Find channels of references (S, T, C) that equal an earlier one of their source.
 
     Returns:
         Their indices among the P signals.
     """
     sources, samples, channels = references.shape
-    middle = references[:, samples // 2 : samples // 2 + 64]  # enough to tell most channels apart
+    middle = slice(samples // 2, samples // 2 + 64)  # enough to tell most channels apart
+    signals = references.transpose(0, 2, 1)
     copies = [
         source * channels + channel
         for source, channel in itertools.product(range(sources), range(channels))
         if any(
-            all(
-                np.array_equal(part[source, :, channel], part[source, :, earlier])
-                for part in (middle, references)
-            )
-            for earlier in range(channel)
+            np.array_equal(earlier[middle], signals[source, channel, middle])
+            and np.array_equal(earlier, signals[source, channel])
+            for earlier in signals[source, :channel]
         )
     ]
     return np.array(copies, dtype=np.intp)
@@ -174,9 +160,6 @@ def fit(correlations: Array, sources: int, copies: NDArray[np.intp]) -> Filters:
         sources: S.
         copies: Signals equal to others, which get no filters: the projections are the same, and
             the system stays well-conditioned.
-
-    Returns:
-        The filters.
     """
     _, signals, taps = correlations.shape
     channels = signals // sources
@@ -186,11 +169,9 @@ def fit(correlations: Array, sources: int, copies: NDArray[np.intp]) -> Filters:
     every, all_condition = _solve(among[None], right[None])
     own, own_condition = every, all_condition
     if sources > 1:  # for a single source, both are the same: its interference is exactly zero
-        blocks = np.arange(signals).reshape(sources, channels)
-        own, own_condition = _solve(
-            np.stack([among[np.ix_(rows, rows)] for rows in blocks]),
-            np.stack([right[np.ix_(rows, rows)] for rows in blocks]),
-        )
+        rows = np.arange(signals).reshape(sources, channels)
+        blocks = rows[:, :, None], rows[:, None, :]
+        own, own_condition = _solve(among[blocks], right[blocks])
     return Filters(
         own.reshape(sources, channels, channels, taps),
         every.reshape(sources, channels, signals, taps),
@@ -210,18 +191,8 @@ def _solve(lags: Array, right: Array) -> tuple[Array, Array]:
     return np.where(columns, filters, np.nan), condition
 
 
-def _filters_and_weights(
-    correlations: Array, sources: int, copies: NDArray[np.intp]
-) -> tuple[Filters, Array]:
-    filters = fit(correlations, sources, copies)
-    return filters, energy_weights(filters)
-
-
 def energy_weights(filters: Filters) -> Array:
     """Weights that turn correlations into energies.
-
-    Args:
-        filters: The filters of S sources.
 
     Returns:
         Weights of |p1|^2, |p1 - s|^2, |p2 - p1|^2, |p2|^2 and |e - p2|^2 - |e|^2,
@@ -262,9 +233,8 @@ def frame_energies(correlations: Array, squares: Array, weights: Array) -> tuple
     if not np.isfinite(squares).all():
         # NaN filters mark the affected sources; 0 times NaN would affect the others.
         correlations = np.nan_to_num(correlations, posinf=0, neginf=0)
-    shape = (frames, ENERGIES, sources)
     energies = correlations.reshape(frames, -1) @ weights.reshape(ENERGIES * sources, -1).T
-    energies = energies.reshape(shape).transpose(1, 0, 2)
+    energies = energies.reshape(frames, ENERGIES, sources).transpose(1, 0, 2)
     energies[4] += squares[:, 1]
     # The rounding error of an FFT is spread evenly over lags: eps |y| |x| at each.
     power = np.einsum("fkk->fk", correlations[:, :signals, :, 0])
@@ -283,7 +253,7 @@ def frame_energies(correlations: Array, squares: Array, weights: Array) -> tuple
 
 
 def filtered_energies(
-    references: NDArray[np.generic], estimate: NDArray[np.generic], source: int, filters: Filters
+    references: Signals, estimate: Signals, source: int, filters: Filters
 ) -> Array:
     """Compute the energies by filtering a frame, for scores too high for `frame_energies`.
 

@@ -17,7 +17,7 @@ for taps a, b = 0 ... F - 1. T depends only on a - b, so the P F x P F matrix is
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,7 @@ _TOLERANCE = 1e-26  # energy of the error relative to that of the solution
 _MAX_RESIDUAL = 1e-8
 
 
-@dataclass
-class Solution:
+class Solution(NamedTuple):
     """Filters and the condition of their systems.
 
     Attributes:
@@ -55,9 +54,6 @@ def solve(correlations: Array, right: Array) -> Solution:
     Args:
         correlations: r_ik[l] = sum_n x_i[n] x_k[n - l], shape (systems, P, P, F). Finite.
         right: d, shape (systems, right-hand sides, P, F). Finite.
-
-    Returns:
-        The solution, in the order of `right`.
     """
     lags = correlations.copy()
     diagonal = np.arange(lags.shape[1])
@@ -66,9 +62,7 @@ def solve(correlations: Array, right: Array) -> Solution:
     # Each signal is scaled to energy 1, so that the ridge does not dominate quiet ones.
     scale = 1 / np.sqrt(lags[:, diagonal, diagonal, 0])
     lags *= scale[:, :, None, None] * scale[:, None, :, None]
-    scaled = right * scale[:, None, :, None]
-
-    filters, condition = _solve_scaled(lags, scaled)
+    filters, condition = _solve_scaled(lags, right * scale[:, None, :, None])
     return Solution(filters * scale[:, None, :, None], condition)
 
 
@@ -90,8 +84,7 @@ def _solve_scaled(lags: Array, right: Array) -> tuple[Array, Array]:
             return np.concatenate(every), np.concatenate(conditions)
     for system in np.flatnonzero(~solved):
         filters[system] = _solve_dense(lags[system], right[system])
-        condition[system] = 1 / RIDGE
-    return filters, condition
+    return filters, np.where(solved, condition, 1 / RIDGE)
 
 
 def _refine(start: Array, right: Array, multiply: _Operator, precondition: _Operator) -> Array:
@@ -169,10 +162,7 @@ def _solve_nearby(lags: Array, right: Array) -> tuple[Array, _Operator, Array]:
     shape = (systems, taps, signals, -1)
     shifted = np.zeros_like(forward)
     shifted[:, signals:] = backward[:, :-signals]
-    factors = [
-        (forward.reshape(shape), inverses[0]),
-        (shifted.reshape(shape), -inverses[1]),
-    ]
+    factors = [(forward.reshape(shape), inverses[0]), (shifted.reshape(shape), -inverses[1])]
     filters = np.ascontiguousarray(solution.reshape(shape).transpose(0, 3, 2, 1))
     return filters, _inversion(factors), _condition(factors)
 
@@ -226,14 +216,7 @@ def _multiplication(lags: Array) -> _Operator:
 
 
 def dense(lags: Array) -> Array:
-    """Form T, signal by signal.
-
-    Args:
-        lags: r_ik[l], shape (P, P, F).
-
-    Returns:
-        T, shape (P F, P F).
-    """
+    """Form T, shape (P F, P F), signal by signal, from r_ik[l], shape (P, P, F)."""
     signals, _, taps = lags.shape
     both_sides = np.concatenate([lags.swapaxes(0, 1)[..., :0:-1], lags], axis=-1)
     # T[(i, a), (k, b)] = r_ik[b - a]
