@@ -11,18 +11,31 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_modules.callbacks.graceful_stop import GracefulStop, Interrupted
 from lightning_modules.callbacks.lightning_internals import (
     CheckpointBase,
     batches_done,
     between_steps,
+    disable_signal_handlers,
     is_last_batch_of_epoch,
     validation_follows,
 )
 from lightning_modules.checkpoints.files import link_best, remove_partial
+from lightning_modules.runtime import signals
 
 # With several ranks, checking the time is a collective: not at every step.
 _STEPS_BETWEEN_TIME_CHECKS = 10
+
+
+class Interrupted(SystemExit):
+    """The run was ended by a signal after its state was saved.
+
+    Attributes:
+        checkpoint: The checkpoint to resume from.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__(signals.exit_status())
+        self.checkpoint = checkpoint
 
 
 class Checkpoints(CheckpointBase):
@@ -74,7 +87,8 @@ class Checkpoints(CheckpointBase):
         )
         self.save_every_n_steps = save_every_n_steps
         self.save_every_seconds = save_every_seconds
-        self.stop = GracefulStop()
+        self.stop_agreed: bool | None = None
+        """Set by ``SkipNonFinite``: whether any rank had received a signal in this batch."""
         self.awaits_scores = False
         """Set by ``BSSEval``: the scores of this validation come later."""
         self._saved_at_batch = 0
@@ -94,11 +108,7 @@ class Checkpoints(CheckpointBase):
             remove_partial(folder)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the list of the best, also if the run's directory was moved.
-
-        Args:
-            state_dict: Return value of ``state_dict``.
-        """
+        """Restore the list of the best, also if the run's directory was moved."""
         assert self.dirpath is not None
         here = Path(self.dirpath)
         moved = {"dirpath": self.dirpath}
@@ -118,22 +128,18 @@ class Checkpoints(CheckpointBase):
     def _with_complete_sdr(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
         return metrics | (complete_sdr(metrics) if self.monitor == "val/sdr" else {})
 
-    def save_best(self, trainer: Trainer, candidates: dict[str, Tensor]) -> None:
+    def save_best(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         """Save a checkpoint if it is among the best."""
         # Without the metric, as when nothing is validated, only the last state is kept.
-        if self.monitor in candidates:
-            super().save_best(trainer, candidates)
+        if self.monitor in monitor_candidates:
+            super().save_best(trainer, monitor_candidates)
             if trainer.is_global_zero and self.best_model_path:
                 link_best(Path(self.best_model_path))
 
     def choose(self, trainer: Trainer, metrics: Mapping[str, float], epoch: int, step: int) -> None:
         """Rank a checkpoint that was saved before its scores were known; all ranks call it.
 
-        Args:
-            trainer: The trainer.
-            metrics: The scores by name; without ``monitor`` the checkpoint is removed.
-            epoch: Epoch of the validation.
-            step: Optimiser steps before the validation.
+        Without ``monitor`` in the metrics, the checkpoint is removed.
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -141,30 +147,29 @@ class Checkpoints(CheckpointBase):
         candidates |= {"epoch": torch.tensor(epoch), "step": torch.tensor(step)}
         self._scored_late = self.format_checkpoint_name(candidates)
         self.save_best(trainer, self._with_complete_sdr(candidates))
-        if self._scored_late not in self.best_k_models and self.may_remove(
-            trainer, self._scored_late
-        ):
+        is_best = self._scored_late in self.best_k_models
+        if not is_best and self.may_remove(trainer, self._scored_late):
             self._to_remove.append(self._scored_late)
         self._scored_late = ""
         self._overdue = True
 
     # ------------------------------------------------------------ writing files
 
-    def write(self, trainer: Trainer, path: str) -> None:
+    def write(self, trainer: Trainer, filepath: str) -> None:
         """Write one checkpoint file."""
-        if path == self._scored_late:
+        if filepath == self._scored_late:
             return  # the file exists, and the weights have changed since
-        super().write(trainer, path)
+        super().write(trainer, filepath)
         self._saved_at_batch, self._saved_at_seconds = batches_done(trainer), time.monotonic()
         self._overdue = False
 
-    def remove(self, trainer: Trainer, path: str) -> None:
+    def remove(self, trainer: Trainer, filepath: str) -> None:
         """Remove a file after the next ``last.ckpt`` is written."""
-        self._to_remove.append(path)
+        self._to_remove.append(filepath)
 
-    def save_latest(self, trainer: Trainer, candidates: dict[str, Tensor]) -> None:
+    def save_latest(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         """Save ``last.ckpt``, then remove the files that it no longer lists."""
-        super().save_latest(trainer, candidates)
+        super().save_latest(trainer, monitor_candidates)
         while self._to_remove:
             super().remove(trainer, self._to_remove.pop())
 
@@ -186,14 +191,14 @@ class Checkpoints(CheckpointBase):
         """Save when due; save and stop after a signal."""
         if not between_steps(trainer):
             return
-        due, stops = self._is_due(trainer), self.stop.agreed_after_batch(trainer)
+        due, stops = self._is_due(trainer), self.stops_after_batch(trainer)
         if due or stops:
             self.save_latest(trainer, self.monitor_candidates(trainer))
         if stops:
             raise Interrupted(Path(self.last_model_path))
 
     def _is_due(self, trainer: Trainer) -> bool:
-        """Whether to save after this batch; called between optimiser steps."""
+        """Whether to save after this batch, which ends an optimiser step."""
         validates = validation_follows(trainer)
         if trainer.fast_dev_run or (is_last_batch_of_epoch(trainer) and not validates):  # type: ignore[attr-defined]
             return False  # hooks at the epoch's end are still to run: see on_train_epoch_end
@@ -220,7 +225,7 @@ class Checkpoints(CheckpointBase):
             self.write(trainer, self.format_checkpoint_name(candidates))
         self.awaits_scores = False
         self.save_latest(trainer, candidates)
-        if self.stop.agreed(trainer):
+        if self._any_rank_stops(trainer):
             raise Interrupted(Path(self.last_model_path))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -235,20 +240,37 @@ class Checkpoints(CheckpointBase):
     # ----------------------------------------------------------------- signals
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the signal handlers."""
-        self.stop.install(trainer)
+        """Note stop signals instead of being ended by them."""
+        signals.install_handlers(*signals.STOP)
+        disable_signal_handlers(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the former signal handlers."""
-        self.stop.restore()
+        signals.restore_handlers()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Restore the former signal handlers, but not while a stopped run shuts down."""
-        super().on_exception(trainer, pl_module, exception)
         if not isinstance(exception, Interrupted):
-            self.stop.restore()
+            signals.restore_handlers()
+
+    def stops_after_batch(self, trainer: Trainer) -> bool:
+        """Whether to stop after this batch; all ranks return the same.
+
+        Any rank may receive a signal, at any moment. ``SkipNonFinite`` sends it along with its
+        own all-reduce; without that callback, each batch costs an all-reduce here.
+        """
+        agreed, self.stop_agreed = self.stop_agreed, None
+        if agreed is None or trainer.world_size == 1:
+            return self._any_rank_stops(trainer)
+        return agreed
+
+    def _any_rank_stops(self, trainer: Trainer) -> bool:
+        """Whether any rank has received a signal by now; all ranks must call it."""
+        received = signals.received is not None
+        stops: bool = trainer.strategy.reduce_boolean_decision(received, all=False)
+        return stops
 
 
 def complete_sdr(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -256,13 +278,8 @@ def complete_sdr(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     BSS Eval has no score for a source whose estimate is silent, so that the mean
     over the others would reward silence. Such a source counts with its uSDR, 0 dB;
-    where BSS Eval cannot run at all, every source does.
-
-    Args:
-        metrics: Metrics of a validation.
-
-    Returns:
-        ``val/sdr``; nothing without ``val/usdr`` of a source.
+    where BSS Eval cannot run at all, every source does. Returns ``val/sdr``, or nothing
+    without ``val/usdr`` of any source.
     """
     prefix = "val/usdr/"
     values = []

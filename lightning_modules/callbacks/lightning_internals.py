@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import Logger
-from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from datamodules.batches import TrackBatch
 from datamodules.stream.datasets import WholeTracks
+from lightning_modules.configuration.messages import SettingError
 
 # ------------------------------------------------------------------ position
 
@@ -70,14 +70,7 @@ def disable_signal_handlers(trainer: Trainer) -> None:
 
 
 def validation_tracks(trainer: Trainer) -> Iterator[TrackBatch]:
-    """This rank's validation tracks, outside a validation.
-
-    Args:
-        trainer: The trainer, while it trains.
-
-    Yields:
-        The tracks on the model's device.
-    """
+    """This rank's validation tracks on the model's device, outside a validation."""
     loop = trainer.fit_loop.epoch_loop.val_loop
     trainer.validating = True
     loop.setup_data()  # does nothing if the loaders exist
@@ -96,14 +89,8 @@ def validation_tracks(trainer: Trainer) -> Iterator[TrackBatch]:
 def resumable_counters(trainer: Trainer, counters: dict[str, Any]) -> bool:
     """Rewrite the counters of the training loop so that Lightning resumes from them correctly.
 
-    Within an epoch and after a validation, the counters of the batches are correct already.
-
-    Args:
-        trainer: The trainer, while it saves a checkpoint.
-        counters: ``checkpoint["loops"]["fit_loop"]``; changed in place.
-
-    Returns:
-        Whether nothing but the end of the epoch is left of it.
+    They are ``checkpoint["loops"]["fit_loop"]``, and those of the batches are correct already
+    within an epoch and after a validation. Returns whether only the epoch's end is left of it.
     """
     batches = counters["epoch_loop.batch_progress"]
     validation = counters["epoch_loop.val_loop.batch_progress"]
@@ -112,9 +99,9 @@ def resumable_counters(trainer: Trainer, counters: dict[str, Any]) -> bool:
     validates = in_batch and validation_follows(trainer)
     awaits_end = in_batch and not validates and is_last_batch_of_epoch(trainer)
     epoch_is_over = epochs["current"]["processed"] == epochs["current"]["ready"]
+    started = int(validates)
     for part in ("total", "current"):
         # Count a validation that is about to start as started, and forget one that has ended.
-        started = int(validates)
         validation[part].update(ready=started, started=started, processed=0, completed=0)
         if validates or awaits_end:
             batches[part]["completed"] = batches[part]["processed"]
@@ -131,11 +118,9 @@ def resumable_counters(trainer: Trainer, counters: dict[str, Any]) -> bool:
 
 
 def restore_loops(trainer: Trainer, awaits_end: bool) -> None:
-    """Restore what the loops reset after loading a checkpoint with ``resumable_counters``.
+    """At the start of a resumed training, restore what the loops have reset.
 
-    Args:
-        trainer: The trainer, at the start of the training.
-        awaits_end: Return value of ``resumable_counters``.
+    ``awaits_end`` is the return value of ``resumable_counters``.
     """
     # With all batches done, Lightning would otherwise fetch one more before it validates.
     trainer.fit_loop.epoch_loop.val_loop._has_run = awaits_end
@@ -148,48 +133,21 @@ def finish_resumed_epoch(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop.on_iteration_done()
 
 
-# ------------------------------------- base classes with public names to override
+# ----------------------------------------------- base classes with public names
 
 
 class CheckpointBase(ModelCheckpoint):
-    """``ModelCheckpoint`` with public names for its steps: callers and subclasses use these."""
+    """``ModelCheckpoint`` with public names for its steps, to call and to override."""
 
-    def monitor_candidates(self, trainer: Trainer) -> dict[str, Tensor]:
-        """Metrics to choose by and to name files with."""
-        return super()._monitor_candidates(trainer)
-
-    def save_best(self, trainer: Trainer, candidates: dict[str, Tensor]) -> None:
-        """Save a checkpoint if it is among the best ``save_top_k``; remove the one it replaces."""
-        super()._save_topk_checkpoint(trainer, candidates)
-
-    def save_latest(self, trainer: Trainer, candidates: dict[str, Tensor]) -> None:
-        """Save ``last.ckpt``."""
-        super()._save_last_checkpoint(trainer, candidates)
-
-    def write(self, trainer: Trainer, path: str) -> None:
-        """Write one checkpoint file."""
-        super()._save_checkpoint(trainer, path)
-
-    def remove(self, trainer: Trainer, path: str) -> None:
-        """Remove one checkpoint file."""
-        super()._remove_checkpoint(trainer, path)
+    monitor_candidates = ModelCheckpoint._monitor_candidates
+    save_best = ModelCheckpoint._save_topk_checkpoint
+    save_latest = ModelCheckpoint._save_last_checkpoint
+    write = ModelCheckpoint._save_checkpoint
+    remove = ModelCheckpoint._remove_checkpoint
 
     def may_remove(self, trainer: Trainer, path: str) -> bool:
         """Whether a checkpoint is the run's own, and not the one that it was resumed from."""
-        return super()._should_remove_checkpoint(trainer, path, "")
-
-    def _monitor_candidates(self, trainer: Trainer) -> dict[str, Tensor]:
-        return self.monitor_candidates(trainer)
-
-    def _save_topk_checkpoint(
-        self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
-    ) -> None:
-        self.save_best(trainer, monitor_candidates)
-
-    def _save_last_checkpoint(
-        self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
-    ) -> None:
-        self.save_latest(trainer, monitor_candidates)
+        return self._should_remove_checkpoint(trainer, path, "")
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         self.write(trainer, filepath)
@@ -201,28 +159,25 @@ class CheckpointBase(ModelCheckpoint):
 class WeightAveragingBase(WeightAveraging):
     """``WeightAveraging`` with public access to the average."""
 
+    copy_average_to = WeightAveraging._copy_average_to_current
+
     @property
     def average(self) -> AveragedModel | None:
         """The averaged model; None before ``setup`` of a training."""
         return self._average_model
 
-    def copy_average_to(self, model: LightningModule) -> None:
-        """Copy the average into a model."""
-        self._copy_average_to_current(model)
-
 
 class CLIBase(LightningCLI):
-    """``LightningCLI`` that does not merge a checkpoint's hyperparameters into the config."""
-
-    def set_seed(self) -> None:
-        """Seed all generators with ``seed_everything``."""
-        super()._set_seed()
+    """``LightningCLI`` that explains bad seeds and keeps checkpoints out of the config."""
 
     def _set_seed(self) -> None:
-        self.set_seed()
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise SettingError(f"seed_everything: {error}") from error
 
     def _parse_ckpt_path(self) -> None:
-        """Skip: the checkpoint is compared with the config after parsing."""
+        """Skip merging hyperparameters: the checkpoint is compared with the config later."""
 
 
 # ------------------------------------------------------------ loggers, strategies

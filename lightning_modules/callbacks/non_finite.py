@@ -12,9 +12,8 @@ from torch import Tensor
 
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.checkpoints import Checkpoints
-from lightning_modules.callbacks.graceful_stop import GracefulStop
 from lightning_modules.callbacks.lightning_internals import batches_done
-from lightning_modules.callbacks.rank_flags import RankFlags
+from lightning_modules.runtime import signals
 
 
 class LossError(ValueError):
@@ -45,14 +44,8 @@ class SkipNonFinite(Callback):
             raise ValueError(f"most_in_a_row is {most_in_a_row}: give 1 or more")
         self.most_in_a_row = most_in_a_row
         self.skipped = self.in_a_row = 0
-        self._stops: list[GracefulStop] = []
-        self._flags = RankFlags()
-        self._loss = torch.zeros(())
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the callbacks to combine stop requests for."""
-        callbacks = trainer.checkpoint_callbacks
-        self._stops = [each.stop for each in callbacks if isinstance(each, Checkpoints)]
+        self._loss = self._flags = torch.zeros(())
+        self._copied: torch.cuda.Event | None = None
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -67,9 +60,17 @@ class SkipNonFinite(Callback):
     ) -> None:
         """Start to ask all ranks for a non-finite loss and a stop request."""
         self._loss = loss.detach()
-        self._flags.start(
-            ~torch.isfinite(self._loss).all(), any(stop.requested for stop in self._stops)
-        )
+        not_finite = ~torch.isfinite(self._loss).all()
+        # full_like fills on the device; copying a Python value there would wait for it.
+        stops = torch.full_like(not_finite, signals.received is not None)
+        self._flags = flags = torch.stack([not_finite, stops]).to(torch.int32)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        if flags.is_cuda:
+            self._flags = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
+            self._flags.copy_(flags, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Skip the step if any rank's loss is not finite.
@@ -78,9 +79,13 @@ class SkipNonFinite(Callback):
             LossError: There were too many in a row.
         """
         assert isinstance(pl_module, SourceSeparator)
-        not_finite, stops = self._flags.read()
-        for stop in self._stops:
-            stop.set_agreed(stops)
+        if self._copied is not None:
+            # Waits for what was queued before the copy; the backward pass goes on meanwhile.
+            self._copied.synchronize()
+        not_finite, stops = self._flags.tolist()
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, Checkpoints):
+                callback.stop_agreed = bool(stops)
         if not not_finite:
             self.in_a_row = 0
             return
@@ -94,9 +99,8 @@ class SkipNonFinite(Callback):
 
     def _report(self, trainer: Trainer, loss: float) -> str:
         mine = (loss, getattr(trainer.datamodule, "positions", []))  # type: ignore[attr-defined]
-        ranks = [mine]
+        ranks = [mine] * trainer.world_size
         if trainer.world_size > 1:
-            ranks = [mine] * trainer.world_size
             torch.distributed.all_gather_object(ranks, mine)
         # The value of a finite loss would mislead: it may be scaled, and one part of a sum.
         losses = ", ".join("finite" if math.isfinite(loss) else f"{loss:g}" for loss, _ in ranks)
@@ -115,20 +119,12 @@ class SkipNonFinite(Callback):
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Restore the counts.
-
-        Args:
-            state_dict: Return value of ``state_dict``.
-        """
+        """Restore the counts."""
         self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
 
 def advice(model: SourceSeparator) -> str:
-    """What to do about non-finite losses, depending on whether the weights are finite.
-
-    Args:
-        model: The model.
-    """
+    """What to do about non-finite losses, depending on whether the weights are finite."""
     broken = [name for name, value in model.named_parameters() if not value.isfinite().all()]
     if broken:
         found = (

@@ -24,8 +24,7 @@ from datamodules.stream.workers import explain_worker_death
 from lightning_modules.base.description import CheckpointError, check_same_model
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.background_scoring import MonitorError
-from lightning_modules.callbacks.checkpoints import Checkpoints
-from lightning_modules.callbacks.graceful_stop import Interrupted
+from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
 from lightning_modules.callbacks.lightning_internals import (
     CLIBase,
     drop_anonymous,
@@ -195,17 +194,6 @@ class StemlabCLI(CLIBase):
             help="Directory of the run; by default runs/ and the config's name",
         )
         link_shared(parser)
-
-    def set_seed(self) -> None:
-        """Seed all generators.
-
-        Raises:
-            SettingError: The seed is not valid.
-        """
-        try:
-            super().set_seed()
-        except ValueError as error:
-            raise SettingError(f"seed_everything: {error}") from error
 
     def before_instantiate_classes(self) -> None:
         """Check paths; set the run's directory, checkpoint and loggers."""

@@ -35,8 +35,7 @@ from lightning_modules.callbacks.background_scoring import (
     temporary_state,
 )
 from lightning_modules.callbacks.bss_eval import BSSEval
-from lightning_modules.callbacks.checkpoints import Checkpoints
-from lightning_modules.callbacks.graceful_stop import Interrupted
+from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
 from lightning_modules.callbacks.resume import ExactResume
 from lightning_modules.checkpoints.files import AtomicCheckpointIO
 from lightning_modules.configuration.files import CONFIGS

@@ -15,8 +15,7 @@ from pytorch_lightning import Callback, Trainer
 
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.architectures.unet import UNet
-from lightning_modules.callbacks.checkpoints import Checkpoints, complete_sdr
-from lightning_modules.callbacks.graceful_stop import Interrupted
+from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted, complete_sdr
 from lightning_modules.callbacks.lightning_internals import batches_done
 from lightning_modules.callbacks.resume import ExactResume
 from lightning_modules.checkpoints.files import AtomicCheckpointIO
@@ -32,9 +31,9 @@ class Recording(Checkpoints):
         super().__init__("val/loss", "min", **arguments)
         self.saved: list[tuple[str, int]] = []
 
-    def write(self, trainer: Trainer, path: str) -> None:
-        super().write(trainer, path)
-        self.saved.append((Path(path).stem, batches_done(trainer)))
+    def write(self, trainer: Trainer, filepath: str) -> None:
+        super().write(trainer, filepath)
+        self.saved.append((Path(filepath).stem, batches_done(trainer)))
 
 
 def fit(root: Path, folder: Path, *callbacks: Callback, **options: Any) -> None:

@@ -142,15 +142,14 @@ def test_stop_requests_use_the_reduction_of_the_loss() -> None:
         world_size=2, strategy=strategy, checkpoint_callbacks=[checkpoints], datamodule=None
     )
     model = Separator({})
-    skip.setup(trainer, model, "fit")
     signals.install_handlers(signals.TERMINATE)
     for requested in (False, True):
         if requested:
             signal.raise_signal(signals.TERMINATE)
         skip.on_before_backward(trainer, model, torch.tensor(1.0))
         skip.on_after_backward(trainer, model)
-        assert checkpoints.stop.agreed_after_batch(trainer) == requested
+        assert checkpoints.stops_after_batch(trainer) == requested
     assert not reductions
-    assert checkpoints.stop.agreed_after_batch(trainer)
+    assert checkpoints.stops_after_batch(trainer)
     assert reductions == [True]
     signals.restore_handlers()
