@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -28,8 +29,8 @@ _MAX_DATA_WAIT = 0.1
 class StepTimes(Profiler):
     """Profiler that sums the time of each part of the training steps.
 
-    On a GPU kernels run asynchronously, so that parts are measured by CUDA events; waiting for
-    data is measured on the host.
+    A GPU runs asynchronously, so its parts are measured by CUDA events, but waiting for data on
+    the host.
     """
 
     def __init__(self) -> None:
@@ -101,9 +102,16 @@ class Throughput(Callback):
         self._times = StepTimes()
         self._parts_are_measured = False
         self._flops = 0.0
-        self._validation_seconds = 0.0
         self._validation_began = 0.0
         self._restart()
+
+    def _restart(self) -> None:
+        """Start an epoch: measuring begins after its first step."""
+        self._ended: float | None = None
+        # Sums over steps of this rank: seconds, examples, samples, and the seconds of each part.
+        self._epoch: dict[str, float] = defaultdict(float)
+        self._recent: dict[str, float] = defaultdict(float)
+        self._validation_seconds = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Install the profiler, unless the trainer has another one."""
@@ -116,16 +124,9 @@ class Throughput(Callback):
         assert isinstance(pl_module, SourceSeparator)
         self._flops = 3 * forward_flops(pl_module)
 
-    def _restart(self) -> None:
-        """Start an epoch: measuring begins after its first step."""
-        self._ended: float | None = None
-        self._epoch = _Steps()
-        self._recent = _Steps()
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to measure an epoch."""
         self._restart()
-        self._validation_seconds = 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exclude the validation from the steps."""
@@ -148,74 +149,72 @@ class Throughput(Callback):
     ) -> None:
         """Add the step; log after every ``log_every_n_steps``."""
         now = time.perf_counter()
-        if self._ended is not None:
+        if self._ended is None:
+            self._times.reset()
+            self._times.active = True
+        else:
             assert isinstance(pl_module, SourceSeparator)
             examples, _, samples = batch.mixture.shape
-            self._recent.count(now - self._ended, examples, examples * samples)
+            step = {"seconds": now - self._ended, "examples": examples}
+            _add(self._recent, step | {"samples": examples * samples})
             if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
                 self._take_times()
                 pl_module.log_dict(self._metrics(self._recent, trainer, pl_module))
-                self._epoch += self._recent
-                self._recent = _Steps()
-        else:
-            self._times.reset()
-            self._times.active = True
+                _add(self._epoch, self._recent)
+                self._recent.clear()
         self._ended = time.perf_counter()
 
     def _take_times(self) -> None:
         if self._parts_are_measured:
-            self._recent.add(self._times.seconds())
+            _add(self._recent, self._times.seconds())
             self._times.reset()
 
-    def _metrics(self, steps: _Steps, trainer: Trainer, model: SourceSeparator) -> dict[str, float]:
-        ranks = trainer.world_size
+    def _metrics(
+        self, steps: dict[str, float], trainer: Trainer, model: SourceSeparator
+    ) -> dict[str, float]:
+        seconds, examples = steps["seconds"], trainer.world_size * steps["examples"]
+        samples = trainer.world_size * steps["samples"]
         metrics = {
-            "train/examples_per_second": ranks * steps.examples / steps.seconds,
-            "train/audio_seconds_per_second": (
-                ranks * steps.samples / model.sample_rate / steps.seconds
-            ),
-            "train/teraflops_per_second": (
-                ranks * self._flops * steps.samples / steps.seconds / 1e12
-            ),
+            "train/examples_per_second": examples / seconds,
+            "train/audio_seconds_per_second": samples / model.sample_rate / seconds,
+            "train/teraflops_per_second": samples * self._flops / seconds / 1e12,
         }
-        for part, seconds in steps.parts.items():
+        for part in PARTS if self._parts_are_measured else ():
             name = "train/data_wait" if part == "data" else f"train/share/{part}"
-            metrics[name] = seconds / steps.seconds
+            metrics[name] = steps[part] / seconds
         if model.device.type == "cuda":
             metrics["train/gpu_memory_gb"] = torch.cuda.max_memory_allocated(model.device) / 1e9
         return metrics
-
-    # ------------------------------------------------------------ an epoch
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's throughput."""
         assert isinstance(pl_module, SourceSeparator)
         self._times.active = False
-        if self._recent.seconds:
+        if self._recent["seconds"]:
             self._take_times()
-            self._epoch += self._recent
-        if self._epoch.seconds:
-            metrics = self._metrics(self._epoch, trainer, pl_module)
-            trainer.print(self._line(metrics, trainer))
+            _add(self._epoch, self._recent)
+        if self._epoch["seconds"]:
+            trainer.print(self._line(self._metrics(self._epoch, trainer, pl_module), trainer))
 
     def _line(self, metrics: dict[str, float], trainer: Trainer) -> str:
         examples = metrics["train/examples_per_second"]
         each = f" ({examples / trainer.world_size:.1f} per rank)" if trainer.world_size > 1 else ""
-        parts = [
+        columns = [
             f"Epoch {trainer.current_epoch}: {examples:.1f} examples/s{each}, "
             f"{metrics['train/audio_seconds_per_second']:.0f} s of audio/s"
         ]
-        if self._epoch.parts:
-            shares = {part: seconds / self._epoch.seconds for part, seconds in self._parts()}
-            parts.append(", ".join(f"{part} {share:.0%}" for part, share in shares.items()))
-        parts.append(f"{metrics['train/teraflops_per_second']:.3g} TFLOP/s")
+        if self._parts_are_measured:
+            shares = {part: self._epoch[part] / self._epoch["seconds"] for part in PARTS}
+            shares["rest"] = max(0.0, 1 - sum(shares.values()))
+            columns.append(", ".join(f"{part} {share:.0%}" for part, share in shares.items()))
+        columns.append(f"{metrics['train/teraflops_per_second']:.3g} TFLOP/s")
         if "train/gpu_memory_gb" in metrics:
-            parts.append(f"{metrics['train/gpu_memory_gb']:.1f} GB")
+            columns.append(f"{metrics['train/gpu_memory_gb']:.1f} GB")
         if self._validation_seconds:
             scoring = trainer.callback_metrics.get("val/scoring_seconds")
             scored = "" if scoring is None else f", of which scoring {float(scoring):.1f} s"
-            parts.append(f"validation {self._validation_seconds:.1f} s{scored}")
-        line = " | ".join(parts)
+            columns.append(f"validation {self._validation_seconds:.1f} s{scored}")
+        line = " | ".join(columns)
         wait = metrics.get("train/data_wait", 0.0)
         if wait > _MAX_DATA_WAIT:
             workers = getattr(trainer.datamodule, "num_workers", 0)  # type: ignore[attr-defined]
@@ -226,30 +225,7 @@ class Throughput(Callback):
             )
         return line
 
-    def _parts(self) -> list[tuple[str, float]]:
-        known = sum(self._epoch.parts.values())
-        return [*self._epoch.parts.items(), ("rest", max(0.0, self._epoch.seconds - known))]
 
-
-class _Steps:
-    """Sums over steps of one rank."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.examples = 0
-        self.samples = 0
-        self.parts: dict[str, float] = {}
-
-    def count(self, seconds: float, examples: int, samples: int) -> None:
-        self.seconds += seconds
-        self.examples += examples
-        self.samples += samples
-
-    def add(self, parts: dict[str, float]) -> None:
-        for part, seconds in parts.items():
-            self.parts[part] = self.parts.get(part, 0.0) + seconds
-
-    def __iadd__(self, other: _Steps) -> _Steps:
-        self.count(other.seconds, other.examples, other.samples)
-        self.add(other.parts)
-        return self
+def _add(sums: dict[str, float], more: dict[str, float]) -> None:
+    for name, value in more.items():
+        sums[name] += value
