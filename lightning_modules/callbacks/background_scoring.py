@@ -78,14 +78,6 @@ class ScoringPass:
     seconds: float = 0.0
     epoch_seconds: float | None = None
 
-    @property
-    def title(self) -> str:
-        """Title of its table."""
-        if self.split == "test":
-            return "Test"
-        epoch = "" if self.method == "estimate" else f", epoch {self.position.epoch}"
-        return f"Validation{epoch}"
-
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Add the time spent inside to the times."""
@@ -104,11 +96,9 @@ class ScoringPass:
                 self.done[kind].append(future.result())
 
     def make_room(self, needed: int, limit: int) -> None:
-        """Wait for scores until the pending tracks and another one fit into memory.
+        """Wait for scores until another track of ``needed`` bytes fits into ``limit`` bytes.
 
-        Args:
-            needed: Size of the other track, bytes.
-            limit: Size of all together, bytes; a single track may exceed it.
+        A single track may exceed the limit.
         """
         while self.pending:
             held = sum(size for _, size, future in self.pending if not future.done())
@@ -119,11 +109,7 @@ class ScoringPass:
 
 @contextmanager
 def broken_pool_explained() -> Iterator[None]:
-    """Explain the death of a scoring process.
-
-    Raises:
-        RuntimeError: A scoring process was killed.
-    """
+    """Explain the death of a scoring process by a ``RuntimeError``."""
     try:
         yield
     except BrokenProcessPool as error:
@@ -140,14 +126,7 @@ def is_validation_score(name: str | None) -> bool:
 
 
 def check_monitors(trainer: Trainer) -> None:
-    """Raise if a scheduler or callback other than ``Checkpoints`` monitors a late score.
-
-    Args:
-        trainer: The trainer, with its schedulers.
-
-    Raises:
-        MonitorError: It monitors one.
-    """
+    """Raise if a scheduler or callback other than ``Checkpoints`` monitors a late score."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     monitors = [(each, getattr(each, "monitor", None)) for each in callbacks]
     monitors += [
@@ -166,12 +145,7 @@ def check_monitors(trainer: Trainer) -> None:
 
 @contextmanager
 def temporary_state(model: LightningModule, weights: Mapping[str, Any]) -> Iterator[None]:
-    """Evaluate a model with other weights; restore its own weights and modes afterwards.
-
-    Args:
-        model: The model.
-        weights: The other ``state_dict``.
-    """
+    """Evaluate a model with other weights; restore its own weights and modes afterwards."""
     own = copy.deepcopy(model.state_dict())
     modes = [(module, module.training) for module in model.modules()]
     model.load_state_dict(weights)

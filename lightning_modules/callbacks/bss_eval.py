@@ -26,7 +26,7 @@ from lightning_modules.callbacks.background_scoring import (
 )
 from lightning_modules.callbacks.checkpoints import Checkpoints
 from lightning_modules.callbacks.lightning_internals import validation_tracks
-from lightning_modules.callbacks.run_files import current_state_name, run_folder
+from lightning_modules.callbacks.run_files import run_folder
 from lightning_modules.checkpoints.loading import read_checkpoint
 from lightning_modules.evaluation.score_files import write_scores
 from lightning_modules.evaluation.scores import TrackScores, aggregate, merge, score_track
@@ -75,11 +75,7 @@ class BSSEval(Callback):
         self._epoch_began = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raise if a scheduler or early stopping monitors a score that is logged late.
-
-        Raises:
-            MonitorError: It does.
-        """
+        """Raise if a scheduler or early stopping monitors a score that is logged late."""
         if not self.blocking:
             check_monitors(trainer)
 
@@ -103,12 +99,12 @@ class BSSEval(Callback):
         if trainer.sanity_checking:
             return
         self._collect_late(trainer)
-        fitting = trainer.state.fn == "fit"
+        fitting, position = trainer.state.fn == "fit", Position.current(trainer)
         self._pass = ScoringPass(
             split="test" if trainer.testing else "val",
             late=fitting and not self.blocking,
-            method=current_state_name(trainer) if fitting else "estimate",
-            position=Position.current(trainer),
+            method=position.name if fitting else "estimate",
+            position=position,
         )
 
     on_test_epoch_start = on_validation_epoch_start
@@ -126,23 +122,18 @@ class BSSEval(Callback):
         if isinstance(batch, TrackBatch) and self._pass is not None:
             assert isinstance(pl_module, SourceSeparator)
             with self._pass.timed():
-                self._score(trainer, pl_module, self._pass, batch, outputs["estimates"])
+                self._score(pl_module, self._pass, batch, outputs["estimates"])
 
     on_test_batch_end = on_validation_batch_end
 
     def _score(
-        self,
-        trainer: Trainer,
-        model: SourceSeparator,
-        scored: ScoringPass,
-        track: TrackBatch,
-        estimates: Tensor,
+        self, model: SourceSeparator, scored: ScoringPass, track: TrackBatch, estimates: Tensor
     ) -> None:
         references = _numpy(track.targets)
         of_kind = {"estimate": estimates}
         if (scored.split, track.name) not in self._baselines:
             of_kind["mixture"] = track.mixture.expand_as(track.targets)
-        pool = self._open_pool(trainer, scored.late)
+        pool = self._open_pool(model.trainer, scored.late)
         for kind, waveforms in of_kind.items():
             # Both kinds hold the same references, and an expanded mixture is stored once.
             size = waveforms.untyped_storage().nbytes() + references.nbytes * (kind == "estimate")
@@ -151,21 +142,17 @@ class BSSEval(Callback):
             else:
                 # One track per process in addition to those being scored, to save memory.
                 scored.collect(leave=pool.processes)
+            audio = (references, _numpy(waveforms))
             with broken_pool_explained():
                 future = pool.submit(
-                    score_track,
-                    track.name,
-                    references,
-                    _numpy(waveforms),
-                    model.sample_rate,
-                    model.sources,
+                    score_track, track.name, *audio, model.sample_rate, model.sources
                 )
             scored.pending.append((kind, size, future))
 
     def _open_pool(self, trainer: Trainer, background: bool) -> ScoringPool:
         if self._pool is None:
-            local_ranks = trainer.world_size // max(1, trainer.num_nodes)
-            cores = max(1, available_cores() // max(1, local_ranks))
+            local_ranks = max(1, trainer.world_size // max(1, trainer.num_nodes))
+            cores = max(1, available_cores() // local_ranks)
             processes = self.processes or min(_MAX_PROCESSES, cores)
             threads = max(1, cores // processes)
             self._pool = ScoringPool(processes, threads, background=background)
@@ -229,7 +216,9 @@ class BSSEval(Callback):
                 folder = run_folder(trainer, "scores", method, split)
                 for track in tracks:
                     write_scores(track, folder / f"{track.name}.json")
-            trainer.print(score_table(summary, baseline, scored.title))
+            epoch = "" if scored.method == "estimate" else f", epoch {scored.position.epoch}"
+            title = "Test" if split == "test" else f"Validation{epoch}"
+            trainer.print(score_table(summary, baseline, title))
             if split == "test":
                 figure = score_plots.score_boxplot(scores, baselines, "Test tracks")
                 style.save(figure, run_folder(trainer, "pictures") / "test_scores.png")
@@ -243,11 +232,7 @@ class BSSEval(Callback):
         return {"owed": position} if position else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the position of an unscored validation.
-
-        Args:
-            state_dict: Return value of ``state_dict``.
-        """
+        """Load the position of an unscored validation."""
         self._unscored = state_dict["owed"]
 
     def _score_again(self, trainer: Trainer, model: SourceSeparator, position: Position) -> None:
@@ -269,7 +254,7 @@ class BSSEval(Callback):
         precision = trainer.precision_plugin.val_step_context()
         with scored.timed(), temporary_state(model, weights), torch.no_grad(), precision:
             for track in validation_tracks(trainer):
-                self._score(trainer, model, scored, track, model.separate(track.mixture))
+                self._score(model, scored, track, model.separate(track.mixture))
 
     # -------------------------------------------------------------- the end
 

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from datamodules.batches import TrackBatch
 from datamodules.files.audio import Audio
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.callbacks.run_files import current_state_name, run_folder
+from lightning_modules.callbacks.run_files import run_folder, state_name
 from lightning_modules.plots import sound, style
 
 _PLOTS = {
@@ -64,7 +64,8 @@ class Samples(Callback):
             for waveform in (batch.mixture, batch.targets, outputs["estimates"])
         )
         split = "test" if trainer.testing else "val"
-        when = current_state_name(trainer) if trainer.state.fn == "fit" else split
+        now = state_name(trainer.current_epoch, trainer.global_step)
+        when = now if trainer.state.fn == "fit" else split
         excerpt = (mixture, references, estimates, sources, rate)
         figures = {
             kind: draw(*excerpt, title=f"{batch.name} ({when})") for kind, draw in _PLOTS.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
@@ -64,7 +65,7 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
 
     Args:
         arguments: Command line with configs resolved.
-        given: Command line as the user typed it, to print the command that resumes the run.
+        given: Command line as the user typed it, for the printed command that resumes the run.
     """
     _hide_warnings()
     environment = dict(os.environ)
@@ -120,24 +121,15 @@ def _hide_warnings() -> None:
 
 
 def _print_resume_command(checkpoint: Path, given: Sequence[str]) -> None:
-    words = list(given)
-    for name, value in (("--run_dir", str(checkpoint.parents[1])), ("--ckpt_path", "last")):
-        words = [*_without_option(words, name), name, value]
+    replaced = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    replaced.add_argument("--run_dir")
+    replaced.add_argument("--ckpt_path")
+    _, kept = replaced.parse_known_args(given)
+    words = [*kept, "--run_dir", str(checkpoint.parents[1]), "--ckpt_path", "last"]
     print(
         f"\nStopped; the state is saved in {checkpoint}\n"
         f"Resume with: python -m lightning_modules.cli {shlex.join(words)}"
     )
-
-
-def _without_option(words: list[str], name: str) -> list[str]:
-    kept: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        if word == name:
-            next(rest, None)
-        elif not word.startswith(f"{name}="):
-            kept.append(word)
-    return kept
 
 
 def _exit_together() -> None:
@@ -161,13 +153,8 @@ class RunConfig(SaveConfigCallback):
             return
         config = self.config.clone()
         # Settings of this start, not of the run.
-        of_this_start = [
-            "config",
-            "ckpt_path",
-            "weights_only",
-            "run_dir",
-            "trainer.default_root_dir",
-        ]
+        of_this_start = ["config", "ckpt_path", "weights_only", "run_dir"]
+        of_this_start.append("trainer.default_root_dir")
         if started_processes():
             # A later test may be started with other numbers of processes.
             of_this_start += ["trainer.devices", "trainer.num_nodes"]
@@ -221,11 +208,7 @@ class StemlabCLI(CLIBase):
             config.return_predictions = False
 
     def instantiate_classes(self) -> None:
-        """Build model, data and trainer.
-
-        Raises:
-            SettingError: One of them does not accept a setting.
-        """
+        """Build model, data and trainer; explain settings that they do not accept."""
         try:
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as error:
@@ -269,19 +252,14 @@ class StemlabCLI(CLIBase):
 
 def _drop_disabled_callbacks(trainer: Any) -> None:
     """Remove callbacks of disabled features, with which Lightning raises."""
-    disabled = tuple(
-        name
-        for switch, name in (
-            ("enable_progress_bar", "progress.Progress"),
-            ("enable_checkpointing", "checkpoints.Checkpoints"),
-        )
-        if trainer.get(switch) is False
-    )
-    trainer.callbacks = [
-        callback
-        for callback in trainer.get("callbacks") or []
-        if not str(callback.class_path).endswith(disabled)
-    ]
+    callbacks = trainer.get("callbacks") or []
+    for switch, name in (
+        ("enable_progress_bar", "progress.Progress"),
+        ("enable_checkpointing", "checkpoints.Checkpoints"),
+    ):
+        if trainer.get(switch) is False:
+            callbacks = [each for each in callbacks if not str(each.class_path).endswith(name)]
+    trainer.callbacks = callbacks
 
 
 def _find_checkpoint(

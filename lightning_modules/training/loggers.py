@@ -13,12 +13,7 @@ from lightning_modules.runtime.launch import is_first_process
 
 
 def prepare_loggers(trainer: Any, run_dir: Path) -> None:
-    """Set the loggers' folders to the run's directory; switch W&B offline without a login.
-
-    Args:
-        trainer: The trainer's settings.
-        run_dir: The run's directory.
-    """
+    """In a trainer's settings, set the loggers' folders; switch W&B offline without a login."""
     loggers = trainer.get("logger")
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         class_path = getattr(logger, "class_path", "")
