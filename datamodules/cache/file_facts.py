@@ -43,10 +43,10 @@ class FileFacts:
         self._end = self._inode = 0
         self._lock = Lock()
 
-    def find_out(
+    def look_up(
         self,
         fact: str,
-        find: Callable[[Path], Any],
+        determine: Callable[[Path], Any],
         paths: Sequence[Path],
         description: str,
         progress: bool,
@@ -56,7 +56,7 @@ class FileFacts:
 
         Args:
             fact: Name of the fact.
-            find: Determines it: returns a value of JSON's types, or raises a ``DataError``.
+            determine: Returns it for a file, as a value of JSON's types, or raises a ``DataError``.
             paths: The files.
             description: Label of the progress bar.
             progress: Show the bar, if it takes more than a second.
@@ -81,27 +81,20 @@ class FileFacts:
             else:
                 unknown[path] = now
 
-        def determine(path: Path) -> None:
+        def determine_one(path: Path) -> None:
             try:
-                known[path] = Known(unknown[path], find(path))
+                known[path] = Known(unknown[path], determine(path))
             except DataError as fault:
                 faults[path] = fault
 
         try:
-            for_each(determine, list(unknown), description, progress, workers)
+            for_each(determine_one, list(unknown), description, progress, workers)
         finally:  # after Ctrl-C too
             self._append(fact, {_name(path): known[path] for path in unknown if path in known})
         return known, faults
 
     def paths(self, fact: str) -> Iterator[tuple[str, Any]]:
-        """All files of which a fact is known, in any state.
-
-        Args:
-            fact: Name of the fact.
-
-        Yields:
-            Path and value.
-        """
+        """Path and value of all files of which a fact is known, in any state."""
         self._read_new_lines()
         for (path, name), known in self._known.items():
             if name == fact:

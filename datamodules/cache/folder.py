@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -63,26 +63,12 @@ class Decoded(NamedTuple):
     infos: dict[str, AudioInfo]
 
     def file(self, name: str = "audio") -> Path:
-        """Path of a WAV file in the entry.
-
-        Args:
-            name: Its name, without suffix.
-
-        Returns:
-            The path.
-        """
+        """Path of a WAV file in the entry, by its name without suffix."""
         return self.folder / f"{name}.wav"
 
 
 def read_entry(folder: Path) -> Decoded | None:
-    """Read an entry and check it against its manifest.
-
-    Args:
-        folder: The entry's folder, which need not exist.
-
-    Returns:
-        The entry, or None if it does not exist or is incomplete.
-    """
+    """Read an entry; None if it does not exist or does not match its manifest."""
     try:
         files = json.loads((folder / MANIFEST).read_bytes())["files"]
         for name, facts in files.items():
@@ -97,12 +83,7 @@ def read_entry(folder: Path) -> Decoded | None:
 def cache_lock(progress: bool = False, wait: bool = True) -> Iterator[None]:
     """Let one process at a time write to the cache; without locks all decode the same files.
 
-    Args:
-        progress: Print a message while waiting for another process.
-        wait: Wait for another process; otherwise raise.
-
-    Raises:
-        DataError: Another process is writing, and ``wait`` is false.
+    If another process is writing, wait for it, or without ``wait`` raise a ``DataError``.
     """
     folder = decoded_folder()
 
@@ -120,9 +101,6 @@ def cache_lock(progress: bool = False, wait: bool = True) -> Iterator[None]:
         yield
 
 
-# ------------------------------------------------------------------ command
-
-
 class Stored(NamedTuple):
     """An entry as the command shows it.
 
@@ -138,11 +116,7 @@ class Stored(NamedTuple):
 
 
 def stored() -> list[Stored]:
-    """List the cache.
-
-    Returns:
-        All entries, also incomplete ones, sorted by their sources.
-    """
+    """List all entries of the cache, also incomplete ones, sorted by their sources."""
     if not decoded_folder().is_dir():
         return []
     copies: dict[str, set[Path]] = {}
@@ -165,65 +139,19 @@ def stored() -> list[Stored]:
     return sorted(entries, key=lambda entry: (entry.sources, entry.folder))
 
 
-def clear(root: Path | None, confirm: Callable[[list[Stored]], bool]) -> list[Stored]:
-    """Delete entries of the cache, and nothing else.
-
-    Args:
-        root: Delete entries made from files under this folder, unless an existing file elsewhere
-            has the same content; None deletes all.
-        confirm: Called with the entries; False cancels.
-
-    Returns:
-        The deleted entries.
-
-    Raises:
-        DataError: Another process is writing to the cache, or it is not writable.
-    """
-
-    def belongs(entry: Stored) -> bool:
-        assert root is not None
-        inside = [Path(os.path.realpath(path)).is_relative_to(top) for path in entry.sources]
-        elsewhere = zip(entry.sources, inside, strict=True)
-        return any(inside) and not any(path.exists() for path, within in elsewhere if not within)
-
-    top = os.path.realpath(root) if root else ""
-    if not decoded_folder().is_dir():
-        return []
-    try:
-        with cache_lock(wait=False):
-            entries = [entry for entry in stored() if root is None or belongs(entry)]
-            if (not entries and root is not None) or not confirm(entries):
-                return []
-            for entry in entries:
-                shutil.rmtree(entry.folder)
-            if root is None:
-                file_facts().file.unlink(missing_ok=True)
-            return entries
-    except OSError as error:
-        raise DataError(
-            f"{decoded_folder()}: cannot be cleared ({error}); expected a writable folder"
-        ) from error
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Command line; by default the process's own.
-
-    Returns:
-        Exit status: 0, or 2 after an error.
-    """
+    """Run the command line and return the exit status: 0, or 2 after an error."""
     parser = argparse.ArgumentParser(prog="python -m datamodules.cache", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("show", help="list the entries")
     clearing = commands.add_parser("clear", help="delete entries")
-    clearing.add_argument(
-        "root", metavar="ROOT", nargs="?", type=Path, help="only those made from files under it"
-    )
+    made_from = "only those made from files under it"
+    clearing.add_argument("root", metavar="ROOT", nargs="?", type=Path, help=made_from)
     clearing.add_argument("--yes", action="store_true", help="do not ask")
     options = parser.parse_args(arguments)
-    return command_line.run(lambda: _show() if options.command == "show" else _clear(options))
+    if options.command == "show":
+        return command_line.run(_show)
+    return command_line.run(lambda: _clear(options.root, options.yes))
 
 
 def _show() -> int:
@@ -237,28 +165,51 @@ def _show() -> int:
     return 0
 
 
-def _clear(options: argparse.Namespace) -> int:
+def _clear(root: Path | None, yes: bool) -> int:
+    """Delete the entries made from files under a folder, or all, and nothing else.
+
+    An entry is kept if an existing file elsewhere has the same content.
+    """
     command_line.check_folder(cache_folder(), "STEMLAB_CACHE")
-    found: list[Stored] = []
+    top = os.path.realpath(root) if root else ""
 
-    def confirm(entries: list[Stored]) -> bool:
-        found.extend(entries)
-        print(f"{decoded_folder()}: {_total(entries)}; a run that uses them will stop")
-        if options.yes:
-            return True
-        try:
-            return input("Delete them? [y/N] ").strip().lower() in ("y", "yes")
-        except EOFError:
-            raise DataError("no terminal to confirm on: give --yes to delete them") from None
+    def belongs(entry: Stored) -> bool:
+        inside = {
+            path for path in entry.sources if Path(os.path.realpath(path)).is_relative_to(top)
+        }
+        return bool(inside) and not any(path.exists() for path in {*entry.sources} - inside)
 
-    cleared = clear(options.root, confirm)
-    if not found and options.root and not options.root.exists():
+    entries: list[Stored] = []
+    deleted: list[Stored] = []
+    try:
+        if decoded_folder().is_dir():
+            with cache_lock(wait=False):
+                entries = [entry for entry in stored() if root is None or belongs(entry)]
+                if (entries or root is None) and _confirm(entries, yes):
+                    for entry in entries:
+                        shutil.rmtree(entry.folder)
+                    if root is None:
+                        file_facts().file.unlink(missing_ok=True)
+                    deleted = entries
+    except OSError as error:
         raise DataError(
-            f"{options.root}: does not exist, and no entry was made from files under it; give a "
+            f"{decoded_folder()}: cannot be cleared ({error}); expected a writable folder"
+        ) from error
+    if not entries and root and not root.exists():
+        raise DataError(
+            f"{root}: does not exist, and no entry was made from files under it; give a "
             "folder that `show` lists, or none to delete all"
         )
-    print(f"deleted: {_total(cleared)}")
+    print(f"deleted: {_total(deleted)}")
     return 0
+
+
+def _confirm(entries: Sequence[Stored], yes: bool) -> bool:
+    print(f"{decoded_folder()}: {_total(entries)}; a run that uses them will stop")
+    try:
+        return yes or input("Delete them? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        raise DataError("no terminal to confirm on: give --yes to delete them") from None
 
 
 def _total(entries: Sequence[Stored]) -> str:

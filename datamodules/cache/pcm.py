@@ -43,23 +43,11 @@ from datamodules.parallel import for_each, raise_faults
 
 # Order of the streams in a file of MUSDB18.
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
-
-
-# --------------------------------------------------------------------- find
+_WORKERS = min(4, os.cpu_count() or 1)
 
 
 def find(path: Path) -> Decoded | None:
-    """Look up a file in the cache.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its entry, or None if there is no complete one.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
+    """Look up a file in the cache; None if it has no complete entry."""
     found, faults = _contents([path], False)
     if faults:
         raise faults[path]
@@ -78,18 +66,11 @@ def _contents(
                 f"{path}: cannot be read ({error.strerror}); copy or download it again"
             ) from error
 
-    return file_facts().find_out("content", content, paths, "hashing", progress, _workers())
+    return file_facts().look_up("content", content, paths, "hashing", progress, _WORKERS)
 
 
 def _hash() -> Any:
     return hashlib.blake2b(digest_size=16)
-
-
-def _workers() -> int:
-    return min(4, os.cpu_count() or 1)
-
-
-# ------------------------------------------------------------------- decode
 
 
 def decode(
@@ -141,7 +122,7 @@ def decode(
         try:
             decoded_folder().mkdir(parents=True, exist_ok=True)
             with cache_lock(progress):
-                entries |= _make(pending, progress, faults)
+                entries |= _make_entries(pending, progress, faults)
         except OSError as error:
             raise DataError(
                 f"{decoded_folder()}: cannot be written ({error}); set STEMLAB_CACHE to a "
@@ -162,7 +143,7 @@ class _Job(NamedTuple):
     sample_rate: int | None
 
 
-def _make(
+def _make_entries(
     jobs: Sequence[_Job], progress: bool, faults: dict[Path, DataError] | None
 ) -> dict[Path, Decoded]:
     """Make the entries that another process has not made meanwhile."""
@@ -186,12 +167,12 @@ def _make(
     if progress and jobs:
         print(_announcement(jobs, needed), file=sys.stderr, flush=True)
 
-    def make_one(job: _Job) -> None:
+    def make(job: _Job) -> None:
         with _collecting(job.path, faults):
-            entries[job.folder] = _make_one(job)
+            entries[job.folder] = _make_entry(job)
 
     # Threads suffice: ffmpeg runs in its own process, and libsndfile releases the GIL.
-    for_each(make_one, jobs, "decoding", progress, _workers())
+    for_each(make, jobs, "decoding", progress, _WORKERS)
     return entries
 
 
@@ -204,7 +185,7 @@ def _announcement(jobs: Sequence[_Job], needed: int) -> str:
     return f"{what}, once, into {decoded_folder()} ({needed / 1e9:.2f} GB)"
 
 
-def _make_one(job: _Job) -> Decoded:
+def _make_entry(job: _Job) -> Decoded:
     path, target = job.path, job.folder
     # Renamed when complete, so that a kill leaves no partial entry.
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=target.parent) as scratch:
@@ -216,10 +197,16 @@ def _make_one(job: _Job) -> Decoded:
             elif job.sample_rate:
                 resample_file(path, made / "audio.wav", job.sample_rate)
             else:
-                audio.rewrite(path, made / "audio.wav", _subtype(path))
+                is_16_bit = audio.inspect_seekable(path).subtype == "PCM_16"
+                audio.rewrite(path, made / "audio.wav", "PCM_16" if is_16_bit else "FLOAT")
             if not state(path).is_same(job.state):
                 raise changed(path)  # the entry's name is the hash of the former content
-            _write_manifest(made, path)
+            files = {
+                file.stem: {"bytes": file.stat().st_size, **asdict(audio.inspect_seekable(file))}
+                for file in sorted(made.iterdir())
+            }
+            manifest = {"source": os.path.abspath(path), "files": files}
+            (made / MANIFEST).write_text(json.dumps(manifest, indent=1))
         if target.is_dir() and read_entry(target) is None:
             warnings.warn(
                 f"{target}: does not match its {MANIFEST}; it is made again from {path}",
@@ -236,24 +223,8 @@ def _make_one(job: _Job) -> Decoded:
     return entry
 
 
-def _write_manifest(folder: Path, source: Path) -> None:
-    files = {
-        file.stem: {"bytes": file.stat().st_size, **asdict(audio.inspect_seekable(file))}
-        for file in sorted(folder.iterdir())
-    }
-    content = {"source": os.path.abspath(source), "files": files}
-    (folder / MANIFEST).write_text(json.dumps(content, indent=1))
-
-
 def decoded_bytes(path: Path, sample_rate: int | None = None) -> int:
-    """Check a file's header and compute its size in the cache.
-
-    Args:
-        path: The file.
-        sample_rate: Rate to which it is resampled, Hz.
-
-    Returns:
-        Size of its decoded samples, bytes.
+    """Check a file's header and compute the size of its decoded samples, bytes.
 
     Raises:
         DataError: It is faulty, or a .stem.mp4 without the streams of MUSDB18.
@@ -266,24 +237,16 @@ def decoded_bytes(path: Path, sample_rate: int | None = None) -> int:
             return 4 * info.channels * samples
         return (2 if info.subtype == "PCM_16" else 4) * info.samples * info.channels
     streams = ffmpeg.inspect_streams(path)
-    expected = len(STREAMS)
-    if len(streams) < expected:
+    if len(streams) < len(STREAMS):
         raise DataError(
-            f"{path}: has {len(streams)} audio streams, expected {expected} "
+            f"{path}: has {len(streams)} audio streams, expected {len(STREAMS)} "
             f"({', '.join(STREAMS)}); replace or remove it"
         )
-    return sum(4 * stream.samples * stream.channels for stream in streams[:expected])
+    return sum(4 * stream.samples * stream.channels for stream in streams[: len(STREAMS)])
 
 
 def _is_stem_file(path: Path) -> bool:
     return path.name.endswith(".stem.mp4")
-
-
-def _subtype(path: Path) -> str:
-    return "PCM_16" if audio.inspect_seekable(path).subtype == "PCM_16" else "FLOAT"
-
-
-# -------------------------------------------------------------------- errors
 
 
 @contextmanager

@@ -65,17 +65,7 @@ def inspect(path: AnyPath) -> AudioInfo:
 
 
 def inspect_seekable(path: AnyPath) -> AudioInfo:
-    """Like `inspect`, for the formats in which `read` can start anywhere.
-
-    Args:
-        path: The file, of a format that soundfile reads.
-
-    Returns:
-        Length, rate, channels and encoding.
-
-    Raises:
-        DataError: The file is missing, empty, truncated, or of another format.
-    """
+    """Like `inspect`, for the formats that soundfile reads: `read` can start anywhere in them."""
     path = Path(path)
     with _open(path) as file:
         return _inspect_open_file(path, file)
@@ -119,20 +109,14 @@ def read(path: AnyPath, start: int = 0, samples: int | None = None) -> Audio:
 
 
 def blocks(path: AnyPath, block_samples: int) -> Iterator[Audio]:
-    """Read a file block by block, in bounded memory.
-
-    The header is checked by the call itself, before the first block is requested.
+    """Read a file block by block, in bounded memory; the call itself checks the header.
 
     Args:
         path: The file, of any format that soundfile or ffmpeg reads.
         block_samples: Length of a block, samples; the last one may be shorter.
 
     Returns:
-        Waveforms, nominally in [-1, 1], shape (C, block_samples).
-
-    Raises:
-        DataError: The file is missing, empty, truncated or not audio.
-        FFmpegMissingError: ffmpeg is needed to read it, and is not installed.
+        Waveforms, nominally in [-1, 1], shape (C, block_samples); errors are those of `open_song`.
     """
     return open_song(path, block_samples).blocks
 
@@ -168,20 +152,8 @@ def open_song(path: AnyPath, block_samples: int | None = None) -> Song:
     return Song(info, tags_of(file), _soundfile_blocks(path, file, length))
 
 
-# ---------------------------------------------------------------- soundfile
-
-
 def rewrite(path: AnyPath, target: Path, subtype: str) -> None:
-    """Write a file's samples as WAV.
-
-    Args:
-        path: The file, of a format that soundfile reads.
-        target: The WAV file.
-        subtype: soundfile's name of the encoding, such as ``PCM_16``.
-
-    Raises:
-        DataError: The file is damaged.
-    """
+    """Write a file's samples as WAV; ``subtype`` is soundfile's name, such as ``PCM_16``."""
     with _open(Path(path)) as source:
         # 16-bit samples are copied as integers, without rounding.
         dtype = "int16" if subtype == source.subtype == "PCM_16" else "float32"
@@ -199,7 +171,13 @@ def rewrite(path: AnyPath, target: Path, subtype: str) -> None:
 
 def _inspect_open_file(path: Path, file: Any) -> AudioInfo:
     if file.format in ("WAV", "WAVEX", "RF64"):
-        _check_wav_is_complete(path)
+        # libsndfile does not compare the declared and the present number of bytes.
+        header = read_wav_header(path)
+        if header and header.declared is not None and header.present < header.declared:
+            raise DataError(
+                f"{path}: declares {header.declared} bytes of samples, the file has "
+                f"{header.present}: it is truncated; copy or download it again"
+            )
     samples, rate = file.frames, file.samplerate
     if samples == 0:
         raise DataError(
@@ -238,16 +216,6 @@ def _open(path: Path) -> Any:
             f"{path}: is not audio that soundfile can read ({str(error).rpartition(': ')[2]}); "
             f"WAV, FLAC, Ogg or MP3 was expected; if it is audio, {_CONVERT}"
         ) from error
-
-
-def _check_wav_is_complete(path: Path) -> None:
-    """Compare the declared and the present number of bytes, which libsndfile does not check."""
-    header = read_wav_header(path)
-    if header and header.declared is not None and header.present < header.declared:
-        raise DataError(
-            f"{path}: declares {header.declared} bytes of samples, the file has {header.present}: "
-            "it is truncated; copy or download it again"
-        )
 
 
 def _soundfile_blocks(path: Path, file: Any, block_samples: int) -> Iterator[Audio]:

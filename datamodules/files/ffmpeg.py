@@ -23,14 +23,7 @@ _AAC_FRAME_SAMPLES = 2048
 
 
 def require_ffmpeg(purpose: str) -> None:
-    """Check that ffmpeg and ffprobe are installed.
-
-    Args:
-        purpose: What needs them; the subject of the error message.
-
-    Raises:
-        FFmpegMissingError: One of them is not on PATH.
-    """
+    """Raise if ffmpeg or ffprobe is not on PATH; ``purpose`` is the subject of the message."""
     missing = [program for program in ("ffmpeg", "ffprobe") if shutil.which(program) is None]
     if missing:
         raise FFmpegMissingError(
@@ -41,13 +34,7 @@ def require_ffmpeg(purpose: str) -> None:
 
 
 def inspect_streams(path: AnyPath) -> list[AudioInfo]:
-    """Read the headers of all audio streams of a file through ffprobe.
-
-    Args:
-        path: A file of any format that ffmpeg reads.
-
-    Returns:
-        One entry per stream, at least one.
+    """Read the headers of all audio streams of a file, at least one, through ffprobe.
 
     Raises:
         DataError: The file holds no audio that ffmpeg can read.
@@ -57,35 +44,26 @@ def inspect_streams(path: AnyPath) -> list[AudioInfo]:
     check_opens(path)
     require_ffmpeg(f"{path}: is not WAV, FLAC, Ogg or MP3; reading another format")
     fields = "stream=codec_name,sample_rate,channels,duration_ts,time_base:format=duration"
-    command = ["ffprobe", "-v", "error", "-select_streams", "a", "-show_entries", fields]
-    answer = subprocess.run(
-        [*command, "-of", "json", f"file:{path}"],
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    content = {} if answer.returncode else json.loads(answer.stdout)
+    content, message = probe(path, "-select_streams", "a", "-show_entries", fields)
     streams = [stream for stream in content.get("streams", []) if int(stream.get("sample_rate", 0))]
     if not streams:
-        reason = _last_line(answer.stderr) or "no audio stream in it"
         raise DataError(
-            f"{path}: is not audio that soundfile or ffmpeg can read ({reason}); check that it "
-            "is an audio file, and copy or download it again"
+            f"{path}: is not audio that soundfile or ffmpeg can read "
+            f"({message or 'no audio stream in it'}); check that it is an audio file, and copy or "
+            "download it again"
         )
     return [_stream_info(stream, content.get("format", {})) for stream in streams]
 
 
+def probe(path: Path, *options: str) -> tuple[dict[str, Any], str]:
+    """Run ffprobe; return what it found, nothing if it failed, and the last line of its errors."""
+    command = ["ffprobe", "-v", "error", *options, "-of", "json", f"file:{path}"]
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    return {} if done.returncode else json.loads(done.stdout), _last_line(done.stderr)
+
+
 def decode_streams(path: AnyPath, targets: Sequence[Path]) -> None:
-    """Decode the first audio streams of a file into float32 WAV files, in one pass.
-
-    Args:
-        path: A file of any format that ffmpeg reads.
-        targets: The file to write for each stream, in the order of the streams.
-
-    Raises:
-        DataError: The file is damaged or truncated.
-        FFmpegMissingError: ffmpeg is not installed.
-    """
+    """Decode the first audio streams of a file into float32 WAV files, in one pass."""
     path = Path(path)
     streams = inspect_streams(path)
     # -nostdin, so that ffmpeg does not read the terminal's keys.
@@ -111,19 +89,7 @@ def decode_streams(path: AnyPath, targets: Sequence[Path]) -> None:
 
 
 def decoded_blocks(path: Path, info: AudioInfo, block_samples: int) -> Iterator[Audio]:
-    """Decode a file block by block, in bounded memory.
-
-    Args:
-        path: A file of any format that ffmpeg reads.
-        info: Its header.
-        block_samples: Length of a block, samples; the last one may be shorter.
-
-    Yields:
-        Waveforms, nominally in [-1, 1], shape (C, block_samples).
-
-    Raises:
-        DataError: The file is damaged.
-    """
+    """Decode a file block by block, in bounded memory; see `audio.blocks`."""
     # A stream may change its channels or rate midway: ffmpeg converts to those of the header.
     command = ["ffmpeg", "-nostdin", "-v", "error", "-i", f"file:{path}", "-map", "0:a:0"]
     command += ["-ac", str(info.channels), "-ar", str(info.sample_rate), "-f", "f32le", "-"]

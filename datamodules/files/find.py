@@ -28,15 +28,14 @@ def find_audio_files(inputs: Iterable[str | Path]) -> dict[Path, AudioInfo]:
     songs: dict[str, Path] = {}
     infos: dict[Path, AudioInfo] = {}
     for path in map(Path, inputs):
-        found = [path]
+        found, where = [path], ""
         if path.is_dir():
-            found = _audio_of(path.iterdir())
-            if not found:
-                raise DataError(f"{path}: no audio file in this folder ({', '.join(SUFFIXES)})")
+            found, where = _audio_of(path.iterdir()), "in this folder"
         elif not path.exists() and glob.has_magic(str(path)):
-            found = _audio_of(map(Path, glob.iglob(str(path), recursive=True)))
-            if not found:
-                raise DataError(f"{path}: no audio file matches this ({', '.join(SUFFIXES)})")
+            matches = map(Path, glob.iglob(str(path), recursive=True))
+            found, where = _audio_of(matches), "matches this"
+        if not found:
+            raise DataError(f"{path}: no audio file {where} ({', '.join(SUFFIXES)})")
         for song in found:
             infos[song] = inspect(song)
             name = song_name(song)
@@ -54,14 +53,7 @@ def _audio_of(paths: Iterable[Path]) -> list[Path]:
 
 
 def song_name(song: Path) -> str:
-    """Name of a song, and of the folder for its stems.
-
-    Args:
-        song: The audio file.
-
-    Returns:
-        The file's name without suffix; for a ``mixture`` of MUSDB18-HQ the name of the track.
-    """
+    """Name of a song: the file's without suffix, or the track's for MUSDB18-HQ's ``mixture``."""
     if song.stem == "mixture" and song.resolve().parent.name:
         return song.resolve().parent.name
     return song.name.removesuffix(".stem.mp4") if song.name.endswith(".stem.mp4") else song.stem

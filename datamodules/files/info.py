@@ -35,14 +35,8 @@ class AudioInfo:
 
 
 def check_opens(path: Path) -> None:
-    """Find out why a file cannot be opened; decoders report all causes alike.
-
-    Args:
-        path: The file.
-
-    Raises:
-        DataError: The file does not exist, is empty, or cannot be opened.
-    """
+    """Raise a ``DataError`` with the reason why a file cannot be opened, if it cannot."""
+    # Decoders report all these reasons alike.
     try:
         str(path).encode()
     except UnicodeError as error:

@@ -55,12 +55,11 @@ class MappedFile:
                     f"{path}: cannot be memory-mapped, expected WAV of 16 or 32 bits; convert it"
                 )
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        count = header.present if header.declared is None else header.declared
-        frames = min(count, header.present) // (dtype.itemsize * header.channels)
-        self._path = path
-        array = np.frombuffer(self._map, dtype, frames * header.channels, offset=header.offset)
-        self._offset = header.offset
+        self._path, self._offset = path, header.offset
         self._frame_bytes = dtype.itemsize * header.channels
+        count = header.present if header.declared is None else header.declared
+        frames = min(count, header.present) // self._frame_bytes
+        array = np.frombuffer(self._map, dtype, frames * header.channels, offset=header.offset)
         # One byte per part: 1 after it was prefetched, until pages are evicted.
         self._prefetched = bytearray(-(-len(self._map) // _PART_BYTES))
         self._major_faults = 0
@@ -70,7 +69,7 @@ class MappedFile:
             self.samples = torch.from_numpy(array).view(frames, header.channels)
 
     def crop(self, start: int, samples: int) -> Tensor:
-        """Take a part, after checking that the file is unchanged.
+        """Take a part, shape (t, C), as a view, after checking that the file is unchanged.
 
         Reading a mapping of a file that was truncated kills the process (SIGBUS). The check leaves
         a gap of microseconds to milliseconds before the samples are read; closing it would take a
@@ -80,12 +79,6 @@ class MappedFile:
         Args:
             start: First sample.
             samples: Number of samples; past the end the result is shorter.
-
-        Returns:
-            A view, shape (t, C).
-
-        Raises:
-            DataError: The file was removed, replaced or changed since it was mapped.
         """
         check_same(self._path, self._state)
         begin = self._offset + start * self._frame_bytes
@@ -121,19 +114,7 @@ class MappedFiles:
         self._files: OrderedDict[Path, MappedFile] = OrderedDict()
 
     def crop(self, path: Path, start: int, samples: int) -> Tensor:
-        """Take a part of a file.
-
-        Args:
-            path: The file.
-            start: First sample.
-            samples: Number of samples; past the end the result is shorter.
-
-        Returns:
-            A view, shape (t, C).
-
-        Raises:
-            DataError: The file changed, or cannot be mapped.
-        """
+        """Take a part of a file, as `MappedFile.crop` does."""
         file = self._files.get(path)
         if file is None:
             file = self._files[path] = MappedFile(path, self._states.get(path))

@@ -51,16 +51,7 @@ def resample_blocks(
 
 
 def resample_file(path: Path, target: Path, sample_rate: int) -> None:
-    """Write a file at another rate as float32 WAV, in bounded memory.
-
-    Args:
-        path: The file, of a format that soundfile reads.
-        target: The WAV file.
-        sample_rate: The new rate, Hz.
-
-    Raises:
-        DataError: The file is damaged.
-    """
+    """Write a file at another rate (Hz) as float32 WAV, in bounded memory."""
     info = audio.inspect_seekable(path)
     blocks = (
         audio.read(path, start, min(_BLOCK_SAMPLES, info.samples - start))

@@ -32,14 +32,7 @@ class State(NamedTuple):
 
     @staticmethod
     def of(status: os.stat_result) -> State:
-        """Make the state from a ``stat`` result.
-
-        Args:
-            status: Result of ``os.stat``.
-
-        Returns:
-            The state.
-        """
+        """Make the state from a result of ``os.stat``."""
         latest = max(status.st_mtime_ns, status.st_ctime_ns)
         settled = latest < time.time_ns() - _SETTLED_NS
         return State(
@@ -47,29 +40,12 @@ class State(NamedTuple):
         )
 
     def is_same(self, other: State) -> bool:
-        """Compare two states of a file in use, without ctime, which new hard links change.
-
-        Args:
-            other: The other state.
-
-        Returns:
-            Whether size, mtime and inode are the same.
-        """
+        """Compare with the state of a file in use, without ctime, which new hard links change."""
         return self[:3] == other[:3]
 
 
 def state(path: AnyPath) -> State:
-    """State of a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The state.
-
-    Raises:
-        DataError: The file does not exist or cannot be read.
-    """
+    """State of a file; raises a ``DataError`` if the file does not exist or cannot be read."""
     try:
         return State.of(os.stat(path))
     except OSError as error:  # such as a dangling link
@@ -79,15 +55,7 @@ def state(path: AnyPath) -> State:
 
 
 def check_same(path: AnyPath, expected: State) -> None:
-    """Check that a file is unchanged.
-
-    Args:
-        path: The file.
-        expected: Its former state.
-
-    Raises:
-        DataError: It was removed, replaced or changed.
-    """
+    """Raise a ``DataError`` if a file was removed, replaced or changed."""
     try:
         status = os.stat(path)
         # As ``is_same``, in a third of the time, because it runs for every crop.
@@ -99,14 +67,7 @@ def check_same(path: AnyPath, expected: State) -> None:
 
 
 def changed(path: AnyPath) -> DataError:
-    """Make the error for a file that is not in its former state.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The error.
-    """
+    """The error for a file that is not in its former state."""
     return DataError(
         f"{path}: was removed, replaced or changed while it was in use; restore it and resume "
         "with --ckpt_path last"

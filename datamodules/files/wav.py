@@ -39,27 +39,13 @@ class WavHeader(NamedTuple):
 
 
 def read_wav_header(path: Path) -> WavHeader | None:
-    """Read the chunks of a RIFF or RF64 file up to its samples.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The header, or None if the file has no data chunk.
-    """
+    """Read the chunks of a RIFF or RF64 file up to its samples; None without a data chunk."""
     with path.open("rb") as file:
         return wav_header_of(file)
 
 
 def wav_header_of(file: BinaryIO) -> WavHeader | None:
-    """Like `read_wav_header`, for an open file at its beginning.
-
-    Args:
-        file: The file.
-
-    Returns:
-        The header, or None if the file has no data chunk.
-    """
+    """Like `read_wav_header`, for an open file at its beginning."""
     order: Literal["big", "little"] = "big" if file.read(12)[:4] == b"RIFX" else "little"
 
     def number(content: bytes) -> int:
@@ -93,14 +79,7 @@ def wav_header_of(file: BinaryIO) -> WavHeader | None:
 
 
 def is_mappable(path: Path) -> bool:
-    """Whether a file can be memory-mapped.
-
-    Args:
-        path: The file.
-
-    Returns:
-        True for WAV files of 16 or 32-bit integers, or floats.
-    """
+    """Whether a file can be memory-mapped: WAV of 16 or 32-bit integers, or of floats."""
     if path.suffix.lower() != ".wav":
         return False
     header = read_wav_header(path)

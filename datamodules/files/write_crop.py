@@ -30,13 +30,8 @@ def write_crop(source: Tensor, target: Tensor, gain: float = 1.0, swap: bool = F
     target[:, samples:].zero_()
     kernel = _stereo_kernel() if channels == target.shape[0] == 2 else None
     if kernel and source.is_contiguous():
-        first, second = (1, 0) if swap else (0, 1)
-        kernel(
-            source.view(-1).numpy(),
-            filled[first].numpy(),
-            filled[second].numpy(),
-            np.float32(scale),
-        )
+        left, right = filled.numpy()[:: -1 if swap else 1]
+        kernel(source.view(-1).numpy(), left, right, np.float32(scale))
         return
     if channels == target.shape[0]:
         # Channel by channel, as flipping the source would copy it.

@@ -20,15 +20,12 @@ _FINDING_NAMES = {"samples": "unlike-length", "Hz": "unlike-rate", "channels": "
 def find_mismatches(
     files: Mapping[str, Path], values: Mapping[str, int], unit: str
 ) -> list[Finding]:
-    """Compare the files of a track with each other.
+    """Errors for the files of a track that differ from its most common value.
 
     Args:
         files: Stem name -> file.
         values: Stem name -> value in the file's header.
         unit: ``samples``, ``Hz`` or ``channels``.
-
-    Returns:
-        An error for each file that differs from the most common value.
     """
     if len(set(values.values())) < 2:
         return []
@@ -49,15 +46,7 @@ def find_mismatches(
 
 
 def find_non_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
-    """Scan float files for NaN and infinity; cached while a file is unchanged.
-
-    Args:
-        files: The files.
-        progress: Show a progress bar, if it takes more than a second.
-
-    Returns:
-        An error for each file that has one, or cannot be read to its end.
-    """
+    """Errors for float files with NaN or infinity; cached while a file is unchanged."""
 
     def first_non_finite(path: Path) -> int:
         position = 0
@@ -67,7 +56,7 @@ def find_non_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
             position += block.shape[-1]
         return _ALL_FINITE
 
-    known, faults = file_facts().find_out(
+    known, faults = file_facts().look_up(
         "find_non_finite", first_non_finite, files, "looking for NaN", progress, workers=4
     )
     return [Finding.of(fault, path) for path, fault in faults.items()] + [
@@ -78,16 +67,7 @@ def find_non_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
 
 
 def nan_finding(path: Path, sample: int, sample_rate: int) -> Finding:
-    """The error for NaN or infinity.
-
-    Args:
-        path: The file.
-        sample: Position of the first one.
-        sample_rate: Sample rate, Hz.
-
-    Returns:
-        The error.
-    """
+    """The error for a file whose first NaN or infinity is at a sample; the rate is in Hz."""
     return Finding(
         "error",
         "nan",

@@ -34,15 +34,6 @@ class Finding:
 
     @staticmethod
     def of(fault: DataError, path: Path, name: str = "unreadable") -> Finding:
-        """Convert an error to a finding.
-
-        Args:
-            fault: An error with the message "path: what was found; what to do".
-            path: The path.
-            name: Kind of finding.
-
-        Returns:
-            The finding, with severity ``error``.
-        """
+        """Convert an error with the message "path: what was found; what to do"."""
         finding, _, remedy = str(fault).removeprefix(f"{path}: ").partition("; ")
         return Finding("error", name, str(path), finding, remedy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,37 +37,20 @@ class Header(NamedTuple):
 def read_headers(
     paths: Sequence[Path], progress: bool
 ) -> tuple[dict[Path, Header], dict[Path, DataError]]:
-    """Read headers and check that the files are complete; cached while a file is unchanged.
-
-    Args:
-        paths: The files, of formats that soundfile reads.
-        progress: Show a progress bar, if it takes more than a second.
-
-    Returns:
-        File -> header, and file -> error.
-    """
+    """Read headers, and the errors of faulty files; cached while a file is unchanged."""
 
     def read(path: Path) -> list[object]:
-        info = audio.inspect_seekable(path)
-        return [info.samples, info.sample_rate, info.channels, info.subtype, is_mappable(path)]
+        return [*astuple(audio.inspect_seekable(path)), is_mappable(path)]
 
-    known, faults = file_facts().find_out("header", read, paths, "checking tracks", progress)
+    known, faults = file_facts().look_up("header", read, paths, "checking tracks", progress)
     headers = {path: Header._make((*value, state)) for path, (state, value) in known.items()}
     return headers, faults
 
 
 def decoded_headers(entries: Mapping[Path, Decoded]) -> dict[Path, Header]:
-    """Headers of files in the cache, from their manifests.
-
-    Args:
-        entries: File -> its entry.
-
-    Returns:
-        File in the cache -> header.
-    """
+    """Headers of the files in entries of the cache, from their manifests."""
     return {
-        file: Header(info.samples, info.sample_rate, info.channels, info.subtype, True, state(file))
+        (file := entry.file(name)): Header(*astuple(info), True, state(file))
         for entry in entries.values()
         for name, info in entry.infos.items()
-        for file in [entry.file(name)]
     }

@@ -95,40 +95,16 @@ class Track:
             return self.read_mixture(start, samples)
         if stem in self.silent:
             rest = max(0, self.samples - start)
-            return np.zeros(
-                (self.channels, rest if samples is None else min(samples, rest)), np.float32
-            )
+            length = rest if samples is None else min(samples, rest)
+            return np.zeros((self.channels, length), np.float32)
         return self._read_file(stem, self.stems[stem], start, samples)
 
     def read_stems(self, names: Sequence[str], start: int = 0, samples: int | None = None) -> Audio:
-        """Read the same part of several stems.
-
-        Args:
-            names: Names of the stems.
-            start: First sample.
-            samples: Number of samples; by default up to the end.
-
-        Returns:
-            Waveforms in the order of the names, shape (S, C, T).
-
-        Raises:
-            DataError: A file cannot be read.
-        """
+        """Read the same part of several stems, shape (S, C, T); see `read`."""
         return np.stack([self.read(name, start, samples) for name in names])
 
     def read_mixture(self, start: int = 0, samples: int | None = None) -> Audio:
-        """Read a part of the track's own mixture, or of the sum of its stems.
-
-        Args:
-            start: First sample.
-            samples: Number of samples; by default up to the end.
-
-        Returns:
-            Waveform, shape (C, T).
-
-        Raises:
-            DataError: A file cannot be read.
-        """
+        """Read a part of the track's own mixture, or of the sum of its stems; see `read`."""
         if self.mixture is not None:
             return self._read_file(MIXTURE, self.mixture, start, samples)
         total: Audio = self.read_stems(tuple(self.stems), start, samples).sum(0)
@@ -259,7 +235,7 @@ def load_tracks(
     missing_as_silence: bool = False,
     progress: bool = False,
 ) -> list[Loaded]:
-    """Read and check the headers of tracks' files.
+    """Read and check the headers of tracks' files, for each entry.
 
     Args:
         entries: The tracks.
@@ -267,9 +243,6 @@ def load_tracks(
         stems: Names of the stems that every track must have.
         missing_as_silence: Replace missing stems by silence.
         progress: Show a progress bar, if it takes more than a second.
-
-    Returns:
-        For each entry the track and its findings.
     """
     names = (*stems, MIXTURE)
     files = [
@@ -278,20 +251,12 @@ def load_tracks(
         else entry.find(stems)
         for entry in entries
     ]
-    paths = [
-        path
-        for entry, each in zip(entries, files, strict=True)
-        if not entry.is_stem_file
-        for path in each.values()
-    ]
+    tracks = list(zip(entries, files, strict=True))
+    paths = [path for entry, each in tracks if not entry.is_stem_file for path in each.values()]
     headers, faults = read_headers(paths, progress)
-    headers |= decoded_headers(
-        {entry.path: decoded[entry.path] for entry in entries if entry.is_stem_file}
-    )
-    return [
-        _load(entry, each, headers, faults, stems, missing_as_silence)
-        for entry, each in zip(entries, files, strict=True)
-    ]
+    stem_files = [entry.path for entry in entries if entry.is_stem_file]
+    headers |= decoded_headers({path: decoded[path] for path in stem_files})
+    return [_load(*track, headers, faults, stems, missing_as_silence) for track in tracks]
 
 
 def _load(
@@ -324,7 +289,7 @@ def _load(
         first.sample_rate,
         first.channels,
         missing,
-        tuple(s for s, header in found.items() if s != MIXTURE and not header.mappable),
+        tuple(stem for stem in stems if stem in found and not found[stem].mappable),
         {stem: header.state for stem, header in found.items()},
     )
     # AAC does not decode to NaN.

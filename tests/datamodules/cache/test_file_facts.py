@@ -40,7 +40,7 @@ def files_read(store: Path, *paths: Path, fact: str = "text") -> list[str]:
         return path.read_text()
 
     facts = FileFacts(store)
-    known, faults = facts.find_out(fact, find, paths, "reading", False)
+    known, faults = facts.look_up(fact, find, paths, "reading", False)
     assert not faults
     assert {path: each.value for path, each in known.items()} == {p: p.read_text() for p in paths}
     return read
@@ -142,7 +142,7 @@ def test_errors_are_returned_by_file_and_not_cached(tmp_path: Path, path: Path) 
 
     gone = tmp_path / "gone.wav"
     for _ in range(2):
-        known, faults = facts.find_out("text", find, [path, gone], "reading", False)
+        known, faults = facts.look_up("text", find, [path, gone], "reading", False)
         assert known == {}
         assert str(faults[path]) == f"{path}: is bad"
         assert "cannot be read" in str(faults[gone])
@@ -165,7 +165,7 @@ def test_processes_append_complete_lines(tmp_path: Path) -> None:
         "from datamodules.files import state; state._SETTLED_NS = -(10**18)\n"
         "for path in map(Path, sys.argv[2:]):\n"
         "    facts = file_facts.FileFacts(Path(sys.argv[1]))\n"
-        "    facts.find_out('text', Path.read_text, [path], '', False)\n"
+        "    facts.look_up('text', Path.read_text, [path], '', False)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(file_facts.__file__).parents[2])}
     processes = [
