@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from datamodules.errors import DataError
@@ -17,14 +18,9 @@ _TRACEBACK = "STEMLAB_TRACEBACK"
 
 
 def run(work: Callable[[], int], stopped: str = "stopped") -> int:
-    """Run a command; print errors on one line.
+    """Run a command and return its exit status; print errors on one line.
 
-    Args:
-        work: The command; returns the exit status.
-        stopped: Message after Ctrl-C.
-
-    Returns:
-        The command's exit status, 2 after an error, 130 after Ctrl-C.
+    The status is 2 after an error, and 130 after Ctrl-C, which prints ``stopped``.
     """
     try:
         return work()
@@ -39,14 +35,9 @@ def run(work: Callable[[], int], stopped: str = "stopped") -> int:
 
 
 def describe(error: Exception) -> str:
-    """Describe an error to the user.
+    """An error's message for the user, without the number of a system error.
 
-    Args:
-        error: The error.
-
-    Returns:
-        Its message, without the number of a system error; a library's error with its class and
-        how to get a traceback.
+    A library's error has its class in front, and how to get a traceback.
     """
     if isinstance(error, OSError) and error.errno and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions"
@@ -58,38 +49,21 @@ def describe(error: Exception) -> str:
 
 
 def count(least: int = 1) -> Callable[[str], int]:
-    """Argument type: an integer with a lower bound.
-
-    Args:
-        least: The lower bound.
-
-    Returns:
-        The type, for ``add_argument``.
-    """
+    """Argument type for ``add_argument``: an integer with a lower bound."""
 
     def convert(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if number < least:
-            raise argparse.ArgumentTypeError(
-                f"expected an integer of at least {least}, found {text!r}"
-            )
-        return number
+        with suppress(ValueError):
+            if (number := int(text)) >= least:
+                return number
+        raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, found {text!r}")
 
     return convert
 
 
 def check_folder(path: Path, option: str) -> None:
-    """Check that files can be written to a folder, which need not exist yet.
+    """Raise a ``DataError`` if no files can be written to a folder, which need not exist yet.
 
-    Args:
-        path: The folder.
-        option: The option that set it, for the message.
-
-    Raises:
-        DataError: A file is in the way, or the folder is not writable.
+    ``option`` is what set it, for the message.
     """
     existing = next(place for place in (path, *path.parents, Path(".")) if os.path.lexists(place))
     if existing.is_dir() and os.access(existing, os.W_OK):
@@ -101,29 +75,13 @@ def check_folder(path: Path, option: str) -> None:
 
 
 def check_file(path: Path, option: str) -> None:
-    """Check that a file can be written.
-
-    Args:
-        path: The file; its folder need not exist yet.
-        option: The option that set it, for the message.
-
-    Raises:
-        DataError: It is a folder, or its folder is not writable.
-    """
+    """Like `check_folder`, for a file to write, whose folder need not exist yet."""
     if path.is_dir():
         raise DataError(f"{option} {path}: is a folder, expected the name of a file")
     check_folder(path.parent, option)
 
 
 def check_free(path: Path, force: bool) -> None:
-    """Check that nothing is overwritten without ``--force``.
-
-    Args:
-        path: The file or folder to write.
-        force: Whether ``--force`` was given.
-
-    Raises:
-        FileExistsError: It exists, and ``force`` is false.
-    """
+    """Raise ``FileExistsError`` if a file or folder exists and ``--force`` was not given."""
     if path.exists() and not force:
         raise FileExistsError(f"{path} already exists; give another name, or --force")

@@ -12,8 +12,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ import numpy.typing as npt
 import soundfile
 
 from datamodules import command_line
-from datamodules.cache.pcm import STREAMS, decoded_bytes, find
+from datamodules.cache.pcm import STREAMS, decoded_bytes, find_decoded
 from datamodules.errors import DataError
 from datamodules.files import audio, ffmpeg
 from datamodules.locks import file_lock
-from datamodules.parallel import for_each, raise_faults
+from datamodules.parallel import for_each
 from datamodules.tracks.checks import nan_finding
+from datamodules.tracks.findings import raise_errors
 from datamodules.tracks.index import Track, load_tracks
 from datamodules.tracks.layouts import MIXTURE, STEMS, Entry, find_entries, subsets_of
 
@@ -107,14 +109,13 @@ def convert(
             folder.mkdir()
             names = (*stems, MIXTURE)
             clipped = {name: _write(track, name, folder / f"{name}.wav", subtype) for name in names}
-            _put(folder, target, Path(scratch, "old"))
-        return Converted(
-            entry.subset,
-            entry.name,
-            False,
-            track.samples * track.channels * len(names),
-            {name: count for name, count in clipped.items() if count},
-        )
+            target.parent.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):  # an incomplete track
+                os.replace(target, Path(scratch, "old"))
+            os.replace(folder, target)
+        samples = track.samples * track.channels * len(names)
+        clipped = {name: count for name, count in clipped.items() if count}
+        return Converted(entry.subset, entry.name, False, samples, clipped)
 
     def on_busy() -> None:
         raise DataError(f"{out}: another conversion is writing to it; wait for it, or stop it")
@@ -141,13 +142,12 @@ def _check_apart(root: Path, out: Path, entries: Sequence[Entry]) -> None:
     """Refuse to write into the data set, also through links."""
     sources = {root.resolve()} | {entry.path.resolve().parent for entry in entries}
     targets = {out.resolve(), (out / "train").resolve(), (out / "test").resolve()}
-    for source in sources:
-        for target in targets:
-            if target.is_relative_to(source) or source.is_relative_to(target):
-                raise DataError(
-                    f"{out}: overlaps the data set in {source}, which must not be changed; give "
-                    "another OUT"
-                )
+    for source, target in product(sources, targets):
+        if target.is_relative_to(source) or source.is_relative_to(target):
+            raise DataError(
+                f"{out}: overlaps the data set in {source}, which must not be changed; give "
+                "another OUT"
+            )
 
 
 def _is_complete(target: Path, entry: Entry, names: Sequence[str], subtype: str) -> bool:
@@ -174,7 +174,7 @@ def _is_complete(target: Path, entry: Entry, names: Sequence[str], subtype: str)
 def _load(entry: Entry, scratch: Path, stems: Sequence[str], missing_as_silence: bool) -> Track:
     decoded = {}
     if entry.is_stem_file:
-        if (known := find(entry.path)) is not None:
+        if (known := find_decoded(entry.path)) is not None:
             decoded[entry.path] = known
         else:
             decoded_bytes(entry.path)  # finds faults of the header
@@ -183,7 +183,7 @@ def _load(entry: Entry, scratch: Path, stems: Sequence[str], missing_as_silence:
             ffmpeg.decode_streams(entry.path, [streams / f"{stream}.wav" for stream in STREAMS])
             entry = replace(entry, path=streams, mixture_folder=streams, is_stem_file=False)
     (loaded,) = load_tracks([entry], decoded, stems, missing_as_silence)
-    raise_faults([str(found) for found in loaded.findings if found.severity == "error"])
+    raise_errors(loaded.findings)
     assert loaded.track is not None
     return loaded.track
 
@@ -194,16 +194,19 @@ def _write(track: Track, name: str, path: Path, subtype: str) -> int:
     files = [track.stems[name]] if name in track.stems else []
     if name == MIXTURE:
         files = [track.mixture] if track.mixture else list(track.stems.values())
-    with _writing(path):
-        file = soundfile.SoundFile(path, "w", track.sample_rate, track.channels, subtype)
-        with file:
+    try:
+        with soundfile.SoundFile(path, "w", track.sample_rate, track.channels, subtype) as file:
             for block in _sum_of(files, track):
-                if not np.isfinite(block).all():
-                    sample = position + int(np.argmin(np.isfinite(block).all(0)))
+                finite = np.isfinite(block).all(0)
+                if not finite.all():
                     where = files[0] if len(files) == 1 else path
+                    sample = position + int(np.argmin(finite))
                     raise DataError(str(nan_finding(where, sample, track.sample_rate)))
                 clipped += _write_block(file, block, subtype)
                 position += block.shape[-1]
+    # libsndfile notices a full disk when writing or closing.
+    except (soundfile.SoundFileError, AssertionError) as error:
+        raise _unwritable(path.parents[2], str(error) or "the disk is full") from error
     if position < track.samples:
         raise DataError(
             f"{files[0]}: damaged: its header declares {track.samples} samples, only {position} "
@@ -239,32 +242,8 @@ def _write_block(file: Any, block: audio.Audio, subtype: str) -> int:
     return beyond
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Report a full disk, which libsndfile notices when writing or closing."""
-    try:
-        yield
-    except (soundfile.SoundFileError, AssertionError) as error:
-        raise _unwritable(path.parents[2], str(error) or "the disk is full") from error
-
-
-def _put(folder: Path, target: Path, old: Path) -> None:
-    """Move a complete track to its place; an incomplete one there moves to ``old``."""
-    target.parent.mkdir(exist_ok=True)
-    with suppress(FileNotFoundError):
-        os.replace(target, old)
-    os.replace(folder, target)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Command line; by default the process's own.
-
-    Returns:
-        Exit status: 0, or 2 if something could not be converted.
-    """
+    """Run the command line; return the exit status, 2 if something could not be converted."""
     parser = argparse.ArgumentParser(prog="python -m datamodules.convert", description=__doc__)
     parser.add_argument("root", metavar="ROOT", help="data set of any supported layout")
     parser.add_argument("out", metavar="OUT", help="folder to write to")

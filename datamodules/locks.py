@@ -13,12 +13,7 @@ from filelock import FileLock, Timeout
 def file_lock(path: Path, on_busy: Callable[[], None]) -> Iterator[None]:
     """Hold a lock; no process is excluded where the file system has no locks.
 
-    Args:
-        path: The lock file.
-        on_busy: Called before waiting for another process; may raise instead of waiting.
-
-    Raises:
-        OSError: The file cannot be created.
+    ``on_busy`` is called before waiting for another process; it may raise instead.
     """
     path.touch()
     lock = FileLock(path)

@@ -39,7 +39,8 @@ def for_each(
     Raises:
         DataError: Some items are faulty; the first five are listed.
     """
-    results, faults = [], []
+    results: list[Result] = []
+    faults: list[str] = []
     # In chunks, as submitting one item takes 0.1 ms.
     size = max(1, len(items) // (workers * _CHUNKS_PER_WORKER))
     chunks = [items[start : start + size] for start in range(0, len(items), size)]
@@ -55,15 +56,12 @@ def for_each(
 
     executor = ThreadPoolExecutor(workers)
     try:
-        futures = [executor.submit(work_on, chunk) for chunk in chunks]
-        with tqdm(
-            total=len(items), desc=description, delay=1, leave=False, disable=not progress
-        ) as bar:
-            for future, chunk in zip(futures, chunks, strict=True):
-                done, faulty = future.result()
+        total, hidden = len(items), not progress
+        with tqdm(total=total, desc=description, delay=1, leave=False, disable=hidden) as bar:
+            for done, faulty in executor.map(work_on, chunks):
                 results += done
                 faults += faulty
-                bar.update(len(chunk))
+                bar.update(len(done) + len(faulty))
     finally:
         # Without cancelling, Ctrl-C would wait for all items.
         executor.shutdown(cancel_futures=True)
@@ -72,14 +70,7 @@ def for_each(
 
 
 def raise_faults(faults: Sequence[str]) -> None:
-    """Raise one error for all faults, if there are any.
-
-    Args:
-        faults: One line per fault.
-
-    Raises:
-        DataError: There are faults; the first five are listed.
-    """
+    """Raise one error for all faults, if there are any; the first five are listed."""
     if len(faults) == 1:
         raise DataError(faults[0])
     if faults:

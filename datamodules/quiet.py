@@ -11,11 +11,7 @@ import torch
 
 @contextmanager
 def quiet(threads: int | None = None) -> Iterator[None]:
-    """Hide Lightning's notices, and set torch's number of threads, within a context.
-
-    Args:
-        threads: Number of threads; by default unchanged.
-    """
+    """Hide Lightning's notices, and set torch's number of threads if given, within a context."""
     former, notices = torch.get_num_threads(), logging.getLogger("pytorch_lightning")
     level = notices.level
     torch.set_num_threads(threads or former)

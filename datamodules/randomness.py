@@ -15,16 +15,6 @@ DEGRADATION, FIXED_DEGRADATION, ROOM = 2**32, 2**33, 2**34
 
 
 def generator(seed: int, purpose: int, epoch: int, index: int) -> np.random.Generator:
-    """Random generator for one purpose of one example.
-
-    Args:
-        seed: Seed of the run.
-        purpose: What is drawn; different purposes have independent streams.
-        epoch: Number of the epoch.
-        index: Number of the example in its epoch.
-
-    Returns:
-        A generator that depends on the arguments only.
-    """
+    """Random generator for one purpose of one example; it depends on the arguments only."""
     # Each draw increments the lowest word of the counter, so it starts at 0.
     return np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, index, epoch, purpose]))

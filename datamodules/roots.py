@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_info
 
@@ -21,18 +21,6 @@ from datamodules.tracks.index import (
 from datamodules.tracks.layouts import weighted_roots
 from datamodules.tracks.preparation import resample_tracks
 from datamodules.tracks.sources import SourceGrouping
-
-
-class FitTracks(NamedTuple):
-    """Tracks of the training subsets.
-
-    Attributes:
-        train: Training tracks, one list per root.
-        valid: Validation tracks.
-    """
-
-    train: list[list[Track]]
-    valid: list[Track]
 
 
 class DatasetRoots:
@@ -78,45 +66,24 @@ class DatasetRoots:
         """Download the preview or render the embedded corpus, if it is used."""
         if self.download:
             self._download_preview()
-        elif self._given() is None:
+        elif self._given_root() is None:
             self._embedded = demo_corpus()
 
-    def fit_tracks(self, progress: bool) -> FitTracks:
-        """Index the training subsets and split off the validation tracks.
-
-        Args:
-            progress: Show progress bars.
-
-        Returns:
-            The tracks.
-
-        Raises:
-            DataError: The data has errors.
-        """
-        root = self._path()
-        train, valid, rule = split_validation(
-            self._index(root, "train", progress), **self._validation_rule(root)
-        )
+    def fit_tracks(self, progress: bool) -> tuple[list[list[Track]], list[Track]]:
+        """Index the training subsets: training tracks, one list per root, and validation tracks."""
+        root = self._root()
+        found = self._index(root, "train", progress)
+        train, valid, rule = split_validation(found, **self._validation_rule(root))
         rank_zero_info(
             f"{len(train)} training and {len(valid)} validation tracks in {root} ({rule})"
         )
         held_out = {track.name for track in valid}
         others = [self._index_other(other, held_out, progress) for other in self._others]
-        return FitTracks([train, *others], valid)
+        return [train, *others], valid
 
     def test_tracks(self, progress: bool) -> list[Track]:
-        """Index the test subset of the first root.
-
-        Args:
-            progress: Show progress bars.
-
-        Returns:
-            The tracks.
-
-        Raises:
-            DataError: The data has errors.
-        """
-        return self._index(self._path(), "test", progress)
+        """Index the test subset of the first root."""
+        return self._index(self._root(), "test", progress)
 
     def _index_other(self, root: Path, held_out: set[str], progress: bool) -> list[Track]:
         """Training tracks of another root, without those named as validation tracks."""
@@ -133,14 +100,14 @@ class DatasetRoots:
         )
         return tracks
 
-    def _given(self) -> Path | None:
+    def _given_root(self) -> Path | None:
         given = self._first or os.environ.get("MUSDB_PATH")
         return Path(given).expanduser() if given else None
 
-    def _path(self) -> Path:
+    def _root(self) -> Path:
         if self.download:
-            return self._preview()
-        given = self._given()
+            return self._preview_root()
+        given = self._given_root()
         if given is None:
             rank_zero_info(
                 "No data set given (MUSDB_PATH or --data.init_args.root): "
@@ -150,14 +117,14 @@ class DatasetRoots:
             return self._embedded or demo_corpus()
         return given
 
-    def _preview(self) -> Path:
-        return self._given() or Path.home() / "MUSDB18" / "MUSDB18-7"
+    def _preview_root(self) -> Path:
+        return self._given_root() or Path.home() / "MUSDB18" / "MUSDB18-7"
 
     def _download_preview(self) -> None:
         require_ffmpeg("the MUSDB18 preview (.stem.mp4)")
         import musdb  # here, because importing it needs ffmpeg
 
-        root = self._preview()
+        root = self._preview_root()
         try:
             musdb.DB(root=str(root), download=True)
         except (OSError, RuntimeError) as error:

@@ -81,9 +81,10 @@ def read_entry(folder: Path) -> Decoded | None:
 
 @contextmanager
 def cache_lock(progress: bool = False, wait: bool = True) -> Iterator[None]:
-    """Let one process at a time write to the cache; without locks all decode the same files.
+    """Let one process at a time write to the cache.
 
-    If another process is writing, wait for it, or without ``wait`` raise a ``DataError``.
+    If another process is writing, wait for it, or without ``wait`` raise a ``DataError``. On file
+    systems without locks no process waits, and several decode the same files.
     """
     folder = decoded_folder()
 

@@ -46,7 +46,7 @@ STREAMS = ("mixture", "drums", "bass", "other", "vocals")
 _WORKERS = min(4, os.cpu_count() or 1)
 
 
-def find(path: Path) -> Decoded | None:
+def find_decoded(path: Path) -> Decoded | None:
     """Look up a file in the cache; None if it has no complete entry."""
     found, faults = _contents([path], False)
     if faults:

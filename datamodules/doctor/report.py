@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.cache.folder import Decoded
-from datamodules.cache.pcm import decode, decoded_bytes, find
+from datamodules.cache.pcm import decode, decoded_bytes, find_decoded
 from datamodules.doctor.diagnosis import diagnose, different_rates, duplicates
 from datamodules.doctor.fingerprints import find_same
 from datamodules.doctor.measurements import FileMeasures, MixtureMeasures, TrackMeasures, measure
@@ -160,7 +160,7 @@ def _load(
 
     def find_or_check_header(path: Path) -> None:
         try:
-            if (known := find(path)) is not None:
+            if (known := find_decoded(path)) is not None:
                 decoded[path] = known
             else:
                 decoded_bytes(path)

@@ -56,7 +56,7 @@ def inspect_streams(path: AnyPath) -> list[AudioInfo]:
 
 
 def probe(path: Path, *options: str) -> tuple[dict[str, Any], str]:
-    """Run ffprobe; return what it found, nothing if it failed, and the last line of its errors."""
+    """Run ffprobe; return its answer (empty if it failed) and the last line of its messages."""
     command = ["ffprobe", "-v", "error", *options, "-of", "json", f"file:{path}"]
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
     return {} if done.returncode else json.loads(done.stdout), _last_line(done.stderr)

@@ -115,13 +115,9 @@ class LoudnessSampler:
         return start
 
     def power(self, track: int, stem: int | None, start: int, samples: int) -> float:
-        """Compute the mean square of a crop; full scale is 1.
+        """Mean square of a crop, without padding; full scale is 1.
 
-        Args:
-            track: Index of the track.
-            stem: Index of the stem, or None for the sum over all stems.
-            start: First sample.
-            samples: Length of the crop; padding after the track's end is not included.
+        Stem None is the sum over all stems.
         """
         bounds, energies = self._energies(track, stem)
         end = min(start + samples, self._lengths[track])
@@ -161,11 +157,8 @@ class LoudnessSampler:
             ends - firsts
         )
         levels = 10 * np.log10(np.maximum(powers, 10 ** (SILENT_DB / 10)))
-        width = np.ptp(levels) / self._classes
-        if width > 0:
-            numbers = ((levels - levels.min()) / width).astype(int).clip(max=self._classes - 1)
-        else:  # all crops are equally loud
-            numbers = np.zeros(len(levels), int)
+        width = np.ptp(levels) / self._classes or 1.0  # 0: all crops are equally loud
+        numbers = ((levels - levels.min()) / width).astype(int).clip(max=self._classes - 1)
         sizes = np.bincount(numbers, starts)
         probabilities = starts / sizes[numbers] / np.count_nonzero(sizes)
         return _Seconds(np.cumsum(probabilities) - probabilities, probabilities, starts)

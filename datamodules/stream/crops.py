@@ -170,8 +170,8 @@ class CropSampler:
         tracks = []
         for stem in range(self.stems if mixed else 1):
             root = roots[stem][place]
-            turn, number = divmod(earlier[stem][place], self._sizes[root])
-            stream = turn * len(self._sizes) + root
+            passes, number = divmod(earlier[stem][place], self._sizes[root])
+            stream = passes * len(self._sizes) + root
             order = _track_order(self.seed, epoch, stream, self.stems, self._sizes[root])
             tracks.append(self._offsets[root] + order[stem, number])
         return np.array(tracks if mixed else tracks * self.stems)
@@ -215,17 +215,10 @@ def _block_roots(
 
 
 def apportion(seats: int, weights: Sequence[float]) -> npt.NDArray[np.int64]:
-    """Distribute seats by weight, by the method of Webster and Sainte-Laguë.
+    """Distribute seats by weights, which sum to 1, by the method of Webster and Sainte-Laguë.
 
     Seat k (from 0) of a root of weight p is assigned at time (k + 1/2) / p, and the earliest seats
     are taken. One more seat therefore adds to one root and removes from none.
-
-    Args:
-        seats: Number of seats.
-        weights: Weight of each root; they sum to 1.
-
-    Returns:
-        Seats of each root, shape (roots,).
     """
     shares = np.array(weights)
     # A time at which at most that many seats are assigned; the few missing ones follow one by one.

@@ -42,10 +42,5 @@ def crop_lengths(
 
 
 def samples_at(epoch: int, curriculum: Mapping[int, int]) -> int:
-    """Crop length in an epoch, samples.
-
-    Args:
-        epoch: The epoch.
-        curriculum: Result of ``crop_lengths``.
-    """
+    """Crop length in an epoch, samples, by the result of ``crop_lengths``."""
     return curriculum[max(first for first in curriculum if first <= epoch)]

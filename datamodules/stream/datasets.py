@@ -53,14 +53,13 @@ class TrainingCrops:
         self.augmentations = augmentations
         self._stems, self._channels = len(grouping.stems), grouping.audio_channels
         self.shape = self._shape(max(lengths.values()))
-        self._mapped = MappedFiles(
-            {
-                track.stems[stem]: state
-                for track in tracks
-                for stem, state in track.states.items()
-                if stem in track.stems
-            }
-        )
+        states = {
+            track.stems[stem]: state
+            for track in tracks
+            for stem, state in track.states.items()
+            if stem in track.stems
+        }
+        self._mapped = MappedFiles(states)
 
     def shape_at(self, epoch: int) -> tuple[int, int, int]:
         """Shape of the examples of an epoch."""
@@ -72,11 +71,7 @@ class TrainingCrops:
         return self._stems, self._channels, samples
 
     def fill(self, target: Tensor, position: Position) -> None:
-        """Write an example.
-
-        Args:
-            target: Written to; shape of the epoch, type ``dtype``.
-            position: Epoch and index of the example.
+        """Write the example of an epoch and index, in the shape of the epoch.
 
         Raises:
             DataError: A file was removed or changed, or for int16 has another type or channels.
@@ -129,15 +124,11 @@ class ValidationCrops(Dataset[Batch]):
         crops_per_track: int,
     ) -> None:
         self.grouping, self.segment_samples = grouping, segment_samples
-        self.origins = [
-            (track, int(start))
-            for track in tracks
-            for start in np.unique(
-                np.linspace(
-                    0, max(0, track.samples - segment_samples), crops_per_track, dtype=np.int64
-                )
-            )
-        ]
+        self.origins: list[tuple[Track, int]] = []
+        for track in tracks:
+            last = max(0, track.samples - segment_samples)
+            starts = np.unique(np.linspace(0, last, crops_per_track, dtype=np.int64))
+            self.origins += [(track, start) for start in starts.tolist()]
 
     def __len__(self) -> int:
         return len(self.origins)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -90,16 +91,12 @@ class RingLoader(DataLoader[Any]):
             raise
 
     def note_copy(self, batch: Tensor) -> None:
-        """Note that a copy of a batch to a GPU has started.
+        """Note that a copy of a batch of this loader to a GPU has started.
 
         Copies from pinned memory are asynchronous; the slot is not filled again before the copy has
         finished.
-
-        Args:
-            batch: Stems of a batch of this loader.
         """
-        slot = batch.storage_offset() // self.ring.stride(0)
-        self._copies.note(slot)
+        self._copies.note(batch.storage_offset() // self.ring.stride(0))
 
 
 class _PendingCopies:
@@ -154,16 +151,13 @@ class _SlotSampler(Sampler[tuple[int, list[Position]]]):
         self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[tuple[int, list[Position]]]:
-        batch: list[Position] = []
-        for position in self.sampler:
-            batch.append(position)
-            if len(batch) == self.sampler.rank_batch_size:
-                slot = self._next
-                # Continues over epochs: the last batch of an epoch may still be in use.
-                self._next = (slot + 1) % self.slots
-                self.copies.wait(slot)
-                yield slot, batch
-                batch = []
+        positions = iter(self.sampler)  # whole batches
+        while batch := list(islice(positions, self.sampler.rank_batch_size)):
+            slot = self._next
+            # Continues over epochs: the last batch of an epoch may still be in use.
+            self._next = (slot + 1) % self.slots
+            self.copies.wait(slot)
+            yield slot, batch
 
     def __len__(self) -> int:
         return len(self.sampler) // self.sampler.rank_batch_size

@@ -8,11 +8,7 @@ import signal
 
 
 def ignore_signals(worker: int) -> None:
-    """Ignore Ctrl-C and SLURM's signals in a worker; the main process ends its workers itself.
-
-    Args:
-        worker: Index of the worker.
-    """
+    """Ignore Ctrl-C and SLURM's signals in a worker; the main process ends its workers itself."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
@@ -34,15 +30,9 @@ class WorkerDiedError(RuntimeError):
 
 
 def explain_worker_death(error: BaseException) -> WorkerDiedError | None:
-    """Turn torch's error about a dead worker into one that says what to do.
+    """Turn torch's error about a dead worker into one that says what to do; None for other errors.
 
     torch raises its error in the main process at any time, not only while it waits for a batch.
-
-    Args:
-        error: Any error.
-
-    Returns:
-        The error to raise instead; None if this error is about something else.
     """
     if isinstance(error, WorkerDiedError) or "DataLoader worker" not in str(error):
         return None

@@ -67,7 +67,7 @@ def find_non_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
 
 
 def nan_finding(path: Path, sample: int, sample_rate: int) -> Finding:
-    """The error for a file whose first NaN or infinity is at a sample; the rate is in Hz."""
+    """The error for a file whose first NaN or infinity is sample number ``sample``."""
     return Finding(
         "error",
         "nan",

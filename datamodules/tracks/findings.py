@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from datamodules.errors import DataError
+from datamodules.parallel import raise_faults
 
 Severity = Literal["error", "warning", "note"]
 
@@ -34,6 +36,11 @@ class Finding:
 
     @staticmethod
     def of(fault: DataError, path: Path, name: str = "unreadable") -> Finding:
-        """Convert an error with the message "path: what was found; what to do"."""
+        """Convert an error, with the message "path: what was found; what to do", to a finding."""
         finding, _, remedy = str(fault).removeprefix(f"{path}: ").partition("; ")
         return Finding("error", name, str(path), finding, remedy)
+
+
+def raise_errors(findings: Iterable[Finding]) -> None:
+    """Raise one ``DataError`` for all findings that are errors, if there are any."""
+    raise_faults([str(finding) for finding in findings if finding.severity == "error"])

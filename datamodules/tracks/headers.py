@@ -50,7 +50,7 @@ def read_headers(
 def decoded_headers(entries: Mapping[Path, Decoded]) -> dict[Path, Header]:
     """Headers of the files in entries of the cache, from their manifests."""
     return {
-        (file := entry.file(name)): Header(*astuple(info), True, state(file))
+        (file := entry.file(name)): Header._make((*astuple(info), True, state(file)))
         for entry in entries.values()
         for name, info in entry.infos.items()
     }

@@ -15,9 +15,8 @@ from datamodules.errors import DataError
 from datamodules.files import audio
 from datamodules.files.audio import Audio
 from datamodules.files.state import State, check_same
-from datamodules.parallel import raise_faults
 from datamodules.tracks.checks import find_mismatches, find_non_finite
-from datamodules.tracks.findings import Finding
+from datamodules.tracks.findings import Finding, raise_errors
 from datamodules.tracks.headers import Header, decoded_headers, read_headers
 from datamodules.tracks.layouts import FORMATS, MIXTURE, STEMS, Entry, find_entries
 
@@ -166,8 +165,8 @@ def index_tracks(
     entries = find_entries(root, subset, stems)
     decoded = decode([entry.path for entry in entries if entry.is_stem_file], progress)
     loaded = load_tracks(entries, decoded, stems, missing_as_silence, progress)
-    _raise_errors([finding for each in loaded for finding in each.findings])
-    _raise_errors(find_non_finite([path for each in loaded for path in each.float_files], progress))
+    raise_errors([finding for each in loaded for finding in each.findings])
+    raise_errors(find_non_finite([path for each in loaded for path in each.float_files], progress))
     return [each.track for each in loaded if each.track]
 
 
@@ -317,7 +316,3 @@ def _missing(entry: Entry, stem: str, stems: Sequence[str]) -> Finding:
 def _silence_instead(entry: Entry, stem: str) -> Finding:
     finding = f"no file for the stem {stem}, silence is used instead"
     return Finding("note", "missing-stem", str(entry.path), finding, "add it if the song has one")
-
-
-def _raise_errors(findings: Sequence[Finding]) -> None:
-    raise_faults([str(finding) for finding in findings if finding.severity == "error"])

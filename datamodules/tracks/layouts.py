@@ -48,14 +48,7 @@ class Entry:
     is_stem_file: bool = False
 
     def find(self, stems: Sequence[str]) -> dict[str, Path]:
-        """Find the track's files; WAV is preferred, then FLAC.
-
-        Args:
-            stems: Names of the stems.
-
-        Returns:
-            Stem name -> file, of those that exist, and ``mixture`` last, if it exists.
-        """
+        """Find the track's files, by stem, the ``mixture`` last; WAV is preferred, then FLAC."""
         if self.mixture_folder == self.path:
             return files_in(self.path, (*stems, MIXTURE))
         files = files_in(self.path, stems)
@@ -65,35 +58,15 @@ class Entry:
 
 
 def files_in(folder: Path, stems: Sequence[str]) -> dict[str, Path]:
-    """Find stems in a folder.
-
-    Args:
-        folder: The folder.
-        stems: Names of the stems.
-
-    Returns:
-        Stem name -> file, of those that exist, in the order of the names.
-    """
+    """Find stems in a folder: stem name -> file, of those that exist, in the order of the names."""
     present = set(os.listdir(folder))
-    found = {
-        stem: [stem + suffix for suffix in FORMATS if stem + suffix in present] for stem in stems
-    }
-    return {stem: folder / names[0] for stem, names in found.items() if names}
+    # The preferred format comes last and replaces the others.
+    names = [(stem, stem + suffix) for stem in stems for suffix in reversed(FORMATS)]
+    return {stem: folder / name for stem, name in names if name in present}
 
 
 def subsets_of(root: str | Path, stems: Sequence[str] = STEMS) -> list[str]:
-    """Find the subsets of a root.
-
-    Args:
-        root: Folder of the data set.
-        stems: Names of the stems.
-
-    Returns:
-        ``train``, ``test`` or both.
-
-    Raises:
-        DataError: The root has neither.
-    """
+    """Find the subsets of a root: ``train``, ``test`` or both; raise ``DataError`` without any."""
     root = Path(root).expanduser()
     found = [subset for subset in SUBSETS if _folders(root, subset, stems)]
     if not found:
@@ -102,13 +75,7 @@ def subsets_of(root: str | Path, stems: Sequence[str] = STEMS) -> list[str]:
 
 
 def weighted_roots(root: str | Mapping[str, float] | None) -> dict[str, float]:
-    """Normalise the setting ``root`` to roots with weights.
-
-    Args:
-        root: One root, or root -> weight (how often it is drawn from), or None.
-
-    Returns:
-        Root -> weight, in the order given; empty without a root.
+    """Convert the setting ``root`` to root -> weight (how often it is drawn from); empty for None.
 
     Raises:
         DataError: A weight is not above 0, or the mapping is empty.
@@ -130,18 +97,9 @@ def weighted_roots(root: str | Mapping[str, float] | None) -> dict[str, float]:
 
 
 def find_entries(root: str | Path, subset: str, stems: Sequence[str] = STEMS) -> list[Entry]:
-    """Find the tracks of a subset.
+    """Find the tracks of a subset, sorted by name; raise a ``DataError`` if there are none.
 
-    Args:
-        root: Folder of the data set.
-        subset: ``train`` or ``test``.
-        stems: Names of the stems, by which a folder without subsets is recognised.
-
-    Returns:
-        The tracks, sorted by name.
-
-    Raises:
-        DataError: There are none.
+    A folder of tracks without subsets is recognised by the names of the stems.
     """
     root = Path(root).expanduser()
     folders = _folders(root, subset, stems)
@@ -159,9 +117,7 @@ def find_entries(root: str | Path, subset: str, stems: Sequence[str] = STEMS) ->
     found.sort(key=lambda each: each[1])
     paths = {path.name.removesuffix(_STEM_FILE_SUFFIX): (path, folder) for path, folder in found}
     return [
-        Entry(
-            name, subset, path, path if mixtures == folder else mixtures / path.name, not is_folder
-        )
+        Entry(name, subset, path, mixtures / path.name, not is_folder)
         for name, (path, is_folder) in sorted(paths.items())
     ]
 

@@ -24,44 +24,37 @@ def resample_tracks(tracks: Sequence[Track], sample_rate: int, progress: bool) -
     Returns:
         The tracks, all at that rate; resampled ones have ceil(samples × new / old) samples, as
         32-bit floats.
-
-    Raises:
-        DataError: A file is damaged, or the cache cannot hold it.
     """
-    others = [track for track in tracks if track.sample_rate != sample_rate]
-    made = decode(
-        [file for track in others for file in _files(track).values()],
-        progress,
-        sample_rate=sample_rate,
-    )
-    headers = decoded_headers(made)
-    return [
-        track if track.sample_rate == sample_rate else _from_cache(track, made, headers)
-        for track in tracks
+    files = [
+        [] if track.sample_rate == sample_rate else list(_files(track).values()) for track in tracks
     ]
+    return _decode(tracks, files, progress, sample_rate)
 
 
 def make_mappable(tracks: Sequence[Track], progress: bool) -> list[Track]:
-    """Decode the stems that cannot be memory-mapped, once into the cache.
-
-    Args:
-        tracks: The tracks.
-        progress: Show a progress bar, and the size beforehand.
-
-    Returns:
-        The tracks, whose stems can all be memory-mapped.
-
-    Raises:
-        DataError: A file is damaged, or the cache cannot hold it.
-    """
-    encoded = [track.stems[stem] for track in tracks for stem in track.encoded]
-    made = decode(encoded, progress)
-    headers = decoded_headers(made)
-    return [_from_cache(track, made, headers) if track.encoded else track for track in tracks]
+    """Decode the stems that cannot be memory-mapped, once into the cache."""
+    return _decode(
+        tracks, [[track.stems[stem] for stem in track.encoded] for track in tracks], progress
+    )
 
 
 def _files(track: Track) -> dict[str, Path]:
     return {**track.stems, **({MIXTURE: track.mixture} if track.mixture else {})}
+
+
+def _decode(
+    tracks: Sequence[Track],
+    files: Sequence[Sequence[Path]],
+    progress: bool,
+    sample_rate: int | None = None,
+) -> list[Track]:
+    """Replace the given files of each track by copies in the cache."""
+    made = decode([file for each in files for file in each], progress, sample_rate=sample_rate)
+    headers = decoded_headers(made)
+    return [
+        _from_cache(track, made, headers) if each else track
+        for track, each in zip(tracks, files, strict=True)
+    ]
 
 
 def _from_cache(

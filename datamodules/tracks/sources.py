@@ -31,14 +31,9 @@ class SourceGrouping:
     stems: Sequence[str] = STEMS
 
     def channels(self, audio: Audio) -> Audio:
-        """Convert audio to the model's number of channels.
+        """Convert audio, shape (..., channels, T), to the model's number of channels.
 
-        Args:
-            audio: Waveforms, shape (..., channels, T).
-
-        Returns:
-            Waveforms, shape (..., audio_channels, T): mono is the mean of the channels, several
-            channels repeat a mono one.
+        For a mono model the channels are averaged; a mono waveform is repeated.
         """
         if audio.shape[-2] == self.audio_channels:
             return audio
@@ -48,14 +43,7 @@ class SourceGrouping:
         return np.repeat(audio, self.audio_channels, axis=-2)
 
     def group(self, stems: Tensor) -> Tensor:
-        """Sum stems into sources.
-
-        Args:
-            stems: Waveforms in the order of ``self.stems``, shape (..., stems, C, T).
-
-        Returns:
-            Waveforms, shape (..., S, C, T).
-        """
+        """Sum stems, shape (..., stems, C, T), into sources, shape (..., S, C, T)."""
         sums = [
             stems[..., [self.stems.index(stem) for stem in group], :, :].sum(-3)
             for group in self.sources.values()
@@ -63,15 +51,12 @@ class SourceGrouping:
         return torch.stack(sums, -3)
 
     def read(self, track: Track, start: int = 0, samples: int | None = None) -> Batch:
-        """Read a track's own mixture and its sources.
+        """Read a track's own mixture, shape (C, T), and its sources, shape (S, C, T).
 
         Args:
             track: The track.
             start: First sample.
             samples: Number of samples; by default up to the end.
-
-        Returns:
-            Mixture, shape (C, T), and targets, shape (S, C, T).
         """
         stems = self.channels(track.read_stems(self.stems, start, samples))
         mixture = self.channels(track.read_mixture(start, samples))
@@ -119,15 +104,9 @@ def grouping(
 
 
 def check_sources(names: Sequence[str], sources: Sequence[str], argument: str) -> None:
-    """Check that names are those of the model's sources.
+    """Raise a ``ValueError`` if names given by the user are not those of the model's sources.
 
-    Args:
-        names: Names given by the user.
-        sources: Names of the model's sources.
-        argument: The argument that set them, for the message.
-
-    Raises:
-        ValueError: A name is unknown, or a source is missing.
+    ``argument`` is what set them, for the message.
     """
     unknown, missing = sorted(set(names) - set(sources)), sorted(set(sources) - set(names))
     if unknown or missing:

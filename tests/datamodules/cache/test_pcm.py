@@ -21,7 +21,7 @@ import soundfile
 
 from datamodules.cache import pcm
 from datamodules.cache.folder import decoded_folder, read_entry
-from datamodules.cache.pcm import decode, find
+from datamodules.cache.pcm import decode, find_decoded
 from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.files import audio
 
@@ -79,7 +79,7 @@ def test_copied_moved_and_touched_files_are_not_decoded_again(
     moved = path.rename(tmp_path / "moved.flac")
     assert_decoded(moved)
     assert rewritten == [path]
-    assert decode([moved], False)[moved] == decode([copy], False)[copy] == find(moved)
+    assert decode([moved], False)[moved] == decode([copy], False)[copy] == find_decoded(moved)
 
 
 def test_other_content_of_the_same_size_and_time_is_decoded(
@@ -115,7 +115,7 @@ def test_a_file_is_hashed_once_per_state(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(hashes) == 1
     os.utime(path, (1, 1))
     assert_decoded(path)
-    assert find(path) is not None
+    assert find_decoded(path) is not None
     assert len(hashes) == 2
 
 
@@ -138,9 +138,9 @@ def test_each_faulty_copy_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 faults"):
         decode([gone, tmp_path / "gone2.flac"], False)
     with pytest.raises(DataError, match="cannot be read"):
-        find(gone)
+        find_decoded(gone)
     with pytest.raises(DataError, match=f"{tmp_path}: cannot be read .Is a directory"):
-        find(tmp_path)
+        find_decoded(tmp_path)
 
 
 def test_missing_ffmpeg_is_not_an_error_of_the_file(
@@ -170,7 +170,7 @@ def test_an_entry_that_cannot_be_renamed_is_an_error(
         context.setattr(os, "replace", refusing)
         with pytest.raises(DataError, match="refused"):
             decode([path], False)
-    assert find(path) is None
+    assert find_decoded(path) is None
     assert_decoded(path)
 
 
@@ -210,7 +210,7 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: str) -> None:
     else:
         shutil.rmtree(entry.folder)
         entry.folder.mkdir()
-    assert find(path) is None
+    assert find_decoded(path) is None
     with pytest.warns(UserWarning, match=rf"{entry.folder.name}.*made again from {path}"):
         assert decode([path], False)[path] == entry
     assert_decoded(path)
@@ -243,7 +243,7 @@ def test_the_next_start_decodes_what_a_kill_left(tmp_path: Path, rewritten: list
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "audio.rewrite = deadly\n"
         "import datamodules.cache.pcm as cache\n"
-        "cache._workers = lambda: 1\n"
+        "cache._WORKERS = 1\n"
         "decode(paths, False)\n",
         *paths,
     )
@@ -308,7 +308,7 @@ def test_two_threads_decode_the_same_file_without_locks(
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert made == [find(path)] * 2
+    assert made == [find_decoded(path)] * 2
     assert_decoded(path)
 
 
