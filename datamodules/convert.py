@@ -36,7 +36,7 @@ from datamodules.tracks.layouts import MIXTURE, STEMS, Entry, find_entries, subs
 # Encoding -> bytes per sample.
 SUBTYPES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
 _BLOCK_SAMPLES = 2**16
-# Not in `train` and `test`, where musdb takes every folder for a track.
+# For temporary folders, made in OUT: in `train` and `test` musdb takes every folder for a track.
 _PARTIAL = ".partial-"
 
 

@@ -177,7 +177,7 @@ class MUSDBDataModule(LightningDataModule):
         if stage == "fit":
             self._check_batch_size()
             self.train_tracks = make_mappable(self.train_tracks, self._is_first())
-            if self.sampling.need_loudness:
+            if self.sampling.needs_loudness:
                 self._loudness = measure_loudness(
                     self.train_tracks, self.grouping.stems, self._is_first()
                 )

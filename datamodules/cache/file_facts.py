@@ -123,7 +123,7 @@ class FileFacts:
                     self._known.update(known)
 
     def _append(self, fact: str, known: dict[str, Known]) -> None:
-        # A file without a time of change may change without a trace.
+        # A file that changed too recently may change again unnoticed.
         lasting = {path: each for path, each in known.items() if each.state.changed_ns}
         if not lasting:
             return

@@ -73,8 +73,8 @@ class MappedFile:
 
         Reading a mapping of a file that was truncated kills the process (SIGBUS). The check leaves
         a gap of microseconds to milliseconds before the samples are read; closing it would take a
-        copy by ``read``, which doubles the time. In this gap the worker dies, and the loader
-        reports it: no wrong sample, no hang.
+        copy by ``read``, which doubles the time. A truncation in this gap kills the worker, which
+        the loader reports; it never yields wrong samples or hangs.
 
         Args:
             start: First sample.

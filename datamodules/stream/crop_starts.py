@@ -15,7 +15,7 @@ _Floats = npt.NDArray[np.float64]
 
 # Loudness classes treat all levels below this as equally silent, dBFS.
 SILENT_DB = -60.0
-# Stems whose tables are cached: some 10 kB each, recomputed in microseconds.
+# Number of stems whose tables are cached; a table has 10 kB and is computed in microseconds.
 _CACHED_STEMS = 4096
 
 

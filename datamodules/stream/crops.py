@@ -60,7 +60,7 @@ class SamplingConfig:
                 raise DataError(f"{name} is {getattr(self, name)}: give 1 or more")
 
     @property
-    def need_loudness(self) -> bool:
+    def needs_loudness(self) -> bool:
         """Whether drawing requires the loudness of the tracks."""
         return self.avoid_silence_db is not None or self.loudness_classes > 1
 
@@ -95,7 +95,7 @@ class CropSampler:
         lengths: Length of each track in samples, one array of shape (tracks,) per root.
         weights: Relative frequency of each root.
         powers: Mean square of each second of each track, over all roots, shape (stems, seconds);
-            used only if ``config.need_loudness``.
+            used only if ``config.needs_loudness``.
         sample_rate: Sample rate, Hz; likewise.
     """
 
@@ -119,7 +119,7 @@ class CropSampler:
                 config.avoid_silence_db,
                 config.loudness_classes,
             )
-            if config.need_loudness
+            if config.needs_loudness
             else None
         )
         self._weights = tuple(weight / math.fsum(weights) for weight in weights)
