@@ -14,8 +14,6 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, cast
 
-import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentations.base import Augmentation
@@ -46,25 +44,14 @@ class Degrader:
     def training(self, batch: Batch, positions: Sequence[Position]) -> Batch:
         """Degrade training examples as a function of their positions.
 
-        Args:
-            batch: Mixture (B, C, T) and targets (B, S, C, T).
-            positions: Epoch and index of each of the B examples.
-
-        Returns:
-            Degraded mixture and targets, both attenuated where the mixture would clip.
+        Mixtures (B, C, T) and targets (B, S, C, T) are attenuated where the mixture would clip.
         """
         return self._degrade(self.degradations, DEGRADATION, batch, positions)
 
     def fixed(self, batch: Batch, name: str, start: int = 0) -> Batch:
-        """Degrade a track, or a crop of one, as a function of name and start.
+        """Degrade a track, or a crop of one, as a function of its name and first sample.
 
-        Args:
-            batch: Mixture (C, T) and targets (S, C, T).
-            name: Name of the track.
-            start: First sample of the crop.
-
-        Returns:
-            Degraded mixture and targets, both attenuated where the mixture would clip.
+        Mixture (C, T) and targets (S, C, T) are attenuated where the mixture would clip.
         """
         # The name, unlike an index, does not depend on the other tracks.
         position = (start, zlib.crc32(name.encode()))
@@ -80,12 +67,8 @@ class Degrader:
         positions: Sequence[Position],
     ) -> Batch:
         mixture = batch.mixture[:, None]  # (B, C, T) -> (B, 1, C, T): the only stem
-        for number, degradation in enumerate(degradations):
-            drawn = [
-                degradation.draw(generator(self.seed, purpose + number, *position), 1)
-                for position in positions
-            ]
-            mixture = degradation(mixture, torch.from_numpy(np.stack(drawn)))
+        for number, degradation in enumerate(degradations, purpose):
+            mixture = degradation.augment(mixture, self.seed, number, positions)
         factors = _FULL_SCALE / mixture.abs().amax((1, 2, 3)).clamp_min(_FULL_SCALE)
         return Batch(
             mixture[:, 0] * factors[:, None, None], batch.targets * factors[:, None, None, None]
@@ -93,12 +76,7 @@ class Degrader:
 
 
 class DegradedItems(Dataset[Batch | TrackBatch]):
-    """A data set with degraded mixtures, the same in every epoch.
-
-    Args:
-        clean: The data set.
-        degrader: Degrades its mixtures.
-    """
+    """A data set with degraded mixtures, the same in every epoch."""
 
     def __init__(self, clean: ValidationCrops | WholeTracks, degrader: Degrader) -> None:
         self.clean, self.degrader = clean, degrader

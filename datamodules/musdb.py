@@ -16,7 +16,7 @@ from datamodules.augmentations.base import Augmentation, FusedAugmentation
 from datamodules.batches import Batch, StemBatch
 from datamodules.errors import DataError
 from datamodules.files.find import find_audio_files
-from datamodules.randomness import Position
+from datamodules.randomness import AUGMENTATION, Position
 from datamodules.roots import DatasetRoots
 from datamodules.stream.crops import CropSampler, SamplingConfig
 from datamodules.stream.curriculum import crop_lengths
@@ -321,13 +321,9 @@ class MUSDBDataModule(LightningDataModule):
         if stems.dtype == torch.int16:
             stems = stems.transpose(-1, -2).float() / 2**15  # (B, stems, T, C) -> (B, stems, C, T)
         self.positions = [(epoch, index) for epoch, index in positions.tolist()]
-        count = stems.shape[1]
         fused = len(self._fused_augmentations())
-        for number, augmentation in enumerate(self.augmentations[fused:], fused):
-            parameters = np.stack(
-                [augmentation.draw_at(self.seed, number, place, count) for place in self.positions]
-            )
-            stems = augmentation(stems, torch.from_numpy(parameters))
+        for number, augmentation in enumerate(self.augmentations[fused:], AUGMENTATION + fused):
+            stems = augmentation.augment(stems, self.seed, number, self.positions)
         # The mixture is the sum of all stems, also of those that belong to no source.
         return Batch(mixture=stems.sum(1), targets=self.grouping.group(stems))
 
@@ -343,11 +339,7 @@ class MUSDBDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume the training stream at the first example that was not processed.
-
-        Args:
-            state_dict: Result of ``state_dict``.
-        """
+        """Resume the training stream at the first example that was not processed."""
         self._start = divmod(state_dict["batches"], state_dict["batches_per_epoch"])
         # Lightning's warning does not apply: the stream resumes from its position.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from datamodules.randomness import AUGMENTATION, Position, generator
+from datamodules.randomness import Position, generator
 from datamodules.tracks.layouts import STEMS
 
 Parameters = npt.NDArray[np.floating]
@@ -72,16 +73,20 @@ class Augmentation(nn.Module, ABC):
         parameters.reshape(stems, -1)[~applied, 0] = self.neutral
         return parameters
 
-    def draw_at(self, seed: int, number: int, position: Position, stems: int) -> Parameters:
-        """Draw the parameters of an example of a training stream, as ``draw`` does.
+    def augment(
+        self, stems: Tensor, seed: int, purpose: int, positions: Sequence[Position]
+    ) -> Tensor:
+        """Draw and apply the parameters of a batch.
 
         Args:
+            stems: Waveforms, shape (B, stems, C, T).
             seed: Seed of the stream.
-            number: Index of this augmentation among those of the stream.
-            position: Epoch and index of the example.
-            stems: Number of stems.
+            purpose: Purpose of the draws, see ``datamodules.randomness``.
+            positions: Epoch and index of each of the B examples.
         """
-        return self.draw(generator(seed, AUGMENTATION + number, *position), stems)
+        drawn = [self.draw(generator(seed, purpose, *place), stems.shape[1]) for place in positions]
+        augmented: Tensor = self(stems, torch.from_numpy(np.stack(drawn)))
+        return augmented
 
     def _probabilities(self, stems: int) -> Parameters:
         if not isinstance(self.probability, dict):

@@ -131,13 +131,7 @@ def track_folder(number: int) -> str:
 
 
 def write_track(seed: int, number: int, folder: Path) -> None:
-    """Render a song into a new folder: four stems, and their exact sum as the mixture.
-
-    Args:
-        seed: Seed of the corpus.
-        number: Index into :data:`SONGS`.
-        folder: The folder.
-    """
+    """Render a song into a new folder: four stems, and their exact sum as the mixture."""
     stems = render_track(seed, number)
     folder.mkdir(parents=True)
     for name, sound in {"mixture": sum(stems.values()), **stems}.items():
@@ -179,26 +173,16 @@ def _hashes(root: Path, number: int) -> dict[str, str]:
 
 def _read_manifest(root: Path, seed: int) -> dict[str, str]:
     """Recorded hashes; empty if they are missing, damaged, or of another version or seed."""
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         manifest = json.loads((root / "manifest.json").read_text())
         if (manifest["version"], manifest["seed"]) == (VERSION, seed):
             return dict(manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     return {}
-
-
-def _write_manifest(root: Path, seed: int, recorded: dict[str, str], staging: Path) -> None:
-    manifest = {"version": VERSION, "seed": seed, "sha256": dict(sorted(recorded.items()))}
-    draft = staging / "manifest.json"
-    draft.write_text(json.dumps(manifest, indent=1) + "\n")
-    os.replace(draft, root / "manifest.json")
 
 
 def default_root(seed: int = 0) -> Path:
     """Folder of the corpus in the user's cache."""
-    name = f"demo-v{VERSION}" + (f"-seed{seed}" if seed else "")
-    return cache_folder() / name
+    return cache_folder() / (f"demo-v{VERSION}" + (f"-seed{seed}" if seed else ""))
 
 
 def _exit_with_parent() -> None:
@@ -257,14 +241,16 @@ def demo_corpus(
         staging = Path(folder)
         jobs = {pool.submit(write_track, seed, n, staging / track_folder(n)): n for n in wanted}
         try:
-            for job in tqdm(
-                as_completed(jobs), "rendering the demo corpus", len(jobs), unit="track"
-            ):
+            finished = as_completed(jobs)
+            for job in tqdm(finished, "rendering the demo corpus", len(jobs), unit="track"):
                 job.result()
                 track = track_folder(jobs[job])
                 recorded |= _hashes(staging, jobs[job])
                 publish_track(staging / track, root / track, staging / "discarded" / track)
-                _write_manifest(root, seed, recorded, staging)
+                hashes = dict(sorted(recorded.items()))
+                manifest = {"version": VERSION, "seed": seed, "sha256": hashes}
+                (staging / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+                os.replace(staging / "manifest.json", root / "manifest.json")
         except BaseException:  # such as Ctrl-C: do not render the remaining tracks
             pool.shutdown(cancel_futures=True)
             raise

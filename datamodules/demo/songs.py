@@ -4,6 +4,7 @@ A song fixes tempo, harmony, patterns and instruments; a random generator compos
 part.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -234,12 +235,8 @@ class Plan:
 
 def _runs(pattern: str) -> Iterable[tuple[int, int, str]]:
     """Notes of a pattern as (first step, step after the last, character)."""
-    for start, character in enumerate(pattern):
-        if character not in "-.":
-            end = start + 1
-            while end < len(pattern) and pattern[end] == "-":
-                end += 1
-            yield start, end, character
+    for note in re.finditer(r"[^-.]-*", pattern):
+        yield note.start(), note.end(), note[0][0]
 
 
 def compose_drums(plan: Plan, generator: _Generator) -> list[Note]:
@@ -285,11 +282,9 @@ def compose_bass(plan: Plan, generator: _Generator) -> list[Note]:
         tones = {"1": low(root), "3": low(root) + third - root, "5": low(root) + fifth - root}
         tones |= {"8": low(root) + 12, "a": lead}
         for start, end, character in _runs(pattern):
-            first = bar * plan.steps
-            velocity = 0.95 if start == 0 else 0.8
-            notes.append(
-                plan.note(first + start, first + end, tones[character], velocity, generator)
-            )
+            first, velocity = bar * plan.steps, 0.95 if start == 0 else 0.8
+            note = plan.note(first + start, first + end, tones[character], velocity, generator)
+            notes.append(note)
     end = plan.song.bars * plan.steps
     return [*notes, plan.note(end, end + 8, low(plan.chord(plan.song.bars)[0]), 0.9, generator)]
 

@@ -60,12 +60,7 @@ def phase(frequency_hz: Signal) -> Signal:
 def saw(frequency_hz: Signal, offset: float = 0.0) -> Signal:
     """Sawtooth in [-1, 1], its jumps smoothed over two samples (PolyBLEP) against aliasing.
 
-    Args:
-        frequency_hz: Frequency at each sample, shape (T,).
-        offset: Initial phase, cycles.
-
-    Returns:
-        The wave, shape (T,).
+    ``frequency_hz`` and the result have shape (T,); ``offset`` is the initial phase in cycles.
     """
     step = frequency_hz / SAMPLE_RATE
     turn = (np.cumsum(step) + offset) % 1.0
@@ -112,9 +107,6 @@ def moving_filter(signal: Signal, sections: Signal) -> Signal:
     Args:
         signal: Shape (T,) or (T, C).
         sections: Second-order sections per control frame, shape (N, K, 6), N hops >= T.
-
-    Returns:
-        The filtered signal, of the shape of ``signal``.
     """
     state = np.zeros((sections.shape[1], 2, *signal.shape[1:]))
     filtered = np.empty_like(signal)

@@ -74,14 +74,8 @@ CONSONANTS, VOWELS = "".join(_CONSONANTS), "".join(_VOWELS)
 def _resonators(formants_hz: Signal, bandwidths_hz: Signal) -> Signal:
     """Cascade of vocal tract resonances per control frame, with unit gain at 0 Hz.
 
-    Klatt 1980, "Software for a cascade/parallel formant synthesizer", equation 2.
-
-    Args:
-        formants_hz: Centre frequencies, shape (N, K).
-        bandwidths_hz: Bandwidths, shape (K,).
-
-    Returns:
-        Second-order sections, shape (N, K, 6).
+    Klatt 1980, "Software for a cascade/parallel formant synthesizer", equation 2. Returns
+    second-order sections (N, K, 6) for centre frequencies (N, K) and bandwidths (K,).
     """
     radius = np.exp(-np.pi * bandwidths_hz / SAMPLE_RATE)
     feedback = -2.0 * radius * np.cos(2.0 * np.pi * formants_hz / SAMPLE_RATE)

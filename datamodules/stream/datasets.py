@@ -15,7 +15,7 @@ from datamodules.batches import Batch, TrackBatch
 from datamodules.errors import DataError
 from datamodules.files.mapped_wav import MappedFiles
 from datamodules.files.write_crop import write_crop
-from datamodules.randomness import Position
+from datamodules.randomness import AUGMENTATION, Position, generator
 from datamodules.stream.crops import CropSampler
 from datamodules.stream.curriculum import samples_at
 from datamodules.tracks.index import Track
@@ -100,8 +100,8 @@ class TrainingCrops:
         stems = self._stems
         gains, swaps = np.ones(stems), np.zeros(stems, bool)
         for number, augmentation in enumerate(self.augmentations):
-            parameters = augmentation.draw_at(self.sampler.seed, number, position, stems)
-            gain, swap = augmentation.gain_and_swap(parameters)
+            random = generator(self.sampler.seed, AUGMENTATION + number, *position)
+            gain, swap = augmentation.gain_and_swap(augmentation.draw(random, stems))
             gains, swaps = gains * gain, swaps ^ swap
         return gains, swaps
 
