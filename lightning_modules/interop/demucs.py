@@ -10,33 +10,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.tracks.layouts import STEMS
 from lightning_modules.architectures.demucs import Demucs
 from lightning_modules.architectures.hybrid_demucs import UNUSED, HybridDemucs
 from lightning_modules.base.description import CheckpointError
-from lightning_modules.interop.weights_file import read_weights
+from lightning_modules.interop.weights_file import our_order, read_weights
 
 # The package's order of sources.
 PACKAGE_SOURCES = ("drums", "bass", "other", "vocals")
+
+
+# The third version and later have an identity layer before each activation.
+_LATER = re.compile(r"((?:en|de)coder\.\d+)\.3\.(weight|bias)")
+_LEVEL = re.compile(r"encoder\.\d+\.0\.weight")
+_LSTM_LAYER = re.compile(r"lstm\.lstm\.weight_ih_l\d+")
+# Prefixes of the hybrid's branches in the package, and torchaudio's names of the branches.
+_BRANCH = re.compile(r"^(t?)((?:en|de)coder\.)")
+_BRANCHES = {"t": "time_", "": "freq_"}
+_EXPECTED = "weights of the first or second version's network, or of the hybrid, were expected"
 
 
 class _PackageClass:
     """Placeholder for the package's classes, which its files name and which are never called."""
 
 
-_CLASSES = ("model.Demucs", "demucs.Demucs", "hdemucs.HDemucs")
-
-
 def from_package(
-    path: str | Path,
-    sources: Sequence[str] = PACKAGE_SOURCES,
-    resample: bool | None = None,
+    path: str | Path, sources: Sequence[str] = PACKAGE_SOURCES, resample: bool | None = None
 ) -> Demucs | HybridDemucs:
     """Build a separator from weights of the package ``demucs``, or of torchaudio's Hybrid Demucs.
 
     Args:
         path: A state dict, or a file of any version of the package: the network of its first two
-            versions, or the hybrid of its third. The former has padded convolutions in the decoder
+            versions, or the hybrid of its third. The former gets padded convolutions in the decoder
             if its weights have the names of the third version or later.
         sources: Order of the sources in the file, unless the file contains it.
         resample: Whether the network of the first two versions works at twice the sample rate; by
@@ -54,10 +58,8 @@ def from_package(
     names = list(sources if given is None or isinstance(given, int) else given)
     if len(set(names)) < len(names):
         raise CheckpointError(f"{path}: its sources are {', '.join(names)}: name each source once")
-    facts = {
-        "sample_rate": int(settings.get("samplerate", 44100)),
-        "segment_seconds": 10.0,  # of their training
-    }
+    # The package trains on segments of 10 s.
+    facts = {"sample_rate": int(settings.get("samplerate", 44100)), "segment_seconds": 10.0}
     if any(key.startswith(("tencoder.", "time_encoder.")) for key in state):
         return _hybrid(path, state, names, facts)
     doubled = settings.get("resample", True) if resample is None else resample
@@ -119,72 +121,30 @@ def _hybrid(
     return model.eval()
 
 
-# The third version and later have an identity layer before each activation.
-_LATER = re.compile(r"((?:en|de)coder\.\d+)\.3\.(weight|bias)")
-_LEVEL = re.compile(r"encoder\.\d+\.0\.weight")
-_LSTM_LAYER = re.compile(r"lstm\.lstm\.weight_ih_l\d+")
-
-
-# Prefixes of the package's branches, and torchaudio's names of the branches.
-_BRANCH = re.compile(r"^(t?)((?:en|de)coder\.)")
-_BRANCHES = {"t": "time_", "": "freq_"}
-
-
-def our_order(names: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Sort sources into our order, unknown ones last.
-
-    Args:
-        names: The sources in any order.
-
-    Returns:
-        The sources in our order, and their indices in ``names``.
-    """
-    order = sorted(
-        range(len(names)),
-        key=lambda index: STEMS.index(names[index]) if names[index] in STEMS else len(STEMS),
-    )
-    return [names[index] for index in order], order
-
-
-def reordered(weights: Tensor, order: Sequence[int], axis: int) -> Tensor:
-    """Reorder the outputs of a layer by source.
-
-    Args:
-        weights: Weights or biases of the layer.
-        order: Index in ``weights`` of each source.
-        axis: Axis of the outputs, source by source, with the same number per source.
-
-    Returns:
-        Weights of the same shape.
-    """
-    by_source: Tensor = weights.unflatten(axis, (len(order), -1))
-    return by_source.index_select(axis, torch.tensor(order)).flatten(axis, axis + 1)
-
-
 def _reorder_heads(
     path: Path, state: dict[str, Tensor], names: Sequence[str], widths: Mapping[str, int]
 ) -> list[str]:
     """Reorder heads with ``widths`` channels per source; returns our order of sources."""
-    ours, order = our_order(names)
+    ours = our_order(names)
+    order = torch.tensor([names.index(name) for name in ours])
     for head, width in widths.items():
-        weight, bias = state[f"{head}weight"], state[f"{head}bias"]
-        if len(bias) != len(names) * width:
+        channels = len(state[f"{head}bias"])
+        if channels != len(names) * width:
             raise CheckpointError(
-                f"{path}: {head}bias has {len(bias)} channels, {width} for each of "
+                f"{path}: {head}bias has {channels} channels, {width} for each of "
                 f"{', '.join(names)} were expected: give the sources in the file's order"
             )
-        state[f"{head}weight"] = reordered(weight, order, 1)  # (inputs, outputs, kernel ...)
-        state[f"{head}bias"] = reordered(bias, order, 0)
+        # Weights (inputs, outputs, kernel ...); outputs are source by source.
+        for name, axis in ((f"{head}weight", 1), (f"{head}bias", 0)):
+            by_source: Tensor = state[name].unflatten(axis, (len(names), width))
+            state[name] = by_source.index_select(axis, order).flatten(axis, axis + 1)
     return ours
 
 
 def _check_names(path: Path, state: Mapping[str, Tensor], names: Sequence[str]) -> None:
     missing = [name for name in names if name not in state]
     if missing:
-        raise CheckpointError(
-            f"{path}: has no {', '.join(missing)}: weights of the first or second version's "
-            "network, or of the hybrid, were expected"
-        )
+        raise CheckpointError(f"{path}: has no {', '.join(missing)}: {_EXPECTED}")
 
 
 def _load(path: Path, model: Demucs | HybridDemucs, state: Mapping[str, Tensor]) -> None:
@@ -192,15 +152,13 @@ def _load(path: Path, model: Demucs | HybridDemucs, state: Mapping[str, Tensor])
         model.network.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{path}: weights of the first or second version's network, or of the hybrid, were "
-            f"expected: {reason} ..."
-        ) from error
+        raise CheckpointError(f"{path}: {_EXPECTED}: {reason} ...") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """Read weights and the model arguments that the file contains."""
-    kinds = [(_PackageClass, f"demucs.{name}") for name in _CLASSES]
+    classes = ("model.Demucs", "demucs.Demucs", "hdemucs.HDemucs")
+    kinds = [(_PackageClass, f"demucs.{name}") for name in classes]
     with torch.serialization.safe_globals(kinds):  # type: ignore[arg-type]
         contents = read_weights(path)
     settings: Mapping[str, Any] = {}

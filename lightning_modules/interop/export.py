@@ -29,14 +29,11 @@ TOLERANCE = 1e-4
 """Largest accepted difference between export and model, relative to the largest output."""
 
 Run = Callable[[Tensor], Tensor]
+Load = Callable[[Path], Run]
 # Dynamic axes of the input, tried in turn: batch and time, either, none.
 _ATTEMPTS = ((0, -1), (-1,), (0,), ())
-_BATCH = 3
-_LARGE = 2**40
 _PATCHES = "torch.export._patches"
 _LONGEST_REASON = 160
-# ONNX Runtime's log level; this module reports unsupported lengths itself.
-_FATAL = 4
 
 
 class ExportError(ValueError):
@@ -139,8 +136,8 @@ def _parts(model: SourceSeparator, seconds: float) -> tuple[_Part, _Part]:
     """Return the model and its network, which are the same for models without transforms."""
     samples = max(1, round(seconds * model.sample_rate))
     random = torch.Generator().manual_seed(0)
-    # Tracers fix a batch of one, or one of the same size as another axis.
-    mixture = 0.1 * torch.randn(_BATCH, model.audio_channels, samples, generator=random)
+    # A batch of 3: tracers fix a batch of one, or one of the same size as another axis.
+    mixture = 0.1 * torch.randn(3, model.audio_channels, samples, generator=random)
     whole = _Part("model", model, mixture)
     with torch.no_grad():
         features = model.network_input(mixture)
@@ -150,18 +147,14 @@ def _parts(model: SourceSeparator, seconds: float) -> tuple[_Part, _Part]:
 
 
 def _traced(
-    part: _Part,
-    path: Path,
-    save: Callable[[ExportedProgram, Path], None],
-    load: Callable[[Path], Run],
+    part: _Part, path: Path, save: Callable[[ExportedProgram, Path], None], load: Load
 ) -> Exported:
     """Trace a part with as many dynamic axes as possible; save, load and compare it."""
     obstacle: Exception | None = None
     for attempt in _ATTEMPTS:
         tried = part if 0 in attempt else part._replace(example=part.example[:1])
         try:
-            with _lstm_as_loop(), warnings.catch_warnings(), torch.no_grad(), _quiet():
-                warnings.simplefilter("ignore")
+            with _lstm_as_loop(), torch.no_grad(), _quiet():
                 dynamic = ({axis % tried.example.ndim: Dim.AUTO for axis in attempt},)
                 program = torch.export.export(
                     tried.module, (tried.example,), dynamic_shapes=dynamic, strict=False
@@ -170,8 +163,7 @@ def _traced(
                 _drop_stack_traces(program)
                 save(program, path)
                 exported = _checked(load(path), tried, smallest)
-            why = None if obstacle is None else _reason(obstacle)
-            return exported._replace(obstacle=why)
+            return exported._replace(obstacle=_reason(obstacle) if obstacle else None)
         except OSError:  # such as a full disk
             raise
         except Exception as error:
@@ -188,12 +180,10 @@ def _lstm_as_loop() -> contextlib.AbstractContextManager[None]:
     this; without the private one, lengths are fixed.
     """
     try:
-        patches = importlib.import_module(_PATCHES)
-        loop: contextlib.AbstractContextManager[None] = (
-            patches.register_lstm_while_loop_decomposition()
-        )
+        treat_as_loop = importlib.import_module(_PATCHES).register_lstm_while_loop_decomposition
     except (ImportError, AttributeError):
-        return contextlib.nullcontext()
+        treat_as_loop = contextlib.nullcontext
+    loop: contextlib.AbstractContextManager[None] = treat_as_loop()
     return loop
 
 
@@ -206,7 +196,7 @@ def _smallest_sizes(program: ExportedProgram, dynamic: tuple[int, ...]) -> dict[
     for axis in dynamic:
         size = str(node.meta["val"].shape[axis])
         found = ranges.get(size)
-        if found is None or found.upper < _LARGE:
+        if found is None or found.upper < 2**40:
             name = "lengths" if axis else "batches"
             sizes = size if found is None else f"{found.lower} to {found.upper}"
             raise ExportError(f"its program takes {name} of {sizes} only")
@@ -237,8 +227,7 @@ def _checked(run: Run, part: _Part, smallest: Mapping[int, int]) -> Exported:
         others = (shortest, shortest + 1, length // 2 + 1, length * 3 // 4, length * 4 // 3 + 1)
         inputs += [longer[..., :number] for number in others]
     difference = max(_difference(run, part, given) for given in inputs)
-    time = "samples" if part.name == "model" else "frames"
-    names = {0: "batch", -1: time}
+    names = {0: "batch", -1: "samples" if part.name == "model" else "frames"}
     axes: list[int | str] = list(part.example.shape)
     for axis in smallest:
         axes[axis] = names[axis]
@@ -282,10 +271,9 @@ def _difference(run: Run, part: _Part, given: Tensor) -> float:
 
 
 def _load_program(path: Path) -> Run:
-    # Guards reject lengths with another alignment than the example's, for which results are right.
-    # Fixed and smallest sizes are checked without guards.
-    program = torch.export.load(path).module(check_guards=False)
-    return lambda given: program(given)
+    # Guards would reject lengths of another alignment than the example's, for which results are
+    # right. Fixed and smallest sizes are checked without guards, too.
+    return torch.export.load(path).module(check_guards=False)
 
 
 def _save_onnx(program: ExportedProgram, path: Path) -> None:
@@ -297,7 +285,7 @@ def _save_onnx(program: ExportedProgram, path: Path) -> None:
 def _load_onnx(path: Path) -> Run:
     onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL
+    options.log_severity_level = 4  # fatal errors: `_shortest` tries unsupported lengths
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     return lambda tensor: torch.from_numpy(session.run(None, {given.name: tensor.numpy()})[0])
@@ -305,11 +293,12 @@ def _load_onnx(path: Path) -> Run:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the tracers' logs of failed attempts."""
+    """Hide the tracers' logs and warnings of failed attempts."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         logging.disable(level)
 
@@ -318,6 +307,5 @@ def _reason(error: BaseException) -> str:
     """Return the root cause in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines[:1]) or type(error).__name__
+    text = str(error).strip().partition("\n")[0].strip() or type(error).__name__
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 3] + "..."

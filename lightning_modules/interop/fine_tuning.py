@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +14,6 @@ from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.interop import demucs, open_unmix
 
-# Number of names that the report lists.
-_MOST_NAMED = 8
-
 
 @dataclass(frozen=True)
 class TransferReport:
@@ -25,19 +21,19 @@ class TransferReport:
 
     Attributes:
         path: The file or folder of the weights.
+        sources: Sources whose weights were copied.
+        new: Sources that the file does not have.
         complete: Names of weights that were copied entirely.
         by_source: Names of weights that were copied for some sources.
         random: Names of weights that keep their random initialisation.
-        sources: Sources whose weights were copied.
-        new: Sources that the file does not have.
     """
 
     path: Path
-    complete: list[str]
-    by_source: list[str]
-    random: list[str]
     sources: list[str]
     new: list[str]
+    complete: list[str] = field(default_factory=list)
+    by_source: list[str] = field(default_factory=list)
+    random: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """Summary for the user."""
@@ -79,25 +75,19 @@ def load_pretrained(model: SourceSeparator, path: str | Path) -> TransferReport:
         )
     _check_size(path, other, model)
     theirs, ours = other.state_dict(), model.state_dict()
-    same_sources = other.sources == model.sources
-    per_source = {} if same_sources else _parts_by_source(other)
+    parts = {} if other.sources == model.sources else _parts_by_source(other)
     indices = [
         other.sources.index(source) if source in other.sources else None for source in model.sources
     ]
-    report = TransferReport(
-        path,
-        complete=[],
-        by_source=[],
-        random=[],
-        sources=[source for source in model.sources if source in other.sources],
-        new=[source for source in model.sources if source not in other.sources],
-    )
+    common = [source for source in model.sources if source in other.sources]
+    new = [source for source in model.sources if source not in other.sources]
+    report = TransferReport(path, common, new)
     with torch.no_grad():
         for name, weights in ours.items():
             found = theirs.get(name)
-            if found is not None and name in per_source:
-                parts = per_source[name]
-                copied = _copy_by_source(weights, found, parts, indices, len(other.sources))
+            if found is not None and name in parts:
+                number = len(other.sources)
+                copied = _copy_by_source(weights, found, parts[name], indices, number)
                 (report.by_source if copied else report.random).append(name)
             elif found is not None and found.shape == weights.shape:
                 weights.copy_(found)
@@ -108,17 +98,7 @@ def load_pretrained(model: SourceSeparator, path: str | Path) -> TransferReport:
 
 
 def read_separator(path: Path) -> SourceSeparator:
-    """Load a separator from any supported format, as ``load_pretrained`` lists them.
-
-    Args:
-        path: File or folder.
-
-    Returns:
-        The separator.
-
-    Raises:
-        CheckpointError: The format is unknown, or the file cannot be used.
-    """
+    """Load a separator from any format that ``load_pretrained`` lists."""
     if path.is_dir() and not (path / CONFIG).is_file():
         return open_unmix.from_package(path)
     check_is_there(path)
@@ -133,31 +113,30 @@ def _check_size(path: Path, other: SourceSeparator, model: SourceSeparator) -> N
     expected = other
     if other.sources != model.sources:
         expected = type(other)(**{**theirs, "sources": model.sources})
-    shapes = [
+    shapes, wanted = (
         {name: weights.shape for name, weights in each.state_dict().items()}
         for each in (expected, model)
-    ]
-    if shapes[0] != shapes[1]:
+    )
+    if shapes != wanted:
+        # Sources and changeable arguments do not affect the sizes that are compared.
+        names = sorted({*theirs, *ours} - model.changeable_hparams - {"sources"})
+        different = ", ".join(
+            f"{name} {theirs.get(name)!r} (here {ours.get(name)!r})"
+            for name in names
+            if theirs.get(name) != ours.get(name)
+        )
         raise CheckpointError(
-            f"{path}: pretrained weights are of a different size; they have "
-            f"{_differences(theirs, ours, model.changeable_hparams)}: give the model these "
-            "arguments"
+            f"{path}: pretrained weights are of a different size; they have {different}: give the "
+            "model these arguments"
         )
 
 
-class _Parts(NamedTuple):
-    """Axis of the sources in weights, and the width per source."""
-
-    axis: int
-    width: int
-
-
-def _parts_by_source(model: SourceSeparator) -> dict[str, _Parts]:
-    """Find the weights whose size depends on the number of sources."""
+def _parts_by_source(model: SourceSeparator) -> dict[str, tuple[int, int]]:
+    """Find weights whose size depends on the number of sources: axis and width per source."""
     arguments = describe(model)["init_args"]
     more = type(model)(**{**arguments, "sources": [*model.sources, "one_more"]}).state_dict()
     return {
-        name: _Parts(axis, larger - size)
+        name: (axis, larger - size)
         for name, weights in model.state_dict().items()
         for axis, (size, larger) in enumerate(zip(weights.shape, more[name].shape, strict=True))
         if larger > size
@@ -165,45 +144,27 @@ def _parts_by_source(model: SourceSeparator) -> dict[str, _Parts]:
 
 
 def _copy_by_source(
-    ours: Tensor, theirs: Tensor, parts: _Parts, indices: Sequence[int | None], number: int
+    ours: Tensor, theirs: Tensor, part: tuple[int, int], indices: Sequence[int | None], number: int
 ) -> bool:
-    """Copy the weights of common sources.
-
-    Args:
-        ours: Weights to modify.
-        theirs: Weights of the other model.
-        parts: Axis and width of the sources. The last source has no weights if it is computed as
-            the mixture minus the others.
-        indices: Index in the other model of each of our sources.
-        number: Number of sources of the other model.
+    """Copy the weights of common sources, given the index of each of ours among ``number`` others.
 
     Returns:
         False if the shapes do not match, apart from the number of sources.
     """
-    axis, width = parts
-    without = number - theirs.shape[axis] // width  # sources without weights
+    axis, width = part
+    # The last source has no weights if it is computed as the mixture minus the others.
+    without = number - theirs.shape[axis] // width
     expected = list(theirs.shape)
     expected[axis] = width * (len(indices) - without)
     if without not in (0, 1) or list(ours.shape) != expected:
         return False
     for ours_index, index in enumerate(indices[: len(indices) - without]):
         if index is not None and index < number - without:
-            part = theirs.narrow(axis, index * width, width)
-            ours.narrow(axis, ours_index * width, width).copy_(part)
+            given = theirs.narrow(axis, index * width, width)
+            ours.narrow(axis, ours_index * width, width).copy_(given)
     return True
 
 
-def _differences(
-    theirs: Mapping[str, object], ours: Mapping[str, object], changeable: frozenset[str]
-) -> str:
-    """List the arguments that differ, except for sources and those that do not affect weights."""
-    return ", ".join(
-        f"{name} {theirs.get(name)!r} (here {ours.get(name)!r})"
-        for name in sorted({*theirs, *ours} - changeable - {"sources"})
-        if theirs.get(name) != ours.get(name)
-    )
-
-
 def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    """Join the first eight names and the number of the others."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -11,10 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from datamodules.tracks.layouts import STEMS
 from lightning_modules.architectures.open_unmix import OpenUnmix, bins_up_to
 from lightning_modules.base.description import CheckpointError
-from lightning_modules.interop.weights_file import read_weights
+from lightning_modules.interop.weights_file import our_order, read_weights
 
 
 def from_package(folder: str | Path) -> OpenUnmix:
@@ -41,22 +40,20 @@ def from_package(folder: str | Path) -> OpenUnmix:
             f"{folder}: its .pth files are {found}: one per source was expected, such as "
             "vocals.pth or vocals-b62c91ce.pth"
         )
-    # Standard stems first, in our order; the sort is stable.
-    names = sorted(by_name, key=lambda name: STEMS.index(name) if name in STEMS else len(STEMS))
+    names = our_order(by_name)
     settings = _read_settings(folder / "separator.json")
     first = states[by_name[names[0]]]
     hidden_size, (input_bins,) = len(first["fc1.weight"]), first["input_mean"].shape
     bins = len(first["output_mean"])
     n_fft, rate = 2 * (bins - 1), int(settings.get("sample_rate", 44100))
     channels = len(first["fc3.weight"]) // bins
+    # The weights contain bins, not Hz: the package's 16 kHz if that gives the same bins.
+    default = bins_up_to(16e3, n_fft, rate) == input_bins
     model = OpenUnmix(
         names,
         hidden_size=hidden_size,
         layers=sum(key.startswith("lstm.weight_ih") and "reverse" not in key for key in first),
-        # The weights contain bins, not Hz: the package's default if it gives the same bins.
-        bandwidth_hz=16e3
-        if bins_up_to(16e3, n_fft, rate) == input_bins
-        else math.ceil((input_bins - 1) * rate / n_fft),
+        bandwidth_hz=16e3 if default else math.ceil((input_bins - 1) * rate / n_fft),
         unidirectional="lstm.weight_ih_l0_reverse" not in first,
         mono=channels == 1,
         n_fft=n_fft,
@@ -105,8 +102,6 @@ def _load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> 
             f"{path}: has no {', '.join(result.missing_keys)}: a complete state dict was expected"
         )
     if result.unexpected_keys:
-        warnings.warn(
-            f"{path}: ignored {', '.join(result.unexpected_keys)}, which are not weights of the "
-            "network",
-            stacklevel=3,
-        )
+        ignored = ", ".join(result.unexpected_keys)
+        message = f"{path}: ignored {ignored}, which are not weights of the network"
+        warnings.warn(message, stacklevel=3)

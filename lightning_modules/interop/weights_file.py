@@ -1,24 +1,25 @@
-"""Reading of other projects' weights files without executing code from them."""
+"""Other projects' weights files, read without executing code from them, and their sources."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from datamodules.tracks.layouts import STEMS
 from lightning_modules.base.description import CheckpointError
 
 
+def our_order(names: Iterable[str]) -> list[str]:
+    """Sort sources into this project's order; others follow in the given order."""
+    return sorted(names, key=lambda name: STEMS.index(name) if name in STEMS else len(STEMS))
+
+
 def read_weights(path: Path) -> Any:
-    """Read a file that ``torch.save`` wrote.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its contents, on the CPU.
+    """Read the contents of a file that ``torch.save`` wrote, on the CPU.
 
     Raises:
         CheckpointError: The file is missing, damaged, or contains executable code.

@@ -15,7 +15,8 @@ from torch import Tensor
 from lightning_modules.architectures.demucs import Demucs
 from lightning_modules.architectures.hybrid_demucs import HybridDemucs
 from lightning_modules.base.description import CheckpointError
-from lightning_modules.interop.demucs import PACKAGE_SOURCES, from_package, our_order
+from lightning_modules.interop.demucs import PACKAGE_SOURCES, from_package
+from lightning_modules.interop.weights_file import our_order
 from tests.helpers.demucs_package import network
 
 
@@ -140,8 +141,8 @@ def test_invalid_files_of_the_hybrid_raise(tmp_path: Path) -> None:
 
 
 def test_our_order() -> None:
-    assert our_order(PACKAGE_SOURCES) == (["vocals", "drums", "bass", "other"], [3, 0, 1, 2])
-    assert our_order(["piano", "bass", "guitar"]) == (["bass", "piano", "guitar"], [1, 0, 2])
+    assert our_order(PACKAGE_SOURCES) == ["vocals", "drums", "bass", "other"]
+    assert our_order(["piano", "bass", "guitar"]) == ["bass", "piano", "guitar"]
 
 
 def test_invalid_files_raise(tmp_path: Path) -> None:
