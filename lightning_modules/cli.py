@@ -42,13 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["fit"]:
         # A signal during the imports stops the run after its first batch.
         signals.install_handlers(signals.TERMINATE, signals.TIME_LIMIT)
-    status = _run(given)
-    # Not after a stop, which raises: SLURM may repeat the signal while the process ends.
-    signals.restore_handlers()
-    return status
-
-
-def _run(given: list[str]) -> int:
+    status = 0
     try:
         prepared = prepare(given)
         launch.started_processes()
@@ -57,13 +51,15 @@ def _run(given: list[str]) -> int:
         run(prepared, given)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
-        return 130
+        status = 130
     except ValueError as error:
         if not is_for_the_user(error):
             raise
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        status = 2
+    # Not after a stop, which raises: SLURM may repeat the signal while the process ends.
+    signals.restore_handlers()
+    return status
 
 
 def is_for_the_user(error: ValueError) -> bool:
@@ -77,12 +73,6 @@ def is_for_the_user(error: ValueError) -> bool:
 
 def prepare(arguments: Sequence[str]) -> list[str]:
     """Resolve configs to files with their parents, and put the base config in front.
-
-    Args:
-        arguments: Command line after the program's name.
-
-    Returns:
-        The command line for LightningCLI.
 
     Raises:
         ConfigError: The subcommand is unknown, or a config is missing or malformed.

@@ -15,7 +15,7 @@ from datamodules.musdb import MUSDBDataModule
 from datamodules.tracks.sources import grouping
 from lightning_modules.base.former_names import with_current_class_paths
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.configuration.files import ConfigError, chain
+from lightning_modules.configuration.files import SECTIONS, ConfigError, chain
 from lightning_modules.configuration.messages import simplify_parser_error
 
 PARSER_MODE = "stemlab"
@@ -32,36 +32,22 @@ def _load(text: str) -> Any:
 
 set_loader(PARSER_MODE, _load, (yaml.YAMLError, OmegaConfBaseException))
 
-# Settings that the model takes from the data.
-_SHARED = ("sample_rate", "audio_channels", "segment_seconds")
-# Sections of a config that do not concern the model.
-_OF_THE_RUN = ("seed_everything", "trainer", "ckpt_path", "weights_only", "run_dir")
-
 
 class Configured(NamedTuple):
-    """A model and the settings of its data.
-
-    Attributes:
-        model: The model, with random weights drawn from seed 0.
-        data: Arguments of the data module.
-    """
+    """A model with random weights drawn from seed 0, and the arguments of its data module."""
 
     model: SourceSeparator
     data: dict[str, Any]
 
 
 def link_shared(parser: ArgumentParser) -> None:
-    """Link the settings of the data that the model shares.
-
-    Args:
-        parser: Parser with the subclass arguments ``model`` and ``data``.
-    """
+    """Link the settings of ``data`` that ``model`` shares."""
     parser.link_arguments(
         ("data.init_args.sources", "data.init_args.stems"),
         "model.init_args.sources",
         compute_fn=lambda sources, stems: list(grouping(sources, stems)),
     )
-    for name in _SHARED:
+    for name in ("sample_rate", "audio_channels", "segment_seconds"):
         parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
 
 
@@ -82,7 +68,7 @@ def build_model(name: str, settings: Sequence[str] = ()) -> Configured:
     parser.add_argument("--config", action="config")
     parser.add_subclass_arguments(SourceSeparator, "model", required=True)
     parser.add_subclass_arguments(MUSDBDataModule, "data", required=True)
-    for section in _OF_THE_RUN:
+    for section in set(SECTIONS) - {"model", "data"}:
         parser.add_argument(f"--{section}", type=Any)
     link_shared(parser)
     words = [word for path in chain(name) for word in ("--config", str(path))]

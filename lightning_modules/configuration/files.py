@@ -21,13 +21,7 @@ class ConfigError(ValueError):
 
 
 def find_config(name: str) -> Path:
-    """Find a config by path, or by name in ``configs/``.
-
-    Args:
-        name: A path, or a name with or without ``.yaml``: ``unet``, ``unet/small.yaml``.
-
-    Returns:
-        The file.
+    """Find a config by path, or by name in ``configs/``: ``unet``, ``unet/small.yaml``.
 
     Raises:
         ConfigError: There is no such file.
@@ -53,25 +47,14 @@ def find_config(name: str) -> Path:
 
 
 def config_name(path: Path) -> str:
-    """Name of a config on the command line.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its path in ``configs/`` without suffix, such as ``unet/small``; else its path.
-    """
+    """Path of a config in ``configs/`` without suffix, such as ``unet/small``; else its path."""
     if path.is_relative_to(CONFIGS):
         return path.relative_to(CONFIGS).with_suffix("").as_posix()
     return str(path)
 
 
 def config_names() -> list[str]:
-    """List the shipped configs of architectures and their variants.
-
-    Returns:
-        Names such as ``unet`` and ``unet/small``, sorted.
-    """
+    """List the shipped configs of architectures and their variants, sorted."""
     return sorted(config_name(path) for path in (*_roots(), *_variants()))
 
 
@@ -111,12 +94,6 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _m
 def read_config(path: Path) -> dict[str, Any]:
     """Read a config and check its sections.
 
-    Args:
-        path: The YAML file.
-
-    Returns:
-        Its contents.
-
     Raises:
         ConfigError: It is not a YAML mapping, a key is duplicated, or a section is unknown.
     """
@@ -142,15 +119,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def part(settings: dict[str, Any], name: str) -> dict[str, Any]:
-    """Section of a config.
-
-    Args:
-        settings: The config, or a section of it.
-        name: Name of the section.
-
-    Returns:
-        The section; empty if it is missing or a class name alone.
-    """
+    """Section of a config or of a section; empty if it is missing or a class name alone."""
     found = settings.get(name)
     return found if isinstance(found, dict) else {}
 
@@ -161,26 +130,19 @@ def names_model(settings: dict[str, Any]) -> bool:
 
 
 def parents_of(variant: Path) -> list[Path]:
-    """Find the parents of a variant by its name and folder.
+    """Find the parents of a variant by its name and folder, in the order in which they apply.
 
     Those of ``roma/cnn2_small.yaml`` are ``roma.yaml`` and ``roma/cnn2.yaml``. The former may be
     beside the folder or in ``configs/``.
-
-    Args:
-        variant: The config.
-
-    Returns:
-        The files in the order in which they apply, the architecture's first.
     """
     folder = variant.parent
     words = variant.stem.split("_")
-    names = ["_".join(words[:count]) for count in range(1, len(words))]
-    candidates = [
-        [folder.parent / f"{folder.name}.yaml", CONFIGS / f"{folder.name}.yaml"],
-        *([folder / f"{name}.yaml", CONFIGS / f"{name}.yaml"] for name in names),
-    ]
-    found = [next((path for path in paths if path.is_file()), None) for paths in candidates]
-    return [path for path in found if path is not None and path != variant]
+    candidates = [(folder.parent, f"{folder.name}.yaml")]
+    candidates += [(folder, f"{'_'.join(words[:count])}.yaml") for count in range(1, len(words))]
+    found: list[Path] = []
+    for beside, name in candidates:
+        found += [path for path in (beside / name, CONFIGS / name) if path.is_file()][:1]
+    return [path for path in found if path != variant]
 
 
 def with_parents(paths: Sequence[Path], has_model: bool = False) -> list[Path]:
@@ -189,9 +151,6 @@ def with_parents(paths: Sequence[Path], has_model: bool = False) -> list[Path]:
     Args:
         paths: Configs in the order in which they apply.
         has_model: Whether the command line names the model.
-
-    Returns:
-        The configs with the parents of the first variant that needs them.
     """
     completed: list[Path] = []
     for path in paths:
@@ -206,13 +165,10 @@ def with_parents(paths: Sequence[Path], has_model: bool = False) -> list[Path]:
 
 
 def chain(name: str) -> list[Path]:
-    """Find a config and the configs that it is applied to.
+    """Find a config and the configs that it is applied to, the base config first.
 
     Args:
         name: Path, or name in ``configs/``; several are joined by ``+`` and apply in this order.
-
-    Returns:
-        The files in the order in which they apply, the base config first.
 
     Raises:
         ConfigError: A config does not exist, or none names a model.

@@ -13,13 +13,9 @@ class SettingError(ValueError):
 
 
 def simplify_parser_error(message: str) -> str:
-    """Shorten the parser's account of all types that a value does not have to one line.
+    """Shorten jsonargparse's message about all types that a value does not have to one line.
 
-    Args:
-        message: Error message of jsonargparse.
-
-    Returns:
-        What is wrong; for an unknown argument also the most similar known ones.
+    For an unknown argument, the most similar known one is added.
     """
     message = re.sub(
         r"Call to compute_fn of link .*? failed: ", "data.init_args.sources: ", message

@@ -17,9 +17,6 @@ RUN_CHECKPOINTS = ("last", "best", "auto")
 def check_paths(config: Any) -> None:
     """Check the data roots, the checkpoint and the run's directory.
 
-    Args:
-        config: Parsed settings of a subcommand.
-
     Raises:
         ConfigError: A data root or the checkpoint does not exist.
         DataError: The run's directory cannot be written to.

@@ -8,13 +8,7 @@ from datamodules.errors import DataError
 
 
 def usable_device(name: str | None) -> torch.device:
-    """Find a device and check that it works.
-
-    Args:
-        name: torch's name, such as ``cuda:1``; None for the fastest one available.
-
-    Returns:
-        The device.
+    """Find a device by torch's name (None: the fastest one available) and check that it works.
 
     Raises:
         DataError: It cannot be used on this machine.

@@ -15,13 +15,7 @@ class LaunchError(ValueError):
 
 
 class Processes(NamedTuple):
-    """Processes started by a launcher.
-
-    Attributes:
-        per_node: Processes on each node.
-        nodes: Number of nodes.
-        option: The launcher's option that sets ``per_node``.
-    """
+    """Processes started by a launcher, whose option ``option`` sets ``per_node``."""
 
     per_node: int
     nodes: int
@@ -29,10 +23,7 @@ class Processes(NamedTuple):
 
 
 def started_processes() -> Processes | None:
-    """Find out how many processes a launcher started.
-
-    Returns:
-        Their number, or None without a launcher.
+    """Find out how many processes a launcher started; None without a launcher.
 
     Raises:
         LaunchError: Tasks of a SLURM job would wait for each other for ever, or each train
@@ -43,9 +34,10 @@ def started_processes() -> Processes | None:
         return Processes(per_node, nodes, "--nproc-per-node")
     tasks = int(os.environ.get("SLURM_NTASKS", "0"))
     name = os.environ.get("SLURM_JOB_NAME", "")
-    if tasks == 0 or (tasks == 1 and name in ("bash", "interactive")):
+    is_interactive = name in ("bash", "interactive")
+    if tasks == 0 or (tasks == 1 and is_interactive):
         return None
-    if tasks > 1 and name in ("bash", "interactive"):
+    if is_interactive:
         raise LaunchError(
             f"the job's name is {name!r}, for which Lightning would start a separate run in each "
             f"of the {tasks} tasks; give another name with --job-name"
@@ -67,10 +59,7 @@ def started_processes() -> Processes | None:
 
 
 def match_launcher(trainer: Any) -> None:
-    """Set the numbers of devices and nodes to those of the launcher.
-
-    Args:
-        trainer: The trainer's settings; ``devices`` and ``num_nodes`` are set.
+    """In a trainer's settings, set ``devices`` and ``num_nodes`` to those of the launcher.
 
     Raises:
         LaunchError: The settings or the GPUs of the job contradict the launcher.
@@ -123,6 +112,5 @@ def is_first_process() -> bool:
 def here() -> str:
     """`` on node <name>`` in a run on several nodes, for error messages; else empty."""
     nodes = int(os.environ.get("SLURM_NNODES", os.environ.get("GROUP_WORLD_SIZE", "1")))
-    return (
-        f" on node {os.environ.get('SLURMD_NODENAME', socket.gethostname())}" if nodes > 1 else ""
-    )
+    node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+    return f" on node {node}" if nodes > 1 else ""

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from lightning_modules.runtime import signals
 
-Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 # Read by the linear algebra libraries of NumPy, SciPy and torch when they are loaded.
@@ -24,10 +23,6 @@ _THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-
-# Unix niceness (0 to 19) of processes whose results nothing waits for.
-_BACKGROUND_NICENESS = 10
-_SECONDS_BETWEEN_CHECKS = 1.0
 
 
 def available_cores() -> int:
@@ -58,13 +53,7 @@ class ScoringPool(ProcessPoolExecutor):
             initargs=(os.getpid(), background),
         )
 
-    def submit(
-        self,
-        fn: Callable[Parameters, Result],
-        /,
-        *args: Parameters.args,
-        **kwargs: Parameters.kwargs,
-    ) -> Future[Result]:
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         """Submit work, starting a process for it if needed; see ``Executor.submit``."""
         # Set here, as a process may import NumPy before its initializer runs.
         with _environment(dict.fromkeys(_THREAD_VARIABLES, str(self._threads))):
@@ -93,7 +82,7 @@ class ScoringPool(ProcessPoolExecutor):
 def _initialise(parent: int, background: bool) -> None:
     signals.ignore(*signals.STOP)
     if background:
-        os.nice(_BACKGROUND_NICENESS)
+        os.nice(10)  # of 0 to 19
     threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
 
 
@@ -103,7 +92,7 @@ def _exit_with_parent(parent: int) -> None:
     Reading the work queue does not end then, because this process holds its writing end too.
     """
     while os.getppid() == parent:
-        time.sleep(_SECONDS_BETWEEN_CHECKS)
+        time.sleep(1)
     os._exit(1)
 
 

@@ -22,14 +22,9 @@ _former: dict[int, Any] = {}
 
 
 def install_handlers(*numbers: int) -> None:
-    """Record signals in ``received`` instead of being ended by them.
-
-    Args:
-        *numbers: Signal numbers.
-    """
+    """Record signals in ``received`` instead of being ended by them."""
     for number in numbers:
-        former = signal.signal(number, _note)
-        _former.setdefault(number, former)
+        _former.setdefault(number, signal.signal(number, _note))
 
 
 def restore_handlers() -> None:
@@ -42,11 +37,7 @@ def restore_handlers() -> None:
 
 
 def ignore(*numbers: int) -> None:
-    """Ignore signals.
-
-    Args:
-        *numbers: Signal numbers.
-    """
+    """Ignore signals."""
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
 
@@ -54,9 +45,8 @@ def ignore(*numbers: int) -> None:
 def exit_status() -> int:
     """Exit status of a process that was stopped and has saved its state.
 
-    Returns:
-        In a SLURM job 75, EX_TEMPFAIL of sysexits.h: "failed for now, try again"; elsewhere,
-        and after Ctrl-C, 128 plus the signal's number, as shells report it.
+    In a SLURM job 75, EX_TEMPFAIL of sysexits.h: "failed for now, try again"; elsewhere,
+    and after Ctrl-C, 128 plus the signal's number, as shells report it.
     """
     number = TERMINATE if received is None else received
     if in_slurm_job() and number != CTRL_C:
@@ -80,5 +70,5 @@ def _note(number: int, frame: FrameType | None) -> None:
             flush=True,
         )
     elif number == TERMINATE and again and not in_slurm_job():
-        # SLURM may send it twice; a person who does wants to stop at once.
+        # SLURM may send it twice; a user who does wants to stop at once.
         raise SystemExit(128 + number)

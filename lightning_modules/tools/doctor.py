@@ -13,7 +13,6 @@ from pathlib import Path
 
 from datamodules import command_line
 from datamodules.doctor.__main__ import add_arguments, examine_and_print
-from datamodules.doctor.report import Report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,20 +42,16 @@ def _examine(options: argparse.Namespace) -> int:
         command_line.check_folder(options.output, "-o")
     report = examine_and_print(options)
     if any(track.files for track in report.tracks):
-        _plot(report, options.output, options.format)
+        from lightning_modules.plots import data_sets, style
+
+        for name, draw in (
+            ("overview", data_sets.overview_figure),
+            ("levels", data_sets.levels_figure),
+        ):
+            path = options.output / f"{name}.{options.format}"
+            style.save(draw(report), path)
+            print(path)
     return report.exit_code
-
-
-def _plot(report: Report, folder: Path, suffix: str) -> None:
-    from lightning_modules.plots import data_sets, style
-
-    for name, figure in (
-        ("overview", data_sets.overview_figure(report)),
-        ("levels", data_sets.levels_figure(report)),
-    ):
-        path = folder / f"{name}.{suffix}"
-        style.save(figure, path)
-        print(path)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import shutil
 import socket
 import time
@@ -32,19 +34,13 @@ _created: list[Path] = []
 def choose_run_dir(subcommand: str, config: Any) -> Path:
     """Choose a run's directory, and pass it on to the other ranks.
 
-    Args:
-        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
-        config: Its parsed settings.
-
-    Returns:
-        ``run_dir`` if given; the directory of the run whose config.yaml or name is given, if it
-        is resumed or tested; else a new one.
+    It is ``run_dir`` if given; the directory of the run whose config.yaml or name is given, if
+    it is resumed or tested; else a new one.
 
     Raises:
         SettingError: It holds another run, or several processes would choose different ones.
     """
-    inherited = os.environ.get(RUN_DIR_VARIABLE)
-    if inherited:
+    if inherited := os.environ.get(RUN_DIR_VARIABLE):
         return Path(inherited)
     resume = subcommand != "fit" or config.ckpt_path is not None
     configs = [Path(str(path)) for path in config.config]
@@ -93,34 +89,26 @@ def is_used(folder: Path) -> bool:
 
 
 def named_run_dir(name: str, resume: bool = False) -> Path:
-    """Find or make a run's directory by the run's name.
+    """Find the newest run of a name to resume, or make a new directory.
 
-    Args:
-        name: Name of the run.
-        resume: Whether to find an earlier run.
-
-    Returns:
-        The newest run of that name to resume, or a new directory, made at once so that no other
-        run can take it: ``runs/name``, ``runs/name-2`` and so on.
+    It is made at once, so that no other run can take it: ``runs/name``, ``runs/name-2`` etc.
     """
     if resume:
-        candidates = [
-            path
-            for path in Path("runs").glob(f"{name}*")
-            if path.name == name or path.name.removeprefix(f"{name}-").isdigit()
+        trained = [
+            folder
+            for folder in Path("runs").glob(f"{name}*/checkpoints")
+            if re.fullmatch(rf"{re.escape(name)}(-\d+)?", folder.parent.name) and is_used(folder)
         ]
-        trained = [path for path in candidates if is_used(path / "checkpoints")]
-        newest = max(trained, key=lambda path: (path / "checkpoints").stat().st_mtime, default=None)
-        return newest or Path("runs") / name
-    run_dir, number = Path("runs") / name, 1
-    command_line.check_folder(run_dir.parent, "the folder of runs,")
-    while True:
+        newest = max(trained, key=lambda folder: folder.stat().st_mtime, default=None)
+        return newest.parent if newest else Path("runs", name)
+    command_line.check_folder(Path("runs"), "the folder of runs,")
+    for number in itertools.count(1):
+        run_dir = Path("runs", name if number == 1 else f"{name}-{number}")
         with suppress(FileExistsError):
             run_dir.mkdir(parents=True)
             _created.append(run_dir.resolve())
-            return run_dir
-        number += 1
-        run_dir = Path("runs") / f"{name}-{number}"
+            break
+    return run_dir
 
 
 # ----------------------------------------------------------------------- lock
@@ -129,11 +117,9 @@ def named_run_dir(name: str, resume: bool = False) -> Path:
 def acquire(run_dir: Path) -> None:
     """Lock a run's directory until ``release``, or until this process ends.
 
-    The kernel holds the lock and releases it however its owner ends, on shared file systems
-    also if the owner's node fails: the files of a dead run lock nothing.
-
-    Args:
-        run_dir: The run's directory; made if it does not exist.
+    The directory is made if it does not exist. The kernel holds the lock and releases it
+    however its owner ends, on shared file systems also if the owner's node fails: the files of
+    a dead run lock nothing.
 
     Raises:
         LaunchError: Another run has locked it; the message names its process.
