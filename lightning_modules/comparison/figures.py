@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 from matplotlib.figure import Figure
 
@@ -41,15 +42,10 @@ def figures(systems: Sequence[System], metrics: Sequence[str]) -> dict[str, Figu
         values = _track_scores(alone, [metric for metric in _IMPROVEMENT if metric in metrics])
         found["improvement"] = scores.system_boxplot(values, [], title)
     for metric in metrics[:1]:
-        by_source = {
-            source: {
-                system.name: track_scores
-                for system in ranked
-                if (track_scores := system.values(metric, source))
-            }
-            for source in sources_of(systems)
-        }
-        by_source = {source: each for source, each in by_source.items() if each}
+        by_source: dict[str, dict[str, dict[str, float]]] = {}
+        for source, system in product(sources_of(systems), ranked):
+            if track_scores := system.values(metric, source):
+                by_source.setdefault(source, {})[system.name] = track_scores
         if by_source:
             title = f"{metric} of each track"
             found["tracks"] = scores.track_heatmap(by_source, f"{metric} (dB)", title)
@@ -80,12 +76,10 @@ def _track_scores(
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Source -> metric -> system -> scores of its tracks; without empty sources."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for source in sources_of(systems):
-        for metric in metrics:
-            for system in systems:
-                if values := system.values(metric, source):
-                    panels = found.setdefault(source, {metric: {} for metric in metrics})
-                    panels[metric][system.name] = list(values.values())
+    for source, metric, system in product(sources_of(systems), metrics, systems):
+        if values := system.values(metric, source):
+            panels = found.setdefault(source, {metric: {} for metric in metrics})
+            panels[metric][system.name] = list(values.values())
     return found
 
 
@@ -94,9 +88,7 @@ def _curves(systems: Sequence[System], metric: str) -> dict[str, dict[str, list[
     panels = {"mean over sources": metric}
     panels |= {source: f"{metric}/{source}" for source in sources_of(systems)}
     found: dict[str, dict[str, list[dict[int, float]]]] = {}
-    for panel, name in panels.items():
-        for system in systems:
-            logged = [run.history[name] for run in system.runs if name in run.history]
-            if logged:
-                found.setdefault(panel, {})[system.name] = logged
+    for (panel, name), system in product(panels.items(), systems):
+        if logged := [run.history[name] for run in system.runs if name in run.history]:
+            found.setdefault(panel, {})[system.name] = logged
     return found

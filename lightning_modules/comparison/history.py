@@ -41,13 +41,7 @@ def read_history(run_dir: Path) -> History:
 
 
 def add_row(history: History, row: Mapping[Any, Any], step_name: str) -> None:
-    """Add the values logged at one step.
-
-    Args:
-        history: Is extended.
-        row: Name -> value, or its text; values that are not numbers are ignored.
-        step_name: Name of the step in the row.
-    """
+    """Add the numbers of a row, name -> value or its text, that were logged at one step."""
     step = _number(row.get(step_name))
     if not math.isfinite(step):
         return
@@ -57,13 +51,10 @@ def add_row(history: History, row: Mapping[Any, Any], step_name: str) -> None:
 
 
 def wandb_records(path: Path) -> Iterator[Any]:
-    """Read the records of a run from the local file of Weights & Biases.
+    """Read the records of a run from the local ``.wandb`` file of Weights & Biases.
 
     The file is a log in LevelDB's format (blocks of 32 KiB; each record, or part of one, follows a
     checksum, its length and its kind) after a header of seven bytes.
-
-    Args:
-        path: The ``.wandb`` file.
 
     Yields:
         Records as wandb's protocol buffers, up to the first incomplete one: the run may still

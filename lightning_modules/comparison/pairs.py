@@ -12,16 +12,7 @@ from lightning_modules.evaluation.statistics import Difference, bonferroni, comp
 
 @dataclass(frozen=True)
 class Pair:
-    """Two systems on the same tracks.
-
-    Attributes:
-        metric: One of ``ALL_METRICS``.
-        source: Name of the source.
-        first: Name of one system.
-        second: Name of the other.
-        difference: Their difference.
-        corrected_p: The p-value times the number of pairs in this source and metric.
-    """
+    """Two systems on the same tracks, with p corrected for the pairs in this source and metric."""
 
     metric: str
     source: str
@@ -37,13 +28,8 @@ def pairs(systems: Sequence[System], metric: str, source: str) -> list[Pair]:
     As in Roma et al. 2018, p-values are corrected (Bonferroni) for the number of pairs in the same
     metric and source.
 
-    Args:
-        systems: The systems; bounds are ignored.
-        metric: One of ``ALL_METRICS``.
-        source: Name of the source.
-
     Returns:
-        The pairs that have tracks in common, in the order of the systems.
+        Pairs of systems, but not bounds, that have tracks in common; in the order of the systems.
     """
     values = {
         system.name: scores

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from lightning_modules.comparison.history import read_history
@@ -45,10 +46,8 @@ def read_run(given: str, subset: str) -> Run:
     name, place = split_name(given)
     folder = Path(place)
     if not folder.is_dir():
-        raise CompareError(
-            f"{place}: is not a folder; expected a run's directory or a folder of museval "
-            "JSON files"
-        )
+        expected = "a run's directory or a folder of museval JSON files"
+        raise CompareError(f"{place}: is not a folder; expected {expected}")
     scores, notes = _find_scores(folder, subset)
     run = Run(name or folder.resolve().name, place, read_folder(scores), notes=notes)
     if not run.sources:
@@ -73,13 +72,12 @@ def _find_scores(folder: Path, subset: str) -> tuple[Path, list[str]]:
     for scores in (folder / "scores" / "estimate" / subset, folder / subset, folder):
         if _holds_scores(scores):
             return scores, []
-    validations = sorted(
-        path for path in folder.glob(f"scores/epoch_*/{subset}") if _holds_scores(path)
-    )
-    if validations:
-        last = validations[-1]
+    validations = filter(_holds_scores, folder.glob(f"scores/epoch_*/{subset}"))
+    if last := max(validations, default=None):
         return last, [f"scores of its last validation, {last.parent.name}"]
-    found = sorted({str(path.parent.relative_to(folder)) for path in _score_like(folder)} - {"."})
+    # Up to three levels below; a mistaken path may be a whole disk.
+    levels = (folder.glob(f"{'*/' * depth}*.json") for depth in (1, 2, 3))
+    found = sorted({str(path.parent.relative_to(folder)) for path in chain(*levels)})
     raise CompareError(
         f"{folder}: contains no {subset} scores (*.json, {subset}/*.json or "
         f"scores/estimate/{subset}/*.json); "
@@ -94,12 +92,6 @@ def _find_scores(folder: Path, subset: str) -> tuple[Path, list[str]]:
 
 def _holds_scores(folder: Path) -> bool:
     return any(folder.glob("*.json"))
-
-
-def _score_like(folder: Path) -> Iterable[Path]:
-    """JSON files up to three levels below a folder; a mistaken path may be a whole disk."""
-    for depth in ("*/*.json", "*/*/*.json", "*/*/*/*.json"):
-        yield from folder.glob(depth)
 
 
 def disambiguate_names(runs: Sequence[Run]) -> None:

@@ -11,7 +11,7 @@ SEEDS = ("seed_everything", "data.init_args.seed")
 _PLACES = frozenset(
     {"root", "run_dir", "save_dir", "dirpath", "default_root_dir", "ckpt_path", "cache_dir"}
 )
-_LOGGER = "trainer.logger"
+_LOGGER = "trainer.logger."
 ABSENT = "-"
 
 
@@ -57,8 +57,7 @@ def relevant_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flatten(config).items()
         if key not in SEEDS
         and not _PLACES.intersection(key.split("."))
-        and key != _LOGGER
-        and not key.startswith(f"{_LOGGER}.")
+        and not f"{key}.".startswith(_LOGGER)
     }
 
 
@@ -88,15 +87,12 @@ def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     rows: dict[str, dict[str, str]] = {}
     for key in dict.fromkeys(key for config in known.values() for key in config):
         holders = [config for config in known.values() if key in config]
+        values = {name: _text(config[key]) for name, config in known.items() if key in config}
         classes = {_class_of(key, config) for config in holders}
         lacking = [config for config in known.values() if key not in config]
-        values = {_text(config[key]) for config in holders}
         missing = any(_class_of(key, config) in classes for config in lacking)
-        if len(values) > 1 or missing:
-            rows[key] = {
-                name: _text(config[key]) if key in config else ABSENT
-                for name, config in known.items()
-            }
+        if len(set(values.values())) > 1 or missing:
+            rows[key] = {name: values.get(name, ABSENT) for name in known}
     return rows
 
 

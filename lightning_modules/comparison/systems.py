@@ -63,10 +63,6 @@ class Run:
     def values(self, metric: str, source: str) -> dict[str, float]:
         """Score of each track: median over its frames, or uSDR of the whole track.
 
-        Args:
-            metric: One of ``ALL_METRICS``.
-            source: Name of the source.
-
         Returns:
             Track -> dB, only of tracks with a finite score; for normalised metrics, also of the
             mixture.
@@ -170,10 +166,7 @@ def _track_values(tracks: Sequence[TrackScores], metric: str, source: str) -> di
 
 
 def pool(runs: Sequence[Run]) -> list[System]:
-    """Group runs that differ only by their seed.
-
-    Args:
-        runs: The runs. Those without a config are not grouped.
+    """Group runs that differ only by their seed; runs without a config are not grouped.
 
     Returns:
         The systems, in the order of their first runs. A group is named after the common beginning

@@ -43,14 +43,7 @@ _SILENT = 1e-20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write scores and plots, print the tables.
-
-    Args:
-        arguments: Command line; by default this process's.
-
-    Returns:
-        Exit status: 0, or 2 for a mistake that the message on stderr explains.
-    """
+    """Write scores and plots, print tables; return the exit status: 0, or 2 after an error."""
     options = _parser().parse_args(arguments)
     return command_line.run(lambda: _run(options))
 
@@ -76,11 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", required=True, type=Path, help="folder for scores and plots")
     add("--root", help="data set (default: MUSDB_PATH, otherwise the embedded corpus)")
     add("--subset", choices=SUBSETS, help="default test; train for the paper's excerpts")
-    add(
-        "--paper-excerpts",
-        action="store_true",
-        help="samples 1,000,000 to 2,000,000 of the first 50 tracks, as in the paper",
-    )
+    excerpts = "samples 1,000,000 to 2,000,000 of the first 50 tracks, as in the paper"
+    add("--paper-excerpts", action="store_true", help=excerpts)
     add("--impulse-responses", metavar="FOLDER", help="recordings (default: simulated rooms)")
     add("--noise", metavar="FOLDER", help="recordings (default: coloured noise)")
     add("--lowest-db", type=float, default=0.0, help="lowest signal-to-noise ratio (default 0)")
@@ -115,11 +105,9 @@ def _compare(options: argparse.Namespace) -> str:
         for track in tqdm(tracks, "separating", unit="track"):
             music, estimates, references = _separate(cascade, data, track, start, samples)
             for name, estimate in estimates.items():
-                truth, sources = (
-                    (references, cascade.sources)
-                    if name in INPUTS
-                    else (music["origin"][None], [MUSIC])
-                )
+                truth, sources = references, cascade.sources
+                if name not in INPUTS:
+                    truth, sources = music["origin"][None], [MUSIC]
                 score = pool.submit(score_track, track.name, truth, estimate, rate, sources)
                 futures.append((name, score))
             energies.append({name: band_energies(music[name], rate) for name in INPUTS})
@@ -131,9 +119,8 @@ def _compare(options: argparse.Namespace) -> str:
         for one in of_tracks:
             write_scores(one, options.output / name / subset / f"{one.name}.json")
     sums = {name: np.sum([each[name] for each in energies], axis=0) for name in INPUTS}
-    title = f"{len(tracks)} {subset} track{'s' * (len(tracks) != 1)}" + (
-        ", the paper's excerpts" if options.paper_excerpts else ""
-    )
+    title = f"{len(tracks)} {subset} track{'s' * (len(tracks) != 1)}"
+    title += ", the paper's excerpts" * options.paper_excerpts
     return f"{_score_table(scores, title)}\n\n{_level_table(sums, band_centres(rate))}"
 
 
@@ -159,14 +146,7 @@ def _data_module(options: argparse.Namespace, cascade: Cascade) -> DegradedMUSDB
 def stems_of(sources: Sequence[str]) -> dict[str, list[str]]:
     """Map sources to stems by name, because checkpoints do not store the stems of a source.
 
-    Args:
-        sources: Names of stems, or ``accompaniment`` for all stems except the vocals.
-
-    Returns:
-        Source name -> names of its stems.
-
-    Raises:
-        DataError: The name is unknown.
+    ``accompaniment`` consists of all stems except the vocals. Raises DataError for unknown names.
     """
     known = {stem: [stem] for stem in STEMS} | {"accompaniment": list(STEMS[1:])}
     if unknown := [name for name in sources if name not in known]:
@@ -213,9 +193,8 @@ def _separate(
     # The clean mixture must get the same gain as the sources.
     clean = torch.cat([targets, mixture[None]])
     noisy, clean = data.degrader.fixed(Batch(mixture, clean), track.name, start)
-    rate = cascade.sample_rate
     inputs = {"origin": clean[-1], "noisy": noisy}
-    inputs["denoised"] = cascade.denoiser.separate(noisy, rate)[0].cpu()
+    inputs["denoised"] = cascade.denoiser.separate(noisy, cascade.sample_rate)[0].cpu()
     estimates = {name: cascade.separator.separate(inputs[name]) for name in INPUTS[:2]}
     estimates["denoised"] = cascade.separate(noisy)
     estimates |= {f"{MUSIC}_{name}": inputs[name][None] for name in INPUTS[1:]}
@@ -255,10 +234,8 @@ def _score_table(scores: Mapping[str, Sequence[TrackScores]], title: str) -> str
     for source in separated.scores:
         add(source, {name: summaries[name].scores[source] for name in INPUTS})
     if len(separated.scores) > 1:
-        means = {
-            name: {metric: summaries[name].mean(metric) for metric in METRICS} for name in INPUTS
-        }
-        add("mean of sources", means)
+        mean = {name: summaries[name].mean for name in INPUTS}
+        add("mean of sources", {name: {m: mean[name](m) for m in METRICS} for name in INPUTS})
     add("music itself", {name: summaries[f"{MUSIC}_{name}"].scores[MUSIC] for name in INPUTS[1:]})
     notes = sorted({note for summary in summaries.values() for note in summary.notes})
     heading = f"{title}; dB; {separated.rule.split(', uSDR')[0]}"

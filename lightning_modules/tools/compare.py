@@ -38,14 +38,7 @@ _FIGURES = ("scores", "improvement", "tracks", "curves")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Command line; by default that of this process.
-
-    Returns:
-        Exit status: 0, or 2 for a mistake explained on stderr.
-    """
+    """Compare runs; return the exit status: 0, or 2 for a mistake explained on stderr."""
     options = _parser().parse_args(arguments)
     return command_line.run(lambda: _show(options))
 
@@ -53,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _show(options: argparse.Namespace) -> int:
     _check_outputs(options)
     comparison = _compare(options)
-    print("\n\n".join([*(table.text() for table in comparison.tables), *_remarks(comparison)]))
+    parts = [*(table.text() for table in comparison.tables), "\n".join(comparison.remarks)]
+    print("\n\n".join(filter(None, parts)))
     for place in _write(comparison, options):
         print(f"wrote {place}", file=sys.stderr)
     return 0
@@ -61,15 +55,7 @@ def _show(options: argparse.Namespace) -> int:
 
 @dataclass
 class Comparison:
-    """Results of a comparison.
-
-    Attributes:
-        systems: Systems and bounds.
-        metrics: The compared metrics.
-        tables: The tables, in order.
-        pairs: All paired differences.
-        remarks: Lines below the tables.
-    """
+    """Results of a comparison of systems and bounds; remarks are lines below the tables."""
 
     systems: list[System]
     metrics: list[str]
@@ -134,10 +120,6 @@ def _read(given: str, subset: str) -> list[Run]:
 # ----------------------------------------------------------------------- output
 
 
-def _remarks(comparison: Comparison) -> list[str]:
-    return ["\n".join(comparison.remarks)] if comparison.remarks else []
-
-
 def _outputs(options: argparse.Namespace) -> list[Path]:
     found = [options.markdown] if options.markdown else []
     found += list(_csv_paths(options.csv)) if options.csv else []
@@ -173,9 +155,9 @@ def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path | s
     }
     texts: dict[Path, str] = {}
     if options.markdown:
-        remarks = "".join(f"- {line}\n" for line in comparison.remarks)
-        shown = [table.markdown() for table in comparison.tables]
-        texts[options.markdown] = "\n".join([*shown, remarks] if remarks else shown)
+        parts = [table.markdown() for table in comparison.tables]
+        parts.append("".join(f"- {line}\n" for line in comparison.remarks))
+        texts[options.markdown] = "\n".join(filter(None, parts))
     if options.csv:
         paths = zip(_csv_paths(options.csv), rows.values(), strict=True)
         texts |= {path: csv_files.as_csv(each) for path, each in paths if each}
@@ -193,8 +175,8 @@ def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path | s
     drawn = figures(comparison.systems, comparison.metrics)
     if options.figures:
         for name, suffix in product(drawn, options.format):
-            written.append(options.figures / f"{name}.{suffix}")
-            style.save(drawn[name], options.figures / f"{name}.{suffix}")
+            written.append(path := options.figures / f"{name}.{suffix}")
+            style.save(drawn[name], path)
     if options.wandb:
         from lightning_modules.comparison.wandb_runs import publish
 
@@ -206,51 +188,27 @@ def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path | s
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lightning_modules.tools.compare",
-        epilog="Exit status: 0, or 2 for a mistake.",
-    )
+    name = "python -m lightning_modules.tools.compare"
+    parser = argparse.ArgumentParser(prog=name, epilog="Exit status: 0, or 2 for a mistake.")
     add = parser.add_argument
-    add(
-        "runs",
-        nargs="+",
-        metavar="[NAME=]RUN",
-        help="run directories, folders of museval JSON, or wandb:entity/project?group=...",
-    )
+    runs = "run directories, folders of museval JSON, or wandb:entity/project?group=..."
+    add("runs", nargs="+", metavar="[NAME=]RUN", help=runs)
     add("--mixture", metavar="FOLDER", help="scores of the mixture; by default those of the runs")
-    add(
-        "--bounds",
-        nargs="+",
-        default=[],
-        metavar="[NAME=]FOLDER",
-        help="scores to show as bounds, such as those of an ideal mask",
-    )
+    bounds = "scores to show as bounds, such as those of an ideal mask"
+    add("--bounds", nargs="+", default=[], metavar="[NAME=]FOLDER", help=bounds)
     add("--subset", choices=("test", "val"), default="test", help="by default test")
-    add(
-        "--metrics",
-        nargs="+",
-        choices=ALL_METRICS,
-        metavar="METRIC",
-        help=f"of {', '.join(ALL_METRICS)}",
-    )
+    metrics = f"of {', '.join(ALL_METRICS)}"
+    add("--metrics", nargs="+", choices=ALL_METRICS, metavar="METRIC", help=metrics)
     add("--common-tracks", action="store_true", help="only tracks that all systems have scores of")
-    add(
-        "--pool",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="pool runs whose configs differ only by seeds, paths and loggers (default)",
-    )
+    pooled = "pool runs whose configs differ only by seeds, paths and loggers (default)"
+    add("--pool", action=argparse.BooleanOptionalAction, default=True, help=pooled)
     add("--markdown", type=Path, metavar="FILE", help="write the tables")
     add("--csv", type=Path, metavar="FILE", help="write statistics, and pairs to FILE_pairs.csv")
     add("--figures", type=Path, metavar="FOLDER", help=f"draw {', '.join(_FIGURES)}")
     add("--format", nargs="+", choices=("png", "svg"), default=["png"], help="by default png")
     add("--wandb", action="store_true", help="log tables and plots as a run of W&B")
-    add(
-        "--wandb-project",
-        default="stemlab",
-        metavar="NAME",
-        help="its project, by default stemlab",
-    )
+    project = "its project, by default stemlab"
+    add("--wandb-project", default="stemlab", metavar="NAME", help=project)
     add("--force", action="store_true", help="overwrite existing files")
     return parser
 

@@ -28,32 +28,15 @@ _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export a checkpoint.
-
-    Args:
-        arguments: Command line; by default this process's.
-
-    Returns:
-        Exit status: 0, or 2 for a mistake that the message on stderr explains.
-    """
+    """Export a checkpoint; return the exit status: 0, or 2 for a mistake explained on stderr."""
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.export")
     add = parser.add_argument
     add("checkpoint", type=Path, help="a checkpoint of `fit`, or an exported folder")
-    add(
-        "-o",
-        "--output",
-        required=True,
-        type=Path,
-        help="the folder for safetensors, or the file (.pt2 or .onnx), next to which NAME.json "
-        "is written",
-    )
+    output = "the folder for safetensors, or the .pt2 or .onnx file, next to which is NAME.json"
+    add("-o", "--output", required=True, type=Path, help=output)
     add("--format", choices=list(SUFFIXES), default="safetensors", help="default safetensors")
-    add(
-        "--seconds",
-        type=float,
-        metavar="S",
-        help="length of the input if the format fixes it (default: the model's chunk length)",
-    )
+    seconds = "length of the input if the format fixes it (default: the model's chunk length)"
+    add("--seconds", type=float, metavar="S", help=seconds)
     add("--force", action="store_true", help="overwrite existing files")
     options = parser.parse_args(arguments)
     return command_line.run(lambda: export(options))
@@ -78,14 +61,7 @@ def _facts_of(program: Path) -> Path:
 
 
 def check_packages(name: str) -> None:
-    """Check that the packages of a format are installed.
-
-    Args:
-        name: The format.
-
-    Raises:
-        ValueError: One is missing.
-    """
+    """Raise ValueError if packages of a format are not installed."""
     missing = [package for package in _PACKAGES.get(name, ()) if find_spec(package) is None]
     if missing:
         raise ValueError(
@@ -95,9 +71,6 @@ def check_packages(name: str) -> None:
 
 def export(options: argparse.Namespace) -> int:
     """Write a separator to a temporary folder, verify it, then move it to the output.
-
-    Args:
-        options: The command line.
 
     Returns:
         Exit status, 0.
@@ -151,10 +124,7 @@ def _alternatives(model: SourceSeparator, seconds: float, options: argparse.Name
 
     possible = []
     for name in [name for name in SUFFIXES if name != options.format]:
-        with (
-            suppress(ValueError),
-            tempfile.TemporaryDirectory(prefix="stemlab-export-") as folder,
-        ):
+        with suppress(ValueError), tempfile.TemporaryDirectory(prefix="stemlab-export-") as folder:
             check_packages(name)
             EXPORTS[name](model, Path(folder, f"model{SUFFIXES[name]}"), seconds)
             possible.append(name)

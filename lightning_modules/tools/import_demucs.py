@@ -15,28 +15,15 @@ from lightning_modules.base.description import CheckpointError, check_is_free
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the checkpoint.
-
-    Args:
-        arguments: Command line; by default this process's.
-
-    Returns:
-        Exit status: 0, or 2 for a mistake that the message on stderr explains.
-    """
+    """Write the checkpoint; return the exit status: 0, or 2 for a mistake explained on stderr."""
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.import_demucs")
-    parser.add_argument("weights", type=Path, help="a file of the package, or a state dict")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="the checkpoint to write")
-    parser.add_argument(
-        "--sources",
-        nargs="+",
-        help="order of the sources, if the file does not store it (default: drums bass other "
-        "vocals, as in the package)",
-    )
-    parser.add_argument(
-        "--no-resample",
-        action="store_true",
-        help="for a state dict of version 1, which does not resample inside the network",
-    )
+    add = parser.add_argument
+    add("weights", type=Path, help="a file of the package, or a state dict")
+    add("-o", "--output", required=True, type=Path, help="the checkpoint to write")
+    sources = "their order, if the file does not store it (default: drums bass other vocals)"
+    add("--sources", nargs="+", help=sources)
+    version = "for a state dict of version 1, which does not resample inside the network"
+    add("--no-resample", action="store_true", help=version)
     options = parser.parse_args(arguments)
     return command_line.run(lambda: _convert(options))
 

@@ -16,14 +16,7 @@ from lightning_modules.base.description import CheckpointError, check_is_free
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the checkpoint.
-
-    Args:
-        arguments: Command line; by default this process's.
-
-    Returns:
-        Exit status: 0, or 2 for a mistake that the message on stderr explains.
-    """
+    """Write the checkpoint; return the exit status: 0, or 2 for a mistake explained on stderr."""
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.import_open_unmix")
     parser.add_argument("folder", type=Path, help="folder of <source>.pth files")
     parser.add_argument("-o", "--output", required=True, type=Path, help="the checkpoint to write")

@@ -28,21 +28,15 @@ _WAIT_SECONDS = 30
 def main(arguments: Sequence[str] | None = None) -> int:
     """Requeue this job, or this task of an array, if its run should continue.
 
-    Args:
-        arguments: Command line; by default this process's.
-
     Returns:
-        Exit status for the job: that of the run; 2 for a mistake that the message on stderr
-        explains.
+        Exit status for the job: that of the run; 2 for a mistake explained on stderr.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m lightning_modules.tools.requeue", description=__doc__
-    )
-    parser.add_argument("status", type=command_line.count(0), help="exit status of srun")
-    parser.add_argument("--run_dir", type=Path, required=True)
-    parser.add_argument(
-        "--most_crashes", type=command_line.count(0), default=5, help="limit of requeues by crashes"
-    )
+    name = "python -m lightning_modules.tools.requeue"
+    parser = argparse.ArgumentParser(prog=name, description=__doc__)
+    add, count = parser.add_argument, command_line.count(0)
+    add("status", type=count, help="exit status of srun")
+    add("--run_dir", type=Path, required=True)
+    add("--most_crashes", type=count, default=5, help="limit of requeues by crashes")
     given = parser.parse_args(arguments)
     return command_line.run(lambda: _requeue(given))
 
@@ -64,19 +58,14 @@ def _requeue(given: argparse.Namespace) -> int:
 
 
 def job() -> str:
-    """Return the id of this job for scontrol; of an array only this task, not all of them.
-
-    Raises:
-        DataError: This is not a SLURM job.
-    """
+    """Return the id of this job for scontrol; of an array only this task, not all of them."""
     if "SLURM_JOB_ID" not in os.environ:
         raise DataError(
             "SLURM_JOB_ID is not set: this is not a SLURM job; submit slurm/train.sbatch, which "
             "calls this tool at its end"
         )
-    task = os.environ.get("SLURM_ARRAY_TASK_ID")
-    if task is not None:
-        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}"
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ["SLURM_JOB_ID"]
 
 
@@ -104,10 +93,8 @@ def reason_to_requeue(status: int, run_dir: Path, most_crashes: int) -> str | No
             "slurm/train.sbatch started"
         )
     began = (run_dir / STARTED).stat().st_mtime_ns
-    saved = [
-        path.stat().st_mtime_ns for path in run_dir.glob("checkpoints/*.ckpt") if path.exists()
-    ]
-    if max(saved, default=0) <= began:
+    checkpoints = [path for path in run_dir.glob("checkpoints/*.ckpt") if path.exists()]
+    if all(path.stat().st_mtime_ns <= began for path in checkpoints):
         print(
             f"Not requeued: the run ended with status {status} before it saved a new checkpoint, "
             "and would do so again."

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from datamodules import command_line
 from datamodules.errors import DataError
-from datamodules.tracks.layouts import MIXTURE, STEMS, SUBSETS, Entry, find_entries, subsets_of
+from datamodules.tracks.layouts import MIXTURE, STEMS, SUBSETS, find_entries, subsets_of
 from lightning_modules.evaluation.estimates import Settings
 from lightning_modules.evaluation.metrics import METRICS, check_names
 from lightning_modules.evaluation.scorer import Scorer
@@ -30,30 +30,14 @@ _MIN_SECONDS = 0.001
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Command line; by default that of this process.
-
-    Returns:
-        Exit status: 0, 1 if a track was left out, 2 for a mistake explained on stderr, 130 after
-        Ctrl-C.
-    """
+    """Score the tracks; return the exit status described by ``--help``, or 130 after Ctrl-C."""
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)
     if len(options.folders) != (1 if options.oracle else 2):
         parser.error("give ESTIMATES and ROOT, or --oracle NAME and only ROOT")
-    scorer = Scorer(
-        Settings(
-            tuple(options.stems),
-            options.accompaniment,
-            options.window_seconds,
-            options.hop_seconds,
-        ),
-        options.processes,
-        options.overwrite,
-        options.metrics,
-    )
+    lengths = options.window_seconds, options.hop_seconds
+    settings = Settings(tuple(options.stems), options.accompaniment, *lengths)
+    scorer = Scorer(settings, options.processes, options.overwrite, options.metrics)
     return command_line.run(
         lambda: _score(scorer, options),
         f"stopped; the scores in {options.output} are kept, the same command resumes",
@@ -72,15 +56,18 @@ def _tables(scorer: Scorer, options: argparse.Namespace) -> str:
     command_line.check_folder(options.output, "-o")
     check_names(options.metrics)
     *estimates, root = options.folders
-    entries = _entries(root, options.subset, options.stems)
+    present = subsets_of(root, options.stems)
+    if options.subset not in present:
+        raise DataError(f"{root}: has no {options.subset} tracks; give --subset {present[0]}")
+    entries = find_entries(root, options.subset, options.stems)
     if estimates:
         folders = scorer.find_estimates(estimates[0], entries)
         tracks = scorer.load([entry for entry in entries if entry.name in folders])
         scores = scorer.score_estimates(tracks, folders, options.output)
     else:
         _check_oracle(options.oracle)
-        settings = scorer.settings
         tracks = scorer.load(entries)
+        settings = scorer.settings
         targets = settings.targets if settings.accompaniment else settings.stems
         same = dict.fromkeys((track.name for track in tracks), targets)
         scores = scorer.score_oracle(tracks, options.oracle, same, options.output)
@@ -115,13 +102,6 @@ def _write_csv(
                 writer.writerow([track.name, source, *values])
 
 
-def _entries(root: Path, subset: str, stems: Sequence[str]) -> list[Entry]:
-    present = subsets_of(root, stems)
-    if subset not in present:
-        raise DataError(f"{root}: has no {subset} tracks; give --subset {present[0]}")
-    return find_entries(root, subset, stems)
-
-
 def _check_oracle(name: str) -> None:
     if name == MIXTURE:
         return
@@ -149,13 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--stems", nargs="+", default=list(STEMS), metavar="STEM", help="stems of the data set")
     add("--oracle", metavar="NAME", help="score the estimates of an oracle, such as irm2")
     add("--mixture", action="store_true", help="compare with the mixture as estimate")
-    add(
-        "--metrics",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="compute other metrics besides BSS Eval, listed below",
-    )
+    metrics = "compute other metrics besides BSS Eval, listed below"
+    add("--metrics", nargs="+", default=[], metavar="NAME", help=metrics)
     add(
         "--accompaniment",
         action=argparse.BooleanOptionalAction,
@@ -164,12 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--window-seconds", type=_seconds, default=1.0, help="length of a frame, by default 1")
     add("--hop-seconds", type=_seconds, default=1.0, help="distance of frames, by default 1")
-    add(
-        "--processes",
-        type=command_line.count(),
-        default=min(_MAX_PROCESSES, available_cores()),
-        help="by default one per core, at most four",
-    )
+    processes = min(_MAX_PROCESSES, available_cores())
+    limit = "by default one per core, at most four"
+    add("--processes", type=command_line.count(), default=processes, help=limit)
     add("--overwrite", action="store_true", help="replace existing scores")
     return parser
 

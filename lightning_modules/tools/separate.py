@@ -30,15 +30,7 @@ found before the first song"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Separate songs.
-
-    Args:
-        arguments: Command line; by default this process's.
-
-    Returns:
-        Exit status: 0; 1 if some songs could not be separated; 2 for a mistake that the message
-        on stderr explains; 130 after Ctrl-C.
-    """
+    """Separate songs; return the exit status described by ``--help``, or 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     return command_line.run(
         lambda: 1 if separate_songs(options) else 0,
@@ -47,22 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lightning_modules.tools.separate", epilog=_EXIT
-    )
+    name = "python -m lightning_modules.tools.separate"
+    parser = argparse.ArgumentParser(prog=name, epilog=_EXIT)
     add = parser.add_argument
-    add(
-        "inputs",
-        nargs="+",
-        help="audio files, folders, patterns such as 'albums/**/*.flac', or - for a list on "
-        "standard input, one per line",
-    )
-    add(
-        "--checkpoint",
-        required=True,
-        type=Path,
-        help="a checkpoint of `fit`, or an exported folder",
-    )
+    inputs = "audio files, folders, patterns such as 'a/**/*.flac', or - for a list on stdin"
+    add("inputs", nargs="+", help=inputs)
+    checkpoint = "a checkpoint of `fit`, or an exported folder"
+    add("--checkpoint", required=True, type=Path, help=checkpoint)
     add("--denoiser", type=Path, help="checkpoint of a denoiser to apply before the separator")
     add("-o", "--output", type=Path, default=Path("separated"), help="folder (default separated)")
     existing = parser.add_mutually_exclusive_group()
@@ -111,9 +94,6 @@ class _Song:
 def separate_songs(options: argparse.Namespace) -> int:
     """Separate songs in blocks, in memory that does not depend on their length.
 
-    Args:
-        options: The command line.
-
     Returns:
         Number of songs that could not be separated.
 
@@ -121,9 +101,8 @@ def separate_songs(options: argparse.Namespace) -> int:
         DataError: An option, a song or the checkpoint cannot be used.
         FileExistsError: Stems exist, and neither ``--force`` nor ``--resume`` is given.
     """
-    for path in (options.checkpoint, options.denoiser):
-        if path is not None:
-            check_is_there(path)
+    for path in filter(None, (options.checkpoint, options.denoiser)):
+        check_is_there(path)
     command_line.check_folder(options.output, "-o")
     encoding = Encoding(options.format, options.bits, options.bitrate, options.clipping)
     # Report bad files before loading the model, which takes seconds.
@@ -141,14 +120,11 @@ def separate_songs(options: argparse.Namespace) -> int:
     model = _load(options, settings)
     stems = selection.names(model.sources)
     if options.resume:
-        remaining = [
-            song
-            for song in songs
-            if not all(path.is_file() for path in encoding.files(song.folder, stems))
-        ]
-        if len(remaining) < len(songs):
-            print(f"{len(songs) - len(remaining)} of {len(songs)} songs are already done")
-        songs = remaining
+        files = [encoding.files(song.folder, stems) for song in songs]
+        done = [all(path.is_file() for path in paths) for paths in files]
+        if any(done):
+            print(f"{sum(done)} of {len(songs)} songs are already done")
+        songs = [song for song, is_done in zip(songs, done, strict=True) if not is_done]
     elif not options.force:
         for song in songs:
             StemFiles.check_free(song.folder, stems, encoding)
@@ -258,11 +234,8 @@ def _separate_all(
         audio, seconds = bar.n, time.perf_counter() - started
     number = len(songs) - len(failed)
     if audio:
-        print(
-            f"{number} {'song' if number == 1 else 'songs'}, {audio:.0f} s of audio in "
-            f"{seconds:.1f} s: {audio / seconds:.3g} times real time",
-            file=sys.stderr,
-        )
+        speed = f"{audio:.0f} s of audio in {seconds:.1f} s: {audio / seconds:.3g} times real time"
+        print(f"{number} song{'s' * (number != 1)}, {speed}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(songs)} songs could not be separated", file=sys.stderr)
     return len(failed)

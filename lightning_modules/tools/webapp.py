@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 from datamodules import command_line
 from datamodules.errors import DataError
@@ -18,21 +17,9 @@ from lightning_modules.base.description import check_is_there
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve the app until it is stopped.
-
-    Args:
-        arguments: Command line; by default that of this process.
-
-    Returns:
-        Exit status: 0, or 2 for a mistake explained on stderr.
-    """
+    """Serve the app until it is stopped; return 0, or 2 for a mistake explained on stderr."""
     options = _parser().parse_args(arguments)
-
-    def work() -> int:
-        serve(options)
-        return 0
-
-    return command_line.run(work)
+    return command_line.run(lambda: serve(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,11 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def serve(options: argparse.Namespace) -> None:
-    """Load the models and serve the app.
-
-    Args:
-        options: The command line.
+def serve(options: argparse.Namespace) -> int:
+    """Load the models and serve the app; return the exit status, 0.
 
     Raises:
         DataError: An option or a checkpoint cannot be used, or Gradio is missing.
@@ -90,13 +74,10 @@ def serve(options: argparse.Namespace) -> None:
     place = usable_device(options.device)
     if place.type == "cpu" and options.jobs > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // options.jobs))
-    names = model_names(options.checkpoint)
-    models = {
-        name: load_separator(path, place)
-        for name, path in zip(names, options.checkpoint, strict=True)
-    }
+    named = zip(model_names(options.checkpoint), options.checkpoint, strict=True)
+    models = {name: load_separator(path, place) for name, path in named}
     # SIGTERM must delete the songs too.
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt), listening, Workspace(limits) as workspace:
         # Imported here, because Gradio reads the path of the workspace at import.
         from lightning_modules.webapp.server import build_server
@@ -107,16 +88,14 @@ def serve(options: argparse.Namespace) -> None:
         # Players keep connections open; do not wait for them at shutdown.
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listening])
+    return 0
 
 
 def model_names(checkpoints: Sequence[Path]) -> list[str]:
-    """Name models by the shortest unique ends of their paths.
-
-    Args:
-        checkpoints: Checkpoint files.
+    """Name models by the shortest unique ends of the paths of their checkpoints.
 
     Returns:
-        Names in the same order, such as ``unet`` and ``demucs`` of the ``best.ckpt`` of two runs.
+        Names in the same order, such as ``unet/best`` and ``demucs/best`` of two runs.
 
     Raises:
         DataError: A checkpoint is given twice.
@@ -144,10 +123,6 @@ def _listen(host: str, port: int) -> socket.socket:
             "--port, or 0 for any free one"
         ) from error
     return listening
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

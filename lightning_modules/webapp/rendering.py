@@ -92,13 +92,14 @@ def remix(song: Song, levels: Sequence[float]) -> Path:
             f"{MAX_LEVEL:g}, one per track"
         )
     folder = Path(tempfile.mkdtemp(dir=song.folder))
-    audible = [
-        (track.path, level) for track, level in zip(song.tracks, levels, strict=True) if level
-    ]
     size, tags = (song.sample_rate, song.channels), read_tags(song.source)
     encoding = Encoding("wav", bits=24)
     with ExitStack() as stack:
-        files = [(stack.enter_context(soundfile.SoundFile(path)), x) for path, x in audible]
+        files = [
+            (stack.enter_context(soundfile.SoundFile(track.path)), level)
+            for track, level in zip(song.tracks, levels, strict=True)
+            if level
+        ]
         mix = stack.enter_context(StemFiles(folder, ["remix"], *size, False, encoding, tags))
         for start in range(0, song.samples, _BLOCK_SAMPLES):
             number = min(_BLOCK_SAMPLES, song.samples - start)

@@ -92,7 +92,6 @@ class _SongRoutes:
 
     def describe(self, token: str) -> Response:
         song = self._song(token)
-        models = list(dict.fromkeys(track.model for track in song.tracks if track.model))
         described = {
             "title": song.title,
             "sampleRate": song.sample_rate,
@@ -100,7 +99,7 @@ class _SongRoutes:
             "samples": song.samples,
             "headroom": rendering.headroom(song),
             "tracks": [{"name": track.name, "model": track.model} for track in song.tracks],
-            "models": models,
+            "models": song.models,
             "stemMp4": shutil.which("ffmpeg") is not None,
             "frequencies": frequency_heights(),
         }
@@ -126,12 +125,11 @@ class _SongRoutes:
 
     def model(self, token: str, model: int, kind: str) -> Response:
         song = self._song(token)
-        names = list(dict.fromkeys(track.model for track in song.tracks if track.model))
         makers = {"zip": rendering.archive, "stem.mp4": rendering.stem_mp4}
-        if not 0 <= model < len(names) or kind not in makers:
+        if not 0 <= model < len(song.models) or kind not in makers:
             raise HTTPException(404, "no such download")
         try:
-            path = makers[kind](song, names[model])
+            path = makers[kind](song, song.models[model])
         except DataError as error:
             raise HTTPException(503, str(error).replace(str(song.folder), "")) from error
         media = {"zip": "application/zip", "stem.mp4": "video/mp4"}[kind]

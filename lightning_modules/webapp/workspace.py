@@ -13,9 +13,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import soundfile
 
@@ -30,15 +30,12 @@ _MAX_CHANNELS = 2
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of uploads and their storage.
+    """Limits of uploads and their storage, all above 0.
 
     Args:
         minutes: Longest song.
         megabytes: Largest file, in units of 1,000,000 bytes.
         keep_minutes: A song is deleted this long after its last use.
-
-    Raises:
-        DataError: One of them is not above 0.
     """
 
     minutes: float = 15.0
@@ -46,11 +43,8 @@ class Limits:
     keep_minutes: float = 60.0
 
     def __post_init__(self) -> None:
-        for option, value in (
-            ("--max-minutes", self.minutes),
-            ("--max-mb", self.megabytes),
-            ("--keep-minutes", self.keep_minutes),
-        ):
+        options = ("--max-minutes", "--max-mb", "--keep-minutes")
+        for option, value in zip(options, astuple(self), strict=True):
             if not value > 0:
                 raise DataError(f"{option} is {value:g}: give a number above 0")
 
@@ -117,17 +111,18 @@ class Song:
         """Random name by which clients refer to the song."""
         return self.folder.name
 
+    @property
+    def models(self) -> list[str]:
+        """Names of the models."""
+        return list(dict.fromkeys(track.model for track in self.tracks if track.model))
+
     def stems(self, model: str) -> list[Track]:
         """The tracks of one model."""
         return [track for track in self.tracks if track.model == model and model]
 
 
 class Workspace:
-    """Temporary folder of songs; unused songs are deleted, and all at the end.
-
-    Args:
-        limits: Limits of uploads.
-    """
+    """Temporary folder of songs; unused songs are deleted, and all at the end."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -143,12 +138,7 @@ class Workspace:
     def __enter__(self) -> Workspace:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stopped.set()
         self._songs.clear()
         os.environ.pop("GRADIO_TEMP_DIR", None)
@@ -190,7 +180,7 @@ class Workspace:
             parts = len(models) * song.samples
             done = 0
 
-            def advance(samples: int, what: str) -> None:
+            def advance(what: str, samples: int) -> None:
                 nonlocal done
                 if self._stopped.is_set():
                     raise DataError("the app is shutting down; try again when it is running")
@@ -200,12 +190,7 @@ class Workspace:
             for number, (name, model) in enumerate(models.items()):
                 progress(done / parts, name)
                 folder = song.folder / str(number)
-                separate_file(
-                    model,
-                    song.source,
-                    folder,
-                    progress=lambda samples, name=name: advance(samples, name),  # type: ignore[misc]
-                )
+                separate_file(model, song.source, folder, progress=partial(advance, name))
                 for source in model.sources:
                     song.tracks.append(Track(source, name, folder / f"{source}.wav"))
             song.busy = False
@@ -228,11 +213,7 @@ class Workspace:
         shutil.rmtree(song.folder, ignore_errors=True)
 
     def sweep(self, now: float | None = None) -> None:
-        """Delete songs and uploads that have not been used for ``keep_minutes``.
-
-        Args:
-            now: Seconds of the monotonic clock; by default the current time.
-        """
+        """Delete songs and uploads not used for ``keep_minutes`` (``now``: monotonic clock)."""
         now = time.monotonic() if now is None else now
         keep = 60 * self.limits.keep_minutes
         for song in list(self._songs.values()):
