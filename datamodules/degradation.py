@@ -1,10 +1,10 @@
 """Degraded music: noisy and reverberant inputs, clean targets.
 
 Li, "Deep denoising autoencoder for music source separation", section 3.2: music is convolved with
-an impulse response, noise is added, and the result is attenuated to avoid clipping. Departures from
-the paper, which uses one response, one noise and one excerpt per track, divides by ten, and names
-these as its limitations: room, noise and excerpt are drawn for each example, and an example is
-attenuated only as far as its peak requires, together with its targets.
+an impulse response, noise is added, and the result is attenuated to avoid clipping. The paper uses
+one response, one noise and one excerpt per track, divides by ten, and names these as limitations.
+Here, room, noise and excerpt are drawn for each example, and an example is attenuated, together
+with its targets, only as far as its peak requires.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Degrader:
 
     def __init__(self, degradations: Sequence[Augmentation], seed: int) -> None:
         self.degradations, self.seed = degradations, seed
-        # In evaluation mode, simulated rooms are other ones than in training.
+        # In evaluation mode, ``ShoeboxRoom`` draws from other rooms than in training.
         self._fixed = [copy.deepcopy(degradation).eval() for degradation in degradations]
 
     def training(self, batch: Batch, positions: Sequence[Position]) -> Batch:

@@ -281,13 +281,13 @@ class MUSDBDataModule(LightningDataModule):
         )
 
     def _tracks_loader(self, tracks: Sequence[Track]) -> DataLoader[Any]:
-        """Whole tracks; scores are gathered by name, so one that two ranks have counts once."""
+        """Whole tracks; scores are gathered by name, so a track of two ranks counts once."""
         rank, ranks = self._rank_and_world_size()
         indices = share_by_length([track.samples for track in tracks], ranks)[rank]
         return self._loader(WholeTracks(tracks, self.grouping), sampler=indices, batch_size=None)
 
     def _rank_items(self, items: int) -> range:
-        """Indices of this rank's items of equal cost; a rank without any repeats one."""
+        """Indices of this rank's items, which take equally long; a rank without any repeats one."""
         rank, ranks = self._rank_and_world_size()
         return range(rank % items, items, ranks)  # Lightning requires data on every rank
 

@@ -184,10 +184,9 @@ def _stretch(waveforms: Tensor, rates: Tensor, sample_rate: int) -> Tensor:
 
 
 def _similarity(wanted: Tensor, region: Tensor) -> Tensor:
-    """Normalised correlation of frames (N, C, frame) with each position in their regions.
+    """Normalised correlation of frames (N, C, frame) with each position in their regions (N, C, T).
 
-    In [-1, 1], shape (N, 2 tolerance + 1), for regions (N, C, frame + 2 tolerance); the centre wins
-    ties.
+    Returns values in [-1, 1], shape (N, T - frame + 1); the centre wins ties.
     """
     frame, length = wanted.shape[-1], region.shape[-1]
     products = torch.fft.rfft(region) * torch.fft.rfft(wanted, length).conj()

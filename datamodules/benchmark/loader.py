@@ -2,8 +2,8 @@
 
 Task: batches of crops of four stereo 16-bit WAV stems, each from another track, with random gain
 and channel swap. The processor time of all processes counts: this one, the workers and their
-children. The files are in the page cache, each process has one torch thread, and batches are not
-used. The loaders are measured in alternation; values are medians over the rounds.
+children. The files are in the page cache, each process has one torch thread, and batches are
+discarded. The loaders are measured in alternation; values are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -96,10 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, nargs="+", default=[0, 1, 2], help="worker processes (default 0 1 2)"
     )
     parser.add_argument(
-        "--seconds",
-        type=float,
-        default=1.0,
-        help="processor time of a measurement per process (default 1)",
+        "--seconds", type=float, default=1.0, help="processor time of a run per process (default 1)"
     )
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
     parser.add_argument(
@@ -120,7 +117,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         DataError: The data set has another layout or format.
     """
-    # Quiet: otherwise each of Stemlab's rows would log its index.
+    # Without ``quiet``, each of Stemlab's rows would log its index.
     with quiet(threads=1), tempfile.TemporaryDirectory(prefix="stemlab-benchmark-") as name:
         root = (
             link_corpus(Path(name), options.root.expanduser(), options.tracks)
@@ -153,9 +150,9 @@ def _report_of(
         found = {}
         for n in options.workers:
             value = throughput(name, n)
-            of = throughput(base, n if base_workers is None else base_workers)
-            if value is not None and of is not None:
-                found[str(n)] = value / of
+            reference = throughput(base, n if base_workers is None else base_workers)
+            if value is not None and reference is not None:
+                found[str(n)] = value / reference
         return found
 
     def row(name: str) -> dict[str, Any]:
@@ -260,16 +257,13 @@ def _machine() -> dict[str, Any]:
 
 def check(options: argparse.Namespace) -> None:
     """Raise a DataError if an argument is out of range."""
-    for name, lowest in (("tracks", 2), ("batch_size", 1), ("repeats", 1)):
-        if getattr(options, name) < lowest:
-            raise DataError(
-                f"--{name.replace('_', '-')} is {getattr(options, name)}: give {lowest} or more"
-            )
-    for name in ("track_seconds", "segment_seconds", "seconds"):
-        if not 0 < getattr(options, name) < float("inf"):
-            raise DataError(
-                f"--{name.replace('_', '-')} is {getattr(options, name)}: give a length above 0"
-            )
+    lowest = {"tracks": 2, "batch_size": 1, "repeats": 1}
+    for name in (*lowest, "track_seconds", "segment_seconds", "seconds"):
+        value = getattr(options, name)
+        valid = value >= lowest[name] if name in lowest else 0 < value < float("inf")
+        expected = f"{lowest[name]} or more" if name in lowest else "a length above 0"
+        if not valid:
+            raise DataError(f"--{name.replace('_', '-')} is {value}: give {expected}")
     if min(options.workers) < 0 or len(set(options.workers)) < len(options.workers):
         raise DataError(
             f"--workers is {' '.join(map(str, options.workers))}: give each number once, 0 or more"

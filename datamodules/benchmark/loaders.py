@@ -30,9 +30,6 @@ _PLANNED_BATCHES = 64
 GAINS = (0.25, 1.25)
 
 
-# ---------------------------------------------------------------- memory bandwidth limit
-
-
 def copy_limit(task: Task, dtype: torch.dtype) -> Start:
     """Copy only: no workers, random numbers, deinterleaving of channels, gain or checks.
 
@@ -66,9 +63,6 @@ def copy_limit(task: Task, dtype: torch.dtype) -> Start:
             number += 1
 
     return start
-
-
-# ------------------------------------------------------------------------- an ordinary loader
 
 
 class StemCrops(Dataset[Tensor]):
@@ -116,9 +110,6 @@ def plain_soundfile(task: Task) -> Start:
         return torch.from_numpy(audio).T
 
     return ordinary_loader(StemCrops(len(lengths), read), task)
-
-
-# -------------------------------------------------------------------------------- Stemlab's
 
 
 def stemlab(task: Task, int16_to_device: bool = False, compiled: bool = True) -> Start:

@@ -26,9 +26,6 @@ from datamodules.tracks.layouts import STEMS
 _DEMUCS_SHIFT_SECONDS = 1.0
 
 
-# ------------------------------------------------------------------------------------- musdb
-
-
 def musdb_chunks(task: Task) -> Start:
     """Random chunks of musdb's tracks, as in its documentation."""
     import musdb  # needs ffmpeg
@@ -42,9 +39,6 @@ def musdb_chunks(task: Task) -> Start:
         return torch.as_tensor(track.sources[stem].audio.T, dtype=torch.float32)
 
     return _ordinary(StemCrops(len(tracks), read), task)
-
-
-# -------------------------------------------------------------------------------- Open-Unmix
 
 
 def openunmix_folders(task: Task) -> Start:
@@ -81,9 +75,6 @@ def _openunmix(class_name: str, task: Task, **settings: Any) -> Start:
     return _ordinary(dataset, task)
 
 
-# ------------------------------------------------------------------------------------ Demucs
-
-
 def demucs_wavset(task: Task) -> Start:
     """Demucs' data set, and its augmentations of batches: shift, swap, gain, remix."""
     with _importing("demucs[train]"):
@@ -102,12 +93,8 @@ def demucs_wavset(task: Task) -> Start:
         augment.Scale(min=GAINS[0], max=GAINS[1]),
         augment.Remix(group_size=4 if task.batch_size % 4 == 0 else 0),
     )
-
     ordinary = _ordinary(dataset, task)
     return lambda workers: (augmentations(batch) for batch in ordinary(workers))
-
-
-# -------------------------------------------------------------------------------- torchaudio
 
 
 def torchaudio_musdb_hq(task: Task) -> Start:
@@ -124,9 +111,6 @@ def torchaudio_musdb_hq(task: Task) -> Start:
         return crop
 
     return _ordinary(StemCrops(len(task.tracks), read), task)
-
-
-# ------------------------------------------------------------------------------------ shared
 
 
 def _ordinary(dataset: Dataset[Any], task: Task) -> Start:

@@ -21,7 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m datamodules.demo", description=__doc__)
     parser.add_argument("root", nargs="?", type=Path, help="folder; by default in the user's cache")
     parser.add_argument(
-        "--seed", type=command_line.count(0), default=0, help="another corpus in the same styles"
+        "--seed",
+        type=command_line.count(0),
+        default=0,
+        help="of the notes; the styles stay the same",
     )
     options = parser.parse_args(arguments)
 

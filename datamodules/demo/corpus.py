@@ -210,7 +210,7 @@ def demo_corpus(
     Returns:
         The folder, in the layout of MUSDB18-HQ.
     """
-    place = "STEMLAB_CACHE" if root is None else "ROOT"
+    setting = "STEMLAB_CACHE" if root is None else "ROOT"
     root = default_root(seed) if root is None else root
     recorded = _read_manifest(root, seed)
     with ThreadPoolExecutor() as threads:
@@ -225,7 +225,7 @@ def demo_corpus(
                 logger.warning("%s is missing or damaged: rendering it again", root / prefix)
     if not wanted:
         return root
-    command_line.check_folder(root, place)
+    command_line.check_folder(root, setting)
     root.mkdir(parents=True, exist_ok=True)
     workers = min(4, os.cpu_count() or 1, len(wanted))
     # Beside the corpus, on the same file system: moves are atomic.

@@ -343,7 +343,7 @@ def compose_melody(plan: Plan, generator: _Generator) -> tuple[list[Note], list[
     lowest = VOICES[plan.song.voice].lowest
     scale = {plan.degree(degree) % 12 for degree in range(7)}
     ladder = [pitch for pitch in range(int(lowest), int(lowest) + 22) if pitch % 12 in scale]
-    reach = 8  # the melody uses the rungs up to this one, the second voice those above, too
+    reach = 8  # the melody uses the rungs up to this one, the second voice also those above
     lead, second = [], []
     for section, (begin, end) in enumerate(zip(plan.starts[:2], plan.starts[1:], strict=True)):
         motifs = []

@@ -31,11 +31,11 @@ def diagnose(entry: Entry, track: Track, measures: TrackMeasures) -> list[Findin
         if file.first_nonfinite is not None:
             findings.append(nan_finding(path, file.first_nonfinite, track.sample_rate))
         where = f"{entry.path}, {name}" if entry.is_stem_file else str(path)
-        findings += _of_file(where, name, file)
-    findings += _of_all_files(str(entry.path), measures.files)
+        findings += _file_findings(where, name, file)
+    findings += _common_findings(str(entry.path), measures.files)
     damaged = any(file.first_nonfinite is not None for file in measures.files.values())
     if measures.mixture is not None and not damaged:
-        findings += _of_mixture(str(entry.path), measures.mixture)
+        findings += _mixture_findings(str(entry.path), measures.mixture)
     return findings
 
 
@@ -58,12 +58,7 @@ def different_rates(tracks: Sequence[Track]) -> list[Finding]:
 
 
 def duplicates(entries: Sequence[Entry], pairs: Sequence[Pair]) -> Iterator[Finding]:
-    """An error for each pair that sounds the same across train and test, a warning within one.
-
-    Args:
-        entries: The tracks.
-        pairs: Pairs of their indices.
-    """
+    """A finding for each pair of tracks that sound the same: an error in different subsets, else a warning."""
     for first, second, correlation, shift_seconds in pairs:
         one, other = entries[first], entries[second]
         leak = one.subset != other.subset
@@ -87,7 +82,7 @@ def channel_names(channels: int) -> Sequence[str]:
     return tuple(f"channel {number + 1}" for number in range(channels))
 
 
-def _of_file(where: str, name: str, file: FileMeasures) -> Iterator[Finding]:
+def _file_findings(where: str, name: str, file: FileMeasures) -> Iterator[Finding]:
     if file.is_silent:
         level = "digital silence" if file.rms_db < -120 else f"never above {SILENT_DB:g} dBFS"
         yield Finding(
@@ -126,7 +121,7 @@ def _of_file(where: str, name: str, file: FileMeasures) -> Iterator[Finding]:
         )
 
 
-def _of_all_files(where: str, files: dict[str, FileMeasures]) -> Iterator[Finding]:
+def _common_findings(where: str, files: dict[str, FileMeasures]) -> Iterator[Finding]:
     equal = [name for name, file in files.items() if file.channels_equal and not file.is_silent]
     if equal:
         yield Finding(
@@ -148,7 +143,7 @@ def _of_all_files(where: str, files: dict[str, FileMeasures]) -> Iterator[Findin
         )
 
 
-def _of_mixture(where: str, mixture: MixtureMeasures) -> Iterator[Finding]:
+def _mixture_findings(where: str, mixture: MixtureMeasures) -> Iterator[Finding]:
     worst = max(mixture.error_db)
     if worst <= MIXTURE_NOTE_DB:
         return
