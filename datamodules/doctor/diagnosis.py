@@ -58,7 +58,7 @@ def different_rates(tracks: Sequence[Track]) -> list[Finding]:
 
 
 def duplicates(entries: Sequence[Entry], pairs: Sequence[Pair]) -> Iterator[Finding]:
-    """A finding for each pair of tracks that sound the same: an error in different subsets, else a warning."""
+    """An error for each pair of tracks in train and test that sound alike; else a warning."""
     for first, second, correlation, shift_seconds in pairs:
         one, other = entries[first], entries[second]
         leak = one.subset != other.subset
