@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -32,12 +33,7 @@ from lightning_modules.layers.initialisation import init_nonnegative_
 
 
 class CDAENetwork(nn.Module):
-    """The network of one source (Table 1 of the paper).
-
-    Args:
-        channels: Channels of the spectrograms.
-        frames, filters, kernel_size, pools: As in ``CDAE``.
-    """
+    """The network of one source (Table 1 of the paper), with arguments as in ``CDAE``."""
 
     def __init__(
         self,
@@ -51,15 +47,17 @@ class CDAENetwork(nn.Module):
         self.frames = frames
         # Frames and bins are padded to multiples of the pooling factors.
         self.multiples = [math.prod(factors) for factors in zip(*pools, strict=True)] or [1, 1]
+        kernel = (kernel_size[0], kernel_size[1])
+        convolution = partial(nn.Conv2d, kernel_size=kernel, padding="same")
         layers: list[nn.Module] = []
         last = len(filters) - 1
         for number, (before, after) in enumerate(zip([channels, *filters], filters, strict=False)):
-            layers += [_convolution(before, after, kernel_size), nn.ReLU()]
+            layers += [convolution(before, after), nn.ReLU()]
             if number < len(pools):
                 layers.append(nn.MaxPool2d(tuple(pools[number])))
             if last - number < len(pools):
                 layers.append(nn.Upsample(scale_factor=tuple(map(float, pools[last - number]))))
-        output = _convolution(filters[-1], channels, kernel_size)
+        output = convolution(filters[-1], channels)
         init_nonnegative_(output)
         self.layers = nn.Sequential(*layers, output, nn.ReLU())
         to_channels_last(self)
@@ -70,17 +68,12 @@ class CDAENetwork(nn.Module):
         # (B, C, F, N) -> (B, C, F, segments, frames) -> (B segments, C, frames, F)
         padded = nn.functional.pad(magnitudes, (0, -number % self.frames))
         segments = padded.unflatten(-1, (-1, self.frames)).permute(0, 3, 1, 4, 2).flatten(0, 1)
-        missing = [-self.frames % self.multiples[0], -bins % self.multiples[1]]
-        segments = nn.functional.pad(segments, (0, missing[1], 0, missing[0]))
-        segments = to_channels_last(segments)
+        below, right = -self.frames % self.multiples[0], -bins % self.multiples[1]
+        segments = to_channels_last(nn.functional.pad(segments, (0, right, 0, below)))
         estimates: Tensor = self.layers(segments)[..., : self.frames, :bins]
         # (B segments, C, frames, F) -> (B, segments, C, frames, F) -> (B, C, F, segments frames)
         estimates = estimates.unflatten(0, (batch, -1)).permute(0, 2, 4, 1, 3).flatten(-2)
         return estimates[..., :number]
-
-
-def _convolution(inputs: int, outputs: int, kernel_size: Sequence[int]) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, (kernel_size[0], kernel_size[1]), padding="same")
 
 
 class CDAE(NetworkPerSource):
@@ -134,9 +127,5 @@ class CDAE(NetworkPerSource):
                 f"{len(pools)} pools with {len(filters)} hidden convolutions: each pooling and "
                 "each upsampling needs its own convolution; use more filters or fewer pools"
             )
-        self.networks = nn.ModuleDict(
-            {
-                name: CDAENetwork(self.audio_channels, frames, filters, kernel_size, pools)
-                for name in self.sources
-            }
-        )
+        shape = (self.audio_channels, frames, filters, kernel_size, pools)
+        self.networks = nn.ModuleDict({name: CDAENetwork(*shape) for name in self.sources})

@@ -80,14 +80,7 @@ class CumulativeNorm(nn.Module):
 class Block(nn.Module):
     """Residual block: 1x1 convolution, dilated depthwise convolution, 1x1 convolution.
 
-    Args:
-        channels: Channels of the residual and skip connections.
-        hidden: Channels of the depthwise convolution.
-        kernel: Kernel size of the depthwise convolution, frames, odd.
-        dilation: Its dilation, frames.
-        causal: Convolution and norms see past frames only.
-        speech: Use biases and a skip connection.
-        last: This is the last block; in the speech form it has no residual connection.
+    The speech form has biases and skip connections.
     """
 
     def __init__(
@@ -103,15 +96,8 @@ class Block(nn.Module):
         super().__init__()
         norm = CumulativeNorm if causal else GlobalNorm
         reach = (kernel - 1) * dilation
-        depthwise = nn.Conv1d(
-            hidden,
-            hidden,
-            kernel,
-            dilation=dilation,
-            groups=hidden,
-            padding=0 if causal else reach // 2,
-            bias=speech,
-        )
+        padding = 0 if causal else reach // 2
+        depthwise = nn.Conv1d(hidden, hidden, kernel, 1, padding, dilation, hidden, speech)
         self.hidden = nn.Sequential(
             nn.Conv1d(channels, hidden, 1, bias=speech),
             nn.PReLU(),
@@ -121,8 +107,8 @@ class Block(nn.Module):
             nn.PReLU(),
             norm(hidden),
         )
-        ends = speech and last
-        self.residual = None if ends else nn.Conv1d(hidden, channels, 1, bias=speech)
+        # The speech form uses only the skip connection of the last block.
+        self.residual = None if speech and last else nn.Conv1d(hidden, channels, 1, bias=speech)
         self.skip = nn.Conv1d(hidden, channels, 1) if speech else None
 
     def forward(self, x: Tensor, skips: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -136,13 +122,7 @@ class Block(nn.Module):
 
 
 class ConvTasNetwork(nn.Module):
-    """Maps the mixture's waveform to the sources' waveforms.
-
-    Args:
-        sources: Number of sources.
-        audio_channels: Channels of mixture and estimates.
-        speech: Whether the form is ``speech``; the other arguments are as in ``ConvTasNet``.
-    """
+    """Maps the mixture's waveform to the sources' waveforms; arguments as in ``ConvTasNet``."""
 
     def __init__(
         self,
@@ -172,18 +152,10 @@ class ConvTasNetwork(nn.Module):
             norm(filters) if speech else FrameNorm(filters),
             nn.Conv1d(filters, bottleneck_channels, 1, bias=speech),
         )
-        dilations = repeats * [2**layer for layer in range(layers)]
+        sizes, blocks = (bottleneck_channels, hidden_channels, kernel), layers * repeats
         self.blocks = nn.ModuleList(
-            Block(
-                bottleneck_channels,
-                hidden_channels,
-                kernel,
-                dilation,
-                causal,
-                speech,
-                last=number == len(dilations),
-            )
-            for number, dilation in enumerate(dilations, 1)
+            Block(*sizes, 2 ** (number % layers), causal, speech, last=number == blocks - 1)
+            for number in range(blocks)
         )
         self.masks = nn.Sequential(
             nn.PReLU() if speech else nn.Identity(),
@@ -317,13 +289,6 @@ class ConvTasNet(WaveformSeparator):
         )
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Separate a mixture.
-
-        Args:
-            mixture: Waveform, nominally in [-1, 1], shape (B, C, T).
-
-        Returns:
-            Estimates, shape (B, S, C, T), ordered as ``self.sources``.
-        """
+        """Separate mixtures (B, C, T) into estimates (B, S, C, T), ordered as ``self.sources``."""
         estimates: Tensor = self.network(mixture)
         return estimates.to(mixture.dtype)

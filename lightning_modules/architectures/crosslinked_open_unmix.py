@@ -90,11 +90,8 @@ class CrosslinkedOpenUnmix(OpenUnmix):
                 torch.cat([own, network.recur(own), *encoded[:number], *encoded[number + 1 :]], -1)
                 for number, (network, own) in enumerate(zip(networks, encoded, strict=True))
             ]
-        decoded = [
-            network.decode(frames, mixture)
-            for network, frames in zip(networks, joined, strict=True)
-        ]
-        return torch.stack(decoded, 1)
+        pairs = zip(networks, joined, strict=True)
+        return torch.stack([network.decode(frames, mixture) for network, frames in pairs], 1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Squared error, and weighted SDR, averaged over sources or their combinations."""
@@ -107,25 +104,19 @@ class CrosslinkedOpenUnmix(OpenUnmix):
         if self.waveform_weight:
             spectra = self.from_scale(estimates.float()) * torch.sgn(spectrum)[:, None]
             waveforms = self.istft(spectra, batch.mixture.shape[-1])
-            sizes = range(1, len(self.sources) if self.combinations else 2)
-            groups = [
-                list(group)
-                for size in sizes
-                for group in itertools.combinations(range(len(self.sources)), size)
-            ]
-            distances = [
-                weighted_sdr(
-                    waveforms[:, group].sum(1), batch.targets[:, group].sum(1), batch.mixture
-                )
-                for group in groups
-            ]
+            distances = []
+            for size in range(1, len(self.sources) if self.combinations else 2):
+                for group in map(list, itertools.combinations(range(len(self.sources)), size)):
+                    estimate = waveforms[:, group].sum(1)
+                    target = batch.targets[:, group].sum(1)
+                    distances.append(weighted_sdr(estimate, target, batch.mixture))
             parts["loss/waveform"] = 1 + torch.stack(distances).mean()
             total = total + self.waveform_weight * parts["loss/waveform"]
         return {"loss": total, **parts}
 
 
 def combined_squares(errors: Tensor) -> Tensor:
-    """Mean squared error of all sums of 1 to S - 1 sources, a mean over the combinations.
+    """Mean squared error of all sums of 1 to S - 1 of the S >= 2 sources: (B, S, ...) to a scalar.
 
     Each source is in d = 2^(S-1) - 1 of the 2^S - 2 combinations and each pair in
     o = 2^(S-2) - 1, so the squares of all sums add up to
@@ -133,12 +124,6 @@ def combined_squares(errors: Tensor) -> Tensor:
         (d - o) (sum over sources of |e|^2) + o |sum over sources of e|^2
 
     and only the sum over all sources is computed.
-
-    Args:
-        errors: Estimated minus true magnitudes, shape (B, S, ...), S >= 2.
-
-    Returns:
-        Mean over the combinations, a scalar.
     """
     sources = errors.shape[1]
     single, double = 2 ** (sources - 1) - 1, 2 ** (sources - 2) - 1
@@ -149,18 +134,11 @@ def combined_squares(errors: Tensor) -> Tensor:
 
 
 def weighted_sdr(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
-    """Weighted SDR loss of a source and the rest of the mixture.
+    """Weighted SDR loss of waveforms (B, C, T), in [-1, 1]; -1 is a perfect estimate.
 
     Choi et al. 2019, "Phase-aware speech enhancement with deep complex U-Net", section 3.3:
-    ``-a cos(y, y^) - (1 - a) cos(x - y, x - y^)`` with ``a = |y|^2 / (|y|^2 + |x - y|^2)``.
-
-    Args:
-        estimate: Waveforms, shape (B, C, T).
-        target: True waveforms, same shape.
-        mixture: Mixture, same shape.
-
-    Returns:
-        Mean over examples and channels, in [-1, 1]; -1 is a perfect estimate.
+    ``-a cos(y, y^) - (1 - a) cos(x - y, x - y^)`` with ``a = |y|^2 / (|y|^2 + |x - y|^2)``, here
+    averaged over examples and channels.
     """
     rest, estimated_rest = mixture - target, mixture - estimate
     power, rest_power = target.square().sum(-1), rest.square().sum(-1)

@@ -37,11 +37,7 @@ _EPS = 1e-5
 
 
 class Encoder(nn.ModuleList):
-    """Levels of strided convolution, ReLU, 1x1 convolution and GLU.
-
-    Args:
-        channels: Channels of the input and of each level, outermost first.
-    """
+    """Levels of strided convolution, ReLU, 1x1 convolution and GLU, outermost first."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__(
@@ -64,13 +60,7 @@ class Encoder(nn.ModuleList):
 
 
 class BLSTM(nn.Module):
-    """LSTM over time with as many output as input channels.
-
-    Args:
-        channels: Input and output channels.
-        layers: Number of LSTM layers.
-        bidirectional: Run in both directions; a dense layer then halves the output channels.
-    """
+    """LSTM over time; if bidirectional, a dense layer halves its output channels."""
 
     def __init__(self, channels: int, layers: int, bidirectional: bool) -> None:
         super().__init__()
@@ -81,17 +71,14 @@ class BLSTM(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, N) to the same shape."""
-        states = self.lstm(x.permute(2, 0, 1))[0]  # (B, C, N) -> (N, B, C)
-        mixed: Tensor = self.linear(states)
-        return mixed.permute(1, 2, 0)
+        frames: Tensor = self.linear(self.lstm(x.permute(2, 0, 1))[0])  # (N, B, C)
+        return frames.permute(1, 2, 0)
 
 
 class Decoder(nn.ModuleList):
     """Levels of convolution, GLU, transposed convolution and, except for the last, ReLU.
 
-    Args:
-        channels: Channels of the output and of each level of the encoder, outermost first.
-        padded: Zero-pad the convolutions to keep the length.
+    ``channels`` are those of the output and of each level of the encoder, outermost first.
     """
 
     def __init__(self, channels: Sequence[int], padded: bool) -> None:
@@ -155,7 +142,10 @@ class DemucsNetwork(nn.Module):
         self.downsampling = Downsampling() if resample else None
         for module in self.modules():
             if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-                _rescale(module)
+                # The weights' deviation s becomes sqrt(s x reference).
+                factor = (_REFERENCE / module.weight.detach().std()).sqrt()
+                for parameter in module.parameters():
+                    parameter.data.mul_(factor)
 
     def valid_length(self, samples: int) -> int:
         """Smallest length >= ``samples`` that all strides divide without remainder."""
@@ -181,17 +171,6 @@ class DemucsNetwork(nn.Module):
             x = self.downsampling(x)
         estimates: Tensor = centre(x, samples).unflatten(1, self.shape)  # (B, S C, T)
         return estimates
-
-
-@torch.no_grad()
-def _rescale(convolution: nn.Conv1d | nn.ConvTranspose1d) -> None:
-    """Scale so that the weights' deviation s becomes sqrt(s x reference)."""
-    factor = (_REFERENCE / convolution.weight.std()).sqrt()
-    for parameter in convolution.parameters():
-        parameter.mul_(factor)
-
-
-# ----------------------------------------------------------------- resampling
 
 
 class Upsampling(nn.Module):
@@ -249,9 +228,6 @@ def _filtered(waveforms: Tensor, kernels: Tensor, edges: tuple[int, int], stride
         return nn.functional.conv1d(padded, kernels, stride=stride)
 
 
-# ------------------------------------------------------------------ separator
-
-
 class Demucs(WaveformSeparator):
     """Demucs for all sources at once.
 
@@ -284,10 +260,8 @@ class Demucs(WaveformSeparator):
     ) -> None:
         super().__init__(sources, **kwargs)
         if min(channels, depth, lstm_layers) < 1:
-            raise ValueError(
-                f"channels is {channels}, depth {depth}, lstm_layers {lstm_layers}: use "
-                "numbers >= 1"
-            )
+            sizes = f"channels is {channels}, depth {depth}, lstm_layers {lstm_layers}"
+            raise ValueError(f"{sizes}: use numbers >= 1")
         self.network = DemucsNetwork(
             self.sources,
             self.audio_channels,
@@ -301,18 +275,10 @@ class Demucs(WaveformSeparator):
         )
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Separate a mixture, standardised by mean and deviation of its channels' mean.
-
-        Args:
-            mixture: Waveform, nominally in [-1, 1], shape (B, C, T).
-
-        Returns:
-            Estimates, shape (B, S, C, T), ordered as ``self.sources``.
-        """
+        """Separate mixtures (B, C, T), standardised by their mono mixdown, into (B, S, C, T)."""
         mono = mixture.mean(1, keepdim=True)  # (B, C, T) -> (B, 1, T)
         mean = mono.mean(-1, keepdim=True)
         # The unbiased deviation of a single sample is NaN.
         deviation = mono.std(-1, keepdim=True, correction=min(1, mono.shape[-1] - 1))
-        estimates = self.network((mixture - mean) / (_EPS + deviation))
-        restored: Tensor = estimates * deviation[:, None] + mean[:, None]  # (B, 1, 1, 1)
-        return restored.to(mixture.dtype)
+        estimates: Tensor = self.network((mixture - mean) / (_EPS + deviation))
+        return (estimates * deviation[:, None] + mean[:, None]).to(mixture.dtype)

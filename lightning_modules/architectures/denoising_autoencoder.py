@@ -43,18 +43,7 @@ class ConvBlock(nn.Sequential):
 
 
 class Autoencoder(nn.Module):
-    """Maps a one-channel image to the centre of ``outputs`` images.
-
-    Args:
-        outputs: Output channels.
-        channels: Filters of each encoder block, outermost first; each halves the size.
-        kernel_size: Kernel size of the convolutions, bins and frames, odd.
-        upsampling: ``transposed`` convolution or ``bilinear`` interpolation.
-
-    Attributes:
-        multiple: Downsampling factor of the encoder.
-        margin: Bins and frames lost at each edge.
-    """
+    """Maps a one-channel image to the centre of ``outputs`` images."""
 
     def __init__(
         self, outputs: int, channels: Sequence[int], kernel_size: int, upsampling: Upsampling
@@ -66,35 +55,24 @@ class Autoencoder(nn.Module):
                 for before, after in itertools.pairwise([1, *channels])
             )
         )
-        falling = list(reversed(channels))
         self.decoder = nn.Sequential(
             *(
-                nn.Sequential(_double(before, upsampling), ConvBlock(before, after, kernel_size))
-                for before, after in itertools.pairwise(falling)
+                nn.Sequential(_upsample(before, upsampling), ConvBlock(before, after, kernel_size))
+                for before, after in itertools.pairwise(reversed(channels))
             ),
-            _double(channels[0], upsampling),
+            _upsample(channels[0], upsampling),
             _convolution(channels[0], outputs, kernel_size),
         )
-        self.multiple: int = 2 ** len(channels)
-        # Each convolution loses kernel_size // 2 at each edge, at scales 1, 2, 4, ...; encoder and
-        # decoder lose the same.
+        self.multiple: int = 2 ** len(channels)  # downsampling factor of the encoder
+        # Bins and frames lost at each edge: kernel_size // 2 per convolution, at scales 1, 2, 4,
+        # ..., in the encoder and again in the decoder.
         self.margin: int = (kernel_size - 1) * (self.multiple - 1)
         to_channels_last(self)
 
-    def fitting(self, size: int) -> int:
-        """Find the largest valid input size, bins or frames, that is at most ``size``.
-
-        Args:
-            size: Available bins or frames.
-
-        Returns:
-            Valid input size; the output has ``2 * margin`` bins or frames fewer.
-
-        Raises:
-            ValueError: ``size`` is too small for the network.
-        """
-        fitting = size - (size - self.margin) % self.multiple
-        if fitting <= 2 * self.margin:
+    def valid_size(self, size: int) -> int:
+        """Find the largest valid number of bins or frames <= ``size``, or raise a ValueError."""
+        valid = size - (size - self.margin) % self.multiple
+        if valid <= 2 * self.margin:
             least = 2 * self.margin + 1
             least += (self.margin - least) % self.multiple
             raise ValueError(
@@ -102,7 +80,7 @@ class Autoencoder(nn.Module):
                 f"{least}: lengthen the segment (segment_seconds, segment_curriculum), or lower "
                 "kernel_size or the number of blocks (channels)"
             )
-        return fitting
+        return valid
 
     def forward_reflected(self, image: Tensor) -> Tensor:
         """Map (B, 1, F, N) to (B, outputs, F, N) by reflecting the image at its edges."""
@@ -113,9 +91,8 @@ class Autoencoder(nn.Module):
 
     def _reflected(self, size: int, device: torch.device) -> Tensor:
         """Indices that reflect-pad an axis by the margin, then to a valid input size."""
-        places = torch.arange(
-            -self.margin, size + self.margin + -(size + self.margin) % self.multiple, device=device
-        )
+        end = size + self.margin + -(size + self.margin) % self.multiple
+        places = torch.arange(-self.margin, end, device=device)
         # Period of the reflection; a tensor, because ONNX cannot divide by a symbolic size.
         period = torch.full((), max(1, 2 * (size - 1)), device=device)
         places = places % period
@@ -123,8 +100,7 @@ class Autoencoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, 1, F, N) of valid size to the centre of (B, outputs, F, N)."""
-        image = to_channels_last(image)
-        images: Tensor = self.decoder(self.encoder(image))
+        images: Tensor = self.decoder(self.encoder(to_channels_last(image)))
         return images
 
 
@@ -136,7 +112,7 @@ def _convolution(inputs: int, outputs: int, kernel_size: int) -> nn.Conv2d:
     return convolution
 
 
-def _double(channels: int, upsampling: Upsampling) -> nn.Module:
+def _upsample(channels: int, upsampling: Upsampling) -> nn.Module:
     if upsampling == "transposed":
         return nn.ConvTranspose2d(channels, channels, 2, stride=2)
     return nn.Upsample(scale_factor=2, mode="bilinear")
@@ -180,7 +156,7 @@ class DenoisingAutoencoder(SpectrogramSeparator):
         self.network = Autoencoder(len(self.sources), channels, kernel_size, upsampling)
         crop = round(self.hparams["segment_seconds"] * self.sample_rate)
         for size in (n_fft // 2 + 1, crop // hop_length + 1):
-            self.network.fitting(size)
+            self.network.valid_size(size)
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
         """Estimate magnitudes (B, S, C, F, N) from the mixture's (B, C, F, N)."""
@@ -190,10 +166,10 @@ class DenoisingAutoencoder(SpectrogramSeparator):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error between the network's output and the centre of the target."""
-        mixture = self.to_scale(self.stft(batch.mixture).abs()).flatten(0, 1)  # (B C, F, N)
-        targets = self.to_scale(self.stft(batch.targets).abs())
+        mixture, targets = (self.to_scale(self.stft(signals).abs()) for signals in batch)
+        mixture = mixture.flatten(0, 1)  # (B C, F, N)
         targets = targets.transpose(1, 2).flatten(0, 1)  # (B, S, C, F, N) -> (B C, S, F, N)
-        height, width = (self.network.fitting(size) for size in mixture.shape[-2:])
+        height, width = (self.network.valid_size(size) for size in mixture.shape[-2:])
         estimates = self.network(mixture[:, None, :height, :width]).float()
         margin = self.network.margin
         centre = targets[..., margin : height - margin, margin : width - margin]

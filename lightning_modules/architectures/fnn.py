@@ -24,13 +24,7 @@ from lightning_modules.layers.initialisation import init_nonnegative_
 
 
 class FNNetwork(nn.Module):
-    """The network of one source; maps all bins and channels of a frame at once.
-
-    Args:
-        channels: Channels of the spectrograms.
-        bins: Bins per frame.
-        hidden: Width of each hidden layer.
-    """
+    """The network of one source, from all bins and channels of a frame to as many."""
 
     def __init__(self, channels: int, bins: int, hidden: Sequence[int]) -> None:
         super().__init__()

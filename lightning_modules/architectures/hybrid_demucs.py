@@ -19,8 +19,6 @@ from lightning_modules.base.waveform import WaveformSeparator
 
 # Levels of torchaudio's three networks, by FFT size.
 _DEPTHS = {1024: 5, 2048: 6, 4096: 6}
-# Initial scale of the residual branches, as in the package demucs; torchaudio's default is 1e-4.
-_BRANCH_SCALE = 1e-3
 # Prefix of weights that torchaudio's network has but does not use; the package has none there.
 UNUSED = "time_encoder.4.norm1."
 
@@ -47,13 +45,14 @@ class HybridDemucs(WaveformSeparator):
                 f"n_fft is {n_fft} and channels {channels}: use an n_fft of "
                 f"{', '.join(map(str, _DEPTHS))} and channels >= 4"
             )
+        # Residual branches are scaled as in the package demucs; torchaudio's default is 1e-4.
         self.network: nn.Module = HDemucs(
             self.sources,
             self.audio_channels,
             channels,
             nfft=n_fft,
             depth=_DEPTHS[n_fft],
-            dconv_init=_BRANCH_SCALE,
+            dconv_init=1e-3,
         )
         for name, weights in self.network.named_parameters():
             if name.startswith(UNUSED):
@@ -63,16 +62,8 @@ class HybridDemucs(WaveformSeparator):
         self.shortest = 5 * n_fft // 8
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Separate a mixture.
-
-        Args:
-            mixture: Waveform, nominally in [-1, 1], shape (B, C, T).
-
-        Returns:
-            Estimates, shape (B, S, C, T), ordered as ``self.sources``.
-        """
+        """Separate mixtures (B, C, T) into estimates (B, S, C, T), ordered as ``self.sources``."""
         samples = mixture.shape[-1]
         padded = nn.functional.pad(mixture, (0, max(0, self.shortest - samples)))
-        # Its FFTs need single precision.
-        estimates: Tensor = self.network(padded.float())
+        estimates: Tensor = self.network(padded.float())  # its FFTs need single precision
         return estimates[..., :samples].to(mixture.dtype)

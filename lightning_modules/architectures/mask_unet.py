@@ -36,12 +36,7 @@ _DROPOUT_LAYERS = 3
 
 
 class MaskUNetwork(nn.Module):
-    """The network of one source: maps magnitudes to a mask.
-
-    Args:
-        audio_channels: Channels of the image and the mask.
-        channels, dropout: As in ``MaskUNet``.
-    """
+    """The network of one source: maps magnitudes to a mask; arguments as in ``MaskUNet``."""
 
     def __init__(self, audio_channels: int, channels: Sequence[int], dropout: float) -> None:
         super().__init__()
@@ -57,9 +52,7 @@ class MaskUNetwork(nn.Module):
         inputs = [channels[-1], *(2 * width for width in reversed(channels[:-1]))]
         outputs = [*reversed(channels[:-1]), audio_channels]
         up = [
-            nn.ConvTranspose2d(
-                before, after, _KERNEL, stride=2, padding=_KERNEL // 2, output_padding=1
-            )
+            nn.ConvTranspose2d(before, after, _KERNEL, 2, _KERNEL // 2, output_padding=1)
             for before, after in zip(inputs, outputs, strict=True)
         ]
         self.decoder = nn.ModuleList(
@@ -147,8 +140,7 @@ class MaskUNet(SpectrogramSeparator):
     def magnitudes(self, mixture: Tensor) -> Tensor:
         """Estimate magnitudes (B, S, C, F, N) from the mixture's (B, C, F, N); 0 above ``bins``."""
         estimates = self.estimate_masks(mixture) * mixture[:, None, :, : self.bins]
-        above = mixture.shape[2] - self.bins
-        return nn.functional.pad(estimates, (0, 0, 0, above))
+        return nn.functional.pad(estimates, (0, 0, 0, mixture.shape[2] - self.bins))
 
     def estimate_masks(self, mixture: Tensor) -> Tensor:
         """Estimate masks (B, S, C, bins, N) from magnitudes (B, C, F, N)."""

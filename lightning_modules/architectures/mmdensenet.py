@@ -98,15 +98,7 @@ class DenseBlock(nn.Module):
     """Dense block of batch norm, ReLU and convolution; the last layer's maps are the output.
 
     An LSTM, if any, adds one map computed from the output (arrangement Sa of the 2018 paper).
-
-    Args:
-        inputs: Input maps.
-        shape: Settings of the block.
-        checkpointed: Recompute activations in the backward pass.
-        lstm: Optional LSTM.
-
-    Attributes:
-        outputs: Output maps.
+    ``inputs`` and ``outputs`` are numbers of maps.
     """
 
     def __init__(
@@ -139,13 +131,7 @@ class DenseBlock(nn.Module):
 
 
 class LSTMBlock(nn.Module):
-    """1x1 convolution to one map, bidirectional LSTM over frames, dense layer back to bins.
-
-    Args:
-        inputs: Input maps.
-        bins: Frequency bins.
-        units: LSTM units, both directions together.
-    """
+    """1x1 convolution to one map, bidirectional LSTM over frames, dense layer back to bins."""
 
     def __init__(self, inputs: int, bins: int, units: int) -> None:
         super().__init__()
@@ -161,18 +147,7 @@ class LSTMBlock(nn.Module):
 
 
 class MultiScaleNetwork(nn.Module):
-    """U-Net of dense blocks, for a band or the full spectrum.
-
-    Args:
-        channels: Channels of the image.
-        bins: Frequency bins of the image.
-        shape: Settings of the blocks.
-        compression: Fraction of maps that each upsampling keeps.
-        checkpointed: Recompute activations of dense blocks in the backward pass.
-
-    Attributes:
-        outputs: Output maps.
-    """
+    """U-Net of dense blocks, for a band or the full spectrum; ``outputs`` is its number of maps."""
 
     def __init__(
         self, channels: int, bins: int, shape: MultiScale, compression: float, checkpointed: bool
@@ -228,10 +203,8 @@ class MultiScaleNetwork(nn.Module):
 class MMDenseNetwork(nn.Module):
     """The network of one source: maps the mixture's magnitudes to the source's.
 
-    Args:
-        channels: Channels of the spectrograms.
-        edges: First bin of each band, then the first bin above the last band.
-        bands, full, final, compression, checkpointed: As in ``MMDenseNet``.
+    ``edges`` are the first bin of each band and the first bin above the last band; other arguments
+    are as in ``MMDenseNet``.
     """
 
     def __init__(

@@ -131,49 +131,44 @@ class NMF(SpectrogramSeparator):
         templates = self.numerators / self.denominators
         return factorisation.normalised(templates.detach().float())
 
-    # ------------------------------------------------------------ separation
-
     def magnitudes(self, mixture: Tensor) -> Tensor:
         """Approximate magnitudes (B, C, F, N) by each source's templates, (B, S, C, F, N).
 
         NaN and infinity count as silence, so that they do not corrupt the complete chunk.
         """
-        batch = mixture.shape[0]
-        found = mixture.float().nan_to_num(0.0, 0.0, 0.0).flatten(0, 1)  # (B C, F, N)
+        spectra = mixture.float().nan_to_num(0.0, 0.0, 0.0).flatten(0, 1)  # (B C, F, N)
         templates = self.templates().movedim(0, 1).flatten(1, 2)  # (F, S R, P)
         with torch.autocast(mixture.device.type, enabled=False):
             if self.adapt_templates:
                 # (B C, F, 1, N): templates are adapted to each signal separately.
-                found = found[:, :, None]
-                templates = templates.expand(len(found), *templates.shape)
+                spectra = spectra[:, :, None]
+                templates = templates.expand(len(spectra), *templates.shape)
             else:
-                found = found.transpose(0, 1)  # (F, B C, N)
-            adapted, activations = factorisation.factorise(
-                found, templates, self.iterations, self.adapt_templates
+                spectra = spectra.transpose(0, 1)  # (F, B C, N)
+            templates, activations = factorisation.factorise(
+                spectra, templates, self.iterations, self.adapt_templates
             )
             estimates = factorisation.reconstruct(
-                adapted.unflatten(-2, (len(self.sources), -1)).movedim(-3, 0),
+                templates.unflatten(-2, (len(self.sources), -1)).movedim(-3, 0),
                 activations.unflatten(-3, (len(self.sources), -1)).movedim(-4, 0),
             )  # (S, B C, F, 1, N), or (S, F, B C, N)
         if self.adapt_templates:
             estimates = estimates[..., 0, :].transpose(1, 2)
-        signals: Tensor = estimates.unflatten(2, (batch, -1))  # (S, F, B, C, N)
+        signals: Tensor = estimates.unflatten(2, mixture.shape[:2])  # (S, F, B, C, N)
         return signals.permute(2, 0, 3, 1, 4)
-
-    # -------------------------------------------------------------- training
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Divergence between each source and its factorisation, mean over bins."""
         with torch.autocast(batch.targets.device.type, enabled=False):
-            found, templates = self._spectrograms(batch), self.templates()
+            spectra, templates = self._spectrograms(batch), self.templates()
             with torch.no_grad():
-                _, activations = factorisation.factorise(found, templates, self.iterations, False)
+                _, activations = factorisation.factorise(spectra, templates, self.iterations, False)
                 model = factorisation.reconstruct(templates, activations)
-                distances = factorisation.divergence(found, model) / found[0].numel()
+                distances = factorisation.divergence(spectra, model) / spectra[0].numel()
             loss = distances.sum()
             if torch.is_grad_enabled():
-                sums = factorisation.template_sums(found, templates, activations)
-                frames = found[0, 0].numel()
+                sums = factorisation.template_sums(spectra, templates, activations)
+                frames = spectra[0, 0].numel()
                 loss = loss + self._surrogate(*(part / frames for part in sums))
         return {"loss": loss, **self.source_losses(distances)}
 
@@ -203,21 +198,15 @@ class NMF(SpectrogramSeparator):
 
 
 def mean_excerpts(magnitudes: Tensor, rank: int, frames: int) -> Tensor:
-    """Split spectrograms into one part per template and average the excerpts of each.
+    """Split spectrograms (S, F, G, N) into R parts and average the excerpts of P frames of each.
 
-    Args:
-        magnitudes: Spectrograms, shape (S, F, G, N).
-        rank: Number of templates, R.
-        frames: Frames per template, P.
-
-    Returns:
-        Means of consecutive excerpts of P frames, shape (S, F, R, P).
+    Returns the means, shape (S, F, R, P).
     """
     joined = magnitudes.flatten(2)  # (S, F, G N)
     length = max(1, joined.shape[-1] // (rank * frames)) * frames
     # Spectrograms shorter than R x P frames are repeated.
     starts = torch.arange(rank, device=joined.device) * length
     places = starts[:, None] + torch.arange(length, device=joined.device)
-    stretches = joined[..., places % joined.shape[-1]]  # (S, F, R, length)
-    means: Tensor = stretches.unflatten(-1, (-1, frames)).mean(-2)
+    parts = joined[..., places % joined.shape[-1]]  # (S, F, R, length)
+    means: Tensor = parts.unflatten(-1, (-1, frames)).mean(-2)
     return means

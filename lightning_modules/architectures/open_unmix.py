@@ -30,13 +30,8 @@ _DROPOUT = 0.4
 class OpenUnmixNetwork(nn.Module):
     """The network of one source: maps the mixture's magnitudes to the source's.
 
-    Parameters have the names of the package ``openunmix``.
-
-    Args:
-        channels: Channels of the spectrograms.
-        bins: Frequency bins of the spectrograms.
-        input_bins: Number of lowest bins that the network reads.
-        hidden_size, layers, unidirectional: As in ``OpenUnmix``.
+    Parameters have the names of the package ``openunmix``. ``input_bins`` is the number of lowest
+    bins that the network reads.
     """
 
     def __init__(
@@ -74,12 +69,7 @@ class OpenUnmixNetwork(nn.Module):
         return self.decode(torch.cat([encoded, self.recur(encoded)], -1), mixture)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the layers before and after the LSTM; Dynamo unrolls an LSTM over time.
-
-        Args:
-            *args: As for ``torch.compile``.
-            **kwargs: As for ``torch.compile``.
-        """
+        """Compile the layers before and after the LSTM; Dynamo unrolls an LSTM over time."""
         for name in ("encode", "decode"):
             setattr(self, name, torch.compile(getattr(self, name), *args, **kwargs))
 
@@ -148,21 +138,11 @@ class OpenUnmix(StandardisedInput):
             )
         if not bandwidth_hz >= 0:
             raise ValueError(f"bandwidth_hz is {bandwidth_hz}: use a frequency >= 0")
-        bins = self.n_fft // 2 + 1
         self.mono = mono
-        self.networks = nn.ModuleDict(
-            {
-                name: OpenUnmixNetwork(
-                    1 if mono else self.audio_channels,
-                    bins,
-                    bins_up_to(bandwidth_hz, self.n_fft, self.sample_rate),
-                    hidden_size,
-                    layers,
-                    unidirectional,
-                )
-                for name in self.sources
-            }
-        )
+        channels, bins = 1 if mono else self.audio_channels, self.n_fft // 2 + 1
+        input_bins = bins_up_to(bandwidth_hz, self.n_fft, self.sample_rate)
+        shape = (channels, bins, input_bins, hidden_size, layers, unidirectional)
+        self.networks = nn.ModuleDict({name: OpenUnmixNetwork(*shape) for name in self.sources})
         # Saved in the checkpoint, because the statistics are measured only once.
         self.register_buffer("statistics_known", torch.tensor(False))
 

@@ -47,13 +47,7 @@ class RomaNetwork(nn.Sequential):
     """Maps a frame with its context (B, 1, K, F) to the frame's logits (B, S, F).
 
     3x3 convolutions with batch norm, ReLU and max pooling, then fully connected layers with
-    sigmoids in between.
-
-    Args:
-        frames: Context frames, K.
-        bins: Bins per frame, F.
-        sources: Number of sources, S.
-        filters, pools, hidden: As in ``Roma``.
+    sigmoids in between; ``filters``, ``pools`` and ``hidden`` are as in ``Roma``.
     """
 
     def __init__(
@@ -205,19 +199,14 @@ class Roma(SpectrogramSeparator):
         return spectrum.mean(1, keepdim=True).abs()
 
     def magnitudes(self, mixture: Tensor) -> Tensor:
-        """Estimate unnormalised masks, which take the place of magnitudes.
+        """Estimate masks (B, S, 1, F', N), not normalised, in place of magnitudes.
 
-        Args:
-            mixture: Magnitudes of the channels' mean, shape (B, 1, F', N).
-
-        Returns:
-            Masks that need not add up to one, shape (B, S, 1, F', N).
+        ``mixture`` has the magnitudes of the channels' mean, shape (B, 1, F', N).
         """
         half = self.context_frames // 2
-        inputs = nn.functional.pad(self.low_band(mixture[:, 0]), (half, half))
-        frames = self.in_context(inputs)
+        frames = self.in_context(nn.functional.pad(self.low_band(mixture[:, 0]), (half, half)))
         # An exported program must not fix the number of parts, so it processes all frames at once.
-        at_once = max(1, FRAMES_AT_ONCE // inputs.shape[0])
+        at_once = max(1, FRAMES_AT_ONCE // frames.shape[0])
         parts = [frames] if torch.compiler.is_exporting() else frames.split(at_once, 1)
         # (B, n, K, F) -> (B n, 1, K, F) -> (B n, S, F) -> (B, n, S, F)
         outputs = [

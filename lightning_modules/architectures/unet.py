@@ -68,12 +68,7 @@ class UpBlock(nn.Module):
 class UNetwork(nn.Module):
     """Maps a spectrogram image to one image per source and audio channel.
 
-    Args:
-        inputs: Channels of the input image.
-        outputs: Channels of the output image.
-        channels: Filters of each encoder block, outermost first; the centre block has twice as
-            many as the last.
-        dropout: Dropout probability in the decoder.
+    The centre block has twice as many filters as the last encoder block.
     """
 
     def __init__(self, inputs: int, outputs: int, channels: Sequence[int], dropout: float) -> None:
@@ -81,15 +76,13 @@ class UNetwork(nn.Module):
         if min(channels, default=0) < 1:
             raise ValueError(f"channels is {list(channels)}: use one or more numbers >= 1")
         self.encoder = nn.ModuleList(
-            ConvBlock(before, after)
-            for before, after in zip([inputs, *channels], channels, strict=False)
+            ConvBlock(before, after) for before, after in itertools.pairwise([inputs, *channels])
         )
         self.pool = nn.MaxPool2d(2)
-        centre = 2 * channels[-1]
-        self.centre = ConvBlock(channels[-1], centre)
-        rising = [centre, *reversed(channels)]
+        self.centre = ConvBlock(channels[-1], 2 * channels[-1])
+        widths = [2 * channels[-1], *reversed(channels)]
         self.decoder = nn.ModuleList(
-            UpBlock(before, after, dropout) for before, after in itertools.pairwise(rising)
+            UpBlock(before, after, dropout) for before, after in itertools.pairwise(widths)
         )
         self.output = nn.Sequential(nn.Conv2d(channels[0], outputs, 1), nn.ReLU())
         # Downsampling factor of the poolings; images are padded to multiples of it.
@@ -176,19 +169,10 @@ class UNet(SpectrogramSeparator):
 
 
 def balanced_weights(model: UNet, data: MUSDBDataModule, crops: int = 256) -> Tensor:
-    """Measure loss weights inverse to the sources' loudness.
+    """Measure loss weights (S,), inverse to the mean 2-norm of each source's magnitudes.
 
-    Args:
-        model: Defines the spectrogram and its scale.
-        data: Its training tracks are measured, without augmentation, at fixed positions.
-        crops: Number of crops to measure.
-
-    Returns:
-        Weights that add up to one, inverse to the mean 2-norm of each source's magnitudes,
-        shape (S,).
-
-    Raises:
-        DataError: A source is silent in all crops.
+    They add up to one. Crops are read from the training tracks at fixed positions, without
+    augmentation. Raises a DataError if a source is silent in all of them.
     """
     norms = torch.zeros(len(model.sources))
     for number in range(crops):

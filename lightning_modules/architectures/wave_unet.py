@@ -49,9 +49,7 @@ class Convolution(nn.Sequential):
 class Interpolation(nn.Module):
     """Upsampling by 2 by inserting weighted means of neighbours; repeats the last sample.
 
-    Args:
-        channels: Number of channels.
-        learned: Learn the weight of each channel; otherwise it is 1/2.
+    The weight of each channel is learned or 1/2.
     """
 
     def __init__(self, channels: int, learned: bool) -> None:
@@ -72,12 +70,7 @@ class Interpolation(nn.Module):
 class UpBlock(nn.Module):
     """Upsample by 2, concatenate the skip connection, convolve.
 
-    Args:
-        inputs: Input channels.
-        outputs: Channels of the skip connection and of the output.
-        kernel: Kernel size, samples.
-        context: Convolve without padding, and drop the repeated last sample.
-        learned: Learn the interpolation.
+    With context, the repeated last sample is dropped and the convolution is not padded.
     """
 
     def __init__(
@@ -101,12 +94,7 @@ class WaveUNetwork(nn.Module):
     """Maps a waveform to one channel per estimated source and audio channel.
 
     Of n input samples, n - ``context`` are estimated; n - ``context`` - ``remainder`` must be a
-    multiple of ``multiple``.
-
-    Args:
-        inputs: Input channels.
-        outputs: Output channels.
-        learned: Learn the interpolation; the other arguments are as in ``WaveUNet``.
+    multiple of ``multiple``. Arguments are as in ``WaveUNet``.
     """
 
     def __init__(
@@ -136,10 +124,8 @@ class WaveUNetwork(nn.Module):
         # A decoder level maps n to 2 n - up_kernel samples; an encoder level needs 2 n +
         # down_kernel - 2 samples for n.
         self.remainder = up_kernel if context else 0
-        self.context = 0
-        if context:
-            self.context = self.multiple * (2 * down_kernel + up_kernel - 3)
-            self.context -= down_kernel + up_kernel - 2
+        lost = self.multiple * (2 * down_kernel + up_kernel - 3) - (down_kernel + up_kernel - 2)
+        self.context = lost if context else 0
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Map (B, inputs, N) to (B, outputs, N - context), in [-1, 1]."""
@@ -215,14 +201,7 @@ class WaveUNet(WaveformSeparator):
         )
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Separate a mixture.
-
-        Args:
-            mixture: Waveform, nominally in [-1, 1], shape (B, C, T).
-
-        Returns:
-            Estimates, shape (B, S, C, T), ordered as ``self.sources``.
-        """
+        """Separate mixtures (B, C, T) into estimates (B, S, C, T), ordered as ``self.sources``."""
         network, samples = self.network, mixture.shape[-1]
         # Ceiling division of non-negative integers, which all export formats round the same way.
         steps = (max(0, samples - network.remainder) + network.multiple - 1) // network.multiple
@@ -233,13 +212,9 @@ class WaveUNet(WaveformSeparator):
         return self.separate_centre(padded)[..., :samples]
 
     def separate_centre(self, mixture: Tensor) -> Tensor:
-        """Estimate the samples of a mixture that have complete context.
+        """Estimate the samples with complete context: (B, C, N) to (B, S, C, N - context).
 
-        Args:
-            mixture: Waveform of a valid length (see ``WaveUNetwork``), shape (B, C, N).
-
-        Returns:
-            Estimates of the centre, shape (B, S, C, N - context).
+        N must be a valid length, see ``WaveUNetwork``.
         """
         channels = self.network(mixture).to(mixture.dtype)
         # (B, S C, T) -> (B, S, C, T), without the last source if it is the difference.
@@ -260,9 +235,8 @@ class WaveUNet(WaveformSeparator):
             return super().loss(batch)
         valid = network.context + network.remainder + steps * network.multiple
         estimates = self.separate_centre(centre(batch.mixture, valid))
-        return self.compared(
-            estimates, Batch(*(centre(signals, estimates.shape[-1]) for signals in batch))
-        )
+        central = Batch(*(centre(signals, estimates.shape[-1]) for signals in batch))
+        return self.compared(estimates, central)
 
 
 def _glorot(convolution: nn.Conv1d) -> nn.Conv1d:

@@ -130,6 +130,20 @@ def test_mixed_precision(model: SourceSeparator) -> None:
     assert (mixed - plain).abs().max() < 0.1 * plain.abs().max()
 
 
+@pytest.mark.parametrize("name", ["conv_tasnet", "demucs", "hybrid_demucs"])
+def test_half_precision_input(name: str) -> None:
+    """Estimates have the input's type; the FFTs of ``hybrid_demucs`` need float32 weights."""
+    model = small(name).eval()
+    if name != "hybrid_demucs":
+        model.bfloat16()
+    mixture = noise(2, model.audio_channels, LENGTHS[-1]).bfloat16()
+    with torch.no_grad():
+        estimates = model(mixture)
+    assert estimates.dtype == torch.bfloat16
+    assert estimates.shape == (2, len(model.sources), *mixture.shape[1:])
+    assert estimates.isfinite().all()
+
+
 @pytest.mark.parametrize("name", NETWORK_PER_SOURCE)
 def test_networks_of_sources_are_trained_independently(name: str) -> None:
     """Each network has the gradient of its own source's loss, in their sum as well."""

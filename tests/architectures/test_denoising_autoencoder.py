@@ -53,20 +53,20 @@ def test_initial_weights_are_kaimings_and_single_ones_positive() -> None:
 @pytest.mark.parametrize("channels", [[2], [2, 3], [2, 3, 4]])
 def test_output_sizes(channels: list[int], kernel_size: int, upsampling: Any) -> None:
     network = Autoencoder(2, channels, kernel_size, upsampling).eval()
-    fitted = set()
+    valid_sizes = set()
     for size in range(200, 210):
-        fitting = network.fitting(size)
-        assert size - network.multiple < fitting <= size
-        image = torch.rand(1, 1, fitting, fitting)
-        assert network(image).shape == (1, 2, *[fitting - 2 * network.margin] * 2)
-        fitted.add(fitting)
+        valid = network.valid_size(size)
+        assert size - network.multiple < valid <= size
+        image = torch.rand(1, 1, valid, valid)
+        assert network(image).shape == (1, 2, *[valid - 2 * network.margin] * 2)
+        valid_sizes.add(valid)
         assert network.forward_reflected(torch.rand(1, 1, 7, size)).shape == (1, 2, 7, size)
-    assert len(fitted) > 1
+    assert len(valid_sizes) > 1
     assert network.forward_reflected(torch.rand(1, 1, 1, 1)).shape == (1, 2, 1, 1)
     with pytest.raises(ValueError, match="the network needs at least") as refused:
-        network.fitting(2 * network.margin)
+        network.valid_size(2 * network.margin)
     least = int(str(refused.value).split("at least ")[1].split(":")[0])
-    assert network.fitting(least) == least
+    assert network.valid_size(least) == least
 
 
 @pytest.mark.parametrize("upsampling", ["transposed", "bilinear"])
@@ -115,7 +115,7 @@ def test_loss_is_the_squared_error_of_the_centre() -> None:
     estimates = module.network.forward_reflected(module.stft(mixture).abs().flatten(0, 1)[:, None])
     magnitudes = module.stft(targets[:, 0]).abs().flatten(0, 1)[:, None]
     margin = module.network.margin
-    height, width = (module.network.fitting(size) - margin for size in estimates.shape[-2:])
+    height, width = (module.network.valid_size(size) - margin for size in estimates.shape[-2:])
     difference = (estimates - magnitudes)[..., margin:height, margin:width]
     torch.testing.assert_close(parts["loss"], difference.square().mean())
 
