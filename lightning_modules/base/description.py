@@ -38,10 +38,7 @@ class CheckpointError(ValueError):
 
 
 def check_is_there(path: Path) -> None:
-    """Check that a checkpoint exists, without importing torch.
-
-    Args:
-        path: The file, or a folder that ``hub_folder`` wrote.
+    """Raise unless a checkpoint, a file or a folder, exists; does not import torch.
 
     Raises:
         CheckpointError: It does not exist; the message lists others nearby.
@@ -57,9 +54,6 @@ def check_is_there(path: Path) -> None:
 def check_is_free(path: Path) -> None:
     """Check that a checkpoint can be written and does not exist.
 
-    Args:
-        path: The file.
-
     Raises:
         FileExistsError: The file exists.
         DataError: Its folder is not writable.
@@ -70,14 +64,7 @@ def check_is_free(path: Path) -> None:
 
 
 def describe(model: Described) -> dict[str, Any]:
-    """Describe in plain data how to build a model.
-
-    Args:
-        model: The separator.
-
-    Returns:
-        ``class_path`` and ``init_args``.
-    """
+    """Describe in plain data how to build a model: ``class_path`` and ``init_args``."""
     arguments = {
         name: _plain(value)
         for name, value in dict(model.hparams).items()
@@ -96,24 +83,13 @@ def _plain(value: Any) -> Any:
 
 
 def read_description(contents: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the description in a checkpoint, with class paths of this version.
-
-    Args:
-        contents: The checkpoint.
-
-    Returns:
-        ``class_path`` and ``init_args``; empty if the checkpoint has none.
-    """
+    """Return a checkpoint's description with class paths of this version; empty if it has none."""
     description: dict[str, Any] = with_current_class_paths(contents.get(KEY, {}))
     return description
 
 
 def check_same_model(contents: Mapping[str, Any], model: Described) -> None:
-    """Check that a checkpoint's weights fit a model.
-
-    Args:
-        contents: The checkpoint, as ``read_checkpoint`` returned it.
-        model: The model that loads the weights.
+    """Check that the weights of a checkpoint's contents fit a model.
 
     Raises:
         CheckpointError: The architecture or an argument differs.

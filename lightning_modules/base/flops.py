@@ -20,9 +20,6 @@ def forward_flops(model: SourceSeparator) -> float:
     Convolutions and matrix products are counted by torch; recurrent layers, which run as one
     library kernel that torch does not count, are added.
 
-    Args:
-        model: The model, which is not modified.
-
     Returns:
         Operations per sample of the mixture; a multiplication and an addition count as two.
     """
@@ -55,15 +52,7 @@ def forward_flops(model: SourceSeparator) -> float:
 
 
 def recurrent_flops(layer: nn.RNNBase, sequence: Tensor) -> int:
-    """Count the operations of a recurrent layer's matrix products.
-
-    Args:
-        layer: The layer.
-        sequence: Its input, shape (N, B, features), or (B, N, features) with ``batch_first``.
-
-    Returns:
-        Operations; a multiplication and an addition count as two.
-    """
+    """Count the operations of a recurrent layer's products for an input (N, B, features)."""
     directions = 2 if layer.bidirectional else 1
     state = layer.proj_size or layer.hidden_size
     products = 0

@@ -5,21 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 _ARCHITECTURES = (
-    "cascade",
-    "cdae",
-    "conv_tasnet",
-    "crosslinked_open_unmix",
-    "demucs",
-    "denoising_autoencoder",
-    "fnn",
-    "hybrid_demucs",
-    "mask_unet",
-    "nmf",
-    "open_unmix",
-    "roma",
-    "unet",
-    "wave_unet",
-)
+    "cascade", "cdae", "conv_tasnet", "crosslinked_open_unmix", "demucs", "denoising_autoencoder",
+    "fnn", "hybrid_demucs", "mask_unet", "nmf", "open_unmix", "roma", "unet", "wave_unet",
+)  # fmt: skip
 _AUGMENTATIONS = ("codec", "dynamics", "filters", "noise", "repitch", "rooms")
 _MODULES = {
     **{f"lightning_modules.{name}": f"lightning_modules.architectures.{name}"
@@ -30,27 +18,13 @@ _MODULES = {
 
 
 def current_class_path(class_path: str) -> str:
-    """Translate a class path of version 0.1.
-
-    Args:
-        class_path: Any string.
-
-    Returns:
-        Where the class is now; other strings unchanged.
-    """
+    """Translate a class path of version 0.1; other strings are returned unchanged."""
     module, _, name = class_path.rpartition(".")
     return f"{_MODULES[module]}.{name}" if module in _MODULES else class_path
 
 
 def with_current_class_paths(settings: Any) -> Any:
-    """Translate all class paths of version 0.1 in a config.
-
-    Args:
-        settings: The config or a part of it: mappings, lists and scalars.
-
-    Returns:
-        The same with current class paths.
-    """
+    """Translate all class paths of version 0.1 in a config, or in a part of it."""
     if isinstance(settings, dict):
         return {key: with_current_class_paths(value) for key, value in settings.items()}
     if isinstance(settings, list):

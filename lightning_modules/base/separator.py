@@ -60,17 +60,10 @@ class SourceSeparator(LightningModule, ABC):
 
     tiny: ClassVar[Mapping[str, Any]]
     """Arguments of a model small enough to train in a second."""
-    changeable_hparams: frozenset[str] = frozenset(
-        {
-            "segment_seconds",
-            "chunk_seconds",
-            "overlap",
-            "chunks_at_once",
-            "compiled",
-            "shifts",
-            "postprocessing",
-        }
-    )
+    changeable_hparams: frozenset[str] = frozenset({
+        "segment_seconds", "chunk_seconds", "overlap", "chunks_at_once", "compiled", "shifts",
+        "postprocessing",
+    })  # fmt: skip
     """Arguments that may differ from those of the training."""
     fixed_arguments: frozenset[str] = frozenset()
     """Arguments of a parent class that the class sets itself, so that users cannot."""
@@ -109,18 +102,13 @@ class SourceSeparator(LightningModule, ABC):
         # Arguments of the training are not plain data, and reloading does not need them.
         self.save_hyperparameters(ignore=[*description.TRAINING_ARGUMENTS, *self.fixed_arguments])
         self.sources = list(sources)
-        self.sample_rate = sample_rate
-        self.audio_channels = audio_channels
+        self.sample_rate, self.audio_channels = sample_rate, audio_channels
         # Chunk length used by `separate`; the data module has the training crop length.
         self.segment_seconds = chunk
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
-        self.overlap = overlap
-        self.chunks_at_once = chunks_at_once
-        self.compiled = compiled
-        self.shifts = shifts
-        self.postprocessing = postprocessing
-        self.pretrained = pretrained
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.overlap, self.chunks_at_once = overlap, chunks_at_once
+        self.shifts, self.postprocessing = shifts, postprocessing
+        self.compiled, self.pretrained = compiled, pretrained
         self.step_is_skipped = False
 
     @abstractmethod
@@ -242,7 +230,6 @@ class SourceSeparator(LightningModule, ABC):
         training = stage == "train"
         self.log_dict(
             {f"{stage}/{name}": value.detach() for name, value in losses.items()},
-            prog_bar=False,
             on_step=training,
             on_epoch=not training,
             sync_dist=not training,
@@ -272,8 +259,8 @@ class SourceSeparator(LightningModule, ABC):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of the gradients."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         # Computed only in the steps that Lightning logs.
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.trainer.global_step + 1) % every == 0:
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
@@ -283,12 +270,9 @@ class SourceSeparator(LightningModule, ABC):
         optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = {
-            "scheduler": self.lr_scheduler(optimizer),
-            "monitor": "val/loss",
-            # A monitored metric is missing between validations.
-            "strict": False,
-        }
+        # Not strict, since a monitored metric is missing between validations.
+        scheduler = {"monitor": "val/loss", "strict": False}
+        scheduler["scheduler"] = self.lr_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     # ----------------------------------------------------------- checkpoints

@@ -45,11 +45,9 @@ class SpectrogramSeparator(SourceSeparator):
         **kwargs: Arguments of ``SourceSeparator``.
     """
 
-    changeable_hparams = SourceSeparator.changeable_hparams | {
-        "mask",
-        "wiener_iterations",
-        "wiener_residual",
-    }
+    changeable_hparams = SourceSeparator.changeable_hparams.union(
+        ("mask", "wiener_iterations", "wiener_residual")
+    )
     pad_mode: ClassVar[Literal["constant", "reflect"]] = "constant"
     """Padding of the STFT at the edges: zeros, or the reflected waveform."""
 
@@ -170,18 +168,14 @@ class SpectrogramSeparator(SourceSeparator):
         # would divide by its square; one more frame covers them.
         extra = self.hop_length if 2 * self.hop_length >= self.n_fft else 0
         flat = waveform.reshape(-1, waveform.shape[-1]).float()  # (..., T) -> (n, T)
-        edge = self.n_fft // 2
+        n_fft, hop_length, edge = self.n_fft, self.hop_length, self.n_fft // 2
         # In this order, an exported program with constant padding accepts any length.
         reflected = self.pad_mode == "reflect" and flat.shape[-1] > edge + extra
         mode = "reflect" if reflected else "constant"
         with torch.autocast(waveform.device.type, enabled=False):
+            padded = nn.functional.pad(flat, (edge, edge + extra), mode=mode)
             spectrum = torch.stft(
-                nn.functional.pad(flat, (edge, edge + extra), mode=mode),
-                self.n_fft,
-                self.hop_length,
-                window=self.window,
-                center=False,
-                return_complex=True,
+                padded, n_fft, hop_length, window=self.window, center=False, return_complex=True
             )
         return spectrum.reshape(*waveform.shape[:-1], *spectrum.shape[-2:])
 
@@ -203,28 +197,14 @@ class SpectrogramSeparator(SourceSeparator):
         return spectrum if last < first else spectrum[..., first : last + 1]
 
     def istft(self, spectra: Tensor, samples: int) -> Tensor:
-        """Compute the inverse STFT.
-
-        Args:
-            spectra: Complex spectra, shape (..., F, N).
-            samples: Length of the waveforms.
-
-        Returns:
-            Waveforms, shape (..., samples).
-        """
+        """Compute the inverse STFT of complex spectra (..., F, N): waveforms (..., samples)."""
         flat = spectra.reshape(-1, *spectra.shape[-2:])  # (..., F, N) -> (n, F, N)
+        hop_length, window = self.hop_length, self.window
         with torch.autocast(spectra.device.type, enabled=False):
             if torch.compiler.is_exporting():
-                waveform = inverse_stft(flat, self.window, self.hop_length, samples)
+                waveform = inverse_stft(flat, window, hop_length, samples)
             else:
-                waveform = torch.istft(
-                    flat,
-                    self.n_fft,
-                    self.hop_length,
-                    window=self.window,
-                    center=True,
-                    length=samples,
-                )
+                waveform = torch.istft(flat, self.n_fft, hop_length, window=window, length=samples)
         return waveform.reshape(*spectra.shape[:-2], samples)
 
     def to_scale(self, magnitudes: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,6 @@ from datamodules.parallel import for_each
 from datamodules.tracks.index import Track
 from lightning_modules.base.spectrogram import SpectrogramSeparator
 
-# Lower bound of deviations, relative to the largest one.
-_SMALLEST_DEVIATION = 1e-4
 # Frames per read.
 _FRAMES_AT_ONCE = 512
 
@@ -41,13 +40,9 @@ def input_statistics(
         DataError: A track contains non-finite samples, or all tracks are silent.
     """
     rank, ranks = model.trainer.global_rank, model.trainer.world_size
+    measure = partial(_sums, model, data, read)
     mine = data.train_tracks[rank::ranks]
-    sums = for_each(
-        lambda track: _sums(model, data, read, track),
-        mine,
-        "measuring input statistics",
-        rank == 0,
-    )
+    sums = for_each(measure, mine, "measuring input statistics", rank == 0)
     total = torch.stack([_no_sums(model, read), *sums]).sum(0)
     if ranks > 1:
         # Summed in the order of the ranks, so that all ranks get bit-identical values.
@@ -62,7 +57,7 @@ def input_statistics(
             f"the mixtures of all {len(data.train_tracks)} training tracks are silent; music was "
             "expected, for input statistics and training; check --data.init_args.root"
         )
-    return mean.float(), deviation.clamp_min(_SMALLEST_DEVIATION * largest).float()
+    return mean.float(), deviation.clamp_min(1e-4 * largest).float()
 
 
 class StandardisedInput(SpectrogramSeparator):

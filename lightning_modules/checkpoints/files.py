@@ -67,17 +67,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def save_separator(model: SourceSeparator, path: Path) -> None:
     """Write a checkpoint of a model without training.
 
-    Args:
-        model: The separator.
-        path: The checkpoint, for ``load_separator``, ``test`` and the separate tool.
-
     Raises:
         CheckpointError: The file could not be written.
     """
+    saving = AtomicCheckpointIO()
     with quiet():
-        trainer = Trainer(
-            accelerator="cpu", devices=1, logger=False, plugins=[AtomicCheckpointIO()]
-        )
+        trainer = Trainer(accelerator="cpu", devices=1, logger=False, plugins=saving)
     trainer.strategy.connect(model)
     trainer.save_checkpoint(path, weights_only=True)
 
@@ -108,21 +103,13 @@ def _failure(path: Path, partial: Path, error: Exception) -> str:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove partial files of saves that were interrupted.
-
-    Args:
-        folder: Folder of checkpoints.
-    """
+    """Remove partial files of interrupted saves from a folder of checkpoints."""
     for path in folder.glob(f"*.ckpt{_PARTIAL}"):
         path.unlink(missing_ok=True)
 
 
 def link_best(path: Path) -> None:
-    """Link ``best.ckpt`` atomically to a checkpoint in the same folder.
-
-    Args:
-        path: The checkpoint.
-    """
+    """Link ``best.ckpt`` atomically to a checkpoint in the same folder."""
     beside = path.with_name(BEST + _PARTIAL)
     beside.unlink(missing_ok=True)
     try:
@@ -134,9 +121,6 @@ def link_best(path: Path) -> None:
 
 def latest_readable_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Find the checkpoint to resume from: ``last.ckpt``, or the newest readable one.
-
-    Args:
-        folder: Folder of checkpoints.
 
     Returns:
         The file and its contents.

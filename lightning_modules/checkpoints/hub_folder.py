@@ -45,12 +45,7 @@ python -m lightning_modules.tools.separate song.mp3 --checkpoint path/of/this/fo
 
 
 def write_folder(model: SourceSeparator, folder: Path) -> None:
-    """Write a separator's three files.
-
-    Args:
-        model: The separator.
-        folder: The folder; created if necessary.
-    """
+    """Write a separator's three files to a folder, which is created if necessary."""
     folder.mkdir(parents=True, exist_ok=True)
     description = describe(model)
     # safetensors supports neither strides nor shared memory.

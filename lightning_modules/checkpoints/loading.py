@@ -8,10 +8,11 @@ outside this package is imported. The folders of ``hub_folder`` hold the same co
 from __future__ import annotations
 
 import importlib
-import pickle
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 
@@ -25,7 +26,8 @@ from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.hub_folder import read_folder
 
 # Only classes from this package are imported.
-_PACKAGE = "lightning_modules"
+_PACKAGE = "lightning_modules."
+_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, UnpicklingError, BadZipFile)
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
@@ -44,16 +46,12 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     path = Path(path)
     check_is_there(path)
     try:
-        _verify_checksums(path)
+        with zipfile.ZipFile(path) as archive:
+            corrupted = archive.testzip()  # verifies the checksums, which torch.load ignores
+        if corrupted is not None:
+            raise ValueError(f"the checksum of its part {corrupted} is wrong")
         contents = torch.load(path, map_location=map_location, weights_only=True)
-    except (
-        RuntimeError,
-        EOFError,
-        pickle.UnpicklingError,
-        OSError,
-        ValueError,
-        zipfile.BadZipFile,
-    ) as error:
+    except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
         raise CheckpointError(
             f"{path}: {path.stat().st_size} bytes that cannot be read as a checkpoint "
@@ -66,14 +64,6 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
             "was expected"
         )
     return contents
-
-
-def _verify_checksums(path: Path) -> None:
-    """Verify a checkpoint's checksums, which ``torch.load`` ignores."""
-    with zipfile.ZipFile(path) as archive:
-        corrupted = archive.testzip()
-    if corrupted is not None:
-        raise ValueError(f"the checksum of its part {corrupted} is wrong")
 
 
 def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -> SourceSeparator:
@@ -90,9 +80,8 @@ def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -
         CheckpointError: The file cannot be used, or names a class from outside this package.
     """
     path = Path(path)
-    contents = (
-        read_folder(path, map_location) if path.is_dir() else read_checkpoint(path, map_location)
-    )
+    read = read_folder if path.is_dir() else read_checkpoint
+    contents = read(path, map_location)
     description = read_description(contents)
     kind = _trusted_class(str(description["class_path"]), path)
     try:
@@ -132,7 +121,7 @@ def from_pretrained(
 def _trusted_class(class_path: str, path: str | Path) -> type[SourceSeparator]:
     """Import a separator class if it belongs to this package."""
     module, _, name = class_path.rpartition(".")
-    if not module.startswith(f"{_PACKAGE}."):
+    if not module.startswith(_PACKAGE):
         raise CheckpointError(
             f"{path}: names the class {class_path} from outside this package; it was not "
             "imported, because that could execute any code"
@@ -145,7 +134,7 @@ def _trusted_class(class_path: str, path: str | Path) -> type[SourceSeparator]:
         ) from error
     # Modules of this package also contain names imported from elsewhere.
     ours = isinstance(kind, type) and issubclass(kind, SourceSeparator)
-    if not ours or not kind.__module__.startswith(f"{_PACKAGE}."):
+    if not ours or not kind.__module__.startswith(_PACKAGE):
         raise CheckpointError(f"{path}: {class_path} is not a SourceSeparator of this package")
     separator: type[SourceSeparator] = kind
     return separator

@@ -6,13 +6,8 @@ from torch import Tensor
 
 
 def centre(signals: Tensor, samples: int) -> Tensor:
-    """Crop signals to their centre.
+    """Return a view (..., samples) of the centre of signals (..., T).
 
-    Args:
-        signals: Any signals, shape (..., T).
-        samples: Length of the crop, at most T; an odd difference removes one more at the end.
-
-    Returns:
-        A view, shape (..., samples).
+    An odd difference removes one more sample at the end.
     """
     return signals.narrow(-1, (signals.shape[-1] - samples) // 2, samples)

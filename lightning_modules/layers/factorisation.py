@@ -18,7 +18,9 @@ denominators are summed over the shifts first, without frames beyond the end of 
 update minimises an upper bound that touches the divergence.
 
 Axes: F bins, R templates, P frames of a template, G segments that share templates and are
-shifted independently, N frames; leading axes (...) are independent factorisations.
+shifted independently, N frames; leading axes (...) are independent factorisations. All functions
+take non-negative magnitudes V (..., F, G, N), templates W (..., F, R, P) and activations H
+(..., R, G, N).
 """
 
 from __future__ import annotations
@@ -28,30 +30,14 @@ from torch import Tensor
 
 
 def reconstruct(templates: Tensor, activations: Tensor) -> Tensor:
-    """Compute the model's magnitudes from templates and activations.
-
-    Args:
-        templates: Non-negative, shape (..., F, R, P).
-        activations: Non-negative, shape (..., R, G, N).
-
-    Returns:
-        Magnitudes U, shape (..., F, G, N).
-    """
+    """Compute the model's magnitudes U, shape (..., F, G, N)."""
     shifted = _shifted(activations, templates.shape[-1]).flatten(-2)  # (..., R P, G N)
     explained: Tensor = (templates.flatten(-2) @ shifted).unflatten(-1, activations.shape[-2:])
     return explained
 
 
 def divergence(magnitudes: Tensor, model: Tensor) -> Tensor:
-    """Compute the divergence between magnitudes and a model (Goel et al., equation 3).
-
-    Args:
-        magnitudes: Non-negative, V, shape (..., F, G, N).
-        model: Non-negative, U, same shape.
-
-    Returns:
-        Generalised Kullback-Leibler divergence, shape (...).
-    """
+    """Compute the divergence, shape (...), of V from a model U (Goel et al., equation 3)."""
     bins = torch.xlogy(magnitudes, _ratio(magnitudes, model)) - magnitudes + model
     return bins.flatten(-3).sum(-1)
 
@@ -60,14 +46,6 @@ def update_activations(magnitudes: Tensor, templates: Tensor, activations: Tenso
     """Update the activations once (Goel et al., equation 5, summed over the shifts).
 
     Activations of a zero template, or of silence, become zero.
-
-    Args:
-        magnitudes: Non-negative, shape (..., F, G, N).
-        templates: Non-negative, shape (..., F, R, P).
-        activations: Non-negative, shape (..., R, G, N).
-
-    Returns:
-        Activations, shape (..., R, G, N).
     """
     ratio = _model_ratio(magnitudes, templates, activations)
     transposed = templates.flatten(-2).mT  # (..., R P, F)
@@ -85,11 +63,6 @@ def template_sums(
 
     Both are sums over segments, so that data larger than memory can be processed in parts.
 
-    Args:
-        magnitudes: Non-negative, shape (..., F, G, N).
-        templates: Non-negative, shape (..., F, R, P).
-        activations: Non-negative, shape (..., R, G, N).
-
     Returns:
         Numerators, W times those of the equation, shape (..., F, R, P), and denominators,
         shape (..., 1, R, P).
@@ -103,16 +76,7 @@ def template_sums(
 
 
 def update_templates(magnitudes: Tensor, templates: Tensor, activations: Tensor) -> Tensor:
-    """Update the templates once (Goel et al., equation 4).
-
-    Args:
-        magnitudes: Non-negative, shape (..., F, G, N).
-        templates: Non-negative, shape (..., F, R, P).
-        activations: Non-negative, shape (..., R, G, N).
-
-    Returns:
-        Templates, shape (..., F, R, P).
-    """
+    """Update the templates once (Goel et al., equation 4)."""
     return _ratio(*template_sums(magnitudes, templates, activations))
 
 
@@ -122,13 +86,13 @@ def factorise(
     """Factorise magnitudes; activations are initialised to ones.
 
     Args:
-        magnitudes: Non-negative and finite, shape (..., F, G, N), N may be below P.
-        templates: Initial templates, non-negative, shape (..., F, R, P).
+        magnitudes: Also finite; N may be below P.
+        templates: Initial templates.
         iterations: Number of updates of each, templates first.
         learn_templates: Update templates and activations; otherwise activations only.
 
     Returns:
-        Templates, shape (..., F, R, P), and activations, shape (..., R, G, N).
+        Templates and activations.
     """
     shape = (*magnitudes.shape[:-3], templates.shape[-2], *magnitudes.shape[-2:])
     activations = magnitudes.new_ones(shape)
@@ -140,14 +104,7 @@ def factorise(
 
 
 def normalised(templates: Tensor) -> Tensor:
-    """Scale templates to a sum of one over bins and frames.
-
-    Args:
-        templates: Non-negative, shape (..., F, R, P).
-
-    Returns:
-        Templates, same shape; zero templates stay zero.
-    """
+    """Scale templates to a sum of one over bins and frames; zero templates stay zero."""
     return _ratio(templates, templates.sum((-3, -1), keepdim=True))
 
 

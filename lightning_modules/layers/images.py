@@ -14,13 +14,9 @@ _Images = TypeVar("_Images", Tensor, nn.Module)
 
 
 def to_channels_last(images: _Images) -> _Images:
-    """Convert to ``torch.channels_last``, which makes 2-D convolutions faster.
+    """Convert images (B, C, F, N), or a network in place, to ``torch.channels_last``.
 
-    Args:
-        images: Images (B, C, F, N), or a network, which is converted in place.
-
-    Returns:
-        The same images or network.
+    That makes 2-D convolutions faster.
     """
     moved: _Images = images.to(memory_format=memory_format)
     return moved

@@ -10,9 +10,6 @@ def init_nonnegative_(layer: nn.Conv2d | nn.Linear) -> None:
 
     Its output is then positive wherever its input is. With random signs, many outputs start
     below zero for all spectra, where the second ReLU has no gradient.
-
-    Args:
-        layer: The layer, with a bias.
     """
     assert layer.bias is not None
     layer.weight.abs_()
