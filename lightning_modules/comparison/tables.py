@@ -28,7 +28,7 @@ from lightning_modules.evaluation.statistics import (
     least_p,
 )
 
-_PAIR = ("vocals", "accompaniment")
+_TWO_STEMS = ("vocals", "accompaniment")
 _MAX_CELL = 32
 _MAX_TRACKS_NAMED = 5
 
@@ -103,7 +103,7 @@ def overview(systems: Sequence[System], metric: str) -> Table:
     sources = sources_of(systems)
     means = {
         label: names
-        for label, names in (("mean of 4", STEMS), ("mean of 2", _PAIR))
+        for label, names in (("mean of 4", STEMS), ("mean of 2", _TWO_STEMS))
         if any(set(names) <= set(system.sources) for system in systems if not system.bound)
     }
     header = ["", *sources, *means]
@@ -122,8 +122,8 @@ def overview(systems: Sequence[System], metric: str) -> Table:
     notes = ["±: standard deviation over seeds"] if any("±" in c for r in rows for c in r) else []
     if "mean of 2" in means:
         notes.append("mean of 4: vocals, drums, bass, other; mean of 2: vocals and accompaniment")
-    if len({_PAIR[1] in system.sources for system in systems}) > 1:
-        beside = [system.name for system in systems if _PAIR[1] in system.sources]
+    if len({_TWO_STEMS[1] in system.sources for system in systems}) > 1:
+        beside = [system.name for system in systems if _TWO_STEMS[1] in system.sources]
         notes.append(
             f"vocals of {', '.join(beside)} were scored with accompaniment, so that other frames "
             "are skipped than with four sources"

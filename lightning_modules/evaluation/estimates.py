@@ -82,7 +82,7 @@ def score_estimates(
     """
     files = files_in(folder, settings.targets)
     estimates = {target: _read_estimate(path, track) for target, path in files.items()}
-    notes = [note for target in estimates if (note := _fit(target, estimates, track))]
+    notes = [note for target in estimates if (note := _match_length(target, estimates, track))]
     if settings.accompaniment:
         _add_accompaniment(estimates, settings)
     notes += [f"{stem}: no estimate" for stem in settings.stems if stem not in estimates]
@@ -104,16 +104,10 @@ def score_oracle(
     metrics: Sequence[str] = (),
     known: TrackScores | None = None,
 ) -> TrackScores:
-    """Score the estimates of an oracle; the other arguments are those of `score_estimates`.
+    """Score an oracle's estimates of targets; other arguments are those of `score_estimates`.
 
-    Args:
-        track: The track.
-        oracle: Key of `lightning_modules.evaluation.oracles.ORACLES`; ``mixture`` is the mixture
-            as estimate of every target.
-        targets: The targets to score.
-        settings: How they are scored.
-        metrics: Other metrics.
-        known: Existing scores.
+    The oracle is a key of `lightning_modules.evaluation.oracles.ORACLES`; ``mixture`` is the
+    mixture as estimate of every target.
 
     Returns:
         The scores. Unless the oracle is the mixture, the first note names it.
@@ -248,7 +242,7 @@ def _finite(waveform: Audio, path: Path, sample_rate: int) -> Audio:
     return waveform
 
 
-def _fit(target: str, estimates: dict[str, Audio], track: Track) -> str | None:
+def _match_length(target: str, estimates: dict[str, Audio], track: Track) -> str | None:
     """Cut or pad an estimate to the length of its track; return a note if it was changed."""
     estimate = estimates[target]
     excess = estimate.shape[-1] - track.samples

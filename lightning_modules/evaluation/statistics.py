@@ -18,7 +18,7 @@ _Scores = Sequence[float] | NDArray[np.float64]
 
 LEVEL = 0.01  # significance level of Roma et al. 2018
 CONFIDENCE = 0.95
-# With fewer tracks even their whole range contains the median less often: 1 - 2 / 2^5 is 94%.
+# The range of five tracks' scores contains the true median with a probability of 1 - 2 / 2^5 = 94%.
 _MIN_TRACKS_FOR_INTERVAL = 6
 RESAMPLES = 10_000
 _SEED = 0
@@ -89,7 +89,7 @@ def median_interval(values: _Scores) -> tuple[float, float]:
 
     Returns:
         Ends of the interval that contains 95% of the resampled medians, dB; NaN for fewer than six
-        tracks, whose range is too narrow for 95%.
+        tracks.
     """
     runs = np.atleast_2d(np.asarray(values, dtype=np.float64))
     runs = runs[:, np.isfinite(runs).all(axis=0)]

@@ -94,12 +94,12 @@ def _systems(options: argparse.Namespace) -> list[System]:
         for run in runs:
             run.mixture = mixture.tracks
     systems = pool(runs) if options.pool else [System(run.name, [run]) for run in runs]
-    below = System(mixture.name, [mixture], bound=True) if mixture else mixture_of(systems)
+    baseline = System(mixture.name, [mixture], bound=True) if mixture else mixture_of(systems)
     systems += [System(run.name, [run], bound=True) for run in bounds]
-    if below:
-        if any(system.name == below.name for system in systems):
-            below.name = f"{below.name} as estimate"
-        systems.append(below)
+    if baseline:
+        if any(system.name == baseline.name for system in systems):
+            baseline.name = f"{baseline.name} as estimate"
+        systems.append(baseline)
     if options.common_tracks:
         scored = [system.track_names for system in systems if system.runs[0].tracks]
         common = set.intersection(*scored) if scored else set()

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.export")
     add = parser.add_argument
     add("checkpoint", type=Path, help="a checkpoint of `fit`, or an exported folder")
-    output = "the folder for safetensors, or the .pt2 or .onnx file, next to which is NAME.json"
+    output = "folder for safetensors; else a .pt2 or .onnx file, beside which NAME.json is written"
     add("-o", "--output", required=True, type=Path, help=output)
     add("--format", choices=list(SUFFIXES), default="safetensors", help="default safetensors")
     seconds = "length of the input if the format fixes it (default: the model's chunk length)"
@@ -85,7 +85,7 @@ def export(options: argparse.Namespace) -> int:
     from lightning_modules.interop.export import EXPORTS, TOLERANCE, ExportError, write_facts
 
     model = load_separator(options.checkpoint)
-    # A temporary folder has no room for names such as "..".
+    # Absolute, because a name such as ".." cannot be created in the temporary folder.
     output, is_file = Path(os.path.abspath(options.output)), bool(SUFFIXES[options.format])
     seconds = model.segment_seconds if options.seconds is None else options.seconds
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def export(options: argparse.Namespace) -> int:
         else:
             target = output
             target.mkdir(exist_ok=True)
-        # More than the graph and its facts: ONNX writes large weights to a separate file.
+        # Not only the graph and its facts: ONNX writes large weights to a separate file.
         files = list(made.iterdir())
         for path in files:
             command_line.check_free(target / path.name, options.force)

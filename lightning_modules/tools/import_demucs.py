@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("weights", type=Path, help="a file of the package, or a state dict")
     add("-o", "--output", required=True, type=Path, help="the checkpoint to write")
-    sources = "their order, if the file does not store it (default: drums bass other vocals)"
+    sources = "names in order, if the file does not store them (default: drums bass other vocals)"
     add("--sources", nargs="+", help=sources)
     version = "for a state dict of version 1, which does not resample inside the network"
     add("--no-resample", action="store_true", help=version)

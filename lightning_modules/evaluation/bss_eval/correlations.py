@@ -1,8 +1,8 @@
 """Correlations of sections of audio at few lags, by short FFTs.
 
-Signals are numbered source by source, channel by channel: P = sources times channels. Correlations
-of adjoining sections, with the seams between them, add up to those of the whole, so that one pass
-serves every frame and the track.
+Signals are numbered by source, then channel: P = sources times channels. Correlations of adjoining
+sections and those across their borders add up to those of the whole signal, so one pass over the
+audio gives the correlations of every frame and of the track.
 """
 
 import threading

@@ -38,7 +38,7 @@ _Signals = NDArray[np.generic]
 _Result = tuple[_Scores, _Scores, _Scores, _Scores, NDArray[np.int64]]
 
 _MAX_SOURCES = 100
-# Above this condition number museval's own results move by 1e-5 dB and soon by whole decibels.
+# Above this condition number rounding changes museval's results by 1e-5 dB, soon by whole decibels.
 _ILL_CONDITIONED = 1e10
 
 

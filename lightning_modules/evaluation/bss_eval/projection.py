@@ -109,7 +109,7 @@ def measure(
         # A pool of one thread would only add overhead.
         apply = pool.map if threads > 1 else map
         if not framewise:
-            keep = _tile(frames) and len(frames) * correlator.result_bytes <= _KEPT_BYTES
+            keep = _contiguous(frames) and len(frames) * correlator.result_bytes <= _KEPT_BYTES
             if keep:
                 tail = [(frames[-1][1], samples)] if frames[-1][1] < samples else []
                 whole, sections = correlator, [*frames, *tail]
@@ -309,7 +309,7 @@ def _autocorrelation(filters: Array) -> Array:
     return weights
 
 
-def _tile(frames: Sequence[_Bounds]) -> bool:
+def _contiguous(frames: Sequence[_Bounds]) -> bool:
     """Whether frames are contiguous from the start, without gaps or overlaps."""
     starts, stops = zip(*frames, strict=True) if frames else ((), ())
     return starts[:1] == (0,) and starts[1:] == stops[:-1] and all(a < b for a, b in frames)

@@ -100,12 +100,12 @@ def _refine(start: Array, right: Array, multiply: _Operator, precondition: _Oper
     error = dot(residual, step)  # energy of the error of the projection
     energy = dot(right, solution)
     for _ in range(_MAX_STEPS):
-        open_ = error > _TOLERANCE * energy
-        if not open_.any():
+        active = error > _TOLERANCE * energy
+        if not active.any():
             break
         moved = multiply(direction)
         curvature = dot(direction, moved)
-        length = np.where(open_ & (curvature > 0), error / curvature, 0)
+        length = np.where(active & (curvature > 0), error / curvature, 0)
         solution = solution + length * direction
         residual = residual - length * moved
         step = precondition(residual)
