@@ -274,11 +274,8 @@ class MUSDBDataModule(LightningDataModule):
         """Paths of the files to separate, or whole validation tracks, one at a time."""
         if not self.predict_files:
             return self._tracks_loader(self.valid_tracks)
-        return DataLoader(
-            self.predict_files,  # type: ignore[arg-type]
-            sampler=self._rank_items(len(self.predict_files)),
-            batch_size=None,
-        )
+        items = self._rank_items(len(self.predict_files))
+        return DataLoader(self.predict_files, sampler=items, batch_size=None)  # type: ignore[arg-type]
 
     def _tracks_loader(self, tracks: Sequence[Track]) -> DataLoader[Any]:
         """Whole tracks; scores are gathered by name, so a track of two ranks counts once."""
