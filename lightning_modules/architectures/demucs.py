@@ -275,7 +275,7 @@ class Demucs(WaveformSeparator):
         )
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Separate mixtures (B, C, T), standardised by their mono mixdown, into (B, S, C, T)."""
+        """Separate mixtures (B, C, T), standardised by their channels' mean, into (B, S, C, T)."""
         mono = mixture.mean(1, keepdim=True)  # (B, C, T) -> (B, 1, T)
         mean = mono.mean(-1, keepdim=True)
         # The unbiased deviation of a single sample is NaN.

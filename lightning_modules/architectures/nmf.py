@@ -134,7 +134,7 @@ class NMF(SpectrogramSeparator):
     def magnitudes(self, mixture: Tensor) -> Tensor:
         """Approximate magnitudes (B, C, F, N) by each source's templates, (B, S, C, F, N).
 
-        NaN and infinity count as silence, so that they do not corrupt the complete chunk.
+        NaN and infinity count as silence, so that they do not spread to the whole chunk.
         """
         spectra = mixture.float().nan_to_num(0.0, 0.0, 0.0).flatten(0, 1)  # (B C, F, N)
         templates = self.templates().movedim(0, 1).flatten(1, 2)  # (F, S R, P)

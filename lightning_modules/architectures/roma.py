@@ -11,7 +11,7 @@ three convolutions of 32, 64 and 64 filters, pooled to 64 bins of one frame, the
 (33,667,864 parameters), and 5 x 1025 inputs to 4100 units (37,830,700).
 
 Masks add up to one, so the sources add up to the mixture: the paper's null test. The paper
-separates mono at 22,050 Hz, which one-channel data at that rate reproduce. For other data, masks
+separates mono at 22,050 Hz; mono data at that rate give the same here. For other data, masks
 are estimated from the same bins of the channels' mean and applied to each channel at the data's
 rate, and everything above 11,025 Hz is assigned to one source, so the null test still holds. No
 resampling is needed: at twice the rate, a window twice as long has the same bins and frames, plus

@@ -12,8 +12,9 @@ estimated; the authors, who do not split songs into chunks, pad with zeros. With
 convolutions are zero-padded, which is many times faster.
 
 Departs from the authors' code: with ``output: difference``, the last source is the mixture minus
-the others, theirs is the vocals; it is not clipped to [-1, 1] in separation, so that estimates add
-up to the mixture; learned interpolation is initialised to linear interpolation.
+the others, where the authors compute the vocals like this; it is not clipped to [-1, 1] in
+separation, so that estimates add up to the mixture; learned interpolation starts as linear
+interpolation.
 
 With mono, two sources, context and linear interpolation (M3) the network has 10,263,002
 parameters (our count).
@@ -39,7 +40,7 @@ _LEAK = 0.2
 
 
 class Convolution(nn.Sequential):
-    """Convolution with leaky ReLU; unless zero-padded, it shortens by ``kernel - 1`` samples."""
+    """Convolution with leaky ReLU; without padding the output is ``kernel - 1`` samples shorter."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, padded: bool) -> None:
         convolution = nn.Conv1d(inputs, outputs, kernel, padding=kernel // 2 if padded else 0)

@@ -165,10 +165,10 @@ def test_network_input_is_the_same_at_both_sample_rates() -> None:
     halved = torchaudio.functional.resample(mixture, 44_100, 22_050, lowpass_filter_width=64)
     model = small(n_fft=2048, hop_length=256, audio_channels=1)
     slow = small(n_fft=2048, hop_length=256, audio_channels=1, sample_rate=22_050)
-    read = model.low_band(model.stft(mixture).abs())[..., 10:40]
-    wanted = slow.low_band(slow.stft(halved).abs())[..., 10:40]
-    assert read.shape[-2:] == (1025, 30)
-    assert (read - wanted).abs().max() < 1e-3 * wanted.max()
+    inputs = model.low_band(model.stft(mixture).abs())[..., 10:40]
+    expected = slow.low_band(slow.stft(halved).abs())[..., 10:40]
+    assert inputs.shape[-2:] == (1025, 30)
+    assert (inputs - expected).abs().max() < 1e-3 * expected.max()
 
 
 def test_null_test_with_channels_in_antiphase() -> None:
@@ -256,9 +256,9 @@ def test_training_crop_is_one_frame_with_its_context(name: str, frames: int) -> 
     model = Roma(FOUR, **{**config(name), "hidden": [4]})
     assert (model.n_fft, model.hop_length, model.bins) == (4096, 512, 1025)
     assert samples == 4096 + 512 * (frames - 1)
-    read = model.low_band(model.whole_frames(torch.zeros(1, samples)).abs())
-    assert read.shape == (1, 1025, frames)
-    assert model.in_context(read).shape == (1, 1, frames, 1025)
+    inputs = model.low_band(model.whole_frames(torch.zeros(1, samples)).abs())
+    assert inputs.shape == (1, 1025, frames)
+    assert model.in_context(inputs).shape == (1, 1, frames, 1025)
 
 
 def test_input_of_dnn_is_standardised_with_statistics_measured_once(
