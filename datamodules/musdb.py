@@ -1,4 +1,4 @@
-"""LightningDataModule for MUSDB18, MUSDB18-HQ and any folder of stems per track."""
+"""LightningDataModule for MUSDB18, MUSDB18-HQ and data sets with one folder of stems per track."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from datamodules.errors import DataError
 from datamodules.files.find import find_audio_files
 from datamodules.randomness import AUGMENTATION, Position
 from datamodules.roots import DatasetRoots
+from datamodules.stream.batch_size import check_batch_size
 from datamodules.stream.crops import CropSampler, SamplingConfig
 from datamodules.stream.curriculum import crop_lengths
 from datamodules.stream.datasets import TrainingCrops, ValidationCrops, WholeTracks
@@ -36,16 +37,17 @@ class MUSDBDataModule(LightningDataModule):
 
     Args:
         root: Data set: a folder with ``train`` and ``test``, each with one folder of WAV, FLAC or
-            Ogg stems per track or with ``.stem.mp4`` files; DSD100; or a folder of such tracks,
-            all for training. By default the environment variable ``MUSDB_PATH``, else the embedded
-            corpus. Several data sets are mixed by weight: with ``{/data/musdb18hq: 1.0,
-            /data/extra: 0.5}`` two of three stems come from the first one. The first data set is
+            Ogg stems per track or with ``.stem.mp4`` files; DSD100; or a folder that contains
+            the track folders directly, which are used for training and validation. By default the
+            environment variable ``MUSDB_PATH``; if it is not set, the embedded corpus. Several
+            data sets are mixed by weight: with ``{/data/musdb18hq: 1.0, /data/extra: 0.5}`` two
+            out of three stems are drawn from the first one. The first data set is
             used for validation and test; all training tracks of the others are used for training,
             except those with the name of a validation track.
-        sources: Sources to separate: names of stems, or names of sources with the stems that each
-            sums, as in ``{vocals: [vocals], accompaniment: [drums, bass, other]}``.
+        sources: Sources to separate: a list of stems, or a dictionary that maps each source to the
+            stems whose sum it is: ``{vocals: [vocals], accompaniment: [drums, bass, other]}``.
         stems: Names of the stems of every track; their sum is the mixture of a training example.
-        missing_as_silence: Treat missing stem files as silence instead of refusing the track.
+        missing_as_silence: Replace missing stem files with silence instead of raising an error.
         sample_rate: Sample rate of all audio, Hz; tracks at other rates are resampled once, into
             the cache.
         audio_channels: Number of channels; 1 averages stereo tracks, 2 repeats mono ones.
@@ -56,12 +58,13 @@ class MUSDBDataModule(LightningDataModule):
         examples_per_epoch: Examples in an epoch; by default the number of segments in the training
             tracks, so that an epoch covers the training set once.
         mix_probability: Probability that the stems of an example come from different tracks.
-        avoid_silence_db: Draw another start if the level of a stem's crop is below this, dBFS, such
-            as -60; if all stems come from one place, their sum of powers counts.
+        avoid_silence_db: Draw another start if the level of a stem's crop is below this value,
+            dBFS, for example -60. If all stems come from the same track and start, the sum of
+            their powers is compared.
         silence_tries: Largest number of starts drawn to avoid silence; the last one is kept.
-        loudness_classes: Number of loudness classes that are drawn equally often. They divide the
-            range of levels of a stem's crops, from the quietest (not below -60 dBFS) to the
-            loudest, into equal widths in dB. 1 makes all starts equally probable.
+        loudness_classes: Number of loudness classes, drawn with equal probability. They divide the
+            range between the quietest (at least -60 dBFS) and the loudest crop of a stem into
+            intervals of equal width in dB. With 1, all starts are equally probable.
         augmentations: Augmentations of the stems of training examples, in order.
         validation_tracks: Names of the training tracks used for validation; by default the official
             14 of MUSDB18, else every seventh track.
@@ -70,13 +73,16 @@ class MUSDBDataModule(LightningDataModule):
             validation tracks.
         download: Download the free seven-second preview of MUSDB18 into ``root`` (by default
             ``~/MUSDB18/MUSDB18-7``).
-        num_workers: Number of processes that read training and validation data.
+        num_workers: Number of worker processes of each rank and data loader; 0 loads in the main
+            process.
         int16_to_device: Move 16-bit samples to the device and convert them there, which halves the
-            traffic. All training files must be 16-bit and have ``audio_channels`` channels.
-        seed: Seed of the training stream; by default that of ``seed_everything``.
+            amount of data transferred. All training files must be 16-bit and have
+            ``audio_channels`` channels.
+        seed: Seed of the training examples. The command line sets it to ``seed_everything`` by
+            default; in Python the default is 0.
 
     Attributes:
-        positions: Epoch and index of each example of this rank's current training batch.
+        positions: (epoch, index) of each example in this rank's current training batch.
     """
 
     def __init__(
@@ -115,17 +121,15 @@ class MUSDBDataModule(LightningDataModule):
         self.sampling = SamplingConfig(
             mix_probability, avoid_silence_db, silence_tries, loudness_classes
         )
-        if min(batch_size, validation_crops_per_track, examples_per_epoch or 1) < 1:
-            raise DataError(
-                f"batch_size is {batch_size}, validation_crops_per_track "
-                f"{validation_crops_per_track}, examples_per_epoch {examples_per_epoch}: give 1 or "
-                "more"
-            )
-        if num_workers < 0 or sample_rate < 1:
-            raise DataError(
-                f"num_workers is {num_workers} and sample_rate {sample_rate}: give 0 or more "
-                "workers and a rate above 0 Hz"
-            )
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("validation_crops_per_track", validation_crops_per_track, 1),
+            ("examples_per_epoch", examples_per_epoch, 1),
+            ("num_workers", num_workers, 0),
+            ("sample_rate", sample_rate, 1),
+        ):
+            if value is not None and value < least:
+                raise DataError(f"{name} is {value}: it must be at least {least}")
         self.batch_size = batch_size
         self.examples_per_epoch = examples_per_epoch
         self.augmentations = list(augmentations or [])
@@ -148,11 +152,11 @@ class MUSDBDataModule(LightningDataModule):
     # ---------------------------------------------------------------- tracks
 
     def prepare_data(self) -> None:
-        """Download, render, decode or resample what is missing (one process per node)."""
+        """Download, synthesise, decode or resample missing files; called once per node."""
         if self.roots.download or not self.predict_paths:
             self.roots.fetch()
         if self.trainer is not None and self.trainer.state.fn is not None:
-            # Otherwise every process of the node would decode the same files.
+            # Decode into the cache here, or every process of the node would decode the same files.
             self.setup(self.trainer.state.fn.value)
 
     def setup(self, stage: str) -> None:
@@ -175,7 +179,8 @@ class MUSDBDataModule(LightningDataModule):
             self._root_sizes = [len(tracks) for tracks in by_root]
             self.train_tracks = [track for tracks in by_root for track in tracks]
         if stage == "fit":
-            self._check_batch_size()
+            ranks = self._rank_and_world_size()[1]
+            check_batch_size(self.batch_size, ranks, self._accumulated(), self.examples())
             self.train_tracks = make_mappable(self.train_tracks, self._is_first())
             if self.sampling.needs_loudness:
                 self._loudness = measure_loudness(
@@ -185,27 +190,8 @@ class MUSDBDataModule(LightningDataModule):
     def _is_first(self) -> bool:
         return self.trainer is None or self.trainer.is_global_zero
 
-    def _check_batch_size(self) -> None:
-        ranks = self.trainer.world_size if self.trainer else 1
-        accumulated = self._accumulated()
-        parts = ranks * accumulated
-        if self.batch_size % parts:
-            below = self.batch_size // parts * parts
-            valid = [size for size in (below, below + parts) if size > 0]
-            times = f" times {accumulated} accumulated batches" if accumulated > 1 else ""
-            raise DataError(
-                f"batch_size is {self.batch_size}, the global batch, and cannot be divided by "
-                f"{ranks} ranks{times}; nearest valid sizes: {' or '.join(map(str, valid))}"
-            )
-        if self.batch_size > self.examples():
-            raise DataError(
-                f"batch_size {self.batch_size} is larger than the epoch's {self.examples()} "
-                f"examples ({len(self.train_tracks)} training tracks); lower "
-                "--data.init_args.batch_size or set --data.init_args.examples_per_epoch"
-            )
-
     def _accumulated(self) -> int:
-        """Number of batches per optimiser step, which together are the global batch."""
+        """Number of batches that make up the global batch of one optimiser step."""
         return self.trainer.accumulate_grad_batches if self.trainer else 1
 
     def examples(self) -> int:
@@ -219,7 +205,7 @@ class MUSDBDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Random crops of the training tracks: this rank's part of each global batch."""
         rank, ranks = self._rank_and_world_size()
-        # Only complete steps, also where a step accumulates several batches.
+        # Drop the incomplete last step, also with gradient accumulation.
         examples = self.examples() // self.batch_size * self.batch_size
         batch_size = self.batch_size // self._accumulated()
         crops = TrainingCrops(
@@ -247,7 +233,7 @@ class MUSDBDataModule(LightningDataModule):
         )
 
     def _fused_augmentations(self) -> list[FusedAugmentation]:
-        """First augmentations that the loader applies while it converts samples."""
+        """Leading augmentations, which the loader applies while it converts samples."""
         fused: list[FusedAugmentation] = []
         for augmentation in self.augmentations:
             if self.int16_to_device or not isinstance(augmentation, FusedAugmentation):
@@ -256,7 +242,7 @@ class MUSDBDataModule(LightningDataModule):
         return fused
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
-        """Fixed crops for the loss, and whole tracks for the scores."""
+        """Two loaders: fixed crops for ``val/loss``, and whole tracks for the scores."""
         crops = ValidationCrops(
             self.valid_tracks, self.grouping, self.segment_samples, self.validation_crops_per_track
         )
@@ -278,13 +264,13 @@ class MUSDBDataModule(LightningDataModule):
         return DataLoader(self.predict_files, sampler=items, batch_size=None)  # type: ignore[arg-type]
 
     def _tracks_loader(self, tracks: Sequence[Track]) -> DataLoader[Any]:
-        """Whole tracks; scores are gathered by name, so a track of two ranks counts once."""
+        """Whole tracks, distributed over the ranks; a rank without a track repeats one."""
         rank, ranks = self._rank_and_world_size()
         indices = share_by_length([track.samples for track in tracks], ranks)[rank]
         return self._loader(WholeTracks(tracks, self.grouping), sampler=indices, batch_size=None)
 
     def _rank_items(self, items: int) -> range:
-        """Indices of this rank's items, which take equally long; a rank without any repeats one."""
+        """Indices of this rank's items, round-robin; a rank without an item repeats one."""
         rank, ranks = self._rank_and_world_size()
         return range(rank % items, items, ranks)  # Lightning requires data on every rank
 
@@ -304,14 +290,14 @@ class MUSDBDataModule(LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Move a batch; its slot in the ring is not overwritten before the copy has finished."""
+        """Move a batch; the ring loader reuses its slot after this copy has finished."""
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         if isinstance(batch, StemBatch) and device.type == "cuda":
             self._ring.note_copy(batch.stems)
         return moved
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment, then mix, then group the stems into sources; training examples only."""
+        """Augment the stems, sum them to mixture and sources; training batches only."""
         if not isinstance(batch, StemBatch):
             return batch
         stems, positions = batch
@@ -321,13 +307,13 @@ class MUSDBDataModule(LightningDataModule):
         fused = len(self._fused_augmentations())
         for number, augmentation in enumerate(self.augmentations[fused:], AUGMENTATION + fused):
             stems = augmentation.augment(stems, self.seed, number, self.positions)
-        # The mixture is the sum of all stems, also of those that belong to no source.
+        # The mixture is the sum of all stems, including those that belong to no source.
         return Batch(mixture=stems.sum(1), targets=self.grouping.group(stems))
 
     # ---------------------------------------------------------------- resume
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the training stream: batches processed, and batches per epoch."""
+        """Position in the training data: batches processed, and batches per epoch."""
         assert self.trainer is not None
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         return {
@@ -336,7 +322,7 @@ class MUSDBDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume the training stream at the first example that was not processed."""
+        """Resume training with the first batch that was not processed."""
         self._start = divmod(state_dict["batches"], state_dict["batches_per_epoch"])
         # Lightning's warning does not apply: the stream resumes from its position.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

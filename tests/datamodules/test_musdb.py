@@ -459,7 +459,7 @@ def test_unsupported_numbers_of_channels_are_refused(tmp_path: Path) -> None:
     ("settings", "words"),
     [
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"validation_crops_per_track": 0}, "validation_crops_per_track 0"),
+        ({"validation_crops_per_track": 0}, "validation_crops_per_track is 0"),
         ({"batch_size": 17}, "batch_size 17 is larger than the epoch's 16 examples"),
     ],
 )
@@ -473,8 +473,8 @@ def test_batch_and_epoch_sizes_are_checked(
 @pytest.mark.parametrize(
     ("ranks", "accumulated", "words"),
     [
-        (3, 1, "3 ranks; nearest valid sizes: 3 or 6"),
-        (2, 3, "2 ranks times 3 accumulated batches; nearest valid sizes: 6$"),
+        (3, 1, "3 ranks; set --data.init_args.batch_size to 3 or 6"),
+        (2, 3, "2 ranks times 3 accumulated batches; set --data.init_args.batch_size to 6$"),
     ],
 )
 def test_batch_size_must_divide_by_ranks_and_accumulation(
@@ -482,7 +482,7 @@ def test_batch_size_must_divide_by_ranks_and_accumulation(
 ) -> None:
     data = module(musdb_root)
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        world_size=ranks, accumulate_grad_batches=accumulated, is_global_zero=True
+        global_rank=0, world_size=ranks, accumulate_grad_batches=accumulated, is_global_zero=True
     )
-    with pytest.raises(DataError, match=f"batch_size is 4, the global batch.*{words}"):
+    with pytest.raises(DataError, match=f"batch_size is 4, the global batch size.*{words}"):
         data.setup("fit")
