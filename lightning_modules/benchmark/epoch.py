@@ -122,7 +122,7 @@ def table(report: dict[str, Any]) -> str:
     """Format a report of ``compare`` as a Markdown table."""
     settings, rows = report["settings"], report["rows"]
     without = rows["none"]["epoch_seconds"]
-    lines = [["", "epoch", "to none", "waits for scores", "share"]]
+    lines = [["", "epoch", "relative", "waits for scores", "share"]]
     for name, row in rows.items():
         epoch, waited = row["epoch_seconds"], row["waited_seconds"]
         cells = f"{epoch:.1f} s", f"{epoch / without:.2f} x", f"{waited:.1f} s"
