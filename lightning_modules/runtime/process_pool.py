@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -74,8 +75,9 @@ class ScoringPool(ProcessPoolExecutor):
         for process in list((self._processes or {}).values()):
             process.kill()  # they ignore SIGTERM
         # Before Python 3.11.5 (python/cpython#94777) a thread that writes a track into the pipe
-        # would wait for ever for a reader; with the pipe closed, writing fails.
-        if self._call_queue is not None:
+        # would wait for ever for a reader; with the pipe closed, writing fails. Later versions
+        # close it themselves, in a thread: a second close at the same time raises EBADF.
+        if sys.version_info < (3, 11, 5) and self._call_queue is not None:
             self._call_queue._reader.close()
 
 
