@@ -119,6 +119,7 @@ class UNet(SpectrogramSeparator):
     """
 
     changeable_hparams = SpectrogramSeparator.changeable_hparams | {"dropout"}
+    loss_buffers = frozenset({"source_weights"})
     tiny: ClassVar[Mapping[str, Any]] = {"channels": [4, 8], "n_fft": 512, "hop_length": 256}
 
     def __init__(

@@ -67,6 +67,8 @@ class SourceSeparator(LightningModule, ABC):
     """Arguments that may differ from those of the training."""
     fixed_arguments: frozenset[str] = frozenset()
     """Arguments of a parent class that the class sets itself, so that users cannot."""
+    loss_buffers: frozenset[str] = frozenset()
+    """Buffers that belong to the loss, not to the model: fine-tuning does not copy them."""
 
     def __init__(
         self,

@@ -54,6 +54,7 @@ def load_pretrained(model: SourceSeparator, path: str | Path) -> TransferReport:
     Weights are matched by name. Layers with outputs per source are matched per source, by the
     sources' names; sources that the file does not have keep their random initialisation. The
     axis of the sources in a layer is found by building the model with one source more.
+    ``loss_buffers`` of the model are not copied.
 
     Args:
         model: The model to train; its weights change in place.
@@ -84,6 +85,8 @@ def load_pretrained(model: SourceSeparator, path: str | Path) -> TransferReport:
     report = TransferReport(path, common, new)
     with torch.no_grad():
         for name, weights in ours.items():
+            if name in model.loss_buffers:
+                continue
             found = theirs.get(name)
             if found is not None and name in parts:
                 number = len(other.sources)

@@ -57,7 +57,7 @@ def test_sources_keep_the_weights_of_their_namesakes(
     assert str(path) in text
     assert ("initialised at random: guitar, piano" in text) == ("guitar" in sources)
     names = {*report.complete, *report.by_source, *report.random}
-    assert names == set(model.state_dict())
+    assert names == set(model.state_dict()) - model.loss_buffers
 
 
 def test_last_source_without_weights(tmp_path: Path) -> None:
@@ -128,6 +128,15 @@ def test_invalid_weights_raise(tmp_path: Path) -> None:
     model = built(WaveUNet, FOUR, 0, levels=3, filters=4, down_kernel=7, up_kernel=3)
     with pytest.raises(CheckpointError, match=r"size; they have down_kernel 15 \(here 7\)"):
         load_pretrained(model, waves)
+
+
+def test_weights_of_the_loss_come_from_the_config(tmp_path: Path) -> None:
+    alphas = {"vocals": 0.75, "other": 0.25}
+    model = built(UNet, ["vocals", "other"], 1, **UNet.tiny, alphas=alphas)
+    for number, sources in enumerate((FOUR, model.sources)):
+        trained = save(built(UNet, sources, 0, **UNet.tiny), tmp_path / f"{number}.ckpt")
+        load_pretrained(model, trained)
+        assert model.source_weights.tolist() == [0.75, 0.25]
 
 
 @pytest.mark.slow
