@@ -254,6 +254,22 @@ def test_compiled_networks_train_and_reload(
     assert weights[0].keys() == weights[1].keys()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor compiles C++")
+def test_one_step_with_the_compiler_of_torch(
+    musdb_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inductor, on the smallest network; without a validation, which it would compile again."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(Path("kernels").resolve()))
+    settings = [*UNET, *TINY, *CSV, CHECKPOINTS, f"--data.init_args.root={musdb_root}"]
+    settings += ["--model.init_args.channels=[2]", "--model.init_args.compiled=true"]
+    settings += ["--data.init_args.segment_seconds=0.1", "--data.init_args.examples_per_epoch=8"]
+    settings += ["--trainer.limit_val_batches=0", "--run_dir", "compiled"]
+    assert run("fit", *settings) == 0
+    assert list(Path("kernels").rglob("*.cpp")), "nothing was compiled"
+    assert load_separator("compiled/checkpoints/last.ckpt")
+
+
 # ------------------------------------------------------------- stop and resume
 
 
