@@ -1,7 +1,7 @@
 """Convert a data set of any supported layout to WAV in the layout of MUSDB18-HQ.
 
-``python -m datamodules.convert ROOT OUT`` can be stopped and run again: a track appears under its
-name only when it is complete. Sample rates and channels are kept.
+``python -m datamodules.convert ROOT OUT`` can be stopped and run again: the folder of a track gets
+its final name only when all files in it are complete. Sample rates and channels are kept.
 """
 
 from __future__ import annotations
@@ -23,33 +23,34 @@ import numpy.typing as npt
 import soundfile
 
 from datamodules import command_line
-from datamodules.cache.pcm import STREAMS, decoded_bytes, find_decoded
+from datamodules.cache.pcm import STREAMS, decoded_size, find_decoded
 from datamodules.errors import DataError
 from datamodules.files import audio, ffmpeg
 from datamodules.locks import file_lock
 from datamodules.parallel import for_each
 from datamodules.tracks.checks import nan_finding
 from datamodules.tracks.findings import raise_errors
-from datamodules.tracks.index import Track, load_tracks
+from datamodules.tracks.index import Track, check_tracks
 from datamodules.tracks.layouts import MIXTURE, STEMS, Entry, find_entries, subsets_of
 
 # Encoding -> bytes per sample.
 SUBTYPES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
 _BLOCK_SAMPLES = 2**16
-# For temporary folders, made in OUT: in `train` and `test` musdb takes every folder for a track.
+# Prefix of temporary folders. They are created in OUT, because musdb treats every folder in `train`
+# and `test` as a track.
 _PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True)
 class Converted:
-    """Result for a track.
+    """Result of converting one track.
 
     Attributes:
         subset: ``train`` or ``test``.
         name: Name of the track.
-        skipped: Whether it existed already.
+        skipped: Whether the complete converted track existed already.
         samples: Samples written, over all files and channels.
-        clipped: Stem name -> number of clipped samples, of stems that have some.
+        clipped: Stem name -> number of clipped samples; stems without clipped samples are left out.
     """
 
     subset: str
@@ -87,24 +88,24 @@ def convert(
         The result for each track.
 
     Raises:
-        DataError: Some tracks are faulty (the others are written), the disk is too small, or
-            ``out`` and ``root`` overlap.
+        DataError: Some tracks are faulty (the others are written), the disk is full, or ``out`` and
+            ``root`` overlap.
         FFmpegMissingError: A .stem.mp4 must be decoded, and ffmpeg is not installed.
     """
     if subtype not in SUBTYPES:
-        raise DataError(f"subtype is {subtype!r}: give one of {', '.join(SUBTYPES)}")
+        raise DataError(f"subtype is {subtype!r}: must be one of {', '.join(SUBTYPES)}")
     root, out = Path(root).expanduser(), Path(out).expanduser()
     entries = [
         entry for subset in subsets_of(root, stems) for entry in find_entries(root, subset, stems)
     ]
-    _check_apart(root, out, entries)
+    _check_no_overlap(root, out, entries)
 
     def convert_one(entry: Entry) -> Converted:
         target = out / entry.subset / entry.name
         if _is_complete(target, entry, (*stems, MIXTURE), subtype):
             return Converted(entry.subset, entry.name, True, 0, {})
         with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=out) as scratch:
-            track = _load(entry, Path(scratch), stems, missing_as_silence)
+            track = _check_and_decode(entry, Path(scratch), stems, missing_as_silence)
             folder = Path(scratch, "track")
             folder.mkdir()
             names = (*stems, MIXTURE)
@@ -113,40 +114,42 @@ def convert(
             with suppress(FileNotFoundError):  # an incomplete track
                 os.replace(target, Path(scratch, "old"))
             os.replace(folder, target)
-        samples = track.samples * track.channels * len(names)
-        clipped = {name: count for name, count in clipped.items() if count}
-        return Converted(entry.subset, entry.name, False, samples, clipped)
+        written = track.samples * track.channels * len(names)
+        clipped = {name: samples for name, samples in clipped.items() if samples}
+        return Converted(entry.subset, entry.name, False, written, clipped)
 
     def on_busy() -> None:
-        raise DataError(f"{out}: another conversion is writing to it; wait for it, or stop it")
+        raise DataError(
+            f"{out}: another conversion is writing to this folder; wait for it to end, or stop it"
+        )
 
     try:
         out.mkdir(parents=True, exist_ok=True)
         with file_lock(out / ".convert.lock", on_busy):
             for leftover in out.glob(f"{_PARTIAL}*"):  # of a run that was killed
                 shutil.rmtree(leftover)
-            count = workers or min(8, os.cpu_count() or 1)
-            return for_each(convert_one, entries, "converting", progress, count)
+            threads = workers or min(8, os.cpu_count() or 1)
+            return for_each(convert_one, entries, "converting", progress, threads)
     except OSError as error:
         raise _unwritable(out, str(error)) from error
 
 
 def _unwritable(path: Path, reason: str) -> DataError:
     return DataError(
-        f"{path}: cannot be written ({reason}); free space, or give a folder on another disk, and "
-        "run it again: complete tracks are kept"
+        f"{path}: cannot be written ({reason}); free space or set OUT to a folder on another disk, "
+        "and run the command again: complete tracks are kept"
     )
 
 
-def _check_apart(root: Path, out: Path, entries: Sequence[Entry]) -> None:
-    """Refuse to write into the data set, also through links."""
+def _check_no_overlap(root: Path, out: Path, entries: Sequence[Entry]) -> None:
+    """Raise a ``DataError`` if the data set and ``out`` overlap, also through symbolic links."""
     sources = {root.resolve()} | {entry.path.resolve().parent for entry in entries}
     targets = {out.resolve(), (out / "train").resolve(), (out / "test").resolve()}
     for source, target in product(sources, targets):
         if target.is_relative_to(source) or source.is_relative_to(target):
             raise DataError(
-                f"{out}: overlaps the data set in {source}, which must not be changed; give "
-                "another OUT"
+                f"{out}: overlaps the data set in {source}, which must not be changed; OUT must "
+                "be a folder outside it"
             )
 
 
@@ -154,11 +157,11 @@ def _is_complete(target: Path, entry: Entry, names: Sequence[str], subtype: str)
     """Whether a track was converted to this subtype from the current source files."""
     if not target.is_dir():
         return False
-    others = sorted(set(os.listdir(target)) - {f"{name}.wav" for name in names})
-    if others:
+    foreign = sorted(set(os.listdir(target)) - {f"{name}.wav" for name in names})
+    if foreign:
         raise DataError(
-            f"{target}: holds {', '.join(others[:3])}, which this program did not write; move it "
-            "away, or give another OUT"
+            f"{target}: contains files that this program did not write "
+            f"({', '.join(foreign[:3])}); move them away, or set OUT to another folder"
         )
     files = [target / f"{name}.wav" for name in names]
     sources = [entry.path] if entry.is_stem_file else list(entry.find(names).values())
@@ -171,21 +174,23 @@ def _is_complete(target: Path, entry: Entry, names: Sequence[str], subtype: str)
     return len(infos) == 1 and infos.pop().subtype == subtype and newest <= oldest
 
 
-def _load(entry: Entry, scratch: Path, stems: Sequence[str], missing_as_silence: bool) -> Track:
+def _check_and_decode(
+    entry: Entry, scratch: Path, stems: Sequence[str], missing_as_silence: bool
+) -> Track:
     decoded = {}
     if entry.is_stem_file:
-        if (known := find_decoded(entry.path)) is not None:
-            decoded[entry.path] = known
+        if (cached := find_decoded(entry.path)) is not None:
+            decoded[entry.path] = cached
         else:
-            decoded_bytes(entry.path)  # finds faults of the header
+            decoded_size(entry.path)  # raises an error if the header is faulty
             streams = scratch / "streams"
             streams.mkdir()
             ffmpeg.decode_streams(entry.path, [streams / f"{stream}.wav" for stream in STREAMS])
             entry = replace(entry, path=streams, mixture_folder=streams, is_stem_file=False)
-    (loaded,) = load_tracks([entry], decoded, stems, missing_as_silence)
-    raise_errors(loaded.findings)
-    assert loaded.track is not None
-    return loaded.track
+    (checked,) = check_tracks([entry], decoded, stems, missing_as_silence)
+    raise_errors(checked.findings)
+    assert checked.track is not None
+    return checked.track
 
 
 def _write(track: Track, name: str, path: Path, subtype: str) -> int:
@@ -199,9 +204,9 @@ def _write(track: Track, name: str, path: Path, subtype: str) -> int:
             for block in _sum_of(files, track):
                 finite = np.isfinite(block).all(0)
                 if not finite.all():
-                    where = files[0] if len(files) == 1 else path
+                    file_with_nan = files[0] if len(files) == 1 else path
                     sample = position + int(np.argmin(finite))
-                    raise DataError(str(nan_finding(where, sample, track.sample_rate)))
+                    raise DataError(str(nan_finding(file_with_nan, sample, track.sample_rate)))
                 clipped += _write_block(file, block, subtype)
                 position += block.shape[-1]
     # libsndfile notices a full disk when writing or closing.
@@ -209,8 +214,8 @@ def _write(track: Track, name: str, path: Path, subtype: str) -> int:
         raise _unwritable(path.parents[2], str(error) or "the disk is full") from error
     if position < track.samples:
         raise DataError(
-            f"{files[0]}: damaged: its header declares {track.samples} samples, only {position} "
-            "could be read; copy or download it again"
+            f"{files[0]}: damaged: its header declares {track.samples} samples, but only "
+            f"{position} could be read; copy or download the file again"
         )
     return clipped
 
@@ -229,54 +234,68 @@ def _write_block(file: Any, block: audio.Audio, subtype: str) -> int:
     if subtype == "FLOAT":
         file.write(block.T)
         return 0
-    # Scaled here: libsndfile multiplies by 2^15 - 1 in writing, but divides by 2^15 in reading.
+    # Scaled here, because libsndfile multiplies by 2^15 - 1 when writing but divides by 2^15 when
+    # reading.
     full_scale = 2 ** (8 * SUBTYPES[subtype] - 1)
     steps = np.rint(block.T * np.float64(full_scale))
-    beyond = int(np.count_nonzero(np.abs(steps) > full_scale))
+    clipped = int(np.count_nonzero(np.abs(steps) > full_scale))
     steps = steps.clip(-full_scale, full_scale - 1)
     if subtype == "PCM_16":
         file.write(steps.astype(np.int16))
     else:  # libsndfile writes the upper 24 of 32 bits
         samples: npt.NDArray[np.int32] = steps.astype(np.int32) << 8
         file.write(samples)
-    return beyond
+    return clipped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status, 2 if something could not be converted."""
+    """Run the command line and return the exit status: 0, or 2 after an error."""
     parser = argparse.ArgumentParser(prog="python -m datamodules.convert", description=__doc__)
     parser.add_argument("root", metavar="ROOT", help="data set of any supported layout")
     parser.add_argument("out", metavar="OUT", help="folder to write to")
-    parser.add_argument("--subtype", choices=list(SUBTYPES), default="PCM_16")
-    parser.add_argument("--stems", nargs="+", default=list(STEMS), metavar="STEM")
-    parser.add_argument("--missing_as_silence", action="store_true")
+    parser.add_argument(
+        "--subtype",
+        choices=list(SUBTYPES),
+        default="PCM_16",
+        help="encoding of the WAV files; by default PCM_16",
+    )
+    parser.add_argument(
+        "--stems",
+        nargs="+",
+        default=list(STEMS),
+        metavar="STEM",
+        help=f"stems of the data set; by default {' '.join(STEMS)}",
+    )
+    parser.add_argument(
+        "--missing_as_silence", action="store_true", help="write silence for missing stems"
+    )
     parser.add_argument(
         "--workers", type=command_line.count(), help="threads; by default one per core, at most 8"
     )
     options = vars(parser.parse_args(arguments))
     return command_line.run(
-        lambda: _convert(options), "stopped; the same command continues with the remaining tracks"
+        lambda: _convert(options), "stopped; run the same command again for the remaining tracks"
     )
 
 
 def _convert(options: dict[str, Any]) -> int:
     command_line.check_folder(Path(options["out"]).expanduser(), "OUT")
-    done = convert(**options, progress=True)
-    written = [each for each in done if not each.skipped]
+    results = convert(**options, progress=True)
+    written = [track for track in results if not track.skipped]
     print(
         f"{len(written)} tracks written to {options['out']} as {options['subtype']}, "
-        f"{len(done) - len(written)} existed already"
+        f"{len(results) - len(written)} existed already"
     )
-    clipped = [each for each in written if each.clipped]
-    for each in clipped:
-        counts = ", ".join(f"{stem} {count}" for stem, count in each.clipped.items())
-        print(f"clipped in {each.subset}/{each.name}: {counts}")
+    clipped = [track for track in written if track.clipped]
+    for track in clipped:
+        counts = ", ".join(f"{stem} {samples}" for stem, samples in track.clipped.items())
+        print(f"clipped in {track.subset}/{track.name}: {counts}")
     if clipped:
-        total = sum(sum(each.clipped.values()) for each in clipped)
-        share = total / sum(each.samples for each in written)
+        total = sum(sum(track.clipped.values()) for track in clipped)
+        share = total / sum(track.samples for track in written)
         print(
-            f"{total} samples ({share:.2g} of all) exceeded full scale and are clipped; "
-            "--subtype FLOAT keeps them"
+            f"{total} samples ({share:.2g} of all) exceeded full scale and were clipped; "
+            "use --subtype FLOAT to keep them"
         )
     return 0
 

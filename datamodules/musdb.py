@@ -293,7 +293,7 @@ class MUSDBDataModule(LightningDataModule):
         """Move a batch; the ring loader reuses its slot after this copy has finished."""
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         if isinstance(batch, StemBatch) and device.type == "cuda":
-            self._ring.note_copy(batch.stems)
+            self._ring.record_copy(batch.stems)
         return moved
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -127,7 +127,7 @@ def test_roots_curriculum_and_loudness_from_a_config(
     assert "'gone'" in fails(capsys, "fit", *saved, "third", "--data.init_args.root=gone")
     weights = f"--data.init_args.root={{{tmp_path / 'extra'}: 1, {musdb_root}: 3}}"
     error = fails(capsys, "fit", *saved, "fourth", weights)
-    assert "no validation tracks: 1 training track found" in error
+    assert "left for validation: training tracks found: 1" in error
 
 
 @pytest.mark.slow

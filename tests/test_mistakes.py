@@ -236,7 +236,7 @@ DATA = {
     "convert": [
         ("data", ["arguments are required: OUT"]),
         ("gone out", ["gone: does not exist", "check the path"]),
-        ("data data/inside", ["data/inside: overlaps", "give another OUT"]),
+        ("data data/inside", ["data/inside: overlaps", "OUT must be a folder outside"]),
         ("data taken", ["OUT taken", "is not a folder"]),
         ("data out --subtype PCM_8", ["'PCM_8'", "'PCM_16'"]),
         ("data out --workers -1", ["--workers", "at least 1", "'-1'"]),

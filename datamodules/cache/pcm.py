@@ -1,10 +1,10 @@
-"""The PCM cache: decoded and resampled copies of files that cannot be memory-mapped as they are.
+"""The PCM cache: copies of audio files, decoded or resampled, that can be memory-mapped.
 
-Reading parts of AAC is slow and inexact, and FLAC is decoded again for each crop; the WAV files of
+Seeking in AAC is slow and inexact, and FLAC would be decoded again for each crop. The WAV files of
 the cache are memory-mapped (see ``files/mapped_wav.py``).
 
-An entry is a folder named after the content of its source, so that a copied, moved or touched file
-is not decoded again. An entry that does not match its manifest is made again.
+An entry is a folder named after the hash of the original file's content, so that a copied, moved or
+touched file is not decoded again. An entry that does not match its manifest is created again.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from datamodules.cache.folder import (
 from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.files import audio, ffmpeg
 from datamodules.files.resampling import resample_file, resampled_length
-from datamodules.files.state import State, changed, state
+from datamodules.files.state import State, changed_error, state
 from datamodules.parallel import for_each, raise_faults
 
-# Order of the streams in a file of MUSDB18.
+# Order of the audio streams in a .stem.mp4 of MUSDB18.
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
 _WORKERS = min(4, os.cpu_count() or 1)
 
 
 def find_decoded(path: Path) -> Decoded | None:
     """Look up a file in the cache; None if it has no complete entry."""
-    found, faults = _contents([path], False)
+    hashes, faults = _content_hashes([path], False)
     if faults:
         raise faults[path]
-    return read_entry(decoded_folder() / found[path].value)
+    return read_entry(decoded_folder() / hashes[path].value)
 
 
-def _contents(
+def _content_hashes(
     paths: Sequence[Path], progress: bool
 ) -> tuple[dict[Path, Known], dict[Path, DataError]]:
-    def content(path: Path) -> str:
+    def content_hash(path: Path) -> str:
         try:
             with path.open("rb") as file:
                 return hashlib.file_digest(file, _hash).hexdigest()
@@ -66,7 +66,7 @@ def _contents(
                 f"{path}: cannot be read ({error.strerror}); copy or download it again"
             ) from error
 
-    return file_facts().look_up("content", content, paths, "hashing", progress, _WORKERS)
+    return file_facts().look_up("content", content_hash, paths, "hashing", progress, _WORKERS)
 
 
 def _hash() -> Any:
@@ -82,36 +82,36 @@ def decode(
     """Decode the files that are not in the cache.
 
     A .stem.mp4 becomes one float WAV file per stream, as AAC exceeds full scale. Any other file
-    becomes ``audio.wav``: 16-bit if the file is and keeps its rate, else float, which holds 24 bits
-    without rounding.
+    becomes ``audio.wav``: 16-bit if the file is 16-bit and is not resampled, otherwise 32-bit
+    float, which represents 24-bit integers exactly.
 
-    ffmpeg is run directly and gives the same samples as stempeg (tested), which ignores ffmpeg's
-    exit status and holds all stems of a song in memory.
+    ffmpeg is called directly, because stempeg ignores ffmpeg's exit status and keeps all stems of a
+    song in memory. The samples are the same (tested).
 
     Args:
         paths: The files.
-        progress: Show a progress bar, and the size beforehand.
-        faults: Receives the error of each faulty file, which is left out; by default an error
-            stops everything.
+        progress: Show a progress bar, and before it the required disk space.
+        faults: If given, the error of each faulty file is stored here and the file is left out; by
+            default the errors are raised.
         sample_rate: Resample to this rate, Hz; not for .stem.mp4.
 
     Returns:
-        File -> its entry.
+        File -> its entry in the cache.
 
     Raises:
-        DataError: A file is faulty, or the cache cannot hold it.
+        DataError: A file is faulty, or the cache is not writable or has too little space.
         FFmpegMissingError: A file must be decoded, and ffmpeg is not installed.
     """
-    contents, unreadable = _contents(paths, progress)
+    hashes, unreadable = _content_hashes(paths, progress)
     if faults is None:
         raise_faults([str(fault) for fault in unreadable.values()])
     else:
         faults.update(unreadable)
     suffix = f"-{sample_rate}" if sample_rate else ""
-    folders = {path: decoded_folder() / (key + suffix) for path, (_, key) in contents.items()}
-    # Keyed by folder, so that copies of a file are decoded once.
+    folders = {path: decoded_folder() / (key + suffix) for path, (_, key) in hashes.items()}
+    # Keyed by folder, so that identical files are decoded once.
     jobs = {
-        folder: _Job(path, contents[path].state, folder, sample_rate)
+        folder: _Job(path, hashes[path].state, folder, sample_rate)
         for path, folder in folders.items()
     }
     entries = {folder: entry for folder in jobs if (entry := read_entry(folder))}
@@ -122,17 +122,18 @@ def decode(
         try:
             decoded_folder().mkdir(parents=True, exist_ok=True)
             with cache_lock(progress):
-                entries |= _make_entries(pending, progress, faults)
+                entries |= _create_entries(pending, progress, faults)
         except OSError as error:
             raise DataError(
                 f"{decoded_folder()}: cannot be written ({error}); set STEMLAB_CACHE to a "
                 "writable folder on a disk with enough space"
             ) from error
     if faults:
-        for path, folder in folders.items():  # copies of a faulty file are faulty
-            first = jobs[folder].path
+        for path, folder in folders.items():  # identical files have the same faults
+            decoded_path = jobs[folder].path
             if folder not in entries and path not in faults:
-                faults[path] = DataError(str(faults[first]).replace(str(first), str(path)))
+                message = str(faults[decoded_path]).replace(str(decoded_path), str(path))
+                faults[path] = DataError(message)
     return {path: entries[folder] for path, folder in folders.items() if folder in entries}
 
 
@@ -143,79 +144,79 @@ class _Job(NamedTuple):
     sample_rate: int | None
 
 
-def _make_entries(
+def _create_entries(
     jobs: Sequence[_Job], progress: bool, faults: dict[Path, DataError] | None
 ) -> dict[Path, Decoded]:
-    """Make the entries that another process has not made meanwhile."""
+    """Create the entries that no other process has created in the meantime."""
     folder = decoded_folder()
     entries = {job.folder: entry for job in jobs if (entry := read_entry(job.folder))}
     jobs = [job for job in jobs if job.folder not in entries]
 
-    def size(job: _Job) -> int:
+    def checked_size(job: _Job) -> int:
         with _collecting(job.path, faults):
-            return decoded_bytes(job.path, job.sample_rate)
+            return decoded_size(job.path, job.sample_rate)
         return 0
 
-    needed = sum(for_each(size, jobs, "checking what to decode", progress))
+    needed = sum(for_each(checked_size, jobs, "reading headers to decode", progress))
     jobs = [job for job in jobs if not faults or job.path not in faults]
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{folder}: {len(jobs)} decoded files take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB "
-            "are free; set STEMLAB_CACHE to a folder on a larger disk"
+            f"{folder}: decoding {len(jobs)} files needs {needed / 1e9:.1f} GB, but only "
+            f"{free / 1e9:.1f} GB are free; set STEMLAB_CACHE to a folder on a larger disk"
         )
     if progress and jobs:
         print(_announcement(jobs, needed), file=sys.stderr, flush=True)
 
-    def make(job: _Job) -> None:
+    def create(job: _Job) -> None:
         with _collecting(job.path, faults):
-            entries[job.folder] = _make_entry(job)
+            entries[job.folder] = _create_entry(job)
 
     # Threads suffice: ffmpeg runs in its own process, and libsndfile releases the GIL.
-    for_each(make, jobs, "decoding", progress, _WORKERS)
+    for_each(create, jobs, "decoding", progress, _WORKERS)
     return entries
 
 
 def _announcement(jobs: Sequence[_Job], needed: int) -> str:
-    what = f"Decoding {len(jobs)} files"
+    task = f"Decoding {len(jobs)} files"
     if sample_rate := jobs[0].sample_rate:
         rates = sorted({audio.inspect_seekable(job.path).sample_rate for job in jobs})
-        found = " and ".join(f"{rate} Hz" for rate in rates)
-        what = f"Resampling {len(jobs)} files from {found} to {sample_rate} Hz"
-    return f"{what}, once, into {decoded_folder()} ({needed / 1e9:.2f} GB)"
+        old_rates = " and ".join(f"{rate} Hz" for rate in rates)
+        task = f"Resampling {len(jobs)} files from {old_rates} to {sample_rate} Hz"
+    return f"{task}, once, into {decoded_folder()} ({needed / 1e9:.2f} GB)"
 
 
-def _make_entry(job: _Job) -> Decoded:
+def _create_entry(job: _Job) -> Decoded:
     path, target = job.path, job.folder
-    # Renamed when complete, so that a kill leaves no partial entry.
+    # Written to a temporary folder, which is renamed when complete: a kill leaves no partial entry.
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=target.parent) as scratch:
-        made = Path(scratch, "entry")
-        made.mkdir()
-        with _disk_full_reported(target.parent, path):
+        new_entry = Path(scratch, "entry")
+        new_entry.mkdir()
+        with _decoding_errors(target.parent, path):
             if _is_stem_file(path):
-                ffmpeg.decode_streams(path, [made / f"{stem}.wav" for stem in STREAMS])
+                ffmpeg.decode_streams(path, [new_entry / f"{stem}.wav" for stem in STREAMS])
             elif job.sample_rate:
-                resample_file(path, made / "audio.wav", job.sample_rate)
+                resample_file(path, new_entry / "audio.wav", job.sample_rate)
             else:
                 is_16_bit = audio.inspect_seekable(path).subtype == "PCM_16"
-                audio.rewrite(path, made / "audio.wav", "PCM_16" if is_16_bit else "FLOAT")
+                audio.rewrite(path, new_entry / "audio.wav", "PCM_16" if is_16_bit else "FLOAT")
             if not state(path).is_same(job.state):
-                raise changed(path)  # the entry's name is the hash of the former content
+                raise changed_error(path)  # the hash in the entry's name is of the old content
             files = {
                 file.stem: {"bytes": file.stat().st_size, **asdict(audio.inspect_seekable(file))}
-                for file in sorted(made.iterdir())
+                for file in sorted(new_entry.iterdir())
             }
             manifest = {"source": os.path.abspath(path), "files": files}
-            (made / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            (new_entry / MANIFEST).write_text(json.dumps(manifest, indent=1))
         if target.is_dir() and read_entry(target) is None:
             warnings.warn(
-                f"{target}: does not match its {MANIFEST}; it is made again from {path}",
+                f"{target}: does not match its {MANIFEST}; the entry is created again from {path}",
                 stacklevel=2,
             )
             os.replace(target, Path(scratch, "old"))
         try:
-            os.replace(made, target)
-        except OSError:  # without locks another process may have been faster
+            os.replace(new_entry, target)
+        except OSError:  # on file systems without locks, another process may have been faster
             if read_entry(target) is None:
                 raise
     entry = read_entry(target)
@@ -223,11 +224,11 @@ def _make_entry(job: _Job) -> Decoded:
     return entry
 
 
-def decoded_bytes(path: Path, sample_rate: int | None = None) -> int:
-    """Check a file's header and compute the size of its decoded samples, bytes.
+def decoded_size(path: Path, sample_rate: int | None = None) -> int:
+    """Check a file's header and compute the size of its decoded copy, bytes.
 
     Raises:
-        DataError: It is faulty, or a .stem.mp4 without the streams of MUSDB18.
+        DataError: The file is faulty, or a .stem.mp4 without the five streams of MUSDB18.
         FFmpegMissingError: ffmpeg is not installed.
     """
     if not _is_stem_file(path):
@@ -251,7 +252,7 @@ def _is_stem_file(path: Path) -> bool:
 
 @contextmanager
 def _collecting(path: Path, faults: dict[Path, DataError] | None) -> Iterator[None]:
-    """Store a file's error in ``faults``; without ``faults`` raise it."""
+    """Store a ``DataError`` for ``path`` in ``faults``, or raise it if ``faults`` is None."""
     try:
         yield
     except FFmpegMissingError:
@@ -263,8 +264,8 @@ def _collecting(path: Path, faults: dict[Path, DataError] | None) -> Iterator[No
 
 
 @contextmanager
-def _disk_full_reported(folder: Path, path: Path) -> Iterator[None]:
-    """Raise ENOSPC if the disk is full; otherwise report the file that is decoded."""
+def _decoding_errors(folder: Path, path: Path) -> Iterator[None]:
+    """Convert decoding errors to an ``OSError`` if the disk is full, else to a ``DataError``."""
     try:
         yield
     except (soundfile.SoundFileError, AssertionError, DataError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.cache.folder import Decoded
-from datamodules.cache.pcm import decode, decoded_bytes, find_decoded
+from datamodules.cache.pcm import decode, decoded_size, find_decoded
 from datamodules.doctor.diagnosis import diagnose, different_rates, duplicates
 from datamodules.doctor.fingerprints import find_same
 from datamodules.doctor.measurements import FileMeasures, MixtureMeasures, TrackMeasures, measure
@@ -19,7 +19,7 @@ from datamodules.errors import DataError
 from datamodules.parallel import for_each
 from datamodules.tracks.checks import find_non_finite
 from datamodules.tracks.findings import Finding, Severity
-from datamodules.tracks.index import Loaded, load_tracks
+from datamodules.tracks.index import CheckedTrack, check_tracks
 from datamodules.tracks.layouts import STEMS, SUBSETS, Entry, find_entries, subsets_of
 
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
@@ -152,7 +152,7 @@ def _load(
     missing_as_silence: bool,
     fast: bool,
     progress: bool,
-) -> list[Loaded]:
+) -> list[CheckedTrack]:
     """Load the headers of all tracks; decode .stem.mp4 files first, or check them if ``fast``."""
     stem_files = [entry.path for entry in entries if entry.is_stem_file]
     faults: dict[Path, DataError] = {}
@@ -163,7 +163,7 @@ def _load(
             if (known := find_decoded(path)) is not None:
                 decoded[path] = known
             else:
-                decoded_bytes(path)
+                decoded_size(path)
         except DataError as fault:
             faults[path] = fault
 
@@ -173,20 +173,20 @@ def _load(
         decoded = decode(stem_files, progress, faults)
     not_decoded = set(stem_files) - decoded.keys()
     readable = [entry for entry in entries if entry.path not in not_decoded]
-    loaded = iter(load_tracks(readable, decoded, stems, missing_as_silence, progress))
+    loaded = iter(check_tracks(readable, decoded, stems, missing_as_silence, progress))
     without_track = {
-        path: Loaded(None, [Finding.of(faults[path], path)] if path in faults else [], [])
+        path: CheckedTrack(None, [Finding.of(faults[path], path)] if path in faults else [], [])
         for path in not_decoded
     }
     return [without_track.get(entry.path) or next(loaded) for entry in entries]
 
 
 def _measure(
-    entries: Sequence[Entry], tracks: Sequence[Loaded], workers: int, progress: bool
+    entries: Sequence[Entry], tracks: Sequence[CheckedTrack], workers: int, progress: bool
 ) -> tuple[list[TrackMeasures | None], list[Finding]]:
     """Measure all tracks that could be loaded; also returns the findings about their audio."""
 
-    def measure_or_fault(loaded: Loaded) -> TrackMeasures | DataError | None:
+    def measure_or_fault(loaded: CheckedTrack) -> TrackMeasures | DataError | None:
         try:
             return measure(loaded.track) if loaded.track else None
         except DataError as fault:

@@ -1,7 +1,7 @@
-"""Memory-mapped WAV files: a crop reads its samples and nothing else.
+"""Memory-mapped WAV files: reading a crop accesses only the samples of the crop.
 
 A WAV file of 16 or 32-bit integers or floats is an array of samples behind a header, so it is
-memory-mapped instead of decoded. All workers and runs of a machine share the page cache.
+memory-mapped instead of decoded. All workers and runs on a machine share the mapped pages.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from datamodules.errors import DataError
-from datamodules.files.state import State, changed, check_same
+from datamodules.files.state import State, changed_error, check_same
 from datamodules.files.wav import TYPES, wav_header_of
 
-# Linux allows 65,530 mappings per process; libraries use some thousands.
+# Maximum number of mapped files. Linux allows 65,530 mappings per process; libraries use a few
+# thousand.
 _OPEN_MAPPINGS = 16_384
-# Bytes that are prefetched together.
+# Size of the parts in which a file is prefetched, bytes.
 _PART_BYTES = 32 * mmap.PAGESIZE
 
 
@@ -33,34 +34,35 @@ class MappedFile:
 
     Args:
         path: The file.
-        expected: Its state when it was checked; by default its present state.
+        expected: State of the file when it was checked; by default its current state.
 
     Attributes:
-        samples: All samples, shape (T, C), of the file's own type; read-only.
+        samples: All samples, shape (T, C), in the file's own type; must not be modified.
     """
 
     def __init__(self, path: Path, expected: State | None = None) -> None:
         try:
             file = path.open("rb")
         except OSError as error:
-            raise changed(path) from error
+            raise changed_error(path) from error
         with file:
             self._state = State.of(os.fstat(file.fileno()))
             if expected and not self._state.is_same(expected):
-                raise changed(path)
+                raise changed_error(path)
             header = wav_header_of(file)
             dtype = TYPES.get((header.tag, header.bits)) if header else None
             if header is None or dtype is None or not header.channels:
                 raise DataError(
-                    f"{path}: cannot be memory-mapped, expected WAV of 16 or 32 bits; convert it"
+                    f"{path}: cannot be memory-mapped, expected WAV with 16 or 32-bit integers or "
+                    "floats; convert the data set with python -m datamodules.convert"
                 )
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._path, self._offset = path, header.offset
         self._frame_bytes = dtype.itemsize * header.channels
-        count = header.present if header.declared is None else header.declared
-        frames = min(count, header.present) // self._frame_bytes
+        sample_bytes = header.present if header.declared is None else header.declared
+        frames = min(sample_bytes, header.present) // self._frame_bytes
         array = np.frombuffer(self._map, dtype, frames * header.channels, offset=header.offset)
-        # One byte per part: 1 after it was prefetched, until pages are evicted.
+        # One byte per part: 1 if it was prefetched since pages were last evicted.
         self._prefetched = bytearray(-(-len(self._map) // _PART_BYTES))
         self._major_faults = 0
         with warnings.catch_warnings():
@@ -69,16 +71,16 @@ class MappedFile:
             self.samples = torch.from_numpy(array).view(frames, header.channels)
 
     def crop(self, start: int, samples: int) -> Tensor:
-        """Take a part, shape (t, C), as a view, after checking that the file is unchanged.
+        """Return a part as a view, shape (samples, C), after checking that the file is unchanged.
 
-        Reading a mapping of a file that was truncated kills the process (SIGBUS). The check leaves
-        a gap of microseconds to milliseconds before the samples are read; closing it would take a
-        copy by ``read``, which doubles the time. A truncation in this gap kills the worker, which
-        the loader reports; it never yields wrong samples or hangs.
+        Reading a mapping of a file that was truncated kills the process (SIGBUS). This can still
+        happen if the file is truncated in the microseconds to milliseconds between the check and
+        the reading of the samples. The loader then reports the death of the worker; it never
+        returns wrong samples or hangs. Copying by ``read`` would avoid this, but doubles the time.
 
         Args:
             start: First sample.
-            samples: Number of samples; past the end the result is shorter.
+            samples: Number of samples; a part that exceeds the end of the file is shorter.
         """
         check_same(self._path, self._state)
         begin = self._offset + start * self._frame_bytes
@@ -88,8 +90,9 @@ class MappedFile:
     def _prefetch(self, begin: int, end: int) -> None:
         """Prefetch bytes in one request instead of page by page.
 
-        ``madvise`` costs as much as copying a tenth of a crop. So each part of the file is
-        prefetched once, and again after a major page fault, which shows that pages were evicted.
+        A call of ``madvise`` takes a tenth of the time of copying a crop. Each part of the file is
+        therefore prefetched only once, and again after a major page fault, which shows that pages
+        were evicted.
         """
         major_faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
         if major_faults != self._major_faults:
@@ -97,13 +100,14 @@ class MappedFile:
             self._prefetched = bytearray(len(self._prefetched))
         first, stop = begin // _PART_BYTES, -(-end // _PART_BYTES)
         if self._prefetched.find(0, first, stop) >= 0:
-            at = first * _PART_BYTES
-            self._map.madvise(mmap.MADV_WILLNEED, at, min(stop * _PART_BYTES, len(self._map)) - at)
+            start = first * _PART_BYTES
+            length = min(stop * _PART_BYTES, len(self._map)) - start
+            self._map.madvise(mmap.MADV_WILLNEED, start, length)
             self._prefetched[first:stop] = b"\1" * (stop - first)
 
 
 class MappedFiles:
-    """Files mapped on first use; the least recently used are closed when there are too many.
+    """Files that are mapped on first use; with too many, the least recently used one is closed.
 
     Args:
         states: State of each file when it was checked; a file in another state is an error.
@@ -114,7 +118,7 @@ class MappedFiles:
         self._files: OrderedDict[Path, MappedFile] = OrderedDict()
 
     def crop(self, path: Path, start: int, samples: int) -> Tensor:
-        """Take a part of a file, as `MappedFile.crop` does."""
+        """Return a part of a file, as `MappedFile.crop` does."""
         file = self._files.get(path)
         if file is None:
             file = self._files[path] = MappedFile(path, self._states.get(path))
@@ -125,5 +129,5 @@ class MappedFiles:
         return file.crop(start, samples)
 
     def __getstate__(self) -> dict[str, object]:
-        # Mappings are not pickled: each process makes its own.
+        # Mappings cannot be pickled; each process maps the files itself.
         return {"_states": self._states, "_files": OrderedDict()}

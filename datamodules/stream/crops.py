@@ -1,9 +1,9 @@
-"""Which crops make an example: a pure function of (seed, epoch, index).
+"""Choice of the crops of each training example: a pure function of (seed, epoch, index).
 
-Nothing here has state, so any number of ranks, workers or restarts sees the same stream. Random
-numbers come from Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), a
-function of a key (the seed) and a counter (purpose, epoch and index). Caches hold results of pure
-functions and are bounded.
+Nothing here has state, so the examples are the same for any number of ranks, workers or restarts.
+Random numbers come from Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
+a function of a key (the seed) and a counter (purpose, epoch and index). Only results of pure
+functions are cached.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from datamodules.randomness import CROP, ROOT_ORDER, TRACK_ORDER, Position, gene
 from datamodules.stream.crop_starts import LoudnessSampler, uniform_starts
 from datamodules.stream.loudness import Powers
 
-# Consecutive examples that are distributed over the roots by weight and then shuffled: any part of
-# the stream holds each root in proportion to its weight, to within a few examples.
+# Number of consecutive examples that are distributed over the roots by weight and then shuffled.
+# Any range of examples therefore contains each root in proportion to its weight, to within a few
+# examples.
 _BLOCK = 16
 
 
@@ -34,7 +35,7 @@ class SamplingConfig:
     Attributes:
         mix_probability: Probability that an example's stems come from different tracks.
         avoid_silence_db: Level below which a crop is drawn again, dBFS; None keeps silent crops.
-        silence_tries: Largest number of starts drawn; the last one is kept.
+        silence_tries: Maximum number of starts drawn; if all are silent, the last one is used.
         loudness_classes: Number of loudness classes that are drawn equally often; see
             ``LoudnessSampler``.
 
@@ -49,15 +50,15 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.mix_probability <= 1:
-            raise DataError(f"mix_probability is {self.mix_probability}: give a number from 0 to 1")
+            raise DataError(f"mix_probability is {self.mix_probability}: must be from 0 to 1")
         level = self.avoid_silence_db
         if level is not None and not -120 <= level < 0:
             raise DataError(
-                f"avoid_silence_db is {level}: give a level from -120 to below 0 dBFS, such as -60"
+                f"avoid_silence_db is {level}: must be at least -120 and below 0 dBFS, such as -60"
             )
         for name in ("silence_tries", "loudness_classes"):
             if getattr(self, name) < 1:
-                raise DataError(f"{name} is {getattr(self, name)}: give 1 or more")
+                raise DataError(f"{name} is {getattr(self, name)}: must be at least 1")
 
     @property
     def needs_loudness(self) -> bool:
@@ -66,7 +67,7 @@ class SamplingConfig:
 
 
 class Crop(NamedTuple):
-    """Origin of an example's stems: a track and a start for each stem.
+    """Track and start of each stem of an example.
 
     Attributes:
         tracks: Index of the track of each stem, shape (stems,).
@@ -80,23 +81,24 @@ class Crop(NamedTuple):
 class CropSampler:
     """Draws the tracks and starts of examples.
 
-    Tracks are drawn in random order without replacement: each pass over a root holds every one of
-    its tracks once. In a mixed example each stem follows its own order of tracks; otherwise all
-    stems follow that of the first stem and share one start.
+    Tracks are drawn in random order without replacement: each pass over a root contains every track
+    once. In a mixed example each stem has its own order of tracks. Otherwise all stems use the
+    order of the first stem and the same start.
 
-    Several roots are interleaved by weight, as exactly as integers allow: seats are apportioned by
-    the method of Webster and Sainte-Laguë (Balinski and Young 1982, "Fair Representation") in
-    shuffled blocks, beginning at a random seat in each epoch.
+    With several roots, the number of examples from each root is as close to its weight as integers
+    allow. Examples ("seats") are assigned to roots by the method of Webster and Sainte-Laguë
+    (Balinski and Young 1982, "Fair Representation") and shuffled in blocks. Each epoch begins at a
+    random seat.
 
     Args:
-        seed: Seed of the stream.
+        seed: Seed of the examples.
         config: How tracks and starts are drawn.
         stems: Number of stems.
         lengths: Length of each track in samples, one array of shape (tracks,) per root.
         weights: Relative frequency of each root.
-        powers: Mean square of each second of each track, over all roots, shape (stems, seconds);
+        powers: For each track of all roots, the mean square of each second, shape (stems, seconds);
             used only if ``config.needs_loudness``.
-        sample_rate: Sample rate, Hz; likewise.
+        sample_rate: Sample rate, Hz; used only if ``config.needs_loudness``.
     """
 
     def __init__(
@@ -131,14 +133,14 @@ class CropSampler:
 
         Args:
             position: Epoch and index of the example.
-            samples: Length of the crop; a shorter track starts at 0.
+            samples: Length of the crop; in a shorter track the crop starts at 0.
 
         Returns:
-            Tracks, numbered over all roots, and starts of the stems.
+            Track index, counted over all roots, and start of each stem.
         """
         epoch, index = position
         tries = 1 if self.config.avoid_silence_db is None else self.config.silence_tries
-        # One call for all numbers: creating the generator takes longer than drawing.
+        # All random numbers in one call, because creating the generator takes longer than drawing.
         numbers = generator(self.seed, CROP, epoch, index).random(1 + tries * self.stems)
         mixed = bool(numbers[0] < self.config.mix_probability)
         tracks = self._draw_tracks(epoch, index, mixed)
@@ -153,8 +155,8 @@ class CropSampler:
         uniforms: npt.NDArray[np.float64],
     ) -> npt.NDArray[np.int64]:
         if self.loudness is None:
-            first = uniforms[0] if mixed else uniforms[0, :1]
-            return uniform_starts(self.lengths[tracks], samples, first)
+            first_try = uniforms[0] if mixed else uniforms[0, :1]
+            return uniform_starts(self.lengths[tracks], samples, first_try)
         if not mixed:
             start = self.loudness.start(int(tracks[0]), None, samples, uniforms[:, 0])
             return np.full(self.stems, start)
@@ -165,24 +167,24 @@ class CropSampler:
         return np.array(starts)
 
     def _draw_tracks(self, epoch: int, index: int, mixed: bool) -> npt.NDArray[np.int64]:
-        block, place = divmod(index, _BLOCK)
+        block, index_in_block = divmod(index, _BLOCK)
         roots, earlier = _block_roots(self.seed, epoch, block, self.stems, self._weights)
         tracks = []
         for stem in range(self.stems if mixed else 1):
-            root = roots[stem][place]
-            passes, number = divmod(earlier[stem][place], self._sizes[root])
-            stream = passes * len(self._sizes) + root
-            order = _track_order(self.seed, epoch, stream, self.stems, self._sizes[root])
-            tracks.append(self._offsets[root] + order[stem, number])
+            root = roots[stem][index_in_block]
+            passes, index_in_pass = divmod(earlier[stem][index_in_block], self._sizes[root])
+            pass_number = passes * len(self._sizes) + root  # over all roots
+            order = _track_order(self.seed, epoch, pass_number, self.stems, self._sizes[root])
+            tracks.append(self._offsets[root] + order[stem, index_in_pass])
         return np.array(tracks if mixed else tracks * self.stems)
 
 
 @lru_cache(maxsize=64)
 def _track_order(
-    seed: int, epoch: int, stream: int, stems: int, tracks: int
+    seed: int, epoch: int, pass_number: int, stems: int, tracks: int
 ) -> npt.NDArray[np.int64]:
     """Order of the tracks in one pass over a root, for each stem, shape (stems, tracks)."""
-    random = generator(seed, TRACK_ORDER, epoch, stream)
+    random = generator(seed, TRACK_ORDER, epoch, pass_number)
     order = random.permuted(np.tile(np.arange(tracks), (stems, 1)), axis=1)
     order.flags.writeable = False
     return order
@@ -192,38 +194,38 @@ def _track_order(
 def _block_roots(
     seed: int, epoch: int, block: int, stems: int, weights: tuple[float, ...]
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Root of each example in a block, and how many earlier examples of the epoch it had.
+    """For each example of a block: its root, and the number of earlier examples with this root.
 
-    Both have the shape (stems, _BLOCK).
+    Earlier examples are those of the same epoch. Both results have the shape (stems, _BLOCK).
     """
     if len(weights) == 1:
         earlier = list(range(block * _BLOCK, (block + 1) * _BLOCK))
         return [[0] * _BLOCK] * stems, [earlier] * stems
-    # Beginning at seat 0 in every epoch would never draw a root with a small weight.
+    # If every epoch began at seat 0, a root with a small weight would never be drawn.
     seat = int(generator(seed, ROOT_ORDER, epoch, 0).integers(2**20))
     first, begin, end = (
         apportion(seat + examples, weights)
         for examples in (0, block * _BLOCK, (block + 1) * _BLOCK)
     )
     roots = np.repeat(np.arange(len(weights)), end - begin)
-    numbers = np.concatenate(
+    earlier_examples = np.concatenate(
         [np.arange(*pair) for pair in zip(begin - first, end - first, strict=True)]
     )
     random = generator(seed, ROOT_ORDER, epoch, 1 + block)
     shuffled = random.permuted(np.tile(np.arange(_BLOCK), (stems, 1)), axis=1)
-    return roots[shuffled].tolist(), numbers[shuffled].tolist()
+    return roots[shuffled].tolist(), earlier_examples[shuffled].tolist()
 
 
 def apportion(seats: int, weights: Sequence[float]) -> npt.NDArray[np.int64]:
-    """Distribute seats by weights, which sum to 1, by the method of Webster and Sainte-Laguë.
+    """Distribute a number of seats by weights that sum to 1 (method of Webster and Sainte-Laguë).
 
-    Seat k (from 0) of a root of weight p is assigned at time (k + 1/2) / p, and the earliest seats
-    are taken. One more seat therefore adds to one root and removes from none.
+    Seat k (from 0) of a root of weight p has the rank (k + 1/2) / p, and the seats of lowest rank
+    are assigned. With one seat more, therefore, one root gets one more and no root gets fewer.
     """
     shares = np.array(weights)
-    # A time at which at most that many seats are assigned; the few missing ones follow one by one.
-    time = seats - len(shares) / 2 - 1
-    counts = np.maximum(0, np.floor(time * shares + 0.5)).astype(np.int64)
+    # A rank below which there are at most ``seats`` seats; the few others are assigned one by one.
+    rank = seats - len(shares) / 2 - 1
+    counts = np.maximum(0, np.floor(rank * shares + 0.5)).astype(np.int64)
     for _ in range(seats - int(counts.sum())):
         counts[np.argmin((counts + 0.5) / shares)] += 1
     return counts

@@ -1,9 +1,9 @@
-"""A data loader whose workers write batches directly into shared memory.
+"""Data loader whose workers write batches directly into shared memory.
 
 PyTorch's own loader allocates a tensor per example, stacks them, and passes each batch through a
-new shared-memory file; most of its time goes into page faults. Here all batches live in a ring of
-slots that is allocated once. A worker fills a slot and returns its index; the batch is a view of
-the slot.
+new shared-memory file. Most of its time is spent on page faults. Here all batches are in a ring
+buffer of slots that is allocated once. A worker fills a slot and returns its index; the batch is a
+view of the slot.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from datamodules.stream.sampler import ExampleSampler
 from datamodules.stream.workers import explain_worker_death
 
 _PREFETCH = 2
-# Beyond the workers' slots: one batch in use, one prefetched by Lightning, one in between.
+# Slots in addition to those of the workers: one batch is used by the model, one is prefetched by
+# Lightning, and one is on its way between them.
 _SPARE_SLOTS = 3
 
 
-class Examples(Protocol):
-    """Writes examples into slots, in the workers."""
+class ExampleWriter(Protocol):
+    """Writes examples into given tensors; called in the workers."""
 
     dtype: torch.dtype
 
@@ -40,14 +41,14 @@ class Examples(Protocol):
         """Shape of the examples of an epoch."""
 
     def fill(self, target: Tensor, position: Position) -> None:
-        """Write the example at a position into a tensor of its shape."""
+        """Write the example at ``position`` into ``target``, of the shape ``shape_at(epoch)``."""
 
 
 class RingLoader(DataLoader[Any]):
-    """Batches of examples in a ring of slots in shared memory.
+    """Loads batches of examples into a ring buffer in shared memory.
 
-    A batch is overwritten after the next two batches have been returned: use or copy it before. A
-    copy to a GPU is waited for (see ``note_copy``).
+    A batch is valid until the next two batches have been returned; use or copy it before. The
+    loader waits for copies to a GPU before it fills a slot again (see ``record_copy``).
 
     Args:
         examples: Writes the examples.
@@ -58,7 +59,7 @@ class RingLoader(DataLoader[Any]):
 
     def __init__(
         self,
-        examples: Examples,
+        examples: ExampleWriter,
         sampler: ExampleSampler,
         num_workers: int = 0,
         worker_init_fn: Callable[[int], None] | None = None,
@@ -90,26 +91,27 @@ class RingLoader(DataLoader[Any]):
                 raise explained from error
             raise
 
-    def note_copy(self, batch: Tensor) -> None:
-        """Note that a copy of a batch of this loader to a GPU has started.
+    def record_copy(self, batch: Tensor) -> None:
+        """Record that a copy of a batch of this loader to a GPU has started.
 
-        Copies from pinned memory are asynchronous; the slot is not filled again before the copy has
-        finished.
+        Copies from pinned memory are asynchronous. The loader waits for the copy to finish before
+        it fills the slot again.
         """
-        self._copies.note(batch.storage_offset() // self.ring.stride(0))
+        self._copies.record(batch.storage_offset() // self.ring.stride(0))
 
 
 class _PendingCopies:
     """Asynchronous copies to a GPU that may not have finished.
 
-    Separate from the loader, so that the sampler does not refer to the loader: in a reference cycle
-    the garbage collector would finalise the loader without telling its workers to end, and wait.
+    A class of its own, so that the sampler does not refer to the loader. In a reference cycle the
+    garbage collector would finalise the loader without first telling its workers to end, and would
+    wait for them.
     """
 
     def __init__(self, slots: int) -> None:
         self._events: list[torch.cuda.Event | None] = [None] * slots
 
-    def note(self, slot: int) -> None:
+    def record(self, slot: int) -> None:
         event = torch.cuda.Event()
         event.record()
         self._events[slot] = event
@@ -122,13 +124,13 @@ class _PendingCopies:
 
 
 class _SlotDataset(Dataset[tuple[int, list[Position]]]):
-    """Fills the slots, in the workers."""
+    """Fills a slot for each item; used in the workers."""
 
-    def __init__(self, ring: Tensor, examples: Examples) -> None:
+    def __init__(self, ring: Tensor, examples: ExampleWriter) -> None:
         self.ring, self.examples = ring, examples
 
     def view(self, slot: int, epoch: int) -> Tensor:
-        """Batch in a slot; examples smaller than the largest are contiguous at its beginning."""
+        """Batch in a slot, as a view; shorter crops occupy only the beginning of the slot."""
         memory = self.ring[slot]
         shape = (len(memory), *self.examples.shape_at(epoch))
         return memory.view(-1)[: math.prod(shape)].view(shape)
@@ -141,7 +143,7 @@ class _SlotDataset(Dataset[tuple[int, list[Position]]]):
 
 
 class _SlotSampler(Sampler[tuple[int, list[Position]]]):
-    """Assigns the positions of each batch to the next slot of the ring."""
+    """Yields (slot, positions) for each batch; the slots are used in turn."""
 
     def __init__(self, sampler: ExampleSampler, slots: int, copies: _PendingCopies) -> None:
         self.sampler, self.slots, self.copies = sampler, slots, copies
@@ -154,7 +156,7 @@ class _SlotSampler(Sampler[tuple[int, list[Position]]]):
         positions = iter(self.sampler)  # whole batches
         while batch := list(islice(positions, self.sampler.rank_batch_size)):
             slot = self._next
-            # Continues over epochs: the last batch of an epoch may still be in use.
+            # Not reset between epochs, because the last batch of an epoch may still be in use.
             self._next = (slot + 1) % self.slots
             self.copies.wait(slot)
             yield slot, batch
@@ -164,10 +166,10 @@ class _SlotSampler(Sampler[tuple[int, list[Position]]]):
 
 
 def _pin(tensor: Tensor) -> None:
-    """Pin a shared tensor's pages, so that the GPU copies from them directly."""
+    """Pin (page-lock) a shared tensor's memory, so that the GPU copies from it directly."""
     status = torch.cuda.cudart().cudaHostRegister(
         tensor.data_ptr(), tensor.numel() * tensor.element_size(), 0
     )
     if int(status) != 0:
-        # Unpinned copies are only slower.
+        # Clear the error: copies from unpinned memory work too, only slower.
         torch.cuda.cudart().cudaGetLastError()

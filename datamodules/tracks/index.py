@@ -1,4 +1,4 @@
-"""The index of a data set's tracks: found on disk, checked before training, read in parts."""
+"""Index of a data set's tracks: find them on disk, check them before training, read parts."""
 
 from __future__ import annotations
 
@@ -48,15 +48,16 @@ class Track:
     Attributes:
         name: Name of the track, as in musdb.
         subset: ``train`` or ``test``.
-        stems: Stem name -> its file; the one in the cache, if it was decoded or resampled.
+        stems: Stem name -> its file, which is in the cache if it was decoded or resampled.
         mixture: File of the track's own mixture, if it has one.
         samples: Length of each file, samples per channel.
         sample_rate: Sample rate, Hz.
         channels: Number of channels.
-        silent: Names of the stems that have no file and are replaced by silence.
-        encoded: Names of the stems that cannot be memory-mapped.
-        states: Stem name, or ``mixture`` -> state of its file when it was checked; reading it in
-            another state is an error.
+        missing: Names of the stems that have no file and are replaced by silence.
+        unmappable: Names of the stems whose files cannot be memory-mapped, such as FLAC or 24-bit
+            WAV.
+        states: Stem name, or ``mixture`` -> state (size, times, inode) of its file when it was
+            checked; reading a file that has changed since then is an error.
     """
 
     name: str
@@ -66,8 +67,8 @@ class Track:
     samples: int
     sample_rate: int
     channels: int
-    silent: tuple[str, ...] = ()
-    encoded: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unmappable: tuple[str, ...] = ()
     states: Mapping[str, State] = field(default_factory=dict)
 
     @property
@@ -81,18 +82,18 @@ class Track:
         Args:
             stem: Name of the stem, or ``mixture``.
             start: First sample.
-            samples: Number of samples; by default up to the end. Past the end of the track the
-                result is shorter.
+            samples: Number of samples; by default up to the end. A part that exceeds the end of
+                the track is shorter.
 
         Returns:
             Waveform, shape (C, T).
 
         Raises:
-            DataError: The file cannot be read, or was changed since it was checked.
+            DataError: The file cannot be read, or has changed since it was checked.
         """
         if stem == MIXTURE:
             return self.read_mixture(start, samples)
-        if stem in self.silent:
+        if stem in self.missing:
             rest = max(0, self.samples - start)
             length = rest if samples is None else min(samples, rest)
             return np.zeros((self.channels, length), np.float32)
@@ -117,20 +118,20 @@ class Track:
 
 
 class Split(NamedTuple):
-    """Tracks to train and to validate on, and a description of the rule that split them."""
+    """Training tracks, validation tracks, and a sentence that says how they were chosen."""
 
     train: list[Track]
     valid: list[Track]
     rule: str
 
 
-class Loaded(NamedTuple):
+class CheckedTrack(NamedTuple):
     """A track whose headers were read and checked.
 
     Attributes:
         track: The track, or None if there are errors.
-        findings: The findings.
-        float_files: Those of its files that may hold a NaN.
+        findings: Errors and notes.
+        float_files: Its files with floating-point samples, which may contain NaN.
     """
 
     track: Track | None
@@ -153,21 +154,22 @@ def index_tracks(
         subset: ``train`` or ``test``.
         stems: Names of the stems that every track must have.
         missing_as_silence: Replace missing stems by silence; at least one must exist.
-        progress: Show progress bars for what takes more than a second.
+        progress: Show a progress bar for each step that takes more than a second.
 
     Returns:
         The tracks, sorted by name.
 
     Raises:
-        DataError: Files are missing or faulty; up to five are listed.
+        DataError: Files are missing or faulty; the message lists up to five.
         FFmpegMissingError: A .stem.mp4 must be decoded, and ffmpeg is not installed.
     """
     entries = find_entries(root, subset, stems)
     decoded = decode([entry.path for entry in entries if entry.is_stem_file], progress)
-    loaded = load_tracks(entries, decoded, stems, missing_as_silence, progress)
-    raise_errors([finding for each in loaded for finding in each.findings])
-    raise_errors(find_non_finite([path for each in loaded for path in each.float_files], progress))
-    return [each.track for each in loaded if each.track]
+    checked = check_tracks(entries, decoded, stems, missing_as_silence, progress)
+    raise_errors([finding for result in checked for finding in result.findings])
+    float_files = [path for result in checked for path in result.float_files]
+    raise_errors(find_non_finite(float_files, progress))
+    return [result.track for result in checked if result.track]
 
 
 def split_validation(
@@ -177,17 +179,18 @@ def split_validation(
     *,
     required: bool = False,
 ) -> Split:
-    """Split the training subset into tracks to train on and tracks to validate on.
+    """Split the training subset into training tracks and validation tracks.
 
     Args:
         tracks: Tracks of the training subset.
         names: Names of the validation tracks; those that exist are used.
-        fraction: If none exists, validate on this share of the tracks, at evenly spaced positions
-            in the sorted list: at least one, never all.
-        required: Every name must exist; the fraction is not used.
+        fraction: If none of the names exists, this fraction of the tracks is used for validation,
+            at evenly spaced positions in the sorted list: at least one track, never all.
+        required: Raise an error if a name does not exist or there are no names, instead of using
+            the fraction.
 
     Returns:
-        Both lists, sorted by name, and the rule that applied.
+        Both lists, sorted by name, and the rule that was used.
 
     Raises:
         DataError: No track is left for training or for validation, or a required one is missing.
@@ -196,11 +199,11 @@ def split_validation(
     present = {track.name for track in tracks}
     missing = [name for name in names if name not in present]
     if required and (missing or not names):
+        fault = f"lists unknown tracks ({', '.join(map(repr, missing))})" if missing else "is empty"
         raise DataError(
-            f"no validation tracks named {', '.join(map(repr, missing)) or '(none given)'} among "
-            f"the {len(tracks)} training tracks; expected names such as "
-            f"{', '.join(map(repr, sorted(present)[:3]))}: correct the names, or give none to "
-            "validate on a fraction of the tracks"
+            f"validation_tracks {fault}; training tracks are for example "
+            f"{', '.join(map(repr, sorted(present)[:3]))}; correct validation_tracks, or remove it "
+            "to validate on a fraction of the tracks"
         )
     chosen = present.intersection(names)
     if chosen:
@@ -208,33 +211,33 @@ def split_validation(
     else:
         if len(tracks) < 2:
             raise DataError(
-                f"no validation tracks: {len(tracks)} training track found, expected at least 2, "
-                "one of them to validate on; add a track"
+                f"no track is left for validation: training tracks found: {len(tracks)}, "
+                "expected at least 2; add a track"
             )
         count = min(max(1, round(fraction * len(tracks))), len(tracks) - 1)
         step = len(tracks) / count
         chosen = {tracks[int((number + 0.5) * step)].name for number in range(count)}
         rule = (
-            f"none of the {len(names)} named validation tracks exists: validation by {count} of "
-            f"{len(tracks)} tracks, fraction {fraction:g}, spread over the sorted names"
+            f"none of the {len(names)} official validation tracks exists: validation on {count} of "
+            f"{len(tracks)} tracks, evenly spaced in the list sorted by name"
         )
     train = [track for track in tracks if track.name not in chosen]
     if not train:
         raise DataError(
-            f"no training tracks: all {len(tracks)} tracks are named for validation; add tracks, "
-            "or name fewer for validation"
+            f"no track is left for training: validation uses all {len(tracks)} tracks; add tracks, "
+            "or list fewer in validation_tracks"
         )
     return Split(train, [track for track in tracks if track.name in chosen], rule)
 
 
-def load_tracks(
+def check_tracks(
     entries: Sequence[Entry],
     decoded: Mapping[Path, Decoded],
     stems: Sequence[str],
     missing_as_silence: bool = False,
     progress: bool = False,
-) -> list[Loaded]:
-    """Read and check the headers of tracks' files, for each entry.
+) -> list[CheckedTrack]:
+    """Read and check the headers of the files of each track.
 
     Args:
         entries: The tracks.
@@ -244,41 +247,41 @@ def load_tracks(
         progress: Show a progress bar, if it takes more than a second.
     """
     names = (*stems, MIXTURE)
-    files = [
+    files_by_track = [
         {name: decoded[entry.path].file(name) for name in names if name in STREAMS}
         if entry.is_stem_file
         else entry.find(stems)
         for entry in entries
     ]
-    tracks = list(zip(entries, files, strict=True))
-    paths = [path for entry, each in tracks if not entry.is_stem_file for path in each.values()]
+    tracks = list(zip(entries, files_by_track, strict=True))
+    paths = [path for entry, files in tracks if not entry.is_stem_file for path in files.values()]
     headers, faults = read_headers(paths, progress)
     stem_files = [entry.path for entry in entries if entry.is_stem_file]
     headers |= decoded_headers({path: decoded[path] for path in stem_files})
-    return [_load(*track, headers, faults, stems, missing_as_silence) for track in tracks]
+    return [_check_track(*track, headers, faults, stems, missing_as_silence) for track in tracks]
 
 
-def _load(
+def _check_track(
     entry: Entry,
     files: dict[str, Path],
     headers: Mapping[Path, Header],
     faults: Mapping[Path, DataError],
     stems: Sequence[str],
     missing_as_silence: bool,
-) -> Loaded:
+) -> CheckedTrack:
     missing = tuple(stem for stem in stems if stem not in files)
     if missing_as_silence and len(missing) < len(stems):
-        findings = [_silence_instead(entry, stem) for stem in missing]
+        findings = [_silent_stem_note(entry, stem) for stem in missing]
     else:
-        findings = [_missing(entry, stem, stems) for stem in missing]
+        findings = [_missing_stem_error(entry, stem, stems) for stem in missing]
     findings += [Finding.of(faults[path], path) for path in files.values() if path in faults]
-    found = {stem: headers[path] for stem, path in files.items() if path in headers}
-    for what, unit in (("samples", "samples"), ("sample_rate", "Hz"), ("channels", "channels")):
-        values = {stem: getattr(header, what) for stem, header in found.items()}
+    stem_headers = {stem: headers[path] for stem, path in files.items() if path in headers}
+    for name, unit in (("samples", "samples"), ("sample_rate", "Hz"), ("channels", "channels")):
+        values = {stem: getattr(header, name) for stem, header in stem_headers.items()}
         findings += find_mismatches(files, values, unit)
     if any(finding.severity == "error" for finding in findings):
-        return Loaded(None, findings, [])
-    first = next(iter(found.values()))
+        return CheckedTrack(None, findings, [])
+    first = next(iter(stem_headers.values()))
     track = Track(
         entry.name,
         entry.subset,
@@ -288,19 +291,19 @@ def _load(
         first.sample_rate,
         first.channels,
         missing,
-        tuple(stem for stem in stems if stem in found and not found[stem].mappable),
-        {stem: header.state for stem, header in found.items()},
+        tuple(stem for stem in stems if stem in stem_headers and not stem_headers[stem].mappable),
+        {stem: header.state for stem, header in stem_headers.items()},
     )
     # AAC does not decode to NaN.
     float_files = [
         files[stem]
-        for stem, header in found.items()
+        for stem, header in stem_headers.items()
         if header.subtype in _FLOAT_SUBTYPES and not entry.is_stem_file
     ]
-    return Loaded(track, findings, float_files)
+    return CheckedTrack(track, findings, float_files)
 
 
-def _missing(entry: Entry, stem: str, stems: Sequence[str]) -> Finding:
+def _missing_stem_error(entry: Entry, stem: str, stems: Sequence[str]) -> Finding:
     present = [] if entry.is_stem_file else sorted(path.name for path in entry.path.iterdir())
     return Finding(
         "error",
@@ -308,11 +311,16 @@ def _missing(entry: Entry, stem: str, stems: Sequence[str]) -> Finding:
         str(entry.path),
         f"no {' or '.join(stem + suffix for suffix in FORMATS)} "
         f"(found: {', '.join(present[:8]) or 'nothing'})",
-        f"every track needs {', '.join(stems)}; restore the file, remove the track, or set "
-        "missing_as_silence (the config groups these stems into other sources)",
+        f"every track needs {', '.join(stems)}; restore the file, remove the track, set "
+        "missing_as_silence, or set stems to those of the data set",
     )
 
 
-def _silence_instead(entry: Entry, stem: str) -> Finding:
-    finding = f"no file for the stem {stem}, silence is used instead"
-    return Finding("note", "missing-stem", str(entry.path), finding, "add it if the song has one")
+def _silent_stem_note(entry: Entry, stem: str) -> Finding:
+    return Finding(
+        "note",
+        "missing-stem",
+        str(entry.path),
+        f"no file for the stem {stem}, which is replaced by silence",
+        "add the file if the song contains this stem",
+    )

@@ -19,7 +19,7 @@ def resample_tracks(tracks: Sequence[Track], sample_rate: int, progress: bool) -
     Args:
         tracks: The tracks.
         sample_rate: The rate, Hz.
-        progress: Show a progress bar, and the size beforehand.
+        progress: Show a progress bar, and before it the required disk space.
 
     Returns:
         The tracks, all at that rate; resampled ones have ceil(samples × new / old) samples, as
@@ -33,9 +33,8 @@ def resample_tracks(tracks: Sequence[Track], sample_rate: int, progress: bool) -
 
 def make_mappable(tracks: Sequence[Track], progress: bool) -> list[Track]:
     """Decode the stems that cannot be memory-mapped, once into the cache."""
-    return _decode(
-        tracks, [[track.stems[stem] for stem in track.encoded] for track in tracks], progress
-    )
+    files = [[track.stems[stem] for stem in track.unmappable] for track in tracks]
+    return _decode(tracks, files, progress)
 
 
 def _files(track: Track) -> dict[str, Path]:
@@ -49,28 +48,30 @@ def _decode(
     sample_rate: int | None = None,
 ) -> list[Track]:
     """Replace the given files of each track by copies in the cache."""
-    made = decode([file for each in files for file in each], progress, sample_rate=sample_rate)
-    headers = decoded_headers(made)
+    all_files = [file for track_files in files for file in track_files]
+    entries = decode(all_files, progress, sample_rate=sample_rate)
+    headers = decoded_headers(entries)
     return [
-        _from_cache(track, made, headers) if each else track
-        for track, each in zip(tracks, files, strict=True)
+        _from_cache(track, entries, headers) if track_files else track
+        for track, track_files in zip(tracks, files, strict=True)
     ]
 
 
 def _from_cache(
-    track: Track, made: Mapping[Path, Decoded], headers: Mapping[Path, Header]
+    track: Track, entries: Mapping[Path, Decoded], headers: Mapping[Path, Header]
 ) -> Track:
     files = {
-        name: made[file].file() if file in made else file for name, file in _files(track).items()
+        name: entries[file].file() if file in entries else file
+        for name, file in _files(track).items()
     }
-    changed = {name: headers[file] for name, file in files.items() if file in headers}
-    first = next(iter(changed.values()))
+    replaced = {name: headers[file] for name, file in files.items() if file in headers}
+    first = next(iter(replaced.values()))
     return replace(
         track,
         stems={stem: files[stem] for stem in track.stems},
         mixture=files.get(MIXTURE),
         samples=first.samples,
         sample_rate=first.sample_rate,
-        encoded=(),
-        states={**track.states, **{name: header.state for name, header in changed.items()}},
+        unmappable=(),
+        states={**track.states, **{name: header.state for name, header in replaced.items()}},
     )

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from datamodules.cache.pcm import decode
 from datamodules.errors import DataError
-from datamodules.tracks.index import Track, load_tracks
+from datamodules.tracks.index import Track, check_tracks
 from datamodules.tracks.layouts import MIXTURE, SUBSETS, Entry
 from lightning_modules.evaluation.estimates import Settings, origin, score_estimates, score_oracle
 from lightning_modules.evaluation.score_files import read_scores, write_scores
@@ -84,7 +84,7 @@ class Scorer:
         self.left_out |= {entry.name: str(faults[entry.path]) for entry in faulty}
         entries = [entry for entry in entries if entry.path not in faults]
         tracks = []
-        loaded = load_tracks(entries, decoded, self.settings.stems, progress=True)
+        loaded = check_tracks(entries, decoded, self.settings.stems, progress=True)
         for entry, (track, findings, _) in zip(entries, loaded, strict=True):
             if track is None:
                 errors = [finding for finding in findings if finding.severity == "error"]

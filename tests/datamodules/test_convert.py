@@ -183,7 +183,7 @@ def test_a_faulty_track_is_left_out_and_the_others_are_written(
 def test_unknown_files_are_not_replaced(tmp_path: Path, out: Path) -> None:
     write_folder(tmp_path / "root" / "A")
     write_noise(out / "train" / "A" / "notes.wav", 0)
-    with pytest.raises(DataError, match=r"holds notes\.wav, which this program did not write"):
+    with pytest.raises(DataError, match=r"did not write \(notes\.wav\); move"):
         convert(tmp_path / "root", out)
     assert (out / "train" / "A" / "notes.wav").is_file()
 
@@ -211,7 +211,7 @@ def test_output_that_overlaps_the_data_set_is_refused(tmp_path: Path) -> None:
 def test_one_conversion_at_a_time(tmp_path: Path, out: Path) -> None:
     write_folder(tmp_path / "root" / "A")
     out.mkdir()
-    busy = pytest.raises(DataError, match="another conversion is writing to it")
+    busy = pytest.raises(DataError, match="another conversion is writing to this folder")
     with FileLock(out / ".convert.lock"), busy:
         convert(tmp_path / "root", out)
     assert len(convert(tmp_path / "root", out)) == 1

@@ -211,7 +211,7 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: str) -> None:
         shutil.rmtree(entry.folder)
         entry.folder.mkdir()
     assert find_decoded(path) is None
-    with pytest.warns(UserWarning, match=rf"{entry.folder.name}.*made again from {path}"):
+    with pytest.warns(UserWarning, match=rf"{entry.folder.name}.*created again from {path}"):
         assert decode([path], False)[path] == entry
     assert_decoded(path)
 

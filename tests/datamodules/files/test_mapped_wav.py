@@ -73,7 +73,7 @@ def test_24_bits_and_other_formats_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "mu.wav", subtype="ULAW")
     for name in ("a.wav", "a.flac", "mu.wav"):
         assert not is_mappable(tmp_path / name)
-    with pytest.raises(DataError, match=r"a\.wav.*16 or 32 bits"):
+    with pytest.raises(DataError, match=r"a\.wav.*16 or 32-bit"):
         MappedFile(tmp_path / "a.wav")
 
 

@@ -532,7 +532,7 @@ def test_split_by_fraction() -> None:
     assert len(split.valid) == 14
     assert names_of(split.valid)[:3] == ["003", "010", "017"]
     assert sorted(names_of(split.train + split.valid)) == names_of(tracks)
-    assert_in(split.rule, "none of the 14 named", "14 of 100 tracks", "fraction 0.14")
+    assert_in(split.rule, "none of the 14 official", "14 of 100 tracks", "evenly spaced")
     for count in range(2, 30):
         for fraction in (0.001, 0.14, 0.5, 0.999):
             split = split_validation(tracks[:count], fraction=fraction)
@@ -546,16 +546,16 @@ def test_required_names_must_exist(names: list[str]) -> None:
     assert names_of(split_validation(named("a", "b"), ["a"], required=True).valid) == ["a"]
     with pytest.raises(DataError) as fault:
         split_validation(named("a", "b"), names, required=True)
-    missing = "'wrong'" if names else "(none given)"
-    assert_in(str(fault.value), f"no validation tracks named {missing}", "'a', 'b'", "correct")
+    what = "lists unknown tracks ('wrong')" if names else "is empty"
+    assert_in(str(fault.value), f"validation_tracks {what}", "'a', 'b'", "correct")
 
 
 def test_split_without_training_or_validation_tracks() -> None:
     with pytest.raises(
-        DataError, match="no validation tracks: 1 training track found, expected at least 2"
+        DataError, match="left for validation: training tracks found: 1, expected at least 2"
     ):
         split_validation(named("a"))
-    with pytest.raises(DataError, match=r"no training tracks: all 1 tracks .* add tracks"):
+    with pytest.raises(DataError, match=r"left for training: .* all 1 tracks; add tracks"):
         split_validation(named("Leaf - Summerghost"))
 
 

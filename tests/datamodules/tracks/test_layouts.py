@@ -110,7 +110,7 @@ def test_missing_stems_are_silence_if_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"2 faults.*\n.*no drums\.wav.*missing_as_silence"):
         index_tracks(tmp_path, "train")
     (track,) = index_tracks(tmp_path, "train", missing_as_silence=True)
-    assert track.silent == ("drums", "other")
+    assert track.missing == ("drums", "other")
     assert pickle.loads(pickle.dumps(track)) == track
     parts = track.read_stems(STEMS, 3900, 500)
     assert parts.shape == (4, 2, 100)
