@@ -1,17 +1,19 @@
 """Open-Unmix with crosslinks between the sources' networks, in two variants.
 
-``concatenate`` is Goel, Huang, Owoputi and Poudyal ("Music source separation using deep
-learning", section 3.6.4): besides the skip connection from tanh to the first dense layer after
-the LSTM, fc2, each network has "3 more signals coming from the other 3 models". The text does not
-say which signals these are or how they are joined; here they are the other networks' tanh outputs,
-concatenated, so fc2 has 512 (own tanh) + 512 (own LSTM) + 3 x 512 inputs.
+``concatenate`` is the variant of Goel, Huang, Owoputi and Poudyal ("Music source separation using
+deep learning", section 3.6.4). In Open-Unmix, a skip connection leads from the tanh output to fc2,
+the first dense layer after the LSTM. In this variant, each network also has "3 more signals coming
+from the other 3 models". The paper does not say which signals these are or how they are combined.
+Here the tanh outputs of the other networks are concatenated, so fc2 has 512 (own tanh) + 512 (own
+LSTM) + 3 x 512 inputs.
 
-``average`` is X-UMX (Sawata, Uhlich, Takahashi and Mitsufuji 2021, "All for one and one for
-all: improving music separation by bridging networks"): the mean of all tanh outputs is the input
-of every LSTM, and the mean of concat(own tanh, LSTM output) over all networks is the input of
-every fc2. This needs no more parameters than Open-Unmix: 35,573,392 for four sources in stereo
-(our count). Its multi-domain and combination losses are arguments, computed as in the authors'
-public code, where spectrograms of combined sources are sums of magnitudes.
+``average`` is X-UMX (Sawata, Uhlich, Takahashi and Mitsufuji 2021, "All for one and one for all:
+improving music separation by bridging networks"). The input of every LSTM is the mean of all tanh
+outputs. The input of every fc2 is the mean over all networks of concat(tanh output, LSTM output).
+The number of parameters is that of Open-Unmix: 35,573,392 for four sources in stereo (our count).
+The paper's multi-domain and combination losses are optional (``waveform_weight``,
+``combinations``). As in the authors' public code, the magnitudes of combined sources are the sums
+of their magnitudes.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from lightning_modules.architectures.open_unmix import OpenUnmix, OpenUnmixNetwo
 
 Crosslinks = Literal["concatenate", "average"]
 
-# Added to denominators, so that the cosine with a silent signal is 0.
+# Added to denominators, so that the cosine similarity with a silent signal is 0.
 _EPS = 1e-10
 
 
@@ -38,10 +40,10 @@ class CrosslinkedOpenUnmix(OpenUnmix):
     Args:
         sources: Names of the sources, in the order of the estimates; at least two.
         crosslinks: ``concatenate`` (Goel et al.) or ``average`` (X-UMX).
-        combinations: Include the sums of 2 to S - 1 sources in the loss (Sawata et al.,
-            combination loss).
-        waveform_weight: Weight of 1 + the weighted SDR loss of waveforms relative to the squared
-            error of magnitudes (Sawata et al., multi-domain loss); 0 disables it.
+        combinations: Also include all sums of 2 to S - 1 sources in the loss (combination loss of
+            Sawata et al.).
+        waveform_weight: Weight of the waveform loss, (1 + weighted SDR loss), relative to the
+            squared error of magnitudes (multi-domain loss of Sawata et al.); 0 disables it.
         **kwargs: Arguments of ``OpenUnmix``.
     """
 
@@ -60,8 +62,8 @@ class CrosslinkedOpenUnmix(OpenUnmix):
             raise ValueError(f"crosslinks is {crosslinks!r}: use concatenate or average")
         if len(sources) < 2:
             raise ValueError(
-                f"there is only one source, {sources[0]}, and crosslinks need at least two: add a "
-                "source, or use lightning_modules.architectures.open_unmix.OpenUnmix"
+                f"sources is {sources}, and crosslinks need at least two: add a source, or use "
+                "lightning_modules.architectures.open_unmix.OpenUnmix"
             )
         if not 0 <= waveform_weight < float("inf"):
             raise ValueError(f"waveform_weight is {waveform_weight}: use a finite number >= 0")
@@ -78,23 +80,28 @@ class CrosslinkedOpenUnmix(OpenUnmix):
             yield network
 
     def run_networks(self, mixture: Tensor) -> Tensor:
-        """Run the crosslinked networks on their input (B, C, F, N); returns (B, S, C, F, N)."""
+        """Map magnitudes of the mixture (B, C, F, N) to those of the sources (B, S, C, F, N)."""
         networks = list(self._networks())
-        encoded = [network.encode(mixture) for network in networks]  # (N, B, hidden) each
+        encoded = [network.encode(mixture) for network in networks]  # each (N, B, hidden)
         if self.crosslinks == "average":
             bridge = torch.stack(encoded).mean(0)
-            recurrent = torch.stack([network.recur(bridge) for network in networks]).mean(0)
+            recurrent = torch.stack([network.run_lstm(bridge) for network in networks]).mean(0)
             joined = [torch.cat([bridge, recurrent], -1)] * len(networks)
         else:
             joined = [
-                torch.cat([own, network.recur(own), *encoded[:number], *encoded[number + 1 :]], -1)
+                torch.cat(
+                    [own, network.run_lstm(own), *encoded[:number], *encoded[number + 1 :]], -1
+                )
                 for number, (network, own) in enumerate(zip(networks, encoded, strict=True))
             ]
         pairs = zip(networks, joined, strict=True)
         return torch.stack([network.decode(frames, mixture) for network, frames in pairs], 1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Squared error, and weighted SDR, averaged over sources or their combinations."""
+        """Compute the squared error of magnitudes and, if enabled, the waveform loss.
+
+        Both are averaged over the sources, or over all their combinations.
+        """
         spectrum = self.stft(batch.mixture)
         estimates = self.magnitudes(self.to_scale(spectrum.abs()))
         errors = self.errors(estimates, batch)
@@ -116,14 +123,16 @@ class CrosslinkedOpenUnmix(OpenUnmix):
 
 
 def combined_squares(errors: Tensor) -> Tensor:
-    """Mean squared error of all sums of 1 to S - 1 of the S >= 2 sources: (B, S, ...) to a scalar.
+    """Average the squared error of the sum of sources over all combinations of 1 to S - 1 sources.
+
+    Errors have shape (B, S, ...), with S >= 2; the result is a scalar.
 
     Each source is in d = 2^(S-1) - 1 of the 2^S - 2 combinations and each pair in
     o = 2^(S-2) - 1, so the squares of all sums add up to
 
         (d - o) (sum over sources of |e|^2) + o |sum over sources of e|^2
 
-    and only the sum over all sources is computed.
+    and the combinations need not be computed one by one.
     """
     sources = errors.shape[1]
     single, double = 2 ** (sources - 1) - 1, 2 ** (sources - 2) - 1
@@ -134,11 +143,11 @@ def combined_squares(errors: Tensor) -> Tensor:
 
 
 def weighted_sdr(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
-    """Weighted SDR loss of waveforms (B, C, T), in [-1, 1]; -1 is a perfect estimate.
+    """Compute the weighted SDR loss of waveforms (B, C, T), in [-1, 1]; -1 is a perfect estimate.
 
     Choi et al. 2019, "Phase-aware speech enhancement with deep complex U-Net", section 3.3:
-    ``-a cos(y, y^) - (1 - a) cos(x - y, x - y^)`` with ``a = |y|^2 / (|y|^2 + |x - y|^2)``, here
-    averaged over examples and channels.
+    ``-a cos(y, y^) - (1 - a) cos(x - y, x - y^)`` with ``a = |y|^2 / (|y|^2 + |x - y|^2)``, the
+    mixture x, the target y and its estimate y^; averaged over examples and channels.
     """
     rest, estimated_rest = mixture - target, mixture - estimate
     power, rest_power = target.square().sum(-1), rest.square().sum(-1)

@@ -66,7 +66,7 @@ class OpenUnmixNetwork(nn.Module):
     def forward(self, mixture: Tensor) -> Tensor:
         """Map magnitudes (B, C, F, N) to magnitudes of the same shape."""
         encoded = self.encode(mixture)
-        return self.decode(torch.cat([encoded, self.recur(encoded)], -1), mixture)
+        return self.decode(torch.cat([encoded, self.run_lstm(encoded)], -1), mixture)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the layers before and after the LSTM; Dynamo unrolls an LSTM over time."""
@@ -79,7 +79,7 @@ class OpenUnmixNetwork(nn.Module):
         x = (x + self.input_mean) * self.input_scale
         return torch.tanh(_by_frames(self.bn1, self.fc1(x.flatten(2))))
 
-    def recur(self, frames: Tensor) -> Tensor:
+    def run_lstm(self, frames: Tensor) -> Tensor:
         """Run the LSTM over frames (N, B, hidden); same shape."""
         states: Tensor = self.lstm(frames)[0]
         return states

@@ -1,15 +1,19 @@
-"""Oracles: estimates made with the true sources, as upper bounds of separation methods.
+"""Oracles: estimates computed from the true sources, most of them upper bounds of methods.
 
-A mask computed from the true sources bounds the scores of all models of this kind; the mixture as
-estimate is the score of doing nothing. Definitions are those of SiSEC 2018 (Stöter, Liutkus and
-Ito 2018, "The 2018 Signal Separation Evaluation Campaign"): a Hann window of 2048 samples with a
-hop of half a window, channels separate except in `mwf`. Two oracles factorise magnitudes, `nmf`
-and `blind_nmfd`, with a window of 4096 samples and a hop of 1024.
+A mask computed from the true sources approximates the best score of models that estimate such a
+mask. The mixture as estimate gives the score of doing nothing. Definitions are those of SiSEC 2018
+(Stöter, Liutkus and Ito 2018, "The 2018 Signal Separation Evaluation Campaign"): a Hann window of
+2048 samples and a hop of 1024; all oracles but `mwf` process channels separately. `nmf` and
+`blind_nmfd` factorise magnitude spectrograms, with a window of 4096 samples and a hop of 1024.
+
+In formulas, X is the spectrum of the mixture, Y_j that of true source j and E_j that of its
+estimate. In shapes, S is sources, C channels, N frames, F bins, R templates and P frames of a
+template.
 
 All are functions of the waveforms of a mixture (C, T) and its true sources (S, C, T). They return
 estimates (S, C, T) with the same dtype and device, and raise ValueError if the shapes do not match.
-Songs are processed block by block, except in the factorisations, which hold a spectrogram of the
-whole song.
+Songs are processed block by block, except in the factorisations, which keep a spectrogram of the
+whole song in memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,26 +32,26 @@ Oracle = Callable[[Tensor, Tensor], Tensor]
 
 N_FFT = 2048
 HOP_LENGTH = N_FFT // 2
-# Of the factorisations: Goel et al., Table 3.
+# STFT and number of updates of the factorisations: Goel et al., Table 3.
 NMF_N_FFT, NMF_HOP_LENGTH, NMF_ITERATIONS = 4096, 1024, 30
 
 
 def ideal_binary_mask(mixture: Tensor, sources: Tensor, alpha: float, theta: float = 0.5) -> Tensor:
-    """Give each source the bins of the mixture in which it is strong.
+    """Assign to each source the bins of the mixture in which it has at least a minimum share.
 
         E_j = X  where  |Y_j|^alpha >= theta |X|^alpha,  else 0
 
-    `theta` is the minimum share of a source in the mixture. A bin may go to several sources or to
-    none, so the estimates need not add up to the mixture.
+    `theta` is the minimum share. A bin may be assigned to several sources or to none, so the
+    estimates do not necessarily add up to the mixture.
     """
-    # Both sides to the power 1 / alpha, because powers could underflow.
+    # Compared after the root 1 / alpha of both sides, because |Y|^alpha could underflow.
     threshold = theta ** (1 / alpha)
 
-    def estimates(mixed: Tensor, true: Tensor) -> Tensor:
-        strong: Tensor = true.abs() >= threshold * mixed.abs()
-        return mixed * strong
+    def estimate(mixed: Tensor, true: Tensor) -> Tensor:
+        assigned: Tensor = true.abs() >= threshold * mixed.abs()
+        return mixed * assigned
 
-    return _filtered(mixture, sources, estimates)
+    return _filtered(mixture, sources, estimate)
 
 
 def ideal_ratio_mask(mixture: Tensor, sources: Tensor, alpha: float) -> Tensor:
@@ -55,15 +59,15 @@ def ideal_ratio_mask(mixture: Tensor, sources: Tensor, alpha: float) -> Tensor:
 
         E_j = X |Y_j|^alpha / sum_k |Y_k|^alpha
 
-    The estimates add up to the mixture: a bin in which all sources are zero is divided equally
-    (SiSEC's code sets it to zero; if the mixture is the sum of its sources, both are silence). With
-    `alpha` 2 it is a Wiener filter of each channel.
+    The estimates add up to the mixture, because a bin in which all sources are zero is divided
+    equally. SiSEC's code sets it to zero; this makes no difference if the mixture is the sum of its
+    sources. With `alpha` 2 it is a Wiener filter of each channel.
     """
 
-    def estimates(mixed: Tensor, true: Tensor) -> Tensor:
+    def estimate(mixed: Tensor, true: Tensor) -> Tensor:
         return mixed * masks(true.abs()[None] ** alpha, "ratio")[0]
 
-    return _filtered(mixture, sources, estimates)
+    return _filtered(mixture, sources, estimate)
 
 
 def multichannel_wiener(mixture: Tensor, sources: Tensor) -> Tensor:
@@ -74,41 +78,42 @@ def multichannel_wiener(mixture: Tensor, sources: Tensor) -> Tensor:
     covariance of source j over channels is v_j(n, f) R_j(f). Its power v_j and its spatial
     covariance R_j, constant in time, are fitted to the true source Y_j with C channels:
 
-        R_j(f) = mean_n( Y_j Y_j^H / (|Y_j|^2 / C) ),  scaled to the trace C, then + e I
+        R_j(f) = mean_n( Y_j Y_j^H / (|Y_j|^2 / C) ),  scaled to trace C, then e I is added
         v_j(n, f) = trace( R_j^-1 Y_j Y_j^H ) / C
         E_j = v_j R_j ( sum_k v_k R_k )^-1 X
 
-    The last line is the Wiener filter (Liutkus and Badeau 2015, "Generalized Wiener filtering
-    with fractional power spectrograms"). e is the square root of the machine epsilon, 1.5e-8; with
-    the epsilon itself, as in SiSEC's code, the inverse of a singular R_j (of a source with equal
-    channels, such as a bass) would be rounding noise. Computed in float64 if the device has it.
+    The last equation is the multichannel Wiener filter (Liutkus and Badeau 2015, "Generalized
+    Wiener filtering with fractional power spectrograms"). e is the square root of the machine
+    epsilon, 1.5e-8. With the epsilon itself, as in SiSEC's code, the inverse of a singular R_j (of
+    a source with equal channels, such as a centred bass) would consist of rounding errors. Computed
+    in float64 if the device supports it.
     """
     spatial, inverse = _spatial_covariances(mixture, sources)
     channels = mixture.shape[0]
 
-    def estimates(mixed: Tensor, true: Tensor) -> Tensor:
+    def estimate(mixed: Tensor, true: Tensor) -> Tensor:
         true = true.movedim(1, -1)  # (S, C, N, F) -> (S, N, F, C)
         powers = torch.einsum("snfc,sfcd,snfd->snf", true.conj(), inverse, true).real / channels
         models = powers[..., None, None] * spatial[:, None]  # (S, N, F, C, C)
-        # Relative to the total power, because near-zero covariances have no inverse.
+        # Divided by the total power, because covariances near zero cannot be inverted.
         power = powers.sum(0)[..., None, None]
         models = models / power.clamp_min(torch.finfo(power.dtype).tiny)
         total = torch.where(power > 0, models.sum(0), torch.eye(channels).to(models))
         unmixed = models @ (_inverse(total) @ mixed.movedim(0, -1)[..., None])
         return unmixed[..., 0].movedim(-1, 1)  # (S, N, F, C) -> (S, C, N, F)
 
-    return _filtered(mixture, sources, estimates, _highest_precision(mixture))
+    return _filtered(mixture, sources, estimate, _highest_precision(mixture))
 
 
-def factorised(mixture: Tensor, sources: Tensor, rank: int) -> Tensor:
-    """Factorise the mixture with templates learned from its own true sources.
+def nmf(mixture: Tensor, sources: Tensor, rank: int) -> Tensor:
+    """Separate the mixture by factorisation with templates learned from its true sources.
 
     An upper bound of non-negative matrix factorisation with `rank` templates of one frame per
-    source. Templates and activations of each true source are fitted by 30 multiplicative updates,
-    starting from random templates and activations of one; then the activations of all templates in
-    the mixture by 30 more. Channels are separate and share the templates. Each bin is divided in
-    proportion to the magnitudes that the sources' templates reconstruct, so that the estimates add
-    up to the mixture.
+    source. For each true source, templates (random at first) and activations (1 at first) are
+    fitted with 30 multiplicative updates. Then the activations of all templates are fitted to the
+    mixture with another 30 updates. All channels have the same templates, but their own
+    activations. Each bin is divided among the sources in proportion to the magnitudes that their
+    templates reconstruct, so the estimates add up to the mixture.
     """
     _check(mixture, sources)
     learned = []
@@ -125,15 +130,16 @@ def factorised(mixture: Tensor, sources: Tensor, rank: int) -> Tensor:
     return _masked_mixture(mixture, spectra, templates, activations)
 
 
-def blind_deconvolution(mixture: Tensor, sources: Tensor, template_frames: int) -> Tensor:
-    """Factorise the mixture alone and assign the components with the true sources.
+def blind_nmfd(mixture: Tensor, sources: Tensor, template_frames: int) -> Tensor:
+    """Factorise the mixture alone, then assign components to sources by the true sources.
 
-    Goel, Huang, Owoputi and Poudyal, section 3.5 and Table 3: non-negative matrix factor
-    deconvolution into as many components as sources, 30 updates from random templates and
-    activations of one; the paper's templates of 8 frames are 0.25 s. Components are unlabelled;
-    here the assignment to sources maximises the mean SDR, which makes it an oracle. Channels are
-    separate and share the templates; the paper has one channel. The estimates add up to the
-    mixture.
+    Goel, Huang, Owoputi and Poudyal, "Music source separation using deep learning", section 3.5 and
+    Table 3: non-negative matrix factor deconvolution into as many components as sources, with 30
+    updates of templates (random at first) and activations (1 at first). The 8 frames of a template
+    in the paper span 0.25 s (seven hops and a window, at 44.1 kHz). Components have no labels; the
+    assignment that maximises the mean SDR is used, which makes this an oracle. All channels have
+    the same templates, but their own activations; the paper has one channel. The estimates add up
+    to the mixture.
     """
     _check(mixture, sources)
     spectra = _long_spectra(mixture)
@@ -143,7 +149,8 @@ def blind_deconvolution(mixture: Tensor, sources: Tensor, template_frames: int) 
     components = _masked_mixture(
         mixture, spectra, templates.movedim(1, 0)[:, :, None], activations[:, None]
     )
-    # Log errors suffice, because the sources' energies do not depend on the assignment.
+    # The mean SDR is maximal where the sum of log errors is minimal, because the energies of the
+    # sources do not depend on the assignment.
     errors = torch.stack([(components - source).square().sum((1, 2)) for source in sources])
     _, order = linear_sum_assignment((errors + 1e-7).log().cpu().numpy())
     return components[torch.from_numpy(order).to(components.device)]
@@ -161,8 +168,8 @@ ORACLES: dict[str, Oracle] = {
     "irm1": partial(ideal_ratio_mask, alpha=1),
     "irm2": partial(ideal_ratio_mask, alpha=2),
     "mwf": multichannel_wiener,
-    "nmf": partial(factorised, rank=16),
-    "blind_nmfd": partial(blind_deconvolution, template_frames=8),
+    "nmf": partial(nmf, rank=16),
+    "blind_nmfd": partial(blind_nmfd, template_frames=8),
     "mixture": mixture_as_estimate,
 }
 
@@ -170,19 +177,20 @@ ORACLES: dict[str, Oracle] = {
 def _filtered(
     mixture: Tensor,
     sources: Tensor,
-    estimates: Callable[[Tensor, Tensor], Tensor],
+    estimate: Callable[[Tensor, Tensor], Tensor],
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Filter a mixture in the STFT domain, in a precision that is by default the mixture's.
+    """Apply `estimate` to the STFT block by block, and transform the results to waveforms.
 
-    `estimates` maps the spectra of mixture (C, N, F) and sources (S, C, N, F) to estimates.
+    `estimate` maps the spectra of mixture (C, N, F) and sources (S, C, N, F) to estimated spectra
+    (S, C, N, F). They are computed in `dtype`, by default the mixture's.
     """
     _check(mixture, sources)
     window = _window(mixture, dtype)
     result = torch.zeros_like(sources)
     for block, mixed, true in _spectra(mixture, sources, window):
-        _add_frames(result, estimates(mixed, true), block, window)
-    # Each sample is in two frames, whose squared windows sum to this weight.
+        _add_frames(result, estimate(mixed, true), block, window)
+    # Each sample is in two frames: divide by the sum of their squared windows.
     weight = window.square().reshape(2, HOP_LENGTH).sum(0)
     for start in range(0, result.shape[-1], HOP_LENGTH):
         part = result[..., start : start + HOP_LENGTH]
@@ -249,7 +257,7 @@ def _masked_mixture(
 
 
 def _spatial_covariances(mixture: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit the spatial covariances of the sources; with their inverses, shape (S, F, C, C)."""
+    """Fit the spatial covariances of the sources; return them and their inverses (S, F, C, C)."""
     _check(mixture, sources)
     window = _window(mixture, _highest_precision(mixture))
     channels = mixture.shape[0]
@@ -284,7 +292,7 @@ def _window(mixture: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def _highest_precision(mixture: Tensor) -> torch.dtype:
-    """The highest precision that the mixture's device supports."""
+    """Return float64, or float32 on MPS, which has no float64."""
     return torch.float32 if mixture.device.type == "mps" else torch.float64
 
 

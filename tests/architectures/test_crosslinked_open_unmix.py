@@ -61,7 +61,7 @@ def test_concatenated_signals_are_the_other_networks_tanh_outputs() -> None:
     for name, network in model.networks.items():
         own, recurrent, *others = inputs_of[name].split(16, -1)
         assert torch.equal(own, encoded[name])
-        assert torch.equal(recurrent, network.recur(own))  # type: ignore[operator]
+        assert torch.equal(recurrent, network.run_lstm(own))  # type: ignore[operator]
         for other, signal in zip([n for n in FOUR if n != name], others, strict=True):
             assert torch.equal(signal, encoded[other])
 

@@ -38,7 +38,7 @@ def mmdense(part: str, **change: Any) -> dict[str, Any]:
         ("conv_tasnet", {"filter_samples": 0}, "filter_samples is 0"),
         ("conv_tasnet", {"kernel": 2}, "kernel 2.*odd"),
         ("crosslinked_open_unmix", {"crosslinks": "sum"}, "'sum': use concatenate or average"),
-        ("crosslinked_open_unmix", ONE, "only one source, vocals"),
+        ("crosslinked_open_unmix", ONE, r"sources is \['vocals'\], and crosslinks need"),
         ("crosslinked_open_unmix", {"waveform_weight": -1.0}, r"waveform_weight is -1\.0"),
         ("crosslinked_open_unmix", {"waveform_weight": NAN}, "waveform_weight is nan"),
         ("demucs", {"channels": 0}, "channels is 0.*>= 1"),

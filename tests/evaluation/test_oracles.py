@@ -14,7 +14,7 @@ from scipy.signal import istft, stft
 from torch import Tensor
 
 from lightning_modules.evaluation import frames
-from lightning_modules.evaluation.oracles import ORACLES, factorised, ideal_binary_mask
+from lightning_modules.evaluation.oracles import ORACLES, ideal_binary_mask, nmf
 from lightning_modules.evaluation.scores import score_track, usdr
 
 Spectra = NDArray[np.complex128]
@@ -109,7 +109,7 @@ def test_factorisation_equals_its_formula() -> None:
         estimates.append(spectrum * explained / explained.sum(0))
     waveforms = istft(np.stack(estimates, 1) / 2048, nperseg=4096, noverlap=3072)[1]
     expected = torch.from_numpy(waveforms[..., :30_000].copy())
-    found = factorised(mixture, sources, rank=2)
+    found = nmf(mixture, sources, rank=2)
     known = expected.shape[-1]  # without padding, the last samples are in no whole frame
     torch.testing.assert_close(found[..., :known], expected, rtol=1e-6, atol=1e-9)
 

@@ -1,18 +1,18 @@
 """BSS Eval v4: SDR, ISR, SIR and SAR of separated sources, with museval's results.
 
-An estimate e of a source with image s is projected on all delays 0 ... F - 1 of the source's own
+An estimate e of a source with image s is projected onto all delays 0 ... F - 1 of the source's own
 channels, giving p1, and of all references' channels, giving p2. In each frame, with energies
 summed over channels, in dB:
 
     SDR = |s|^2 / |e - s|^2              ISR = |s|^2 / |p1 - s|^2
     SIR = |p1|^2 / |p2 - p1|^2           SAR = |p2|^2 / |e - p2|^2
 
-Sources: the decomposition is from Vincent, Gribonval and Févotte 2006, "Performance measurement in
-blind audio source separation", IEEE TASLP 14(4); the form for spatial images from Vincent 2012,
-"Improved perceptual metrics for the evaluation of audio source separation" (LVA/ICA). Version 4
-fits one set of filters to a whole track: Stöter, Liutkus and Ito 2018, "The 2018 Signal Separation
-Evaluation Campaign" (LVA/ICA). Frames are cut before they are filtered, so that filtered frames
-are F - 1 samples longer.
+Literature: the decomposition is from Vincent, Gribonval and Févotte 2006, "Performance measurement
+in blind audio source separation", IEEE TASLP 14(4); the form for spatial images is from Vincent
+2012, "Improved perceptual metrics for the evaluation of audio source separation" (LVA/ICA). Version
+4 fits one set of filters to a whole track: Stöter, Liutkus and Ito 2018, "The 2018 Signal
+Separation Evaluation Campaign" (LVA/ICA). Frames are cut before they are filtered, so that filtered
+frames are F - 1 samples longer.
 
 The results and conventions are those of museval 0.4.1 (see `bss_eval`), computed dozens of times
 faster: `projection` computes the energies without filtering, `toeplitz` solves for the filters.
@@ -89,7 +89,7 @@ def bss_eval(
 
     * A source is silent in a frame if its channels sum to zero at every sample (so left = -right
       is silent too). A frame in which any reference or estimate is silent is NaN for all sources,
-      but still counts when the filters are fitted.
+      but the filters are fitted to it too.
     * There are floor((samples - window + hop) / hop) frames, or one if the window is not shorter
       than the signals. Frame borders are rounded down; a tail shorter than a frame is ignored.
     * A zero denominator gives infinity, as does the SIR of a single source.
@@ -109,7 +109,7 @@ def bss_eval(
         hop: Distance between the starts of two frames, samples.
         compute_permutation: Find the order of estimates with the best mean SIR (computed by
             museval).
-        filters_len: Taps of the allowed distortion filters.
+        filters_len: Number of taps of the allowed distortion filters.
         framewise_filters: Fit filters to each frame, as BSS Eval v3 does.
         bsseval_sources_version: Compute the v2 and v3 "sources" scores instead of "images"
             (computed by museval).
@@ -163,13 +163,13 @@ def evaluate(
     taps = operator.index(filters_len)
     if taps < 1:
         raise ValueError(f"filters_len is {taps}, expected the number of taps of a filter: 512")
-    audible = [
+    scored_frames = [
         index
         for index, (start, stop) in enumerate(frames)
         if not any(_silent(signals[:, start:stop]).any() for signals in (references, estimates))
     ]
     squares, energies, filters = projection.measure(
-        references, estimates, frames, audible, taps, framewise_filters, threads
+        references, estimates, frames, scored_frames, taps, framewise_filters, threads
     )
     source, _, distortion = squares.transpose(1, 0, 2)
     p1, spatial_distortion, interference, p2, artefacts = energies
@@ -196,7 +196,7 @@ def _decibels(numerator: _Scores, denominator: _Scores) -> _Scores:
 def _doubts(filters: list[projection.Filters]) -> dict[int | None, str]:
     """Map sources, or None for all of them, to why rounding determines their scores."""
     # A condition of NaN, from samples that are not finite, shows in the scores.
-    own = np.array([each.own_condition for each in filters])  # (sets of filters, S)
+    own = np.array([fitted.own_condition for fitted in filters])  # (sets of filters, S)
     found: dict[int | None, str] = {
         int(source): (
             "its channels are nearly the same, or a part of its spectrum is empty: rounding "
@@ -204,7 +204,7 @@ def _doubts(filters: list[projection.Filters]) -> dict[int | None, str]:
         )
         for source in np.flatnonzero((own > _ILL_CONDITIONED).any(axis=0))
     }
-    if not found and any(each.all_condition > _ILL_CONDITIONED for each in filters):
+    if not found and any(fitted.all_condition > _ILL_CONDITIONED for fitted in filters):
         found[None] = (
             "a reference is nearly a filtered sum of others, or the track is too short for so "
             "many taps: rounding determines digits of SIR and SAR"
@@ -239,7 +239,7 @@ def _check(references: _Signals, estimates: _Signals) -> None:
 
 
 def _frame_bounds(window: float, hop: float, samples: int) -> list[tuple[int, int]]:
-    """First sample and one past the last of each frame of a track of this length."""
+    """Start and exclusive stop, in samples, of each frame of a track of this length."""
     count = math.floor((samples - window + hop) / hop) if window < samples else 1
     if count < 0:
         raise ValueError(f"A hop of {hop} gives a negative number of frames, expected one above 0")

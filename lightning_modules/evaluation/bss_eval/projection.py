@@ -1,15 +1,17 @@
-"""Energies of projections of estimates on references, without filtering.
+"""Energies of the projections of estimates onto references, computed without filtering.
 
-The projections of an estimate e on its own reference, p1 = sum_k c1_k * x_k, and on all references,
-p2 = sum_k c2_k * x_k, are convolutions with F taps. Their energies in a frame, with zeros around
-it, are quadratic forms in the frame's correlations at lags 0 ... F - 1:
+Let x_k be the channels of the references and e a channel of an estimate. Its projection onto its
+own reference is p1 = sum_k c1_k * x_k, summed over the channels of that reference. Its projection
+onto all references is p2 = sum_k c2_k * x_k, summed over all channels. The filters c1 and c2 have F
+taps. In a frame with zeros around it, the energy of such a sum is quadratic in the filters and
+linear in the frame's correlations at lags 0 ... F - 1:
 
     || sum_k b_k * x_k ||^2 = sum_ik sum_l W_ik[l] r_ik[l],
     W_ik[l] = (2 - [l = 0]) sum_a b_i[a] b_k[a + l],   r_ik[l] = sum_n x_i[n] x_k[n - l]
 
-and likewise <e, sum_k c_k * x_k> = sum_k sum_l c_k[l] sum_n e[n] x_k[n - l]. So one pass over the
-audio computes the correlations of all frames, their sum gives the filters, and one matrix product
-all energies.
+Likewise, <e, sum_k c_k * x_k> = sum_k sum_l c_k[l] sum_n e[n] x_k[n - l]. So one pass over the
+audio computes the correlations of all frames. Their sum determines the filters. One matrix product
+then gives all energies.
 
 Signals are numbered by source, then channel: P = sources times channels.
 """
@@ -29,23 +31,25 @@ Array = NDArray[np.float64]
 Signals = NDArray[np.generic]
 _Bounds = tuple[int, int]
 
-ENERGIES = 5  # |p1|^2, |p1 - s|^2, |p2 - p1|^2, |p2|^2, |e - p2|^2
+N_ENERGIES = 5  # |p1|^2, |p1 - s|^2, |p2 - p1|^2, |p2|^2, |e - p2|^2
 
-# If the relative rounding error is larger, energies are computed by filtering: 4e-7 dB.
+# Largest accepted relative rounding error (4e-7 dB). Above it, energies are computed by filtering.
 TOLERANCE = 1e-7
-_KEPT_BYTES = 256 * 2**20  # limit of the correlations of frames that are kept
-_GROUP = 16  # frames in one matrix product
+_KEPT_BYTES = 256 * 2**20  # maximum size of the kept correlations of frames
+_GROUP = 16  # number of frames per matrix product
 
 
 @dataclass
 class Filters:
-    """Distortion filters and the condition of the systems they solve.
+    """Distortion filters and the condition numbers of the linear systems that determine them.
 
     Attributes:
-        own: c1, from a source's channels to each channel of its estimate, (S, C, C, F).
-        all: c2, from all references to each channel of each estimate, (S, C, P, F).
-        own_condition: Condition number of each source's own system, shape (S,).
-        all_condition: Condition number of the system of all references.
+        own: c1, from the channels of a reference (third axis) to the channels of its estimate
+            (second axis), shape (S, C, C, F).
+        all: c2, from the channels of all references to the channels of each estimate, shape
+            (S, C, P, F).
+        own_condition: Condition number of each source's system for c1, shape (S,).
+        all_condition: Condition number of the system for c2.
     """
 
     own: Array
@@ -58,7 +62,7 @@ def measure(
     references: Signals,
     estimates: Signals,
     frames: Sequence[_Bounds],
-    audible: Sequence[int],
+    scored_frames: Sequence[int],
     taps: int,
     framewise: bool = False,
     threads: int = 1,
@@ -68,34 +72,35 @@ def measure(
     Args:
         references: True sources, shape (S, T, C).
         estimates: Estimates in the same order, shape (S, T, C).
-        frames: First sample and one past the last of each frame.
-        audible: Indices of the frames to measure; filters are fitted to the whole track.
-        taps: F, taps of a filter.
-        framewise: Fit filters to each frame instead.
+        frames: Start and stop of each frame in samples; stop is exclusive.
+        scored_frames: Indices of the frames whose energies are computed. Filters are fitted to the
+            whole track, including the other frames.
+        taps: F, number of taps of a filter.
+        framewise: Fit separate filters to each scored frame instead.
         threads: Number of frames to process in parallel.
 
     Returns:
         |s|^2, |e|^2 and |e - s|^2, shape (frames, 3, S); |p1|^2, |p1 - s|^2, |p2 - p1|^2, |p2|^2
-        and |e - p2|^2, shape (ENERGIES, frames, S); and the filters of the whole track, or of each
-        audible frame. Energies of the other frames are NaN.
+        and |e - p2|^2, shape (N_ENERGIES, frames, S); and one set of filters for the whole track,
+        or one for each scored frame. Energies of the other frames are NaN.
     """
     sources, samples, _ = references.shape
     squares = np.full((len(frames), 3, sources), np.nan)
-    energies = np.full((ENERGIES, len(frames), sources), np.nan)
+    energies = np.full((N_ENERGIES, len(frames), sources), np.nan)
     longest = max((stop - start for start, stop in frames), default=1)
     correlator = Correlator(references, estimates, taps, longest)
     copies = copied_channels(references)
-    known: list[tuple[Array, Array]] = []
-    common: tuple[Filters, Array] | None = None
+    kept: list[tuple[Array, Array]] = []
+    track_filters: tuple[Filters, Array] | None = None
 
     def filters_and_weights(correlations: Array) -> tuple[Filters, Array]:
         filters = fit(correlations, sources, copies)
         return filters, energy_weights(filters)
 
     def measure_group(group: Sequence[int]) -> Filters:
-        parts = [known[index] if known else correlator.section(*frames[index]) for index in group]
+        parts = [kept[index] if kept else correlator.section(*frames[index]) for index in group]
         lags, levels = (np.stack(arrays) for arrays in zip(*parts, strict=True))
-        filters, weights = common or filters_and_weights(lags[0])
+        filters, weights = track_filters or filters_and_weights(lags[0])
         values, inaccurate = frame_energies(lags, levels, weights)
         for row, source in np.argwhere(inaccurate):
             start, stop = frames[group[row]]
@@ -106,37 +111,41 @@ def measure(
         return filters
 
     with ThreadPoolExecutor(threads) as pool:
-        # A pool of one thread would only add overhead.
+        # With one thread, a pool would only add overhead.
         apply = pool.map if threads > 1 else map
         if not framewise:
             keep = _contiguous(frames) and len(frames) * correlator.result_bytes <= _KEPT_BYTES
             if keep:
                 tail = [(frames[-1][1], samples)] if frames[-1][1] < samples else []
-                whole, sections = correlator, [*frames, *tail]
+                sections_correlator, sections = correlator, [*frames, *tail]
             else:
                 borders = np.linspace(0, samples, threads + 1).astype(int).tolist()
                 sections = list(itertools.pairwise(borders))
-                whole = Correlator(references, estimates, taps, max(1, samples // threads))
-            total = whole.borders(sections[1:])
-            for part in apply(lambda ends: whole.section(*ends), sections):
+                sections_correlator = Correlator(
+                    references, estimates, taps, max(1, samples // threads)
+                )
+            total = sections_correlator.borders(sections[1:])
+            for part in apply(lambda ends: sections_correlator.section(*ends), sections):
                 total += part[0]
                 if keep:
-                    known.append(part)
-            common = filters_and_weights(total)
+                    kept.append(part)
+            track_filters = filters_and_weights(total)
         size = 1 if framewise else _GROUP
-        groups = [audible[first : first + size] for first in range(0, len(audible), size)]
+        groups = [
+            scored_frames[first : first + size] for first in range(0, len(scored_frames), size)
+        ]
         fitted = list(apply(measure_group, groups))
-    return squares, energies, [common[0]] if common else fitted
+    return squares, energies, [track_filters[0]] if track_filters else fitted
 
 
 def copied_channels(references: Signals) -> NDArray[np.intp]:
-    """Find channels of references (S, T, C) that equal an earlier one of their source.
+    """Find channels of references (S, T, C) that equal an earlier channel of the same source.
 
     Returns:
-        Their indices among the P signals.
+        Indices of these channels among the P signals.
     """
     sources, samples, channels = references.shape
-    middle = slice(samples // 2, samples // 2 + 64)  # enough to tell most channels apart
+    middle = slice(samples // 2, samples // 2 + 64)  # differs for most channels
     signals = references.transpose(0, 2, 1)
     copies = [
         source * channels + channel
@@ -153,35 +162,36 @@ def copied_channels(references: Signals) -> NDArray[np.intp]:
 def fit(correlations: Array, sources: int, copies: NDArray[np.intp]) -> Filters:
     """Fit the least-squares filters from references to estimates.
 
-    Filters that depend on correlations that are not finite are NaN, as in museval.
+    If a correlation is NaN or infinite, the filters that depend on it are NaN, as in museval.
 
     Args:
-        correlations: As `Correlator.section` returns them, shape (2 P, P, F).
+        correlations: Of the P references, then of the estimates' P channels, with the P references,
+            as returned by `Correlator.section`, shape (2 P, P, F).
         sources: S.
-        copies: Signals equal to others, which get no filters: the projections are the same, and
-            the system stays well-conditioned.
+        copies: Indices of duplicate signals. Their filters are zero, which does not change the
+            projections and keeps the systems well-conditioned.
     """
     _, signals, taps = correlations.shape
     channels = signals // sources
     correlations = correlations.copy()
     correlations[:, copies] = correlations[copies] = 0
-    among, right = correlations[:signals], correlations[signals:]
-    every, all_condition = _solve(among[None], right[None])
-    own, own_condition = every, all_condition
-    if sources > 1:  # for a single source, both are the same: its interference is exactly zero
+    of_references, of_estimates = correlations[:signals], correlations[signals:]
+    all_filters, all_condition = _solve(of_references[None], of_estimates[None])
+    own_filters, own_condition = all_filters, all_condition
+    if sources > 1:  # otherwise both projections are the same: the interference is exactly zero
         rows = np.arange(signals).reshape(sources, channels)
         blocks = rows[:, :, None], rows[:, None, :]
-        own, own_condition = _solve(among[blocks], right[blocks])
+        own_filters, own_condition = _solve(of_references[blocks], of_estimates[blocks])
     return Filters(
-        own.reshape(sources, channels, channels, taps),
-        every.reshape(sources, channels, signals, taps),
+        own_filters.reshape(sources, channels, channels, taps),
+        all_filters.reshape(sources, channels, signals, taps),
         own_condition,
         float(all_condition[0]),
     )
 
 
 def _solve(lags: Array, right: Array) -> tuple[Array, Array]:
-    """Solve the systems with finite values; NaN for the others."""
+    """Solve linear systems; those with NaN or infinite values get NaN."""
     filters, condition = np.full(right.shape, np.nan), np.full(len(lags), np.nan)
     systems = np.isfinite(lags).all(axis=(1, 2, 3))
     columns = np.isfinite(right).all(axis=(2, 3), keepdims=True)
@@ -192,26 +202,26 @@ def _solve(lags: Array, right: Array) -> tuple[Array, Array]:
 
 
 def energy_weights(filters: Filters) -> Array:
-    """Weights that turn correlations into energies.
+    """Compute the weights W with which correlations are summed to energies.
 
     Returns:
         Weights of |p1|^2, |p1 - s|^2, |p2 - p1|^2, |p2|^2 and |e - p2|^2 - |e|^2,
-        shape (ENERGIES, S, 2 P, P, F).
+        shape (N_ENERGIES, S, 2 P, P, F).
     """
     sources, channels, signals, taps = filters.all.shape
-    weights = np.zeros((ENERGIES, sources, 2 * signals, signals, taps))
+    weights = np.zeros((N_ENERGIES, sources, 2 * signals, signals, taps))
     for source in range(sources):
         rows = slice(source * channels, (source + 1) * channels)
         own = np.zeros((channels, signals, taps))
         own[:, rows] = filters.own[source]
         spatial = own.copy()
         spatial[np.arange(channels), np.arange(signals)[rows], 0] -= 1
-        every = filters.all[source]
-        for form, combined in enumerate((own, spatial, every - own, every)):
-            weights[form, source, :signals] = _autocorrelation(combined)
+        total = filters.all[source]
+        for energy, combined in enumerate((own, spatial, total - own, total)):
+            weights[energy, source, :signals] = _autocorrelation(combined)
         # |e - p2|^2 = |e|^2 - 2 <e, p2> + |p2|^2
         weights[4, source] = weights[3, source]
-        weights[4, source, signals:][rows] = -2 * every
+        weights[4, source, signals:][rows] = -2 * total
     return weights
 
 
@@ -219,24 +229,25 @@ def frame_energies(correlations: Array, squares: Array, weights: Array) -> tuple
     """Compute energies of projections from correlations of frames.
 
     Args:
-        correlations: As `Correlator.section` returns them, shape (frames, 2 P, P, F).
+        correlations: Of each frame, as returned by `Correlator.section`, shape
+            (frames, 2 P, P, F).
         squares: |s|^2, |e|^2 and |e - s|^2, shape (frames, 3, S).
-        weights: As `energy_weights` returns them.
+        weights: As returned by `energy_weights`.
 
     Returns:
-        Energies, shape (ENERGIES, frames, S), and whether rounding makes those of a source
-        inaccurate, shape (frames, S): their terms are then much larger than their sum, and
-        `filtered_energies` must be used.
+        Energies, shape (N_ENERGIES, frames, S), and a boolean array, shape (frames, S). It is true
+        where rounding makes the energies inaccurate, because the terms are much larger than their
+        sum; there, use `filtered_energies`.
     """
     frames, _, signals, _ = correlations.shape
     sources = squares.shape[-1]
     if not np.isfinite(squares).all():
-        # NaN filters mark the affected sources; 0 times NaN would affect the others.
+        # The affected sources have NaN filters already. In the others, 0 * NaN would give NaN too.
         correlations = np.nan_to_num(correlations, posinf=0, neginf=0)
-    energies = correlations.reshape(frames, -1) @ weights.reshape(ENERGIES * sources, -1).T
-    energies = energies.reshape(frames, ENERGIES, sources).transpose(1, 0, 2)
+    energies = correlations.reshape(frames, -1) @ weights.reshape(N_ENERGIES * sources, -1).T
+    energies = energies.reshape(frames, N_ENERGIES, sources).transpose(1, 0, 2)
     energies[4] += squares[:, 1]
-    # The rounding error of an FFT is spread evenly over lags: eps |y| |x| at each.
+    # A correlation of y and x by FFT has a rounding error of about eps |y| |x| at every lag.
     power = np.einsum("fkk->fk", correlations[:, :signals, :, 0])
     estimate_power = np.nan_to_num(squares[:, 1], posinf=0)
     both = np.concatenate([power, np.repeat(estimate_power, signals // sources, axis=1)], axis=1)
@@ -245,7 +256,7 @@ def frame_energies(correlations: Array, squares: Array, weights: Array) -> tuple
     rounding = np.finfo(np.float64).eps * np.sqrt(np.maximum(rounding, 0))
     rounding[4] += np.finfo(np.float64).eps * squares[:, 1]
     if sources == 1:
-        # All references are its own: the interference is exactly zero.
+        # Both projections are the same: the interference is exactly zero.
         energies[2], rounding[2] = 0 * energies[0], 0
     with np.errstate(invalid="ignore"):
         inaccurate = (rounding > TOLERANCE * energies).any(axis=0)
@@ -255,16 +266,18 @@ def frame_energies(correlations: Array, squares: Array, weights: Array) -> tuple
 def filtered_energies(
     references: Signals, estimate: Signals, source: int, filters: Filters
 ) -> Array:
-    """Compute the energies by filtering a frame, for scores too high for `frame_energies`.
+    """Compute the energies of a frame by filtering, where `frame_energies` is inaccurate.
+
+    This happens if the scores are very high.
 
     Args:
         references: True sources within the frame, shape (S, L, C).
         estimate: The estimate within the frame, shape (L, C).
-        source: Which of the references the estimate is of.
+        source: Index of the estimated source.
         filters: The filters of all sources.
 
     Returns:
-        The energies, shape (ENERGIES,).
+        The energies, shape (N_ENERGIES,).
     """
     sources, length, channels = references.shape
     taps = filters.own.shape[-1]
@@ -274,7 +287,7 @@ def filtered_energies(
     rows = slice(source * channels, (source + 1) * channels)
     own = np.fft.rfft(filters.own[source], n_fft)
     every = np.fft.rfft(filters.all[source], n_fft)
-    energies = np.zeros(ENERGIES)
+    energies = np.zeros(N_ENERGIES)
     waves = np.zeros((sources * channels, n_fft))
     target, output = np.zeros((channels, hop)), np.zeros((channels, hop))
     for first in range(0, length + past, hop):
@@ -310,6 +323,6 @@ def _autocorrelation(filters: Array) -> Array:
 
 
 def _contiguous(frames: Sequence[_Bounds]) -> bool:
-    """Whether frames are contiguous from the start, without gaps or overlaps."""
+    """Whether frames follow one another from sample 0, without gaps or overlaps."""
     starts, stops = zip(*frames, strict=True) if frames else ((), ())
     return starts[:1] == (0,) and starts[1:] == stops[:-1] and all(a < b for a, b in frames)

@@ -94,7 +94,7 @@ def test_energies_equal_those_of_filtered_signals(sources: int) -> None:
     energies, inaccurate = projection.frame_energies(
         lags[None], squares[None], projection.energy_weights(filters)
     )
-    assert energies.shape == (projection.ENERGIES, 1, sources)
+    assert energies.shape == (projection.N_ENERGIES, 1, sources)
     assert not inaccurate.any()
     for source in range(sources):
         frame, estimate = references[:, start:stop], estimates[source, start:stop]
