@@ -1,6 +1,6 @@
 """Cache of per-file facts (header, content hash, NaN scan), valid while the file is unchanged.
 
-Without it, each start would open all files of a data set, and hash or scan some of them whole.
+Without it, each start would open all files of a data set, and hash or scan some of them completely.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from datamodules.parallel import for_each
 
 
 class Known(NamedTuple):
-    """A fact of a file, and the state of the file for which it holds."""
+    """A fact about a file, and the state of the file when the fact was determined."""
 
     state: State
     value: Any
 
 
 class FileFacts:
-    """Facts by path and state, in an append-only file that processes share.
+    """Facts about files, in an append-only file that processes share.
 
     Each line is a checksum and a JSON object ``{path: [state, {fact: value}]}``. A line that does
     not match its checksum (cut off by a kill, or mixed with another node's on a network file
@@ -52,11 +52,11 @@ class FileFacts:
         progress: bool,
         workers: int = 8,
     ) -> tuple[dict[Path, Known], dict[Path, DataError]]:
-        """Look up a fact of many files; determine it where it is unknown.
+        """Look up a fact about each file; determine the facts that are unknown.
 
         Args:
             fact: Name of the fact.
-            determine: Returns it for a file, as a value of JSON's types, or raises a ``DataError``.
+            determine: Returns the fact about a file, as a JSON value, or raises a ``DataError``.
             paths: The files.
             description: Label of the progress bar.
             progress: Show the bar, if it takes more than a second.
@@ -71,15 +71,15 @@ class FileFacts:
         unknown: dict[Path, State] = {}
         for path in paths:
             try:
-                now = state(path)
+                current = state(path)
             except DataError as fault:
                 faults[path] = fault
                 continue
             stored = self._known.get((_name(path), fact))
-            if stored and stored.state == now and now.changed_ns:
+            if stored and stored.state == current and current.changed_ns:
                 known[path] = stored
             else:
-                unknown[path] = now
+                unknown[path] = current
 
         def determine_one(path: Path) -> None:
             try:
@@ -94,14 +94,14 @@ class FileFacts:
         return known, faults
 
     def paths(self, fact: str) -> Iterator[tuple[str, Any]]:
-        """Path and value of all files of which a fact is known, in any state."""
+        """Path and value of all files of which a fact is known, even if they have changed since."""
         self._read_new_lines()
         for (path, name), known in self._known.items():
             if name == fact:
                 yield path, known.value
 
     def _read_new_lines(self) -> None:
-        """Read what this and other processes have appended."""
+        """Read the lines that this and other processes have appended since the last call."""
         with self._lock:
             try:
                 with self.file.open("rb") as file:
@@ -124,12 +124,13 @@ class FileFacts:
 
     def _append(self, fact: str, known: dict[str, Known]) -> None:
         # A file that changed too recently may change again unnoticed.
-        lasting = {path: each for path, each in known.items() if each.state.changed_ns}
-        if not lasting:
+        settled = {path: entry for path, entry in known.items() if entry.state.changed_ns}
+        if not settled:
             return
-        facts = {path: [each.state, {fact: each.value}] for path, each in lasting.items()}
+        facts = {path: [entry.state, {fact: entry.value}] for path, entry in settled.items()}
         content = json.dumps(facts).encode()
-        # One write keeps the line in one piece; the newline before it ends a line that was cut off.
+        # A single write keeps the line in one piece. The newline before it ends a line that was cut
+        # off.
         line = b"\n%08x %s\n" % (zlib.crc32(content), content)
         with suppress(OSError):  # without a writable cache only time is lost
             self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""The cache folder: its location, its entries, its lock, and the command that shows and clears it.
+"""The cache folder: location, entries, lock, and the command that shows and clears it.
 
 ``python -m datamodules.cache show`` lists the entries and the files they were made from;
-``python -m datamodules.cache clear [ROOT]`` deletes those made from files under ROOT, or all.
+``python -m datamodules.cache clear [ROOT]`` deletes the entries made from files under ROOT, or all.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def _file_facts_in(folder: Path) -> FileFacts:
 
 
 class Decoded(NamedTuple):
-    """An entry of the cache.
+    """A complete entry of the cache.
 
     Attributes:
-        folder: The folder.
+        folder: Folder of the entry.
         infos: Name of each WAV file in it, without suffix -> its header. A .stem.mp4 has one
             file per stream, any other file one called ``audio``.
     """
@@ -84,7 +84,7 @@ def cache_lock(progress: bool = False, wait: bool = True) -> Iterator[None]:
     """Let one process at a time write to the cache.
 
     If another process is writing, wait for it, or without ``wait`` raise a ``DataError``. On file
-    systems without locks no process waits, and several decode the same files.
+    systems without locks no process waits, so that several may decode the same files.
     """
     folder = decoded_folder()
 
@@ -106,9 +106,9 @@ class Stored(NamedTuple):
     """An entry as the command shows it.
 
     Attributes:
-        folder: Its folder.
-        size: Its size, bytes.
-        sources: All known files with the content that it was made from.
+        folder: Folder of the entry.
+        size: Size of the folder, bytes.
+        sources: All known files from whose content the entry was made.
     """
 
     folder: Path
@@ -117,7 +117,7 @@ class Stored(NamedTuple):
 
 
 def stored() -> list[Stored]:
-    """List all entries of the cache, also incomplete ones, sorted by their sources."""
+    """List all entries of the cache, also incomplete ones, sorted by their source files."""
     if not decoded_folder().is_dir():
         return []
     copies: dict[str, set[Path]] = {}
@@ -133,7 +133,7 @@ def stored() -> list[Stored]:
                 sources[folder] = sources[folder] | {Path(manifest["source"])}
     entries = []
     for folder, paths in sources.items():
-        # An entry resampled from a decoded file has the sources of the decoded one.
+        # For an entry resampled from a file in the cache, list the files that this was made from.
         paths = {origin for path in paths for origin in sources.get(path.parent, {path})}
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         entries.append(Stored(folder, size, sorted(paths)))
@@ -157,7 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _show() -> int:
     if cache_folder().is_file():
-        raise DataError(f"STEMLAB_CACHE {cache_folder()}: is not a folder; give another")
+        raise DataError(
+            f"STEMLAB_CACHE {cache_folder()}: is not a folder; set STEMLAB_CACHE to another"
+        )
     entries = stored()
     for entry in entries:
         sources = ", ".join(map(str, entry.sources)) or "of an unknown file"
@@ -174,7 +176,7 @@ def _clear(root: Path | None, yes: bool) -> int:
     command_line.check_folder(cache_folder(), "STEMLAB_CACHE")
     top = os.path.realpath(root) if root else ""
 
-    def belongs(entry: Stored) -> bool:
+    def is_made_from_root(entry: Stored) -> bool:
         inside = {
             path for path in entry.sources if Path(os.path.realpath(path)).is_relative_to(top)
         }
@@ -185,7 +187,7 @@ def _clear(root: Path | None, yes: bool) -> int:
     try:
         if decoded_folder().is_dir():
             with cache_lock(wait=False):
-                entries = [entry for entry in stored() if root is None or belongs(entry)]
+                entries = [entry for entry in stored() if root is None or is_made_from_root(entry)]
                 if (entries or root is None) and _confirm(entries, yes):
                     for entry in entries:
                         shutil.rmtree(entry.folder)
@@ -198,8 +200,8 @@ def _clear(root: Path | None, yes: bool) -> int:
         ) from error
     if not entries and root and not root.exists():
         raise DataError(
-            f"{root}: does not exist, and no entry was made from files under it; give a "
-            "folder that `show` lists, or none to delete all"
+            f"{root}: does not exist, and no entry was made from files under it; ROOT must be a "
+            "folder that `show` lists; without ROOT all entries are deleted"
         )
     print(f"deleted: {_total(deleted)}")
     return 0
@@ -210,7 +212,7 @@ def _confirm(entries: Sequence[Stored], yes: bool) -> bool:
     try:
         return yes or input("Delete them? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
-        raise DataError("no terminal to confirm on: give --yes to delete them") from None
+        raise DataError("no terminal to confirm on: use --yes to delete them") from None
 
 
 def _total(entries: Sequence[Stored]) -> str:

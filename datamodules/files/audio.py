@@ -1,7 +1,7 @@
-"""Reading audio files, with errors that a user can act on.
+"""Reading audio files, with errors that tell users what to do.
 
-WAV, FLAC, Ogg and MP3 are read by soundfile, which can start anywhere; all other formats are
-decoded by ffmpeg, which is needed for them only.
+soundfile reads WAV, FLAC, Ogg and MP3, and can start at any sample. ffmpeg decodes all other
+formats and is needed only for them.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ def read(path: AnyPath, start: int = 0, samples: int | None = None) -> Audio:
     Args:
         path: The file, of a format that soundfile reads.
         start: First sample.
-        samples: Number of samples; by default up to the end. Past the end of the file the result
-            is shorter, not padded.
+        samples: Number of samples; by default up to the end. A part that exceeds the end of the
+            file is shorter, not padded.
 
     Returns:
         Waveform, nominally in [-1, 1], shape (C, T).
 
     Raises:
-        DataError: The file is missing, damaged within the part, or of another format.
+        DataError: The file is missing, damaged in this part, or of another format.
     """
     path = Path(path)
     with _open(path) as file:

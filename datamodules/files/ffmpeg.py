@@ -1,4 +1,4 @@
-"""Reading audio files by ffmpeg and ffprobe."""
+"""Reading audio files with ffmpeg and ffprobe."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def inspect_streams(path: AnyPath) -> list[AudioInfo]:
     """Read the headers of all audio streams of a file, at least one, through ffprobe.
 
     Raises:
-        DataError: The file holds no audio that ffmpeg can read.
+        DataError: The file contains no audio that ffmpeg can read.
         FFmpegMissingError: ffmpeg is not installed.
     """
     path = Path(path)

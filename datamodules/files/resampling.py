@@ -23,31 +23,32 @@ def resampled_length(samples: int, rate: int, new_rate: int) -> int:
 def resample_blocks(
     blocks: Iterable[Audio], channels: int, rate: int, new_rate: int
 ) -> Iterator[Audio]:
-    """Resample a stream of blocks with soxr at its highest quality.
+    """Resample consecutive blocks with soxr at its highest quality.
 
-    The pass band is flat to 0.01 dB up to 0.9 of the lower Nyquist frequency, aliases and images
-    stay below -110 dB; there is no delay.
+    The pass band is flat to 0.01 dB up to 0.9 of the lower Nyquist frequency. Aliases and images
+    are below -110 dB. There is no delay.
 
     Args:
         blocks: Consecutive parts of a waveform, each of shape (C, T) with any T.
         channels: Number of channels.
-        rate: Their sample rate, Hz.
+        rate: Sample rate of the blocks, Hz.
         new_rate: The new sample rate, Hz.
 
     Yields:
-        Parts of the resampled waveform, shape (C, t), in all ``resampled_length`` samples.
+        Consecutive parts of the resampled waveform, shape (C, any), with ``resampled_length``
+        samples in total.
     """
     stream = soxr.ResampleStream(rate, new_rate, channels, quality="VHQ")
-    given = made = 0
+    samples_in = samples_out = 0
     for block in blocks:
-        given += block.shape[-1]
+        samples_in += block.shape[-1]
         part = stream.resample_chunk(np.ascontiguousarray(block.T))
-        made += len(part)
+        samples_out += len(part)
         yield part.T
-    # soxr rounds the length; silence behind the end makes enough samples to round up.
+    # soxr rounds the length to nearest. Silence after the end yields enough samples to round up.
     silence = np.zeros((2 + rate // new_rate, channels), np.float32)
     rest = stream.resample_chunk(silence, last=True)
-    yield rest[: resampled_length(given, rate, new_rate) - made].T
+    yield rest[: resampled_length(samples_in, rate, new_rate) - samples_out].T
 
 
 def resample_file(path: Path, target: Path, sample_rate: int) -> None:

@@ -15,7 +15,7 @@ NAMES = ("title", "artist", "album", "date", "genre", "tracknumber", "copyright"
 
 
 def read_tags(path: Path) -> dict[str, str]:
-    """Read those of the tags ``NAMES`` that a song has; unreadable tags are left out."""
+    """Read the tags in ``NAMES`` that a song has; unreadable tags are left out."""
     try:
         with soundfile.SoundFile(path) as file:
             return tags_of(file)

@@ -23,8 +23,8 @@ class WavHeader(NamedTuple):
 
     Attributes:
         offset: First byte of the samples.
-        declared: Bytes of samples that the header declares; None if the header is unfinished.
-        present: Bytes from the offset to the end of the file.
+        declared: Size of the samples according to the header, bytes; None if it is unfinished.
+        present: Size of the file after the offset, bytes.
         tag: Format: 1 integers, 3 floats.
         bits: Bits per sample.
         channels: Number of channels.

@@ -18,15 +18,15 @@ def write_crop(source: Tensor, target: Tensor, gain: float = 1.0, swap: bool = F
 
     Args:
         source: Interleaved samples, integers or floats, shape (t, channels).
-        target: Receives them, float32, shape (C, T), T at least t. A mono target gets the mean of
-            the channels; a mono source is repeated.
+        target: Tensor to write to, float32, shape (C, T), T at least t. A mono target gets the mean
+            of the channels; a mono source is repeated.
         gain: Factor.
         swap: Reverse the order of the channels.
     """
     samples, channels = source.shape
     scale = gain / _FULL_SCALE[source.dtype]
     filled = target[:, :samples]
-    # A track may be shorter than the segment.
+    # A track may be shorter than the crop.
     target[:, samples:].zero_()
     kernel = _stereo_kernel() if channels == target.shape[0] == 2 else None
     if kernel and source.is_contiguous():

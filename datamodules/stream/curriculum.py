@@ -22,10 +22,10 @@ def crop_lengths(
         First epoch -> crop length from that epoch on, samples.
 
     Raises:
-        DataError: A length is out of range, or epoch 0 has none.
+        DataError: A length is out of range, or there is none for epoch 0.
     """
     if round(segment_seconds * sample_rate) < 1:
-        raise DataError(f"segment_seconds is {segment_seconds}: give a length above 0")
+        raise DataError(f"segment_seconds is {segment_seconds}: must be above 0")
     curriculum = {0: segment_seconds} if curriculum is None else curriculum
     if min(curriculum, default=1) != 0:
         raise DataError(
@@ -35,12 +35,12 @@ def crop_lengths(
     for epoch, seconds in curriculum.items():
         if not 1 <= round(seconds * sample_rate) <= round(segment_seconds * sample_rate):
             raise DataError(
-                f"segment_curriculum has crops of {seconds:g} s from epoch {epoch} on: give a "
-                f"length above 0, up to segment_seconds, which is {segment_seconds:g}"
+                f"segment_curriculum has crops of {seconds:g} s from epoch {epoch} on: must be "
+                f"above 0 and at most segment_seconds, which is {segment_seconds:g}"
             )
     return {epoch: round(curriculum[epoch] * sample_rate) for epoch in sorted(curriculum)}
 
 
 def samples_at(epoch: int, curriculum: Mapping[int, int]) -> int:
-    """Crop length in an epoch, samples, by the result of ``crop_lengths``."""
+    """Crop length in an epoch, samples; ``curriculum`` is the result of ``crop_lengths``."""
     return curriculum[max(first for first in curriculum if first <= epoch)]

@@ -1,4 +1,4 @@
-"""Data sets: training crops by position, validation crops at fixed starts, and whole tracks."""
+"""Data sets: random crops for training, crops at fixed starts for validation, and whole tracks."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from datamodules.tracks.sources import SourceGrouping
 
 
 class TrainingCrops:
-    """Crops of all stems, by position in the training stream, written into given memory.
+    """Writes the training example at a position, a crop of all stems, into given memory.
 
     Args:
         tracks: Tracks to draw from, in the order in which ``sampler`` numbers them.
         grouping: Stems, sources and channels.
         sampler: Draws tracks and starts.
         lengths: First epoch -> crop length from that epoch on, samples.
-        augmentations: First augmentations of the stream, fused into the conversion of samples.
+        augmentations: The first augmentations, fused into the conversion of samples.
         int16: Return the files' 16-bit samples instead of floats.
 
     Attributes:
@@ -71,10 +71,11 @@ class TrainingCrops:
         return self._stems, self._channels, samples
 
     def fill(self, target: Tensor, position: Position) -> None:
-        """Write the example of an epoch and index, in the shape of the epoch.
+        """Write the example at ``position`` into ``target``, of the shape ``shape_at(epoch)``.
 
         Raises:
-            DataError: A file was removed or changed, or for int16 has another type or channels.
+            DataError: A file was removed or changed, or with int16 has another type or another
+                number of channels.
         """
         samples = samples_at(position[0], self.lengths)
         crop = self.sampler.crop(position, samples)
@@ -90,8 +91,8 @@ class TrainingCrops:
                 continue
             if source.dtype != torch.int16 or source.shape[1] != self._channels:
                 raise DataError(
-                    f"{file}: {source.dtype} samples of {source.shape[1]} channels, int16 of "
-                    f"{self._channels} were expected; set --data.init_args.int16_to_device=false"
+                    f"{file}: has {source.dtype} samples and {source.shape[1]} channels, expected "
+                    f"int16 and {self._channels}; set --data.init_args.int16_to_device=false"
                 )
             target[stem, : len(source)].copy_(source)
             target[stem, len(source) :].zero_()  # a track shorter than the crop ends in silence

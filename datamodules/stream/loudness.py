@@ -1,6 +1,6 @@
 """Loudness of each second of each stem, measured once and cached.
 
-``crop_starts`` computes the level of a crop from it, as if the level within a second were constant.
+``crop_starts`` computes the level of a crop from it, assuming a constant level within each second.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Powers = npt.NDArray[np.float32]
 def measure_loudness(tracks: Sequence[Track], stems: Sequence[str], progress: bool) -> list[Powers]:
     """Measure the loudness of tracks, or load it from the cache.
 
-    A track is measured again if size or modification time of one of its files has changed.
+    A track is measured again if the size or the modification time of one of its files has changed.
     Files must be mappable (see ``make_mappable``).
 
     Args:
@@ -85,8 +85,8 @@ def _save(file: Path, powers: Powers) -> None:
             os.replace(Path(partial, file.name), file)
     except OSError as error:
         raise DataError(
-            f"{file.parent}: the loudness of the tracks cannot be saved here ({error}); a "
-            "writable folder was expected; set STEMLAB_CACHE to one"
+            f"{file.parent}: the loudness of the tracks cannot be saved here ({error}); set "
+            "STEMLAB_CACHE to a writable folder"
         ) from error
 
 

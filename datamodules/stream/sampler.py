@@ -1,4 +1,4 @@
-"""Which examples and tracks each rank loads, and in which order."""
+"""Examples and tracks that each rank loads, and their order."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from datamodules.randomness import Position
 class ExampleSampler(Sampler[Position]):
     """Positions of one rank's training examples, batch after batch.
 
-    Step k of an epoch holds examples k B to (k + 1) B, B being the global batch size; each rank
-    takes its own consecutive part of them. An incomplete last batch is dropped, so all ranks take
-    the same number of steps.
+    With the global batch size B, step k of an epoch contains the examples from k B up to, but
+    without, (k + 1) B. Each rank loads its own consecutive part of them. An incomplete last batch
+    is dropped, so that all ranks make the same number of steps.
 
     Args:
         examples: Number of examples in an epoch.
@@ -52,7 +52,8 @@ class ExampleSampler(Sampler[Position]):
                 yield self.epoch, index
 
     def __len__(self) -> int:
-        # Length of a whole epoch, also when resumed within one: Lightning adds the batches done.
+        # Length of a whole epoch, also after resuming within an epoch, because Lightning adds the
+        # batches done before.
         return self.batches * self.rank_batch_size
 
 

@@ -26,7 +26,7 @@ def _kill_workers() -> None:
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker died; the message says why that happens and what to do."""
+    """A worker died; the message lists possible causes and what to do."""
 
 
 def explain_worker_death(error: BaseException) -> WorkerDiedError | None:

@@ -20,7 +20,7 @@ _FINDING_NAMES = {"samples": "unlike-length", "Hz": "unlike-rate", "channels": "
 def find_mismatches(
     files: Mapping[str, Path], values: Mapping[str, int], unit: str
 ) -> list[Finding]:
-    """Errors for the files of a track that differ from its most common value.
+    """Errors for those files of a track whose value differs from the most common one.
 
     Args:
         files: Stem name -> file.
@@ -29,24 +29,24 @@ def find_mismatches(
     """
     if len(set(values.values())) < 2:
         return []
-    usual = Counter(values.values()).most_common(1)[0][0]
-    example = next(stem for stem, value in values.items() if value == usual)
+    most_common = Counter(values.values()).most_common(1)[0][0]
+    example = next(stem for stem, value in values.items() if value == most_common)
     return [
         Finding(
             "error",
             _FINDING_NAMES[unit],
             str(files[stem]),
-            f"has {value} {unit}, but {files[example].name} has {usual} {unit}",
+            f"has {value} {unit}, but {files[example].name} has {most_common} {unit}",
             "all files of a track must have the same length, sample rate and channels; export "
             "them again from one session",
         )
         for stem, value in values.items()
-        if value != usual
+        if value != most_common
     ]
 
 
 def find_non_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
-    """Errors for float files with NaN or infinity; cached while a file is unchanged."""
+    """Errors for files with NaN or infinity; results are cached while a file is unchanged."""
 
     def first_non_finite(path: Path) -> int:
         position = 0

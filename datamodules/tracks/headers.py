@@ -15,7 +15,7 @@ from datamodules.files.wav import is_mappable
 
 
 class Header(NamedTuple):
-    """Header of a file, and the state of the file in which it was read.
+    """Header of a file, and the state of the file when the header was read.
 
     Attributes:
         samples: Length, samples per channel.
@@ -37,7 +37,7 @@ class Header(NamedTuple):
 def read_headers(
     paths: Sequence[Path], progress: bool
 ) -> tuple[dict[Path, Header], dict[Path, DataError]]:
-    """Read headers, and the errors of faulty files; cached while a file is unchanged."""
+    """Read headers, cached while a file is unchanged; also return the errors of faulty files."""
 
     def read(path: Path) -> list[object]:
         return [*astuple(audio.inspect_seekable(path)), is_mappable(path)]

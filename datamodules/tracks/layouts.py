@@ -31,14 +31,14 @@ _DSD100 = {"train": "Dev", "test": "Test"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A track's files on disk, not yet read.
+    """A track on disk, whose files have not been read.
 
     Attributes:
         name: Name of the track.
         subset: ``train`` or ``test``.
         path: Folder of its stems, or its .stem.mp4.
-        mixture_folder: Folder of its mixture: the same one, except in DSD100.
-        is_stem_file: Whether it is a .stem.mp4.
+        mixture_folder: Folder of its mixture, which is ``path`` except in DSD100.
+        is_stem_file: Whether ``path`` is a .stem.mp4.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Entry:
     is_stem_file: bool = False
 
     def find(self, stems: Sequence[str]) -> dict[str, Path]:
-        """Find the track's files, by stem, the ``mixture`` last; WAV is preferred, then FLAC."""
+        """Find the files of stems and, last, the ``mixture``; WAV is preferred to FLAC and Ogg."""
         if self.mixture_folder == self.path:
             return files_in(self.path, (*stems, MIXTURE))
         files = files_in(self.path, stems)
@@ -58,7 +58,7 @@ class Entry:
 
 
 def files_in(folder: Path, stems: Sequence[str]) -> dict[str, Path]:
-    """Find stems in a folder: stem name -> file, of those that exist, in the order of the names."""
+    """Find the stems that exist in a folder: stem name -> file, in the given order."""
     present = set(os.listdir(folder))
     # The preferred format comes last and replaces the others.
     names = [(stem, stem + suffix) for stem in stems for suffix in reversed(FORMATS)]
@@ -66,7 +66,7 @@ def files_in(folder: Path, stems: Sequence[str]) -> dict[str, Path]:
 
 
 def subsets_of(root: str | Path, stems: Sequence[str] = STEMS) -> list[str]:
-    """Find the subsets of a root: ``train``, ``test`` or both; raise ``DataError`` without any."""
+    """Find the subsets of a root, ``train`` and ``test``; raise ``DataError`` if there is none."""
     root = Path(root).expanduser()
     found = [subset for subset in SUBSETS if _folders(root, subset, stems)]
     if not found:
@@ -75,7 +75,7 @@ def subsets_of(root: str | Path, stems: Sequence[str] = STEMS) -> list[str]:
 
 
 def weighted_roots(root: str | Mapping[str, float] | None) -> dict[str, float]:
-    """Convert the setting ``root`` to root -> weight (how often it is drawn from); empty for None.
+    """Convert the setting ``root`` to root -> weight (relative frequency); empty for None.
 
     Raises:
         DataError: A weight is not above 0, or the mapping is empty.
@@ -84,14 +84,14 @@ def weighted_roots(root: str | Mapping[str, float] | None) -> dict[str, float]:
         return {root: 1.0} if root else {}
     if not root:
         raise DataError(
-            "root is an empty mapping: give a folder, or folders with weights, as in "
+            "root is an empty mapping: must be a folder, or folders with weights, as in "
             "{/data/musdb18hq: 1.0, /data/extra: 0.5}"
         )
     for folder, weight in root.items():
         if not 0 < weight < math.inf:
             raise DataError(
-                f"root: the weight of {folder} is {weight}: give a number above 0, or leave the "
-                "folder out"
+                f"root: the weight of {folder} is {weight}: must be a number above 0; correct "
+                "it, or remove the folder from root"
             )
     return dict(root)
 
@@ -106,19 +106,19 @@ def find_entries(root: str | Path, subset: str, stems: Sequence[str] = STEMS) ->
     if folders is None:
         raise _no_subset(root, subset)
     folder, mixtures = folders
-    found = _tracks_in(folder)
-    if not found:
+    paths = _tracks_in(folder)
+    if not paths:
         names = sorted(path.name for path in folder.iterdir())[:3]
         raise DataError(
             f"{folder}: no tracks in it (found: {', '.join(names) or 'nothing'}); expected "
             f"{_LAYOUT} in {root}; check the path, or copy the tracks there"
         )
     # Folders last, so that they replace a .stem.mp4 of the same name.
-    found.sort(key=lambda each: each[1])
-    paths = {path.name.removesuffix(_STEM_FILE_SUFFIX): (path, folder) for path, folder in found}
+    paths.sort(key=lambda path_and_is_folder: path_and_is_folder[1])
+    tracks = {path.name.removesuffix(_STEM_FILE_SUFFIX): (path, folder) for path, folder in paths}
     return [
         Entry(name, subset, path, mixtures / path.name, not is_folder)
-        for name, (path, is_folder) in sorted(paths.items())
+        for name, (path, is_folder) in sorted(tracks.items())
     ]
 
 
@@ -135,7 +135,7 @@ def _folders(root: Path, subset: str, stems: Sequence[str]) -> tuple[Path, Path]
 
 
 def _is_folder_of_tracks(root: Path, stems: Sequence[str]) -> bool:
-    # A subset given as the root by mistake could train on the test tracks.
+    # A root that is a subset by mistake is refused: the model could be trained on the test tracks.
     parts = (*SUBSETS, "Sources")
     if not root.is_dir() or root.resolve().name in (*SUBSETS, *_DSD100.values()):
         return False
@@ -148,12 +148,12 @@ def _is_folder_of_tracks(root: Path, stems: Sequence[str]) -> bool:
 
 def _tracks_in(folder: Path) -> list[tuple[Path, bool]]:
     """Possible tracks, and whether each is a folder; scandir saves a system call per track."""
-    with os.scandir(folder) as found:
+    with os.scandir(folder) as content:
         return [
-            (folder / each.name, each.is_dir())
-            for each in found
-            if not each.name.startswith(".")
-            and (each.name.endswith(_STEM_FILE_SUFFIX) or each.is_dir())
+            (folder / item.name, item.is_dir())
+            for item in content
+            if not item.name.startswith(".")
+            and (item.name.endswith(_STEM_FILE_SUFFIX) or item.is_dir())
         ]
 
 
@@ -163,7 +163,7 @@ def _no_subset(root: Path, subset: str) -> DataError:
         return DataError(f"{root}: {fault}; expected {_LAYOUT} in it; check the path of the root")
     advice = "check the path of the root"
     if (resolved := root.resolve()).name in SUBSETS:
-        advice = f"give the folder above it as the root: {resolved.parent}"
+        advice = f"the root must be the folder above it: {resolved.parent}"
     elif below := sorted(path.parent for path in root.glob(f"*/{subset}")):
         advice = f"did you mean {below[0]}?"
     return DataError(f"{root}: has no folder {subset!r}; expected {_LAYOUT} in it; {advice}")

@@ -1,4 +1,4 @@
-"""Maps a data set's stems to the model's sources and channels."""
+"""The model's sources, which are sums of the data set's stems."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from datamodules.tracks.layouts import MIXTURE, STEMS
 
 @dataclass(frozen=True)
 class SourceGrouping:
-    """The model's sources and channels, and how they are made from stems.
+    """The model's sources and channels, and their computation from stems.
 
     Attributes:
-        sources: Source name -> names of the stems whose sum it is.
+        sources: Source name -> names of its stems; the source is their sum.
         audio_channels: Number of channels.
-        stems: Names of all stems of the data set, in their order in tensors.
+        stems: Names of all stems of the data set, in the order of tensors.
     """
 
     sources: Mapping[str, Sequence[str]]
@@ -33,7 +33,7 @@ class SourceGrouping:
     def channels(self, audio: Audio) -> Audio:
         """Convert audio, shape (..., channels, T), to the model's number of channels.
 
-        For a mono model the channels are averaged; a mono waveform is repeated.
+        The channels are averaged for a mono model; mono audio is repeated for other models.
         """
         if audio.shape[-2] == self.audio_channels:
             return audio
@@ -66,7 +66,7 @@ class SourceGrouping:
 def grouping(
     sources: Sequence[str] | Mapping[str, Sequence[str]], stems: Sequence[str] = STEMS
 ) -> dict[str, list[str]]:
-    """Find out which stems each of the model's sources consists of.
+    """Determine the stems that each of the model's sources consists of.
 
     Args:
         sources: Names of stems, or source name -> names of its stems.
@@ -106,7 +106,7 @@ def grouping(
 def check_sources(names: Sequence[str], sources: Sequence[str], argument: str) -> None:
     """Raise a ``ValueError`` if names given by the user are not those of the model's sources.
 
-    ``argument`` is what set them, for the message.
+    ``argument`` is the name of the option that set them, for the message.
     """
     unknown, missing = sorted(set(names) - set(sources)), sorted(set(sources) - set(names))
     if unknown or missing:

@@ -444,7 +444,7 @@ def test_int16_to_device_gives_the_same_batches(musdb_root: Path) -> None:
     assert torch.equal(found.mixture, expected.mixture)
     assert not found.mixture[..., -44100:].any()
     stereo = module(musdb_root, int16_to_device=True, audio_channels=1)
-    with pytest.raises(DataError, match=r"2 channels, int16 of 1.*int16_to_device=false"):
+    with pytest.raises(DataError, match=r"2 channels, expected int16 and 1;.*int16_to_device"):
         next(iter(stereo.train_dataloader()))
 
 

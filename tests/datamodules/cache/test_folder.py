@@ -104,7 +104,7 @@ def test_clear_without_a_terminal_needs_yes(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert command.main(["clear"]) == 2
-    assert "give --yes" in capsys.readouterr().err
+    assert "use --yes" in capsys.readouterr().err
     assert len(stored()) == 3
 
 

@@ -27,7 +27,7 @@ def test_crop_lengths_by_epoch() -> None:
         ({5: 1.0}, "begins at epoch 5.*must be 0"),
         ({-1: 1.0, 0: 1.0}, "begins at epoch -1"),
         ({}, "must be 0"),
-        ({0: 1.0, 3: 4.0}, "4 s from epoch 3.*up to segment_seconds, which is 3"),
+        ({0: 1.0, 3: 4.0}, "4 s from epoch 3.*at most segment_seconds, which is 3"),
         ({0: 0.0}, "0 s from epoch 0.*above 0"),
     ],
 )

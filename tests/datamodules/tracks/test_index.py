@@ -384,7 +384,7 @@ def test_root_without_the_subset(root: Path) -> None:
     write_track(root / "train" / "A")
     assert_in(fault_of(root, "test"), root, "has no folder 'test'", "expected {train,test}/<track>")
     message = fault_of(root / "train")
-    assert_in(message, "has no folder 'train'", f"the folder above it as the root: {root}")
+    assert_in(message, "has no folder 'train'", f"root must be the folder above it: {root}")
     assert_in(fault_of(root.parent), f"did you mean {root}?")
 
 
