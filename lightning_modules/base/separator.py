@@ -30,43 +30,48 @@ LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 class SourceSeparator(LightningModule, ABC):
     """A model that splits a mixture into sources.
 
-    A subclass defines ``forward`` and ``loss``; this class defines steps, logging, optimisers
-    and checkpoints.
+    Subclasses define ``forward`` and ``loss``. This class provides training steps, logging,
+    optimisers and checkpoints.
 
     Args:
         sources: Names of the sources, in the order of the estimates.
         sample_rate: Sample rate of mixture and estimates, Hz.
         audio_channels: Channels of mixture and estimates.
-        segment_seconds: Length of a training crop, seconds.
-        chunk_seconds: Length of a chunk in separation, seconds; by default that of a training
-            crop. Models trained on a few frames use longer chunks.
-        optimizer: Creates the optimiser from the parameters.
-        lr_scheduler: Creates the learning rate scheduler from the optimiser. A scheduler that
-            monitors a metric monitors ``val/loss``.
-        overlap: Fraction of a chunk that separation cross-fades with the next, in [0, 0.5].
-        chunks_at_once: Chunks per forward pass in separation.
-        compiled: Compile the networks with ``torch.compile``: takes minutes at the start and makes
-            steps faster. Weights and checkpoints stay the same.
-        shifts: Number of random delays of the mixture that separation averages over, at as many
-            times the cost (the shift trick of Demucs); 0 separates it once, undelayed.
+        segment_seconds: Length of a training crop, seconds; also the default of
+            ``chunk_seconds``.
+        chunk_seconds: Length of the chunks into which a song is cut for separation, seconds; by
+            default ``segment_seconds``. Set it for models trained on crops of a few frames.
+        optimizer: Function that creates the optimiser from the model's parameters.
+        lr_scheduler: Function that creates the learning rate scheduler from the optimiser.
+            Schedulers such as ``ReduceLROnPlateau`` receive ``val/loss``.
+        overlap: Fraction of a chunk that overlaps with the next one and is cross-faded with it,
+            in [0, 0.5].
+        chunks_at_once: Number of chunks per forward pass in separation.
+        compiled: Whether to compile the networks with ``torch.compile``. Compilation takes
+            minutes at the start; training steps are then faster. Weights and checkpoints stay the
+            same.
+        shifts: Number of randomly delayed copies of the mixture whose estimates are averaged in
+            separation (the shift trick of Demucs). The cost grows in proportion. 0 disables it.
         postprocessing: Post-processing of the estimates in separation; by default none.
         pretrained: Weights to start training from, in any format that
             ``fine_tuning.load_pretrained`` reads; ``fit`` on the command line loads them.
 
     Attributes:
-        segment_seconds: Length of a chunk in separation, seconds.
-        step_is_skipped: Set by a callback to skip the current step of the optimiser, on all ranks.
+        segment_seconds: Length of a chunk in separation, seconds: the argument ``chunk_seconds``,
+            or by default ``segment_seconds``.
+        step_is_skipped: Whether the current optimiser step is skipped. A callback sets it, to the
+            same value on all ranks.
     """
 
     tiny: ClassVar[Mapping[str, Any]]
-    """Arguments of a model small enough to train in a second."""
+    """Arguments of a very small model for tests."""
     changeable_hparams: frozenset[str] = frozenset({
         "segment_seconds", "chunk_seconds", "overlap", "chunks_at_once", "compiled", "shifts",
         "postprocessing",
     })  # fmt: skip
-    """Arguments that may differ from those of the training."""
+    """Arguments that may differ between a checkpoint and the model that loads it."""
     fixed_arguments: frozenset[str] = frozenset()
-    """Arguments of a parent class that the class sets itself, so that users cannot."""
+    """Arguments of a parent class that this class sets itself and does not accept."""
     loss_buffers: frozenset[str] = frozenset()
     """Buffers that belong to the loss, not to the model: fine-tuning does not copy them."""
 
@@ -89,8 +94,8 @@ class SourceSeparator(LightningModule, ABC):
         super().__init__()
         if min(sample_rate, audio_channels) < 1:
             raise ValueError(
-                f"sample_rate is {sample_rate} and audio_channels {audio_channels}: give positive "
-                "numbers"
+                f"sample_rate is {sample_rate} and audio_channels {audio_channels}: both must "
+                "be positive"
             )
         check_overlap(overlap)
         check_shifts(shifts)
@@ -99,13 +104,14 @@ class SourceSeparator(LightningModule, ABC):
         if chunks_at_once < 1 or min(segment_seconds, chunk) <= 0:
             raise ValueError(
                 f"chunks_at_once is {chunks_at_once}, segment_seconds {segment_seconds} and "
-                f"chunk_seconds {chunk_seconds}: give values above 0"
+                f"chunk_seconds {chunk_seconds}: all must be above 0"
             )
-        # Arguments of the training are not plain data, and reloading does not need them.
+        # Training arguments, such as the optimiser, are not needed to rebuild the model, and some
+        # are not plain data.
         self.save_hyperparameters(ignore=[*description.TRAINING_ARGUMENTS, *self.fixed_arguments])
         self.sources = list(sources)
         self.sample_rate, self.audio_channels = sample_rate, audio_channels
-        # Chunk length used by `separate`; the data module has the training crop length.
+        # From here on the chunk length of `separate`: the data module has that of training crops.
         self.segment_seconds = chunk
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.overlap, self.chunks_at_once = overlap, chunks_at_once
@@ -118,25 +124,25 @@ class SourceSeparator(LightningModule, ABC):
         """Separate a mixture.
 
         Args:
-            mixture: Waveform, nominally in [-1, 1], shape (B, C, T).
+            mixture: Waveform, shape (B, C, T), usually in [-1, 1].
 
         Returns:
             Estimates, shape (B, S, C, T), ordered as ``self.sources``.
         """
 
     def network_input(self, mixture: Tensor) -> Tensor:
-        """Compute the network's input: transforms, such as an STFT, that ONNX exports leave out.
+        """Compute the network's input, for example an STFT; ONNX exports leave this part out.
 
         Args:
             mixture: Waveform, shape (B, C, T).
 
         Returns:
-            By default the mixture itself; the first axis is the batch, the last one is time.
+            Input of the network, by default the mixture; first axis batch, last axis time.
         """
         return mixture
 
     def network_forward(self, features: Tensor) -> Tensor:
-        """Run the network alone, between the transforms and their inverse.
+        """Run only the network, without the transforms before and after it.
 
         Args:
             features: Output of ``network_input``.
@@ -154,11 +160,11 @@ class SourceSeparator(LightningModule, ABC):
             batch: Mixture (B, C, T) and targets (B, S, C, T).
 
         Returns:
-            Scalars: ``loss``, which is minimised, and parts of it to log as ``loss/<part>``.
+            Scalars by name: ``loss`` is minimised; ``loss/<part>`` are only logged.
         """
 
     def source_losses(self, losses: Tensor) -> dict[str, Tensor]:
-        """Map losses (S,) to the names under which they are logged, ``loss/<source>``."""
+        """Return the losses (S,) of the sources under the names ``loss/<source>``."""
         return {f"loss/{name}": part for name, part in zip(self.sources, losses, strict=True)}
 
     def separate(self, mixture: Tensor, sample_rate: int | None = None) -> Tensor:
@@ -166,10 +172,10 @@ class SourceSeparator(LightningModule, ABC):
 
         Args:
             mixture: Waveform, shape (C, T).
-            sample_rate: Its rate, Hz; by default the model's.
+            sample_rate: Sample rate of the mixture, Hz; by default the model's.
 
         Returns:
-            Estimates, shape (S, C, T).
+            Estimates at the mixture's sample rate, shape (S, C, T).
         """
         return separate(
             self,
@@ -194,7 +200,10 @@ class SourceSeparator(LightningModule, ABC):
         return self._log_loss("train", batch)
 
     def on_validation_epoch_start(self) -> None:
-        """Make all ranks validate with the first rank's buffers, which are the ones saved."""
+        """Copy the first rank's buffers, such as batch norm statistics, to all ranks.
+
+        Checkpoints contain the first rank's buffers; so all ranks validate what is saved.
+        """
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -202,14 +211,14 @@ class SourceSeparator(LightningModule, ABC):
     def validation_step(
         self, batch: Batch | TrackBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        """Log ``val/loss`` of crops; separate complete tracks for the scoring callbacks."""
+        """Log ``val/loss`` of a batch of crops, or return the estimates of a complete track."""
         if isinstance(batch, TrackBatch):
             return {"estimates": self.separate(batch.mixture)}
         self._log_loss("val", batch)
         return None
 
     def test_step(self, batch: TrackBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Separate a complete track for the scoring callbacks."""
+        """Return the estimates of a complete track; a callback scores them."""
         return {"estimates": self.separate(batch.mixture)}
 
     def predict_step(self, batch: TrackBatch | Path, batch_idx: int) -> None:
@@ -252,16 +261,17 @@ class SourceSeparator(LightningModule, ABC):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Make a step unless it is skipped."""
+        """Update the weights unless the step is skipped."""
         assert optimizer_closure is not None
-        # Forward and backward pass, otherwise called by the optimiser.
+        # Forward and backward pass. Usually the optimiser calls them, but only after them is it
+        # known whether the step is skipped.
         loss = optimizer_closure()
         if not self.step_is_skipped:
             super().optimizer_step(epoch, batch_idx, optimizer, lambda: loss)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of the gradients."""
-        # Computed only in the steps that Lightning logs.
+        # Only in steps whose metrics Lightning logs, because the norm takes time.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.trainer.global_step + 1) % every == 0:
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
@@ -272,7 +282,7 @@ class SourceSeparator(LightningModule, ABC):
         optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        # Not strict, since a monitored metric is missing between validations.
+        # Not strict: Lightning would raise where the metric is missing, between validations.
         scheduler = {"monitor": "val/loss", "strict": False}
         scheduler["scheduler"] = self.lr_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
@@ -284,12 +294,15 @@ class SourceSeparator(LightningModule, ABC):
         checkpoint[description.KEY] = description.describe(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise if the checkpoint is of another model, before any weights change."""
+        """Raise if the checkpoint belongs to a different model, before any weights are loaded."""
         description.check_same_model(checkpoint, self)
 
 
 def _networks(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the children with parameters, and those of lists and dicts, which are never called."""
+    """Yield the submodules with parameters.
+
+    Of a ``ModuleList`` or ``ModuleDict``, whose ``forward`` is never called, yield the elements.
+    """
     for part in module.children():
         if isinstance(part, nn.ModuleList | nn.ModuleDict):
             yield from _networks(part)

@@ -1,4 +1,4 @@
-"""BSS Eval of complete tracks at every validation, and of the test tracks."""
+"""Callback that scores complete validation and test tracks with BSS Eval."""
 
 from __future__ import annotations
 
@@ -41,25 +41,26 @@ _MAX_PROCESSES = 4
 class BSSEval(Callback):
     """Score separated tracks in a pool of processes.
 
-    Logs ``val/sdr/vocals`` and its like (median over tracks of the median over
-    one-second frames, dB), ``val/sdr`` and its like (mean over sources), and
-    ``val/usdr``; ``test/...`` in a test. Writes a museval JSON file per track to
-    ``scores/`` in the run's directory, and prints a table beside the scores of
-    the mixture as the estimate of every source.
+    Logs SDR, ISR, SIR, SAR and uSDR per source, such as ``val/sdr/vocals``, and their means over
+    the sources, such as ``val/sdr``. In a test, the names begin with ``test/``. The scores of a
+    source, except uSDR, are the median over tracks of the median over one-second frames, dB.
+    Writes a museval JSON file per track to ``scores/`` in the run's directory. Prints a table,
+    which also has the scores of the mixture as the estimate of every source.
 
-    Unless ``blocking``, training continues while the tracks of a validation are scored. Its
-    scores are collected at the next validation, or at the end, and logged under the epoch and
-    the step of their validation; ``Checkpoints`` then keeps the validated state as one of the
-    best, or removes it. If the run stops before that, the resumed run separates the tracks
-    with that state and scores them again.
+    With ``blocking=False``, training continues while the tracks of a validation are scored. The
+    scores are collected at the next validation or at the end of training, and logged with the
+    epoch and the step of their own validation. ``Checkpoints`` then keeps the checkpoint of that
+    validation as one of the best, or removes it. If the run stops before the scores are collected,
+    the resumed run separates the tracks with the weights of that checkpoint and scores them.
 
     Args:
-        processes: Scoring processes on each rank; by default its share of the cores, but
-            at most four, as each keeps complete tracks in memory.
+        processes: Number of scoring processes per rank; by default the rank's share of the CPU
+            cores, at most four, because each process keeps complete tracks in memory.
         blocking: Whether a validation waits for its scores. If not, schedulers and early stopping
             must monitor ``val/loss``.
-        waiting_gb: Memory on each rank for tracks that wait to be scored while training
-            continues; when it is full, the validation waits. A song of four minutes takes 0.7 GB.
+        waiting_gb: Maximum memory per rank for tracks that wait to be scored while training
+            continues, GB. When it is full, the validation waits. A song of four minutes with four
+            sources takes 0.7 GB.
     """
 
     def __init__(
@@ -68,9 +69,9 @@ class BSSEval(Callback):
         self.processes, self.blocking, self.waiting_gb = processes, blocking, waiting_gb
         self._pool: ScoringPool | None = None
         self._pass: ScoringPass | None = None
-        # Position of the validation whose scores the loaded checkpoint lacks.
+        # Position of the validation whose scores were missing when the checkpoint was saved.
         self._unscored: dict[str, int] | None = None
-        # By split and track: scores of the mixture, computed once per run.
+        # Scores of the mixture by split and track, computed once per run.
         self._baselines: dict[tuple[str, str], TrackScores] = {}
         self._epoch_began = 0.0
 
@@ -84,7 +85,7 @@ class BSSEval(Callback):
         self._epoch_began = time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score what was not scored when the run was stopped."""
+        """Score the validation whose scores were missing when the run stopped."""
         if self._unscored is not None:
             assert isinstance(pl_module, SourceSeparator)
             position, self._unscored = Position(**self._unscored), None
@@ -95,7 +96,7 @@ class BSSEval(Callback):
     # --------------------------------------------------------------- tracks
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Collect the scores of the previous validation, and start a pass."""
+        """Collect late scores of the previous validation, and start a new scoring pass."""
         if trainer.sanity_checking:
             return
         self._collect_late(trainer)
@@ -130,17 +131,18 @@ class BSSEval(Callback):
         self, model: SourceSeparator, scored: ScoringPass, track: TrackBatch, estimates: Tensor
     ) -> None:
         references = _numpy(track.targets)
-        of_kind = {"estimate": estimates}
+        to_score = {"estimate": estimates}
         if (scored.split, track.name) not in self._baselines:
-            of_kind["mixture"] = track.mixture.expand_as(track.targets)
+            to_score["mixture"] = track.mixture.expand_as(track.targets)
         pool = self._open_pool(model.trainer, scored.late)
-        for kind, waveforms in of_kind.items():
-            # Both kinds hold the same references, and an expanded mixture is stored once.
+        for kind, waveforms in to_score.items():
+            # The references are counted once, with the estimates. The expanded mixture takes the
+            # memory of one waveform.
             size = waveforms.untyped_storage().nbytes() + references.nbytes * (kind == "estimate")
             if scored.late:
                 scored.make_room(size, round(self.waiting_gb * 1e9))
             else:
-                # One track per process in addition to those being scored, to save memory.
+                # To limit memory, wait until at most one task per process is pending.
                 scored.collect(leave=pool.processes)
             audio = (references, _numpy(waveforms))
             with broken_pool_explained():
@@ -161,19 +163,19 @@ class BSSEval(Callback):
     # -------------------------------------------------------------- results
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log, write and print the scores, or leave them for later."""
+        """Log, write and print the scores, or with ``blocking=False`` leave them for later."""
         if self._pass is None:
             return
         if trainer.state.fn == "fit":
-            # Training so far and this validation.
+            # Duration of the epoch so far, including this validation.
             self._pass.epoch_seconds = time.perf_counter() - self._epoch_began
         if self._pass.late:
-            for checkpoints in _choosing_by_score(trainer):
+            for checkpoints in _score_monitoring_checkpoints(trainer):
                 checkpoints.awaits_scores = True
             return
         metrics = self._results(trainer, self._pass)
         self._pass = None
-        # Each rank has all scores already.
+        # All ranks have gathered all scores, so nothing is left to synchronise.
         pl_module.log_dict(metrics, rank_zero_only=False, sync_dist=False)
 
     on_test_epoch_end = on_validation_epoch_end
@@ -183,7 +185,7 @@ class BSSEval(Callback):
         self._collect_late(trainer)
 
     def _collect_late(self, trainer: Trainer) -> None:
-        """Wait for late scores, log them under their own step, and choose checkpoints by them."""
+        """Wait for late scores, log them with their validation's step, and choose checkpoints."""
         if self._pass is None:
             return
         position = self._pass.position
@@ -192,7 +194,7 @@ class BSSEval(Callback):
         for logger in trainer.loggers if metrics else []:
             logger.log_metrics({**metrics, "epoch": position.epoch}, step=position.logged_step)
             logger.save()
-        for checkpoints in _choosing_by_score(trainer):
+        for checkpoints in _score_monitoring_checkpoints(trainer):
             checkpoints.choose(trainer, metrics, position.epoch, position.step)
 
     def _results(self, trainer: Trainer, scored: ScoringPass) -> dict[str, float]:
@@ -227,7 +229,7 @@ class BSSEval(Callback):
     # ---------------------------------------------------------------- resume
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the validation whose scores are not there yet."""
+        """Return the position of the validation whose scores are pending."""
         position = self._unscored or (self._pass and asdict(self._pass.position))
         return {"owed": position} if position else {}
 
@@ -245,11 +247,11 @@ class BSSEval(Callback):
         if not trainer.strategy.reduce_boolean_decision(not fault):
             rank_zero_warn(
                 f"The scores of epoch {position.epoch} are lost: they were not computed before "
-                "the run stopped, and its checkpoint cannot be read "
-                f"({fault or 'on another rank'})"
+                "the run stopped, and its checkpoint cannot be read: "
+                f"{fault or 'another rank reports an error'}"
             )
             return
-        trainer.print(f"Scoring epoch {position.epoch} again: its scores were not complete")
+        trainer.print(f"Scoring epoch {position.epoch} again: its scores were incomplete")
         scored = self._pass = ScoringPass("val", not self.blocking, position.name, position)
         precision = trainer.precision_plugin.val_step_context()
         with scored.timed(), temporary_state(model, weights), torch.no_grad(), precision:
@@ -259,13 +261,14 @@ class BSSEval(Callback):
     # -------------------------------------------------------------- the end
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn of scores that are still missing because no step was left to train."""
+        """Warn of scores that are still missing because the run had no training step left."""
         if self._unscored is not None:
             position = Position(**self._unscored)
             rank_zero_warn(
                 f"The scores of epoch {position.epoch} were not computed before the run stopped, "
-                "and no steps are left to train: validate with --ckpt_path "
-                f"checkpoints/{position.name}.ckpt of the run, or resume with more steps"
+                "and no steps are left to train: run validate with --ckpt_path "
+                f"{trainer.default_root_dir}/checkpoints/{position.name}.ckpt, or resume with "
+                "a larger max_epochs or max_steps"
             )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -283,7 +286,7 @@ class BSSEval(Callback):
         self._pool = self._pass = None
 
 
-def _choosing_by_score(trainer: Trainer) -> list[Checkpoints]:
+def _score_monitoring_checkpoints(trainer: Trainer) -> list[Checkpoints]:
     return [
         callback
         for callback in trainer.checkpoint_callbacks
@@ -297,7 +300,7 @@ def _numpy(waveform: Tensor) -> Audio:
 
 
 def _gather(scores: list[TrackScores]) -> list[TrackScores]:
-    """Scores of all ranks, each track once, sorted by name."""
+    """Gather the scores of all ranks, each track once, sorted by name."""
     gathered = [scores]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gathered = [[] for _ in range(torch.distributed.get_world_size())]

@@ -1,4 +1,4 @@
-"""Save what Lightning leaves out of checkpoints, so that resumed runs are bit-identical."""
+"""Save the state that Lightning leaves out of checkpoints, so that runs resume exactly."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ from lightning_modules.callbacks.lightning_internals import (
 )
 
 _KEY = "exact_resume"
-# Part of the seed, so that both have independent random streams.
+# Part of the seed, so that training and validation have independent random numbers.
 _TRAINING, _VALIDATION = 0, 1
 
 
 class ExactResume(Callback):
-    """Make a resumed run bit-identical to an uninterrupted one.
+    """Make a resumed run continue as if it had not been interrupted.
+
+    On a CPU in float32, its weights are bit-identical to those of an uninterrupted run. On other
+    devices and in other precisions, examples and seeds are the same, but bit-identical weights
+    are not guaranteed.
 
     Before each training batch and each validation, the random generators of torch, NumPy and
-    Python are seeded with (seed, batches so far, rank). So dropout and other random draws are
-    a function of the position in the run, as the examples are, and no generator state needs
-    to be saved, for any number of ranks.
+    Python are seeded with (seed, training or validation, number of batches so far, rank).
+    Dropout and other random numbers therefore depend only on the position in the run, as the
+    training examples do, and no generator state needs to be saved.
 
-    Checkpoints may be written between any two batches and after any validation. Lightning
-    2.6 resumes correctly from some of these points only: at the end of an epoch it leaves out
-    the validation, and after a restart within an epoch the step of a scheduler that monitors
-    a metric. Its counters are therefore saved in the form from which it resumes correctly,
-    together with the metrics that schedulers and early stopping monitor.
+    Checkpoints may be written between any two batches and after any validation. Lightning 2.6
+    does not resume correctly from all of these points. From the end of an epoch, it skips the
+    validation. From within an epoch, it later skips the step of a scheduler that monitors a
+    metric. Lightning's progress counters are therefore corrected before they are saved. The
+    metrics that schedulers and early stopping monitor are saved too.
     """
 
     def __init__(self) -> None:
@@ -42,7 +46,7 @@ class ExactResume(Callback):
         self._loaded: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Get the run's seed, set by ``seed_everything``."""
+        """Read the seed that ``seed_everything`` has set."""
         self._seed, self._loaded = torch.initial_seed(), {}
 
     # ------------------------------------------------------------ generators
@@ -60,7 +64,7 @@ class ExactResume(Callback):
     def _seed_generators(self, trainer: Trainer, model: LightningModule, purpose: int) -> None:
         position = (self._seed, purpose, batches_done(trainer), trainer.global_rank)
         words = np.random.SeedSequence(position).generate_state(4).tolist()
-        # torch.manual_seed would do, but looks for devices each time, which takes longer.
+        # Not torch.manual_seed: it looks for devices at each call, which takes longer.
         seed = words[0] << 32 | words[1]
         torch.default_generator.manual_seed(seed)
         if model.device.type != "cpu":
@@ -73,7 +77,7 @@ class ExactResume(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add seed and metrics, and correct the loops' counters."""
+        """Add the seed and the metrics to the checkpoint, and correct its progress counters."""
         if trainer.state.fn != "fit":
             return
         metrics = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
@@ -83,13 +87,13 @@ class ExactResume(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Load what was added."""
+        """Read the entries that ``on_save_checkpoint`` added."""
         if trainer.state.fn == "fit" and _KEY in checkpoint:
             self._loaded = checkpoint[_KEY]
             self._seed = self._loaded["seed"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore what the loops have reset since the checkpoint was loaded."""
+        """Restore what Lightning's loops have reset since the checkpoint was loaded."""
         if not self._loaded:
             return
         trainer.callback_metrics.update(self._loaded["metrics"])
@@ -101,5 +105,5 @@ class ExactResume(Callback):
         )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the next epoch from its first batch."""
+        """Make the next epoch start at its first batch, even if this one had none left."""
         finish_resumed_epoch(trainer)

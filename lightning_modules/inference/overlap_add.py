@@ -1,8 +1,8 @@
-"""Overlap-add: split a stream into overlapping chunks, and cross-fade their estimates.
+"""Overlap-add: split audio into overlapping chunks, separate them, cross-fade the estimates.
 
-Neighbouring chunks are cross-faded with a squared-sine ramp. The two weights add up to one, so
-that a model which returns its input returns the complete track bit for bit. Only the current
-chunks are in memory, whatever the length of the audio.
+Neighbouring chunks are cross-faded with squared-sine weights, which add up to one: a model that
+returns its input unchanged reproduces the track bit for bit. Memory use does not depend on the
+length of the audio.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 
 
 def check_overlap(overlap: float) -> None:
-    """Raise ``ValueError`` unless each sample belongs to at most two chunks."""
+    """Raise ``ValueError`` unless the overlap is at most half a chunk, in [0, 0.5]."""
     if not 0 <= overlap <= 0.5:
-        raise ValueError(f"overlap is {overlap}: give a fraction of the chunk from 0 to 0.5")
+        raise ValueError(f"overlap is {overlap}: must be a fraction of the chunk from 0 to 0.5")
 
 
 def overlap_add(
@@ -27,33 +27,33 @@ def overlap_add(
     overlap: float,
     batch_size: int,
 ) -> Iterator[Tensor]:
-    """Separate a stream chunk by chunk, with cross-fades between chunks.
+    """Separate consecutive blocks chunk by chunk, with cross-fades between chunks.
 
     Args:
-        separate_chunks: Maps chunks (B, C, length) to estimates (B, S, C, length), which are
-            modified in place.
+        separate_chunks: Function that maps chunks (B, C, length) to estimates (B, S, C, length).
+            The estimates are then modified in place.
         blocks: Consecutive blocks of the mixture of any length, shape (C, n).
         length: Length of a chunk, samples.
-        overlap: Fraction of a chunk shared with the next, in [0, 0.5].
-        batch_size: Chunks per call of ``separate_chunks``.
+        overlap: Fraction of a chunk that overlaps with the next one, in [0, 0.5].
+        batch_size: Number of chunks per call of ``separate_chunks``.
 
     Yields:
-        Consecutive parts of the estimates, shape (S, C, n), in total as long as the mixture.
+        Consecutive parts of the estimates, shape (S, C, n). Their total length is the mixture's.
     """
-    shared = int(length * overlap)
-    hop = length - shared
-    # sin² rises from 0 to 1, and its complement is cos².
-    fade_in = torch.sin(torch.linspace(0, math.pi / 2, shared + 2)[1:-1]) ** 2
+    overlapping = int(length * overlap)  # samples
+    hop = length - overlapping
+    # Weights of the new chunk: sin². The previous chunk gets 1 - sin² = cos².
+    fade_in = torch.sin(torch.linspace(0, math.pi / 2, overlapping + 2)[1:-1]) ** 2
 
-    tail: Tensor | None = None  # end of the previous chunk, shared with the next
+    tail: Tensor | None = None  # end of the previous chunk, which overlaps with the next one
     received = emitted = 0
     for chunks, received in _batches(blocks, length, hop, batch_size):
         estimates = separate_chunks(chunks)
         fade_in = fade_in.to(estimates)
         for chunk in estimates:
             if tail is not None:
-                # Cross-fade. lerp between equal values returns that value without rounding.
-                chunk[..., :shared] = torch.lerp(tail, chunk[..., :shared], fade_in)
+                # Cross-fade. For equal inputs, lerp returns exactly their value.
+                chunk[..., :overlapping] = torch.lerp(tail, chunk[..., :overlapping], fade_in)
             # A copy, since a view would keep the whole batch in memory.
             tail = chunk[..., hop:].clone()
             part = chunk[..., : min(hop, received - emitted)]
@@ -66,14 +66,16 @@ def overlap_add(
 def _batches(
     blocks: Iterable[Tensor], length: int, hop: int, batch_size: int
 ) -> Iterator[tuple[Tensor, int]]:
-    """Cut blocks into batches of overlapping chunks; the last chunk is padded with zeros.
+    """Collect blocks and cut them into batches of overlapping chunks.
+
+    The last chunk is padded with zeros.
 
     Yields:
         Chunks, shape (b, C, length), and the number of samples received so far.
     """
     received = 0
-    pending: Tensor | None = None  # received samples from the start of the next chunk on
-    covered = 0  # leading samples of ``pending`` that an earlier chunk contains
+    pending: Tensor | None = None  # received samples, from the start of the next chunk on
+    covered = 0  # samples at the start of ``pending`` that the previous chunk contains too
     for block in blocks:
         received += block.shape[-1]
         pending = block if pending is None else torch.cat([pending, block], -1)

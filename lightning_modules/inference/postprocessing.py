@@ -1,27 +1,31 @@
-"""Post-processing of estimates: mute windows that are probably noise, filter frequencies.
+"""Post-processing of estimates: mute windows that are probably noise, and filter frequencies.
 
-Pourtorkan 2022, "Audio source separation using deep learning", chapter "Post-Processing". The
-threshold is the median or mean of the estimate's amplitude envelope (magnitude of the analytic
-signal) over the complete track, divided by a softness. A sliding window is muted if the statistic
-of the envelope is below the threshold both in the window before it and in the window after it;
-the window before then fades out, and the window after fades in. Low-pass and high-pass filters act
-on the spectrogram.
+After the report Pourtorkan 2022, "Audio source separation using deep learning", chapter
+"Post-Processing". A statistic, median or mean, of the estimate's amplitude envelope (magnitude of
+the analytic signal) is computed over the complete track and over sliding windows. The threshold is
+the statistic of the track divided by a softness. A window is muted if the statistic is below the
+threshold in both the preceding and the following window. The preceding window is then faded out
+and the following one faded in. Low-pass and high-pass filters set bins of the spectrogram to zero.
 
-The report's flowchart is missing. Details that the text leaves open are implemented as follows:
+The flowchart that the report refers to is not in it. Details that its text does not specify are
+implemented as follows:
 
-- The windows before and after are adjacent, one window length away. As in the text, the window
-  itself is not tested: a sound between silences that is shorter than a window is muted, so choose
-  windows no longer than the shortest wanted sound.
-- At the ends of a track, the window itself replaces the missing neighbour.
-- All windows are tested on the unmuted estimate, in any order. Where muted windows and fades
-  overlap, the lowest gain applies. The slope of a fade does not depend on the hop.
-- Fades are linear. Channels share one gain, which preserves the stereo image; their envelopes are
-  averaged. Filters are applied before muting.
-- Filters keep or remove entire bins, by centre frequency.
+- The preceding and following windows start one window length before and after. As in the report,
+  the window itself is not tested: a sound between silences that is shorter than a window is muted.
+  So choose windows no longer than the shortest wanted sound.
+- At the start and end of a track, where a neighbour does not exist, the window itself is tested
+  instead.
+- All windows are tested on the unmuted estimate, so that their order has no effect. Where muted
+  windows and fades overlap, the lowest gain applies. The slope of a fade does not depend on the
+  hop.
+- Fades are linear. All channels get the same gain, computed from the average of their envelopes,
+  which preserves the stereo image.
+- Filters are applied before muting. They keep or remove entire bins, by centre frequency.
 
-The threshold is known only after the last sample: estimates are stored in a temporary file (in
-memory while small) and muted when they are read back. Blocks are aligned to the start of the track,
-so that the result does not depend on how the stream is divided.
+The threshold is known only after the last sample, so the estimates are stored and muted when they
+are read back. They are stored in memory up to 256 MiB, and in a temporary file above that. Blocks
+are aligned to the start of the track, so that the result does not depend on how the audio is
+divided into parts.
 """
 
 from __future__ import annotations
@@ -43,24 +47,26 @@ from lightning_modules.inference.streams import (
 
 Statistic = Literal["median", "mean"]
 
-# Samples of a block and of its margins, together a power of two.
+# Length of a block and of each of its two margins, samples. With both margins, the length of an
+# envelope block is a power of two.
 ENVELOPE_BLOCK, ENVELOPE_MARGIN = 2**16 - 2**13, 2**12
 _FILTER_BLOCK, _FILTER_N_FFT = 2**16, 4096
 _BYTES_IN_MEMORY = 2**28
 
 
 class PostProcessing(TypedDict, total=False):
-    """Settings; those left out are off, or have the default in brackets.
+    """Settings. One that is left out is off, or has the default in brackets.
 
-    Numbers marked * apply to all sources, or per source by name: ``{bass: 500.0}``.
+    Settings marked * are one number for all sources, or numbers by source: ``{bass: 500.0}``.
 
     Attributes:
-        softness: * Enables muting: divisor of the statistic that gives the threshold. Larger
-            values mute less.
+        softness: * Enables muting. The threshold is the statistic of the complete track divided
+            by this number: larger values mute less.
         statistic: ``median`` (default, as the report recommends) or ``mean`` of the envelope.
         window_seconds: Length of a window, seconds (0.5).
-        hop_seconds: Hop of the windows, seconds; must divide the window (0.125).
-        fades: Fade the neighbours of muted windows (true).
+        hop_seconds: Hop of the windows, seconds (0.125). A window must be two or more hops, a
+            whole number of them.
+        fades: Fade out before muted windows and fade in after them (true).
         low_pass_hz: * Highest frequency that is kept, Hz.
         high_pass_hz: * Lowest frequency that is kept, Hz.
     """
@@ -90,7 +96,7 @@ class PostProcessor:
         known = PostProcessing.__annotations__
         if not isinstance(settings, Mapping) or set(settings) - set(known):
             raise ValueError(
-                f"postprocessing is {settings!r}: give some of {', '.join(known)} with their values"
+                f"postprocessing is {settings!r}: must be values of some of {', '.join(known)}"
             )
         softness = _by_source(settings, "softness", sources, math.inf)
         lowest = _by_source(settings, "high_pass_hz", sources, 0.0)
@@ -99,11 +105,13 @@ class PostProcessor:
             if low > high:
                 raise ValueError(
                     f"postprocessing of {name}: high_pass_hz is {low:g} and low_pass_hz {high:g}: "
-                    "nothing would remain; give a high_pass_hz below the low_pass_hz"
+                    "nothing would remain; high_pass_hz must be below low_pass_hz"
                 )
         self.statistic = settings.get("statistic", "median")
         if self.statistic not in get_args(Statistic):
-            raise ValueError(f"postprocessing.statistic is {self.statistic!r}: give median or mean")
+            raise ValueError(
+                f"postprocessing.statistic is {self.statistic!r}: must be median or mean"
+            )
         window, hop = settings.get("window_seconds", 0.5), settings.get("hop_seconds", 0.125)
         self.hop = round(_positive("hop_seconds", hop) * sample_rate)
         self.hops_per_window = round(_positive("window_seconds", window) / hop)
@@ -111,11 +119,11 @@ class PostProcessor:
         if self.hop < 1 or self.hops_per_window < 2 or not whole:
             raise ValueError(
                 f"postprocessing.window_seconds is {window:g} and hop_seconds {hop:g} at "
-                f"{sample_rate} Hz: give a window of two or more hops, a whole number of them"
+                f"{sample_rate} Hz: the window must be two or more hops, a whole number of them"
             )
         self.window = self.hops_per_window * self.hop
         self.fades = bool(settings.get("fades", True))
-        # 0, for an infinite softness, mutes nothing.
+        # An infinite softness (muting is off) gives 0, which mutes nothing.
         self.threshold_factor = 1 / torch.tensor(softness)
         frequencies = torch.arange(_FILTER_N_FFT // 2 + 1) * (sample_rate / _FILTER_N_FFT)
         kept = frequencies >= torch.tensor(lowest)[:, None]
@@ -124,7 +132,7 @@ class PostProcessor:
         self.kept = kept[self.filtered][:, None, :, None].float()  # (filtered, 1, F, 1)
 
     def __call__(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Process a stream of estimates in bounded memory.
+        """Process consecutive parts of estimates in bounded memory.
 
         Args:
             parts: Consecutive parts of the estimates, shape (S, C, n), of any length.
@@ -164,7 +172,7 @@ class PostProcessor:
     # ---------------------------------------------------------------- muting
 
     def _mute(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Store the estimates, find the muted windows, and apply the gains."""
+        """Store the estimates, find the windows to mute, and apply the gains."""
         with tempfile.SpooledTemporaryFile(_BYTES_IN_MEMORY) as file:
             stored = StreamStore(file)
             muted = self.muted(stored.write_through(parts))
@@ -175,11 +183,11 @@ class PostProcessor:
                 yield part * gain[:, None].to(part.dtype)
 
     def muted(self, parts: Iterable[Tensor]) -> Tensor:
-        """Return which windows of estimates are muted, from consecutive parts (S, C, n).
+        """Find the windows to mute, from consecutive parts (S, C, n) of the estimates.
 
         Returns:
-            Booleans, shape (S, K): window k begins at sample k ``hop``. The last window ends with
-            the track and can be shorter.
+            Whether a window is muted, shape (S, K). Window k starts at sample ``k * hop``. The
+            last window ends at the end of the track and can be shorter.
         """
         total = RunningMedian() if self.statistic == "median" else RunningMean()
         levels: list[Tensor] = []
@@ -194,15 +202,15 @@ class PostProcessor:
                 pending = pending[:, windows.shape[1] * self.hop :]
         if pending is None:
             return torch.zeros(len(self.threshold_factor), 0, dtype=torch.bool)
-        # Samples that no window contains yet.
+        # The remaining samples, in no window yet, form a shorter last window.
         if not levels or pending.shape[-1] > self.window - self.hop:
             levels.append(self._level(pending[:, None]))
         level = torch.cat(levels, 1)  # (S, K)
         threshold = total.value() * self.threshold_factor.to(level.device)
         below = level < threshold[:, None]
-        away = min(self.hops_per_window, level.shape[1])
-        before = torch.cat([below[:, :away], below[:, :-away]], 1)
-        after = torch.cat([below[:, away:], below[:, -away:]], 1)
+        distance = min(self.hops_per_window, level.shape[1])
+        before = torch.cat([below[:, :distance], below[:, :-distance]], 1)
+        after = torch.cat([below[:, distance:], below[:, -distance:]], 1)
         return before & after
 
     def gain(self, muted: Tensor, start: int, samples: int) -> Tensor:
@@ -211,7 +219,7 @@ class PostProcessor:
         A gain is 0 in a muted window, rises on a ramp beside it, and is 1 elsewhere.
         """
         number = torch.arange(muted.shape[1], device=muted.device)
-        never = 4 + muted.shape[1] + self.hops_per_window  # further away than any fade reaches
+        never = 4 + muted.shape[1] + self.hops_per_window  # windows, further than any fade
         # Nearest muted window at or before each window, and at or after it.
         last = torch.where(muted, number, -never).cummax(1).values
         following = torch.where(muted, number, 2 * never).flip(1).cummin(1).values.flip(1)
@@ -222,19 +230,19 @@ class PostProcessor:
         after = time - last[:, window] * self.hop - self.window  # samples since a muted window
         if not self.fades:
             return (after >= 0).float()
-        until = following[:, window + 1] * self.hop - time  # samples to the next one
+        until = following[:, window + 1] * self.hop - time  # samples until the next one
         return (torch.minimum(after + 1, until) / self.window).clamp(0, 1)
 
     def _level(self, windows: Tensor) -> Tensor:
-        """Lower median, or mean, over the last axis."""
+        """Return the lower median, or the mean, over the last axis."""
         return windows.mean(-1) if self.statistic == "mean" else windows.median(-1).values
 
 
 def envelope(block: Tensor) -> Tensor:
-    """Amplitude envelope: magnitude of the analytic signal, averaged over channels.
+    """Return the amplitude envelope: magnitude of the analytic signal, averaged over channels.
 
-    The margins are tapered against ringing: a slow window passes the Hilbert transform unchanged
-    (Bedrosian's theorem).
+    The margins are tapered to avoid ringing. By Bedrosian's theorem, a slowly varying
+    window passes the Hilbert transform H unchanged: H(window * x) = window * H(x).
 
     Args:
         block: Waveforms with margins, shape (S, C, margin + n + margin). NaN and infinite samples
@@ -256,7 +264,7 @@ def envelope(block: Tensor) -> Tensor:
 def _by_source(
     settings: Mapping[str, Any], key: str, sources: Sequence[str], off: float
 ) -> list[float]:
-    """Return a setting's numbers in the order of the sources; ``off`` where none is given."""
+    """Return a setting's number for each source, or ``off`` where the setting is missing."""
     given = settings.get(key)
     if given is None:
         return [off] * len(sources)
@@ -265,13 +273,13 @@ def _by_source(
     unknown = sorted(set(given) - set(sources))
     if unknown:
         raise ValueError(
-            f"postprocessing.{key} names {', '.join(unknown)}, the sources are "
-            f"{', '.join(sources)}: name some of these"
+            f"postprocessing.{key} has unknown sources {', '.join(unknown)}: the sources of the "
+            f"model are {', '.join(sources)}"
         )
     return [_positive(f"{key}.{name}", given[name]) if name in given else off for name in sources]
 
 
 def _positive(key: str, value: Any) -> float:
     if not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"postprocessing.{key} is {value!r}: give a number above 0")
+        raise ValueError(f"postprocessing.{key} is {value!r}: must be a number above 0")
     return float(value)

@@ -1,4 +1,4 @@
-"""Fine-tuning: initialise a model with weights of another, also for different sources."""
+"""Fine-tuning: initialise a model with another model's weights; sources may differ."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class TransferReport:
 
     Attributes:
         path: The file or folder of the weights.
-        sources: Sources whose weights were copied.
-        new: Sources that the file does not have.
-        complete: Names of weights that were copied entirely.
-        by_source: Names of weights that were copied for some sources.
-        random: Names of weights that keep their random initialisation.
+        sources: Sources that both models have.
+        new: Sources of the new model that the pretrained model does not have.
+        complete: Names of weight tensors that were copied completely.
+        by_source: Names of weight tensors that were copied only for the sources of both models.
+        random: Names of weight tensors that keep their random initialisation.
     """
 
     path: Path
@@ -36,25 +36,29 @@ class TransferReport:
     random: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """Summary for the user."""
+        """Return a summary for the user."""
         total = len(self.complete) + len(self.by_source) + len(self.random)
-        lines = [f"Pretrained: {len(self.complete)} of {total} weights loaded from {self.path}"]
+        loaded = f"{len(self.complete)} of {total} weight tensors completely loaded"
+        lines = [f"Pretrained: {loaded} from {self.path}"]
         if self.by_source:
-            lines.append(f"  for {', '.join(self.sources)} only: {_listed(self.by_source)}")
+            lines.append(
+                f"  loaded for {', '.join(self.sources)} only: {_join_names(self.by_source)}"
+            )
         if self.new:
             lines.append(f"  new sources, initialised at random: {', '.join(self.new)}")
         if self.random:
-            lines.append(f"  initialised at random: {_listed(self.random)}")
+            lines.append(f"  initialised at random: {_join_names(self.random)}")
         return "\n".join(lines)
 
 
 def load_pretrained(model: SourceSeparator, path: str | Path) -> TransferReport:
-    """Initialise a model with weights of another one of the same architecture.
+    """Initialise a model with the weights of another model of the same architecture.
 
-    Weights are matched by name. Layers with outputs per source are matched per source, by the
-    sources' names; sources that the file does not have keep their random initialisation. The
-    axis of the sources in a layer is found by building the model with one source more.
-    ``loss_buffers`` of the model are not copied.
+    Weights are matched by name. In layers with outputs per source, they are copied source by
+    source, by the sources' names. Sources that the pretrained model does not have keep their
+    random initialisation. To find the axis of the sources in each layer, the pretrained model is
+    built again with one more source, and the shapes are compared. ``loss_buffers`` of the model
+    are not copied.
 
     Args:
         model: The model to train; its weights change in place.
@@ -65,14 +69,14 @@ def load_pretrained(model: SourceSeparator, path: str | Path) -> TransferReport:
         Which weights were loaded and which were not.
 
     Raises:
-        CheckpointError: The file cannot be used, or the architecture or its size differs.
+        CheckpointError: The file cannot be read, or contains a different architecture or size.
     """
     path = Path(path)
     other = read_separator(path)
     if type(other) is not type(model):
         raise CheckpointError(
-            f"{path}: pretrained weights are of a {type(other).__name__}, the config builds a "
-            f"{type(model).__name__}: use weights of that architecture"
+            f"{path}: pretrained weights are of a {type(other).__name__}, but the config builds a "
+            f"{type(model).__name__}: use weights of a {type(model).__name__}"
         )
     _check_size(path, other, model)
     theirs, ours = other.state_dict(), model.state_dict()
@@ -101,7 +105,7 @@ def load_pretrained(model: SourceSeparator, path: str | Path) -> TransferReport:
 
 
 def read_separator(path: Path) -> SourceSeparator:
-    """Load a separator from any format that ``load_pretrained`` lists."""
+    """Load a separator from any of the formats listed in ``load_pretrained``."""
     if path.is_dir() and not (path / CONFIG).is_file():
         return open_unmix.from_package(path)
     check_is_there(path)
@@ -111,7 +115,7 @@ def read_separator(path: Path) -> SourceSeparator:
 
 
 def _check_size(path: Path, other: SourceSeparator, model: SourceSeparator) -> None:
-    """Check that two models' weights have the same shapes except for their sources."""
+    """Raise if the models' weights differ in shape for another reason than the sources."""
     theirs, ours = describe(other)["init_args"], describe(model)["init_args"]
     expected = other
     if other.sources != model.sources:
@@ -129,13 +133,13 @@ def _check_size(path: Path, other: SourceSeparator, model: SourceSeparator) -> N
             if theirs.get(name) != ours.get(name)
         )
         raise CheckpointError(
-            f"{path}: pretrained weights are of a different size; they have {different}: give the "
-            "model these arguments"
+            f"{path}: pretrained weights are of a different size; they have {different}: set these "
+            "arguments under model.init_args"
         )
 
 
 def _parts_by_source(model: SourceSeparator) -> dict[str, tuple[int, int]]:
-    """Find weights whose size depends on the number of sources: axis and width per source."""
+    """Find the weights whose size depends on the sources: axis, and entries per source."""
     arguments = describe(model)["init_args"]
     more = type(model)(**{**arguments, "sources": [*model.sources, "one_more"]}).state_dict()
     return {
@@ -149,13 +153,21 @@ def _parts_by_source(model: SourceSeparator) -> dict[str, tuple[int, int]]:
 def _copy_by_source(
     ours: Tensor, theirs: Tensor, part: tuple[int, int], indices: Sequence[int | None], number: int
 ) -> bool:
-    """Copy the weights of common sources, given the index of each of ours among ``number`` others.
+    """Copy the weights of the sources that both models have.
+
+    Args:
+        ours: Weights of the new model.
+        theirs: Weights of the pretrained model.
+        part: Axis of the sources, and entries per source.
+        indices: For each source of the new model, its index in the pretrained model, or None.
+        number: Number of sources of the pretrained model.
 
     Returns:
-        False if the shapes do not match, apart from the number of sources.
+        True if the weights were copied; False if the shapes differ other than by the number of
+        sources.
     """
     axis, width = part
-    # The last source has no weights if it is computed as the mixture minus the others.
+    # 1 if the last source has no weights, being computed as the mixture minus the others, else 0.
     without = number - theirs.shape[axis] // width
     expected = list(theirs.shape)
     expected[axis] = width * (len(indices) - without)
@@ -168,6 +180,6 @@ def _copy_by_source(
     return True
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Join the first eight names and the number of the others."""
+def _join_names(names: Sequence[str]) -> str:
+    """Return the first eight names, and the number of the others."""
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -285,7 +285,7 @@ def test_missing_scores_without_steps_left_are_reported(root: Path, tmp_path: Pa
     with pytest.raises(ConnectionAbortedError):
         fit(root, tmp_path, Killed(), epochs=-1, steps=_BATCHES)
     last = tmp_path / "checkpoints" / "last.ckpt"
-    with pytest.warns(UserWarning, match=r"checkpoints/epoch_000-step_000002.ckpt of the run, or"):
+    with pytest.warns(UserWarning, match=r"checkpoints/epoch_000-step_000002.ckpt, or"):
         fit(root, tmp_path, epochs=-1, steps=_BATCHES, ckpt_path=last)
     notes, _, _ = fit(root, tmp_path, epochs=-1, steps=_BATCHES + 1, ckpt_path=last)
     assert [metrics["epoch"] for metrics in notes.scores().values()] == [0]

@@ -410,11 +410,17 @@ def test_separate_tool_uses_the_settings_of_the_model_or_its_option(
     assert silent("--postprocessing", "{softness: {other: 4}}") == 0
     assert "100%" in capsys.readouterr().err
     for text, words in [
-        ("{softnes: 4}", "postprocessing is {'softnes': 4}: give some of softness, statistic"),
-        ("loud", "postprocessing is 'loud': give some of softness"),
+        (
+            "{softnes: 4}",
+            "postprocessing is {'softnes': 4}: must be values of some of softness",
+        ),
+        ("loud", "postprocessing is 'loud': must be values of some of softness"),
         ("{softness", "--postprocessing is '{softness', which is not YAML"),
-        ("{softness: loud}", "postprocessing.softness is 'loud': give a number above 0"),
-        ("{softness: {guitar: 3}}", "softness names guitar, the sources are vocals, other"),
+        ("{softness: loud}", "postprocessing.softness is 'loud': must be a number above 0"),
+        (
+            "{softness: {guitar: 3}}",
+            "softness has unknown sources guitar: the sources",
+        ),
     ]:
         wrong = ["song.wav", "--checkpoint", "model.ckpt", "-o", "no", "--postprocessing", text]
         assert tool.main(wrong) == 2
@@ -425,16 +431,19 @@ def test_separate_tool_uses_the_settings_of_the_model_or_its_option(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"softness": 0}, r"softness is 0: give a number above 0"),
+        ({"softness": 0}, r"softness is 0: must be a number above 0"),
         ({"softness": float("nan")}, r"softness is nan"),
         ({"softness": {"s0": -1}}, r"softness\.s0 is -1"),
-        ({"statistic": "mode"}, r"statistic is 'mode': give median or mean"),
+        ({"statistic": "mode"}, r"statistic is 'mode': must be median or mean"),
         ({"window_seconds": 0.1, "hop_seconds": 0.1}, r"two or more hops"),
         ({"window_seconds": 0.25, "hop_seconds": 0.1}, r"window_seconds is 0\.25.*whole number"),
         ({"hop_seconds": 1e-6}, r"hop_seconds 1e-06 at 1000 Hz"),
         ({"hop_seconds": 0}, r"hop_seconds is 0"),
         ({"low_pass_hz": 100, "high_pass_hz": 200}, r"of s0: high_pass_hz is 200.*100.*nothing"),
-        ({"low_pass_hz": {"s3": 100}}, r"low_pass_hz names s3, the sources are s0, s1"),
+        (
+            {"low_pass_hz": {"s3": 100}},
+            r"low_pass_hz has unknown sources s3: .* are s0, s1",
+        ),
     ],
 )
 def test_invalid_settings_raise(settings: Any, words: str) -> None:

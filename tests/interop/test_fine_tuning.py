@@ -117,7 +117,7 @@ def test_published_formats(tmp_path: Path) -> None:
 
 def test_invalid_weights_raise(tmp_path: Path) -> None:
     path = save(built(UNet, FOUR, 0, **UNet.tiny), tmp_path / "unet.ckpt")
-    with pytest.raises(CheckpointError, match=r"are of a UNet, the config builds a Demucs"):
+    with pytest.raises(CheckpointError, match=r"are of a UNet, but the config builds a Demucs"):
         load_pretrained(built(Demucs, FOUR, 0, **Demucs.tiny), path)
     with pytest.raises(CheckpointError, match=r"gone\.ckpt: there is no such checkpoint"):
         load_pretrained(built(UNet, FOUR, 0, **UNet.tiny), tmp_path / "gone.ckpt")
@@ -155,7 +155,7 @@ def test_fit_with_pretrained_weights(
     capsys.readouterr()
     assert run("fit", *words, two, pretrained, *still) == 0
     text = capsys.readouterr().out
-    assert f"weights loaded from {first}" in text
+    assert f"completely loaded from {first}" in text
     assert "initialised at random: accompaniment" in text
     paths = [Path(name, "checkpoints/last.ckpt") for name in ("first", "second")]
     before, after = (dict(load_separator(path).named_parameters()) for path in paths)
