@@ -96,7 +96,8 @@ class PostProcessor:
         known = PostProcessing.__annotations__
         if not isinstance(settings, Mapping) or set(settings) - set(known):
             raise ValueError(
-                f"postprocessing is {settings!r}: must be values of some of {', '.join(known)}"
+                f"postprocessing is {settings!r}: must be a mapping with some of the keys "
+                f"{', '.join(known)}"
             )
         softness = _by_source(settings, "softness", sources, math.inf)
         lowest = _by_source(settings, "high_pass_hz", sources, 0.0)

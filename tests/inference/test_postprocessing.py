@@ -412,9 +412,9 @@ def test_separate_tool_uses_the_settings_of_the_model_or_its_option(
     for text, words in [
         (
             "{softnes: 4}",
-            "postprocessing is {'softnes': 4}: must be values of some of softness",
+            "postprocessing is {'softnes': 4}: must be a mapping with some of the keys softness",
         ),
-        ("loud", "postprocessing is 'loud': must be values of some of softness"),
+        ("loud", "postprocessing is 'loud': must be a mapping with some of the keys softness"),
         ("{softness", "--postprocessing is '{softness', which is not YAML"),
         ("{softness: loud}", "postprocessing.softness is 'loud': must be a number above 0"),
         (
