@@ -119,7 +119,7 @@ def _sums(
     if not sums.isfinite().all():
         raise DataError(
             f"{track.mixture or track.name}: the mixture contains samples that are NaN, infinite "
-            "or far above full scale (about -1 to 1); repair the file or remove the track "
+            "or far out of range (expected: about -1 to 1); repair the file or remove the track "
             "(`python -m datamodules.doctor` finds the cause)"
         )
     return sums
