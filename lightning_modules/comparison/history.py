@@ -24,8 +24,8 @@ def read_history(run_dir: Path) -> History:
         run_dir: The run's directory.
 
     Returns:
-        Metric -> step -> value, steps ascending. Of a step that a resumed run repeated, the later
-        value counts. Empty if nothing was logged.
+        Metric -> step -> value, steps ascending. If a resumed run repeated a step, the later value
+        is used. Empty if nothing was logged.
     """
     history: History = {}
     for path in _by_age(run_dir, "lightning_logs/*/metrics.csv"):

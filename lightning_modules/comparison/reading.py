@@ -54,7 +54,7 @@ def read_run(given: str, subset: str) -> Run:
         raise CompareError(f"{scores}: its score files contain no source; score the system again")
     method = scores if scores == folder else scores.parent
     for beside in (method / "mixture", method.parent / "mixture"):
-        if beside != method and _holds_scores(beside / subset):
+        if beside != method and _has_scores(beside / subset):
             run.mixture = read_folder(beside / subset)
             break
     config = folder / "config.yaml"
@@ -70,12 +70,12 @@ def read_run(given: str, subset: str) -> Run:
 def _find_scores(folder: Path, subset: str) -> tuple[Path, list[str]]:
     """Folder of the score files, and notes on the choice."""
     for scores in (folder / "scores" / "estimate" / subset, folder / subset, folder):
-        if _holds_scores(scores):
+        if _has_scores(scores):
             return scores, []
-    validations = filter(_holds_scores, folder.glob(f"scores/epoch_*/{subset}"))
+    validations = filter(_has_scores, folder.glob(f"scores/epoch_*/{subset}"))
     if last := max(validations, default=None):
         return last, [f"scores of its last validation, {last.parent.name}"]
-    # Up to three levels below; a mistaken path may be a whole disk.
+    # At most three levels down, because a mistaken path may be a whole disk.
     levels = (folder.glob(f"{'*/' * depth}*.json") for depth in (1, 2, 3))
     found = sorted({str(path.parent.relative_to(folder)) for path in chain(*levels)})
     raise CompareError(
@@ -90,7 +90,7 @@ def _find_scores(folder: Path, subset: str) -> tuple[Path, list[str]]:
     )
 
 
-def _holds_scores(folder: Path) -> bool:
+def _has_scores(folder: Path) -> bool:
     return any(folder.glob("*.json"))
 
 
@@ -109,5 +109,5 @@ def disambiguate_names(runs: Sequence[Run]) -> None:
     for run in runs:
         if names.count(run.name) > 1:
             raise CompareError(
-                f"{run.path}: {run.name!r} is given twice; remove one, or give names by NAME=FOLDER"
+                f"{run.path}: {run.name!r} is given twice; remove one, or name each by NAME=FOLDER"
             )

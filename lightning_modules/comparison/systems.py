@@ -112,13 +112,13 @@ class System:
 
     def spread(self, metric: str, source: str) -> Spread:
         """Mean over runs of the spread over tracks; `tracks` is the smallest of all runs."""
-        found = [run.spread(metric, source) for run in self.runs]
+        spreads = [run.spread(metric, source) for run in self.runs]
         return Spread(
-            median=finite_mean([one.median for one in found]),
-            mean=finite_mean([one.mean for one in found]),
-            lower=finite_mean([one.lower for one in found]),
-            upper=finite_mean([one.upper for one in found]),
-            tracks=min(one.tracks for one in found),
+            median=finite_mean([spread.median for spread in spreads]),
+            mean=finite_mean([spread.mean for spread in spreads]),
+            lower=finite_mean([spread.lower for spread in spreads]),
+            upper=finite_mean([spread.upper for spread in spreads]),
+            tracks=min(spread.tracks for spread in spreads),
         )
 
     def seed_deviation(self, metric: str, source: str) -> float:
@@ -192,9 +192,9 @@ def mixture_of(systems: Sequence[System]) -> System | None:
     found: dict[str, TrackScores] = {}
     for run in (run for system in systems for run in system.runs):
         for track in run.mixture:
-            held = found.get(track.name)
-            # The scores with the most sources count, such as four stems besides accompaniment.
-            if held is None or len(track.frames) > len(held.frames):
+            previous = found.get(track.name)
+            # Scores of the most sources are used, such as four stems besides accompaniment.
+            if previous is None or len(track.frames) > len(previous.frames):
                 found[track.name] = track
     if not found:
         return None

@@ -35,7 +35,7 @@ def band_energies(
     fade = min(round(_FADE_SECONDS * sample_rate), samples // 2)
     ramp = np.sin(np.pi / 2 * (np.arange(fade) + 0.5) / max(1, fade)) ** 2
     window = np.concatenate([ramp, np.ones(samples - 2 * fade), ramp[::-1]])
-    # (C, T) -> (bins,). Parseval: all bins except the first and last count twice.
+    # (C, T) -> (bins,). Parseval: all bins except the first and last have the weight 2.
     power = 2 * np.square(np.abs(scipy.fft.rfft(signal * window, length, axis=-1))).sum(0) / length
     edges = np.append(centres * 2 ** (-0.5 / per_octave), centres[-1] * 2 ** (0.5 / per_octave))
     bins = np.ceil(edges * length / sample_rate).astype(int).clip(0, len(power))

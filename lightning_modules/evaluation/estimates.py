@@ -33,9 +33,9 @@ class Settings:
 
     Attributes:
         stems: Names of the stems that every track has.
-        accompaniment: Score accompaniment, the sum of all stems but the vocals. None: if it has
-            an estimate, as museval does. True: always, by default with the sum of the other
-            estimates. False: never.
+        accompaniment: Whether accompaniment, the sum of all stems but the vocals, is scored. None:
+            only if it has an estimate, as in museval. True: always; without an estimate of its own,
+            the sum of the other estimates is used. False: never.
         window_seconds: Length of a frame.
         hop_seconds: Distance between the starts of two frames.
     """
@@ -123,8 +123,8 @@ def score_oracle(
 
         sources = torch.from_numpy(np.stack([_read(track, stem) for stem in settings.stems]))
         with torch.inference_mode():
-            made = ORACLES[oracle](torch.from_numpy(mixture), sources).numpy()
-        estimates = dict(zip(settings.stems, made, strict=True))
+            separated = ORACLES[oracle](torch.from_numpy(mixture), sources).numpy()
+        estimates = dict(zip(settings.stems, separated, strict=True))
         _add_accompaniment(estimates, settings)
     estimates = {target: estimates[target] for target in targets}
     # In the file, so that every table made from it shows the note.
@@ -145,7 +145,7 @@ def origin(
 
     Returns:
         JSON-compatible: the settings, size of each reference, size and modification time of each
-        estimate. If it is the same, the scores are the same.
+        estimate. If this description is the same, the scores are the same.
     """
     references = {name: state(path).size for name, path in track.stems.items()}
     estimates = files_in(folder, settings.targets) if folder else {}

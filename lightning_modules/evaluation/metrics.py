@@ -88,8 +88,8 @@ def bleedless_fullness(reference: _Signal, estimate: _Signal, sample_rate: int) 
 
     They separate leakage (bleedless) from missing sound (fullness), which SDR combines. Read them
     together with an SDR: one loud leak and weak leakage everywhere may have the same value, bands
-    at the floor count as much as loud ones, and the floor depends on the loudest band of each
-    signal.
+    at the floor have the same weight as loud ones, and the floor depends on the loudest band of
+    each signal.
     """
     import torchaudio
 

@@ -17,8 +17,8 @@ def write_scores(scores: TrackScores, path: str | Path) -> None:
     """Write one track's scores in museval's JSON schema, atomically.
 
     Frames are written as museval writes them: five decimals, bare NaN, infinity as NaN. The keys
-    `usdr`, `notes`, `metrics` and `origin` are ours; museval ignores them. museval's stores expect
-    files in `<method>/test/` and take the track's name from the file's.
+    `usdr`, `notes`, `metrics` and `origin` are additions, which museval ignores. museval's stores
+    expect files in `<method>/test/` and take the track's name from the file's.
 
     Args:
         scores: The track's scores.

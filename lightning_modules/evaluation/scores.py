@@ -108,7 +108,7 @@ class Summary:
 
     @property
     def disjoint_sources(self) -> list[str]:
-        """The sources, without accompaniment if the stems that it is the sum of are scored."""
+        """The sources; accompaniment is left out if the stems in this sum are scored."""
         overlaps = set(self.scores) > {"vocals", "accompaniment"}
         return [name for name in self.scores if not (overlaps and name == "accompaniment")]
 
@@ -182,7 +182,7 @@ def score_track(
 
     notes: list[str] = []
     kept: list[int] = []  # sources with a usable reference
-    scored: list[int] = []  # those of them with a usable estimate
+    scored: list[int] = []  # sources that also have a usable estimate
     for index, source in enumerate(sources):
         if fault := _fault(references[index], sample_rate):
             notes.append(f"{source}: the reference {fault}")
@@ -250,8 +250,8 @@ def usdr(references: NDArray[np.floating], estimates: NDArray[np.floating]) -> N
 def merge(parts: Iterable[Iterable[TrackScores]]) -> list[TrackScores]:
     """Merge the scores of several processes: each track once, sorted by name.
 
-    The last of several tracks with one name counts: a distributed sampler repeats tracks so that
-    all ranks have the same number.
+    If several tracks have the same name, the last is used: a distributed sampler repeats tracks so
+    that all ranks have the same number.
     """
     by_name = {track.name: track for part in parts for track in part}
     return [by_name[name] for name in sorted(by_name)]
@@ -265,8 +265,8 @@ def aggregate(
     """Aggregate the scores of a data set.
 
     SDR, ISR, SIR and SAR are averaged over frames, then over the tracks that have a score; uSDR is
-    the mean over the tracks that have one. Counts and notes cover all tracks. The last of several
-    tracks with one name counts.
+    the mean over the tracks that have one. Numbers of frames and notes cover all tracks. If several
+    tracks have the same name, the last is used.
 
     Returns:
         The summary, sources in the order vocals, drums, bass, other, then any others.
@@ -293,7 +293,7 @@ def aggregate(
         scores=scores,
         tracks=len(unique),
         frames=sum(track.frame_count for track in unique),
-        skipped_frames={source: sum(each.get(source, 0) for each in skipped) for source in sources},
+        skipped_frames={name: sum(count.get(name, 0) for count in skipped) for name in sources},
         notes=notes,
         rule=f"{over_tracks} over tracks of the {over_frames} over {lengths} s frames, "
         "uSDR: mean over tracks",
