@@ -35,6 +35,7 @@ def stem_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.complete_run
 def test_scores_of_a_musdb18_excerpt_agree_with_museval(stem_root: Path) -> None:
     arguments = ["--config", "unet.yaml", *TINY, *CSV, f"--data.init_args.root={stem_root}"]
     assert cli.main(["fit", *arguments, "--run_dir", "run"]) == 0
