@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,11 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch.multiprocessing.spawn import start_processes
 
 from datamodules.errors import DataError
 from datamodules.markdown import markdown
-from lightning_modules.benchmark import networks, ranks, timing
+from lightning_modules.benchmark import networks, timing
 from lightning_modules.benchmark.networks import ConfiguredModel, DemucsPackage, OpenUnmixPackage
 from lightning_modules.benchmark.step import training_step
 from lightning_modules.layers import images
@@ -126,14 +124,7 @@ def test_separation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(available_cores() < 2, reason="two ranks need two cores")
-def test_ranks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fork(function: Callable[..., None], arguments: tuple[Any, ...], number: int) -> None:
-        pickle.dumps((function, arguments))  # `spawn` pickles; forking skips the imports
-        start_processes(function, arguments, number, start_method="fork")
-
-    monkeypatch.setattr(ranks, "spawn", fork)
+def test_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     size = ["--batch-size", "1", "--segment-seconds", "0.3", "--ranks", "1", "2"]
     report = report_of(tmp_path, "ranks", *size, *SHORT)
     one, two = report["rows"]

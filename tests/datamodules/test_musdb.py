@@ -83,6 +83,7 @@ def test_stream_does_not_depend_on_workers(musdb_root: Path) -> None:
         assert torch.equal(one.stems, other.stems)
 
 
+@pytest.mark.slow
 def test_no_example_is_repeated(musdb_root: Path) -> None:
     """Neither within an epoch nor in the next one."""
     loader = module(musdb_root, num_workers=2, examples_per_epoch=32).train_dataloader()

@@ -68,6 +68,7 @@ def test_table_agrees_with_the_results(
     assert "Writing 3 tracks of 1 s, 0.00 GB" in output.err  # announced before writing
 
 
+@pytest.mark.slow
 def test_own_data_set(musdb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "report.json"
     arguments = ["--root", str(musdb_root), "--tracks", "4", "--workers", "1", "--repeats", "1"]

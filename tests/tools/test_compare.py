@@ -86,6 +86,7 @@ def test_mixture_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert "SAR" not in out
 
 
+@pytest.mark.slow
 def test_plots(capsys: pytest.CaptureFixture[str]) -> None:
     write_run(Path("runs/a"), LEVELS)
     write_run(Path("runs/b"), higher(1.0), channels=16)

@@ -193,6 +193,7 @@ def test_cache_cleared_within_an_epoch_is_reported(
         module(root)
 
 
+@pytest.mark.slow
 def test_killed_worker_is_reported(module: Callable[..., Module], root: Path) -> None:
     loader = module(root, num_workers=2).train_dataloader()
     assert isinstance(loader, RingLoader)
@@ -209,6 +210,7 @@ def test_killed_worker_is_reported(module: Callable[..., Module], root: Path) ->
         kill_and_continue()
 
 
+@pytest.mark.slow
 def test_file_truncated_between_check_and_read_is_reported(
     module: Callable[..., Module], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

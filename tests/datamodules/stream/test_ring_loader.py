@@ -100,6 +100,7 @@ def test_next_epoch_is_complete_after_an_interrupted_one() -> None:
         assert (batch.stems[0] == 1000 + 4 * step).all()
 
 
+@pytest.mark.slow
 def test_death_of_a_worker_is_explained() -> None:
     def deadly(target: Tensor, position: Position) -> None:
         if position[1] == 22:

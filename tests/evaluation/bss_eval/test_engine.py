@@ -377,6 +377,7 @@ def check_random_input(case: tuple[Signals, Signals, dict[str, Any]]) -> None:
         assert_same(found, expected, max(1e-6, 20 * floor))
 
 
+@pytest.mark.slow
 def test_random_input_equals_museval() -> None:
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
