@@ -114,6 +114,7 @@ def test_parameter_counts_equal_their_formulas() -> None:
     assert count(network) == lstm + 4 * 1487 == 1_227_380
 
 
+@pytest.mark.slow
 def test_band_edges_are_the_papers() -> None:
     net, lstm = build_model("mmdense_net").model, build_model("mmdense_lstm").model
     assert isinstance(net, MMDenseNet)

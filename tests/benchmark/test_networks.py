@@ -69,6 +69,7 @@ def test_step_reports_rates_and_packages_that_are_not_installed(
     assert "not measured: openunmix is not installed" in shown
 
 
+@pytest.mark.slow
 def test_step_also_measures_other_settings_and_memory_layouts(tmp_path: Path) -> None:
     also = ["--also", "model.init_args.channels=[2,3]"]
     configs = [STEP[0], "unet/small", "nmf", *STEP[1:]]
@@ -90,6 +91,7 @@ def test_memory_layout_of_images(monkeypatch: pytest.MonkeyPatch, first: bool) -
     assert images.up_to_multiple(torch.rand(2, 3, 5, 7), 4).is_contiguous(memory_format=wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("peer", "make"),
     [

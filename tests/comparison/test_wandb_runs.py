@@ -148,6 +148,7 @@ def test_runs_of_a_group(service: list[dict[str, Any]]) -> None:
     assert [run.name for run in named] == ["it/unet-0", "it/unet-1", "it/demucs"]
 
 
+@pytest.mark.slow
 def test_online_runs_beside_a_folder(
     service: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -197,6 +197,7 @@ def test_probabilities_per_stem_are_refused() -> None:
         DegradedMUSDBDataModule([Gain(probability={"vocals": 0.5})])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TEST_DATA, reason="STEMLAB_TEST_DATA is not set")
 def test_real_rooms_and_noise_on_real_music() -> None:
     degradations: list[Augmentation] = [

@@ -317,6 +317,7 @@ def silent_share(data: MUSDBDataModule) -> float:
     return float((stems[:, 0].abs().amax((-1, -2)) == 0).float().mean())
 
 
+@pytest.mark.slow
 def test_silence_is_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
     half_silent(tmp_path)

@@ -36,6 +36,7 @@ def cells(row: str) -> list[str]:
     return [cell.strip() for cell in row.split("|")[1:-1]]
 
 
+@pytest.mark.slow
 def test_tables_are_written_between_their_markers(tmp_path: Path) -> None:
     page, readme = pages(tmp_path)
     docs = ["--docs", str(page.parent)]

@@ -60,6 +60,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{tmp_path / 'export.json'}: is not JSON" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_stored_results_of_all_architectures() -> None:
     rows = json.loads((DOCS / "export.json").read_text())
     assert sorted(rows) == ROOTS, f"python {export_table.SCRIPT} <config>"

@@ -55,6 +55,7 @@ def frames(scores: TrackScores, *targets: str) -> NDArray[np.float64]:
 # --------------------------------------------------------------- like museval
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accompaniment", [False, True])
 def test_files_equal_musevals(root: Path, tmp_path: Path, accompaniment: bool) -> None:
     folder = tmp_path / "estimates/test/A. B - C"

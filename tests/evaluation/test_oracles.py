@@ -217,6 +217,7 @@ def assert_order(mixture: Tensor, sources: Tensor, sample_rate: int) -> None:
     assert abs(whole["mwf"] - whole["irm2"]) < 0.25
 
 
+@pytest.mark.slow
 def test_order_on_musdb18_excerpt() -> None:
     stempeg = pytest.importorskip("stempeg", exc_type=ImportError)
     stems, rate = stempeg.read_stems(stempeg.example_stem_path(), duration=3, dtype=np.float32)

@@ -149,6 +149,7 @@ def test_merge_keeps_each_track_once_sorted() -> None:
     assert merged[1] is second[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("STEMLAB_TEST_DATA" not in os.environ, reason="STEMLAB_TEST_DATA is not set")
 def test_published_scores_of_sisec_2018(tmp_path: Path) -> None:
     """SiSEC 2018: published SDR of vocals, drums, bass, other; and museval's aggregates."""

@@ -30,6 +30,7 @@ def museval_scores(references: Signals, estimates: Signals, rate: int = RATE) ->
 # --- one track
 
 
+@pytest.mark.slow
 def test_real_music_scores_equal_musevals() -> None:
     stems, rate = stempeg.read_stems(stempeg.example_stem_path(), duration=1.5)
     names = ("vocals", "drums", "bass", "other")

@@ -117,6 +117,7 @@ def test_masks_show_shares_of_the_mixture() -> None:
     assert sound.frequency_heights()["200"] < heights[250] / height
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("samples", [1, 500])
 def test_silence_of_any_length(tmp_path: Path, channels: int, samples: int) -> None:
@@ -127,6 +128,7 @@ def test_silence_of_any_length(tmp_path: Path, channels: int, samples: int) -> N
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["silence.png"]
 
 
+@pytest.mark.slow
 def test_figures_are_1200_pixels_wide_and_thread_safe(tmp_path: Path) -> None:
     references = tone_and_click(1.0)
 

@@ -86,6 +86,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and /dev/shm")
 def test_processes_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
     (tmp_path / "trainer.py").write_text(_TRAINER)

@@ -187,6 +187,7 @@ def test_trained_seeds_are_pooled(
     assert Path("out/curves.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("STEMLAB_TEST_DATA" not in os.environ, reason="STEMLAB_TEST_DATA is not set")
 def test_published_medians_of_sisec_2018(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

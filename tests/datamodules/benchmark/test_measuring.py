@@ -56,6 +56,7 @@ def test_system_without_worker_times_is_refused(monkeypatch: pytest.MonkeyPatch)
         cpu_seconds()
 
 
+@pytest.mark.slow
 def test_batches_are_taken_in_groups_and_the_loader_is_closed() -> None:
     events: list[str] = []
 

@@ -140,6 +140,7 @@ def test_long_frames_are_cut_into_blocks() -> None:
     assert_equals_museval(*signals, window=75_000, hop=75_000, filters_len=16)
 
 
+@pytest.mark.slow
 def test_real_music() -> None:
     stems, rate = stempeg.read_stems(stempeg.example_stem_path(), duration=1.5)
     stems = rounded(stems)
