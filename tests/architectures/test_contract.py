@@ -48,6 +48,7 @@ def example(model: SourceSeparator, samples: int = LENGTHS[-1], examples: int = 
     return Batch(targets.sum(1), targets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ROOTS])
 def test_variants_separate(name: str) -> None:
     model = tiny_model(name).eval()

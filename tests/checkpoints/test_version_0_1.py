@@ -91,11 +91,8 @@ def test_exported_folders(name: str, tmp_path: Path) -> None:
     check_estimates(load_separator(folder), name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    # Its network has the size of the config, which takes seconds to initialise.
-    [pytest.param(name, marks=pytest.mark.slow) if name == "demucs" else name for name in CONFIGS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
 def test_run_configs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = FOLDER / "configs" / f"{name}.yaml"
     built, now = build_model(str(path)), build_model(name)
