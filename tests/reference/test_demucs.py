@@ -8,14 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from demucs import demucs as package
 from torch import Tensor, nn
 
 from lightning_modules.architectures.demucs import Demucs
 from lightning_modules.interop.demucs import from_package
-
-package = pytest.importorskip(
-    "demucs.demucs", reason="`pip install --no-deps demucs` and what it imports"
-)
 
 LATER = re.compile(r"((?:en|de)coder\.\d+)\.3\.(weight|bias)")
 SOURCES = ["drums", "bass", "other", "vocals"]

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
+from demucs import hdemucs as package
 
 from lightning_modules.architectures.hybrid_demucs import HybridDemucs
 from lightning_modules.interop.demucs import from_package
-
-package = pytest.importorskip(
-    "demucs.hdemucs", reason="`pip install --no-deps demucs` and what it imports"
-)
 
 
 def test_networks_agree(tmp_path: Path) -> None:

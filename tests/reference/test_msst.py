@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
+from msst.utils import settings
 
 from lightning_modules.architectures.hybrid_demucs import HybridDemucs
 from lightning_modules.interop.demucs import from_package
-
-settings = pytest.importorskip(
-    "msst.utils.settings", reason="`pip install --no-deps msst` and what it imports"
-)
 
 CONFIG = """
 model: hdemucs

@@ -77,7 +77,7 @@ class Browser:
         self.driver, self.address, self.downloads = driver, address, downloads
 
     def open(self) -> None:
-        """Load the page anew."""
+        """Reload the page."""
         shutil.rmtree(self.downloads, ignore_errors=True)
         self.downloads.mkdir()
         self.driver.get(self.address)
