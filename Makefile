@@ -19,8 +19,11 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --max
 test: lint
 	$(PYTEST)
 
+# Left out before they are collected: their imports alone take several seconds per worker.
+SLOW_TO_IMPORT := tests/reference tests/slurm tests/webapp/test_browser.py tests/webapp/test_server.py tests/training/test_sweeps.py
+
 fast: $(INSTALLED)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" $(SLOW_TO_IMPORT:%=--ignore %)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -22,7 +22,6 @@ from tests.helpers.configs import NAMES, ROOTS, class_of, tiny_model
 LENGTHS = (1, 1001, 6007)
 # Have LSTMs or complex spectra, which break the graph; see their configs.
 GRAPH_BREAKS = ("demucs", "hybrid_demucs", "mmdense_lstm", "mmdense_net")
-SLOW_TO_TRACE = ("hybrid_demucs", "mmdense_lstm", "mmdense_net")
 NETWORK_PER_SOURCE = ("cdae", "fnn", "mask_unet", "mmdense_lstm", "mmdense_net", "open_unmix")
 
 
@@ -180,13 +179,10 @@ def test_models_built_without_a_config_are_reloaded(name: str, tmp_path: Path) -
         assert torch.equal(loaded.state_dict()[key], weights), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW_TO_TRACE else [])
-        for name in ROOTS
-        if name not in ("nmf", "nmfd")  # have no network
-    ],
+    [name for name in ROOTS if name not in ("nmf", "nmfd")],  # have no network
 )
 def test_networks_compile_as_one_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dynamo traces a training step; the backend runs the graph as it is, without inductor."""

@@ -276,6 +276,7 @@ def test_estimates_scale_with_the_mixture(settings: dict[str, Any]) -> None:
     assert (louder - expected).abs().max() < 0.01 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_one_graph_serves_several_lengths() -> None:
     torch.compiler.reset()
     settings: dict[str, Any] = {**VARIANTS[1], "checkpoint_activations": True}

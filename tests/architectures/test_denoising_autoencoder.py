@@ -132,6 +132,7 @@ def test_channels_and_sources_are_independent() -> None:
     torch.testing.assert_close(parts["loss"], (parts["loss/a"] + parts["loss/b"]) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"channels": [1]}, {"channels": [8], "kernel_size": 3}])
 def test_training_removes_noise(settings: dict[str, Any]) -> None:
     """Steady noise is removed from an intermittent tone."""

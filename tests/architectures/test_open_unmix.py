@@ -171,6 +171,7 @@ def test_input_statistics_equal_their_definition(
     assert measured[1].min() >= 0.99e-4 * measured[1].max()
 
 
+@pytest.mark.slow
 def test_statistics_are_measured_once_before_training(
     musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

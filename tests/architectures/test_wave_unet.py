@@ -287,6 +287,7 @@ def test_estimates_of_chunks_add_up_to_the_mixture(context: bool) -> None:
     assert (model.separate(mixture).sum(0) - mixture).abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_one_graph_serves_several_lengths() -> None:
     network = small(levels=1, upsampling="learned").network
     compiled = torch.compile(network, fullgraph=True, backend="eager")

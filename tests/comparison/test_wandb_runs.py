@@ -196,6 +196,7 @@ def test_error_when_not_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # ----------------------------------------------------------------------- logging
 
 
+@pytest.mark.slow
 def test_comparison_is_logged_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run is read back from W&B's own files."""
     write_folder(Path("one"), LEVELS)

@@ -30,6 +30,7 @@ def none(model: SourceSeparator, path: Path, seconds: float) -> Exported:
     raise ExportError("a | b")
 
 
+@pytest.mark.slow
 def test_rows_hold_results_and_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ways = {"safetensors": part, "torch_export": whole, "onnx": none}
     monkeypatch.setattr(export, "EXPORTS", ways)

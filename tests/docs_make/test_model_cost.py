@@ -45,6 +45,7 @@ def test_latency_of_a_whole_chunk_is_none() -> None:
     assert latency_seconds(LookAhead(880).eval()) is None
 
 
+@pytest.mark.slow
 def test_parameters_and_multiply_adds_of_a_config() -> None:
     cost = measure_model("unet/small")
     model = build_model("unet/small").model

@@ -134,6 +134,7 @@ def test_targets_of_other_stems() -> None:
     assert Settings(own, accompaniment=False).targets == ("vocals",)
 
 
+@pytest.mark.slow
 def test_window_and_hop(root: Path, tmp_path: Path) -> None:
     settings = Settings(PAIR.stems, window_seconds=2.0, hop_seconds=0.5)
     scores = score_estimates(track_of(root), tmp_path / "estimates/test/A. B - C", settings)

@@ -7,17 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import museval
 import numpy as np
 import pytest
+import stempeg
 import torch
 
 from lightning_modules import cli
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.evaluation.score_files import read_scores
 from tests.helpers.command_line import CSV, TINY
-
-stempeg = pytest.importorskip("stempeg", reason="needs stempeg and ffmpeg", exc_type=ImportError)
-museval = pytest.importorskip("museval", reason="needs museval and ffmpeg", exc_type=ImportError)
 
 ORDER = {"vocals": 4, "drums": 1, "bass": 2, "other": 3}  # streams of a .stem.mp4
 

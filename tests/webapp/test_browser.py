@@ -26,8 +26,6 @@ from tests.helpers.command_line import REPOSITORY
 from tests.helpers.webapp import timeless, tiny, write_song
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("gradio", reason="Gradio is not installed: pip install gradio")
-pytest.importorskip("selenium", reason="selenium is not installed: pip install selenium")
 _DRIVER = shutil.which("chromedriver")
 if _DRIVER is None or shutil.which("chromium") is None:
     pytest.skip("apt install chromium chromium-driver", allow_module_level=True)

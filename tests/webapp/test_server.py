@@ -18,7 +18,6 @@ from lightning_modules.webapp.workspace import Limits, Song, Workspace
 from tests.helpers.webapp import RATE, tiny, upload, write_song
 
 pytestmark = pytest.mark.slow  # Gradio takes seconds to import
-pytest.importorskip("gradio", reason="Gradio is not installed: pip install gradio")
 
 
 @pytest.fixture(scope="module")

@@ -315,6 +315,7 @@ def test_command_prints_only_the_folder(
     assert capsys.readouterr().out == "somewhere/seed 3\n"
 
 
+@pytest.mark.slow
 def test_rendering_needs_no_torch() -> None:
     check = "import sys, datamodules.demo.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
