@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from datamodules.errors import DataError
 
@@ -20,18 +23,45 @@ _TRACEBACK = "STEMLAB_TRACEBACK"
 def run(work: Callable[[], int], stopped: str = "stopped") -> int:
     """Run a command and return its exit status; print errors on one line.
 
-    The status is 2 after an error, and 130 after Ctrl-C, which prints ``stopped``.
+    The status is 2 after an error. After Ctrl-C, SIGTERM and SIGHUP it is 128 plus the signal's
+    number, ``stopped`` is printed, and unfinished files are deleted.
     """
     try:
-        return work()
+        with _signals_interrupt():
+            return work()
     except (OSError, ValueError) as error:
         if os.environ.get(_TRACEBACK):
             traceback.print_exception(error)
         print(f"error: {describe(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"\n{stopped}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        with suppress(OSError):  # the terminal may be closed
+            print(f"\n{stopped}", file=sys.stderr)
+        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise ``KeyboardInterrupt``, with their number as argument."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        raise KeyboardInterrupt(number)
+
+    numbers = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        # SIGHUP is ignored under nohup. Only the main thread can set handlers.
+        if signal.getsignal(number) is signal.SIG_DFL
+        and threading.current_thread() is threading.main_thread()
+    ]
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def describe(error: Exception) -> str:

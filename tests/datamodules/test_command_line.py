@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,23 @@ def test_exit_status_and_message(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     with pytest.raises(TypeError, match="a bug"):
         command_line.run(lambda: raising(TypeError("a bug")))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_stop_a_command(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.run(lambda: raising_signal(number), "stopped") == 128 + number
+    assert capsys.readouterr().err == "\nstopped\n"
+    assert signal.getsignal(number) == signal.SIG_DFL
+    signal.signal(number, signal.SIG_IGN)  # as nohup does
+    try:
+        assert command_line.run(lambda: raising_signal(number)) == 0
+    finally:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def raising_signal(number: signal.Signals) -> int:
+    signal.raise_signal(number)
+    return 0
 
 
 def test_library_errors_show_class_and_traceback_option(
