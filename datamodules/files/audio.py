@@ -23,6 +23,8 @@ from datamodules.files.info import check_opens
 from datamodules.files.tags import probe_tags, tags_of
 from datamodules.files.wav import read_wav_header
 
+# Length of a FLAC frame by most encoders.
+_PART_SAMPLES = 4096
 _CONVERT = "convert it, for instance by: ffmpeg -i OLD NEW.wav"
 
 
@@ -30,19 +32,61 @@ class _UnknownFormatError(DataError):
     """soundfile does not read the file's format."""
 
 
-@dataclass(frozen=True, slots=True)
 class Song:
-    """An open audio file.
+    """An open audio file, read from front to end like a player does.
 
     Attributes:
-        info: Its header.
+        info: Its header; the length may be an estimate, or 0 if the header declares none.
         tags: Title, artist and others, by soundfile's names; only those present.
-        blocks: Consecutive parts of the waveform, nominally in [-1, 1], shape (C, T).
+        blocks: Consecutive parts of the waveform, nominally in [-1, 1], shape (C, T). They end at
+            damage, with a ``DataError`` only if no sample could be read.
     """
 
-    info: AudioInfo
-    tags: dict[str, str]
-    blocks: Iterator[Audio]
+    def __init__(
+        self, path: Path, info: AudioInfo, tags: dict[str, str], decoded: Iterator[Audio]
+    ) -> None:
+        self._path, self.info, self.tags = path, info, tags
+        self._read = _Read()
+        self.blocks = _counted(decoded, self._read)
+
+    def shortfall(self) -> str | None:
+        """What is missing of the song, with both lengths; None if it is complete.
+
+        Valid when ``blocks`` is exhausted.
+        """
+        missing = self.info.samples - self._read.samples
+        # Some containers estimate their length.
+        if not self._read.damage and missing < self.info.sample_rate:
+            return None
+        declared, found = (
+            f"{samples} samples ({samples / self.info.sample_rate:.2f} s)"
+            for samples in (self.info.samples, self._read.samples)
+        )
+        reason = self._read.damage or "it is truncated or damaged"
+        return (
+            f"{self._path}: declares {declared}, {found} could be read ({reason}); copy or "
+            "download it again"
+        )
+
+
+@dataclass(slots=True)
+class _Read:
+    """How many samples were read of a song, and why no more could be read."""
+
+    samples: int = 0
+    damage: str = ""
+
+
+def _counted(decoded: Iterator[Audio], read: _Read) -> Iterator[Audio]:
+    # Not a method of Song: with a cycle of references the file would not be closed at once.
+    try:
+        for block in decoded:
+            read.samples += block.shape[-1]
+            yield block
+    except DataError as error:
+        if not read.samples:
+            raise
+        read.damage = str(error.__cause__ or error)
 
 
 def inspect(path: AnyPath) -> AudioInfo:
@@ -116,9 +160,19 @@ def blocks(path: AnyPath, block_samples: int) -> Iterator[Audio]:
         block_samples: Length of a block, samples; the last one may be shorter.
 
     Returns:
-        Waveforms, nominally in [-1, 1], shape (C, block_samples); errors are those of `open_song`.
+        Waveforms, nominally in [-1, 1], shape (C, block_samples).
+
+    Raises:
+        DataError: Like `open_song`; also, after the last block, if samples are missing.
     """
-    return open_song(path, block_samples).blocks
+    song = open_song(path, block_samples)
+
+    def complete() -> Iterator[Audio]:
+        yield from song.blocks
+        if fault := song.shortfall():
+            raise DataError(fault)
+
+    return complete()
 
 
 def open_song(path: AnyPath, block_samples: int | None = None) -> Song:
@@ -141,7 +195,7 @@ def open_song(path: AnyPath, block_samples: int | None = None) -> Song:
     except _UnknownFormatError:
         info = ffmpeg.inspect_streams(path)[0]
         length = block_samples or 30 * info.sample_rate
-        return Song(info, probe_tags(path), ffmpeg.decoded_blocks(path, info, length))
+        return Song(path, info, probe_tags(path), ffmpeg.decoded_blocks(path, info, length))
     try:
         info = _inspect_open_file(path, file)
         file.seek(0)
@@ -149,7 +203,7 @@ def open_song(path: AnyPath, block_samples: int | None = None) -> Song:
         file.close()
         raise
     length = block_samples or 30 * info.sample_rate
-    return Song(info, tags_of(file), _soundfile_blocks(path, file, length))
+    return Song(path, info, tags_of(file), _soundfile_blocks(path, file, length))
 
 
 def rewrite(path: AnyPath, target: Path, subtype: str) -> None:
@@ -219,12 +273,20 @@ def _open(path: Path) -> Any:
 
 
 def _soundfile_blocks(path: Path, file: Any, block_samples: int) -> Iterator[Audio]:
+    block = np.empty((block_samples, file.channels), np.float32)
+    filled = 0
     with file:
         try:
-            while len(block := file.read(block_samples, dtype="float32", always_2d=True)):
-                yield np.ascontiguousarray(block.T)
-        except soundfile.SoundFileError as error:
-            raise DataError(
-                f"{path}: damaged near {file.tell() / file.samplerate:.2f} s ({error}); copy or "
-                "download it again"
-            ) from error
+            # In short parts, since an error loses all samples of the part.
+            while part := len(file.read(out=block[filled : filled + _PART_SAMPLES])):
+                filled += part
+                if filled == block_samples:
+                    yield block.T.copy()
+                    filled = 0
+            error = None
+        except soundfile.SoundFileError as caught:
+            error = caught
+    if filled:
+        yield block[:filled].T.copy()
+    if error:
+        raise DataError(f"{path}: damaged ({error}); copy or download it again") from error

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -115,13 +114,6 @@ def decoded_blocks(path: Path, info: AudioInfo, block_samples: int) -> Iterator[
                 f"{path}: ffmpeg could not decode it after {total / info.sample_rate:.2f} s "
                 f"({_last_line(log.read()) or 'no samples'}); copy or download it again"
             )
-    # Only a warning: some containers estimate their length.
-    if total < info.samples - info.sample_rate:
-        warnings.warn(
-            f"{path}: declares {info.samples} samples, {total} could be decoded: it may be "
-            "truncated; if so, copy or download it again",
-            stacklevel=2,
-        )
 
 
 def _stream_info(stream: dict[str, Any], container: dict[str, Any]) -> AudioInfo:

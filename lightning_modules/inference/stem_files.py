@@ -176,6 +176,20 @@ class StemFiles:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class Separated:
+    """Result of the separation of a file.
+
+    Attributes:
+        gain: Factor applied to all stems against clipping; 1 if there was none.
+        shortfall: What is missing of the song, with the declared and the read length; None if it
+            is complete. The stems hold what could be read.
+    """
+
+    gain: float
+    shortfall: str | None
+
+
 def separate_file(
     model: SeparatingModule,
     song: Path,
@@ -188,7 +202,7 @@ def separate_file(
     selection: Selection | None = None,
     encoding: Encoding | None = None,
     progress: Callable[[int], None] = lambda samples: None,
-) -> float:
+) -> Separated:
     """Separate an audio file of any length and rate, block by block.
 
     Args:
@@ -204,7 +218,7 @@ def separate_file(
         progress: Called with the number of samples just separated.
 
     Returns:
-        Factor applied to all stems against clipping; 1 if there was none.
+        The gain of the stems, and what is missing of the song if it is damaged.
 
     Raises:
         DataError: The file cannot be read or is not finite, the model has no such stem, or the
@@ -245,7 +259,7 @@ def separate_file(
                 assert original is not None
                 stems = np.concatenate([stems, original[None]])
             files.write(stems)
-    return files.gain
+    return Separated(files.gain, source.shortfall())
 
 
 def _non_finite_error(song: Path, sample_rate: int, done: int) -> DataError:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from lightning_modules.base.separator import SourceSeparator
     from lightning_modules.inference.postprocessing import PostProcessing
 
-_EXIT = """exit status: 0 if all songs are done, 1 if some could not be separated, 2 for a mistake
-found before the first song"""
+_EXIT = """exit status: 0 if all songs are done, 1 if some are incomplete or could not be
+separated, 2 for a mistake found before the first song"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,7 +95,7 @@ def separate_songs(options: argparse.Namespace) -> int:
     """Separate songs in blocks, in memory that does not depend on their length.
 
     Returns:
-        Number of songs that could not be separated.
+        Number of songs that could not be separated, or only in part.
 
     Raises:
         DataError: An option, a song or the checkpoint cannot be used.
@@ -186,13 +186,14 @@ def _load(options: argparse.Namespace, settings: PostProcessing | None) -> Sourc
 def _separate_all(
     model: SourceSeparator, songs: list[_Song], jobs: int, keywords: dict[str, Any]
 ) -> int:
-    """Separate songs with a progress bar; return how many failed."""
+    """Separate songs with a progress bar; return how many failed or are incomplete."""
     from tqdm import tqdm
 
     from lightning_modules.inference.stem_files import separate_file
 
     started = time.perf_counter()
     failed: list[_Song] = []
+    incomplete: list[_Song] = []
     stopped = threading.Event()
     with tqdm(
         total=sum(song.seconds for song in songs),
@@ -214,13 +215,16 @@ def _separate_all(
                     bar.update(seconds)
 
             try:
-                gain = separate_file(model, song.path, song.folder, progress=advance, **keywords)
+                done = separate_file(model, song.path, song.folder, progress=advance, **keywords)
             except (OSError, ValueError) as error:
                 failed.append(song)
                 bar.write(f"error: {command_line.describe(error)}", sys.stderr)
                 return
-            note = f" (turned down to {gain:.3g} to avoid clipping)" if gain < 1 else ""
+            note = f" (turned down to {done.gain:.3g} to avoid clipping)" if done.gain < 1 else ""
             bar.write(f"{song.folder}{note}", sys.stdout)
+            if done.shortfall:
+                incomplete.append(song)
+                bar.write(f"warning: {done.shortfall}", sys.stderr)
 
         with ThreadPoolExecutor(jobs) as pool:
             waiting = [pool.submit(separate, song) for song in songs]
@@ -238,7 +242,9 @@ def _separate_all(
         print(f"{number} song{'s' * (number != 1)}, {speed}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(songs)} songs could not be separated", file=sys.stderr)
-    return len(failed)
+    if incomplete:
+        print(f"{len(incomplete)} of {len(songs)} songs are incomplete", file=sys.stderr)
+    return len(failed) + len(incomplete)
 
 
 def _settings(text: str | None) -> PostProcessing | None:

@@ -276,11 +276,17 @@ def test_ffmpeg_ends_when_the_caller_stops_early(
     assert started[-1].returncode is not None
 
 
-def test_blocks_of_a_truncated_m4a_warn(tmp_path: Path, noise: audio.Audio) -> None:
+def test_blocks_of_a_truncated_m4a(tmp_path: Path, noise: audio.Audio) -> None:
     source = write(tmp_path / "noise.wav", np.tile(noise, 5))
     path = cut(convert(source, tmp_path / "noise.m4a", "-movflags", "+faststart"))
-    with pytest.warns(UserWarning, match="may be truncated"):
+    with pytest.raises(DataError, match=r"declares 80000 samples .* could be read"):
         list(audio.blocks(path, RATE))
+    song = audio.open_song(path)
+    found = sum(block.shape[1] for block in song.blocks)
+    assert RATE < found < 8 * RATE
+    fault = song.shortfall()
+    assert fault
+    assert f"declares 80000 samples (10.00 s), {found} samples" in fault
 
 
 def test_blocks_of_an_m4a_without_samples(tmp_path: Path, noise: audio.Audio) -> None:
