@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
+import select
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -18,22 +21,23 @@ from datamodules.errors import DataError
 # Errors raised in these are shown without their class.
 _OUR_PACKAGES = ("datamodules", "lightning_modules")
 _TRACEBACK = "STEMLAB_TRACEBACK"
+_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
 def run(work: Callable[[], int], stopped: str = "stopped") -> int:
     """Run a command and return its exit status; print errors on one line.
 
     The status is 2 after an error. After Ctrl-C, SIGTERM and SIGHUP it is 128 plus the signal's
-    number, ``stopped`` is printed, and unfinished files are deleted.
+    number, ``stopped`` is printed, and unfinished files are deleted. It is 141, without a
+    message, if the reader of the output has gone, as in ``| head``.
     """
     try:
         with _signals_interrupt():
-            return work()
-    except (OSError, ValueError) as error:
-        if os.environ.get(_TRACEBACK):
-            traceback.print_exception(error)
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+            status = work()
+            sys.stdout.flush()
+            return status
+    except Exception as error:
+        return report(error)
     except KeyboardInterrupt as interrupt:
         with suppress(OSError):  # the terminal may be closed
             print(f"\n{stopped}", file=sys.stderr)
@@ -64,18 +68,65 @@ def _signals_interrupt() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+def report(error: Exception) -> int:
+    """Print an error on one line of stderr, with its traceback on request; return the status."""
+    if isinstance(error, BrokenPipeError) and _reader_is_gone():
+        return _BROKEN_PIPE
+    if os.environ.get(_TRACEBACK):
+        traceback.print_exception(error)
+    print(f"error: {describe(error)}", file=sys.stderr)
+    return 2
+
+
+@atexit.register
+def _reader_is_gone() -> bool:
+    """Whether nobody reads stdout any more; if so, drop what is still to be written.
+
+    Also called at exit, where Python would print an error.
+    """
+    with suppress(OSError, ValueError):  # stdout is closed, or no file
+        reader = select.poll()
+        reader.register(sys.stdout.fileno(), 0)
+        if reader.poll(0):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return True
+    return False
+
+
 def describe(error: Exception) -> str:
     """An error's message for the user, without the number of a system error.
 
-    A library's error has its class in front, and how to get a traceback.
+    A library's error has its class in front, and how to get a traceback. Errors that no input
+    should cause leave their traceback in a file, to be reported.
     """
     if isinstance(error, OSError) and error.errno and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions"
-    raised_in = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
-    modules = [type(error).__module__, *raised_in[-1:]]
-    if any(module.partition(".")[0] in _OUR_PACKAGES for module in modules):
+    message = f"{type(error).__name__}: {error}"
+    if _is_ours(type(error).__module__):
         return str(error)
-    return f"{type(error).__name__}: {error} (set {_TRACEBACK}=1 to see the traceback)"
+    if not isinstance(error, OSError | ValueError):
+        return f"{' '.join(message.split())} ({_save_traceback(error)})"
+    raised_in = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if raised_in and _is_ours(raised_in[-1]):
+        return str(error)
+    return f"{message} (set {_TRACEBACK}=1 to see the traceback)"
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] in _OUR_PACKAGES
+
+
+def _save_traceback(error: Exception) -> str:
+    """Write the traceback of an unexpected error to a file; say where it is."""
+    lines = traceback.format_exception(error)
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="stemlab-traceback-", suffix=".txt", delete=False
+        ) as file:
+            file.writelines(lines)
+    except OSError:
+        return f"unexpected; set {_TRACEBACK}=1 to see the traceback, and report it"
+    return f"unexpected; report it with the traceback in {file.name}"
 
 
 def count(least: int = 1) -> Callable[[str], int]:

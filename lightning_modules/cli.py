@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from datamodules.errors import DataError
+from datamodules import command_line
 from lightning_modules.configuration.files import (
     CONFIGS,
     ConfigError,
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals.restore_handlers()
     if given[:1] == ["fit"]:
         # A signal during the imports stops the run after its first batch.
-        signals.install_handlers(signals.TERMINATE, signals.TIME_LIMIT)
+        signals.install_handlers(signals.TERMINATE, signals.TIME_LIMIT, signals.HANG_UP)
     status = 0
     try:
         prepared = prepare(given)
@@ -52,23 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         status = 130
-    except ValueError as error:
-        if not is_for_the_user(error):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
+    except Exception as error:
+        status = command_line.report(error)
     # Not after a stop, which raises: SLURM may repeat the signal while the process ends.
     signals.restore_handlers()
     return status
-
-
-def is_for_the_user(error: ValueError) -> bool:
-    """Whether an error is reported by its message alone, without a traceback."""
-    if isinstance(error, (ConfigError, DataError, launch.LaunchError)):
-        return True
-    from lightning_modules.training.lightning_cli import USER_ERRORS
-
-    return isinstance(error, USER_ERRORS)
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:

@@ -8,8 +8,8 @@ import signal
 
 
 def ignore_signals(worker: int) -> None:
-    """Ignore Ctrl-C and SLURM's signals in a worker; the main process ends its workers itself."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    """Ignore stop signals in a worker; the main process ends its workers itself."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

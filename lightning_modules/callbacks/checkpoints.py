@@ -49,9 +49,9 @@ class Checkpoints(CheckpointBase):
     ``blocking: false``), the validated state is saved at once under its own name, and kept as
     one of the best or removed when its score is known.
 
-    Ctrl-C, SIGTERM and SIGUSR1 (which SLURM sends before the time limit) end the run
-    after the current batch or validation and save its state as ``last.ckpt``; a second
-    Ctrl-C ends it at once.
+    Ctrl-C, SIGTERM, SIGUSR1 (which SLURM sends before the time limit) and SIGHUP (of a
+    terminal that is closed) end the run after the current batch or validation and save its
+    state as ``last.ckpt``; a second Ctrl-C ends it at once.
 
     Args:
         monitor: Metric that decides which checkpoint is best. In ``val/sdr``, a source for which

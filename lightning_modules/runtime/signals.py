@@ -1,20 +1,27 @@
 """Stop signals: handlers that set a flag, which the training checks between steps.
 
 SLURM sends SIGUSR1 before the time limit and SIGTERM at a preemption, to every
-process of the job and at any moment. Within a step the state cannot be saved, and
-a collective in a handler waits for ever if another rank is at another place. So
-the handler only sets a flag. Nothing heavy is imported here, because the handlers
-must be installed before torch is imported.
+process of the job and at any moment; a terminal that is closed sends SIGHUP. Within
+a step the state cannot be saved, and a collective in a handler waits for ever if
+another rank is at another place. So the handler only sets a flag. Nothing heavy is
+imported here, because the handlers must be installed before torch is imported.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import stat
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-CTRL_C, TERMINATE, TIME_LIMIT = STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+CTRL_C, TERMINATE, TIME_LIMIT, HANG_UP = STOP = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGHUP,
+)
 
 received: int | None = None
 """Number of the stop signal that this process received last, or None."""
@@ -24,6 +31,8 @@ _former: dict[int, Any] = {}
 def install_handlers(*numbers: int) -> None:
     """Record signals in ``received`` instead of being ended by them."""
     for number in numbers:
+        if number == HANG_UP and signal.getsignal(number) == signal.SIG_IGN:
+            continue  # started by nohup
         _former.setdefault(number, signal.signal(number, _note))
 
 
@@ -72,3 +81,20 @@ def _note(number: int, frame: FrameType | None) -> None:
     elif number == TERMINATE and again and not in_slurm_job():
         # SLURM may send it twice; a user who does wants to stop at once.
         raise SystemExit(128 + number)
+    elif number == HANG_UP:
+        _drop_output()
+
+
+def _drop_output() -> None:
+    """Send what is still printed to the null device, unless it goes to a file.
+
+    Writing to a terminal that was closed, or to a ``tee`` that ended with it, would raise an
+    error before the state is saved.
+    """
+    null = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        with suppress(OSError):  # closed
+            kind = os.fstat(descriptor).st_mode
+            if stat.S_ISCHR(kind) or stat.S_ISFIFO(kind):
+                os.dup2(null, descriptor)
+    os.close(null)

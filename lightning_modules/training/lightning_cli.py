@@ -22,16 +22,14 @@ from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 
 from datamodules.musdb import MUSDBDataModule
 from datamodules.stream.workers import explain_worker_death
-from lightning_modules.base.description import CheckpointError, check_same_model
+from lightning_modules.base.description import check_same_model
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.callbacks.background_scoring import MonitorError
 from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
 from lightning_modules.callbacks.lightning_internals import (
     CLIBase,
     drop_anonymous,
     has_checkpoint_io,
 )
-from lightning_modules.callbacks.non_finite import LossError
 from lightning_modules.checkpoints.files import BEST, AtomicCheckpointIO, latest_readable_checkpoint
 from lightning_modules.checkpoints.loading import read_checkpoint
 from lightning_modules.configuration.build import PARSER_MODE, link_shared
@@ -42,9 +40,6 @@ from lightning_modules.runtime import signals
 from lightning_modules.runtime.launch import is_first_process, match_launcher, started_processes
 from lightning_modules.training import run_directory
 from lightning_modules.training.loggers import finish_wandb, prepare_loggers
-
-USER_ERRORS = (CheckpointError, LossError, MonitorError, SettingError)
-"""Errors whose message is all that the user needs, without a traceback."""
 
 _PARSER = {"parser_mode": PARSER_MODE, "exit_on_error": False}
 _HIDDEN_WARNINGS = (
@@ -135,7 +130,7 @@ def _print_resume_command(checkpoint: Path, given: Sequence[str]) -> None:
 def _exit_together() -> None:
     """End all ranks at once: launchers kill the others after the first exit."""
     # Python restores the default handlers at shutdown, except of ignored signals.
-    signals.ignore(signals.TERMINATE, signals.TIME_LIMIT)
+    signals.ignore(signals.TERMINATE, signals.TIME_LIMIT, signals.HANG_UP)
     if torch.distributed.is_initialized():
         # The first rank may still be finishing its loggers.
         torch.distributed.barrier()

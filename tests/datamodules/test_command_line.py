@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,8 +31,48 @@ def test_exit_status_and_message(capsys: pytest.CaptureFixture[str]) -> None:
         "",
         "stopped; resume by e",
     ]
-    with pytest.raises(TypeError, match="a bug"):
-        command_line.run(lambda: raising(TypeError("a bug")))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TypeError("a\nbug"), KeyError("a"), RuntimeError("b"), AssertionError(), MemoryError()],
+)
+def test_unexpected_errors_leave_their_traceback_in_a_file(
+    error: Exception,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert command_line.run(lambda: raising(error)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    (file,) = tmp_path.iterdir()
+    assert line.startswith(f"error: {type(error).__name__}: ")
+    assert line.endswith(f"(unexpected; report it with the traceback in {file})")
+    assert "in raising" in file.read_text()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    assert command_line.run(lambda: raising(error)) == 2
+    assert "set STEMLAB_TRACEBACK=1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["datamodules.cache show", "datamodules.convert --help"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_into_a_pipe_that_nobody_reads_ends_quietly(
+    command: str, unbuffered: str, tmp_path: Path
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()],
+        env={**os.environ, "STEMLAB_CACHE": str(tmp_path), "PYTHONUNBUFFERED": unbuffered},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
