@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import tempfile
 import time
@@ -55,3 +56,13 @@ def remove_leftovers(parent: Path) -> None:
                 if folder.stat().st_mtime > time.time() - _OLD_SECONDS:
                     continue
             shutil.rmtree(folder)
+
+
+def sync(folder: Path) -> None:
+    """Write a folder with its files to disk, so that a crash after a rename loses nothing."""
+    for path in (*folder.iterdir(), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

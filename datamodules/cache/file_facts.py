@@ -51,6 +51,8 @@ class FileFacts:
         description: str,
         progress: bool,
         workers: int = 8,
+        *,
+        is_valid: Callable[[Any], bool] = lambda value: True,
     ) -> tuple[dict[Path, Known], dict[Path, DataError]]:
         """Look up a fact about each file; determine the facts that are unknown.
 
@@ -61,6 +63,8 @@ class FileFacts:
             description: Label of the progress bar.
             progress: Show the bar, if it takes more than a second.
             workers: Number of threads.
+            is_valid: Whether a stored value can be a value of this fact; otherwise it is determined
+                again.
 
         Returns:
             File -> state and value, and file -> error.
@@ -76,7 +80,8 @@ class FileFacts:
                 faults[path] = fault
                 continue
             stored = self._known.get((_name(path), fact))
-            if stored and stored.state == current and current.changed_ns:
+            unchanged = stored and stored.state == current and current.changed_ns
+            if stored and unchanged and is_valid(stored.value):
                 known[path] = stored
             else:
                 unknown[path] = current
@@ -118,9 +123,7 @@ class FileFacts:
             complete = content.rfind(b"\n") + 1  # the rest is still being written, or cut off
             self._end += complete
             for line in content[:complete].splitlines():
-                for path, (values, facts) in _parse(line).items():
-                    known = {(path, fact): Known(State(*values), facts[fact]) for fact in facts}
-                    self._known.update(known)
+                self._known.update(_parse(line))
 
     def _append(self, fact: str, known: dict[str, Known]) -> None:
         # A file that changed too recently may change again unnoticed.
@@ -143,9 +146,16 @@ def _name(path: Path) -> str:
     return name if name.startswith("/") else os.path.abspath(name)  # abspath is slow
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def _parse(line: bytes) -> dict[tuple[str, str], Known]:
+    """(path, fact) -> state and value; nothing for a line that this class did not write."""
     checksum, _, content = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(content):
         return {}
-    parsed: dict[str, Any] = json.loads(content)
-    return parsed
+    try:
+        return {
+            (path, fact): Known(State(*values), value)
+            for path, (values, facts) in json.loads(content).items()
+            for fact, value in facts.items()
+        }
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}

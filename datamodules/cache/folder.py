@@ -9,24 +9,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
-import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datamodules import command_line
 from datamodules.cache.file_facts import FileFacts
 from datamodules.errors import DataError
+from datamodules.files import audio
 from datamodules.files.audio import AudioInfo
 from datamodules.locks import file_lock
 
 MANIFEST = "manifest.json"
-PARTIAL = ".partial-"
-_LEFTOVER_SECONDS = 24 * 3600
+_BLOCK_BYTES = 2**20
 
 
 def cache_folder() -> Path:
@@ -50,6 +52,11 @@ def _file_facts_in(folder: Path) -> FileFacts:
     return FileFacts(folder / "ledger.jsonl")  # the name in version 0.1
 
 
+def is_content_hash(value: object) -> bool:
+    """Whether a value from the cache is a hash of 16 bytes, which names an entry."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{32}", value) is not None
+
+
 class Decoded(NamedTuple):
     """A complete entry of the cache.
 
@@ -57,26 +64,78 @@ class Decoded(NamedTuple):
         folder: Folder of the entry.
         infos: Name of each WAV file in it, without suffix -> its header. A .stem.mp4 has one
             file per stream, any other file one called ``audio``.
+        checksums: Name of each WAV file -> CRC-32 of its content.
     """
 
     folder: Path
     infos: dict[str, AudioInfo]
+    checksums: dict[str, int]
 
     def file(self, name: str = "audio") -> Path:
         """Path of a WAV file in the entry, by its name without suffix."""
         return self.folder / f"{name}.wav"
 
 
+def write_manifest(folder: Path, source: Path) -> None:
+    """Describe a new entry with its WAV files, made from ``source``."""
+    files = {
+        file.stem: {
+            "bytes": file.stat().st_size,
+            "crc32": checksum(file),
+            **asdict(audio.inspect_seekable(file)),
+        }
+        for file in sorted(folder.iterdir())
+    }
+    manifest = {"source": os.path.abspath(source), "files": files}
+    manifest["crc32"] = _manifest_checksum(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
 def read_entry(folder: Path) -> Decoded | None:
-    """Read an entry; None if it does not exist or does not match its manifest."""
+    """Read an entry; None if it does not exist or does not match its manifest.
+
+    Files are compared by size; `is_intact` reads them.
+    """
     try:
-        files = json.loads((folder / MANIFEST).read_bytes())["files"]
-        for name, facts in files.items():
-            if os.stat(folder / f"{name}.wav").st_size != facts.pop("bytes"):
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if manifest.pop("crc32") != _manifest_checksum(manifest):
+            return None
+        entry = Decoded(folder, {}, {})
+        for name, facts in manifest["files"].items():
+            size, entry.checksums[name] = facts.pop("bytes"), facts.pop("crc32")
+            entry.infos[name] = AudioInfo(**facts)
+            is_file_name = Path(name).name == name
+            if not is_file_name or os.stat(entry.file(name)).st_size != size:
                 return None
-        return Decoded(folder, {name: AudioInfo(**facts) for name, facts in files.items()})
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            if not _fits(entry.infos[name], size):
+                return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
+    return entry
+
+
+def _manifest_checksum(manifest: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(manifest).encode())
+
+
+def _fits(info: AudioInfo, size: int) -> bool:
+    """Whether a file of this size, bytes, can have this header."""
+    sample_bytes = 2 if info.subtype == "PCM_16" else 4
+    numbers = info.samples, info.sample_rate, info.channels
+    return (
+        all(type(number) is int and number > 0 for number in numbers)
+        and sample_bytes * info.samples * info.channels <= size
+    )
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file's content."""
+    value = 0
+    buffer = memoryview(bytearray(_BLOCK_BYTES))
+    with path.open("rb", buffering=0) as file:  # a bad sector would kill a process that maps it
+        while size := file.readinto(buffer):
+            value = zlib.crc32(buffer[:size], value)
+    return value
 
 
 @contextmanager
@@ -95,10 +154,6 @@ def cache_lock(progress: bool = False, wait: bool = True) -> Iterator[None]:
             print(f"Waiting for another process that decodes into {folder}", file=sys.stderr)
 
     with file_lock(folder / ".lock", on_busy):
-        for leftover in folder.glob(f"{PARTIAL}*"):  # of a process that was killed
-            with suppress(OSError):
-                if leftover.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
-                    shutil.rmtree(leftover)
         yield
 
 
@@ -122,13 +177,14 @@ def stored() -> list[Stored]:
         return []
     copies: dict[str, set[Path]] = {}
     for path, content in file_facts().paths("content"):
-        copies.setdefault(content, set()).add(Path(path))
+        if is_content_hash(content):
+            copies.setdefault(content, set()).add(Path(path))
     sources = {}
     for folder in decoded_folder().iterdir():
         if folder.is_dir() and not folder.is_symlink():
             # The names of resampled entries end in the rate.
             sources[folder] = copies.get(folder.name.partition("-")[0], set())
-            with suppress(OSError, ValueError, LookupError, TypeError):
+            with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
                 manifest = json.loads((folder / MANIFEST).read_bytes())
                 sources[folder] = sources[folder] | {Path(manifest["source"])}
     entries = []

@@ -4,22 +4,20 @@ Seeking in AAC is slow and inexact, and FLAC would be decoded again for each cro
 the cache are memory-mapped (see ``files/mapped_wav.py``).
 
 An entry is a folder named after the hash of the original file's content, so that a copied, moved or
-touched file is not decoded again. An entry that does not match its manifest is created again.
+touched file is not decoded again. Its files are compared with their checksums when a process first
+uses it. An entry that does not match its manifest is created again.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import sys
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,18 +26,21 @@ import soundfile
 from datamodules.cache.file_facts import Known
 from datamodules.cache.folder import (
     MANIFEST,
-    PARTIAL,
     Decoded,
     cache_lock,
+    checksum,
     decoded_folder,
     file_facts,
+    is_content_hash,
     read_entry,
+    write_manifest,
 )
 from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.files import audio, ffmpeg
 from datamodules.files.resampling import resample_file, resampled_length
 from datamodules.files.state import State, changed_error, state
 from datamodules.parallel import for_each, raise_faults
+from datamodules.unfinished import sync, unfinished_folder
 
 # Order of the audio streams in a .stem.mp4 of MUSDB18.
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
@@ -47,11 +48,47 @@ _WORKERS = min(4, os.cpu_count() or 1)
 
 
 def find_decoded(path: Path) -> Decoded | None:
-    """Look up a file in the cache; None if it has no complete entry."""
+    """Look up a file in the cache; None if it has no complete, undamaged entry."""
     hashes, faults = _content_hashes([path], False)
     if faults:
         raise faults[path]
-    return read_entry(decoded_folder() / hashes[path].value)
+    folder = decoded_folder() / hashes[path].value
+    return _intact_entries([folder], False).get(folder)
+
+
+def _intact_entries(folders: Iterable[Path], progress: bool) -> dict[Path, Decoded]:
+    """Read those entries that exist and whose files match their checksums."""
+    entries = {folder: entry for folder in folders if (entry := read_entry(folder))}
+    matching = for_each(
+        _is_intact, list(entries.values()), "checking the cache", progress, _WORKERS
+    )
+    return {folder: entries[folder] for folder, fits in zip(entries, matching, strict=True) if fits}
+
+
+# Files that matched their checksums -> size, times and inode at that time.
+_matched: dict[Path, tuple[int, ...]] = {}
+
+
+def _is_intact(entry: Decoded | None) -> bool:
+    """Whether the files of an entry match their checksums; each is read once per process."""
+    if entry is None:
+        return False
+    # The first process of a node has read the files in `prepare_data`.
+    local_rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+    if local_rank != "0":
+        return True
+    for name, expected in entry.checksums.items():
+        path = entry.file(name)
+        try:
+            status = path.stat()
+            current = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+            if _matched.get(path) != current:
+                if checksum(path) != expected:
+                    return False
+                _matched[path] = current
+        except OSError:  # such as a bad sector
+            return False
+    return True
 
 
 def _content_hashes(
@@ -66,7 +103,9 @@ def _content_hashes(
                 f"{path}: cannot be read ({error.strerror}); copy or download it again"
             ) from error
 
-    return file_facts().look_up("content", content_hash, paths, "hashing", progress, _WORKERS)
+    return file_facts().look_up(
+        "content", content_hash, paths, "hashing", progress, _WORKERS, is_valid=is_content_hash
+    )
 
 
 def _hash() -> Any:
@@ -114,7 +153,7 @@ def decode(
         folder: _Job(path, hashes[path].state, folder, sample_rate)
         for path, folder in folders.items()
     }
-    entries = {folder: entry for folder in jobs if (entry := read_entry(folder))}
+    entries = _intact_entries(jobs, progress)
     pending = [job for folder, job in sorted(jobs.items()) if folder not in entries]
     if pending:
         if stem_files := [job.path for job in pending if _is_stem_file(job.path)]:
@@ -149,8 +188,10 @@ def _create_entries(
 ) -> dict[Path, Decoded]:
     """Create the entries that no other process has created in the meantime."""
     folder = decoded_folder()
-    entries = {job.folder: entry for job in jobs if (entry := read_entry(job.folder))}
+    entries = _intact_entries([job.folder for job in jobs], progress)
     jobs = [job for job in jobs if job.folder not in entries]
+    if damaged := [job for job in jobs if job.folder.is_dir()]:
+        warnings.warn(_damage(damaged), stacklevel=2)
 
     def checked_size(job: _Job) -> int:
         with _collecting(job.path, faults):
@@ -186,11 +227,24 @@ def _announcement(jobs: Sequence[_Job], needed: int) -> str:
     return f"{task}, once, into {decoded_folder()} ({needed / 1e9:.2f} GB)"
 
 
+def _damage(jobs: Sequence[_Job]) -> str:
+    first = jobs[0]
+    if len(jobs) == 1:
+        return (
+            f"{first.folder}: does not match its {MANIFEST}; the entry is created again from "
+            f"{first.path}"
+        )
+    return (
+        f"{first.folder} and {len(jobs) - 1} other entries do not match their {MANIFEST}; they are "
+        "created again"
+    )
+
+
 def _create_entry(job: _Job) -> Decoded:
     path, target = job.path, job.folder
     # Written to a temporary folder, which is renamed when complete: a kill leaves no partial entry.
-    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=target.parent) as scratch:
-        new_entry = Path(scratch, "entry")
+    with unfinished_folder(target.parent) as scratch:
+        new_entry = scratch / "entry"
         new_entry.mkdir()
         with _decoding_errors(target.parent, path):
             if _is_stem_file(path):
@@ -202,18 +256,10 @@ def _create_entry(job: _Job) -> Decoded:
                 audio.rewrite(path, new_entry / "audio.wav", "PCM_16" if is_16_bit else "FLOAT")
             if not state(path).is_same(job.state):
                 raise changed_error(path)  # the hash in the entry's name is of the old content
-            files = {
-                file.stem: {"bytes": file.stat().st_size, **asdict(audio.inspect_seekable(file))}
-                for file in sorted(new_entry.iterdir())
-            }
-            manifest = {"source": os.path.abspath(path), "files": files}
-            (new_entry / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        if target.is_dir() and read_entry(target) is None:
-            warnings.warn(
-                f"{target}: does not match its {MANIFEST}; the entry is created again from {path}",
-                stacklevel=2,
-            )
-            os.replace(target, Path(scratch, "old"))
+            write_manifest(new_entry, path)
+            sync(new_entry)
+        if target.is_dir() and not _is_intact(read_entry(target)):
+            os.replace(target, scratch / "old")
         try:
             os.replace(new_entry, target)
         except OSError:  # on file systems without locks, another process may have been faster
@@ -271,7 +317,9 @@ def _decoding_errors(folder: Path, path: Path) -> Iterator[None]:
     except (soundfile.SoundFileError, AssertionError, DataError) as error:
         # libsndfile and ffmpeg report a full disk in different ways, or not at all.
         full = os.strerror(errno.ENOSPC)
-        if full in str(error) or shutil.disk_usage(folder).free < 2**20:
+        disk = os.statvfs(folder)
+        has_inodes = disk.f_favail or not disk.f_files  # some file systems do not count them
+        if full in str(error) or not has_inodes or shutil.disk_usage(folder).free < 2**20:
             raise OSError(errno.ENOSPC, full) from error
         if isinstance(error, DataError):
             raise

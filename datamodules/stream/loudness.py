@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from datamodules.files.state import state
 from datamodules.files.write_crop import write_crop
 from datamodules.parallel import for_each
 from datamodules.tracks.index import Track
+from datamodules.unfinished import unfinished_folder
 
 Powers = npt.NDArray[np.float32]
 
@@ -80,9 +80,9 @@ def _save(file: Path, powers: Powers) -> None:
     """Write a table atomically: other processes may write or read it at the same time."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=file.parent) as partial:
-            np.save(Path(partial, file.name), powers)
-            os.replace(Path(partial, file.name), file)
+        with unfinished_folder(file.parent) as unfinished:
+            np.save(unfinished / file.name, powers)
+            os.replace(unfinished / file.name, file)
     except OSError as error:
         raise DataError(
             f"{file.parent}: the loudness of the tracks cannot be saved here ({error}); set "

@@ -57,7 +57,13 @@ def find_non_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
         return _ALL_FINITE
 
     known, faults = file_facts().look_up(
-        "find_non_finite", first_non_finite, files, "looking for NaN", progress, workers=4
+        "find_non_finite",
+        first_non_finite,
+        files,
+        "looking for NaN",
+        progress,
+        workers=4,
+        is_valid=lambda value: type(value) is int and value >= _ALL_FINITE,
     )
     return [Finding.of(fault, path) for path, fault in faults.items()] + [
         nan_finding(path, sample, audio.inspect(path).sample_rate)

@@ -42,9 +42,21 @@ def read_headers(
     def read(path: Path) -> list[object]:
         return [*astuple(audio.inspect_seekable(path)), is_mappable(path)]
 
-    known, faults = file_facts().look_up("header", read, paths, "checking tracks", progress)
+    known, faults = file_facts().look_up(
+        "header", read, paths, "checking tracks", progress, is_valid=_is_header
+    )
     headers = {path: Header._make((*value, state)) for path, (state, value) in known.items()}
     return headers, faults
+
+
+def _is_header(value: object) -> bool:
+    """Whether a value from the cache has the fields of a header."""
+    types = [int, int, int, str, bool]
+    return (
+        isinstance(value, list)
+        and [type(field) for field in value] == types
+        and min(value[:3], default=0) > 0
+    )
 
 
 def decoded_headers(entries: Mapping[Path, Decoded]) -> dict[Path, Header]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules import command_line
+from datamodules.unfinished import unfinished_folder
 from lightning_modules.base.description import check_is_there
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ def export(options: argparse.Namespace) -> int:
     output, is_file = Path(os.path.abspath(options.output)), bool(SUFFIXES[options.format])
     seconds = model.segment_seconds if options.seconds is None else options.seconds
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
-        made = Path(folder, output.name)
+    with unfinished_folder(output.parent) as folder:
+        made = folder / output.name
         try:
             exported = EXPORTS[options.format](model, made, seconds)
         except ExportError as error:

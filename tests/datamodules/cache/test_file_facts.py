@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,43 @@ def test_damaged_lines_are_ignored(tmp_path: Path, path: Path) -> None:
         store.write_bytes(damaged)
         assert files_read(store, path) == ["a.wav"]
         assert files_read(store, path) == [], "a line after a damaged one is read"
+
+
+FORGED = [
+    "[]",
+    "3",
+    "null",
+    "[" * 100_000,
+    '{"PATH": 3}',
+    '{"PATH": [[1, 2, 3, 4]]}',
+    '{"PATH": [[1, 2, 3], {"text": "two"}]}',
+    '{"PATH": [[1, 2, 3, 4], ["text"]]}',
+    '{"PATH": [{}, {"text": "two"}]}',
+    '{"PATH": ["STATE", {"text": "two"}]}',
+    '{"PATH": [STATE, {"text": 3}]}',
+    '{"PATH": [STATE, {"text": null}]}',
+    '{"PATH": [STATE, {"text": ["two"]}]}',
+]
+
+
+@pytest.mark.parametrize("forged", FORGED, ids=range(len(FORGED)))
+def test_forged_lines_are_ignored(tmp_path: Path, path: Path, forged: str) -> None:
+    """Their checksums are right."""
+    store = tmp_path / "facts.jsonl"
+    content = forged.replace("PATH", str(path)).replace("STATE", json.dumps(state(path))).encode()
+    store.write_bytes(b"%08x %s\n" % (zlib.crc32(content), content))
+    facts = FileFacts(store)
+    known, faults = facts.look_up(
+        "text",
+        Path.read_text,
+        [path],
+        "reading",
+        False,
+        is_valid=lambda value: isinstance(value, str),
+    )
+    assert not faults
+    assert known[path].value == "one"
+    list(facts.paths("text"))
 
 
 def test_a_line_is_read_when_it_is_complete(tmp_path: Path, path: Path) -> None:

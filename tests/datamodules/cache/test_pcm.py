@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +22,7 @@ import pytest
 import soundfile
 
 from datamodules.cache import pcm
-from datamodules.cache.folder import decoded_folder, read_entry
+from datamodules.cache.folder import decoded_folder, read_entry, stored
 from datamodules.cache.pcm import decode, find_decoded
 from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.files import audio
@@ -216,6 +218,161 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: str) -> None:
     assert_decoded(path)
 
 
+FLIPS = {
+    "first bytes": (0, b"JUNK"),
+    "header": (24, (9000).to_bytes(4, "little")),  # the sample rate
+    "one bit": (6000, None),
+    "zeroed page": (4096, bytes(2048)),
+    "last sample": (-2, b"\x11\x22"),
+}
+
+
+@pytest.mark.parametrize("flip", FLIPS)
+def test_damaged_samples_are_found_by_the_next_run(
+    tmp_path: Path, flip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.flac")
+    file = decode([path], False)[path].file()
+    before, inode = file.read_bytes(), file.stat().st_ino
+    damage(file, *FLIPS[flip])
+    assert len(before) == file.stat().st_size
+    assert before != file.read_bytes()
+    # Bit rot changes no times: a new process knows nothing of the file.
+    monkeypatch.setattr(pcm, "_matched", {})
+    assert find_decoded(path) is None
+    with pytest.warns(UserWarning, match=rf"{file.parent.name}.*created again from {path}"):
+        decode([path], False)
+    assert file.stat().st_ino != inode
+    assert file.read_bytes() == before
+    assert_decoded(path)
+
+
+def damage(file: Path, at: int, content: bytes | None) -> None:
+    """Overwrite bytes, or flip a bit, and restore the modification time."""
+    times = file.stat()
+    whole = bytearray(file.read_bytes())
+    content = content or bytes([whole[at] ^ 1])
+    at %= len(whole)
+    whole[at : at + len(content)] = content
+    with file.open("r+b") as handle:
+        handle.write(whole)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_damage_within_a_run_is_found_by_ctime(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac")
+    file = decode([path], False)[path].file()
+    assert find_decoded(path) is not None
+    time.sleep(0.02)  # longer than a tick of the kernel's file clock
+    damage(file, 6000, None)
+    assert find_decoded(path) is None
+
+
+def test_files_are_compared_once_per_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[Path] = []
+    checksum = pcm.checksum
+
+    def counting(path: Path) -> int:
+        compared.append(path)
+        return checksum(path)
+
+    path = write(tmp_path / "a.flac")
+    entry = decode([path], False)[path]
+    monkeypatch.setattr(pcm, "checksum", counting)
+    for _ in range(3):
+        decode([path], False)
+    assert compared == [entry.file()]
+    for variable in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.setattr(pcm, "_matched", {})
+        with monkeypatch.context() as context:
+            context.setenv(variable, "1")  # prepare_data ran in the process with rank 0
+            decode([path], False)
+    assert compared == [entry.file()]
+
+
+def test_several_damaged_entries_are_one_line(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{number}.flac", number) for number in range(3)]
+    for path in paths:
+        os.truncate(decode([path], False)[path].file(), 500)
+    with pytest.warns(UserWarning, match="and 2 other entries do not match their") as caught:
+        decode(paths, False)
+    assert len(caught) == 1
+    assert_decoded(*paths)
+
+
+def test_entry_is_on_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def recording_fsync(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    def recording_replace(source: Path, target: Path) -> None:
+        synced.append(f"rename {Path(source).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(os, "replace", recording_replace)
+    decode([write(tmp_path / "a.flac")], False)
+    assert sorted(synced[:2]) == ["audio.wav", "manifest.json"]
+    assert synced[2:] == ["entry", "rename entry"]
+
+
+FORGED = {
+    "no mapping": "[]",
+    "deep": "[" * 100_000,
+    "not UTF-8": "\udcff",
+    "path outside": {"../../outside": {}},
+    "absolute path": {"/outside": {}},
+    "dots": {"..": {}},
+    "NUL": {"a\0b": {}},
+    "text": {"audio": {"samples": "many"}},
+    "float": {"audio": {"samples": 1.5}},
+    "negative": {"audio": {"samples": -1}},
+    "huge": {"audio": {"samples": 10**30}},
+    "infinite": {"audio": {"sample_rate": float("inf")}},
+    "no rate": {"audio": {"sample_rate": 0}},
+    "null": {"audio": {"channels": None}},
+    "unknown key": {"audio": {"title": "song"}},
+    "list": {"audio": []},
+    "checksum": {"audio": {"crc32": "zero"}},
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+@pytest.mark.parametrize("signed", [True, False])
+def test_forged_manifest(tmp_path: Path, kind: str, signed: bool) -> None:
+    """With a checksum of its own, or with the one of the true manifest."""
+    path = write(tmp_path / "a.flac")
+    entry = decode([path], False)[path]
+    write(tmp_path / "outside.wav")
+    write(decoded_folder().parent / "outside.wav")
+    file = entry.folder / "manifest.json"
+    content = json.loads(file.read_text())
+    forged = FORGED[kind]
+    if isinstance(forged, str):
+        file.write_text(forged, errors="surrogateescape")
+    else:
+        true = content["files"].pop("audio")
+        for name, changes in forged.items():
+            content["files"][name] = true | changes if isinstance(changes, dict) else changes
+        if signed:
+            content["crc32"] = zlib.crc32(
+                json.dumps({key: content[key] for key in ("source", "files")}).encode()
+            )
+        file.write_text(json.dumps(content))
+    assert stored()
+    assert find_decoded(path) is None
+    with pytest.warns(UserWarning, match="created again"):
+        assert decode([path], False)[path] == entry
+    assert_decoded(path)
+
+
 def run_in_process(program: str, *arguments: object) -> subprocess.Popen[str]:
     """Start a program that can use `decode` and `audio`; its arguments are `paths`."""
     head = (
@@ -387,7 +544,7 @@ def test_disk_that_fills_up_while_decoding(
         monkeypatch.setattr(shutil, "disk_usage", lying_first(shutil.disk_usage))
     assert not faults, "the file is not reported as faulty"
     assert not list(disk.glob("decoded/[!.]*"))
-    assert not list(disk.glob("decoded/.partial-*"))
+    assert not list(disk.glob("decoded/.*.unfinished"))
 
 
 def lying_first(disk_usage: object) -> object:

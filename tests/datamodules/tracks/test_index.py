@@ -327,11 +327,9 @@ def test_truncated_stem_mp4_with_a_valid_header(
 
 def test_leftovers_of_killed_processes_are_deleted(root: Path, example: Path, cache: Path) -> None:
     copy_example(example, root)
-    for name in (".partial-old", ".partial-new"):
-        (cache / "decoded" / name / "streams").mkdir(parents=True)
-    os.utime(cache / "decoded" / ".partial-old", (1, 1))
+    (cache / "decoded/.killed.unfinished/entry").mkdir(parents=True)
     index_tracks(root, "train", progress=False)
-    assert [path.name for path in (cache / "decoded").glob(".partial-*")] == [".partial-new"]
+    assert list((cache / "decoded").glob(".*.unfinished")) == []
 
 
 def test_too_little_disk_space_for_decoding(
