@@ -23,9 +23,10 @@ import numpy.typing as npt
 import soundfile
 
 from datamodules import command_line
-from datamodules.cache.pcm import STREAMS, decoded_size, find_decoded
+from datamodules.cache.pcm import find_decoded
+from datamodules.cache.stem_files import decode_stem_file, decoded_stem_file_size, stream_order
 from datamodules.errors import DataError
-from datamodules.files import audio, ffmpeg
+from datamodules.files import audio
 from datamodules.locks import file_lock
 from datamodules.parallel import for_each
 from datamodules.tracks.checks import nan_finding
@@ -179,13 +180,14 @@ def _check_and_decode(
 ) -> Track:
     decoded = {}
     if entry.is_stem_file:
-        if (cached := find_decoded(entry.path)) is not None:
+        if (cached := find_decoded(entry.path, stems)) is not None:
             decoded[entry.path] = cached
         else:
-            decoded_size(entry.path)  # raises an error if the header is faulty
+            order = stream_order(entry.path, stems)
+            decoded_stem_file_size(entry.path, order)  # raises an error if the header is faulty
             streams = scratch / "streams"
             streams.mkdir()
-            ffmpeg.decode_streams(entry.path, [streams / f"{stream}.wav" for stream in STREAMS])
+            decode_stem_file(entry.path, streams, order)
             entry = replace(entry, path=streams, mixture_folder=streams, is_stem_file=False)
     (checked,) = check_tracks([entry], decoded, stems, missing_as_silence)
     raise_errors(checked.findings)

@@ -65,19 +65,22 @@ class Decoded(NamedTuple):
         infos: Name of each WAV file in it, without suffix -> its header. A .stem.mp4 has one
             file per stream, any other file one called ``audio``.
         checksums: Name of each WAV file -> CRC-32 of its content.
+        mixture_error: What is wrong with the mixture of a .stem.mp4; empty if it is the sum of the
+            stems.
     """
 
     folder: Path
     infos: dict[str, AudioInfo]
     checksums: dict[str, int]
+    mixture_error: str = ""
 
     def file(self, name: str = "audio") -> Path:
         """Path of a WAV file in the entry, by its name without suffix."""
         return self.folder / f"{name}.wav"
 
 
-def write_manifest(folder: Path, source: Path) -> None:
-    """Describe a new entry with its WAV files, made from ``source``."""
+def write_manifest(folder: Path, source: Path, mixture_error: str = "") -> None:
+    """Describe a new entry with its WAV files, made from ``source``; see `Decoded`."""
     files = {
         file.stem: {
             "bytes": file.stat().st_size,
@@ -86,7 +89,11 @@ def write_manifest(folder: Path, source: Path) -> None:
         }
         for file in sorted(folder.iterdir())
     }
-    manifest = {"source": os.path.abspath(source), "files": files}
+    manifest: dict[str, Any] = {
+        "source": os.path.abspath(source),
+        "files": files,
+        "mixture_error": mixture_error,
+    }
     manifest["crc32"] = _manifest_checksum(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
@@ -100,7 +107,7 @@ def read_entry(folder: Path) -> Decoded | None:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if manifest.pop("crc32") != _manifest_checksum(manifest):
             return None
-        entry = Decoded(folder, {}, {})
+        entry = Decoded(folder, {}, {}, str(manifest["mixture_error"]))
         for name, facts in manifest["files"].items():
             size, entry.checksums[name] = facts.pop("bytes"), facts.pop("crc32")
             entry.infos[name] = AudioInfo(**facts)

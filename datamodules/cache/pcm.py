@@ -35,24 +35,34 @@ from datamodules.cache.folder import (
     read_entry,
     write_manifest,
 )
+from datamodules.cache.stem_files import (
+    decode_stem_file,
+    decoded_stem_file_size,
+    mixture_error,
+    order_suffix,
+    stream_order,
+    stream_orders,
+)
 from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.files import audio, ffmpeg
+from datamodules.files.names import is_stem_file
 from datamodules.files.resampling import resample_file, resampled_length
 from datamodules.files.state import State, changed_error, state
+from datamodules.files.stream_names import STREAMS, StreamOrder
 from datamodules.parallel import for_each, raise_faults
 from datamodules.unfinished import sync, unfinished_folder
 
-# Order of the audio streams in a .stem.mp4 of MUSDB18.
-STREAMS = ("mixture", "drums", "bass", "other", "vocals")
+_STEMS = STREAMS[1:]
 _WORKERS = min(4, os.cpu_count() or 1)
 
 
-def find_decoded(path: Path) -> Decoded | None:
-    """Look up a file in the cache; None if it has no complete, undamaged entry."""
+def find_decoded(path: Path, stems: Sequence[str] = _STEMS) -> Decoded | None:
+    """Look up a file in the cache; None if it has no complete, undamaged entry. See `decode`."""
     hashes, faults = _content_hashes([path], False)
     if faults:
         raise faults[path]
-    folder = decoded_folder() / hashes[path].value
+    order = stream_order(path, stems) if is_stem_file(path) else None
+    folder = decoded_folder() / (hashes[path].value + order_suffix(order))
     return _intact_entries([folder], False).get(folder)
 
 
@@ -117,6 +127,7 @@ def decode(
     progress: bool,
     faults: dict[Path, DataError] | None = None,
     sample_rate: int | None = None,
+    stems: Sequence[str] = _STEMS,
 ) -> dict[Path, Decoded]:
     """Decode the files that are not in the cache.
 
@@ -133,6 +144,7 @@ def decode(
         faults: If given, the error of each faulty file is stored here and the file is left out; by
             default the errors are raised.
         sample_rate: Resample to this rate, Hz; not for .stem.mp4.
+        stems: Names of the data set's stems, by which the streams of a .stem.mp4 are found.
 
     Returns:
         File -> its entry in the cache.
@@ -142,21 +154,28 @@ def decode(
         FFmpegMissingError: A file must be decoded, and ffmpeg is not installed.
     """
     hashes, unreadable = _content_hashes(paths, progress)
+    orders, unordered = stream_orders(list(hashes), stems, progress)
+    unreadable |= unordered
     if faults is None:
         raise_faults([str(fault) for fault in unreadable.values()])
     else:
         faults.update(unreadable)
-    suffix = f"-{sample_rate}" if sample_rate else ""
-    folders = {path: decoded_folder() / (key + suffix) for path, (_, key) in hashes.items()}
+
+    rate = f"-{sample_rate}" if sample_rate else ""
+    folders = {
+        path: decoded_folder() / (content + (rate or order_suffix(orders.get(path))))
+        for path, (_, content) in hashes.items()
+        if path not in unreadable
+    }
     # Keyed by folder, so that identical files are decoded once.
     jobs = {
-        folder: _Job(path, hashes[path].state, folder, sample_rate)
+        folder: _Job(path, hashes[path].state, folder, sample_rate, orders.get(path))
         for path, folder in folders.items()
     }
     entries = _intact_entries(jobs, progress)
     pending = [job for folder, job in sorted(jobs.items()) if folder not in entries]
     if pending:
-        if stem_files := [job.path for job in pending if _is_stem_file(job.path)]:
+        if stem_files := [job.path for job in pending if job.order]:
             ffmpeg.require_ffmpeg(f"{stem_files[0]}: reading .stem.mp4")
         try:
             decoded_folder().mkdir(parents=True, exist_ok=True)
@@ -181,6 +200,7 @@ class _Job(NamedTuple):
     state: State
     folder: Path
     sample_rate: int | None
+    order: StreamOrder | None  # of a .stem.mp4
 
 
 def _create_entries(
@@ -195,7 +215,7 @@ def _create_entries(
 
     def checked_size(job: _Job) -> int:
         with _collecting(job.path, faults):
-            return decoded_size(job.path, job.sample_rate)
+            return _decoded_size(job)
         return 0
 
     needed = sum(for_each(checked_size, jobs, "reading headers to decode", progress))
@@ -247,8 +267,8 @@ def _create_entry(job: _Job) -> Decoded:
         new_entry = scratch / "entry"
         new_entry.mkdir()
         with _decoding_errors(target.parent, path):
-            if _is_stem_file(path):
-                ffmpeg.decode_streams(path, [new_entry / f"{stem}.wav" for stem in STREAMS])
+            if job.order:
+                decode_stem_file(path, new_entry, job.order)
             elif job.sample_rate:
                 resample_file(path, new_entry / "audio.wav", job.sample_rate)
             else:
@@ -256,7 +276,8 @@ def _create_entry(job: _Job) -> Decoded:
                 audio.rewrite(path, new_entry / "audio.wav", "PCM_16" if is_16_bit else "FLOAT")
             if not state(path).is_same(job.state):
                 raise changed_error(path)  # the hash in the entry's name is of the old content
-            write_manifest(new_entry, path)
+            error = mixture_error(new_entry, job.order) if job.order else ""
+            write_manifest(new_entry, path, error)
             sync(new_entry)
         if target.is_dir() and not _is_intact(read_entry(target)):
             os.replace(target, scratch / "old")
@@ -270,30 +291,16 @@ def _create_entry(job: _Job) -> Decoded:
     return entry
 
 
-def decoded_size(path: Path, sample_rate: int | None = None) -> int:
-    """Check a file's header and compute the size of its decoded copy, bytes.
-
-    Raises:
-        DataError: The file is faulty, or a .stem.mp4 without the five streams of MUSDB18.
-        FFmpegMissingError: ffmpeg is not installed.
-    """
-    if not _is_stem_file(path):
-        info = audio.inspect_seekable(path)
-        if sample_rate:
-            samples = resampled_length(info.samples, info.sample_rate, sample_rate)
-            return 4 * info.channels * samples
-        return (2 if info.subtype == "PCM_16" else 4) * info.samples * info.channels
-    streams = ffmpeg.inspect_streams(path)
-    if len(streams) < len(STREAMS):
-        raise DataError(
-            f"{path}: has {len(streams)} audio streams, expected {len(STREAMS)} "
-            f"({', '.join(STREAMS)}); replace or remove it"
-        )
-    return sum(4 * stream.samples * stream.channels for stream in streams[: len(STREAMS)])
-
-
-def _is_stem_file(path: Path) -> bool:
-    return path.name.endswith(".stem.mp4")
+def _decoded_size(job: _Job) -> int:
+    """Check a file's header and compute the size of its decoded copy, bytes."""
+    path, sample_rate = job.path, job.sample_rate
+    if job.order:
+        return decoded_stem_file_size(path, job.order)
+    info = audio.inspect_seekable(path)
+    if sample_rate:
+        samples = resampled_length(info.samples, info.sample_rate, sample_rate)
+        return 4 * info.channels * samples
+    return (2 if info.subtype == "PCM_16" else 4) * info.samples * info.channels
 
 
 @contextmanager

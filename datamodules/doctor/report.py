@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.cache.folder import Decoded
-from datamodules.cache.pcm import decode, decoded_size, find_decoded
+from datamodules.cache.pcm import decode, find_decoded
+from datamodules.cache.stem_files import decoded_stem_file_size, stream_order
 from datamodules.doctor.diagnosis import diagnose, different_rates, duplicates
 from datamodules.doctor.fingerprints import find_same
 from datamodules.doctor.measurements import FileMeasures, MixtureMeasures, TrackMeasures, measure
@@ -160,17 +161,17 @@ def _load(
 
     def find_or_check_header(path: Path) -> None:
         try:
-            if (known := find_decoded(path)) is not None:
+            if (known := find_decoded(path, stems)) is not None:
                 decoded[path] = known
             else:
-                decoded_size(path)
+                decoded_stem_file_size(path, stream_order(path, stems))
         except DataError as fault:
             faults[path] = fault
 
     if fast:
         for_each(find_or_check_header, stem_files, "checking .stem.mp4", progress)
     else:
-        decoded = decode(stem_files, progress, faults)
+        decoded = decode(stem_files, progress, faults, stems=stems)
     not_decoded = set(stem_files) - decoded.keys()
     readable = [entry for entry in entries if entry.path not in not_decoded]
     loaded = iter(check_tracks(readable, decoded, stems, missing_as_silence, progress))

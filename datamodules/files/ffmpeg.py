@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -61,13 +61,13 @@ def probe(path: Path, *options: str) -> tuple[dict[str, Any], str]:
     return {} if done.returncode else json.loads(done.stdout), _last_line(done.stderr)
 
 
-def decode_streams(path: AnyPath, targets: Sequence[Path]) -> None:
-    """Decode the first audio streams of a file into float32 WAV files, in one pass."""
+def decode_streams(path: AnyPath, targets: Mapping[int, Path]) -> None:
+    """Decode audio streams of a file, by number from 0, into float32 WAV files, in one pass."""
     path = Path(path)
     streams = inspect_streams(path)
     # -nostdin, so that ffmpeg does not read the terminal's keys.
     command = ["ffmpeg", "-nostdin", "-v", "error", "-y", "-i", f"file:{path}"]
-    for number, target in enumerate(targets):
+    for number, target in targets.items():
         # All streams at the rate of the first (the mixture), as stempeg reads them.
         command += ["-map", f"0:a:{number}", "-ar", str(streams[0].sample_rate)]
         command += ["-c:a", "pcm_f32le", "-map_metadata", "-1", str(target)]
@@ -77,7 +77,8 @@ def decode_streams(path: AnyPath, targets: Sequence[Path]) -> None:
             f"{path}: ffmpeg could not decode it ({_last_line(done.stderr)}); copy or download "
             "it again, and check that the disk is not full"
         )
-    for target, stream in zip(targets, streams, strict=False):
+    for number, target in targets.items():
+        stream = streams[number]
         # ffmpeg exits with 0 after decoding a truncated file.
         found, expected = soundfile.info(target).frames, stream.samples
         if stream.sample_rate == streams[0].sample_rate and found < expected - _AAC_FRAME_SAMPLES:

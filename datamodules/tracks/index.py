@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.cache.folder import Decoded
-from datamodules.cache.pcm import STREAMS, decode
+from datamodules.cache.pcm import decode
+from datamodules.cache.stem_files import stream_orders
 from datamodules.errors import DataError
 from datamodules.files import audio
 from datamodules.files.audio import Audio
@@ -164,7 +165,8 @@ def index_tracks(
         FFmpegMissingError: A .stem.mp4 must be decoded, and ffmpeg is not installed.
     """
     entries = find_entries(root, subset, stems)
-    decoded = decode([entry.path for entry in entries if entry.is_stem_file], progress)
+    stem_files = [entry.path for entry in entries if entry.is_stem_file]
+    decoded = decode(stem_files, progress, stems=stems)
     checked = check_tracks(entries, decoded, stems, missing_as_silence, progress)
     raise_errors([finding for result in checked for finding in result.findings])
     float_files = [path for result in checked for path in result.float_files]
@@ -246,19 +248,37 @@ def check_tracks(
         missing_as_silence: Replace missing stems by silence.
         progress: Show a progress bar, if it takes more than a second.
     """
-    names = (*stems, MIXTURE)
+    stem_files = [entry.path for entry in entries if entry.is_stem_file]
     files_by_track = [
-        {name: decoded[entry.path].file(name) for name in names if name in STREAMS}
-        if entry.is_stem_file
-        else entry.find(stems)
+        _files_of(decoded[entry.path], stems) if entry.is_stem_file else entry.find(stems)
         for entry in entries
     ]
     tracks = list(zip(entries, files_by_track, strict=True))
     paths = [path for entry, files in tracks if not entry.is_stem_file for path in files.values()]
     headers, faults = read_headers(paths, progress)
-    stem_files = [entry.path for entry in entries if entry.is_stem_file]
     headers |= decoded_headers({path: decoded[path] for path in stem_files})
-    return [_check_track(*track, headers, faults, stems, missing_as_silence) for track in tracks]
+    checked = [_check_track(*track, headers, faults, stems, missing_as_silence) for track in tracks]
+    orders, _ = stream_orders(stem_files, stems)
+    for result, entry in zip(checked, entries, strict=True):
+        if entry.path in orders:
+            notes = (orders[entry.path].note, decoded[entry.path].mixture_error)
+            result.findings.extend(_stream_order_warning(entry, note) for note in notes if note)
+    return checked
+
+
+def _files_of(decoded: Decoded, stems: Sequence[str]) -> dict[str, Path]:
+    """Stem -> its file, and ``mixture`` -> its file."""
+    return {name: decoded.file(name) for name in (*stems, MIXTURE) if name in decoded.infos}
+
+
+def _stream_order_warning(entry: Entry, fault: str) -> Finding:
+    return Finding(
+        "warning",
+        "stream-order",
+        str(entry.path),
+        fault,
+        "listen to the stems; name the streams if they are others (docs/data.md says how)",
+    )
 
 
 def _check_track(

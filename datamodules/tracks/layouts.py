@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.errors import DataError
+from datamodules.files.stream_names import MIXTURE as MIXTURE
 
 STEMS = ("vocals", "drums", "bass", "other")
-MIXTURE = "mixture"
 FORMATS = (".wav", ".flac", ".ogg")
 SUBSETS = ("train", "test")
 

@@ -79,7 +79,8 @@ class Scorer:
     def load(self, entries: Sequence[Entry]) -> list[Track]:
         """Read the headers of tracks and decode .stem.mp4 files; faulty tracks are left out."""
         faults: dict[Path, DataError] = {}
-        decoded = decode([entry.path for entry in entries if entry.is_stem_file], True, faults)
+        stem_files = [entry.path for entry in entries if entry.is_stem_file]
+        decoded = decode(stem_files, True, faults, stems=self.settings.stems)
         faulty = [entry for entry in entries if entry.path in faults]
         self.left_out |= {entry.name: str(faults[entry.path]) for entry in faulty}
         entries = [entry for entry in entries if entry.path not in faults]
