@@ -66,31 +66,73 @@ def read_scores(path: str | Path) -> TrackScores:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        frames = {
-            target["name"]: {
-                metric: np.array([frame["metrics"][metric] for frame in target["frames"]], float)
-                for metric in METRICS
-            }
-            for target in content["targets"]
-        }
-        times = [
-            (frame["time"], frame["duration"])
-            for target in content["targets"][:1]
-            for frame in target["frames"][:2]
-        ]
-        window_seconds = float(times[0][1]) if times else 1.0
-        hop_seconds = float(times[1][0] - times[0][0]) if len(times) > 1 else window_seconds
-        own = {source: float(value) for source, value in content.get("usdr", {}).items()}
-        notes = [str(note) for note in content.get("notes", [])]
-        origin = dict(content.get("origin", {}))
-        metrics = dict(content.get("metrics", {}))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return _parse(path.stem, json.loads(path.read_text(encoding="utf-8")))
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ValueError(
             f"{path}: expected a museval score file, found {type(error).__name__}: {error}; "
             "delete it and score the track again"
         ) from error
-    return TrackScores(path.stem, frames, own, window_seconds, hop_seconds, notes, origin, metrics)
+
+
+def _parse(name: str, content: dict[str, Any]) -> TrackScores:
+    """Scores of a file's content; raise an error of Python if it is not as `write_scores` writes it.
+
+    The values are checked here, since they would fail much later, in averages and tables.
+    """
+    frames = {
+        _text(target["name"]): {
+            metric: np.array(
+                [_score(frame["metrics"][metric]) for frame in target["frames"]], float
+            )
+            for metric in METRICS
+        }
+        for target in content["targets"]
+    }
+    times = [
+        (_score(frame["time"]), _score(frame["duration"]))
+        for target in content["targets"][:1]
+        for frame in target["frames"][:2]
+    ]
+    window_seconds = times[0][1] if times else 1.0
+    hop_seconds = times[1][0] - times[0][0] if len(times) > 1 else window_seconds
+    for seconds in (window_seconds, hop_seconds):
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"frames of {window_seconds} s every {hop_seconds} s")
+    return TrackScores(
+        name,
+        frames,
+        usdr=_scores(content.get("usdr", {})),
+        window_seconds=window_seconds,
+        hop_seconds=hop_seconds,
+        notes=[_text(note) for note in content.get("notes", [])],
+        origin=dict(content.get("origin", {})),
+        metrics={_text(key): _scores(each) for key, each in content.get("metrics", {}).items()},
+    )
+
+
+def _scores(values: dict[str, Any]) -> dict[str, float]:
+    return {_text(source): _score(value) for source, value in values.items()}
+
+
+def _score(value: Any) -> float:
+    """A number; NaN for null, as a missing score."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise TypeError(f"{value!r:.50} in place of a number")
+    return math.nan if value is None else float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.50} in place of a name")
+    value.encode()  # a half of a surrogate pair could not be printed
+    return value
 
 
 def read_folder(folder: str | Path) -> list[TrackScores]:

@@ -1,0 +1,1 @@
+"""Test of exact resuming: kill runs at random moments, and compare with undisturbed runs."""
