@@ -48,7 +48,7 @@ PAGES = {
 RUN = "python -m "
 TOOLS = "lightning_modules.tools"
 # Run until stopped, or take minutes at any setting.
-PARSED_ONLY = ("tools.webapp",)
+PARSED_ONLY = ("tools.webapp", "tools.endurance")
 # Arguments that make a benchmark a matter of seconds; of the others only the options are checked.
 QUICK = {"separation": "--peers --track-seconds 1 --repeats 1"}
 

@@ -221,6 +221,13 @@ TOOLS = {
         ("epoch --epochs 1", ["--epochs is 1", "or more"]),
         ("epoch --config unett", ["did you mean unet.yaml?"]),
     ],
+    "endurance": [
+        ("--minutes 0", ["--minutes is 0", "above 0"]),
+        ("--minutes nan", ["--minutes is nan", "above 0"]),
+        ("--runs 0", ["--runs", "at least 1", "'0'"]),
+        ("--seed -1", ["--seed", "at least 0", "'-1'"]),
+        ("-o taken", ["-o taken", "is not a folder"]),
+    ],
     "demo": [
         ("--config gone.yaml", ["'gone.yaml' does not exist"]),
         ("STEMLAB_CACHE=taken", ["STEMLAB_CACHE taken/", "taken is not a folder"]),

@@ -16,6 +16,8 @@ TYPES: dict[tuple[int, int], np.dtype[Any]] = {
     (3, 64): np.dtype("<f8"),
 }
 _EXTENSIBLE = 0xFFFE
+# Before the samples; there are a handful. A file of zeros is one empty chunk after another.
+_MOST_CHUNKS = 1000
 
 
 class WavHeader(NamedTuple):
@@ -53,7 +55,10 @@ def wav_header_of(file: BinaryIO) -> WavHeader | None:
 
     long_bytes = None
     tag = bits = channels = 0
-    while len(chunk := file.read(8)) == 8:
+    for _ in range(_MOST_CHUNKS):
+        chunk = file.read(8)
+        if len(chunk) < 8:
+            break
         name, size = chunk[:4], number(chunk[4:])
         if name == b"data":
             if size == 0xFFFFFFFF and long_bytes is not None:

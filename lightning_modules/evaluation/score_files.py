@@ -82,9 +82,9 @@ def read_scores(path: str | Path) -> TrackScores:
 
 
 def _parse(name: str, content: dict[str, Any]) -> TrackScores:
-    """Scores of a file's content; raise an error of Python if it is not as `write_scores` writes it.
+    """Scores of a file's content; raise any error of Python's if it is not as expected.
 
-    The values are checked here, since they would fail much later, in averages and tables.
+    Values are checked here, because wrong ones would fail much later, in averages and tables.
     """
     frames = {
         _text(target["name"]): {

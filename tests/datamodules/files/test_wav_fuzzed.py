@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules.errors import DataError
 from datamodules.files.mapped_wav import MappedFile
-from datamodules.files.wav import TYPES, is_mappable, read_wav_header
+from datamodules.files.wav import is_mappable, read_wav_header
 
 KINDS = [
     ("WAV", "PCM_16"),
@@ -28,7 +29,9 @@ KINDS = [
 FRAMES, CHANNELS = 20, 2
 NAMES = {"PCM_16": "int16", "PCM_32": "int32", "FLOAT": "float32", "DOUBLE": "float64"}
 # Bytes that lengths and formats turn on.
-BYTES = st.sampled_from([0, 1, 2, 3, 4, 8, 16, 24, 32, 64, 127, 128, 254, 255]) | st.integers(0, 255)
+BYTES = st.sampled_from([0, 1, 2, 3, 4, 8, 16, 24, 32, 64, 127, 128, 254, 255]) | st.integers(
+    0, 255
+)
 CHUNKS = st.tuples(
     st.sampled_from([b"LIST", b"fmt ", b"data", b"ds64", b"fact", b"\0\0\0\0"]),
     st.sampled_from([0, 1, 2, 15, 16, 40, 1000, 0x7FFF0000, 0x7FFFFFFF, 0xFFFFFFFF]),
@@ -70,8 +73,12 @@ def decoded(path: Path) -> np.ndarray | None:
         return None
 
 
-@settings(max_examples=500, deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(damaged())
 def test_damaged_headers(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.wav"
@@ -83,14 +90,27 @@ def test_damaged_headers(tmp_path: Path, content: bytes) -> None:
     try:
         mapped = MappedFile(path).samples.numpy()
     except DataError as error:
-        assert str(error).startswith(f"{path}: ")
-        assert not is_mappable(path)
+        message = str(error)
+    else:
+        message = ""
+    assert is_mappable(path) == (not message)
+    if message:
+        assert message.startswith(f"{path}: ")
         return
-    assert is_mappable(path)
     assert header is not None
     assert header.offset + mapped.nbytes <= len(content)
     expected = decoded(path)
-    if expected is not None:
+    # A size of 0 is that of a pipe here; data sets are refused before, as libsndfile reads nothing.
+    if expected is not None and len(expected):
         assert mapped.dtype == expected.dtype
         assert mapped.shape == expected.shape
         assert mapped.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("begin", [b"", b"RIFF\0\0\0\0WAVE"])
+def test_a_file_of_zeros_is_refused_at_once(tmp_path: Path, begin: bytes) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(begin)
+    os.truncate(path, 10**10)  # sparse; reading all of it takes an hour
+    assert read_wav_header(path) is None
+    assert not is_mappable(path)
