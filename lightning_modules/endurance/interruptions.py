@@ -17,8 +17,8 @@ from lightning_modules.endurance.markers import (
 from lightning_modules.runtime import signals
 
 _INTERRUPTIONS = (3, 8)
-_SIGNALS = [signal.SIGKILL, *signals.STOP, signal.SIGHUP]
-_SIGNAL_WEIGHTS = [8, 1, 2, 2, 1]
+# As many kills as stops.
+_SIGNAL_WEIGHTS = {signal.SIGKILL: len(signals.STOP)} | dict.fromkeys(signals.STOP, 1)
 _PHASE_WEIGHTS = {START_UP: 3, TRAINING: 4, VALIDATION: 4, SAVING: 5, ENDING: 1}
 # Longest delay after the phase was entered, seconds: about the length of the phase.
 _DELAYS = {START_UP: 8.0, TRAINING: 0.1, VALIDATION: 0.1, SAVING: 0.01, ENDING: 0.1}
@@ -59,7 +59,7 @@ def plan(random: random.Random) -> list[Interruption]:
 
 
 def _interruption(random: random.Random) -> Interruption:
-    (number,) = random.choices(_SIGNALS, _SIGNAL_WEIGHTS)
+    (number,) = random.choices(list(_SIGNAL_WEIGHTS), list(_SIGNAL_WEIGHTS.values()))
     (phase,) = random.choices(list(_PHASE_WEIGHTS), list(_PHASE_WEIGHTS.values()))
     return Interruption(
         number=number,

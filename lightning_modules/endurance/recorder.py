@@ -82,7 +82,7 @@ class Recorder(Callback):
     ) -> None:
         """Record a batch."""
         positions = trainer.datamodule.positions  # type: ignore[attr-defined]
-        state = digest(pl_module.state_dict().values())
+        state = _weights(trainer, pl_module)
         generator = digest([torch.get_rng_state()])
         loss = float(outputs["loss"]).hex()
         self._record(trainer, "batch", positions, loss, state, generator)
@@ -95,7 +95,7 @@ class Recorder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, *_: Any
     ) -> None:
         """Note the validated weights."""
-        self._validated = digest(pl_module.state_dict().values())
+        self._validated = _weights(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record a validation."""
@@ -115,6 +115,16 @@ class Recorder(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mark the end after the last checkpoint."""
         self._mark(ENDING)
+
+
+def _weights(trainer: Trainer, model: LightningModule) -> str:
+    """Digest of a rank's weights and, on the first rank, its buffers.
+
+    DDP copies the buffers of the first rank to the others only before some batches. Between them,
+    each rank has its own batch statistics, which are used nowhere.
+    """
+    tensors = model.state_dict().values() if trainer.is_global_zero else model.parameters()
+    return digest(tensors)
 
 
 def digest(tensors: Iterable[Tensor]) -> str:

@@ -83,10 +83,11 @@ class Trials:
         """
         drawn = random.Random(seed)
         trial = Trial(seed, draw(drawn))
+        planned = plan(drawn)
         folder = self._work / f"seed-{seed}"
         undisturbed = self._undisturbed(trial.variant)
         try:
-            for interruption in plan(drawn):
+            for interruption in planned:
                 if not goes_on():
                     break
                 hit = self._interrupt(trial.variant, folder, interruption)
@@ -229,7 +230,7 @@ class Trials:
         if not start.wait(lambda: False, _PATIENCE):
             raise TrialError(f"{sent} did not end the run")
         status = start.first.returncode
-        # Without a handler, as in the first moment and for SIGHUP, the other processes stay.
+        # Without a handler, as in the first moments, the other processes stay.
         if status != -number and not start.wait_for_all(_LINGER):
             raise TrialError(f"{sent} left processes behind")
         # Before and after the training, there is nothing to save.

@@ -17,6 +17,7 @@ from lightning_modules.endurance.markers import (
     read_marker,
 )
 from lightning_modules.endurance.variants import OPTIONS, draw
+from lightning_modules.runtime import signals
 
 
 def test_a_seed_gives_the_same_run_again() -> None:
@@ -30,9 +31,7 @@ def test_every_setting_signal_and_phase_is_drawn() -> None:
         assert {asdict(variant)[name] for variant, _ in drawn} == set(values)
     planned = Counter((each.number, each.phase) for _, many in drawn for each in many)
     numbers = {number for number, _ in planned}
-    assert numbers == {
-        signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP,
-    }  # fmt: skip
+    assert numbers == {signal.SIGKILL, *signals.STOP}
     assert all(planned[number, phase] for number in numbers for phase in PHASES)
     assert {len(many) for _, many in drawn} == set(range(3, 9))
 
