@@ -131,5 +131,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
     """Digest of the bytes of tensors."""
     sha = hashlib.blake2b(digest_size=8)
     for tensor in tensors:
-        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        sha.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return sha.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def test_a_run_that_does_not_resume_exactly_is_found(
 
     monkeypatch.setattr(Variant, "_callbacks", without_exact_resume)
     monkeypatch.setattr(trials, "draw", lambda random: variant)
-    kill = Interruption(trials.signal.SIGKILL, "saving", 2, 0.02, None, 0.0)
+    kill = Interruption(signal.SIGKILL, "saving", 2, 0.02, None, 0.0)
     monkeypatch.setattr(trials, "plan", lambda random: [kill])
     assert main(["--runs", "1", "--seed", "7", "-o", str(tmp_path)]) == 1
     output = capsys.readouterr().out
