@@ -1,19 +1,19 @@
 """Convert a data set of any supported layout to WAV in the layout of MUSDB18-HQ.
 
 ``python -m datamodules.convert ROOT OUT`` can be stopped and run again: the folder of a track gets
-its final name only when all files in it are complete. Sample rates and channels are kept.
+its final name only when all files in it are complete. Files of a track that do not match in length,
+sample rate or channels are repaired, and each repair is printed; nothing in ROOT is changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,26 +23,31 @@ import numpy.typing as npt
 import soundfile
 
 from datamodules import command_line
-from datamodules.cache.pcm import find_decoded
-from datamodules.cache.stem_files import decode_stem_file, decoded_stem_file_size, stream_order
 from datamodules.errors import DataError
 from datamodules.files import audio
 from datamodules.locks import file_lock
-from datamodules.parallel import for_each
-from datamodules.tracks.checks import nan_finding
-from datamodules.tracks.findings import raise_errors
-from datamodules.tracks.index import Track, check_tracks
+from datamodules.parallel import for_each, raise_faults
 from datamodules.tracks.layouts import MIXTURE, STEMS, Entry, find_entries, subsets_of
+from datamodules.tracks.repair import (
+    BLOCK_SAMPLES,
+    Format,
+    Source,
+    common_format,
+    find_files,
+    open_track,
+    repaired_blocks,
+    repairs,
+    suspicions,
+)
+from datamodules.unfinished import sync, unfinished_folder
 
 # Encoding -> bytes per sample.
 SUBTYPES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
-_BLOCK_SAMPLES = 2**16
-# Prefix of temporary folders. They are created in OUT, because musdb treats every folder in `train`
-# and `test` as a track.
-_PARTIAL = ".partial-"
+# As the doctor: the error of MUSDB18's AAC is below -32 dB.
+_MIXTURE_ERROR_DB = -20.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Converted:
     """Result of converting one track.
 
@@ -52,13 +57,17 @@ class Converted:
         skipped: Whether the complete converted track existed already.
         samples: Samples written, over all files and channels.
         clipped: Stem name -> number of clipped samples; stems without clipped samples are left out.
+        repaired: File of the data set, or name of a stem without a file -> what was done.
+        warnings: What should be checked.
     """
 
     subset: str
     name: str
-    skipped: bool
-    samples: int
-    clipped: dict[str, int]
+    skipped: bool = False
+    samples: int = 0
+    clipped: dict[str, int] = field(default_factory=dict)
+    repaired: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def convert(
@@ -68,13 +77,16 @@ def convert(
     subtype: str = "PCM_16",
     stems: Sequence[str] = STEMS,
     missing_as_silence: bool = False,
+    strict: bool = False,
     workers: int | None = None,
     progress: bool = False,
+    faults: list[DataError] | None = None,
 ) -> list[Converted]:
     """Write a data set as ``out/{train,test}/<track>/<stem>.wav``, with a mixture for each track.
 
     A track without a mixture gets the sum of its stems. Integers are rounded to the nearest value
-    without dither, so that integer samples are unchanged.
+    without dither, so that integer samples are unchanged. Files that do not match the other files
+    of their track are repaired, see `datamodules.tracks.repair`.
 
     Args:
         root: The data set.
@@ -82,16 +94,18 @@ def convert(
         subtype: ``PCM_16``, ``PCM_24`` or ``FLOAT``.
         stems: Names of the stems.
         missing_as_silence: Write silence for missing stems.
+        strict: A track whose files do not match is an error, as in training.
         workers: Number of threads; by default one per core, at most 8.
         progress: Show a progress bar.
+        faults: If given, the errors of tracks that cannot be written are stored here; by default
+            they are raised when all others are written.
 
     Returns:
-        The result for each track.
+        The result for each track that was written or skipped.
 
     Raises:
-        DataError: Some tracks are faulty (the others are written), the disk is full, or ``out`` and
-            ``root`` overlap.
-        FFmpegMissingError: A .stem.mp4 must be decoded, and ffmpeg is not installed.
+        DataError: Some tracks are faulty (the others are written), ffmpeg is needed and not
+            installed, the disk is full, or ``out`` and ``root`` overlap.
     """
     if subtype not in SUBTYPES:
         raise DataError(f"subtype is {subtype!r}: must be one of {', '.join(SUBTYPES)}")
@@ -100,24 +114,15 @@ def convert(
         entry for subset in subsets_of(root, stems) for entry in find_entries(root, subset, stems)
     ]
     _check_no_overlap(root, out, entries)
+    settings = _Settings(out, subtype, tuple(stems), missing_as_silence, strict)
+    done: dict[Path, Converted] = {}
+    found: list[DataError] = []
 
-    def convert_one(entry: Entry) -> Converted:
-        target = out / entry.subset / entry.name
-        if _is_complete(target, entry, (*stems, MIXTURE), subtype):
-            return Converted(entry.subset, entry.name, True, 0, {})
-        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=out) as scratch:
-            track = _check_and_decode(entry, Path(scratch), stems, missing_as_silence)
-            folder = Path(scratch, "track")
-            folder.mkdir()
-            names = (*stems, MIXTURE)
-            clipped = {name: _write(track, name, folder / f"{name}.wav", subtype) for name in names}
-            target.parent.mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):  # an incomplete track
-                os.replace(target, Path(scratch, "old"))
-            os.replace(folder, target)
-        written = track.samples * track.channels * len(names)
-        clipped = {name: samples for name, samples in clipped.items() if samples}
-        return Converted(entry.subset, entry.name, False, written, clipped)
+    def convert_one(entry: Entry) -> None:
+        try:
+            done[entry.path] = _convert_track(entry, settings)
+        except DataError as fault:
+            found.append(fault)
 
     def on_busy() -> None:
         raise DataError(
@@ -127,19 +132,75 @@ def convert(
     try:
         out.mkdir(parents=True, exist_ok=True)
         with file_lock(out / ".convert.lock", on_busy):
-            for leftover in out.glob(f"{_PARTIAL}*"):  # of a run that was killed
-                shutil.rmtree(leftover)
             threads = workers or min(8, os.cpu_count() or 1)
-            return for_each(convert_one, entries, "converting", progress, threads)
+            for_each(convert_one, entries, "converting", progress, threads)
     except OSError as error:
-        raise _unwritable(out, str(error)) from error
+        found.append(
+            DataError(
+                f"{out}: cannot be written ({error}); free space or set OUT to a folder on another "
+                "disk, and run the command again: complete tracks are kept"
+            )
+        )
+    found.sort(key=str)
+    if faults is None:
+        raise_faults([str(fault) for fault in found])
+    else:
+        faults += found
+    return [done[entry.path] for entry in entries if entry.path in done]
 
 
-def _unwritable(path: Path, reason: str) -> DataError:
-    return DataError(
-        f"{path}: cannot be written ({reason}); free space or set OUT to a folder on another disk, "
-        "and run the command again: complete tracks are kept"
-    )
+@dataclass(frozen=True)
+class _Settings:
+    out: Path
+    subtype: str
+    stems: tuple[str, ...]
+    missing_as_silence: bool
+    strict: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.stems, MIXTURE)
+
+
+def _convert_track(entry: Entry, settings: _Settings) -> Converted:
+    """Write one track, unless it exists.
+
+    Raises:
+        DataError: The track is faulty.
+        OSError: The disk is full or not writable.
+    """
+    done = Converted(entry.subset, entry.name)
+    target = settings.out / entry.subset / entry.name
+    if _is_complete(target, entry, settings):
+        done.skipped = True
+        return done
+    try:
+        # In OUT, because musdb treats every folder in `train` and `test` as a track.
+        with unfinished_folder(settings.out) as scratch:
+            sources, done.warnings = open_track(
+                entry, scratch, settings.stems, settings.missing_as_silence, settings.strict
+            )
+            common = common_format(sources)
+            folder = scratch / "track"
+            folder.mkdir()
+            _write_track(sources, common, folder, settings, done)
+            sync(folder)
+            target.parent.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):  # an incomplete track
+                os.replace(target, scratch / "old")
+            os.replace(folder, target)
+    # libsndfile notices a full disk when writing or closing; readers raise a DataError.
+    except (soundfile.SoundFileError, AssertionError) as error:
+        raise OSError(errno.ENOSPC, str(error) or os.strerror(errno.ENOSPC)) from error
+    for source in sources.values():
+        if actions := repairs(source, common):
+            done.repaired[str(source.path)] = ", ".join(actions)
+        done.warnings += suspicions(source, common)
+    for name in set(settings.names) - sources.keys():
+        made = "missing, written as the sum of the stems" if name == MIXTURE else "silence"
+        done.repaired[f"{entry.path} ({name})"] = made
+    done.samples = common.samples * common.channels * len(settings.names)
+    return done
 
 
 def _check_no_overlap(root: Path, out: Path, entries: Sequence[Entry]) -> None:
@@ -154,82 +215,73 @@ def _check_no_overlap(root: Path, out: Path, entries: Sequence[Entry]) -> None:
             )
 
 
-def _is_complete(target: Path, entry: Entry, names: Sequence[str], subtype: str) -> bool:
+def _is_complete(target: Path, entry: Entry, settings: _Settings) -> bool:
     """Whether a track was converted to this subtype from the current source files."""
     if not target.is_dir():
+        if os.path.lexists(target):
+            raise DataError(
+                f"{target}: exists and is not a folder that this program wrote; move it away, or "
+                "set OUT to another folder"
+            )
         return False
-    foreign = sorted(set(os.listdir(target)) - {f"{name}.wav" for name in names})
+    foreign = sorted(set(os.listdir(target)) - {f"{name}.wav" for name in settings.names})
     if foreign:
         raise DataError(
             f"{target}: contains files that this program did not write "
             f"({', '.join(foreign[:3])}); move them away, or set OUT to another folder"
         )
-    files = [target / f"{name}.wav" for name in names]
-    sources = [entry.path] if entry.is_stem_file else list(entry.find(names).values())
+    files = [target / f"{name}.wav" for name in settings.names]
+    sources = [entry.path] if entry.is_stem_file else find_files(entry, settings.stems).values()
     try:
         infos = {audio.inspect_seekable(path) for path in files}
         newest = max(path.stat().st_mtime_ns for path in sources)
         oldest = min(path.stat().st_mtime_ns for path in files)
     except (DataError, OSError, ValueError):
         return False
-    return len(infos) == 1 and infos.pop().subtype == subtype and newest <= oldest
+    return len(infos) == 1 and infos.pop().subtype == settings.subtype and newest <= oldest
 
 
-def _check_and_decode(
-    entry: Entry, scratch: Path, stems: Sequence[str], missing_as_silence: bool
-) -> Track:
-    decoded = {}
-    if entry.is_stem_file:
-        if (cached := find_decoded(entry.path, stems)) is not None:
-            decoded[entry.path] = cached
-        else:
-            order = stream_order(entry.path, stems)
-            decoded_stem_file_size(entry.path, order)  # raises an error if the header is faulty
-            streams = scratch / "streams"
-            streams.mkdir()
-            decode_stem_file(entry.path, streams, order)
-            entry = replace(entry, path=streams, mixture_folder=streams, is_stem_file=False)
-    (checked,) = check_tracks([entry], decoded, stems, missing_as_silence)
-    raise_errors(checked.findings)
-    assert checked.track is not None
-    return checked.track
-
-
-def _write(track: Track, name: str, path: Path, subtype: str) -> int:
-    """Write one stem; return the number of clipped samples."""
-    clipped = position = 0
-    files = [track.stems[name]] if name in track.stems else []
-    if name == MIXTURE:
-        files = [track.mixture] if track.mixture else list(track.stems.values())
-    try:
-        with soundfile.SoundFile(path, "w", track.sample_rate, track.channels, subtype) as file:
-            for block in _sum_of(files, track):
-                finite = np.isfinite(block).all(0)
-                if not finite.all():
-                    file_with_nan = files[0] if len(files) == 1 else path
-                    sample = position + int(np.argmin(finite))
-                    raise DataError(str(nan_finding(file_with_nan, sample, track.sample_rate)))
-                clipped += _write_block(file, block, subtype)
-                position += block.shape[-1]
-    # libsndfile notices a full disk when writing or closing.
-    except (soundfile.SoundFileError, AssertionError) as error:
-        raise _unwritable(path.parents[2], str(error) or "the disk is full") from error
-    if position < track.samples:
-        raise DataError(
-            f"{files[0]}: damaged: its header declares {track.samples} samples, but only "
-            f"{position} could be read; copy or download the file again"
+def _write_track(
+    sources: Mapping[str, Source],
+    common: Format,
+    folder: Path,
+    settings: _Settings,
+    done: Converted,
+) -> None:
+    """Write all files of a track block by block, and note clipped samples and a wrong mixture."""
+    readers = {name: repaired_blocks(source, common) for name, source in sources.items()}
+    error = energy = 0.0
+    clipped = dict.fromkeys(settings.names, 0)
+    with ExitStack() as stack:
+        files = {
+            name: stack.enter_context(
+                soundfile.SoundFile(
+                    folder / f"{name}.wav",
+                    "w",
+                    common.sample_rate,
+                    common.channels,
+                    settings.subtype,
+                )
+            )
+            for name in settings.names
+        }
+        for _ in range(0, common.samples, BLOCK_SAMPLES):
+            blocks = {name: next(reader) for name, reader in readers.items()}
+            first, *others = [blocks[stem] for stem in settings.stems if stem in blocks]
+            total = sum(others, start=first)
+            mixture = blocks.setdefault(MIXTURE, total)
+            error += float(np.square(mixture - total, dtype=np.float64).sum())
+            energy += float(np.square(mixture, dtype=np.float64).sum())
+            silence = np.zeros_like(total)
+            for name, file in files.items():
+                clipped[name] += _write_block(file, blocks.get(name, silence), settings.subtype)
+    done.clipped = {name: samples for name, samples in clipped.items() if samples}
+    if error > energy * 10 ** (_MIXTURE_ERROR_DB / 10):
+        error_db = 10 * np.log10(error / energy) if energy else np.inf
+        done.warnings.append(
+            f"{sources[MIXTURE].path}: the mixture is not the sum of the stems: the difference is "
+            f"{error_db:.1f} dB of the mixture; it is kept, check that it is of the same song"
         )
-    return clipped
-
-
-def _sum_of(files: Sequence[Path], track: Track) -> Iterator[audio.Audio]:
-    if not files:  # a missing stem
-        for start in range(0, track.samples, _BLOCK_SAMPLES):
-            samples = min(_BLOCK_SAMPLES, track.samples - start)
-            yield np.zeros((track.channels, samples), np.float32)
-        return
-    for parts in zip(*(audio.blocks(file, _BLOCK_SAMPLES) for file in files), strict=False):
-        yield sum(parts[1:], start=parts[0])
 
 
 def _write_block(file: Any, block: audio.Audio, subtype: str) -> int:
@@ -251,8 +303,13 @@ def _write_block(file: Any, block: audio.Audio, subtype: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, or 2 after an error."""
-    parser = argparse.ArgumentParser(prog="python -m datamodules.convert", description=__doc__)
+    """Run the command line and return the exit status described by ``--help``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m datamodules.convert",
+        description=__doc__,
+        epilog="Exit status: 0; 1 if some tracks could not be written; 2 if none was, or for a "
+        "mistake.",
+    )
     parser.add_argument("root", metavar="ROOT", help="data set of any supported layout")
     parser.add_argument("out", metavar="OUT", help="folder to write to")
     parser.add_argument(
@@ -272,6 +329,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--missing_as_silence", action="store_true", help="write silence for missing stems"
     )
     parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse tracks whose files do not match instead of repairing them",
+    )
+    parser.add_argument(
         "--workers", type=command_line.count(), help="threads; by default one per core, at most 8"
     )
     options = vars(parser.parse_args(arguments))
@@ -282,24 +344,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _convert(options: dict[str, Any]) -> int:
     command_line.check_folder(Path(options["out"]).expanduser(), "OUT")
-    results = convert(**options, progress=True)
+    faults: list[DataError] = []
+    results = convert(**options, progress=True, faults=faults)
     written = [track for track in results if not track.skipped]
+    for track in written:
+        for file, actions in track.repaired.items():
+            print(f"repaired: {file}: {actions}")
+        for warning in track.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+    _print_clipped(written)
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    files = sum(len(track.repaired) for track in written)
+    tracks = sum(bool(track.repaired) for track in written)
     print(
         f"{len(written)} tracks written to {options['out']} as {options['subtype']}, "
         f"{len(results) - len(written)} existed already"
+        + f"; {files} files of {tracks} tracks repaired" * bool(files)
+        + f"; {len(faults)} errors" * bool(faults)
     )
-    clipped = [track for track in written if track.clipped]
+    if not faults:
+        return 0
+    return 1 if results else 2
+
+
+def _print_clipped(tracks: Sequence[Converted]) -> None:
+    clipped = [track for track in tracks if track.clipped]
     for track in clipped:
         counts = ", ".join(f"{stem} {samples}" for stem, samples in track.clipped.items())
         print(f"clipped in {track.subset}/{track.name}: {counts}")
     if clipped:
         total = sum(sum(track.clipped.values()) for track in clipped)
-        share = total / sum(track.samples for track in written)
+        share = total / sum(track.samples for track in tracks)
         print(
             f"{total} samples ({share:.2g} of all) exceeded full scale and were clipped; "
             "use --subtype FLOAT to keep them"
         )
-    return 0
 
 
 if __name__ == "__main__":

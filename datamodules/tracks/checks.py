@@ -37,8 +37,9 @@ def find_mismatches(
             _FINDING_NAMES[unit],
             str(files[stem]),
             f"has {value} {unit}, but {files[example].name} has {most_common} {unit}",
-            "all files of a track must have the same length, sample rate and channels; export "
-            "them again from one session",
+            "all files of a track must have the same length, sample rate and channels: "
+            "python -m datamodules.convert ROOT OUT writes a repaired copy of the data set, or "
+            "export them again from one session",
         )
         for stem, value in values.items()
         if value != most_common
