@@ -248,7 +248,7 @@ DATA = {
         ("data out --subtype PCM_8", ["'PCM_8'", "'PCM_16'"]),
         ("data out --workers -1", ["--workers", "at least 1", "'-1'"]),
         ("nan_data out", ["bass.wav: holds NaN or infinity", "sample 7"]),
-        ("rate_data out", ["bass.wav: has 48000 Hz", "export them again"]),
+        ("rate_data out --strict", ["bass.wav: has 48000 Hz", "export them again"]),
         ("missing_data out", ["B - 2: no bass.wav", "restore the file"]),
     ],
     "doctor": [

@@ -1,7 +1,7 @@
 """Repair of a track whose files do not match: one length, sample rate and number of channels.
 
-- The sample rate is that of most files, the channels are those of the file with the most, and the
-  length is that of most files. If two values are equally frequent, it is the mixture's, or the
+- The sample rate and the length are those of most files, and the number of channels is that of
+  most files that are not mono. If two values are equally frequent, it is the mixture's, or the
   larger one.
 - Files of another rate are resampled, mono files are repeated in all channels, and at the end short
   files are padded with silence and long ones are cut.
@@ -118,13 +118,11 @@ def open_track(
     else:
         files = find_files(entry, stems)
     (checked,) = check_tracks([entry], decoded, stems, missing_as_silence)
-    is_complete = set(stems) <= files.keys()
-    raise_errors(
-        finding
-        for finding in checked.findings
-        if strict
-        or not (finding.name in _REPAIRABLE or finding.name == "missing-stem" and is_complete)
-    )
+    no_errors: tuple[str, ...] = ()
+    if not strict:
+        is_complete = set(stems) <= files.keys()
+        no_errors = (*_REPAIRABLE, "missing-stem") if is_complete else _REPAIRABLE
+    raise_errors(finding for finding in checked.findings if finding.name not in no_errors)
     copies = scratch / "decoded"
     copies.mkdir()
     sources, faults = {}, []
@@ -182,13 +180,15 @@ def common_format(sources: Mapping[str, Source]) -> Format:
     Raises:
         DataError: Files have different numbers of channels, and not only mono.
     """
-    channels = max(source.info.channels for source in sources.values())
+    channels = _most_common(
+        {name: source.info.channels for name, source in sources.items() if source.info.channels > 1}
+        or {MIXTURE: 1}
+    )
     for source in sources.values():
         if source.info.channels not in (1, channels):
             raise DataError(
-                f"{source.path}: has {source.info.channels} channels, but another file of the "
-                f"track has {channels}: only mono can be repaired; mix the files down to the same "
-                "number of channels"
+                f"{source.path}: has {source.info.channels} channels, but other files of the track "
+                f"have {channels}: only mono can be repaired; mix the file down"
             )
     rate = _most_common({name: source.info.sample_rate for name, source in sources.items()})
     samples = _most_common({name: _length(source, rate) for name, source in sources.items()})

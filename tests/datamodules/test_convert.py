@@ -153,7 +153,7 @@ def test_complete_tracks_are_skipped_and_others_written_again(
     truncated.write_bytes(truncated.read_bytes()[:-10])
     (out / "train" / "C" / "mixture.wav").unlink()
     os.utime(root / "D" / "vocals.wav")  # newer than the converted file
-    (out / ".partial-killed").mkdir()
+    (out / ".killed.unfinished").mkdir()
     assert main(command) == 0
     assert "3 tracks written" in capsys.readouterr().out
     after = {name: (out / "train" / name).stat().st_ino for name in "ABCD"}
@@ -177,9 +177,16 @@ def test_a_faulty_track_is_left_out_and_the_others_are_written(
     samples = np.zeros((4000, 2), np.float32)
     samples[3000] = np.nan
     soundfile.write(root / "B" / "bass.wav", samples, 8000, subtype="FLOAT")
-    assert main([str(root), str(out)]) == 2
-    assert f"{root / 'B' / 'bass.wav'}: holds NaN" in capsys.readouterr().err
-    assert sorted(path.name for path in (out / "train").iterdir()) == ["A", "C"]
+    (root / "C" / "drums.wav").write_text("no audio")
+    assert main([str(root), str(out)]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2, "all faulty files are named"
+    assert errors[0].startswith(f"error: {root / 'B' / 'bass.wav'}: holds NaN")
+    assert errors[1].startswith(f"error: {root / 'C' / 'drums.wav'}: is not audio")
+    assert [path.name for path in (out / "train").iterdir()] == ["A"]
+    shutil.rmtree(root / "A")
+    shutil.rmtree(out)
+    assert main([str(root), str(out)]) == 2, "nothing could be written"
 
 
 def test_unknown_files_are_not_replaced(tmp_path: Path, out: Path) -> None:
@@ -230,7 +237,7 @@ def test_full_disk_is_reported(tmp_path: Path) -> None:
     try:
         with pytest.raises(DataError, match=r"cannot be written .*complete tracks are kept"):
             convert(root, disk, workers=1)
-        assert [path.name for path in disk.iterdir() if path.name.startswith(".part")] == []
+        assert list(disk.glob(".*.unfinished")) == []
         assert len(list((disk / "train").iterdir())) == 1
         assert len(index_tracks(disk, "train")) == 1
     finally:
