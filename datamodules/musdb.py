@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.augmentations.base import Augmentation, FusedAugmentation
 from datamodules.batches import Batch, StemBatch
 from datamodules.errors import DataError
-from datamodules.files.find import find_audio_files
+from datamodules.files.find import SongFile, find_audio_files
+from datamodules.parallel import raise_faults
 from datamodules.randomness import AUGMENTATION, Position
 from datamodules.roots import DatasetRoots
 from datamodules.stream.batch_size import check_batch_size
@@ -143,7 +143,7 @@ class MUSDBDataModule(LightningDataModule):
         self.train_tracks: list[Track] = []
         self.valid_tracks: list[Track] = []
         self.test_tracks: list[Track] = []
-        self.predict_files: list[Path] = []
+        self.predict_files: list[SongFile] = []
         self.positions: list[Position] = []
         self._root_sizes: list[int] = []  # number of training tracks of each root
         self._loudness: list[Powers] = []
@@ -169,7 +169,9 @@ class MUSDBDataModule(LightningDataModule):
             DataError: A track or a setting is invalid.
         """
         if stage == "predict" and self.predict_paths:
-            self.predict_files = list(find_audio_files(self.predict_paths))
+            found = find_audio_files(self.predict_paths, progress=self._is_first())
+            raise_faults(found.faults)
+            self.predict_files = list(found.songs)
             return
         if stage == "test":
             if not self.test_tracks:

@@ -15,7 +15,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from datamodules.batches import Batch, TrackBatch
-from datamodules.files.find import song_name
+from datamodules.files.find import SongFile
 from lightning_modules.base import description
 from lightning_modules.inference.overlap_add import check_overlap
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor
@@ -221,11 +221,11 @@ class SourceSeparator(LightningModule, ABC):
         """Return the estimates of a complete track; a callback scores them."""
         return {"estimates": self.separate(batch.mixture)}
 
-    def predict_step(self, batch: TrackBatch | Path, batch_idx: int) -> None:
+    def predict_step(self, batch: TrackBatch | SongFile, batch_idx: int) -> None:
         """Separate a track or an audio file to ``estimates/<track>/`` in the run's directory."""
         folder = Path(self.trainer.default_root_dir) / "estimates"
-        if isinstance(batch, Path):
-            separate_file(self, batch, folder / song_name(batch), force=True)
+        if isinstance(batch, SongFile):
+            separate_file(self, batch.path, folder / batch.folder / batch.name, force=True)
             return
         estimates = self.separate(batch.mixture).cpu().numpy()
         rate, channels = self.sample_rate, estimates.shape[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,10 @@ from pathlib import Path
 import soundfile
 
 from datamodules.errors import DataError
+from datamodules.files.audio import AudioInfo
 from datamodules.files.ffmpeg import require_ffmpeg
+from datamodules.files.writing import EncoderError, writing
+from lightning_modules.inference.stem_box import DJ_STEMS, add_stem_box
 
 FORMATS = ("wav", "flac", "mp3", "stem.mp4")
 CLIPPING = ("rescale", "clamp")
@@ -22,8 +25,16 @@ _SUBTYPES = {
     "wav": {32: "FLOAT", 24: "PCM_24", 16: "PCM_16"},
     "flac": {24: "PCM_24", 16: "PCM_16"},
 }
-# All that MPEG audio layer III supports, Hz.
-_MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+# All that a format supports, Hz; ffmpeg would resample others without a word.
+_RATES = {
+    "mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+    "stem.mp4": (
+        (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+    ),
+}
+_CHANNELS = {"flac": 8, "mp3": 2, "stem.mp4": 8}
+# Size of the files relative to their nominal bits, at least: silence compresses well.
+_COMPRESSION = {"wav": 1.0, "flac": 0.2, "mp3": 0.9, "stem.mp4": 0.1}
 # Highest peak: leaves room for rounding to 16 bits, and for overshoots of lossy decoders.
 _CEILING = {"wav": 1 - 2**-15, "flac": 1 - 2**-15, "mp3": 0.98, "stem.mp4": 0.98}
 _BLOCK = 2**18
@@ -42,7 +53,8 @@ class Encoding:
 
     Args:
         format: One of ``FORMATS``. ``stem.mp4`` is one file of AAC streams, first the mixture
-            and then the stems, in the layout of MUSDB18 that musdb and stempeg read.
+            and then the stems, in the layout of MUSDB18 that musdb and stempeg read. With exactly
+            the stems of MUSDB18 it is also a file of Native Instruments' Stems for DJ programs.
         bits: Bits per sample: 16, 24 or 32 (float, the default) for WAV, 16 or 24 (the default)
             for FLAC.
         bitrate_kbps: Kilobits per second of MP3, or of each stream of ``stem.mp4``.
@@ -78,13 +90,31 @@ class Encoding:
         """Whether all stems of a song and the mixture share a file."""
         return self.format == "stem.mp4"
 
-    def check_rate(self, song: Path, sample_rate: int) -> None:
-        """Raise ``DataError`` if the format does not support a song's sample rate, Hz."""
-        if self.format == "mp3" and sample_rate not in _MP3_RATES:
+    def check(self, song: Path, info: AudioInfo) -> None:
+        """Raise ``DataError`` if the format does not support a song's sample rate or channels."""
+        rates = _RATES.get(self.format)
+        if rates and info.sample_rate not in rates:
             raise DataError(
-                f"{song}: has {sample_rate} Hz, MP3 supports "
-                f"{', '.join(map(str, _MP3_RATES))}; choose --format wav or flac"
+                f"{song}: has {info.sample_rate} Hz, {self.format} supports "
+                f"{', '.join(map(str, rates))}; choose --format wav or flac"
             )
+        channels = _CHANNELS.get(self.format, info.channels)
+        if info.channels > channels:
+            raise DataError(
+                f"{song}: has {info.channels} channels, {self.format} supports {channels}; choose "
+                "--format wav"
+            )
+
+    def size(self, info: AudioInfo, stems: int) -> int:
+        """Size of a song's files, at least, for a number of stems; bytes."""
+        streams = stems + self.is_one_file
+        depths = _SUBTYPES.get(self.format)
+        bits_per_second = 1000 * self.bitrate_kbps
+        if depths:
+            bits = self.bits or next(iter(depths))
+            bits_per_second = bits * info.channels * info.sample_rate
+        seconds = info.samples / info.sample_rate
+        return int(streams * seconds * bits_per_second / 8 * _COMPRESSION[self.format])
 
     def files(self, folder: Path, stems: Sequence[str]) -> list[Path]:
         """Return the files of a song's stems in its folder: one per stem, or one for all."""
@@ -99,7 +129,12 @@ class Encoding:
         return 1.0 if exact or self.clipping == "clamp" or peak <= ceiling else ceiling / peak
 
     def write(
-        self, sources: Mapping[str, Path], targets: list[Path], gain: float, tags: Mapping[str, str]
+        self,
+        sources: Mapping[str, Path],
+        targets: Sequence[Path],
+        gain: float,
+        tags: Mapping[str, str],
+        names: Sequence[Path] | None = None,
     ) -> None:
         """Encode stems.
 
@@ -108,29 +143,33 @@ class Encoding:
             targets: Files as ``files`` names them, in any folder.
             gain: Factor applied to all samples, before clipping at full scale.
             tags: Title, artist and others, by soundfile's names.
+            names: The targets as errors name them.
 
         Raises:
-            DataError: The encoder failed.
+            DataError: A file could not be written, for instance because the disk is full.
         """
+        names = names or targets
         if self.is_one_file:
-            self._write_streams(sources, targets[0], gain, tags)
+            with writing(names[0], targets[0]):
+                self._write_streams(sources, targets[0], gain, tags)
             return
-        for (stem, source), target in zip(sources.items(), targets, strict=True):
-            named = {**tags, "title": f"{tags['title']} ({stem})"} if "title" in tags else tags
-            if self.format == "mp3":
-                self._encode(["-i", str(source)], [], target, gain, named, "libmp3lame")
-            else:
-                self._rewrite(source, target, gain, named)
+        for (stem, source), target, name in zip(sources.items(), targets, names, strict=True):
+            titled = {**tags, "title": f"{tags['title']} ({stem})"} if "title" in tags else tags
+            with writing(name, target):
+                if self.format == "mp3":
+                    self._encode(_input(source), [], target, gain, titled, "libmp3lame")
+                else:
+                    self._rewrite(source, target, gain, titled)
 
     def _rewrite(self, source: Path, target: Path, gain: float, tags: Mapping[str, str]) -> None:
         depths = _SUBTYPES[self.format]
         bits = self.bits or next(iter(depths))
-        with soundfile.SoundFile(source) as old:
+        with soundfile.SoundFile(os.fsencode(source)) as old:
             # WAV is limited to 4 GiB, 3.4 hours of float stereo at 44.1 kHz.
             long = self.format == "wav" and old.frames * old.channels * bits // 8 >= 2**32 - 2**16
             container = "RF64" if long else self.format.upper()
             form = (old.samplerate, old.channels, depths[bits])
-            with soundfile.SoundFile(target, "w", *form, format=container) as new:
+            with soundfile.SoundFile(os.fsencode(target), "w", *form, format=container) as new:
                 for name, value in tags.items():
                     setattr(new, name, value)
                 while len(block := old.read(_BLOCK, dtype="float32", always_2d=True)):
@@ -144,11 +183,13 @@ class Encoding:
         streams: list[str] = []
         # A dictionary keeps the first place of each name.
         for number, name in enumerate(dict.fromkeys([*known, *sources])):
-            inputs += ["-i", str(sources[name])]
+            inputs += _input(sources[name])
             streams += ["-map", f"{number}:a", f"-metadata:s:a:{number}", f"title={name}"]
             # Ordinary players play the default stream: the mixture.
             streams += [f"-disposition:a:{number}", "default" if number == 0 else "0"]
         self._encode(inputs, streams, target, gain, tags, "aac")
+        if set(sources) == {MIXTURE, *DJ_STEMS}:
+            add_stem_box(target)
 
     def _encode(
         self,
@@ -166,11 +207,12 @@ class Encoding:
         for name, value in tags.items():
             command += ["-metadata", f"{'track' if name == 'tracknumber' else name}={value}"]
         command += ["-f", "mp4" if self.is_one_file else "mp3", f"file:{target}"]
-        done = subprocess.run(command, capture_output=True, check=False, text=True)
-        if done.returncode:
-            reason = done.stderr.strip().rpartition("\n")[2]
-            raise DataError(
-                f"{target}: ffmpeg could not write it ({reason}); check that the disk "
-                f"({shutil.disk_usage(target.parent).free / 1e9:.1f} GB free) is not full, or "
-                "choose --format wav"
-            )
+        done = subprocess.run(command, capture_output=True, check=False)
+        message = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        # After some failed writes ffmpeg exits with 0.
+        if done.returncode or "No space left" in message:
+            raise EncoderError(message or f"ffmpeg exited with {done.returncode}")
+
+
+def _input(path: Path) -> list[str]:
+    return ["-i", f"file:{path}"]

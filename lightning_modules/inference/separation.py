@@ -12,6 +12,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from datamodules.errors import DataError
 from lightning_modules.inference.overlap_add import check_overlap, overlap_add
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor
 from lightning_modules.inference.shifts import average_over_delays, check_shifts, draw_delays
@@ -114,6 +115,18 @@ def separate_stream(
     yield from process(estimates())
 
 
+def check_channels(model: Separator, channels: int) -> None:
+    """Raise ``DataError`` unless the model separates audio with this number of channels.
+
+    It does if the audio has as many as the model, or one of them is mono.
+    """
+    if channels != model.audio_channels and 1 not in (channels, model.audio_channels):
+        raise DataError(
+            f"the audio has {channels} channels, the model separates {model.audio_channels}; mix "
+            f"it down first, for instance by: ffmpeg -i OLD -ac {model.audio_channels} NEW.wav"
+        )
+
+
 def apply(model: Separator, chunks: Tensor, rate: int) -> Tensor:
     """Run the model on chunks of any rate and number of channels.
 
@@ -129,6 +142,7 @@ def apply(model: Separator, chunks: Tensor, rate: int) -> Tensor:
         ValueError: Neither the audio nor the model is mono, and their channels differ.
     """
     batch, channels, length = chunks.shape
+    check_channels(model, channels)
     inputs = chunks.contiguous()  # the chunks overlap in memory
     if rate != model.sample_rate:
         # A resampled chunk rings at its edges, where the cross-fade weights it near zero.
@@ -136,13 +150,8 @@ def apply(model: Separator, chunks: Tensor, rate: int) -> Tensor:
     if channels != model.audio_channels:
         if model.audio_channels == 1:
             inputs = inputs.reshape(batch * channels, 1, -1)  # (B, C, T) -> (B C, 1, T)
-        elif channels == 1:
-            inputs = inputs.expand(-1, model.audio_channels, -1)
         else:
-            raise ValueError(
-                f"the audio has {channels} channels, the model separates {model.audio_channels}: "
-                "mix it down first"
-            )
+            inputs = inputs.expand(-1, model.audio_channels, -1)
     estimates = model(inputs).contiguous()
     if channels != model.audio_channels:
         if model.audio_channels == 1:

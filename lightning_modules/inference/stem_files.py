@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,11 +15,16 @@ import soundfile
 import torch
 
 from datamodules.errors import DataError
-from datamodules.files.audio import Audio, open_song
+from datamodules.files.audio import Audio, AudioInfo, open_song
+from datamodules.files.writing import free_megabytes, writing
 from datamodules.tracks.checks import nan_finding
+from datamodules.unfinished import unfinished_folder
 from lightning_modules.inference.encoding import MIXTURE, Encoding
 from lightning_modules.inference.postprocessing import PostProcessing
 from lightning_modules.inference.separation import Separator, separate_stream
+
+# Bytes of a sample in a temporary file.
+_FLOAT = 4
 
 
 class SeparatingModule(Separator, Protocol):
@@ -94,25 +100,27 @@ class Selection:
 
 
 class StemFiles:
-    """A folder of audio files, one per stem, written block by block.
+    """The files of a song's stems, written block by block.
 
     Blocks are appended to temporary 32-bit float WAVs. When all are complete, they are encoded
     and moved to their final names.
 
     Args:
-        folder: Folder of the files; created if necessary.
+        folder: Folder of the files and of temporary files; created if necessary.
         stems: Names of the stems.
         sample_rate: Sample rate, Hz.
         channels: Number of channels.
         force: Overwrite existing files.
         encoding: Format of the files; by default 32-bit float WAV, which does not clip.
         tags: Title, artist and others, by soundfile's names.
+        files: The files, below the folder; by default those of ``Encoding.files``.
 
     Attributes:
         gain: Factor applied to all stems against clipping, known on exit.
 
     Raises:
         FileExistsError: A file exists and ``force`` is not given.
+        DataError: A file cannot be written, for instance because the disk is full.
     """
 
     def __init__(
@@ -124,56 +132,106 @@ class StemFiles:
         force: bool = False,
         encoding: Encoding | None = None,
         tags: Mapping[str, str] | None = None,
+        files: Sequence[Path] | None = None,
     ) -> None:
         self.folder, self.stems = folder, stems
         self.sample_rate, self.channels = sample_rate, channels
         self.encoding, self.tags = encoding or Encoding(), tags or {}
+        self.files = files or self.encoding.files(folder, stems)
         self.gain, self._peak = 1.0, 0.0
         if not force:
-            self.check_free(folder, stems, self.encoding)
-        self._temporary = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
-
-    @staticmethod
-    def check_free(folder: Path, stems: Sequence[str], encoding: Encoding) -> None:
-        """Raise ``FileExistsError`` if a file of these stems exists."""
-        for path in encoding.files(folder, stems):
-            if path.exists():
-                raise FileExistsError(
-                    f"{path} already exists; give --force to overwrite it, --resume to skip "
-                    "finished songs, or another folder"
-                )
+            check_free(self.files)
 
     def __enter__(self) -> StemFiles:
-        self._temporary.mkdir(parents=True, exist_ok=True)
-        self._paths = {name: self._temporary / f".{name}.wav" for name in self.stems}
-        size = {"samplerate": self.sample_rate, "channels": self.channels}
-        self._files = [
-            # RF64, since WAV is limited to 4 GiB.
-            soundfile.SoundFile(path, "w", **size, subtype="FLOAT", format="RF64")
-            for path in self._paths.values()
-        ]
+        with ExitStack() as stack:
+            stack.callback(self._remove_empty_folder, self.folder.exists())
+            with writing(self.files[0], self.folder / "any"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._temporary = stack.enter_context(unfinished_folder(self.folder))
+            # Numbered, since a stem's name may be as long as names can be.
+            self._paths = [self._temporary / f"{number}.wav" for number in range(len(self.stems))]
+            self._open = [self._create(number) for number in range(len(self.stems))]
+            self._stack = stack.pop_all()
         return self
+
+    def _create(self, number: int) -> soundfile.SoundFile:
+        path, form = self._paths[number], (self.sample_rate, self.channels, "FLOAT")
+        with writing(self._final(number), path):
+            # RF64, since WAV is limited to 4 GiB.
+            return soundfile.SoundFile(os.fsencode(path), "w", *form, format="RF64")
 
     def write(self, stems: Audio) -> None:
         """Append a block of waveforms, shape (stems, C, n)."""
         self._peak = max(self._peak, float(np.abs(stems).max(initial=0)))
-        for file, stem in zip(self._files, stems, strict=True):
-            file.write(stem.T)
+        for number, (file, stem) in enumerate(zip(self._open, stems, strict=True)):
+            with writing(self._final(number), self._paths[number]):
+                file.write(stem.T)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        try:
-            for file in self._files:
-                file.close()
+        with self._stack:
+            for number, file in enumerate(self._open):
+                if error is None:
+                    with writing(self._final(number), self._paths[number]):
+                        file.close()
+                else:
+                    with suppress(soundfile.SoundFileError):
+                        file.close()
             if error is None:
-                self.gain = self.encoding.gain(self._peak)
-                finished = self.encoding.files(self.folder, self.stems)
-                encoded = [self._temporary / path.name for path in finished]
-                self.encoding.write(self._paths, encoded, self.gain, self.tags)
-                self.folder.mkdir(parents=True, exist_ok=True)
-                for path, final in zip(encoded, finished, strict=True):
-                    path.replace(final)
-        finally:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+                self._finish()
+
+    def _finish(self) -> None:
+        self.gain = self.encoding.gain(self._peak)
+        suffix = self.encoding.format
+        numbers = range(len(self.files))
+        encoded = [self._temporary / f"encoded-{number}.{suffix}" for number in numbers]
+        sources = dict(zip(self.stems, self._paths, strict=True))
+        self.encoding.write(sources, encoded, self.gain, self.tags, self.files)
+        for path, final in zip(encoded, self.files, strict=True):
+            with writing(final, path):
+                final.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(final)
+
+    def _remove_empty_folder(self, is_kept: bool) -> None:
+        with suppress(OSError):
+            if not is_kept:
+                self.folder.rmdir()
+
+    def _final(self, number: int) -> Path:
+        """File of a stem, for messages."""
+        return self.files[min(number, len(self.files) - 1)]
+
+
+def check_free(files: Sequence[Path]) -> None:
+    """Raise ``FileExistsError`` if one of the files exists."""
+    existing = [path for path in files if os.path.lexists(path)]
+    if existing:
+        others = f" and {len(existing) - 1} more already exist" if len(existing) > 1 else ""
+        raise FileExistsError(
+            f"{existing[0]}{others or ' already exists'}; give --force to "
+            "overwrite, --resume to skip finished songs, or another folder"
+        )
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Raise ``DataError`` if a disk has less free space than needed, bytes.
+
+    Args:
+        folder: A folder on the disk, which need not exist yet.
+        needed: Bytes.
+        what: What needs them, for the message.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    if needed > shutil.disk_usage(existing).free:
+        raise DataError(
+            f"{what} need at least {needed / 1e6:,.1f} MB with temporary files, "
+            f"{free_megabytes(existing)} MB are free on the disk of {folder}; free space there, "
+            "or give another folder"
+        )
+
+
+def temporary_size(info: AudioInfo, stems: int, encoding: Encoding) -> int:
+    """Size of the temporary files while a song is separated, bytes."""
+    return _FLOAT * info.samples * info.channels * (stems + encoding.is_one_file)
 
 
 @dataclass(frozen=True)
@@ -201,6 +259,7 @@ def separate_file(
     postprocessing: PostProcessing | None = None,
     selection: Selection | None = None,
     encoding: Encoding | None = None,
+    files: Sequence[Path] | None = None,
     progress: Callable[[int], None] = lambda samples: None,
 ) -> Separated:
     """Separate an audio file of any length and rate, block by block.
@@ -208,27 +267,28 @@ def separate_file(
     Args:
         model: The separator.
         song: The audio file; its tags are copied to the stems.
-        folder: Folder of the stems.
+        folder: Folder of the stems and of temporary files.
         force: Overwrite existing files.
         overlap: Fraction of a chunk that is cross-faded with the next; by default the model's.
         shifts: Number of random delays to average over; by default the model's.
         postprocessing: Post-processing of the estimates; by default the model's.
         selection: Which stems to write; by default one per source.
         encoding: Format of the files; by default 32-bit float WAV.
+        files: Files of the stems below ``folder``; by default those of ``Encoding.files``.
         progress: Called with the number of samples just separated.
 
     Returns:
         The gain of the stems, and what is missing of the song if it is damaged.
 
     Raises:
-        DataError: The file cannot be read or is not finite, the model has no such stem, or the
-            format does not support the sample rate.
+        DataError: The file cannot be read or is not finite, the model has no such stem, the
+            format does not support the sample rate, or the disk is full.
         FileExistsError: Stems exist and ``force`` is not given.
     """
     selection, encoding = selection or Selection(), encoding or Encoding()
     source = open_song(song)
     info = source.info
-    encoding.check_rate(song, info.sample_rate)
+    encoding.check(song, info)
     estimates = separate_stream(
         model,
         (torch.from_numpy(block).to(model.device) for block in source.blocks),
@@ -239,27 +299,30 @@ def separate_file(
         postprocessing=model.postprocessing if postprocessing is None else postprocessing,
         progress=progress,
     )
-    names = selection.names(model.sources) + [MIXTURE] * encoding.is_one_file
+    stems = selection.names(model.sources)
+    needed = temporary_size(info, len(stems), encoding) + encoding.size(info, len(stems))
+    check_room(folder, needed, f"{song}: its stems")
+    names = stems + [MIXTURE] * encoding.is_one_file
     mixture = None
     if selection.residual or encoding.is_one_file:
         # Read again, since muting yields the first estimate after the last block.
         mixture = _Reader(open_song(song).blocks)
     done = 0
     with StemFiles(
-        folder, names, info.sample_rate, info.channels, force, encoding, source.tags
-    ) as files:
+        folder, names, info.sample_rate, info.channels, force, encoding, source.tags, files
+    ) as output:
         for part in estimates:
             audio = part.cpu().numpy()
             if not np.isfinite(audio).all():
                 raise _non_finite_error(song, info.sample_rate, done)
             done += audio.shape[-1]
             original = None if mixture is None else mixture.read(audio.shape[-1])
-            stems = selection.take(audio, model.sources, original)
+            waveforms = selection.take(audio, model.sources, original)
             if encoding.is_one_file:
                 assert original is not None
-                stems = np.concatenate([stems, original[None]])
-            files.write(stems)
-    return Separated(files.gain, source.shortfall())
+                waveforms = np.concatenate([waveforms, original[None]])
+            output.write(waveforms)
+    return Separated(output.gain, source.shortfall())
 
 
 def _non_finite_error(song: Path, sample_rate: int, done: int) -> DataError:

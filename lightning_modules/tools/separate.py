@@ -6,8 +6,9 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +18,17 @@ import yaml
 from datamodules import command_line
 from datamodules.errors import DataError
 from datamodules.files.audio import AudioInfo
-from datamodules.files.find import find_audio_files, song_name
+from datamodules.files.find import SongFile, find_audio_files
+from datamodules.files.name_lists import read_names
 from lightning_modules.base.description import check_is_there
 from lightning_modules.inference.encoding import CLIPPING, FORMATS, Encoding
+from lightning_modules.inference.naming import Naming, check_files
 
 if TYPE_CHECKING:
     from lightning_modules.base.separator import SourceSeparator
     from lightning_modules.inference.postprocessing import PostProcessing
 
+_BAR_CHARACTERS = 40
 _EXIT = """exit status: 0 if all songs are done, 1 if some are incomplete or could not be
 separated, 2 for a mistake found before the first song"""
 
@@ -42,7 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     name = "python -m lightning_modules.tools.separate"
     parser = argparse.ArgumentParser(prog=name, epilog=_EXIT)
     add = parser.add_argument
-    inputs = "audio files, folders, patterns such as 'a/**/*.flac', or - for a list on stdin"
+    inputs = (
+        "audio files, folders with all that is below them, patterns such as 'a/**/*.flac', or - "
+        "for a list of names on stdin"
+    )
     add("inputs", nargs="+", help=inputs)
     checkpoint = "a checkpoint of `fit`, or an exported folder"
     add("--checkpoint", required=True, type=Path, help=checkpoint)
@@ -56,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--two-stems", metavar="STEM", help="this stem, and the sum of the others as no_STEM")
     add("--residual", action="store_true", help="also write the mixture minus the stems")
     add = parser.add_argument_group("files").add_argument
+    add(
+        "--name",
+        metavar="TEMPLATE",
+        help="names of the files below -o, without suffix, such as '{song} - {stem}'; {folder} is "
+        "the song's folder below the one that is searched (default '{folder}/{song}/{stem}')",
+    )
     add("--format", choices=FORMATS, default="wav", help="default wav")
     add("--bits", type=int, help="wav: 16, 24, 32 (float, default); flac: 16, 24 (default)")
     add("--bitrate", type=int, default=256, help="kbit/s of mp3 and stem.mp4 (default 256)")
@@ -81,10 +94,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @dataclass(frozen=True)
-class _Song:
-    path: Path
-    folder: Path
+class _Job:
+    song: SongFile
     info: AudioInfo
+    files: list[Path]
 
     @property
     def seconds(self) -> float:
@@ -94,40 +107,45 @@ class _Song:
 def separate_songs(options: argparse.Namespace) -> int:
     """Separate songs in blocks, in memory that does not depend on their length.
 
+    All that is wrong with songs is printed before the first is separated; the others are done.
+
     Returns:
-        Number of songs that could not be separated, or only in part.
+        Number of inputs that could not be separated, or only in part.
 
     Raises:
-        DataError: An option, a song or the checkpoint cannot be used.
+        DataError: An option, the checkpoint or all songs cannot be used, or the disk is too small.
         FileExistsError: Stems exist, and neither ``--force`` nor ``--resume`` is given.
     """
     for path in filter(None, (options.checkpoint, options.denoiser)):
         check_is_there(path)
     command_line.check_folder(options.output, "-o")
     encoding = Encoding(options.format, options.bits, options.bitrate, options.clipping)
-    # Report bad files before loading the model, which takes seconds.
-    songs = [
-        _Song(path, options.output / song_name(path), info)
-        for path, info in find_audio_files(_expand_stdin(options.inputs)).items()
-    ]
-    for song in songs:
-        encoding.check_rate(song.path, song.info.sample_rate)
+    naming = Naming(encoding, options.name)
     settings = _settings(options.postprocessing)
+    # Report bad files before loading the model, which takes seconds.
+    found = find_audio_files(_expand_stdin(options.inputs), options.output, progress=True)
+    for note in found.notes:
+        print(f"note: {command_line.printable(note)}", file=sys.stderr)
 
-    from lightning_modules.inference.stem_files import Selection, StemFiles
+    def check(song: SongFile, info: AudioInfo) -> None:
+        encoding.check(song.path, info)
+        _check_place(naming.files(options.output, song, ["stem"])[0])
+
+    songs, faults = _checked(found.songs, check)
+    left_out = _report(found.faults + faults, len(songs))
+
+    from lightning_modules.inference.separation import check_channels
+    from lightning_modules.inference.stem_files import Selection
 
     selection = Selection(options.stems, options.two_stems, options.residual)
     model = _load(options, settings)
     stems = selection.names(model.sources)
-    if options.resume:
-        files = [encoding.files(song.folder, stems) for song in songs]
-        done = [all(path.is_file() for path in paths) for paths in files]
-        if any(done):
-            print(f"{sum(done)} of {len(songs)} songs are already done")
-        songs = [song for song, is_done in zip(songs, done, strict=True) if not is_done]
-    elif not options.force:
-        for song in songs:
-            StemFiles.check_free(song.folder, stems, encoding)
+    songs, faults = _checked(songs, lambda song, info: check_channels(model, info.channels))
+    left_out += _report(faults, len(songs))
+    files = {song: naming.files(options.output, song, stems) for song in songs}
+    check_files(files)
+    jobs = [_Job(song, info, files[song]) for song, info in songs.items()]
+    jobs = _remaining(jobs, options, encoding, len(stems))
     keywords = {
         "force": options.force or options.resume,
         "overlap": options.overlap,
@@ -136,16 +154,88 @@ def separate_songs(options: argparse.Namespace) -> int:
         "selection": selection,
         "encoding": encoding,
     }
-    return _separate_all(model, songs, options.jobs, keywords)
+    shown = "folder" if naming.has_song_folder else "files"
+    return left_out + _separate_all(model, jobs, options.output, shown, options.jobs, keywords)
 
 
 def _expand_stdin(inputs: Sequence[str]) -> Iterator[str]:
-    """Replace ``-`` by the lines of standard input."""
+    """Replace ``-`` by the names on standard input."""
     for word in inputs:
         if word == "-":
-            yield from filter(None, map(str.strip, sys.stdin))
+            yield from read_names(sys.stdin.buffer)
         else:
             yield word
+
+
+def _check_place(path: Path) -> None:
+    """Raise unless a file can have this name."""
+    with suppress(FileNotFoundError):
+        if path.is_dir():
+            raise DataError(f"{path} is a folder, expected a file or nothing; give another -o")
+        path.lstat()  # raises if the name is too long for the disk
+    command_line.check_folder(path.parent, "its stems go to")
+
+
+def _checked(
+    songs: dict[SongFile, AudioInfo], check: Callable[[SongFile, AudioInfo], None]
+) -> tuple[dict[SongFile, AudioInfo], list[str]]:
+    """Apply a check that raises to songs; return those that pass, and messages about others."""
+    passed, faults = {}, []
+    for song, info in songs.items():
+        try:
+            check(song, info)
+            passed[song] = info
+        except (OSError, ValueError) as error:
+            faults.append(_explain(song.path, error))
+    return passed, faults
+
+
+def _report(faults: list[str], remaining: int) -> int:
+    """Print all faults and return their number; raise if no songs remain."""
+    lines = [command_line.printable(fault) for fault in faults]
+    if not remaining:
+        raise DataError("\nerror: ".join(lines))
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    if lines:
+        others = f"the other {remaining} songs" if remaining > 1 else "the other song"
+        print(f"{len(lines)} of the inputs cannot be separated; {others} will be", file=sys.stderr)
+    return len(lines)
+
+
+def _explain(path: Path, error: Exception) -> str:
+    """Message about an error of a song, with its name."""
+    text = command_line.describe(error)
+    if "OutOfMemory" in type(error).__name__ or isinstance(error, MemoryError):
+        text = "the memory is full; use --jobs 1 or --device cpu, or close other programs"
+    return text if str(path) in text else f"{path}: {text}"
+
+
+def _remaining(
+    jobs: list[_Job], options: argparse.Namespace, encoding: Encoding, stems: int
+) -> list[_Job]:
+    """Leave out songs that are done, with ``--resume``; check that the others can be written."""
+    from lightning_modules.inference.stem_files import check_free, check_room, temporary_size
+
+    if options.resume:
+        done = [all(path.is_file() for path in job.files) for job in jobs]
+        if any(done):
+            print(f"{sum(done)} of {len(jobs)} songs are already done")
+        jobs = [job for job, is_done in zip(jobs, done, strict=True) if not is_done]
+    elif not options.force:
+        check_free([path for job in jobs for path in job.files])
+    if jobs:
+        infos = [job.info for job in jobs]
+        needed = sum(encoding.size(info, stems) for info in infos)
+        needed += max(temporary_size(info, stems, encoding) for info in infos)
+        replaced = (path for job in jobs for path in job.files if path.is_file())
+        others = f" and of {len(jobs) - 1} more" if len(jobs) > 1 else ""
+        check_room(
+            options.output,
+            needed - sum(path.stat().st_size for path in replaced),
+            f"{jobs[0].song.path}: its stems{others}",
+        )
+    return jobs
 
 
 def _load(options: argparse.Namespace, settings: PostProcessing | None) -> SourceSeparator:
@@ -184,7 +274,12 @@ def _load(options: argparse.Namespace, settings: PostProcessing | None) -> Sourc
 
 
 def _separate_all(
-    model: SourceSeparator, songs: list[_Song], jobs: int, keywords: dict[str, Any]
+    model: SourceSeparator,
+    jobs: list[_Job],
+    output: Path,
+    shown: str,
+    threads: int,
+    keywords: dict[str, Any],
 ) -> int:
     """Separate songs with a progress bar; return how many failed or are incomplete."""
     from tqdm import tqdm
@@ -192,42 +287,46 @@ def _separate_all(
     from lightning_modules.inference.stem_files import separate_file
 
     started = time.perf_counter()
-    failed: list[_Song] = []
-    incomplete: list[_Song] = []
+    failed: list[_Job] = []
+    incomplete: list[_Job] = []
     stopped = threading.Event()
     with tqdm(
-        total=sum(song.seconds for song in songs),
+        total=sum(job.seconds for job in jobs),
         desc="separating",
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s "
         "[{elapsed}<{remaining}]",
     ) as bar:
 
-        def separate(song: _Song) -> None:
-            bar.set_description_str(song_name(song.path))
+        def separate(job: _Job) -> None:
+            bar.set_description_str(command_line.printable(job.song.name)[:_BAR_CHARACTERS])
 
             def advance(samples: int) -> None:
                 if stopped.is_set():
                     raise KeyboardInterrupt
-                seconds = samples / song.info.sample_rate
+                seconds = samples / job.info.sample_rate
                 with bar.get_lock():  # type: ignore[no-untyped-call]
                     # Headers may misstate the length; tqdm drops a total that is exceeded.
                     bar.total = max(bar.total or 0, bar.n + seconds)
                     bar.update(seconds)
 
+            path = job.song.path
             try:
-                done = separate_file(model, song.path, song.folder, progress=advance, **keywords)
-            except (OSError, ValueError) as error:
-                failed.append(song)
-                bar.write(f"error: {command_line.describe(error)}", sys.stderr)
+                done = separate_file(
+                    model, path, output, files=job.files, progress=advance, **keywords
+                )
+            except Exception as error:  # of libraries, too: the other songs are still separated
+                failed.append(job)
+                bar.write(f"error: {command_line.printable(_explain(path, error))}", sys.stderr)
                 return
             note = f" (turned down to {done.gain:.3g} to avoid clipping)" if done.gain < 1 else ""
-            bar.write(f"{song.folder}{note}", sys.stdout)
+            for written in [job.files[0].parent] if shown == "folder" else job.files:
+                bar.write(f"{command_line.printable(written)}{note}", sys.stdout)
             if done.shortfall:
-                incomplete.append(song)
-                bar.write(f"warning: {done.shortfall}", sys.stderr)
+                incomplete.append(job)
+                bar.write(f"warning: {command_line.printable(done.shortfall)}", sys.stderr)
 
-        with ThreadPoolExecutor(jobs) as pool:
-            waiting = [pool.submit(separate, song) for song in songs]
+        with ThreadPoolExecutor(threads) as pool:
+            waiting = [pool.submit(separate, job) for job in jobs]
             try:
                 for future in waiting:
                     future.result()
@@ -236,14 +335,14 @@ def _separate_all(
                 pool.shutdown(cancel_futures=True)
                 raise
         audio, seconds = bar.n, time.perf_counter() - started
-    number = len(songs) - len(failed)
+    number = len(jobs) - len(failed)
     if audio:
         speed = f"{audio:.0f} s of audio in {seconds:.1f} s: {audio / seconds:.3g} times real time"
         print(f"{number} song{'s' * (number != 1)}, {speed}", file=sys.stderr)
     if failed:
-        print(f"{len(failed)} of {len(songs)} songs could not be separated", file=sys.stderr)
+        print(f"{len(failed)} of {len(jobs)} songs could not be separated", file=sys.stderr)
     if incomplete:
-        print(f"{len(incomplete)} of {len(songs)} songs are incomplete", file=sys.stderr)
+        print(f"{len(incomplete)} of {len(jobs)} songs are incomplete", file=sys.stderr)
     return len(failed) + len(incomplete)
 
 

@@ -1,0 +1,69 @@
+"""Errors of writing files: the system's reason, and the free space on the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import soundfile
+
+from datamodules.errors import DataError
+
+
+class EncoderError(Exception):
+    """ffmpeg failed; the message is its last line."""
+
+
+@contextmanager
+def writing(final: Path, partial: Path) -> Iterator[None]:
+    """Convert errors of writing a file to a ``DataError`` with the reason and the free space.
+
+    Args:
+        final: The file, for the message.
+        partial: What has been written of it.
+    """
+    try:
+        yield
+    # AssertionError: soundfile has written fewer samples than it should.
+    except (soundfile.SoundFileError, AssertionError, EncoderError, OSError) as error:
+        raise _writing_error(final, partial, error) from error
+
+
+def _writing_error(final: Path, partial: Path, error: Exception) -> DataError:
+    code, reason = _reason(partial, error)
+    folder = next(path for path in partial.parents if path.is_dir())
+    disk = next(path for path in (folder, *folder.resolve().parents) if os.path.ismount(path))
+    advice = "free space there, or give another folder"
+    if code == errno.EFBIG:
+        advice = "raise the limit of file sizes (`ulimit -f`), or give another folder"
+    elif code not in (errno.ENOSPC, errno.EDQUOT):
+        advice = "check the disk and its permissions, or give another folder"
+    return DataError(
+        f"{final}: could not be written ({reason}; {free_megabytes(folder)} MB are free on the "
+        f"disk {disk}); {advice}"
+    )
+
+
+def free_megabytes(folder: Path) -> str:
+    """Free space on the disk of a folder, millions of bytes, as text."""
+    return f"{shutil.disk_usage(folder).free / 1e6:,.1f}"
+
+
+def _reason(partial: Path, error: Exception) -> tuple[int | None, str]:
+    """Error number and message of the system, which libsndfile and ffmpeg do not pass on.
+
+    The system repeats it when more is written to the same file.
+    """
+    if not isinstance(error, OSError) or not error.errno:
+        try:
+            with partial.open("r+b") as file:
+                file.seek(0, os.SEEK_END)
+                file.write(bytes(2**16))
+            return None, str(error).strip() or "unknown reason"
+        except OSError as repeated:
+            error = repeated
+    return error.errno, error.strerror or str(error)
