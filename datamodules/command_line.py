@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import io
 import os
 import select
 import signal
@@ -11,10 +12,13 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+
+from tqdm import tqdm
 
 from datamodules.errors import DataError
 
@@ -31,8 +35,10 @@ def run(work: Callable[[], int], stopped: str = "stopped") -> int:
     number, ``stopped`` is printed, and unfinished files are deleted. It is 141, without a
     message, if the reader of the output has gone, as in ``| head``.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that are not UTF-8
     try:
-        with _signals_interrupt():
+        with _signals_interrupt(), _plain_warnings():
             status = work()
             sys.stdout.flush()
             return status
@@ -42,6 +48,26 @@ def run(work: Callable[[], int], stopped: str = "stopped") -> int:
         with suppress(OSError):  # the terminal may be closed
             print(f"\n{stopped}", file=sys.stderr)
         return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print warnings of our code on one line, and hide those of libraries.
+
+    With ``STEMLAB_TRACEBACK`` set, all are printed as Python does.
+    """
+    ours = tuple(str(Path(__file__).parents[1] / name) + os.sep for name in _OUR_PACKAGES)
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, *place: object
+    ) -> None:
+        if filename.startswith(ours):
+            tqdm.write(f"warning: {printable(message)}", sys.stderr)
+
+    with warnings.catch_warnings():
+        if not os.environ.get(_TRACEBACK):
+            warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 @contextmanager
@@ -110,6 +136,11 @@ def describe(error: Exception) -> str:
     if raised_in and _is_ours(raised_in[-1]):
         return str(error)
     return f"{message} (set {_TRACEBACK}=1 to see the traceback)"
+
+
+def printable(text: object) -> str:
+    """A text on one line: line breaks and control characters, as in names, are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 def _is_ours(module: str) -> bool:

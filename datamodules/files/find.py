@@ -18,106 +18,15 @@ from datamodules.files.names import is_stem_file, is_system_name, key, suffix_of
 from datamodules.parallel import for_each
 
 # Of formats that soundfile or ffmpeg reads, videos included; the common ones first.
-SUFFIXES = tuple(
-    [
-        ".wav",
-        ".flac",
-        ".mp3",
-        ".m4a",
-        ".ogg",
-        ".opus",
-        ".aiff",
-        ".aif",
-        ".aac",
-        ".mp4",
-        ".wma",
-        ".webm",
-        ".oga",
-        ".mkv",
-        ".aifc",
-        ".caf",
-        ".au",
-        ".wv",
-        ".mp2",
-        ".mp1",
-        ".mpga",
-        ".mpa",
-        ".w64",
-        ".rf64",
-        ".bwf",
-        ".wave",
-        ".snd",
-        ".m4b",
-        ".m4r",
-        ".m4v",
-        ".mka",
-        ".mov",
-        ".avi",
-        ".wmv",
-        ".asf",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".m2ts",
-        ".mts",
-        ".vob",
-        ".flv",
-        ".f4v",
-        ".ogv",
-        ".ogx",
-        ".3gp",
-        ".3g2",
-        ".ape",
-        ".tta",
-        ".tak",
-        ".mpc",
-        ".mp+",
-        ".ofr",
-        ".shn",
-        ".dsf",
-        ".dff",
-        ".ac3",
-        ".eac3",
-        ".ec3",
-        ".dts",
-        ".dtshd",
-        ".mlp",
-        ".thd",
-        ".amr",
-        ".awb",
-        ".spx",
-        ".ra",
-        ".rm",
-        ".rmvb",
-        ".voc",
-        ".sds",
-        ".sd2",
-        ".avr",
-        ".nist",
-        ".sph",
-        ".ircam",
-        ".sf",
-        ".paf",
-        ".svx",
-        ".8svx",
-        ".iff",
-        ".mat",
-        ".pvf",
-        ".htk",
-        ".xi",
-        ".adts",
-        ".latm",
-        ".gsm",
-        ".weba",
-        ".qt",
-        ".mxf",
-        ".divx",
-        ".vqf",
-        ".aa3",
-        ".oma",
-        ".omg",
-    ]
-)
+SUFFIXES = (
+    ".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aiff", ".aif", ".aac", ".mp4", ".wma",
+    ".webm", ".oga", ".mkv", ".aifc", ".caf", ".au", ".wv", ".mp2", ".mpga", ".w64", ".rf64",
+    ".bwf", ".wave", ".snd", ".m4b", ".m4r", ".m4v", ".mka", ".mov", ".avi", ".wmv", ".asf",
+    ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".vob", ".flv", ".f4v", ".ogv", ".3gp", ".3g2",
+    ".ape", ".tta", ".tak", ".mpc", ".dsf", ".dff", ".ac3", ".eac3", ".ec3", ".dts", ".mlp",
+    ".thd", ".amr", ".awb", ".spx", ".ra", ".rm", ".voc", ".sd2", ".avr", ".nist", ".sph",
+    ".ircam", ".paf", ".iff", ".svx", ".pvf", ".adts", ".latm", ".gsm", ".weba", ".mxf", ".oma",
+)  # fmt: skip
 _MIXTURE = "mixture"
 _STEMS = ("vocals", "drums", "bass", "other")
 _SHOWN = 20
@@ -296,9 +205,9 @@ class _Search:
 
 
 def _split(pattern: Path) -> tuple[Path, str]:
-    """Split a pattern into folders that exist, which may have brackets in their names, and the rest.
+    """Split a pattern into folders that exist and the rest.
 
-    The suffix of the rest matches in both letter cases.
+    The folders may have brackets in their names. The rest matches suffixes in any letter case.
     """
     folder, parts = Path(), list(pattern.parts)
     while os.path.isdir(folder / parts[0]):

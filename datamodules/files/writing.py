@@ -33,24 +33,40 @@ def writing(final: Path, partial: Path) -> Iterator[None]:
         raise _writing_error(final, partial, error) from error
 
 
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Raise ``DataError`` if a disk has less free space than needed, bytes.
+
+    Args:
+        folder: A folder on the disk, which need not exist yet.
+        needed: Bytes.
+        what: What needs them, for the message.
+    """
+    if needed > shutil.disk_usage(_existing(folder)).free:
+        raise DataError(
+            f"{what} at least {needed / 1e6:,.1f} MB, temporary files included, in {folder}; "
+            f"{_room(folder)}: free space there, or give another folder"
+        )
+
+
 def _writing_error(final: Path, partial: Path, error: Exception) -> DataError:
     code, reason = _reason(partial, error)
-    folder = next(path for path in partial.parents if path.is_dir())
-    disk = next(path for path in (folder, *folder.resolve().parents) if os.path.ismount(path))
     advice = "free space there, or give another folder"
     if code == errno.EFBIG:
         advice = "raise the limit of file sizes (`ulimit -f`), or give another folder"
     elif code not in (errno.ENOSPC, errno.EDQUOT):
         advice = "check the disk and its permissions, or give another folder"
-    return DataError(
-        f"{final}: could not be written ({reason}; {free_megabytes(folder)} MB are free on the "
-        f"disk {disk}); {advice}"
-    )
+    return DataError(f"{final}: could not be written ({reason}; {_room(partial.parent)}); {advice}")
 
 
-def free_megabytes(folder: Path) -> str:
-    """Free space on the disk of a folder, millions of bytes, as text."""
-    return f"{shutil.disk_usage(folder).free / 1e6:,.1f}"
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+
+
+def _room(folder: Path) -> str:
+    """Free space on the disk of a folder, as text."""
+    existing = _existing(folder).resolve()
+    disk = next(path for path in (existing, *existing.parents) if os.path.ismount(path))
+    return f"{shutil.disk_usage(existing).free / 1e6:,.1f} MB are free on the disk {disk}"
 
 
 def _reason(partial: Path, error: Exception) -> tuple[int | None, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -225,7 +226,9 @@ class SourceSeparator(LightningModule, ABC):
         """Separate a track or an audio file to ``estimates/<track>/`` in the run's directory."""
         folder = Path(self.trainer.default_root_dir) / "estimates"
         if isinstance(batch, SongFile):
-            separate_file(self, batch.path, folder / batch.folder / batch.name, force=True)
+            place = folder / batch.folder / batch.name
+            if shortfall := separate_file(self, batch.path, place, force=True).shortfall:
+                print(f"warning: {shortfall}", file=sys.stderr)
             return
         estimates = self.separate(batch.mixture).cpu().numpy()
         rate, channels = self.sample_rate, estimates.shape[1]

@@ -118,7 +118,11 @@ def _fault(template: str, is_one_file: bool) -> str:
         return f"{error}; the fields are {known}, {_EXAMPLE}"
     for name, form, conversion in fields:
         if name not in FIELDS or form or conversion:
-            wrong = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
+            wrong = (
+                (name or "")
+                + (f"!{conversion}" if conversion else "")
+                + (f":{form}" if form else "")
+            )
             return f"unknown field {{{wrong}}}; the fields are {known}, {_EXAMPLE}"
     if not is_one_file and all(name != "stem" for name, *_ in fields):
         return (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 
 from datamodules.errors import DataError
 from datamodules.files.audio import Audio, AudioInfo, open_song
-from datamodules.files.writing import free_megabytes, writing
+from datamodules.files.writing import check_room, writing
 from datamodules.tracks.checks import nan_finding
 from datamodules.unfinished import unfinished_folder
 from lightning_modules.inference.encoding import MIXTURE, Encoding
@@ -212,23 +211,6 @@ def check_free(files: Sequence[Path]) -> None:
         )
 
 
-def check_room(folder: Path, needed: int, what: str) -> None:
-    """Raise ``DataError`` if a disk has less free space than needed, bytes.
-
-    Args:
-        folder: A folder on the disk, which need not exist yet.
-        needed: Bytes.
-        what: What needs them, for the message.
-    """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    if needed > shutil.disk_usage(existing).free:
-        raise DataError(
-            f"{what} need at least {needed / 1e6:,.1f} MB with temporary files, "
-            f"{free_megabytes(existing)} MB are free on the disk of {folder}; free space there, "
-            "or give another folder"
-        )
-
-
 def temporary_size(info: AudioInfo, stems: int, encoding: Encoding) -> int:
     """Size of the temporary files while a song is separated, bytes."""
     return _FLOAT * info.samples * info.channels * (stems + encoding.is_one_file)
@@ -301,7 +283,7 @@ def separate_file(
     )
     stems = selection.names(model.sources)
     needed = temporary_size(info, len(stems), encoding) + encoding.size(info, len(stems))
-    check_room(folder, needed, f"{song}: its stems")
+    check_room(folder, needed, f"{song}: its stems need")
     names = stems + [MIXTURE] * encoding.is_one_file
     mixture = None
     if selection.residual or encoding.is_one_file:

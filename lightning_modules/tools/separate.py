@@ -20,6 +20,7 @@ from datamodules.errors import DataError
 from datamodules.files.audio import AudioInfo
 from datamodules.files.find import SongFile, find_audio_files
 from datamodules.files.name_lists import read_names
+from datamodules.files.writing import check_room
 from lightning_modules.base.description import check_is_there
 from lightning_modules.inference.encoding import CLIPPING, FORMATS, Encoding
 from lightning_modules.inference.naming import Naming, check_files
@@ -215,7 +216,7 @@ def _remaining(
     jobs: list[_Job], options: argparse.Namespace, encoding: Encoding, stems: int
 ) -> list[_Job]:
     """Leave out songs that are done, with ``--resume``; check that the others can be written."""
-    from lightning_modules.inference.stem_files import check_free, check_room, temporary_size
+    from lightning_modules.inference.stem_files import check_free, temporary_size
 
     if options.resume:
         done = [all(path.is_file() for path in job.files) for job in jobs]
@@ -229,7 +230,7 @@ def _remaining(
         needed = sum(encoding.size(info, stems) for info in infos)
         needed += max(temporary_size(info, stems, encoding) for info in infos)
         replaced = (path for job in jobs for path in job.files if path.is_file())
-        others = f" and of {len(jobs) - 1} more" if len(jobs) > 1 else ""
+        others = f" and those of {len(jobs) - 1} more need" if len(jobs) > 1 else " need"
         check_room(
             options.output,
             needed - sum(path.stat().st_size for path in replaced),

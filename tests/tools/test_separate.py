@@ -245,16 +245,16 @@ def test_patterns_standard_input_and_parallel_jobs(
 ) -> None:
     for name in ("a/one.wav", "a/b/two.flac", "three.wav"):
         song(Path(name), seconds=0.7)
-    monkeypatch.setattr("sys.stdin", io.StringIO("three.wav\n\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"three.wav\n\n")))
     threads = torch.get_num_threads()
     try:
         arguments = ["a/**/*", "-", "--checkpoint", checkpoint, "-o", "out", "--jobs", "2"]
         assert separate.main(arguments) == 0
     finally:
         torch.set_num_threads(threads)
-    assert file_stems("out") == ["one", "three", "two"]
     said = capsys.readouterr()
-    assert sorted(said.out.split()) == ["out/one", "out/three", "out/two"]
+    assert sorted(said.out.split()) == ["out/b/two", "out/one", "out/three"]
+    assert file_stems("out/b/two") == ["other", "vocals"]
     assert "3 songs, 2 s of audio in" in said.err
     assert "times real time" in said.err
     one = [soundfile.read(f"{folder}/one/vocals.wav")[0] for folder in ("out", "again")[:1]]
@@ -334,7 +334,7 @@ def test_rates_channels_and_filters_that_do_not_fit(
             2,
             ["WaveUNet has no Wiener filter"],
         ),
-        (["six.wav", "--checkpoint", checkpoint], 1, ["6 channels"]),
+        (["six.wav", "--checkpoint", checkpoint], 2, ["six.wav: the audio has 6", "-ac 2"]),
     ):
         assert separate.main(arguments) == status
         error = capsys.readouterr().err
