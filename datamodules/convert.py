@@ -27,7 +27,7 @@ from datamodules.errors import DataError
 from datamodules.files import audio
 from datamodules.locks import file_lock
 from datamodules.parallel import for_each, raise_faults
-from datamodules.tracks.layouts import MIXTURE, STEMS, Entry, find_entries, subsets_of
+from datamodules.tracks.layouts import MIXTURE, STEMS, SUBSETS, Entry, find_entries, subsets_of
 from datamodules.tracks.repair import (
     BLOCK_SAMPLES,
     Format,
@@ -52,7 +52,7 @@ class Converted:
     """Result of converting one track.
 
     Attributes:
-        subset: ``train`` or ``test``.
+        subset: ``train``, ``valid`` or ``test``.
         name: Name of the track.
         skipped: Whether the complete converted track existed already.
         samples: Samples written, over all files and channels.
@@ -82,7 +82,7 @@ def convert(
     progress: bool = False,
     faults: list[DataError] | None = None,
 ) -> list[Converted]:
-    """Write a data set as ``out/{train,test}/<track>/<stem>.wav``, with a mixture for each track.
+    """Write a data set as ``out/{train,valid,test}/<track>/<stem>.wav``, each with a mixture.
 
     A track without a mixture gets the sum of its stems. Integers are rounded to the nearest value
     without dither, so that integer samples are unchanged. Files that do not match the other files
@@ -206,7 +206,7 @@ def _convert_track(entry: Entry, settings: _Settings) -> Converted:
 def _check_no_overlap(root: Path, out: Path, entries: Sequence[Entry]) -> None:
     """Raise a ``DataError`` if the data set and ``out`` overlap, also through symbolic links."""
     sources = {root.resolve()} | {entry.path.resolve().parent for entry in entries}
-    targets = {out.resolve(), (out / "train").resolve(), (out / "test").resolve()}
+    targets = {out.resolve(), *((out / subset).resolve() for subset in SUBSETS)}
     for source, target in product(sources, targets):
         if target.is_relative_to(source) or source.is_relative_to(target):
             raise DataError(

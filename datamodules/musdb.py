@@ -36,14 +36,14 @@ class MUSDBDataModule(LightningDataModule):
     """Random crops for training, whole tracks for validation and test.
 
     Args:
-        root: Data set: a folder with ``train`` and ``test``, each with one folder of WAV, FLAC or
-            Ogg stems per track or with ``.stem.mp4`` files; DSD100; or a folder that contains
-            the track folders directly, which are used for training and validation. By default the
-            environment variable ``MUSDB_PATH``; if it is not set, the embedded corpus. Several
-            data sets are mixed by weight: with ``{/data/musdb18hq: 1.0, /data/extra: 0.5}`` two
-            out of three stems are drawn from the first one. The first data set is
-            used for validation and test; all training tracks of the others are used for training,
-            except those with the name of a validation track.
+        root: Data set: a folder with ``train``, ``test`` and optionally ``valid``, each with one
+            folder of WAV, FLAC or Ogg stems per track or with ``.stem.mp4`` files; DSD100; or a
+            folder that contains the track folders directly, which are used for training and
+            validation. By default the environment variable ``MUSDB_PATH``; if it is not set, the
+            embedded corpus. Several data sets are mixed by weight: with ``{/data/musdb18hq: 1.0,
+            /data/extra: 0.5}`` two out of three stems are drawn from the first one. The first data
+            set is used for validation and test; all training tracks of the others are used for
+            training, except those with the name of a validation track.
         sources: Sources to separate: a list of stems, or a dictionary that maps each source to the
             stems whose sum it is: ``{vocals: [vocals], accompaniment: [drums, bass, other]}``.
         stems: Names of the stems of every track; their sum is the mixture of a training example.
@@ -66,8 +66,8 @@ class MUSDBDataModule(LightningDataModule):
             range between the quietest (at least -60 dBFS) and the loudest crop of a stem into
             intervals of equal width in dB. With 1, all starts are equally probable.
         augmentations: Augmentations of the stems of training examples, in order.
-        validation_tracks: Names of the training tracks used for validation; by default the official
-            14 of MUSDB18, else every seventh track.
+        validation_tracks: Names of the training tracks used for validation; by default the tracks
+            in the folder ``valid``, else the official 14 of MUSDB18, else every seventh track.
         validation_crops_per_track: Number of fixed crops of each validation track for ``val/loss``.
         predict_paths: Audio files or folders to separate with ``predict``; by default the
             validation tracks.

@@ -12,15 +12,20 @@ from pytorch_lightning.utilities import rank_zero_info
 from datamodules.demo.corpus import VALIDATION_TRACKS, demo_corpus
 from datamodules.errors import DataError
 from datamodules.files.ffmpeg import require_ffmpeg
+from datamodules.tracks.findings import Finding, summarise
 from datamodules.tracks.index import (
     MUSDB_VALIDATION_TRACKS,
+    Split,
     Track,
     index_tracks,
+    split_by_folder,
     split_validation,
+    without_names,
 )
-from datamodules.tracks.layouts import weighted_roots
+from datamodules.tracks.layouts import subset_folders, subsets_of, weighted_roots
 from datamodules.tracks.preparation import resample_tracks
 from datamodules.tracks.sources import SourceGrouping
+from datamodules.tracks.unread import unread_in_root
 
 
 class DatasetRoots:
@@ -72,32 +77,51 @@ class DatasetRoots:
     def fit_tracks(self, progress: bool) -> tuple[list[list[Track]], list[Track]]:
         """Index the training subsets: training tracks, one list per root, and validation tracks."""
         root = self._root()
-        found = self._index(root, "train", progress)
-        train, valid, rule = split_validation(found, **self._validation_rule(root))
+        findings = unread_in_root(root, self._grouping.stems)
+        train, valid, rule = self._split(root, findings, progress)
         rank_zero_info(
             f"{len(train)} training and {len(valid)} validation tracks in {root} ({rule})"
         )
-        held_out = {track.name for track in valid}
-        others = [self._index_other(other, held_out, progress) for other in self._others]
+        others = [self._index_other(other, valid, findings, progress) for other in self._others]
+        _tell(findings)
         return [train, *others], valid
 
     def test_tracks(self, progress: bool) -> list[Track]:
         """Index the test subset of the first root."""
-        return self._index(self._root(), "test", progress)
+        findings: list[Finding] = []
+        tracks = self._index(self._root(), "test", findings, progress)
+        _tell(findings)
+        return tracks
 
-    def _index_other(self, root: Path, held_out: set[str], progress: bool) -> list[Track]:
+    def _split(self, root: Path, findings: list[Finding], progress: bool) -> Split:
+        """Validate on the tracks given by name, else on a validation subset, else on others."""
+        train = self._index(root, "train", findings, progress)
+        folders = subset_folders(root, "valid", self._grouping.stems)
+        if folders and self._validation_tracks is None:
+            valid = self._index(root, "valid", findings, progress)
+            return split_by_folder(train, valid, folders[0])
+        split = split_validation(train, **self._validation_rule(root))
+        if folders:
+            unused = f"; {folders[0].name} is not used, because validation_tracks is set"
+            split = split._replace(rule=split.rule + unused)
+        return split
+
+    def _index_other(
+        self, root: Path, valid: Sequence[Track], findings: list[Finding], progress: bool
+    ) -> list[Track]:
         """Training tracks of another root, without those named as validation tracks."""
-        found = self._index(root, "train", progress)
-        tracks = [track for track in found if track.name not in held_out]
+        found = self._index(root, "train", findings, progress)
+        tracks = without_names(found, valid)
         if not tracks:
             raise DataError(
                 f"{root}: all of its {len(found)} training tracks have names of validation tracks "
                 "of the first root; leave it out of root"
             )
-        rank_zero_info(
-            f"{len(tracks)} more training tracks in {root} ({len(found) - len(tracks)} left out, "
-            "named as validation tracks)"
-        )
+        findings += unread_in_root(root, self._grouping.stems)
+        rule = f"{len(found) - len(tracks)} left out, named as validation tracks"
+        if others := [name for name in subsets_of(root, self._grouping.stems) if name != "train"]:
+            rule += f"; {' and '.join(others)} not used, only those of the first root"
+        rank_zero_info(f"{len(tracks)} more training tracks in {root} ({rule})")
         return tracks
 
     def _given_root(self) -> Path | None:
@@ -139,7 +163,9 @@ class DatasetRoots:
         embedded = all((root / "train" / name).is_dir() for name in VALIDATION_TRACKS)
         return {"names": VALIDATION_TRACKS if embedded else MUSDB_VALIDATION_TRACKS}
 
-    def _index(self, root: Path, subset: str, progress: bool) -> list[Track]:
+    def _index(
+        self, root: Path, subset: str, findings: list[Finding], progress: bool
+    ) -> list[Track]:
         expected = self._grouping.audio_channels
         tracks = index_tracks(
             root,
@@ -147,6 +173,7 @@ class DatasetRoots:
             stems=self._grouping.stems,
             missing_as_silence=self._missing_as_silence,
             progress=progress,
+            findings=findings,
         )
         for track in tracks:
             if track.channels != expected and 1 not in (track.channels, expected):
@@ -155,3 +182,9 @@ class DatasetRoots:
                     f"{expected}; set --data.init_args.audio_channels={track.channels}"
                 )
         return resample_tracks(tracks, self._sample_rate, progress)
+
+
+def _tell(findings: Sequence[Finding]) -> None:
+    lines = summarise(findings)
+    if lines:
+        rank_zero_info("\n".join([*lines, "python -m datamodules.doctor ROOT lists all of them"]))

@@ -58,7 +58,7 @@ def different_rates(tracks: Sequence[Track]) -> list[Finding]:
 
 
 def duplicates(entries: Sequence[Entry], pairs: Sequence[Pair]) -> Iterator[Finding]:
-    """An error for each pair of tracks in train and test that sound alike; else a warning."""
+    """An error for each pair of tracks of two subsets that sound alike; else a warning."""
     for first, second, correlation, shift_seconds in pairs:
         one, other = entries[first], entries[second]
         leak = one.subset != other.subset
@@ -69,7 +69,8 @@ def duplicates(entries: Sequence[Entry], pairs: Sequence[Pair]) -> Iterator[Find
             str(other.path),
             f"sounds like {one.subset}/{one.name} (correlation {correlation:.2f} of 1"
             f"{shift if shift_seconds else ''}), expected another song",
-            "remove the one in train: test scores of songs that were trained on are too high"
+            f"remove the one in {one.subset}: scores of songs that training or validation used are "
+            "too high"
             if leak
             else "listen to both and remove one; otherwise one may be used for validation",
         )

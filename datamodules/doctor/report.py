@@ -22,6 +22,7 @@ from datamodules.tracks.checks import find_non_finite
 from datamodules.tracks.findings import Finding, Severity
 from datamodules.tracks.index import CheckedTrack, check_tracks
 from datamodules.tracks.layouts import STEMS, SUBSETS, Entry, find_entries, subsets_of
+from datamodules.tracks.unread import same_names_in_subsets, unread_in_root, unread_in_subset
 
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
 
@@ -31,7 +32,7 @@ class TrackReport:
     """Measurements of a track.
 
     Attributes:
-        subset: ``train`` or ``test``.
+        subset: ``train``, ``valid`` or ``test``.
         name: Name of the track.
         seconds: Length, seconds; None if its files cannot be read or differ.
         sample_rate: Sample rate, Hz.
@@ -77,10 +78,10 @@ class Report:
 
     @property
     def counted(self) -> str:
-        """Number of tracks, such as ``100 train and 50 test tracks``."""
+        """Number of tracks, such as ``90 train, 10 valid and 50 test tracks``."""
         counts = Counter(track.subset for track in self.tracks)
         parts = [f"{counts[subset]} {subset}" for subset in SUBSETS if counts[subset]]
-        return f"{' and '.join(parts)} tracks"
+        return f"{', '.join([*parts[:-2], ' and '.join(parts[-2:])])} tracks"
 
     def json(self) -> dict[str, Any]:
         """The report in JSON's types; an infinite level (silence) is null."""
@@ -117,9 +118,13 @@ def examine(
     """
     root = Path(root).expanduser()
     subsets = subsets_of(root, stems)
-    entries = [entry for subset in subsets for entry in find_entries(root, subset, stems)]
+    by_subset = {subset: find_entries(root, subset, stems) for subset in subsets}
+    entries = [entry for found in by_subset.values() for entry in found]
     tracks = _load(entries, stems, missing_as_silence, fast, progress)
-    findings = [found for loaded in tracks for found in loaded.findings]
+    findings = unread_in_root(root, stems)
+    for subset, found in by_subset.items():
+        findings += unread_in_subset(root, subset, found, stems)
+    findings += [finding for loaded in tracks for finding in loaded.findings]
     findings += different_rates([loaded.track for loaded in tracks if loaded.track])
     measures: list[TrackMeasures | None] = [None] * len(entries)
     if fast:
@@ -129,6 +134,10 @@ def examine(
         count = workers or os.cpu_count() or 1
         measures, faults = _measure(entries, tracks, count, progress)
         findings += faults
+    leaks = {finding.where for finding in findings if finding.name == "duplicate"}
+    findings += [
+        finding for finding in same_names_in_subsets(entries) if finding.where not in leaks
+    ]
     findings.sort(key=lambda found: -SEVERITIES.index(found.severity))
     reports = []
     for entry, loaded, each in zip(entries, tracks, measures, strict=True):

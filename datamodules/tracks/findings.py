@@ -41,6 +41,17 @@ class Finding:
         return Finding("error", name, str(path), finding, remedy)
 
 
+def summarise(findings: Iterable[Finding]) -> list[str]:
+    """One line for each kind of finding: the first one, and how many others there are."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.severity, finding.name), []).append(finding)
+    return [
+        f"{severity}: {group[0]}" + (f" ({len(group) - 1} more of this kind)" * (len(group) > 1))
+        for (severity, _), group in groups.items()
+    ]
+
+
 def raise_errors(findings: Iterable[Finding]) -> None:
     """Raise one ``DataError`` for all findings that are errors, if there are any."""
     raise_faults([str(finding) for finding in findings if finding.severity == "error"])

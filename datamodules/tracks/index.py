@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,13 @@ from datamodules.cache.stem_files import stream_orders
 from datamodules.errors import DataError
 from datamodules.files import audio
 from datamodules.files.audio import Audio
+from datamodules.files.names import is_system_name, key, match
 from datamodules.files.state import State, check_same
 from datamodules.tracks.checks import find_mismatches, find_non_finite
 from datamodules.tracks.findings import Finding, raise_errors
 from datamodules.tracks.headers import Header, decoded_headers, read_headers
 from datamodules.tracks.layouts import FORMATS, MIXTURE, STEMS, Entry, find_entries
+from datamodules.tracks.unread import unread_in_subset, unread_in_track
 
 # The validation split of musdb's own configuration (its configs/mus.yaml).
 MUSDB_VALIDATION_TRACKS = (
@@ -48,7 +51,7 @@ class Track:
 
     Attributes:
         name: Name of the track, as in musdb.
-        subset: ``train`` or ``test``.
+        subset: ``train``, ``valid`` or ``test``.
         stems: Stem name -> its file, which is in the cache if it was decoded or resampled.
         mixture: File of the track's own mixture, if it has one.
         samples: Length of each file, samples per channel.
@@ -147,15 +150,17 @@ def index_tracks(
     stems: Sequence[str] = STEMS,
     missing_as_silence: bool = False,
     progress: bool = True,
+    findings: list[Finding] | None = None,
 ) -> list[Track]:
     """Find and check the tracks of a subset; decode each .stem.mp4 once, into the cache.
 
     Args:
         root: Folder of the data set.
-        subset: ``train`` or ``test``.
+        subset: ``train``, ``valid`` or ``test``.
         stems: Names of the stems that every track must have.
         missing_as_silence: Replace missing stems by silence; at least one must exist.
         progress: Show a progress bar for each step that takes more than a second.
+        findings: If given, warnings and notes are appended, such as files that are not read.
 
     Returns:
         The tracks, sorted by name.
@@ -169,6 +174,9 @@ def index_tracks(
     decoded = decode(stem_files, progress, stems=stems)
     checked = check_tracks(entries, decoded, stems, missing_as_silence, progress)
     raise_errors([finding for result in checked for finding in result.findings])
+    if findings is not None:
+        findings += unread_in_subset(root, subset, entries)
+        findings += [finding for result in checked for finding in result.findings]
     float_files = [path for result in checked for path in result.float_files]
     raise_errors(find_non_finite(float_files, progress))
     return [result.track for result in checked if result.track]
@@ -185,7 +193,8 @@ def split_validation(
 
     Args:
         tracks: Tracks of the training subset.
-        names: Names of the validation tracks; those that exist are used.
+        names: Names of the validation tracks, without letter case and Unicode form; those that
+            exist are used.
         fraction: If none of the names exists, this fraction of the tracks is used for validation,
             at evenly spaced positions in the sorted list: at least one track, never all.
         required: Raise an error if a name does not exist or there are no names, instead of using
@@ -198,16 +207,17 @@ def split_validation(
         DataError: No track is left for training or for validation, or a required one is missing.
     """
     tracks = sorted(tracks, key=lambda track: track.name)
-    present = {track.name for track in tracks}
-    missing = [name for name in names if name not in present]
+    present = [track.name for track in tracks]
+    found = match(names, present)
+    missing = [name for name in names if name not in found]
     if required and (missing or not names):
         fault = f"lists unknown tracks ({', '.join(map(repr, missing))})" if missing else "is empty"
         raise DataError(
             f"validation_tracks {fault}; training tracks are for example "
-            f"{', '.join(map(repr, sorted(present)[:3]))}; correct validation_tracks, or remove it "
-            "to validate on a fraction of the tracks"
+            f"{', '.join(map(repr, present[:3]))}; correct validation_tracks, or remove it "
+            "for the default split"
         )
-    chosen = present.intersection(names)
+    chosen = set(found.values())
     if chosen:
         rule = f"validation: {len(chosen)} of the {len(names)} named tracks"
     else:
@@ -230,6 +240,37 @@ def split_validation(
             "or list fewer in validation_tracks"
         )
     return Split(train, [track for track in tracks if track.name in chosen], rule)
+
+
+def split_by_folder(train: Sequence[Track], valid: Sequence[Track], folder: Path) -> Split:
+    """Validate on the tracks of a validation subset.
+
+    Args:
+        train: Tracks of the training subset; those with the name of a validation track are left
+            out.
+        valid: Tracks of the validation subset.
+        folder: The folder of the validation subset, for messages.
+
+    Raises:
+        DataError: No track is left for training.
+    """
+    kept = without_names(train, valid)
+    if not kept:
+        raise DataError(
+            f"no track is left for training: all {len(train)} have the names of tracks in "
+            f"{folder}; remove them there, or set validation_tracks"
+        )
+    left_out = len(train) - len(kept)
+    rule = f"validation: the tracks in {folder.name}" + (
+        f"; {left_out} training tracks with the same names are left out" if left_out else ""
+    )
+    return Split(kept, list(valid), rule)
+
+
+def without_names(tracks: Sequence[Track], others: Sequence[Track]) -> list[Track]:
+    """The tracks whose names differ from those of other tracks, not only in case or form."""
+    names = {key(track.name) for track in others}
+    return [track for track in tracks if key(track.name) not in names]
 
 
 def check_tracks(
@@ -290,10 +331,11 @@ def _check_track(
     missing_as_silence: bool,
 ) -> CheckedTrack:
     missing = tuple(stem for stem in stems if stem not in files)
+    findings = unread_in_track(entry, files, stems)
     if missing_as_silence and len(missing) < len(stems):
-        findings = [_silent_stem_note(entry, stem) for stem in missing]
-    else:
-        findings = [_missing_stem_error(entry, stem, stems) for stem in missing]
+        findings += [_silent_stem_note(entry, stem) for stem in missing]
+    elif missing:
+        findings.append(_missing_stems_error(entry, missing, stems))
     findings += [Finding.of(faults[path], path) for path in files.values() if path in faults]
     stem_headers = {stem: headers[path] for stem, path in files.items() if path in headers}
     for name, unit in (("samples", "samples"), ("sample_rate", "Hz"), ("channels", "channels")):
@@ -323,14 +365,18 @@ def _check_track(
     return CheckedTrack(track, findings, float_files)
 
 
-def _missing_stem_error(entry: Entry, stem: str, stems: Sequence[str]) -> Finding:
-    present = [] if entry.is_stem_file else sorted(path.name for path in entry.path.iterdir())
+def _missing_stems_error(entry: Entry, missing: Sequence[str], stems: Sequence[str]) -> Finding:
+    expected = ", ".join(f"{stem}{FORMATS[0]}" for stem in missing)
+    finding = f"no {expected} (or {', '.join(FORMATS[1:])})"
+    if entry.is_stem_file:
+        finding = f"no stream for {', '.join(missing)}"
+    elif present := sorted(name for name in os.listdir(entry.path) if not is_system_name(name)):
+        finding += f" (found: {', '.join(present[:8])})"
     return Finding(
         "error",
         "missing-stem",
         str(entry.path),
-        f"no {' or '.join(stem + suffix for suffix in FORMATS)} "
-        f"(found: {', '.join(present[:8]) or 'nothing'})",
+        finding,
         f"every track needs {', '.join(stems)}; restore the file, remove the track, set "
         "missing_as_silence, or set stems to those of the data set",
     )

@@ -23,8 +23,8 @@ from datamodules.doctor.report import Report
 from datamodules.tracks.layouts import MIXTURE, SUBSETS
 from lightning_modules.plots.style import COLOURS, HEAT_COLOURS, new_figure
 
-_BLUE, _RED, _ORANGE = COLOURS[0], COLOURS[1], COLOURS[5]
-_SUBSET_COLOURS = dict(zip(SUBSETS, (_BLUE, _ORANGE), strict=True))
+_BLUE, _RED, _GREEN, _ORANGE = COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[5]
+_SUBSET_COLOURS = dict(zip(SUBSETS, (_BLUE, _GREEN, _ORANGE), strict=True))
 _SEVERITY_COLOURS = {"note": "0.6", "warning": _ORANGE, "error": _RED}
 # Minus infinity on a decibel or logarithmic axis is drawn at its end.
 _EXACT_DB = -120.0
@@ -106,7 +106,10 @@ def _draw_lengths(axes: Axes, report: Report) -> None:
         subset: [t.seconds / 60 for t in report.tracks if t.subset == subset and t.seconds]
         for subset in _SUBSET_COLOURS
     }
-    axes.hist(list(minutes.values()), bins=20, stacked=True, color=list(_SUBSET_COLOURS.values()))
+    # From zero, as equal lengths would be spread over the width.
+    longest = max((length for lengths in minutes.values() for length in lengths), default=1.0)
+    colours = list(_SUBSET_COLOURS.values())
+    axes.hist(list(minutes.values()), bins=20, range=(0, longest), stacked=True, color=colours)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(title="Length", xlabel="minutes", ylabel="tracks")
 

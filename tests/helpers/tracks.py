@@ -61,3 +61,17 @@ def write_dsd100(root: Path) -> Path:
         mixture = root / "Sources" / part / name / "mixture.wav"
         mixture.rename(root / "Mixtures" / part / name / "mixture.wav")
     return root
+
+
+def touch(root: Path, *files: str) -> Path:
+    """Create empty files, for what names alone decide."""
+    for file in files:
+        path = root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def touch_track(folder: Path, files: tuple[str, ...] = STEMS) -> Path:
+    """Create empty files for the stems of a track."""
+    return touch(folder, *(f"{name}.wav" for name in files))

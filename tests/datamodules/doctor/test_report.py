@@ -231,7 +231,7 @@ def test_damage_in_the_middle_of_a_file(root: Path) -> None:
     flac.write_bytes(content)
     assert examine(root, fast=True).findings == []
     text = only(examine(root), "error", "unreadable", "train/A/vocals.flac")
-    assert "damaged" in text
+    assert "could be read" in text
 
 
 # --------------------------------------------------------------------- audio
@@ -422,3 +422,26 @@ def test_no_heavy_imports(root: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "nothing found" in done.stdout
+
+
+# --------------------------------------------------------------------- names
+
+
+def test_audio_that_is_not_read_and_names_that_are_nearly_the_same(root: Path) -> None:
+    for folder in ("train/@eaDir", "train/__MACOSX", "train/empty", "dev"):
+        (root / folder).mkdir()
+    vocals = root / "train/A/vocals.wav"
+    for place in ("train/A/guitar.wav", "train/A/Vocals.wav", "train/x.wav", "dev/y.wav"):
+        shutil.copy(vocals, root / place)
+    write_song(root / "Valid/b", 9)
+    expected = {
+        ("warning", "same-name"): ["train/A/Vocals.wav", "Valid/b"],
+        ("note", "unread-folder"): ["dev"],
+        ("note", "unread-file"): ["train/x.wav", "train/A"],
+        ("note", "no-audio"): ["train/empty"],
+    }
+    report = examine(root, fast=True)
+    assert kinds(report) == expected
+    assert report.counted == "2 train, 1 valid and 1 test tracks"
+    assert "unread-folder" in json.dumps(report.json())
+    assert "  dev: holds audio that is not read, such as y.wav" in format_report(report)

@@ -107,7 +107,7 @@ def test_a_subset_folder_is_refused_as_root(tmp_path: Path, part: str) -> None:
 
 def test_missing_stems_are_silence_if_set(tmp_path: Path) -> None:
     write_folder(tmp_path / "train" / "A", ("vocals", "bass"))
-    with pytest.raises(DataError, match=r"2 faults.*\n.*no drums\.wav.*missing_as_silence"):
+    with pytest.raises(DataError, match=r"no drums\.wav, other\.wav .*missing_as_silence"):
         index_tracks(tmp_path, "train")
     (track,) = index_tracks(tmp_path, "train", missing_as_silence=True)
     assert track.missing == ("drums", "other")
@@ -121,7 +121,7 @@ def test_missing_stems_are_silence_if_set(tmp_path: Path) -> None:
 
 def test_a_track_without_any_stem_is_an_error(tmp_path: Path) -> None:
     write_noise(tmp_path / "train" / "A" / "mixture.wav", 0)
-    with pytest.raises(DataError, match=r"no vocals\.wav or vocals\.flac or vocals\.ogg"):
+    with pytest.raises(DataError, match=r"no vocals\.wav, drums\.wav, .*\(found: mixture"):
         index_tracks(tmp_path, "train", missing_as_silence=True)
 
 
