@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,9 @@ class MUSDBDataModule(LightningDataModule):
 
     Attributes:
         positions: (epoch, index) of each example in this rank's current training batch.
+        batches_of_checkpoint: Number of batches in an epoch when the checkpoint was saved from
+            which the run resumes; else None.
+        start: Epoch and batch at which the stream starts or resumes.
     """
 
     def __init__(
@@ -145,9 +148,12 @@ class MUSDBDataModule(LightningDataModule):
         self.test_tracks: list[Track] = []
         self.predict_files: list[SongFile] = []
         self.positions: list[Position] = []
+        self.batches_of_checkpoint: int | None = None
         self._root_sizes: list[int] = []  # number of training tracks of each root
         self._loudness: list[Powers] = []
-        self._start: Position = (0, 0)  # epoch and batch at which the stream starts or resumes
+        self.start: Position = (0, 0)
+        self._loaded_batches = 0
+        self._since = [0, 0]
 
     # ---------------------------------------------------------------- tracks
 
@@ -218,7 +224,7 @@ class MUSDBDataModule(LightningDataModule):
             self._fused_augmentations(),
             self.int16_to_device,
         )
-        sampler = ExampleSampler(examples, batch_size, rank, ranks, *self._start)
+        sampler = ExampleSampler(examples, batch_size, rank, ranks, *self.start)
         self._ring = RingLoader(crops, sampler, self.num_workers, ignore_signals)
         return self._ring
 
@@ -315,16 +321,33 @@ class MUSDBDataModule(LightningDataModule):
     # ---------------------------------------------------------------- resume
 
     def state_dict(self) -> dict[str, Any]:
-        """Position in the training data: batches processed, and batches per epoch."""
+        """Position in the training data.
+
+        ``batches`` were processed in all, and ``batches_per_epoch`` are in an epoch, from the epoch
+        and the batch of ``since`` on; before, epochs had another number.
+        """
         assert self.trainer is not None
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        return {
+        position = {
             "batches": progress.total.processed,  # type: ignore[attr-defined]
             "batches_per_epoch": self.trainer.num_training_batches,
         }
+        if self.batches_of_checkpoint not in (None, self.trainer.num_training_batches):
+            return {**position, "since": [self.start[0], self._loaded_batches]}
+        return {**position, "since": self._since} if any(self._since) else position
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume training with the first batch that was not processed."""
-        self._start = divmod(state_dict["batches"], state_dict["batches_per_epoch"])
+        self._loaded_batches = state_dict["batches"]
+        self.batches_of_checkpoint = state_dict["batches_per_epoch"]
+        self._since = list(state_dict.get("since", (0, 0)))
+        self.start = start_of(state_dict)
         # Lightning's warning does not apply: the stream resumes from its position.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+
+
+def start_of(state: Mapping[str, Any]) -> Position:
+    """Epoch and batch at which a run resumes from the state of a data module."""
+    epoch, batches = state.get("since", (0, 0))
+    epochs, batch = divmod(state["batches"] - batches, state["batches_per_epoch"])
+    return epoch + epochs, batch

@@ -128,6 +128,17 @@ def restore_loops(trainer: Trainer, awaits_end: bool) -> None:
     trainer.fit_loop._restarting = False
 
 
+def set_batches_of_epoch(trainer: Trainer, number: int) -> None:
+    """Set the number of batches of an epoch that is resumed at its end.
+
+    Lightning would otherwise train further batches if the epoch has more than before.
+    """
+    current = trainer.fit_loop.epoch_loop.batch_progress.current
+    if current.ready:
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(current, name, number)
+
+
 def finish_resumed_epoch(trainer: Trainer) -> None:
     """Start the next epoch from its first batch, also if no batch of this one was left."""
     trainer.fit_loop.epoch_loop.on_iteration_done()

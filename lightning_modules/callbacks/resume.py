@@ -103,6 +103,8 @@ class ExactResume(Callback):
             and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED
             for callback in trainer.callbacks  # type: ignore[attr-defined]
         )
+        if trainer.should_stop:
+            trainer.print("Early stopping has ended this run; a larger patience continues it")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the next epoch start at its first batch, even if this one had none left."""

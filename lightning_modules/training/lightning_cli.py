@@ -9,21 +9,30 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import ArgumentError
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 
-from datamodules.musdb import MUSDBDataModule
+from datamodules.musdb import MUSDBDataModule, start_of
 from datamodules.stream.workers import explain_worker_death
 from lightning_modules.base.description import check_same_model
 from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.callbacks.changed_settings import (
+    ChangedSettings,
+    changes_rate,
+    changes_schedule,
+    check_schedule,
+    check_state,
+    schedule_at,
+)
 from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
 from lightning_modules.callbacks.lightning_internals import (
     CLIBase,
@@ -38,7 +47,7 @@ from lightning_modules.configuration.paths import RUN_CHECKPOINTS, check_paths
 from lightning_modules.interop.fine_tuning import load_pretrained
 from lightning_modules.runtime import signals
 from lightning_modules.runtime.launch import is_first_process, match_launcher, started_processes
-from lightning_modules.training import run_directory
+from lightning_modules.training import changes, run_directory
 from lightning_modules.training.loggers import finish_wandb, prepare_loggers
 
 _PARSER = {"parser_mode": PARSER_MODE, "exit_on_error": False}
@@ -140,26 +149,37 @@ def _exit_together() -> None:
 
 
 class RunConfig(SaveConfigCallback):
-    """Save the complete config of a training as ``config.yaml`` in the run's directory."""
+    """Save the complete config of a training as ``config.yaml`` in the run's directory.
+
+    It is written when training starts, not by a start that fails before. A former one with other
+    settings, of a run that is resumed, is kept as ``config_until_step_<steps>.yaml``.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Do nothing: the config is saved when training starts."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the config on the first rank."""
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the config and log it; only for a training."""
-        if stage != "fit":
-            return
+        """Write the config and log it."""
         config = self.config.clone()
-        # Settings of this start, not of the run.
-        of_this_start = ["config", "ckpt_path", "weights_only", "run_dir"]
-        of_this_start.append("trainer.default_root_dir")
+        left_out = [*changes.OF_A_START]
         if started_processes():
             # A later test may be started with other numbers of processes.
-            of_this_start += ["trainer.devices", "trainer.num_nodes"]
-        for key in of_this_start:
+            left_out += ["trainer.devices", "trainer.num_nodes"]
+        for key in left_out:
             config.pop(key, None)
-        path = Path(trainer.default_root_dir) / "config.yaml"
+        text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        path = Path(trainer.default_root_dir) / changes.CONFIG
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.parser.save(
-            config, path, skip_none=False, overwrite=True, multifile=False, skip_validation=True
-        )
+        if path.is_file() and path.read_text() != text:
+            path.replace(path.with_stem(f"{path.stem}_until_step_{trainer.global_step:06d}"))
+        unfinished = path.with_name(f".{path.name}.tmp")
+        unfinished.write_text(text)
+        unfinished.replace(path)
         for logger in trainer.loggers:
             logger.log_hyperparams({"config": config.as_dict()})
 
@@ -192,6 +212,8 @@ class StemlabCLI(CLIBase):
         if found:
             path, self.checkpoint = found
             config.ckpt_path = str(path)
+            if self.subcommand == "fit":
+                run_directory.check_owner(run_dir, path)
         prepare_loggers(config.trainer, run_dir)
         if config.data.init_args.get("seed") is None:
             config.data.init_args.seed = config.seed_everything
@@ -238,11 +260,51 @@ class StemlabCLI(CLIBase):
             drop_anonymous(logger)
         if self.checkpoint is not None:
             check_same_model(self.checkpoint, self.model)
-            self.checkpoint = None
         elif self.model.pretrained:
             report = load_pretrained(self.model, self.model.pretrained)
             if is_first_process():
                 print(report)
+        if self.subcommand == "fit":
+            check_schedule(self.model, self.trainer.max_epochs)
+            if self.checkpoint is not None:
+                self._take_changes(self.checkpoint)
+        self.checkpoint = None
+
+    def _take_changes(self, contents: dict[str, Any]) -> None:
+        """Let a resumed run take the settings that differ from those of its checkpoint."""
+        config = self.config[str(self.subcommand)]
+        path = Path(config.ckpt_path)
+        stored = changes.stored_config(path)
+        if stored is None:
+            keys = seed = None
+            text = (
+                f"{path}: its run has no readable config.yaml, so that settings cannot be compared"
+                "; those of this command are used"
+            )
+        else:
+            dumped = self._parser(self.subcommand).dump(
+                config, skip_none=False, skip_validation=True
+            )
+            found = changes.find_changes(stored, yaml.safe_load(dumped))
+            changes.check_changes(found, path, _position(self.datamodule, contents))
+            keys = [change.key for change in found]
+            seed = config.seed_everything if "seed_everything" in keys else None
+            text = changes.report(found) if found else ""
+        if changes_schedule(keys) and contents.get("optimizer_states"):
+            schedule = schedule_at(self.model, contents, changes_rate(keys))
+            check_state(self.model, contents, schedule)
+            text += f"\n  learning rate of the next step: {schedule.group['lr']:g}"
+        if text and is_first_process():
+            print(text)
+        # In front of the callbacks whose state it changes.
+        self.trainer.callbacks.insert(0, ChangedSettings(keys, seed))  # type: ignore[attr-defined]
+
+
+def _position(data: LightningDataModule, contents: Mapping[str, Any]) -> str:
+    """Where within an epoch a checkpoint was saved; empty at the end of one."""
+    state: Mapping[str, Any] = contents.get(type(data).__qualname__, {})
+    batch = start_of(state)[1] if state else 0
+    return f"at batch {batch} of {state['batches_per_epoch']} of an epoch" if batch else ""
 
 
 def _drop_disabled_callbacks(trainer: Any) -> None:

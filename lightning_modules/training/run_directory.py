@@ -68,6 +68,16 @@ def choose_run_dir(subcommand: str, config: Any) -> Path:
     return run_dir
 
 
+def check_owner(run_dir: Path, checkpoint: Path) -> None:
+    """Raise a ``SettingError`` if a checkpoint would be resumed in the directory of another run."""
+    folder = run_dir / "checkpoints"
+    if checkpoint.resolve().parent != folder and any(folder.glob("*.ckpt")):
+        raise SettingError(
+            f"{run_dir} holds another run than the one of {checkpoint}; give --run_dir with a new "
+            "directory, or with that of the checkpoint's run"
+        )
+
+
 def run_name(configs: Sequence[Path]) -> str:
     """Name a run after its configs: ``unet_small`` for unet.yaml and unet/small.yaml."""
     names: list[str] = []
