@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from lightning_modules.base.network_per_source import NetworkPerSource
 from lightning_modules.base.spectrogram import Mask
+from lightning_modules.layers.by_source import modules_by_source
 from lightning_modules.layers.images import to_channels_last
 from lightning_modules.layers.initialisation import init_nonnegative_
 
@@ -128,4 +129,4 @@ class CDAE(NetworkPerSource):
                 "each upsampling needs its own convolution; use more filters or fewer pools"
             )
         shape = (self.audio_channels, frames, filters, kernel_size, pools)
-        self.networks = nn.ModuleDict({name: CDAENetwork(*shape) for name in self.sources})
+        self.networks = modules_by_source(self.sources, lambda: CDAENetwork(*shape))

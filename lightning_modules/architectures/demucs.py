@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base.waveform import WaveformSeparator
+from lightning_modules.layers.by_source import modules_by_source
 from lightning_modules.layers.cropping import centre
 
 KERNEL_SIZE, STRIDE = 8, 4
@@ -135,7 +136,13 @@ class DemucsNetwork(nn.Module):
         self.encoder = Encoder([audio_channels, *levels])
         self.lstm = BLSTM(levels[-1], lstm_layers, bidirectional)
         self.decoder = (
-            Decoders({name: Decoder([audio_channels, *levels], padded) for name in sources})
+            Decoders(
+                dict(
+                    modules_by_source(
+                        sources, lambda: Decoder([audio_channels, *levels], padded)
+                    ).items()
+                )
+            )
             if decoder_per_source
             else Decoder([len(sources) * audio_channels, *levels], padded)
         )

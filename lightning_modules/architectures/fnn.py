@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_modules.base.network_per_source import NetworkPerSource
 from lightning_modules.base.spectrogram import Mask
+from lightning_modules.layers.by_source import modules_by_source
 from lightning_modules.layers.initialisation import init_nonnegative_
 
 
@@ -71,6 +72,6 @@ class FNN(NetworkPerSource):
         if min(hidden, default=1) < 1:
             raise ValueError(f"hidden is {list(hidden)}: use widths >= 1")
         bins = self.n_fft // 2 + 1
-        self.networks = nn.ModuleDict(
-            {name: FNNetwork(self.audio_channels, bins, hidden) for name in self.sources}
+        self.networks = modules_by_source(
+            self.sources, lambda: FNNetwork(self.audio_channels, bins, hidden)
         )

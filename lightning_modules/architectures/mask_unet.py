@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import Batch
 from lightning_modules.base.spectrogram import SpectrogramSeparator
+from lightning_modules.layers.by_source import modules_by_source
 from lightning_modules.layers.images import to_channels_last, up_to_multiple
 
 _KERNEL, _LEAKINESS = 5, 0.2
@@ -133,8 +134,8 @@ class MaskUNet(SpectrogramSeparator):
         if not channels or min(channels) < 1:
             raise ValueError(f"channels is {list(channels)}: use one or more numbers >= 1")
         self.bins = n_fft // 2
-        self.networks = nn.ModuleDict(
-            {name: MaskUNetwork(self.audio_channels, channels, dropout) for name in self.sources}
+        self.networks = modules_by_source(
+            self.sources, lambda: MaskUNetwork(self.audio_channels, channels, dropout)
         )
 
     def magnitudes(self, mixture: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from lightning_modules.base.network_per_source import NetworkPerSource
 from lightning_modules.base.standardised_input import StandardisedInput
+from lightning_modules.layers.by_source import modules_by_source
 from lightning_modules.layers.checkpointing import checkpointed
 from lightning_modules.layers.images import to_channels_last, up_to_multiple
 from lightning_modules.layers.initialisation import init_nonnegative_
@@ -316,8 +317,8 @@ class MMDenseNet(StandardisedInput, NetworkPerSource):
         _check_scales("full", full, edges[-1])
         _check_numbers("final", final, [final["growth"], final["layers"]])
         shapes = (edges, bands, full, final, compression, checkpoint_activations)
-        self.networks = nn.ModuleDict(
-            {name: MMDenseNetwork(self.audio_channels, *shapes) for name in self.sources}
+        self.networks = modules_by_source(
+            self.sources, lambda: MMDenseNetwork(self.audio_channels, *shapes)
         )
         # Saved in the checkpoint, because the statistics are measured only once.
         self.register_buffer("statistics_known", torch.tensor(False))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import Batch
 from lightning_modules.base.standardised_input import StandardisedInput
+from lightning_modules.layers.by_source import modules_by_source
 
 # Between LSTM layers.
 _DROPOUT = 0.4
@@ -142,7 +143,7 @@ class OpenUnmix(StandardisedInput):
         channels, bins = 1 if mono else self.audio_channels, self.n_fft // 2 + 1
         input_bins = bins_up_to(bandwidth_hz, self.n_fft, self.sample_rate)
         shape = (channels, bins, input_bins, hidden_size, layers, unidirectional)
-        self.networks = nn.ModuleDict({name: OpenUnmixNetwork(*shape) for name in self.sources})
+        self.networks = modules_by_source(self.sources, lambda: OpenUnmixNetwork(*shape))
         # Saved in the checkpoint, because the statistics are measured only once.
         self.register_buffer("statistics_known", torch.tensor(False))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ KEY = "separator"
 CONFIG = "config.json"
 # Arguments of the training; rebuilding the model does not need them.
 TRAINING_ARGUMENTS = ("optimizer", "lr_scheduler", "loss_function", "pretrained")
+# Far more than the arguments of any model.
+_MOST_VALUES, _DEEPEST = 100_000, 50
 # Entries that Lightning adds to the hyperparameters.
 _INTERNAL = ("_instantiator", "_class_path")
 
@@ -83,9 +86,62 @@ def _plain(value: Any) -> Any:
 
 
 def read_description(contents: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint's description with class paths of this version; empty if it has none."""
-    description: dict[str, Any] = with_current_class_paths(contents.get(KEY, {}))
+    """Return a checkpoint's description with class paths of this version; empty if it has none.
+
+    Raises:
+        CheckpointError: It is not plain data with ``class_path`` and ``init_args``.
+    """
+    if KEY not in contents:
+        return {}
+    given = contents[KEY]
+    _check_plain(given)
+    class_path, arguments = (
+        (given.get("class_path"), given.get("init_args")) if isinstance(given, Mapping) else ("", 0)
+    )
+    if not isinstance(class_path, str) or not isinstance(arguments, Mapping):
+        raise CheckpointError(
+            f"its description of the model is {reprlib.repr(given)}: expected class_path (a "
+            "string) and init_args (a mapping)"
+        )
+    description: dict[str, Any] = with_current_class_paths(given)
     return description
+
+
+def _check_plain(description: Any) -> None:
+    """Raise unless a description is a small tree of plain data.
+
+    Files can store other objects, and values that contain themselves or each other without end.
+    """
+    pending, depth, seen = [description], 0, 0
+    while pending:
+        depth, seen = depth + 1, seen + len(pending)
+        if depth > _DEEPEST or seen > _MOST_VALUES:
+            raise CheckpointError(
+                f"its description of the model has more than {_MOST_VALUES:,} values or "
+                f"{_DEEPEST} levels: expected the arguments of a model"
+            )
+        parts: list[Any] = []
+        for value in pending:
+            if isinstance(value, Mapping):
+                parts += [*value.keys(), *value.values()]
+            elif isinstance(value, (list, tuple)):
+                parts += value
+            elif not isinstance(value, (str, int, float, type(None))):
+                raise CheckpointError(
+                    f"its description of the model contains a {type(value).__name__}: expected "
+                    "strings, numbers, lists and mappings"
+                )
+            if len(parts) > _MOST_VALUES:
+                break
+        pending = parts
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of any error on one short line, without control characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    kind = "" if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: "
+    return f"{kind}{text:.300}"
 
 
 def check_same_model(contents: Mapping[str, Any], model: Described) -> None:

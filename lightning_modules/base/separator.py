@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -17,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from datamodules.batches import Batch, TrackBatch
 from datamodules.files.find import SongFile
+from datamodules.files.source_names import check_source_names
 from lightning_modules.base import description
 from lightning_modules.inference.overlap_add import check_overlap
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor
@@ -24,6 +27,15 @@ from lightning_modules.inference.separation import separate
 from lightning_modules.inference.shifts import check_shifts
 from lightning_modules.inference.stem_files import StemFiles, separate_file
 
+# Type, lowest and highest value of arguments. The bounds are beyond any use, and refuse what no
+# machine can compute; checkpoints of others may contain anything.
+_RANGES: Mapping[str, tuple[type, float, float]] = {
+    "sample_rate": (Integral, 1000, 1_000_000),
+    "audio_channels": (Integral, 1, 64),
+    "segment_seconds": (Real, 1e-4, 600),
+    "chunk_seconds": (Real, 1e-4, 600),
+    "chunks_at_once": (Integral, 1, 4096),
+}
 OptimizerCallable = Callable[[Any], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 
@@ -93,25 +105,25 @@ class SourceSeparator(LightningModule, ABC):
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
-        if min(sample_rate, audio_channels) < 1:
-            raise ValueError(
-                f"sample_rate is {sample_rate} and audio_channels {audio_channels}: both must "
-                "be positive"
-            )
+        self.sources = check_source_names(sources)
+        chunk = segment_seconds if chunk_seconds is None else chunk_seconds
+        _check_ranges(
+            sample_rate=sample_rate,
+            audio_channels=audio_channels,
+            segment_seconds=segment_seconds,
+            chunk_seconds=chunk,
+            chunks_at_once=chunks_at_once,
+        )
         check_overlap(overlap)
         check_shifts(shifts)
         PostProcessor(postprocessing or {}, sources, sample_rate)  # checks the settings
-        chunk = segment_seconds if chunk_seconds is None else chunk_seconds
-        if chunks_at_once < 1 or min(segment_seconds, chunk) <= 0:
-            raise ValueError(
-                f"chunks_at_once is {chunks_at_once}, segment_seconds {segment_seconds} and "
-                f"chunk_seconds {chunk_seconds}: all must be above 0"
-            )
         # Training arguments, such as the optimiser, are not needed to rebuild the model, and some
         # are not plain data.
         self.save_hyperparameters(ignore=[*description.TRAINING_ARGUMENTS, *self.fixed_arguments])
-        self.sources = list(sources)
         self.sample_rate, self.audio_channels = sample_rate, audio_channels
+        for name, value in self.hparams.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}: expected a finite number")
         # From here on the chunk length of `separate`: the data module has that of training crops.
         self.segment_seconds = chunk
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
@@ -299,6 +311,17 @@ class SourceSeparator(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise if the checkpoint belongs to a different model, before any weights are loaded."""
         description.check_same_model(checkpoint, self)
+
+
+def _check_ranges(**arguments: Any) -> None:
+    """Raise ``ValueError`` unless each argument is in its range."""
+    for name, value in arguments.items():
+        kind, lowest, highest = _RANGES[name]
+        if not isinstance(value, kind) or not lowest <= value <= highest:  # type: ignore[operator]
+            number = "an integer" if kind is Integral else "a number"
+            raise ValueError(
+                f"{name} is {value!r:.80}: expected {number} from {lowest:g} to {highest:,g}"
+            )
 
 
 def _networks(module: nn.Module) -> Iterator[nn.Module]:

@@ -18,6 +18,8 @@ Scale = Literal["linear", "db"]
 
 # Floor of the decibel scale, below the magnitude of a full-scale sine.
 _RANGE_DB = 80
+# Beyond any use; checkpoints of others may contain anything.
+_LARGEST_N_FFT = 2**17
 
 
 class SpectrogramSeparator(SourceSeparator):
@@ -67,6 +69,8 @@ class SpectrogramSeparator(SourceSeparator):
             raise ValueError(f"mask is {mask!r}: give one of {', '.join(get_args(Mask))}")
         if magnitude_scale not in get_args(Scale):
             raise ValueError(f"magnitude_scale is {magnitude_scale!r}: give linear or db")
+        if n_fft > _LARGEST_N_FFT:
+            raise ValueError(f"n_fft is {n_fft}: give at most {_LARGEST_N_FFT}")
         if not 0 < 4 * hop_length <= 3 * n_fft:
             raise ValueError(
                 f"hop_length is {hop_length} with n_fft {n_fft}: give 1 to {3 * n_fft // 4}, so "

@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lightning_modules.base.description import CONFIG, KEY, CheckpointError, describe
+from lightning_modules.base.description import (
+    CONFIG,
+    KEY,
+    CheckpointError,
+    describe,
+    one_line,
+    read_description,
+)
 from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.checkpoints.limits import check_weights
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 
@@ -92,20 +99,19 @@ def read_folder(folder: Path, map_location: str | torch.device = "cpu") -> dict[
                 f"with --format safetensors was expected, with {CONFIG} and {WEIGHTS}"
             )
     try:
-        description = json.loads((folder / CONFIG).read_text())
-        plain = isinstance(description["class_path"], str)
-        if not plain or not isinstance(description["init_args"], dict):
-            raise TypeError("class_path is not a string, or init_args is not an object")
-    except (ValueError, TypeError, KeyError) as error:
+        contents = {KEY: json.loads((folder / CONFIG).read_text(encoding="utf-8"))}
+        read_description(contents)
+    except Exception as error:  # the file can contain anything
         raise CheckpointError(
             f"{folder / CONFIG}: class_path and init_args of a separator were expected "
-            f"({type(error).__name__}: {error}); copy the file again, or export the model again"
+            f"({one_line(error)}); copy the file again, or export the model again"
         ) from error
     try:
         weights = load_file(folder / WEIGHTS, device=str(torch.device(map_location)))
-    except (SafetensorError, OSError) as error:
+    except Exception as error:
         raise CheckpointError(
-            f"{folder / WEIGHTS}: cannot be read as safetensors ({error}); copy the file again: "
-            "it is truncated, corrupted or a Git LFS pointer"
+            f"{folder / WEIGHTS}: cannot be read as safetensors ({one_line(error)}); copy the file "
+            "again: it is truncated, corrupted or a Git LFS pointer"
         ) from error
-    return {KEY: description, "state_dict": weights}
+    check_weights(folder / WEIGHTS, weights)
+    return {**contents, "state_dict": weights}

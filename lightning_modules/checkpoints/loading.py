@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import importlib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 
@@ -20,14 +19,15 @@ from lightning_modules.base.description import (
     KEY,
     CheckpointError,
     check_is_there,
+    one_line,
     read_description,
 )
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.checkpoints.hub_folder import read_folder
+from lightning_modules.checkpoints.hub_folder import WEIGHTS, read_folder
+from lightning_modules.checkpoints.limits import building_from, check_weights, load_plain
 
-# Only classes from this package are imported.
-_PACKAGE = "lightning_modules."
-_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, UnpicklingError, BadZipFile)
+# Only separators of this package are imported.
+_PACKAGE = "lightning_modules.architectures."
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
@@ -46,16 +46,15 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     path = Path(path)
     check_is_there(path)
     try:
+        contents = load_plain(path, map_location)
         with zipfile.ZipFile(path) as archive:
             corrupted = archive.testzip()  # verifies the checksums, which torch.load ignores
         if corrupted is not None:
             raise ValueError(f"the checksum of its part {corrupted} is wrong")
-        contents = torch.load(path, map_location=map_location, weights_only=True)
-    except _UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
+    except Exception as error:  # changed pickles raise errors of any type
         raise CheckpointError(
             f"{path}: {path.stat().st_size} bytes that cannot be read as a checkpoint "
-            f"({reason[:120]}); it is truncated, corrupted or of another type: use "
+            f"({one_line(error)}); it is truncated, corrupted or of another type: use "
             "another checkpoint, such as last.ckpt or best.ckpt of the run"
         ) from error
     if not isinstance(contents, dict) or KEY not in contents:
@@ -63,6 +62,7 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
             f"{path}: contains no separator; a checkpoint that `lightning_modules.cli fit` wrote "
             "was expected"
         )
+    _check_contents(contents, path)
     return contents
 
 
@@ -80,18 +80,24 @@ def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -
         CheckpointError: The file cannot be used, or names a class from outside this package.
     """
     path = Path(path)
-    read = read_folder if path.is_dir() else read_checkpoint
-    contents = read(path, map_location)
+    contents = (read_folder if path.is_dir() else read_checkpoint)(path, map_location)
     description = read_description(contents)
-    kind = _trusted_class(str(description["class_path"]), path)
-    try:
+    class_path = description["class_path"]
+    kind = _trusted_class(class_path, path)
+    size = (path / WEIGHTS if path.is_dir() else path).stat().st_size
+    with building_from(path, size, f"does not fit {class_path} of this version"):
         model = kind(**description["init_args"])
         model.load_state_dict(contents["state_dict"])
-    except (RuntimeError, TypeError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: does not fit {description['class_path']} of this version: {error}"
-        ) from error
     return model.to(map_location).eval()
+
+
+def _check_contents(contents: Mapping[str, Any], path: Path) -> None:
+    """Raise unless description and weights have the expected types."""
+    check_weights(path, contents.get("state_dict"))
+    try:
+        read_description(contents)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}; use another checkpoint") from error
 
 
 def from_pretrained(
@@ -121,10 +127,11 @@ def from_pretrained(
 def _trusted_class(class_path: str, path: str | Path) -> type[SourceSeparator]:
     """Import a separator class if it belongs to this package."""
     module, _, name = class_path.rpartition(".")
-    if not module.startswith(_PACKAGE):
+    if not module.startswith(_PACKAGE) or not class_path.replace(".", "_").isidentifier():
+        shown = repr(class_path)[1:-1]
         raise CheckpointError(
-            f"{path}: names the class {class_path} from outside this package; it was not "
-            "imported, because that could execute any code"
+            f"{path}: names the class {shown:.120} from outside this package; it was not imported, "
+            "because that could execute any code"
         )
     try:
         kind: Any = getattr(importlib.import_module(module), name)

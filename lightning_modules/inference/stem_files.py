@@ -15,6 +15,7 @@ import torch
 
 from datamodules.errors import DataError
 from datamodules.files.audio import Audio, AudioInfo, open_song
+from datamodules.files.source_names import check_file_names
 from datamodules.files.writing import check_room, writing
 from datamodules.tracks.checks import nan_finding
 from datamodules.unfinished import unfinished_folder
@@ -118,6 +119,7 @@ class StemFiles:
         gain: Factor applied to all stems against clipping, known on exit.
 
     Raises:
+        DataError: A stem's name is not that of a file in the folder, or two are equal.
         FileExistsError: A file exists and ``force`` is not given.
         DataError: A file cannot be written, for instance because the disk is full.
     """
@@ -133,6 +135,7 @@ class StemFiles:
         tags: Mapping[str, str] | None = None,
         files: Sequence[Path] | None = None,
     ) -> None:
+        check_file_names(stems, "stems")  # they come from checkpoints, which anybody can make
         self.folder, self.stems = folder, stems
         self.sample_rate, self.channels = sample_rate, channels
         self.encoding, self.tags = encoding or Encoding(), tags or {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ from torch import Tensor
 from lightning_modules.architectures.demucs import Demucs
 from lightning_modules.architectures.hybrid_demucs import UNUSED, HybridDemucs
 from lightning_modules.base.description import CheckpointError
-from lightning_modules.interop.weights_file import our_order, read_weights
+from lightning_modules.checkpoints.limits import building_from, check_weights
+from lightning_modules.interop.weights_file import (
+    integer_setting,
+    our_order,
+    read_weights,
+    source_names,
+)
 
 # The package's order of sources.
 PACKAGE_SOURCES = ("drums", "bass", "other", "vocals")
@@ -55,15 +62,15 @@ def from_package(
     path = Path(path)
     state, settings = _read(path)
     given = settings.get("sources")
-    names = list(sources if given is None or isinstance(given, int) else given)
-    if len(set(names)) < len(names):
-        raise CheckpointError(f"{path}: its sources are {', '.join(names)}: name each source once")
+    names = source_names(path, sources if given is None or isinstance(given, int) else given)
     # The package trains on segments of 10 s.
-    facts = {"sample_rate": int(settings.get("samplerate", 44100)), "segment_seconds": 10.0}
-    if any(key.startswith(("tencoder.", "time_encoder.")) for key in state):
-        return _hybrid(path, state, names, facts)
-    doubled = settings.get("resample", True) if resample is None else resample
-    return _demucs(path, state, names, {**facts, "resample": bool(doubled)})
+    rate = integer_setting(path, settings, "samplerate", 44100)
+    facts = {"sample_rate": rate, "segment_seconds": 10.0}
+    with building_from(path, path.stat().st_size, _EXPECTED):
+        if any(key.startswith(("tencoder.", "time_encoder.")) for key in state):
+            return _hybrid(path, state, names, facts)
+        doubled = settings.get("resample", True) if resample is None else resample
+        return _demucs(path, state, names, {**facts, "resample": bool(doubled)})
 
 
 def _demucs(
@@ -84,7 +91,7 @@ def _demucs(
         audio_channels=audio_channels,
         **facts,
     )
-    _load(path, model, renamed)
+    model.network.load_state_dict(renamed)
     return model.eval()
 
 
@@ -109,15 +116,12 @@ def _hybrid(
     # Spectra have a real and an imaginary part.
     widths = {time: audio_channels, frequency: 2 * audio_channels}
     ours = _reorder_heads(path, renamed, names, widths)
-    try:
-        model = HybridDemucs(
-            ours, channels=channels, n_fft=8 * bins, audio_channels=audio_channels, **facts
-        )
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    model = HybridDemucs(
+        ours, channels=channels, n_fft=8 * bins, audio_channels=audio_channels, **facts
+    )
     # torchaudio has unused weights that the package does not have.
     unused = {k: v for k, v in model.network.state_dict().items() if k.startswith(UNUSED)}
-    _load(path, model, {**unused, **renamed})
+    model.network.load_state_dict({**unused, **renamed})
     return model.eval()
 
 
@@ -147,29 +151,25 @@ def _check_names(path: Path, state: Mapping[str, Tensor], names: Sequence[str]) 
         raise CheckpointError(f"{path}: has no {', '.join(missing)}: {_EXPECTED}")
 
 
-def _load(path: Path, model: Demucs | HybridDemucs, state: Mapping[str, Tensor]) -> None:
-    try:
-        model.network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: {_EXPECTED}: {reason} ...") from error
-
-
 def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """Read weights and the model arguments that the file contains."""
     classes = ("model.Demucs", "demucs.Demucs", "hdemucs.HDemucs")
     kinds = [(_PackageClass, f"demucs.{name}") for name in classes]
     with torch.serialization.safe_globals(kinds):  # type: ignore[arg-type]
         contents = read_weights(path)
-    settings: Mapping[str, Any] = {}
+    settings: Any = {}
+    defaults: dict[str, Any] = {}
     if isinstance(contents, tuple) and len(contents) == 4:  # the first version
         _, _, settings, contents = contents
-        settings = {"resample": False, **settings}
+        defaults = {"resample": False}
     elif isinstance(contents, dict) and "state" in contents:
         settings, contents = contents.get("kwargs", {}), contents["state"]
-    if not isinstance(contents, dict) or "__quantized" in contents:
+    if not isinstance(settings, Mapping):
         raise CheckpointError(
-            f"{path}: contains {'quantised' if isinstance(contents, dict) else 'no'} weights; "
-            "a state dict was expected"
+            f"{path}: its arguments are {reprlib.repr(settings)}; a mapping was expected: download "
+            "the file again"
         )
-    return contents, settings
+    if isinstance(contents, dict) and "__quantized" in contents:
+        raise CheckpointError(f"{path}: contains quantised weights; a state dict was expected")
+    check_weights(path, contents)
+    return contents, {**defaults, **settings}

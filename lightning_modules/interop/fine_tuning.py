@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,7 @@ def read_separator(path: Path) -> SourceSeparator:
     if path.is_dir() and not (path / CONFIG).is_file():
         return open_unmix.from_package(path)
     check_is_there(path)
-    if path.suffix == ".ckpt" or path.is_dir():
+    if path.suffix.lower() == ".ckpt" or path.is_dir():
         return load_separator(path)
     return demucs.from_package(path)
 
@@ -141,7 +142,8 @@ def _check_size(path: Path, other: SourceSeparator, model: SourceSeparator) -> N
 def _parts_by_source(model: SourceSeparator) -> dict[str, tuple[int, int]]:
     """Find the weights whose size depends on the sources: axis, and entries per source."""
     arguments = describe(model)["init_args"]
-    more = type(model)(**{**arguments, "sources": [*model.sources, "one_more"]}).state_dict()
+    new = next(name for name in map(str, itertools.count()) if name not in model.sources)
+    more = type(model)(**{**arguments, "sources": [*model.sources, new]}).state_dict()
     return {
         name: (axis, larger - size)
         for name, weights in model.state_dict().items()

@@ -22,7 +22,9 @@ from lightning_modules.checkpoints.files import (
 
 
 def checkpoint(number: int, values: int = 1000) -> dict[str, Any]:
-    return {KEY: {}, "number": number, "weights": torch.full((values,), float(number))}
+    description = {"class_path": "lightning_modules.architectures.unet.UNet", "init_args": {}}
+    weights = {"weights": torch.full((values,), float(number))}
+    return {KEY: description, "number": number, "state_dict": weights}
 
 
 def names(folder: Path) -> list[str]:
@@ -127,7 +129,7 @@ def folder(io: AtomicCheckpointIO, tmp_path: Path) -> Path:
 def corrupt(path: Path) -> None:
     """Change one bit of the weights."""
     content = bytearray(path.read_bytes())
-    position = content.index(torch.load(path)["weights"].numpy().tobytes())
+    position = content.index(torch.load(path)["state_dict"]["weights"].numpy().tobytes())
     content[position + 100] ^= 1
     stamp = path.stat().st_mtime_ns
     path.write_bytes(content)

@@ -99,7 +99,10 @@ def corrupt(name: str, content: str | None) -> Callable[[Path], None]:
         (corrupt(CONFIG, None), "has no config.json"),
         (corrupt(CONFIG, "{"), "config.json: class_path and init_args"),
         (corrupt(CONFIG, "[]"), "config.json: class_path and init_args"),
-        (corrupt(CONFIG, '{"class_path": 3, "init_args": {}}'), "class_path is not a string"),
+        (
+            corrupt(CONFIG, '{"class_path": 3, "init_args": {}}'),
+            r"expected class_path \(a string\)",
+        ),
         (corrupt(WEIGHTS, "version https://git-lfs"), "or a Git LFS pointer"),
         (
             corrupt(CONFIG, '{"class_path": "os.system", "init_args": {}}'),
