@@ -32,6 +32,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, only this "
         "machine; 0.0.0.0 for the network)")  # fmt: skip
     add("--port", type=int, default=7860, help="default 7860; 0 for any free port")
+    add("--allow-host", nargs="+", default=[], metavar="NAME", help="names under which a proxy in "
+        "front makes the app known; by default it answers to those of --host")  # fmt: skip
     add("--queue", type=int, default=10, help="maximum number of waiting songs (default 10)")
     add("--jobs", type=int, default=1, help="songs to separate in parallel (default 1)")
     songs = parser.add_argument_group("songs")
@@ -80,10 +82,12 @@ def serve(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt), listening, Workspace(limits) as workspace:
         # Imported here, because Gradio reads the path of the workspace at import.
+        from lightning_modules.webapp.guard import Hosts
         from lightning_modules.webapp.server import build_server
 
-        app = build_server(models, workspace, options.queue, options.jobs)
         host, port = listening.getsockname()[:2]
+        hosts = Hosts.of(host, options.host, options.allow_host)
+        app = build_server(models, workspace, options.queue, options.jobs, hosts)
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
         # Players keep connections open; do not wait for them at shutdown.
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
@@ -104,11 +108,12 @@ def model_names(checkpoints: Sequence[Path]) -> list[str]:
     if len(set(paths)) < len(paths):
         raise DataError("--checkpoint: a file is given twice; give each once")
     stems = [path.with_suffix("") for path in paths]
-    for length in range(1, max(len(path.parts) for path in stems) + 1):
-        names = ["/".join(path.parts[-length:]) for path in stems]
-        if len(set(names)) == len(names):
-            return [name.replace("/checkpoints/", "/") for name in names]
-    return [str(path) for path in paths]  # they differ only in their suffixes
+    for named in (stems, paths):  # the suffixes may be all that differs
+        for length in range(1, max(len(path.parts) for path in named) + 1):
+            names = ["/".join(path.parts[-length:]) for path in named]
+            if len(set(names)) == len(names):
+                return [name.replace("/checkpoints/", "/") for name in names]
+    raise AssertionError("different paths have different names")
 
 
 def _listen(host: str, port: int) -> socket.socket:

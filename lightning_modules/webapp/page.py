@@ -12,6 +12,7 @@ import gradio
 from datamodules.errors import DataError
 from lightning_modules.inference.stem_files import SeparatingModule
 from lightning_modules.webapp import rendering
+from lightning_modules.webapp.guard import log
 from lightning_modules.webapp.workspace import Workspace
 
 _MAX_MODELS = 2  # compared with each other
@@ -24,6 +25,8 @@ THEME = gradio.themes.Base(
 )
 _EMPTY = """<div class="stemlab-empty">The separated stems appear here, to play, mute, solo, mix and
 download.</div>"""
+_FAILED = """The server could not separate this song; its log says why. Try another song, or tell
+whoever runs it."""
 _STOPPED = '<div class="stemlab-empty">Stopped. The song was deleted.</div>'
 
 
@@ -44,6 +47,8 @@ def build_page(
     names = list(models)
     limits = workspace.limits
     stops: dict[str | None, threading.Event] = {}  # by browser session
+    # Around the work itself: whatever starts it waits for its turn.
+    turns = threading.BoundedSemaphore(jobs)
 
     def leave(request: gradio.Request) -> None:
         stops.pop(request.session_hash, threading.Event()).set()
@@ -74,18 +79,24 @@ def build_page(
             progress(part, desc=what)
 
         try:
-            song = workspace.separate(upload, {name: models[name] for name in known}, report)
+            while not turns.acquire(timeout=0.2):
+                report(0.0, "waiting")
             try:
-                rendering.draw(song, report)
-            except BaseException:
-                workspace.remove(song)
-                raise
+                song = rendering.separate_and_draw(
+                    workspace, upload, {name: models[name] for name in known}, report
+                )
+            finally:
+                turns.release()
         except DataError as error:
             return _message(str(error))
+        except Exception as error:
+            log(error, "separation")
+            return _message(_FAILED)
         finally:
             if stops.get(request.session_hash) is stopped:
                 del stops[request.session_hash]
-        return f'<stem-player song="{song.token}"></stem-player>'
+        damage = _message(f"The song is damaged: {song.shortfall}") if song.shortfall else ""
+        return f'{damage}<stem-player song="{song.token}"></stem-player>'
 
     with gradio.Blocks(title="Stemlab", analytics_enabled=False, fill_width=True) as page:
         _html(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from datamodules.errors import DataError
 from datamodules.files.audio import Audio, read
 from datamodules.files.tags import read_tags
 from lightning_modules.inference.encoding import Encoding
-from lightning_modules.inference.stem_files import StemFiles
+from lightning_modules.inference.stem_files import SeparatingModule, StemFiles
 from lightning_modules.plots.sound import track_strips
 from lightning_modules.plots.style import save
-from lightning_modules.webapp.workspace import Song, Track
+from lightning_modules.webapp.workspace import DISK_FULL, Song, Track, Workspace
 
 PICTURES = ("waveform", "spectrogram")
 MAX_LEVEL = 2.0  # about 6 dB
@@ -68,6 +69,28 @@ def draw(song: Song, progress: Callable[[float, str], None] = lambda part, what:
             save(figure, picture(song, number, kind))
 
 
+def separate_and_draw(
+    workspace: Workspace,
+    upload: str,
+    models: Mapping[str, SeparatingModule],
+    progress: Callable[[float, str], None],
+) -> Song:
+    """Separate an upload and draw its tracks; nothing is left of the song after an error.
+
+    Arguments and errors are those of ``Workspace.separate``.
+    """
+    song = workspace.separate(upload, models, progress)
+    try:
+        draw(song, progress)
+    except BaseException as error:
+        full = workspace.disk_is_full(error)
+        workspace.remove(song)
+        if full:
+            raise DataError(f"{Path(upload).name}: {DISK_FULL}") from error
+        raise
+    return song
+
+
 def picture(song: Song, number: int, kind: str) -> Path:
     """File of a track's plot of one of the kinds ``PICTURES``."""
     return song.folder / f"{number}-{kind}.png"
@@ -92,6 +115,15 @@ def remix(song: Song, levels: Sequence[float]) -> Path:
             f"{MAX_LEVEL:g}, one per track"
         )
     folder = Path(tempfile.mkdtemp(dir=song.folder))
+    try:
+        _mix(song, levels, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder / "remix.wav"
+
+
+def _mix(song: Song, levels: Sequence[float], folder: Path) -> None:
     size, tags = (song.sample_rate, song.channels), read_tags(song.source)
     encoding = Encoding("wav", bits=24)
     with ExitStack() as stack:
@@ -107,7 +139,6 @@ def remix(song: Song, levels: Sequence[float]) -> Path:
             for file, level in files:
                 total += np.float32(level) * file.read(number, dtype="float32", always_2d=True)
             mix.write(total.T[None])
-    return folder / "remix.wav"
 
 
 def archive(song: Song, model: str) -> Path:
@@ -149,6 +180,9 @@ def _made_once(
     with song.lock:
         if not path.is_file():
             unfinished = path.with_name(f".unfinished.{suffix}")
-            write(unfinished, stems)
-            unfinished.replace(path)
+            try:
+                write(unfinished, stems)
+                unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
     return path

@@ -5,25 +5,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from importlib.resources import files
+from types import SimpleNamespace
 
 # Must be set before Gradio is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio
+import gradio.queueing
 from fastapi import FastAPI, HTTPException
 from starlette.background import BackgroundTask
-from starlette.datastructures import MutableHeaders
 from starlette.responses import FileResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from datamodules.errors import DataError
 from lightning_modules.inference.stem_files import SeparatingModule
 from lightning_modules.plots.sound import frequency_heights
 from lightning_modules.webapp import rendering
+from lightning_modules.webapp.guard import Guard, Hosts, log
 from lightning_modules.webapp.page import THEME, build_page
-from lightning_modules.webapp.workspace import Song, Workspace
+from lightning_modules.webapp.workspace import Song, Workspace, public
 
 _STATIC = {
     "player.js": "text/javascript",
@@ -31,19 +33,16 @@ _STATIC = {
     "blind_test.js": "text/javascript",
     "page.css": "text/css",
 }
-# The browser then refuses to load anything from other servers.
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' "
-    "'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; frame-ancestors 'self'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 _HEAD = """<link rel="stylesheet" href="/app/page.css">
 <script type="module" src="/app/player.js"></script>"""
 
 
 def build_server(
-    models: Mapping[str, SeparatingModule], workspace: Workspace, queue: int, jobs: int
+    models: Mapping[str, SeparatingModule],
+    workspace: Workspace,
+    queue: int,
+    jobs: int,
+    hosts: Hosts | None = None,
 ) -> FastAPI:
     """Build the ASGI application of the page and the songs.
 
@@ -52,9 +51,9 @@ def build_server(
         workspace: Stores the songs; created before this module is imported.
         queue: Maximum number of waiting songs.
         jobs: Songs to separate in parallel.
+        hosts: Names under which browsers reach it; by default any.
     """
     app = FastAPI(title="Stemlab", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(_Policy)
     songs = _SongRoutes(workspace)
     for path, answer in (
         ("/app/{name}", _static),
@@ -67,6 +66,11 @@ def build_server(
     ):
         app.add_api_route(path, answer, methods=["GET"], response_model=None)
     page = build_page(models, workspace, queue, jobs)
+    app.add_middleware(
+        Guard, hosts=hosts, upload_bytes=workspace.limits.bytes, functions=frozenset(page.fns)
+    )
+    # It would print tracebacks of errors that a request causes.
+    gradio.queueing.traceback = SimpleNamespace(print_exc=_log_current_error)
     served: FastAPI = gradio.mount_gradio_app(
         app,
         page,
@@ -131,7 +135,7 @@ class _SongRoutes:
         try:
             path = makers[kind](song, song.models[model])
         except DataError as error:
-            raise HTTPException(503, str(error).replace(str(song.folder), "")) from error
+            raise HTTPException(503, public(str(error))) from error
         media = {"zip": "application/zip", "stem.mp4": "video/mp4"}[kind]
         return FileResponse(path, media_type=media, filename=f"{song.title}.{kind}")
 
@@ -140,7 +144,7 @@ class _SongRoutes:
         try:
             path = rendering.remix(song, [float(word) for word in levels.split(",")])
         except ValueError as error:
-            raise HTTPException(422, str(error)) from error
+            raise HTTPException(422, public(str(error))) from error
         return FileResponse(
             path,
             media_type="audio/wav",
@@ -160,23 +164,14 @@ class _SongRoutes:
         return song
 
 
+def _log_current_error() -> None:
+    error = sys.exception()
+    assert error is not None
+    log(error, "the page's queue")
+
+
 def _static(name: str) -> Response:
     if name not in _STATIC:
         raise HTTPException(404, "no such file")
     content = (files("lightning_modules.webapp") / "static" / name).read_bytes()
     return Response(content, media_type=_STATIC[name], headers={"Cache-Control": "no-cache"})
-
-
-class _Policy:
-    """Adds headers to all responses, including Gradio's."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_policy(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
-            await send(message)
-
-        await self._app(scope, receive, send_with_policy)

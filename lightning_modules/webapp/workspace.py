@@ -6,7 +6,9 @@ becomes part of a path.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -20,12 +22,18 @@ from pathlib import Path
 import soundfile
 
 from datamodules.errors import DataError
-from datamodules.files.audio import blocks, inspect
+from datamodules.files.audio import open_song
 from lightning_modules.inference.encoding import MIXTURE
 from lightning_modules.inference.stem_files import SeparatingModule, StemFiles, separate_file
 
-_MAX_RATE_HZ = 192_000
+# Browsers play at least 8 kHz.
+_MIN_RATE_HZ, _MAX_RATE_HZ = 8_000, 192_000
 _MAX_CHANNELS = 2
+# A folder in an absolute path.
+_FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/'\":;,()]+/)+")
+# Uploads that have not been written to for so long are abandoned.
+_ABANDONED_SECONDS = 60
+DISK_FULL = "the disk of the server is full; try again later, or tell whoever runs it"
 
 
 @dataclass(frozen=True)
@@ -53,10 +61,10 @@ class Limits:
         """Size of the largest file in bytes."""
         return round(self.megabytes * 1e6)
 
-    def too_long(self, name: str, minutes: float) -> DataError:
+    def too_long(self, name: str) -> DataError:
         """Error for a song that is longer than the limit."""
         return DataError(
-            f"{name}: is {minutes:.1f} minutes long, the limit is {self.minutes:g}; shorten it, or "
+            f"{name}: is longer than {self.minutes:g} minutes, which is the limit; shorten it, or "
             "use the command-line tool `separate`, which has no limit"
         )
 
@@ -91,6 +99,7 @@ class Song:
         peaks: Largest absolute sample of each track.
         lock: Held while a download is created.
         used: Time of the last request, seconds of the monotonic clock.
+        shortfall: What is missing of a damaged song, for the user; empty if it is complete.
         busy: Whether it is being separated.
     """
 
@@ -104,6 +113,7 @@ class Song:
     peaks: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     used: float = field(default_factory=time.monotonic)
+    shortfall: str = ""
     busy: bool = True
 
     @property
@@ -169,14 +179,16 @@ class Workspace:
             The song with its tracks.
 
         Raises:
-            DataError: The file is not audio, too large or too long, or cannot be separated; the
-                message contains the user's file name.
+            DataError: The file is not audio, too large or too long, or cannot be separated, or the
+                disk is full; the message contains the user's file name.
         """
         upload = Path(upload)
         song = None
         try:
             song = self._admit(upload)
             self._decode(song, upload.name)
+            if song.shortfall:
+                song.shortfall = self._public(song.shortfall, song.source, upload)
             parts = len(models) * song.samples
             done = 0
 
@@ -196,16 +208,30 @@ class Workspace:
             song.busy = False
             song.used = time.monotonic()
         except BaseException as error:
+            full = self.disk_is_full(error)
             if song is not None:
                 self.remove(song)
-            if not isinstance(error, (OSError, ValueError)):
+            if full:
+                raise DataError(f"{upload.name}: {DISK_FULL}") from error
+            if not isinstance(error, DataError | OSError):
                 raise
-            # Do not leak server paths.
-            message = str(error)
-            for path in (song.source if song else upload, upload):
-                message = message.replace(str(path), upload.name)
-            raise DataError(message) from error
+            raise DataError(
+                self._public(str(error), song.source if song else None, upload)
+            ) from error
         return song
+
+    def disk_is_full(self, error: BaseException) -> bool:
+        """Whether an error, also of a library without a number for it, is that of a full disk."""
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        return isinstance(error, Exception) and shutil.disk_usage(self.root).free < 2**16
+
+    @staticmethod
+    def _public(message: str, source: Path | None, upload: Path) -> str:
+        """Replace the song's paths by the user's name of it, and drop the folders of others."""
+        for path in (source, upload):
+            message = message.replace(str(path or upload), upload.name)
+        return public(message)
 
     def remove(self, song: Song) -> None:
         """Delete a song and its files."""
@@ -221,8 +247,10 @@ class Workspace:
                 self.remove(song)
         wall_clock = time.time() + now - time.monotonic()  # clock of file times
         for path in self.uploads.rglob("*"):
+            # Gradio writes an upload here, and moves it to a folder when it is complete.
+            limit = min(keep, _ABANDONED_SECONDS) if path.parent == self.uploads else keep
             try:
-                if path.is_file() and wall_clock - path.stat().st_mtime > keep:
+                if path.is_file() and wall_clock - path.stat().st_mtime > limit:
                     path.unlink()
             except OSError:
                 continue  # deleted in the meantime
@@ -241,35 +269,39 @@ class Workspace:
                 f"{upload.name}: has {size / 1e6:.1f} MB, the limit is {self.limits.megabytes:g}; "
                 "convert it to MP3 or FLAC, or shorten it"
             )
-        info = inspect(upload)
-        minutes = info.samples / info.sample_rate / 60
-        if minutes > self.limits.minutes:
-            raise self.limits.too_long(upload.name, minutes)
-        if info.channels > _MAX_CHANNELS or info.sample_rate > _MAX_RATE_HZ:
+        info = open_song(upload).info
+        if info.channels > _MAX_CHANNELS or not _MIN_RATE_HZ <= info.sample_rate <= _MAX_RATE_HZ:
             raise DataError(
                 f"{upload.name}: has {info.channels} channels at {info.sample_rate} Hz, expected "
-                f"mono or stereo at up to {_MAX_RATE_HZ} Hz; convert it, for example with: "
-                "ffmpeg -i OLD -ac 2 -ar 44100 NEW.wav"
+                f"mono or stereo at {_MIN_RATE_HZ} to {_MAX_RATE_HZ} Hz; convert it, for example "
+                "with: ffmpeg -i OLD -ac 2 -ar 44100 NEW.wav"
             )
         folder = self.root / secrets.token_urlsafe(16)
         folder.mkdir()
         # Equal uploads share one file, which may be deleted before the song is.
-        source = folder / f"song{upload.suffix}"
+        source = folder / f"song{upload.suffix[:16]}"
         os.link(upload, source)
-        song = Song(folder, upload.stem, source, info.sample_rate, info.channels)
+        title = upload.stem.strip(". ") or "song"  # names a folder in downloads
+        song = Song(folder, title, source, info.sample_rate, info.channels)
         self._songs[song.token] = song
         return song
 
     def _decode(self, song: Song, name: str) -> None:
-        """Write the mixture as float WAV; its exact length is known only afterwards."""
+        """Write the mixture as float WAV; its length is known only then, headers may be wrong."""
         limit = round(60 * self.limits.minutes * song.sample_rate)
+        opened = open_song(song.source, 10 * song.sample_rate)
         with StemFiles(song.folder, [MIXTURE], song.sample_rate, song.channels) as file:
-            for block in blocks(song.source, 10 * song.sample_rate):
+            for block in opened.blocks:
                 song.samples += block.shape[-1]
-                # The length in a container's header may be an estimate.
-                if song.samples > limit + song.sample_rate:
-                    raise self.limits.too_long(name, song.samples / song.sample_rate / 60)
+                if song.samples > limit:
+                    raise self.limits.too_long(name)
                 file.write(block[None])
+        song.shortfall = opened.shortfall() or ""
         path = song.folder / f"{MIXTURE}.wav"
         song.samples = soundfile.info(path).frames
         song.tracks.append(Track(MIXTURE, "", path))
+
+
+def public(message: str) -> str:
+    """Return a message without the folders of the server."""
+    return _FOLDERS.sub("", message)

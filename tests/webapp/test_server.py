@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -135,11 +139,13 @@ def test_other_files_of_the_machine_are_not_served(
 
 def press(client: Any, file: dict[str, Any]) -> dict[str, Any]:
     """Submit the page's form as its script does; return the final event."""
+    return send(client, {"data": [file, ["a"]], "fn_index": 0})
+
+
+def send(client: Any, body: dict[str, Any]) -> dict[str, Any]:
+    """Add a request to the page's queue; return the final event."""
     session = secrets.token_hex(4)
-    joined = client.post(
-        "/gradio_api/queue/join",
-        json={"data": [file, ["a"]], "fn_index": 0, "session_hash": session},
-    )
+    joined = client.post("/gradio_api/queue/join", json={**body, "session_hash": session})
     assert joined.status_code == 200, joined.text
     with client.stream("GET", f"/gradio_api/queue/data?session_hash={session}") as stream:
         events = [json.loads(line[5:]) for line in stream.iter_lines() if line[:5] == "data:"]
@@ -174,6 +180,115 @@ def test_upload_is_separated(client: Any, song: Song) -> None:
     assert client.get(f"/songs/{token}").json()["models"] == ["a"]
 
 
+def test_the_api_is_off(client: Any) -> None:
+    """It would pass the queue by."""
+    body = {"data": [None, ["a"]], "fn_index": 0, "session_hash": "abc"}
+    for path in (
+        "run/predict", "run/separate", "api/separate", "api/predict", "call/separate",
+        "call/v2/separate", "queue/../run/predict", "RUN/predict", "run/predict/",
+    ):  # fmt: skip
+        assert client.post(f"/gradio_api/{path}", json=body).status_code == 404, path
+    for path in ("/gradio_api/info", "/gradio_api/openapi.json", "/monitoring", "/login", "/docs",
+                 "/gradio_api/runs", "/gradio_api/mcp/sse", "/gradio_api/vibe-code"):  # fmt: skip
+        assert client.get(path).status_code == 404, path
+
+
+def test_songs_wait_for_their_turn(
+    shared_workspace: Workspace, song: Song, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if they pass Gradio's queue by, as they would by a limit that it gives to a function."""
+    from lightning_modules.webapp.page import build_page
+
+    running: list[int] = []
+    counts: list[int] = []
+
+    def work(*arguments: Any) -> Song:
+        running.append(1)
+        time.sleep(0.3)
+        counts.append(len(running))
+        running.pop()
+        return song
+
+    monkeypatch.setattr(rendering, "separate_and_draw", work)
+    page = build_page({"a": tiny()}, shared_workspace, queue=10, jobs=1)
+    function: Any = next(each.fn for each in page.fns.values() if each.name == "separate")
+    request = SimpleNamespace(session_hash="abc")
+    progress = lambda part, desc: None  # noqa: E731
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: function("x", ["a"], request, progress), range(4)))
+    assert counts == [1, 1, 1, 1]
+    assert all("<stem-player" in result for result in results)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("/srv/secret"), KeyError("x"), MemoryError()])
+def test_unexpected_error_in_the_work(
+    client: Any, song: Song, error: Exception, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(rendering, "separate_and_draw", fail)
+    content = {"files": ("song.wav", song.source.read_bytes())}
+    (path,) = client.post("/gradio_api/upload", files=content).json()
+    event = press(client, {"path": path, "meta": {"_type": "gradio.FileData"}})
+    assert event["success"]
+    assert "could not separate this song" in event["output"]["data"][0]
+    assert "srv" not in event["output"]["data"][0]
+    (record,) = [each for each in caplog.records if each.name == "uvicorn.error"]
+    assert record.message.startswith(f"separation: {type(error).__name__}: ")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+NO_FUNCTIONS: list[Any] = [99, -1, None, "0", 0.0, [0], {}, 10**30]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"x", b"[]", b"null", b"3", b"{}", b"[" * 10_000, b"\xff",
+        *(json.dumps({"data": [None, ["a"]], "fn_index": number, "session_hash": "abc"}).encode()
+          for number in NO_FUNCTIONS),
+    ],
+)  # fmt: skip
+def test_unknown_functions(
+    client: Any, body: bytes, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer = client.post("/gradio_api/queue/join", content=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "The page has no such function; reload it."
+    assert not caplog.records
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "data", [[], [None], [{"path": "/etc/passwd"}, ["a"]], [3, 4], [None, ["z"]]]
+)
+def test_invalid_arguments_of_the_page(
+    client: Any, data: list[Any], capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Gradio would print a traceback for each."""
+    event = send(client, {"data": data, "fn_index": 0})
+    assert not event["success"]
+    assert "Traceback" not in capfd.readouterr().err
+    assert len([each for each in caplog.records if each.name == "uvicorn.error"]) == 1
+
+
+def test_upload_on_a_full_disk(
+    client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: Any, **keywords: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/srv/x")
+
+    monkeypatch.setattr("gradio.route_utils.NamedTemporaryFile", fail)
+    answer = client.post("/gradio_api/upload", files={"files": ("a.wav", bytes(1000))})
+    assert answer.status_code == 507
+    assert answer.json()["detail"].startswith("The disk of the server is full")
+    (record,) = [each for each in caplog.records if each.name == "uvicorn.error"]
+    assert record.message.startswith("POST '/gradio_api/upload': OSError: ")
+
+
 def test_size_and_place_of_uploads_are_limited(client: Any, shared_workspace: Workspace) -> None:
     before = sorted(shared_workspace.uploads.rglob("*"))
     answer = client.post("/gradio_api/upload", files={"files": ("a.wav", bytes(1_100_000))})
@@ -181,6 +296,10 @@ def test_size_and_place_of_uploads_are_limited(client: Any, shared_workspace: Wo
     assert "size" in answer.text
     kept = [path for path in shared_workspace.uploads.rglob("*") if path not in before]
     assert sum(path.stat().st_size for path in kept if path.is_file()) <= 1_000_000
+    several = [("files", (f"{n}.wav", bytes(400_000))) for n in range(3)]
+    answer = client.post("/gradio_api/upload", files=several)
+    assert answer.status_code == 413, "the limit is for a request, not for each of its files"
+    assert client.post("/gradio_api/queue/join", content=bytes(70_000)).status_code == 413
     small = client.post("/gradio_api/upload", files={"files": ("../../a.wav", bytes(1000))})
     assert small.status_code == 200
     assert Path(small.json()[0]).is_relative_to(shared_workspace.uploads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -14,10 +15,10 @@ import pytest
 import soundfile
 
 from datamodules.errors import DataError
-from datamodules.files.audio import AudioInfo
 from lightning_modules.inference.stem_files import separate_file
-from lightning_modules.webapp.workspace import Limits, Workspace
-from tests.helpers.webapp import RATE, timeless, tiny, upload, write_song
+from lightning_modules.webapp.rendering import separate_and_draw
+from lightning_modules.webapp.workspace import DISK_FULL, Limits, Workspace, public
+from tests.helpers.webapp import timeless, tiny, upload, write_song
 
 
 @pytest.fixture
@@ -91,22 +92,18 @@ def test_compressed_songs(workspace: Workspace, tmp_path: Path, suffix: str) -> 
     assert {soundfile.info(track.path).frames for track in song.tracks} == {song.samples}
 
 
-def test_invalid_uploads_are_refused(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_uploads_are_refused(workspace: Workspace, tmp_path: Path) -> None:
     text = tmp_path / "text.mp3"
     text.write_text("not audio at all")
     empty = tmp_path / "empty.wav"
     empty.touch()
-    truncated = write_song(tmp_path / "truncated.wav")
-    truncated.write_bytes(truncated.read_bytes()[:-1000])
+    slow = tmp_path / "slow.wav"
+    soundfile.write(slow, np.zeros((70, 1)), 7)
     cases = {
         text: "text.mp3: is not audio",
         empty: "empty.wav: is empty (0 bytes)",
-        truncated: "truncated.wav: declares",
-        write_song(
-            tmp_path / "long.flac", 6.5, 1
-        ): "long.flac: is 0.1 minutes long, the limit is 0.1;",
+        slow: "slow.wav: has 1 channels at 7 Hz, expected mono or stereo at 8000 to 192000 Hz",
+        write_song(tmp_path / "long.flac", 6.5, 1): "long.flac: is longer than 0.1 minutes",
         write_song(tmp_path / "large.wav", 12): "large.wav: has 2.1 MB, the limit is 2;",
         write_song(tmp_path / "six.wav", 1, channels=6): "six.wav: has 6 channels",
     }
@@ -118,13 +115,74 @@ def test_invalid_uploads_are_refused(
         assert str(workspace.root) not in message
     assert folders(workspace) == ["uploads"], "no file is left"
 
-    # The header may be wrong: the decoded length counts.
-    path = upload(workspace, write_song(tmp_path / "long.flac", 8, 1))
-    unknown_length = AudioInfo(0, RATE, 1, "aac")
-    monkeypatch.setattr("lightning_modules.webapp.workspace.inspect", lambda path: unknown_length)
-    with pytest.raises(DataError, match=r"^long\.flac: is 0\.1 minutes long, the limit is 0\.1"):
-        workspace.separate(path, {"a": tiny()})
+
+def test_damaged_song_is_separated_with_a_note(workspace: Workspace, tmp_path: Path) -> None:
+    path = write_song(tmp_path / "My Song.flac", 4)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 50_000] = bytes(50_000)
+    path.write_bytes(content)
+    song = workspace.separate(upload(workspace, path), {"a": tiny()})
+    assert song.shortfall.startswith("My Song.flac: declares 176400 samples")
+    assert str(workspace.root) not in song.shortfall
+    assert {soundfile.info(track.path).frames for track in song.tracks} == {song.samples}
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("/tmp/a/b.wav: gone", "b.wav: gone"),
+        ("'/tmp/a/b.wav' is gone", "'b.wav' is gone"),
+        ("cannot open (/srv/models/best.ckpt), /etc/x/y: no", "cannot open (best.ckpt), y: no"),
+        ("and/or 44.1 kHz / 48 kHz, 3 m/s/s", "and/or 44.1 kHz / 48 kHz, 3 m/s/s"),
+        ("see https://ffmpeg.org/a/b", "see https://ffmpeg.org/a/b"),
+    ],
+)
+def test_messages_have_no_folders_of_the_server(message: str, expected: str) -> None:
+    assert public(message) == expected
+
+
+@pytest.mark.parametrize("place", ["separate", "draw", "library"])
+def test_full_disk(
+    workspace: Workspace, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also an error of a library that does not tell that the disk is full."""
+
+    def fail(*arguments: object, **keywords: object) -> None:
+        if place == "library":
+            usage = shutil.disk_usage("/")._replace(free=0)
+            monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+            raise RuntimeError("System error.")
+        raise OSError(errno.ENOSPC, "No space left on device", str(workspace.root / "x"))
+
+    target = "rendering.track_strips" if place == "draw" else "workspace.separate_file"
+    monkeypatch.setattr(f"lightning_modules.webapp.{target}", fail)
+    path = upload(workspace, write_song(tmp_path / "song.wav"))
+    with pytest.raises(DataError) as error:
+        separate_and_draw(workspace, str(path), {"a": tiny()}, lambda part, what: None)
+    assert str(error.value) == f"song.wav: {DISK_FULL}"
     assert folders(workspace) == ["uploads"]
+
+
+def test_title_cannot_leave_the_folder_of_an_archive(workspace: Workspace, tmp_path: Path) -> None:
+    for name, title in (("...wav", "song"), (". a .wav", "a"), ("a..wav", "a")):
+        path = write_song(tmp_path / "plain.wav", 0.1).rename(tmp_path / name)
+        song = workspace.separate(upload(workspace, path), {"a": tiny()})
+        assert song.title == title
+
+
+def test_suffix_of_any_length(workspace: Workspace, tmp_path: Path) -> None:
+    path = write_song(tmp_path / "a.wav", 0.1).rename(tmp_path / f"a.{'x' * 250}")
+    assert workspace.separate(upload(workspace, path), {"a": tiny()}).title == "a"
+
+
+def test_abandoned_uploads_are_deleted(workspace: Workspace) -> None:
+    partial = workspace.uploads / "tmp1234"
+    partial.write_bytes(b"RIFF")
+    workspace.sweep(time.monotonic() + 50)
+    assert partial.is_file()
+    workspace.sweep(time.monotonic() + 70)
+    assert not partial.exists()
 
 
 def test_failed_separation_leaves_no_files(workspace: Workspace, tmp_path: Path) -> None:
