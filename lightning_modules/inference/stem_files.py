@@ -119,7 +119,8 @@ class StemFiles:
         gain: Factor applied to all stems against clipping, known on exit.
 
     Raises:
-        DataError: A stem's name is not that of a file in the folder, or two are equal.
+        DataError: A stem's name is not that of a file, two are equal, or a file is not in the
+            folder.
         FileExistsError: A file exists and ``force`` is not given.
         DataError: A file cannot be written, for instance because the disk is full.
     """
@@ -140,6 +141,9 @@ class StemFiles:
         self.sample_rate, self.channels = sample_rate, channels
         self.encoding, self.tags = encoding or Encoding(), tags or {}
         self.files = files or self.encoding.files(folder, stems)
+        for path in self.files:
+            if not path.is_relative_to(folder) or ".." in path.relative_to(folder).parts:
+                raise DataError(f"{path}: is not in {folder}, where stems are written; rename it")
         self.gain, self._peak = 1.0, 0.0
         if not force:
             check_free(self.files)

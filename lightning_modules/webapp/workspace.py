@@ -33,7 +33,7 @@ _MAX_CHANNELS = 2
 _FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/'\":;,()]+/)+")
 # Uploads that have not been written to for so long are abandoned.
 _ABANDONED_SECONDS = 60
-DISK_FULL = "the disk of the server is full; try again later, or tell whoever runs it"
+DISK_FULL = "No space left on the disk of the server; try again later, or tell whoever runs it"
 
 
 @dataclass(frozen=True)
@@ -221,10 +221,11 @@ class Workspace:
         return song
 
     def disk_is_full(self, error: BaseException) -> bool:
-        """Whether an error, also of a library without a number for it, is that of a full disk."""
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        return isinstance(error, Exception) and shutil.disk_usage(self.root).free < 2**16
+        """Whether an error, also of a library that does not say so, is that of a full disk."""
+        if not isinstance(error, Exception):
+            return False
+        said = any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+        return said or shutil.disk_usage(self.root).free < 2**16
 
     @staticmethod
     def _public(message: str, source: Path | None, upload: Path) -> str:

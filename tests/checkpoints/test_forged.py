@@ -281,6 +281,9 @@ def test_the_writer_refuses_names_that_leave_its_folder(tmp_path: Path) -> None:
     for name in ("../evil", "/evil", "a/b", "..", "Vocals"):
         with pytest.raises(ValueError, match="stems has"):
             StemFiles(tmp_path / "song", ["vocals", name], 44100, 2)
+    for file in ("../evil.wav", "/evil.wav", "a/../../evil.wav"):
+        with pytest.raises(ValueError, match="is not in"):
+            StemFiles(tmp_path / "song", ["a"], 44100, 2, files=[tmp_path / "song" / file])
     assert not any(tmp_path.iterdir())
 
 

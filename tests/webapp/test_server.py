@@ -284,7 +284,7 @@ def test_upload_on_a_full_disk(
     monkeypatch.setattr("gradio.route_utils.NamedTemporaryFile", fail)
     answer = client.post("/gradio_api/upload", files={"files": ("a.wav", bytes(1000))})
     assert answer.status_code == 507
-    assert answer.json()["detail"].startswith("The disk of the server is full")
+    assert answer.json()["detail"].startswith("No space left on the disk")
     (record,) = [each for each in caplog.records if each.name == "uvicorn.error"]
     assert record.message.startswith("POST '/gradio_api/upload': OSError: ")
 
