@@ -30,7 +30,7 @@ from lightning_modules.endurance.variants import (
 from lightning_modules.runtime import signals
 
 # Seconds after which a run counts as hanging; one takes about ten on a free core.
-_PATIENCE = 240.0
+_PATIENCE = 600.0
 # How long the processes of a stopped run may take to end after the first one, seconds.
 _LINGER = 30.0
 RUN = "run"
@@ -85,8 +85,11 @@ class Trials:
         trial = Trial(seed, draw(drawn))
         planned = plan(drawn)
         folder = self._work / f"seed-{seed}"
-        undisturbed = self._undisturbed(trial.variant)
+        undisturbed, lock = self._undisturbed_of(trial.variant)
         try:
+            with lock:
+                if not undisturbed.exists():
+                    self._finish(trial.variant, undisturbed)
             for interruption in planned:
                 if not goes_on():
                     break
@@ -102,7 +105,7 @@ class Trials:
             trial.fault = str(error)
         if trial.fault:
             self._keep(folder, undisturbed, seed)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         return trial
 
     def run_all(self, seeds: Iterator[int], jobs: int, minutes: float) -> Iterator[Trial]:
@@ -149,22 +152,19 @@ class Trials:
         for start in list(self._starts):
             start.kill()
 
-    def _undisturbed(self, variant: Variant) -> Path:
-        """Folder of the undisturbed run of a variant, which the first call makes."""
+    def _undisturbed_of(self, variant: Variant) -> tuple[Path, threading.Lock]:
+        """Folder of the undisturbed run of a variant, and a lock of this folder."""
         with self._lock:
             lock = self._locks.setdefault(variant, threading.Lock())
-            folder = self._work / f"undisturbed-{list(self._locks).index(variant)}"
-        with lock:
-            if not folder.exists():
-                self._finish(variant, folder)
-        return folder
+            return self._work / f"undisturbed-{list(self._locks).index(variant)}", lock
 
     def _keep(self, folder: Path, undisturbed: Path, seed: int) -> None:
         """Keep the files of a failed run and of the undisturbed one."""
         kept = self._failed / f"seed-{seed}"
         shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(folder, kept / "killed", symlinks=True)
-        shutil.copytree(undisturbed, kept / "undisturbed", symlinks=True)
+        for source, name in ((folder, "killed"), (undisturbed, "undisturbed")):
+            if source.exists():
+                shutil.copytree(source, kept / name, symlinks=True)
 
     # ------------------------------------------------------------ one start
 
