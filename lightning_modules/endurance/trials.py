@@ -233,13 +233,13 @@ class Trials:
         # Without a handler, as in the first moments, the other processes stay.
         if status != -number and not start.wait_for_all(_LINGER):
             raise TrialError(f"{sent} left processes behind")
-        # Before and after the training, there is nothing to save.
-        phases = (hit.phase, read_marker(run_dir).phase)
-        if number not in signals.STOP or not {START_UP, ENDING}.isdisjoint(phases):
+        # Before and after the training, there is nothing to save. torchrun does not pass on every
+        # signal, and kills workers that take long.
+        phases = {hit.phase, read_marker(run_dir).phase}
+        if variant.ranks == BY_TORCHRUN or not phases.isdisjoint((START_UP, ENDING)):
             return
         # A first rank that did not receive the signal itself reports SIGTERM.
-        expected = {128 + number, 128 + signals.TERMINATE}
-        if variant.ranks != BY_TORCHRUN and status not in expected:
+        if status not in (128 + number, 128 + signals.TERMINATE):
             raise TrialError(f"{sent}: status {status}, expected {128 + number}")
         if lost := batches_lost(run_dir):
             raise TrialError(f"{sent} lost {lost} batches")
