@@ -63,17 +63,26 @@ class RunProcesses:
             time.sleep(0.05)
         return True
 
+    def send(self, number: int, process: int = 0, everywhere: bool = False) -> None:
+        """Send a signal, unless its receiver has ended.
+
+        Args:
+            number: The signal.
+            process: The only process to receive it; 0 for the first one.
+            everywhere: Send it to all processes in the session of the first one instead, as a
+                terminal does; workers of torchrun have other sessions.
+        """
+        with suppress(ProcessLookupError):
+            if everywhere:
+                os.killpg(self.first.pid, number)
+            else:
+                os.kill(process or self.first.pid, number)
+
     def kill(self) -> None:
         """Kill all processes."""
         # Again, as one that was killed may just have started another.
         while processes := self.living():
             for process in processes:
-                send(process, signal.SIGKILL)
+                self.send(signal.SIGKILL, process)
             self.first.poll()
         self.first.wait()
-
-
-def send(process: int, number: int) -> None:
-    """Send a signal to a process, unless it has ended."""
-    with suppress(ProcessLookupError):
-        os.kill(process, number)

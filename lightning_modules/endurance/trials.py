@@ -19,7 +19,7 @@ from tqdm import tqdm
 from lightning_modules.endurance.equality import batches_lost, run_difference
 from lightning_modules.endurance.interruptions import Hit, Interruption, plan
 from lightning_modules.endurance.markers import ENDING, FOLDER, START_UP, read_marker
-from lightning_modules.endurance.processes import RunProcesses, send
+from lightning_modules.endurance.processes import RunProcesses
 from lightning_modules.endurance.variants import (
     BY_TORCHRUN,
     Variant,
@@ -212,10 +212,10 @@ class Trials:
                 read_marker(folder / RUN, planned.rank).process if planned.rank is not None else 0
             )
             if planned.number != signal.SIGKILL:
-                send(only or start.first.pid, planned.number)
+                start.send(planned.number, only, everywhere=planned.rank is None)
                 self._check_stop(start, variant, folder / RUN, planned.number, hit)
             elif only:
-                send(only, signal.SIGKILL)
+                start.send(signal.SIGKILL, only)
                 time.sleep(planned.pause)
             return hit
         finally:
