@@ -9,6 +9,7 @@ import numpy as np
 
 from datamodules.errors import DataError
 from datamodules.files.audio import AnyPath, Audio, AudioInfo, inspect_seekable, read
+from datamodules.files.names import is_system_name, suffix_of
 from datamodules.files.resampling import resample_blocks, resampled_length
 
 _FORMATS = (".wav", ".flac", ".ogg", ".mp3")
@@ -36,7 +37,9 @@ class Recordings:
         self.files: Sequence[Path] = sorted(
             path
             for path in root.rglob("*")
-            if path.suffix.lower() in _FORMATS and path.is_file() and path.name[0] != "."
+            if suffix_of(path) in _FORMATS
+            and path.is_file()
+            and not any(map(is_system_name, path.relative_to(root).parts))
         )
         if not self.files:
             raise DataError(

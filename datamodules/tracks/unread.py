@@ -46,12 +46,12 @@ def _unread_folder(folder: Path, root: Path) -> list[Finding]:
         return []
     finding = f"holds audio that is not read, such as {audio.relative_to(folder)}"
     remedy = f"rename it to one of {', '.join(SUBSETS)}, or move its tracks there, to use them"
-    for subset, names in SUBSET_FOLDERS.items():
+    for names in SUBSET_FOLDERS.values():
         read = folders_named(root, names)[:1]
         if key(folder.name) in names and read and read != [folder]:
             same = same_name(folder.name, read[0].name)
             finding += f"; its name differs from {read[0].name}, which is read, {_ALIKE}" * same
-            remedy = f"move its tracks to {read[0].name}, which is read as {subset}, to use them"
+            remedy = f"move its tracks to {read[0].name} to use them"
     return [Finding("note", "unread-folder", str(folder), finding, remedy)]
 
 
