@@ -27,6 +27,7 @@ from datamodules.errors import DataError
 from datamodules.files import audio
 from datamodules.locks import file_lock
 from datamodules.parallel import for_each, raise_faults
+from datamodules.tracks.findings import summarise
 from datamodules.tracks.layouts import MIXTURE, STEMS, SUBSETS, Entry, find_entries, subsets_of
 from datamodules.tracks.repair import (
     BLOCK_SAMPLES,
@@ -39,6 +40,7 @@ from datamodules.tracks.repair import (
     repairs,
     suspicions,
 )
+from datamodules.tracks.unread import find_unread
 from datamodules.unfinished import sync, unfinished_folder
 
 # Encoding -> bytes per sample.
@@ -363,6 +365,8 @@ def _convert(options: dict[str, Any]) -> int:
         + f"; {files} files of {tracks} tracks repaired" * bool(files)
         + f"; {len(faults)} errors" * bool(faults)
     )
+    for line in summarise(find_unread(options["root"], options["stems"], find_files)):
+        print(line, file=sys.stderr)
     if not faults:
         return 0
     return 1 if results else 2

@@ -133,7 +133,10 @@ def open_track(
         except DataError as fault:
             faults.append(str(fault))
     raise_faults(faults)
-    return sources, [str(finding) for finding in checked.findings if finding.severity == "warning"]
+    warnings = [str(finding) for finding in checked.findings if finding.severity == "warning"]
+    if is_stem_file and not decoded and (note := stream_order(label, stems).note):
+        warnings.append(f"{label}: {note}")
+    return sources, warnings
 
 
 def _decode_streams(entry: Entry, folder: Path, stems: Sequence[str]) -> Entry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from datamodules.files.names import groups_of_same, is_stem_file, is_system_name, key, same_name
@@ -13,12 +13,30 @@ from datamodules.tracks.layouts import (
     SUBSETS,
     Entry,
     audio_below,
+    find_entries,
     folders_named,
     is_audio,
     subset_folders,
+    subsets_of,
 )
 
 _ALIKE = "in letter case or Unicode form alone"
+
+
+def find_unread(
+    root: str | Path,
+    stems: Sequence[str] = STEMS,
+    find_files: Callable[[Entry, Sequence[str]], Mapping[str, Path]] = Entry.find,
+) -> list[Finding]:
+    """Notes about all audio in a data set that is not read; ``find_files`` finds what is."""
+    findings = unread_in_root(root, stems)
+    for subset in subsets_of(root, stems):
+        entries = find_entries(root, subset, stems)
+        findings += unread_in_subset(root, subset, entries, stems)
+        for entry in entries:
+            if not entry.is_stem_file:
+                findings += unread_in_track(entry, find_files(entry, stems), stems)
+    return [finding for finding in findings if finding.severity == "note"]
 
 
 def unread_in_root(root: str | Path, stems: Sequence[str] = STEMS) -> list[Finding]:

@@ -168,6 +168,26 @@ def test_complete_tracks_are_skipped_and_others_written_again(
     assert "0 tracks written" in capsys.readouterr().out
 
 
+def test_letter_case_valid_and_audio_that_is_not_converted(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    write_track(root / "train/A", seconds=0.5)
+    write_track(root / "Val/V", seconds=0.5)
+    mixture = root / "train/A/mixture.wav"
+    shutil.copy(root / "train/A/bass.wav", mixture)
+    mixture.rename(mixture.with_name("Mixture.WAV"))
+    for place in ("train/A/guitar.wav", "dev/X/bass.wav", "train/__MACOSX/bass.wav"):
+        write_noise(root / place, 0)
+    assert main([str(root), str(out)]) == 0
+    np.testing.assert_array_equal(*samples_of(out / "train/A", ("mixture", "bass")))
+    assert (out / "valid/V/bass.wav").is_file()
+    assert [path.name for path in (out / "train").iterdir()] == ["A"]
+    told = capsys.readouterr().err
+    assert f"note: {root}/dev: holds audio that is not read, such as X/bass.wav" in told
+    assert f"note: {root}/train/A: audio that is not read: guitar.wav" in told
+
+
 def test_a_faulty_track_is_left_out_and_the_others_are_written(
     tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

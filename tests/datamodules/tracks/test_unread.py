@@ -10,6 +10,7 @@ import pytest
 from datamodules.tracks.findings import Finding, summarise
 from datamodules.tracks.layouts import STEMS, find_entries, subsets_of
 from datamodules.tracks.unread import (
+    find_unread,
     same_names_in_subsets,
     unread_in_root,
     unread_in_subset,
@@ -100,6 +101,7 @@ def test_dsd100(tmp_path: Path) -> None:
 
 def test_a_summary_has_a_line_for_each_kind(root: Path) -> None:
     touch(root, *(f"train/{number}.wav" for number in range(50)), "dev/X/a.wav")
-    folder, files = summarise(findings_in(root))
+    assert find_unread(root) == findings_in(root)
+    folder, files = summarise(find_unread(root))
     assert folder.startswith(f"note: {root}/dev: holds audio that is not read")
     assert files.endswith("(49 more of this kind)")
