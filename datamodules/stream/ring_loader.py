@@ -20,7 +20,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from datamodules.batches import StemBatch
 from datamodules.randomness import Position
 from datamodules.stream.sampler import ExampleSampler
-from datamodules.stream.workers import explain_worker_death
+from datamodules.stream.workers import (
+    defer_worker_deaths,
+    explain_worker_error,
+    raise_worker_death,
+)
 
 _PREFETCH = 2
 # Slots in addition to those of the workers: one batch is used by the model, one is prefetched by
@@ -82,14 +86,20 @@ class RingLoader(DataLoader[Any]):
             _pin(self.ring)
 
     def __iter__(self) -> Iterator[StemBatch]:  # type: ignore[override]
-        try:
-            for slot, positions in super().__iter__():
-                batch = self._slots.view(slot, positions[0][0])
-                yield StemBatch(batch, torch.tensor(positions))
-        except RuntimeError as error:
-            if explained := explain_worker_death(error):
-                raise explained from error
-            raise
+        tasks = super().__iter__()
+        defer_worker_deaths()
+        while True:
+            raise_worker_death()
+            try:
+                slot, positions = next(tasks)
+            except StopIteration:
+                return
+            except Exception as error:
+                if explained := explain_worker_error(error):
+                    raise explained from error
+                raise
+            batch = self._slots.view(slot, positions[0][0])
+            yield StemBatch(batch, torch.tensor(positions))
 
     def record_copy(self, batch: Tensor) -> None:
         """Record that a copy of a batch of this loader to a GPU has started.

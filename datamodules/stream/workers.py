@@ -1,10 +1,13 @@
-"""Worker processes of data loaders: signals, exit and death."""
+"""Worker processes of data loaders: signals, exit, errors and death."""
 
 from __future__ import annotations
 
 import atexit
 import multiprocessing
+import re
 import signal
+import threading
+from types import FrameType
 
 
 def ignore_signals(worker: int) -> None:
@@ -26,18 +29,79 @@ def _kill_workers() -> None:
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker died; the message lists possible causes and what to do."""
+    """A worker died; the message says how, likely causes and what to do."""
 
 
-def explain_worker_death(error: BaseException) -> WorkerDiedError | None:
-    """Turn torch's error about a dead worker into one that says what to do; None for other errors.
+_CAUSES = {
+    signal.strsignal(signal.SIGKILL): "the system kills a process when memory runs out: give the "
+    "job more memory, or lower --data.init_args.num_workers or batch_size",
+    signal.strsignal(signal.SIGBUS): "shared memory is full (`df -h /dev/shm`; a container gets "
+    "more with --shm-size=8g), or a data file was truncated while it was being read",
+}
+# What torch reported about workers that died.
+_deaths: list[str] = []
 
-    torch raises its error in the main process at any time, not only while it waits for a batch.
+
+def defer_worker_deaths() -> None:
+    """Note the death of a worker for ``raise_worker_death``, once torch watches its workers.
+
+    torch's handler of SIGCHLD raises an error wherever the main process is, so also within an
+    optimiser step or while a checkpoint is written. Loaders notice a dead worker themselves, at
+    latest five seconds after its batch is due.
     """
-    if isinstance(error, WorkerDiedError) or "DataLoader worker" not in str(error):
+    torch_handler = signal.getsignal(signal.SIGCHLD)
+    if (
+        not callable(torch_handler)
+        or getattr(torch_handler, "__module__", "") == __name__
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        try:
+            torch_handler(number, frame)
+        except RuntimeError as error:
+            _deaths.append(str(error))
+
+    signal.signal(signal.SIGCHLD, note)
+
+
+def raise_worker_death() -> None:
+    """Raise if a worker has died since the last call."""
+    if _deaths:
+        text = _deaths.pop()
+        _deaths.clear()
+        raise _death(text)
+
+
+def explain_worker_error(error: BaseException) -> Exception | None:
+    """Turn torch's error about a worker into one for the user; None for other errors.
+
+    A worker that raised an error passes it on, with its traceback as the message; the new error
+    has the same type and only the original message.
+    """
+    text = str(error)
+    if isinstance(error, WorkerDiedError) or "DataLoader worker" not in text:
         return None
+    if not isinstance(error, Exception) or not text.startswith("Caught "):
+        return _death(_deaths.pop() if _deaths else text)
+    kind = type(error)
+    builtin = kind.__module__ == "builtins"
+    name = kind.__qualname__ if builtin else f"{kind.__module__}.{kind.__qualname__}"
+    own = text.rpartition(f"\n{name}: ")[2].strip()
+    return kind(own)
+
+
+def _death(text: str) -> WorkerDiedError:
+    """Build the error from torch's text, such as ``DataLoader worker (pid 7) is killed by ...``."""
+    killed = re.search(r"is killed by signal: ([^.]+)\.", text)
+    how = f"was ended by a signal ({killed[1]})" if killed else "ended unexpectedly"
+    if code := re.search(r"exit code (\d+)", text):
+        how = f"ended with status {code[1]}"
+    process = re.search(r"pid(?:\(s\))? ([\d, ]+)", text)
+    cause = _CAUSES.get(killed[1]) if killed else None
     return WorkerDiedError(
-        f"a process that reads data died ({str(error).strip()}); the system kills one when memory "
-        "runs out (Killed), or when a file is truncated while it is being read (Bus error). Fix "
-        "that and resume with --ckpt_path last; fewer --data.init_args.num_workers need less memory"
+        f"a process that loads data{f' ({process[0]})' if process else ''} {how}: "
+        f"{cause or '--data.init_args.num_workers=0 shows its errors'}. Resume with "
+        "--ckpt_path last"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,6 +95,8 @@ class Checkpoints(CheckpointBase):
         self._saved_at_batch = 0
         self._saved_at_seconds = 0.0
         self._overdue = False
+        # Whether the state could be saved now: after an optimiser step, before the next batch.
+        self._between_batches = False
         # Files to remove once last.ckpt no longer lists them among the best.
         self._to_remove: list[str] = []
         # A checkpoint that exists already and whose scores have now come.
@@ -180,6 +183,12 @@ class Checkpoints(CheckpointBase):
         self._saved_at_batch, self._saved_at_seconds = batches_done(trainer), time.monotonic()
         self._overdue = False
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note that a step has begun."""
+        self._between_batches = False
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -196,6 +205,8 @@ class Checkpoints(CheckpointBase):
             self.save_latest(trainer, self.monitor_candidates(trainer))
         if stops:
             raise Interrupted(Path(self.last_model_path))
+        # Otherwise hooks of a validation or of the epoch's end are still to run.
+        self._between_batches = not (validation_follows(trainer) or is_last_batch_of_epoch(trainer))
 
     def _is_due(self, trainer: Trainer) -> bool:
         """Whether to save after this batch, which ends an optimiser step."""
@@ -251,9 +262,30 @@ class Checkpoints(CheckpointBase):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Restore the former signal handlers, but not while a stopped run shuts down."""
+        """Restore the former signal handlers, but not while a stopped run shuts down.
+
+        If data cannot be read, save the state after the last step.
+        """
+        if isinstance(exception, Exception):
+            self._save_between_batches(trainer)
         if not isinstance(exception, Interrupted):
             signals.restore_handlers()
+
+    def _save_between_batches(self, trainer: Trainer) -> None:
+        """Save ``last.ckpt`` after an error between two batches.
+
+        Not with several ranks, which save together: the others are at another place.
+        """
+        done = batches_done(trainer)
+        if not self._between_batches or trainer.world_size > 1 or done == self._saved_at_batch:
+            return
+        self._between_batches = False
+        try:
+            self.save_latest(trainer, self.monitor_candidates(trainer))
+        except Exception as error:  # must not hide the first error
+            print(f"The state after batch {done} could not be saved: {error}", file=sys.stderr)
+            return
+        print(f"The state after batch {done} is saved in {self.last_model_path}", file=sys.stderr)
 
     def stops_after_batch(self, trainer: Trainer) -> bool:
         """Whether to stop after this batch; all ranks return the same.

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from datamodules.batches import TrackBatch
@@ -168,14 +170,37 @@ class CheckpointBase(ModelCheckpoint):
 
 
 class WeightAveragingBase(WeightAveraging):
-    """``WeightAveraging`` with public access to the average."""
+    """``WeightAveraging`` of weights alone, with public access to the average."""
 
     copy_average_to = WeightAveraging._copy_average_to_current
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Create the average. The rest of the model, which leads to the trainer, is not copied."""
+        if stage == "fit":
+            self._average_model = AveragedModel(
+                weights_of(pl_module), pl_module.device, use_buffers=True, **self._kwargs
+            )
 
     @property
     def average(self) -> AveragedModel | None:
         """The averaged model; None before ``setup`` of a training."""
         return self._average_model
+
+
+def weights_of(module: nn.Module, made: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
+    """A plain module that holds the parameters and buffers of another under the same names."""
+    made = {} if made is None else made
+    if module in made:  # a network that is used twice
+        return made[module]
+    holder = made[module] = nn.Module()
+    for name, parameter in module._parameters.items():
+        holder.register_parameter(name, parameter)
+    for name, buffer in module._buffers.items():
+        persistent = name not in module._non_persistent_buffers_set
+        holder.register_buffer(name, buffer, persistent)
+    for name, child in module._modules.items():
+        holder.add_module(name, child and weights_of(child, made))
+    return holder
 
 
 class CLIBase(LightningCLI):
@@ -198,6 +223,11 @@ def drop_anonymous(logger: Logger) -> None:
     """Remove the argument ``anonymous`` of ``wandb.init``: W&B warns that it is deprecated."""
     arguments: dict[str, Any] = getattr(logger, "_wandb_init", {})
     arguments.pop("anonymous", None)
+
+
+def copies_this_process(strategy: Any) -> bool:
+    """Whether a strategy starts its ranks by forking or pickling this process (ddp_spawn)."""
+    return isinstance(strategy.launcher, _MultiProcessingLauncher)
 
 
 def has_checkpoint_io(strategy: Any) -> bool:

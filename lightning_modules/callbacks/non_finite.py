@@ -112,7 +112,7 @@ class SkipNonFinite(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the number of skipped batches since the start of the run."""
-        pl_module.log("train/skipped_batches", float(self.skipped))
+        pl_module.log("train/skipped_batches", float(self.skipped), sync_dist=True)
 
     def state_dict(self) -> dict[str, int]:
         """Counts to save."""

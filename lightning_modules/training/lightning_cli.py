@@ -22,7 +22,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 
 from datamodules.musdb import MUSDBDataModule, start_of
-from datamodules.stream.workers import explain_worker_death
+from datamodules.stream.workers import explain_worker_error
 from lightning_modules.base.description import check_same_model
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.changed_settings import (
@@ -36,6 +36,7 @@ from lightning_modules.callbacks.changed_settings import (
 from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
 from lightning_modules.callbacks.lightning_internals import (
     CLIBase,
+    copies_this_process,
     drop_anonymous,
     has_checkpoint_io,
 )
@@ -86,8 +87,8 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
         run_directory.remove_unstarted_runs()
         if isinstance(error, ArgumentError):
             raise SettingError(simplify_parser_error(str(error))) from error
-        if died := explain_worker_death(error):
-            raise died from error
+        if explained := explain_worker_error(error):
+            raise explained from error
         raise
     finally:
         # Another run in this process must not inherit this run's variables.
@@ -253,6 +254,7 @@ class StemlabCLI(CLIBase):
 
     def after_instantiate_classes(self) -> None:
         """Compare the checkpoint with the model before any data is read."""
+        check_strategy(self.trainer.strategy)
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, Checkpoints) for callback in callbacks):
             signals.restore_handlers()  # without it, nothing would be saved after a signal
@@ -305,6 +307,16 @@ def _position(data: LightningDataModule, contents: Mapping[str, Any]) -> str:
     state: Mapping[str, Any] = contents.get(type(data).__qualname__, {})
     batch = start_of(state)[1] if state else 0
     return f"at batch {batch} of {state['batches_per_epoch']} of an epoch" if batch else ""
+
+
+def check_strategy(strategy: Any) -> None:
+    """Raise if the ranks would be copies of this process, with its locks, signals and threads."""
+    if copies_this_process(strategy):
+        raise SettingError(
+            "trainer.strategy: ranks that are forked or spawned from this process, as with "
+            "ddp_spawn, ddp_fork and ddp_notebook, do not work here; give --trainer.strategy=ddp, "
+            "which starts the command line again for each device"
+        )
 
 
 def _drop_disabled_callbacks(trainer: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -176,6 +177,26 @@ def test_average_without_warm_up_and_before_the_first_update() -> None:
         assert average.item() == expected
     ema._copy_before_first_update(model)
     assert average.item() == 5.0
+
+
+def test_only_weights_are_copied() -> None:
+    """The rest of a model leads to the trainer, which holds locks and the data."""
+    shared = nn.Linear(2, 2)
+    model: Any = LightningModule()
+    model.parts = nn.ModuleDict({"first": shared, "second": shared, "norm": nn.BatchNorm1d(2)})
+    model.register_buffer("constant", torch.ones(1), persistent=False)
+    model.lock, model.no_module = threading.Lock(), None
+    model.register_module("nothing", None)
+    ema = EMA()
+    ema.setup(Trainer(logger=False, accelerator="cpu", default_root_dir="/"), model, "fit")
+    assert ema.average is not None
+    average: Any = ema.average.module
+    assert average.state_dict().keys() == model.state_dict().keys()
+    assert [name for name, _ in average.named_buffers()] == [n for n, _ in model.named_buffers()]
+    assert average.parts.first is average.parts.second
+    for copied, own in zip(average.parameters(), model.parameters(), strict=True):
+        assert torch.equal(copied, own)
+        assert copied.data_ptr() != own.data_ptr()
 
 
 def test_bad_decay_and_sharded_models_raise() -> None:

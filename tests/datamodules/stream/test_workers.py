@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
+from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.stream import workers
-from datamodules.stream.workers import WorkerDiedError, explain_worker_death, ignore_signals
+from datamodules.stream.workers import WorkerDiedError, explain_worker_error, ignore_signals
 
 
 def test_workers_ignore_signals() -> None:
@@ -25,12 +27,60 @@ def test_workers_ignore_signals() -> None:
             signal.signal(number, handler)
 
 
-def test_only_errors_about_workers_are_explained() -> None:
-    killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
-    explained = explain_worker_death(killed)
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("(pid 7) is killed by signal: Killed. ", ["pid 7", "Killed", "memory runs out"]),
+        ("(pid 7) is killed by signal: Bus error. It is", ["Bus error", "shm-size", "truncated"]),
+        ("(pid 7) is killed by signal: Segmentation fault. ", ["Segmentation", "num_workers=0"]),
+        ("(pid 7) exited unexpectedly with exit code 3. Details", ["pid 7", "status 3"]),
+        ("(pid(s) 7, 8) exited unexpectedly", ["7, 8", "ended unexpectedly"]),
+    ],
+)
+def test_death_of_a_worker_is_explained(text: str, words: list[str]) -> None:
+    explained = explain_worker_error(RuntimeError(f"DataLoader worker {text}"))
     assert isinstance(explained, WorkerDiedError)
-    assert explain_worker_death(explained) is None
-    assert explain_worker_death(RuntimeError("out of luck")) is None
+    for word in [*words, "Resume with --ckpt_path last"]:
+        assert word in str(explained)
+    assert "\n" not in str(explained)
+    assert explain_worker_error(explained) is None
+    assert explain_worker_error(RuntimeError("out of luck")) is None
+
+
+class Failing(Dataset[int]):
+    """Raises an error for each item."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, item: int) -> int:
+        try:
+            raise KeyError("first")
+        except KeyError:
+            raise self.error  # noqa: B904
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("a.wav: was removed; restore it"),
+        DataError("2 faults in the data:\n  a.wav: empty\n  b.wav: cut"),
+        FFmpegMissingError("install ffmpeg"),
+        OSError("[Errno 5] Input/output error: 'a.wav'"),
+        ValueError("datamodules.errors.DataError: twice"),
+        MemoryError("8 GB"),
+    ],
+)
+def test_error_of_a_worker_is_passed_on_without_its_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised:
+        list(DataLoader(Failing(error), num_workers=1))
+    explained = explain_worker_error(raised.value)
+    assert type(explained) is type(error)
+    assert str(explained) == str(error)
 
 
 REFERENCED_WORKER = """
