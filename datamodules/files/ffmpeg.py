@@ -19,6 +19,7 @@ from datamodules.files.info import AnyPath, Audio, AudioInfo, check_opens
 
 # A decoder may drop up to one frame at the end of a stream; this is the longest one (HE-AAC).
 _AAC_FRAME_SAMPLES = 2048
+_ESTIMATED = "Estimating duration from bitrate"
 
 
 def require_ffmpeg(purpose: str) -> None:
@@ -42,7 +43,10 @@ def inspect_streams(path: AnyPath) -> list[AudioInfo]:
     path = Path(path)
     check_opens(path)
     require_ffmpeg(f"{path}: is not WAV, FLAC, Ogg or MP3; reading another format")
-    fields = "stream=codec_name,sample_rate,channels,duration_ts,time_base:format=duration"
+    fields = (
+        "stream=codec_name,sample_rate,channels,duration_ts,time_base,start_time"
+        ":stream_tags=DURATION:format=duration,nb_streams"
+    )
     content, message = probe(path, "-select_streams", "a", "-show_entries", fields)
     streams = [stream for stream in content.get("streams", []) if int(stream.get("sample_rate", 0))]
     if not streams:
@@ -51,12 +55,14 @@ def inspect_streams(path: AnyPath) -> list[AudioInfo]:
             f"({message or 'no audio stream in it'}); check that it is an audio file, and copy or "
             "download it again"
         )
-    return [_stream_info(stream, content.get("format", {})) for stream in streams]
+    # Formats without a header, such as ADTS: the length is a guess from the first frames.
+    is_declared = _ESTIMATED not in message
+    return [_stream_info(stream, content.get("format", {}), is_declared) for stream in streams]
 
 
 def probe(path: Path, *options: str) -> tuple[dict[str, Any], str]:
     """Run ffprobe; return its answer (empty if it failed) and the last line of its messages."""
-    command = ["ffprobe", "-v", "error", *options, "-of", "json", f"file:{path}"]
+    command = ["ffprobe", "-v", "warning", *options, "-of", "json", f"file:{path}"]
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
     return {} if done.returncode else json.loads(done.stdout), _last_line(done.stderr)
 
@@ -93,7 +99,7 @@ def decoded_blocks(path: Path, info: AudioInfo, block_samples: int) -> Iterator[
     # A stream may change its channels or rate midway: ffmpeg converts to those of the header.
     command = ["ffmpeg", "-nostdin", "-v", "error", "-i", f"file:{path}", "-map", "0:a:0"]
     command += ["-ac", str(info.channels), "-ar", str(info.sample_rate), "-f", "f32le", "-"]
-    frame_bytes = 4 * info.channels
+    samples = np.empty((block_samples, info.channels), "<f4")
     total = 0
     with (
         tempfile.TemporaryFile() as log,  # a pipe could fill up and block ffmpeg
@@ -101,11 +107,10 @@ def decoded_blocks(path: Path, info: AudioInfo, block_samples: int) -> Iterator[
     ):
         assert process.stdout is not None
         try:
-            while data := process.stdout.read(block_samples * frame_bytes):
-                whole = len(data) // frame_bytes
-                total += whole
-                block = np.frombuffer(data, "<f4", whole * info.channels)
-                yield np.ascontiguousarray(block.reshape(whole, info.channels).T, np.float32)
+            while size := process.stdout.readinto(samples.data.cast("B")):  # type: ignore[attr-defined]
+                found = size // (4 * info.channels)
+                total += found
+                yield samples[:found].T.astype(np.float32, order="C")  # always a copy
         except BaseException:
             process.kill()  # the caller stopped early
             raise
@@ -117,14 +122,25 @@ def decoded_blocks(path: Path, info: AudioInfo, block_samples: int) -> Iterator[
             )
 
 
-def _stream_info(stream: dict[str, Any], container: dict[str, Any]) -> AudioInfo:
-    if "duration_ts" in stream:
-        seconds = stream["duration_ts"] * Fraction(stream["time_base"])
-    else:
-        seconds = Fraction(container.get("duration", 0))
+def _stream_info(stream: dict[str, Any], container: dict[str, Any], is_declared: bool) -> AudioInfo:
     rate = int(stream["sample_rate"])
     codec = stream.get("codec_name", "unknown")
+    seconds = _declared_seconds(stream, container) if is_declared else Fraction(0)
     return AudioInfo(round(seconds * rate), rate, int(stream["channels"]), codec)
+
+
+def _declared_seconds(stream: dict[str, Any], container: dict[str, Any]) -> Fraction:
+    """Length that a file declares for a stream; 0 if it declares none."""
+    if "duration_ts" in stream:
+        return Fraction(stream["duration_ts"]) * Fraction(stream["time_base"])
+    # Matroska declares the end of a stream in a tag, such as 00:03:20.5, and that of the longest.
+    end = Fraction(0)
+    if tag := stream.get("tags", {}).get("DURATION"):
+        for part in tag.split(":"):
+            end = 60 * end + Fraction(part)
+    elif container.get("nb_streams") == 1:
+        end = Fraction(container.get("duration", 0))
+    return max(Fraction(0), end - max(Fraction(0), Fraction(stream.get("start_time", 0))))
 
 
 def _last_line(message: bytes) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.errors import DataError
-from datamodules.files.audio import AudioInfo, inspect
+from datamodules.files.info import AudioInfo
 from datamodules.files.names import is_stem_file, is_system_name, key, suffix_of, without_suffix
+from datamodules.files.song import inspect_song
 from datamodules.parallel import for_each
 
 # Of formats that soundfile or ffmpeg reads, videos included; the common ones first.
@@ -85,7 +86,7 @@ def find_audio_files(
 
     def header(path: Path) -> AudioInfo | str:
         try:
-            return inspect(path)
+            return inspect_song(path)
         except DataError as fault:
             return str(fault)
 

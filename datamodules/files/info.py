@@ -20,8 +20,8 @@ class AudioInfo:
     """Header of an audio file.
 
     Attributes:
-        samples: Length, samples per channel. For formats read by ffmpeg it is what the container
-            declares: sometimes a few samples off, 0 if it declares none.
+        samples: Length, samples per channel. For songs it is what the file declares, up to a few
+            thousand samples off in compressed formats; 0 if the file declares none.
         sample_rate: Sample rate, Hz.
         channels: Number of channels.
         subtype: Encoding, such as ``PCM_16`` or ``FLOAT``; ffmpeg's name of the codec for formats

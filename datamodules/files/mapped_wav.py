@@ -20,7 +20,7 @@ from torch import Tensor
 
 from datamodules.errors import DataError
 from datamodules.files.state import State, changed_error, check_same
-from datamodules.files.wav import TYPES, wav_header_of
+from datamodules.files.wav import wav_header_of
 
 # Maximum number of mapped files. Linux allows 65,530 mappings per process; libraries use a few
 # thousand.
@@ -50,7 +50,7 @@ class MappedFile:
             if expected and not self._state.is_same(expected):
                 raise changed_error(path)
             header = wav_header_of(file)
-            dtype = TYPES.get((header.tag, header.bits)) if header else None
+            dtype = header.dtype if header else None
             if header is None or dtype is None or not header.channels:
                 raise DataError(
                     f"{path}: cannot be memory-mapped, expected WAV with 16 or 32-bit integers or "

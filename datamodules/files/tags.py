@@ -9,6 +9,7 @@ from pathlib import Path
 import soundfile
 
 from datamodules.files import ffmpeg
+from datamodules.files.audio import UnknownFormatError, open_sound_file
 
 # soundfile's names; ffprobe's are the same except ``track``.
 NAMES = ("title", "artist", "album", "date", "genre", "tracknumber", "copyright", "comment")
@@ -17,10 +18,12 @@ NAMES = ("title", "artist", "album", "date", "genre", "tracknumber", "copyright"
 def read_tags(path: Path) -> dict[str, str]:
     """Read the tags in ``NAMES`` that a song has; unreadable tags are left out."""
     try:
-        with soundfile.SoundFile(path) as file:
-            return tags_of(file)
-    except (soundfile.SoundFileError, TypeError):
-        return probe_tags(path)
+        with open_sound_file(path) as file:
+            if file.format != "RAW":  # a WAV with an unfinished header
+                return tags_of(file)
+    except UnknownFormatError:
+        pass
+    return probe_tags(path)
 
 
 def tags_of(file: soundfile.SoundFile) -> dict[str, str]:

@@ -67,7 +67,7 @@ def find_non_finite(files: Sequence[Path], progress: bool) -> list[Finding]:
         is_valid=lambda value: type(value) is int and value >= _ALL_FINITE,
     )
     return [Finding.of(fault, path) for path, fault in faults.items()] + [
-        nan_finding(path, sample, audio.inspect(path).sample_rate)
+        nan_finding(path, sample, audio.inspect_seekable(path).sample_rate)
         for path, (_, sample) in known.items()
         if sample != _ALL_FINITE
     ]

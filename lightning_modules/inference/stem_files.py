@@ -14,7 +14,8 @@ import soundfile
 import torch
 
 from datamodules.errors import DataError
-from datamodules.files.audio import Audio, AudioInfo, open_song
+from datamodules.files.info import Audio, AudioInfo
+from datamodules.files.song import open_song
 from datamodules.files.source_names import check_file_names
 from datamodules.files.writing import check_room, writing
 from datamodules.tracks.checks import nan_finding

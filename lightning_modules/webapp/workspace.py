@@ -22,7 +22,7 @@ from pathlib import Path
 import soundfile
 
 from datamodules.errors import DataError
-from datamodules.files.audio import open_song
+from datamodules.files.song import inspect_song, open_song
 from lightning_modules.inference.encoding import MIXTURE
 from lightning_modules.inference.stem_files import SeparatingModule, StemFiles, separate_file
 
@@ -270,7 +270,7 @@ class Workspace:
                 f"{upload.name}: has {size / 1e6:.1f} MB, the limit is {self.limits.megabytes:g}; "
                 "convert it to MP3 or FLAC, or shorten it"
             )
-        info = open_song(upload).info
+        info = inspect_song(upload)
         if info.channels > _MAX_CHANNELS or not _MIN_RATE_HZ <= info.sample_rate <= _MAX_RATE_HZ:
             raise DataError(
                 f"{upload.name}: has {info.channels} channels at {info.sample_rate} Hz, expected "

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.files.audio import inspect, open_song
 from datamodules.files.tags import read_tags
 from lightning_modules.inference.stem_files import Selection, separate_file
 from tests.helpers.separators import TWO, Gains
@@ -20,18 +19,6 @@ def write_song(path: Path) -> None:
     with soundfile.SoundFile(path, "w", 44100, 2) as file:
         file.title = "A title"
         file.write(noise)
-
-
-@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg"])
-def test_open_song_gives_header_tags_and_all_samples(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"song.{suffix}"
-    write_song(path)
-    song = open_song(path, 7000)
-    assert song.info == inspect(path)
-    assert song.tags == read_tags(path)
-    assert song.tags["title"] == "A title"
-    expected, _ = soundfile.read(path, dtype="float32")
-    assert np.array_equal(np.concatenate(list(song.blocks), 1), expected.T)
 
 
 @pytest.mark.parametrize(("residual", "opened"), [(False, 1), (True, 2)])
