@@ -274,7 +274,8 @@ def _check_complete(path: Path, file: soundfile.SoundFile) -> AudioInfo:
     if info.samples >= NO_LENGTH:
         raise DataError(
             f"{path}: its header does not declare its length (it was written to a pipe), which "
-            "random access needs; repair it, by: ffmpeg -i OLD NEW.flac"
+            "random access needs; repair it by python -m datamodules.convert, or by: "
+            "ffmpeg -i OLD NEW.flac"
         )
     if file.format == "MP3":
         counted = read_mp3(path).counted

@@ -28,6 +28,7 @@ from datamodules.files.audio import Audio, AudioInfo
 from datamodules.files.find import SUFFIXES
 from datamodules.files.names import match, suffix_of, without_suffix
 from datamodules.files.resampling import resample_blocks, resampled_length
+from datamodules.files.song import open_song
 from datamodules.parallel import raise_faults
 from datamodules.tracks.checks import nan_finding
 from datamodules.tracks.findings import raise_errors
@@ -163,7 +164,7 @@ def _open_source(path: Path, shown: Path, copies: Path) -> Source:
 
 
 def _decode(path: Path, copy: Path) -> Path:
-    song = audio.open_song(path, BLOCK_SAMPLES)
+    song = open_song(path, BLOCK_SAMPLES)
     info = song.info
     size = {"samplerate": info.sample_rate, "channels": info.channels}
     with soundfile.SoundFile(copy, "w", **size, subtype="FLOAT", format="RF64") as file:
