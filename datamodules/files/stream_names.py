@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -83,18 +84,19 @@ def order_streams(path: Path, names: Sequence[Sequence[str]], stems: Sequence[st
     """
     known = _SYNONYMS | {key(name): name for name in (*STREAMS, *stems)}
     by_place = [[known.get(key(name.strip()), "") for name in place] for place in names]
-    # A handler is often named, but not after a stem: the first place with a stem's name counts.
-    place = next((number for number, found in enumerate(by_place) if any(found)), None)
-    if place is None:
+    if not any(map(any, by_place)):
         return StreamOrder(STREAMS, _unknown_names_note(names))
-    found, shown = by_place[place], ", ".join(name or "(no name)" for name in names[place])
+    recognised = list(zip_longest(*by_place, fillvalue=""))
+    # Each stream has the name in the first place that has a stem's name for it.
+    found = [next(filter(None, each), "") for each in recognised]
+    shown = ", ".join(map(_shown, zip_longest(*names, fillvalue=""), recognised))
     twice = sorted({name for name in found if name and found.count(name) > 1})
     if twice:
         raise DataError(
             f"{path}: several of its audio streams are named {' and '.join(twice)} ({shown}), "
             f"expected one of each; {_RENAME}"
         )
-    note = _contradiction(by_place, place)
+    note = _contradiction(found, by_place)
     missing = [name for name in (MIXTURE, *stems) if name not in found]
     unnamed = [number for number, name in enumerate(found) if not name]
     if not missing or not unnamed:
@@ -120,6 +122,14 @@ def order_streams(path: Path, names: Sequence[Sequence[str]], stems: Sequence[st
     )
 
 
+def _shown(names: Sequence[str], recognised: Sequence[str]) -> str:
+    """Name of a stream as it is in the file."""
+    for name, stem in zip(names, recognised, strict=True):
+        if stem:
+            return name
+    return next((name for name in names if key(name) not in _HANDLERS), "(no name)")
+
+
 def _unknown_names_note(names: Sequence[Sequence[str]]) -> str:
     for place in names:
         told = [name.strip() for name in place]
@@ -131,15 +141,13 @@ def _unknown_names_note(names: Sequence[Sequence[str]]) -> str:
     return ""
 
 
-def _contradiction(by_place: Sequence[Sequence[str]], place: int) -> str:
+def _contradiction(found: Sequence[str], by_place: Sequence[Sequence[str]]) -> str:
     """Tell streams that another place names after another stem."""
-    for other in by_place[place + 1 :]:
-        pairs = zip(by_place[place], other, strict=False)
-        unlike = [(name, else_name) for name, else_name in pairs if name and else_name]
-        if any(name != else_name for name, else_name in unlike):
+    for place in by_place:
+        if any(name and name != used for name, used in zip(place, found, strict=False)):
             return (
-                f"its audio streams have two sets of names: {', '.join(by_place[place])}, which "
-                f"are used, and {', '.join(other)}"
+                f"its audio streams have two sets of names: {', '.join(found)}, which are used, "
+                f"and {', '.join(place)}"
             )
     return ""
 

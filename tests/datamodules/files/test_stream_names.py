@@ -84,6 +84,7 @@ def test_damaged_files_raise_nothing(tmp_path: Path) -> None:
         ([["The Song's Title"] * 5, [], []], STREAMS),
         ([["drums", "bass", "other", "vocals"], [], []], ("drums", "bass", "other", "vocals")),
         ([[*ANOTHER, "click"], [], []], (*ANOTHER, "")),
+        ([["mixture", "vocals", "", "", ""], ["", "", "drums", "bass", "other"], []], ANOTHER),
     ],
 )  # fmt: skip
 def test_names_decide_where_there_are_any(
