@@ -320,7 +320,7 @@ def _check_ranges(**arguments: Any) -> None:
         if not isinstance(value, kind) or not lowest <= value <= highest:  # type: ignore[operator]
             number = "an integer" if kind is Integral else "a number"
             raise ValueError(
-                f"{name} is {value!r:.80}: expected {number} from {lowest:g} to {highest:,g}"
+                f"{name} is {value!r:.80}: expected {number} from {lowest:g} to {highest:,}"
             )
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lightning_modules.base.description import one_line
@@ -224,7 +224,11 @@ class _Answer:
             with suppress(RuntimeError):  # it was complete, or its length was declared
                 await self._send({"type": "http.response.body", "body": b""})
             return
-        response = JSONResponse({"detail": self.failed.reason}, self.failed.status, _HEADERS)
+        status, reason = self.failed.status, self.failed.reason
+        if scope["path"].startswith("/songs/"):  # the player's requests
+            response: Response = JSONResponse({"detail": reason}, status, _HEADERS)
+        else:  # Gradio shows the text
+            response = PlainTextResponse(reason, status, _HEADERS)
         await response(scope, receive, self._send)
 
 
