@@ -3,6 +3,7 @@
 Only targets that have an estimate are scored, all together, at least two of them. An estimate that
 is longer or shorter than its reference is cut, or padded with zeros, at its end. If there are both
 vocals and accompaniment, these two are scored again as a pair, and vocals get the pair's scores.
+Likewise other stems and ``no_<stem>``, the sum of all others, which museval does not know.
 """
 
 from __future__ import annotations
@@ -19,12 +20,19 @@ from datamodules.errors import DataError
 from datamodules.files import audio
 from datamodules.files.audio import Audio
 from datamodules.files.state import state
+from datamodules.parallel import raise_faults
 from datamodules.tracks.checks import nan_finding
 from datamodules.tracks.index import Track
-from datamodules.tracks.layouts import FORMATS, MIXTURE, STEMS, files_in
+from datamodules.tracks.layouts import MIXTURE, STEMS
+from lightning_modules.evaluation.estimate_files import (
+    ACCOMPANIMENT,
+    VOCALS,
+    EstimateFiles,
+    TargetNames,
+    complement,
+    files_in_folder,
+)
 from lightning_modules.evaluation.scores import TrackScores, score_track
-
-VOCALS, ACCOMPANIMENT = "vocals", "accompaniment"
 
 
 @dataclass(frozen=True)
@@ -53,13 +61,18 @@ class Settings:
         is_sum = VOCALS in self.stems and ACCOMPANIMENT not in self.stems and len(self.stems) > 1
         return (*self.stems, ACCOMPANIMENT) if is_sum else self.stems
 
+    @property
+    def names(self) -> TargetNames:
+        """Names of estimates, those of sums ``no_<stem>`` and synonyms included."""
+        return TargetNames(self.targets, self.stems)
+
 
 # ------------------------------------------------------------------- scoring
 
 
 def score_estimates(
     track: Track,
-    folder: Path,
+    files: EstimateFiles | Path,
     settings: Settings,
     metrics: Sequence[str] = (),
     known: TrackScores | None = None,
@@ -68,7 +81,7 @@ def score_estimates(
 
     Args:
         track: The track.
-        folder: Folder of the estimates, files named after their targets.
+        files: The estimates, or their folder.
         settings: How they are scored.
         metrics: Names in `lightning_modules.evaluation.metrics.METRICS`, computed besides.
         known: BSS Eval scores of the same estimates, to add the metrics to.
@@ -80,18 +93,20 @@ def score_estimates(
         DataError: A file is faulty, an estimate has another sample rate or number of channels than
             its reference, or fewer than two targets have an estimate.
     """
-    files = files_in(folder, settings.targets)
-    estimates = {target: _read_estimate(path, track) for target, path in files.items()}
+    if isinstance(files, Path):
+        files = files_in_folder(files, track.name, settings.names)
+    estimates = _read_estimates(files.files, track)
     notes = [note for target in estimates if (note := _match_length(target, estimates, track))]
     if settings.accompaniment:
         _add_accompaniment(estimates, settings)
     notes += [f"{stem}: no estimate" for stem in settings.stems if stem not in estimates]
     if len(estimates) < 2:
-        found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        present = sorted([*(path.name for path in files.files.values()), *files.ignored])
         raise DataError(
-            f"{folder}: expected estimates of at least two of {', '.join(settings.targets)} in "
-            f"{', '.join(FORMATS)} files, because BSS Eval compares sources (found: {found}); "
-            "besides vocals, write accompaniment, the mixture minus the vocals"
+            f"{files.place}: expected estimates of at least two of {', '.join(settings.targets)} "
+            "as audio files, because BSS Eval compares sources (found: "
+            f"{', '.join(present[:8]) or 'nothing'}); besides one stem, write the sum of the "
+            "others, such as no_vocals or accompaniment"
         )
     return _score(track, estimates, settings, metrics, known, notes)
 
@@ -114,7 +129,7 @@ def score_oracle(
     """
     mixture = _read(track, MIXTURE)
     if oracle == MIXTURE:
-        estimates = dict.fromkeys(settings.targets, mixture)
+        estimates = dict.fromkeys(targets, mixture)
     else:
         # torch takes seconds to import, and scoring files does not need it.
         import torch
@@ -126,7 +141,7 @@ def score_oracle(
             separated = ORACLES[oracle](torch.from_numpy(mixture), sources).numpy()
         estimates = dict(zip(settings.stems, separated, strict=True))
         _add_accompaniment(estimates, settings)
-    estimates = {target: estimates[target] for target in targets}
+        estimates = {target: estimates[target] for target in targets}
     # In the file, so that every table made from it shows the note.
     note = f"oracle {oracle}: the estimates are made with the true sources"
     return _score(track, estimates, settings, metrics, known, [note] * (oracle != MIXTURE))
@@ -135,20 +150,22 @@ def score_oracle(
 def origin(
     track: Track,
     settings: Settings,
-    folder: Path | None = None,
+    files: EstimateFiles | Path | None = None,
     oracle: str | None = None,
     targets: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Describe what a track's scores are computed from, for its score file.
 
-    Estimates are either files in a folder, or made by an oracle for its targets.
+    Estimates are either files (or their folder), or made by an oracle for its targets.
 
     Returns:
         JSON-compatible: the settings, size of each reference, size and modification time of each
         estimate. If this description is the same, the scores are the same.
     """
     references = {name: state(path).size for name, path in track.stems.items()}
-    estimates = files_in(folder, settings.targets) if folder else {}
+    if isinstance(files, Path):
+        files = files_in_folder(files, track.name, settings.names)
+    estimates = files.originals if files else {}
     return {
         **asdict(settings),
         "stems": list(settings.stems),
@@ -186,11 +203,15 @@ def _score(
 def _bss_eval_scores(
     track: Track, estimates: Mapping[str, Audio], settings: Settings
 ) -> TrackScores:
-    """Score targets in museval's rounds: all but accompaniment, then vocals with it."""
-    targets = [target for target in settings.targets if target in estimates]
-    rounds = [targets]
-    if VOCALS in targets and ACCOMPANIMENT in targets:
-        rounds = [[t for t in targets if t != ACCOMPANIMENT], [VOCALS, ACCOMPANIMENT]]
+    """Score targets in museval's rounds: all but sums of others, then each stem with its sum."""
+    targets = [target for target in settings.names.targets if target in estimates]
+    pairs = [
+        [stem, target]
+        for target in targets
+        if (stem := complement(target, settings.stems)) and stem in targets
+    ]
+    sums = [target for _, target in pairs]
+    rounds = [[target for target in targets if target not in sums], *pairs]
     lengths = settings.window_seconds, settings.hop_seconds
     scores = TrackScores(track.name, {}, {}, *lengths)
     for names in rounds:
@@ -214,8 +235,9 @@ def _bss_eval_scores(
 def _reference(track: Track, target: str, settings: Settings) -> Audio:
     if target in settings.stems:
         return _read(track, target)
-    accompanying = [_read(track, stem) for stem in settings.stems if stem != VOCALS]
-    total: Audio = np.sum(accompanying, axis=0)
+    left_out = complement(target, settings.stems)
+    others = [_read(track, stem) for stem in settings.stems if stem != left_out]
+    total: Audio = np.sum(others, axis=0)
     return total
 
 
@@ -224,15 +246,30 @@ def _read(track: Track, stem: str) -> Audio:
     return _finite(track.read(stem), path or Path(track.name), track.sample_rate)
 
 
+def _read_estimates(files: Mapping[str, Path], track: Track) -> dict[str, Audio]:
+    """Read estimates; raise one ``DataError`` for all that are faulty."""
+    estimates, faults = {}, []
+    for target, path in files.items():
+        try:
+            estimates[target] = _read_estimate(path, track)
+        except DataError as fault:
+            faults.append(str(fault))
+    raise_faults(faults)
+    return estimates
+
+
 def _read_estimate(path: Path, track: Track) -> Audio:
-    info = audio.inspect_seekable(path)
+    song = audio.open_song(path)
     for found, expected, unit, remedy in (
-        (info.sample_rate, track.sample_rate, "Hz", "resample the estimate"),
-        (info.channels, track.channels, "channel(s)", "write the same number"),
+        (song.info.sample_rate, track.sample_rate, "Hz", "resample the estimate"),
+        (song.info.channels, track.channels, "channel(s)", "write the same number"),
     ):
         if found != expected:
             raise DataError(f"{path}: has {found} {unit}, its track {expected} {unit}; {remedy}")
-    return _finite(audio.read(path), path, info.sample_rate)
+    waveform = np.concatenate(list(song.blocks), -1)
+    if shortfall := song.shortfall():
+        raise DataError(shortfall)
+    return _finite(waveform, path, song.info.sample_rate)
 
 
 def _finite(waveform: Audio, path: Path, sample_rate: int) -> Audio:

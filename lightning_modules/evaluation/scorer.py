@@ -15,8 +15,15 @@ from tqdm import tqdm
 
 from datamodules.cache.pcm import decode
 from datamodules.errors import DataError
+from datamodules.files.names import is_system_name, key
 from datamodules.tracks.index import Track, check_tracks
 from datamodules.tracks.layouts import MIXTURE, SUBSETS, Entry
+from lightning_modules.evaluation.estimate_files import (
+    EstimateFiles,
+    TargetNames,
+    find_estimates,
+    with_streams,
+)
 from lightning_modules.evaluation.estimates import Settings, origin, score_estimates, score_oracle
 from lightning_modules.evaluation.score_files import read_scores, write_scores
 from lightning_modules.evaluation.scores import TrackScores
@@ -47,34 +54,54 @@ class Scorer:
         self.metrics = tuple(metrics)
         self.left_out: dict[str, str] = {}
 
-    def find_estimates(self, folder: Path, entries: Sequence[Entry]) -> dict[str, Path]:
-        """Find the folder of each track's estimates; tracks without one are left out.
+    def find_estimates(self, folder: Path, entries: Sequence[Entry]) -> dict[str, EstimateFiles]:
+        """Find the estimates of each track; tracks without any are left out.
 
         Args:
-            folder: Contains ``<subset>/<track>`` or ``<track>`` with files named after targets.
+            folder: Contains estimates as `lightning_modules.evaluation.estimate_files` describes.
             entries: The tracks.
 
         Returns:
-            Name of the track -> folder of its estimates, at least one.
+            Name of the track -> its estimates, of at least one track.
         """
         if not folder.is_dir():
             raise DataError(f"{folder}: is not a folder; check the path of the estimates")
-        found = {}
+        subset, tracks = entries[0].subset, [entry.name for entry in entries]
+        found = find_estimates(folder, subset, tracks, self.settings.names)
         for entry in entries:
-            places = (folder / entry.subset / entry.name, folder / entry.name)
-            if place := next((place for place in places if place.is_dir()), None):
-                found[entry.name] = place
-            else:
+            if entry.name not in found:
+                places = folder / entry.subset / entry.name, folder / entry.name
                 self.left_out[entry.name] = f"neither {places[0]} nor {places[1]} is a folder"
-        unknown = _unknown_folders(folder, list(found.values()))
+        unknown = _unknown_folders(folder, found, self.settings.names)
         if not found:
             raise DataError(
                 f"{folder}: expected folders named after tracks, such as {entries[0].name!r}; "
                 f"found {unknown or 'none'}; rename them, or check the path and --subset"
+                + _advice(folder, subset, tracks, self.settings.names)
             )
         if unknown:
             print(f"ignored folders without a track of that name: {unknown}", file=sys.stderr)
-        return found
+        ignored = sorted({name for estimates in found.values() for name in estimates.ignored})
+        if ignored:
+            print(f"ignored files that are no estimates: {_shown(ignored)}", file=sys.stderr)
+        return self._decode_streams(found)
+
+    def _decode_streams(self, found: Mapping[str, EstimateFiles]) -> dict[str, EstimateFiles]:
+        """Decode estimates in .stem.mp4 files; faulty ones are left out."""
+        stem_files = [each.stem_file for each in found.values() if each.stem_file]
+        faults: dict[Path, DataError] = {}
+        names = self.settings.names
+        decoded = decode(stem_files, True, faults, stems=names.names)
+        result = {}
+        for track, estimates in found.items():
+            if (path := estimates.stem_file) is None:
+                result[track] = estimates
+            elif path in faults:
+                self.left_out[track] = str(faults[path])
+            else:
+                streams = {name: decoded[path].file(name) for name in decoded[path].infos}
+                result[track] = with_streams(estimates, streams, names)
+        return result
 
     def load(self, entries: Sequence[Entry]) -> list[Track]:
         """Read the headers of tracks and decode .stem.mp4 files; faulty tracks are left out."""
@@ -95,21 +122,21 @@ class Scorer:
         return tracks
 
     def score_estimates(
-        self, tracks: Sequence[Track], folders: Mapping[str, Path], output: Path
+        self, tracks: Sequence[Track], estimates: Mapping[str, EstimateFiles], output: Path
     ) -> list[TrackScores]:
         """Score estimates that are files; the rest as for `run`.
 
         Args:
             tracks: The tracks.
-            folders: Name of the track -> folder of its estimates.
+            estimates: Name of the track -> its estimates.
             output: Scores are written to ``<output>/<subset>/<track>.json``.
         """
         jobs = [
             Job(
                 track.name,
                 output / track.subset / f"{track.name}.json",
-                origin(track, self.settings, folders[track.name]),
-                partial(score_estimates, track, folders[track.name], self.settings, self.metrics),
+                origin(track, self.settings, estimates[track.name]),
+                partial(score_estimates, track, estimates[track.name], self.settings, self.metrics),
             )
             for track in tracks
         ]
@@ -228,14 +255,31 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _unknown_folders(folder: Path, found: Sequence[Path]) -> str:
+def _unknown_folders(folder: Path, found: Mapping[str, EstimateFiles], names: TargetNames) -> str:
     """Names of up to five folders beside the estimates that belong to no track."""
-    parents = {place.parent for place in found} or {folder}
-    names = sorted(
+    known = {estimates.place for estimates in found.values()}
+    parents = {place.parent for place in known if place.is_dir() and place != folder} or {folder}
+    unknown = sorted(
         place.name
         for parent in parents
         for place in parent.iterdir()
-        if place.is_dir() and place not in found and place.name not in (*SUBSETS, MIXTURE)
+        if place.is_dir()
+        and place not in known
+        and key(place.name) not in (*SUBSETS, MIXTURE)
+        and not is_system_name(place.name)
+        and not names.of(place.name)
     )
+    return _shown(unknown)
+
+
+def _shown(names: Sequence[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(map(repr, names[:5])) + more
+
+
+def _advice(folder: Path, subset: str, tracks: Sequence[str], names: TargetNames) -> str:
+    """A subfolder that has estimates of the tracks, such as that of Demucs' model."""
+    for below in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if find_estimates(below, subset, tracks, names):
+            return f"; did you mean {below}?"
+    return ""

@@ -108,9 +108,8 @@ class Summary:
 
     @property
     def disjoint_sources(self) -> list[str]:
-        """The sources; accompaniment is left out if the stems in this sum are scored."""
-        overlaps = set(self.scores) > {"vocals", "accompaniment"}
-        return [name for name in self.scores if not (overlaps and name == "accompaniment")]
+        """The sources without sums of others, see `disjoint`."""
+        return disjoint(list(self.scores))
 
     def as_metrics(self) -> dict[str, float]:
         """Scores under the names they are logged with: `sdr/vocals`, ..., and `sdr` for the mean.
@@ -318,6 +317,14 @@ def ordered_sources(names: Iterable[str]) -> list[str]:
     found = list(dict.fromkeys(names))
     known = [name for name in STEMS if name in found]
     return known + [name for name in found if name not in known]
+
+
+def disjoint(sources: Sequence[str]) -> list[str]:
+    """Leave out accompaniment and ``no_<stem>`` if stems in this sum are sources too."""
+    if len(sources) < 3:
+        return list(sources)
+    sums = {"accompaniment": "vocals"} | {f"no_{name}": name for name in sources}
+    return [name for name in sources if sums.get(name) not in sources]
 
 
 def _fault(signal: NDArray[np.float64], sample_rate: int) -> str | None:

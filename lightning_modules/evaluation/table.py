@@ -9,6 +9,7 @@ from lightning_modules.evaluation.scores import (
     METRICS,
     Summary,
     TrackScores,
+    disjoint,
     finite_mean,
     ordered_sources,
 )
@@ -58,7 +59,7 @@ def metric_table(
             row with the model's improvement over the mixture.
     """
     sources = ordered_sources(source for track in tracks for source in track.frames)
-    stems = [name for name in sources if not (name == "accompaniment" and len(sources) > 2)]
+    stems = disjoint(sources)
 
     def means(scores: Sequence[TrackScores], name: str) -> list[float]:
         by_source = {

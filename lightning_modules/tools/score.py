@@ -61,9 +61,9 @@ def _tables(scorer: Scorer, options: argparse.Namespace) -> str:
         raise DataError(f"{root}: has no {options.subset} tracks; give --subset {present[0]}")
     entries = find_entries(root, options.subset, options.stems)
     if estimates:
-        folders = scorer.find_estimates(estimates[0], entries)
-        tracks = scorer.load([entry for entry in entries if entry.name in folders])
-        scores = scorer.score_estimates(tracks, folders, options.output)
+        files = scorer.find_estimates(estimates[0], entries)
+        tracks = scorer.load([entry for entry in entries if entry.name in files])
+        scores = scorer.score_estimates(tracks, files, options.output)
     else:
         _check_oracle(options.oracle)
         tracks = scorer.load(entries)
