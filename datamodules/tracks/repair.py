@@ -145,7 +145,7 @@ def _decode_streams(entry: Entry, folder: Path, stems: Sequence[str]) -> Entry:
     decoded_stem_file_size(entry.path, order)  # raises an error if the header is faulty
     folder.mkdir()
     decode_stem_file(entry.path, folder, order)
-    return replace(entry, path=folder, mixture_folder=folder, is_stem_file=False)
+    return replace(entry, path=folder, mixture_folder=folder, is_stem_file=False, content=None)
 
 
 def _open_source(path: Path, shown: Path, copies: Path) -> Source:

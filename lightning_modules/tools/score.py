@@ -1,7 +1,8 @@
 """Score a folder of estimates: ``python -m lightning_modules.tools.score ESTIMATES ROOT -o OUT``.
 
 Does what museval's command line does, in several processes and resumable. ESTIMATES contains
-``[{train,test}/]<track>/{vocals,drums,...}.{wav,flac,ogg}`` of any system; ROOT is a data set.
+``[{train,test}/]<track>/{vocals,drums,...}.wav`` of any system, or other formats and places, see
+docs/scores.md; ROOT is a data set.
 The scores of a track are written to ``OUT/<subset>/<track>.json`` in museval's schema, those of
 the mixture as estimate to ``OUT/mixture/<subset>``, and other metrics also to
 ``OUT/<subset>_metrics.csv``.
@@ -45,14 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(scorer: Scorer, options: argparse.Namespace) -> int:
-    print(_tables(scorer, options))
+    tables = _tables(scorer, options)
+    if tables:
+        print(tables)
     for name, reason in scorer.left_out.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
+    if not tables:
+        return 2
     return 1 if scorer.left_out else 0
 
 
 def _tables(scorer: Scorer, options: argparse.Namespace) -> str:
-    """Score, write the files and return the tables."""
+    """Score, write the files and return the tables; nothing if no track could be scored."""
     command_line.check_folder(options.output, "-o")
     check_names(options.metrics)
     *estimates, root = options.folders
@@ -71,6 +76,8 @@ def _tables(scorer: Scorer, options: argparse.Namespace) -> str:
         targets = settings.targets if settings.accompaniment else settings.stems
         same = dict.fromkeys((track.name for track in tracks), targets)
         scores = scorer.score_oracle(tracks, options.oracle, same, options.output)
+    if not scores:
+        return ""
     baseline: list[TrackScores] = []
     if options.mixture:
         scored = {track.name: tuple(track.frames) for track in scores}
@@ -119,8 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         "       %(prog)s --oracle NAME ROOT -o OUT [options]",
         epilog="metrics:\n"
         + "".join(f"  {name:10} {metric.description}\n" for name, metric in METRICS.items())
-        + "\nExit status: 0; 1 if tracks were left out, named in the last lines; 2 for a mistake.\n"
-        "After Ctrl-C the same command resumes.",
+        + "\nExit status: 0; 1 if tracks were left out, named in the last lines; 2 if all were, or "
+        "for a\nmistake. After Ctrl-C the same command resumes.",
     )
     add = parser.add_argument
     add("folders", nargs="+", type=Path, help="estimates (<track>/vocals.wav, ...), then data set")

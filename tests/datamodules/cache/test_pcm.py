@@ -16,13 +16,14 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 from datamodules.cache import pcm
-from datamodules.cache.folder import decoded_folder, read_entry, stored
+from datamodules.cache.folder import checksum, decoded_folder, read_entry, stored
 from datamodules.cache.pcm import decode, find_decoded
 from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.files import audio
@@ -272,7 +273,6 @@ def test_files_are_compared_once_per_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[Path] = []
-    checksum = pcm.checksum
 
     def counting(path: Path) -> int:
         compared.append(path)
@@ -323,7 +323,7 @@ def test_entry_is_on_disk_before_it_gets_its_name(
     assert synced[2:] == ["entry", "rename entry"]
 
 
-FORGED = {
+FORGED: dict[str, str | dict[str, Any]] = {
     "no mapping": "[]",
     "deep": "[" * 100_000,
     "not UTF-8": "\udcff",

@@ -37,12 +37,13 @@ def track(tmp_path: Path) -> Path:
     return folder
 
 
-def write(path: Path, samples: np.ndarray, rate: int = RATE, **kind: str) -> None:
-    soundfile.write(path, samples, rate, **kind)
+def write(path: Path, samples: np.ndarray, rate: int = RATE, subtype: str | None = None) -> None:
+    soundfile.write(path, samples, rate, subtype)
 
 
 def read(path: Path) -> np.ndarray:
-    return soundfile.read(path, dtype="int16", always_2d=True)[0]
+    samples: np.ndarray = soundfile.read(path, dtype="int16", always_2d=True)[0]
+    return samples
 
 
 def convert(track: Path, *options: str) -> tuple[int, Path]:
@@ -167,16 +168,16 @@ def test_all_repairs_of_one_file(track: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("suffix", "kind"),
-    [("flac", {"subtype": "PCM_24"}), ("FLAC", {}), ("WAV", {}), ("wav", {"subtype": "PCM_24"})],
+    ("suffix", "subtype"),
+    [("flac", "PCM_24"), ("FLAC", None), ("WAV", None), ("wav", "PCM_24")],
 )
 def test_lossless_formats_need_no_repair(
-    track: Path, capsys: pytest.CaptureFixture[str], suffix: str, kind: dict[str, str]
+    track: Path, capsys: pytest.CaptureFixture[str], suffix: str, subtype: str | None
 ) -> None:
     for name in NAMES:
         samples = read(track / f"{name}.wav")
         (track / f"{name}.wav").unlink()
-        write(track / f"{name}.{suffix}", samples, **kind)
+        write(track / f"{name}.{suffix}", samples, subtype=subtype)
     status, out = convert(track)
     assert status == 0
     assert "repaired" not in capsys.readouterr().out
@@ -192,7 +193,8 @@ def test_other_formats_are_decoded(
     for name in NAMES:
         write(track / f"{name}.wav", song, 44100)
     rate = ["-ar", "48000"] if suffix == "opus" else []
-    command = ["ffmpeg", "-v", "error", "-i", track / "bass.wav", *rate, track / f"bass.{suffix}"]
+    files = f"{track}/bass.wav", f"{track}/bass.{suffix}"
+    command = ["ffmpeg", "-v", "error", "-i", files[0], *rate, files[1]]
     subprocess.run(command, check=True)
     (track / "bass.wav").unlink()
     status, out = convert(track)
