@@ -19,6 +19,7 @@ import numpy as np
 from datamodules.errors import DataError
 from datamodules.files import audio
 from datamodules.files.audio import Audio
+from datamodules.files.song import open_song
 from datamodules.files.state import state
 from datamodules.parallel import raise_faults
 from datamodules.tracks.checks import nan_finding
@@ -259,17 +260,22 @@ def _read_estimates(files: Mapping[str, Path], track: Track) -> dict[str, Audio]
 
 
 def _read_estimate(path: Path, track: Track) -> Audio:
-    song = audio.open_song(path)
+    song = None
+    try:
+        info = audio.inspect_seekable(path)
+    except audio.UnknownFormatError:
+        song = open_song(path)
+        info = song.info
     for found, expected, unit, remedy in (
-        (song.info.sample_rate, track.sample_rate, "Hz", "resample the estimate"),
-        (song.info.channels, track.channels, "channel(s)", "write the same number"),
+        (info.sample_rate, track.sample_rate, "Hz", "resample the estimate"),
+        (info.channels, track.channels, "channel(s)", "write the same number"),
     ):
         if found != expected:
             raise DataError(f"{path}: has {found} {unit}, its track {expected} {unit}; {remedy}")
-    waveform = np.concatenate(list(song.blocks), -1)
-    if shortfall := song.shortfall():
+    waveform = audio.read(path) if song is None else np.concatenate(list(song.blocks), -1)
+    if song and (shortfall := song.shortfall()):
         raise DataError(shortfall)
-    return _finite(waveform, path, song.info.sample_rate)
+    return _finite(waveform, path, info.sample_rate)
 
 
 def _finite(waveform: Audio, path: Path, sample_rate: int) -> Audio:
