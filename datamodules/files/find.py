@@ -127,7 +127,7 @@ class _Search:
         elif not os.path.lexists(path) and glob.has_magic(str(path)):
             folder, pattern = _split(path)
             # Files are found by any suffix that a pattern names.
-            known = None if re.search(r"\.\w+$", pattern) else SUFFIXES
+            known = None if re.search(r"\.\w+$", path.name) else SUFFIXES
             self._add_found(
                 path, folder, list(self._matches(folder, pattern)), "matches this", known
             )
@@ -157,8 +157,8 @@ class _Search:
         if others:
             names = ", ".join([*others][:_SHOWN]) + ", ..." * (len(others) > _SHOWN)
             self.notes.append(
-                f"{given}: passed over {len(others)} file{'s' * (len(others) > 1)} that are not "
-                f"songs by their names ({names}); to separate one, give it by name"
+                f"{given}: passed over by their names, which are not those of songs: {names} "
+                f"({len(others)} in total); give a file by name to separate it"
             )
         if not songs:
             self.faults.append(
@@ -184,7 +184,12 @@ class _Search:
 
     def _matches(self, folder: Path, pattern: str) -> Iterator[Path]:
         is_outside = not self._is_output(folder)
-        for match in sorted(glob.glob(pattern, root_dir=folder, recursive=True)):
+        matches = glob.glob(pattern, root_dir=folder, recursive=True)
+        # The shortest way to each: links may lead back up.
+        shortest: dict[str, str] = {}
+        for match in sorted(matches, key=lambda match: (match.count(os.sep), match)):
+            shortest.setdefault(os.path.realpath(folder / match), match)
+        for match in sorted(shortest.values()):
             path = folder / match
             if any(map(is_system_name, Path(match).parts)):
                 continue

@@ -73,7 +73,7 @@ class Naming:
                 break
             name = _shorten(name, longest - limit)
         for path in paths:
-            if not {".", ".."}.isdisjoint(path):
+            if ".." in path:
                 raise DataError(
                     f"{song.path}: its stems would be written to {'/'.join(path)}, outside of "
                     f"{output}; rename it"
@@ -109,6 +109,16 @@ def check_files(files: Mapping[SongFile, Sequence[Path]]) -> None:
                 )
 
 
+def without_stems(files: Mapping[SongFile, list[Path]]) -> dict[SongFile, list[Path]]:
+    """Leave out songs that are files of other songs: stems in a folder that is searched again."""
+    owners = {os.path.realpath(path): song for song, paths in files.items() for path in paths}
+    return {
+        song: paths
+        for song, paths in files.items()
+        if owners.get(os.path.realpath(song.path), song) is song
+    }
+
+
 def _fault(template: str, is_one_file: bool) -> str:
     """What is wrong with a template; empty if nothing is."""
     known = ", ".join(f"{{{name}}}" for name in FIELDS)
@@ -142,13 +152,13 @@ def _fill(template: str, fields: Mapping[str, str]) -> list[str]:
         lambda match: fields[match[1]] if match[1] else match[0][0],
         template,
     )
-    return [part for part in filled.split("/") if part]
+    return [part for part in filled.split("/") if part not in ("", ".")]
 
 
 def _shorten(name: str, excess: int) -> str:
     """Remove bytes from the end of a name, and the rest of a character that is cut."""
     cut = os.fsdecode(os.fsencode(name)[:-excess])
-    return re.sub("[\udc80-\udcff]+$", "", cut).rstrip()
+    return re.sub("[\udc80-\udcff]{1,3}$", "", cut).rstrip()
 
 
 def _name_limit(folder: Path) -> int:

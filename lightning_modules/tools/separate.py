@@ -23,7 +23,7 @@ from datamodules.files.name_lists import read_names
 from datamodules.files.writing import check_room
 from lightning_modules.base.description import check_is_there
 from lightning_modules.inference.encoding import CLIPPING, FORMATS, Encoding
-from lightning_modules.inference.naming import Naming, check_files
+from lightning_modules.inference.naming import Naming, check_files, without_stems
 
 if TYPE_CHECKING:
     from lightning_modules.base.separator import SourceSeparator
@@ -144,8 +144,10 @@ def separate_songs(options: argparse.Namespace) -> int:
     songs, faults = _checked(songs, lambda song, info: check_channels(model, info.channels))
     left_out += _report(faults, len(songs))
     files = {song: naming.files(options.output, song, stems) for song in songs}
+    if options.resume:
+        files = without_stems(files)
     check_files(files)
-    jobs = [_Job(song, info, files[song]) for song, info in songs.items()]
+    jobs = [_Job(song, songs[song], paths) for song, paths in files.items()]
     jobs = _remaining(jobs, options, encoding, len(stems))
     keywords = {
         "force": options.force or options.resume,
