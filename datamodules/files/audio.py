@@ -169,7 +169,7 @@ def open_sound_file(path: Path) -> soundfile.SoundFile:
         if header and header.declared is None and (header.tag, header.bits) in _SUBTYPES:
             return _UnfinishedWav(path, header)
         with c_messages.hidden():
-            return soundfile.SoundFile(path)
+            return soundfile.SoundFile(os.fsencode(path))  # names need not be UTF-8
     # TypeError: soundfile expects a format for names that end in .raw.
     except (soundfile.SoundFileError, OSError, TypeError, UnicodeError) as error:
         check_opens(path)

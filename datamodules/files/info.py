@@ -38,10 +38,6 @@ def check_opens(path: Path) -> None:
     """Raise a ``DataError`` with the reason why a file cannot be opened, if it cannot."""
     # Decoders report all these reasons alike.
     try:
-        str(path).encode()
-    except UnicodeError as error:
-        raise DataError(f"{path}: the name is not UTF-8, which decoders need; rename it") from error
-    try:
         with path.open("rb") as file:
             fault = "" if file.read(1) else "is empty (0 bytes)"
     except FileNotFoundError:

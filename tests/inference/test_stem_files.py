@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,5 +37,5 @@ def test_song_is_opened_once_and_once_more_for_the_residual(
 
     monkeypatch.setattr(soundfile, "SoundFile", Counting)
     separate_file(Gains(TWO), path, tmp_path / "stems", selection=Selection(residual=residual))
-    assert calls.count(path) == opened
+    assert calls.count(os.fsencode(path)) == opened
     assert read_tags(tmp_path / "stems/vocals.wav")["title"] == "A title (vocals)"

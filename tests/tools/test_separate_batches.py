@@ -108,7 +108,7 @@ def test_template(checkpoint: str, capsys: Output) -> None:
 @pytest.mark.parametrize(
     "name",
     ["..wav", "...wav", "new\nline.wav", "con.wav", " .wav", "-a.wav", "x" * 251 + ".wav",
-     "é" * 125 + ".wav", "file:x.wav", "q'\"$(x).wav", "\x1b[31m.wav"],
+     "é" * 125 + ".wav", "file:x.wav", "q'\"$(x).wav", "\x1b[31m.wav", "\udcff.wav"],
 )  # fmt: skip
 def test_any_name(name: str, checkpoint: str, capsys: Output) -> None:
     song(Path("in/song.wav"), 0.1)

@@ -238,6 +238,9 @@ def test_require_ffmpeg_names_the_package(
 
 def test_file_name_that_is_not_utf_8(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/f\xfcr.wav"))
+    soundfile.write(tmp_path / "x.wav", np.zeros(100), 8000)
+    (tmp_path / "x.wav").rename(path)
+    assert audio.inspect_seekable(path).samples == 100
     path.write_bytes(b"RIFF")
-    with pytest.raises(DataError, match="the name is not UTF-8"):
+    with pytest.raises(DataError, match="is not audio"):
         audio.inspect_seekable(path)
