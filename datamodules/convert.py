@@ -41,7 +41,7 @@ from datamodules.tracks.repair import (
     suspicions,
 )
 from datamodules.tracks.unread import find_unread
-from datamodules.unfinished import sync, unfinished_folder
+from datamodules.unfinished import remove_leftovers, sync, unfinished_folder
 
 # Encoding -> bytes per sample.
 SUBTYPES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
@@ -134,13 +134,14 @@ def convert(
     try:
         out.mkdir(parents=True, exist_ok=True)
         with file_lock(out / ".convert.lock", on_busy):
+            remove_leftovers(out)
             threads = workers or min(8, os.cpu_count() or 1)
             for_each(convert_one, entries, "converting", progress, threads)
     except OSError as error:
         found.append(
             DataError(
-                f"{out}: cannot be written ({error}); free space or set OUT to a folder on another "
-                "disk, and run the command again: complete tracks are kept"
+                f"{out}: cannot be written ({error.strerror or error}); free space or set OUT to a "
+                "folder on another disk, and run the command again: complete tracks are kept"
             )
         )
     found.sort(key=str)
@@ -193,7 +194,8 @@ def _convert_track(entry: Entry, settings: _Settings) -> Converted:
             os.replace(folder, target)
     # libsndfile notices a full disk when writing or closing; readers raise a DataError.
     except (soundfile.SoundFileError, AssertionError) as error:
-        raise OSError(errno.ENOSPC, str(error) or os.strerror(errno.ENOSPC)) from error
+        # Their messages do not say why; a file that did not fit is deleted by now.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
     for source in sources.values():
         if actions := repairs(source, common):
             done.repaired[str(source.path)] = ", ".join(actions)

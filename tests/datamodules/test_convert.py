@@ -164,8 +164,10 @@ def test_complete_tracks_are_skipped_and_others_written_again(
 
     assert main([*command, "--subtype", "PCM_24"]) == 0
     assert "4 tracks written" in capsys.readouterr().out
+    (out / ".killed.unfinished").mkdir()
     assert main([*command, "--subtype", "PCM_24"]) == 0
     assert "0 tracks written" in capsys.readouterr().out
+    assert not (out / ".killed.unfinished").exists()
 
 
 def test_letter_case_valid_and_audio_that_is_not_converted(
