@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from lightning_modules.runtime import signals
@@ -46,18 +48,21 @@ class ScoringPool(ProcessPoolExecutor):
 
     def __init__(self, processes: int, threads: int = 1, background: bool = False) -> None:
         self.processes, self._threads = processes, threads
-        super().__init__(
-            processes,
-            # A forked process would inherit locks that torch's threads hold.
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_initialise,
-            initargs=(os.getpid(), background),
-        )
+        with _stop_signals_blocked():
+            super().__init__(
+                processes,
+                # A forked process would inherit locks that torch's threads hold.
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_initialise,
+                initargs=(os.getpid(), background),
+            )
+        _pools.add(self)
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         """Submit work, starting a process for it if needed; see ``Executor.submit``."""
         # Set here, as a process may import NumPy before its initializer runs.
-        with _environment(dict.fromkeys(_THREAD_VARIABLES, str(self._threads))):
+        threads = dict.fromkeys(_THREAD_VARIABLES, str(self._threads))
+        with _environment(threads), _stop_signals_blocked():
             return super().submit(fn, *args, **kwargs)
 
     def terminate(self) -> None:
@@ -80,9 +85,46 @@ class ScoringPool(ProcessPoolExecutor):
         if sys.version_info < (3, 11, 5) and self._call_queue is not None:
             self._call_queue._reader.close()
 
+    def close_pipe(self) -> None:
+        """Close this process's ends of the pipe to the scoring processes."""
+        if self._call_queue is not None:
+            for end in (self._call_queue._reader, self._call_queue._writer):
+                with suppress(OSError):  # another thread was closing it
+                    end.close()
+
+
+_pools: weakref.WeakSet[ScoringPool] = weakref.WeakSet()
+
+
+def _close_inherited_pipes() -> None:
+    """In a loader worker, close what it has inherited by the fork.
+
+    As long as it holds the reading end, a thread that writes a track for scoring processes that
+    have died waits for ever, and with it the run.
+    """
+    for pool in list(_pools):
+        pool.close_pipe()
+
+
+os.register_at_fork(after_in_child=_close_inherited_pipes)
+
+
+@contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    """Block stop signals in this thread and in the processes that it starts.
+
+    SLURM and terminals send them to all processes; one that is just starting would be killed.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
 
 def _initialise(parent: int, background: bool) -> None:
     signals.ignore(*signals.STOP)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP)
     if background:
         os.nice(10)  # of 0 to 19
     threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()

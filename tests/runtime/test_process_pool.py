@@ -38,7 +38,7 @@ def test_terminate_does_not_wait() -> None:
 
 
 _FULL_PIPE = """
-import os, signal, sys, time
+import multiprocessing, os, signal, sys, time
 from lightning_modules.runtime.process_pool import ScoringPool
 if __name__ == "__main__":
     pool = ScoringPool(2)
@@ -47,6 +47,9 @@ if __name__ == "__main__":
     futures = [pool.submit(time.sleep, 600) for _ in range(2)]
     futures += [pool.submit(len, bytes(10_000_000)) for _ in range(4)]
     time.sleep(1)
+    # A loader worker, which inherits both ends of the pipe.
+    fork = multiprocessing.get_context("fork")
+    fork.Process(target=time.sleep, args=(600,), daemon=True).start()
     if sys.argv[1] == "broken":
         os.kill(processes[0], signal.SIGKILL)
         futures[-1].exception()
@@ -67,6 +70,40 @@ def test_ending_the_pool_does_not_wait_for_queued_tracks(end: str, tmp_path: Pat
         command, env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     assert ended.stdout == "True\n", ended.stderr
+
+
+_STARTING = """
+import os, signal
+from concurrent.futures import wait
+from lightning_modules.runtime import signals
+from lightning_modules.runtime.process_pool import ScoringPool
+if __name__ == "__main__":
+    signals.install_handlers(*signals.STOP)
+    pool = ScoringPool(1)
+    future = pool.submit(len, "four")
+    for number in 3 * signals.STOP[1:]:  # a second Ctrl-C would end this process
+        os.killpg(0, number)
+        signals.received = None
+        wait([future], 0.05)
+    result = future.result()
+    pool.shutdown()
+    raise SystemExit(result)  # after SIGHUP, nothing is printed
+"""
+
+
+def test_stop_signals_do_not_kill_a_process_that_is_starting(tmp_path: Path) -> None:
+    """SLURM and terminals send them to all processes at once."""
+    (tmp_path / "trainer.py").write_text(_STARTING)
+    ended = subprocess.run(
+        [sys.executable, str(tmp_path / "trainer.py")],
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        start_new_session=True,
+    )
+    assert ended.returncode == 4, ended.stderr
 
 
 _TRAINER = """
