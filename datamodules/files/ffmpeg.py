@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -19,7 +20,7 @@ from datamodules.files.info import AnyPath, Audio, AudioInfo, check_opens
 
 # A decoder may drop up to one frame at the end of a stream; this is the longest one (HE-AAC).
 _AAC_FRAME_SAMPLES = 2048
-_ESTIMATED = "Estimating duration from bitrate"
+_ESTIMATED = b"Estimating duration from bitrate"
 
 
 def require_ffmpeg(purpose: str) -> None:
@@ -47,24 +48,24 @@ def inspect_streams(path: AnyPath) -> list[AudioInfo]:
         "stream=codec_name,sample_rate,channels,duration_ts,time_base,start_time"
         ":stream_tags=DURATION:format=duration,nb_streams"
     )
-    content, message = probe(path, "-select_streams", "a", "-show_entries", fields)
+    content, messages = probe(path, "-select_streams", "a", "-show_entries", fields)
     streams = [stream for stream in content.get("streams", []) if int(stream.get("sample_rate", 0))]
     if not streams:
         raise DataError(
             f"{path}: is not audio that soundfile or ffmpeg can read "
-            f"({message or 'no audio stream in it'}); check that it is an audio file, and copy or "
+            f"({_last_line(messages) or 'no audio stream in it'}); check that it is an audio file, and copy or "
             "download it again"
         )
     # Formats without a header, such as ADTS: the length is a guess from the first frames.
-    is_declared = _ESTIMATED not in message
+    is_declared = _ESTIMATED not in messages
     return [_stream_info(stream, content.get("format", {}), is_declared) for stream in streams]
 
 
-def probe(path: Path, *options: str) -> tuple[dict[str, Any], str]:
-    """Run ffprobe; return its answer (empty if it failed) and the last line of its messages."""
+def probe(path: Path, *options: str) -> tuple[dict[str, Any], bytes]:
+    """Run ffprobe; return its answer, empty if it failed, and its messages."""
     command = ["ffprobe", "-v", "warning", *options, "-of", "json", f"file:{path}"]
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
-    return {} if done.returncode else json.loads(done.stdout), _last_line(done.stderr)
+    return {} if done.returncode else json.loads(done.stdout), done.stderr
 
 
 def decode_streams(path: AnyPath, targets: Mapping[int, Path]) -> None:
@@ -135,7 +136,8 @@ def _declared_seconds(stream: dict[str, Any], container: dict[str, Any]) -> Frac
         return Fraction(stream["duration_ts"]) * Fraction(stream["time_base"])
     # Matroska declares the end of a stream in a tag, such as 00:03:20.5, and that of the longest.
     end = Fraction(0)
-    if tag := stream.get("tags", {}).get("DURATION"):
+    tag = stream.get("tags", {}).get("DURATION", "")
+    if re.fullmatch(r"\d+:\d+:\d+(\.\d+)?", tag):
         for part in tag.split(":"):
             end = 60 * end + Fraction(part)
     elif container.get("nb_streams") == 1:

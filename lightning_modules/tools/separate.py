@@ -293,11 +293,13 @@ def _separate_all(
     failed: list[_Job] = []
     incomplete: list[_Job] = []
     stopped = threading.Event()
+    # Some formats declare no length; then there is no total.
+    total = sum(job.seconds for job in jobs) if all(job.info.samples for job in jobs) else None
+    bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
     with tqdm(
-        total=sum(job.seconds for job in jobs),
+        total=total,
         desc="separating",
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s "
-        "[{elapsed}<{remaining}]",
+        bar_format=bar_format if total else "{desc}: {n:.0f} s [{elapsed}]",
     ) as bar:
 
         def separate(job: _Job) -> None:
@@ -308,8 +310,9 @@ def _separate_all(
                     raise KeyboardInterrupt
                 seconds = samples / job.info.sample_rate
                 with bar.get_lock():  # type: ignore[no-untyped-call]
-                    # Headers may misstate the length; tqdm drops a total that is exceeded.
-                    bar.total = max(bar.total or 0, bar.n + seconds)
+                    if bar.total:
+                        # Headers may misstate the length; tqdm drops a total that is exceeded.
+                        bar.total = max(bar.total, bar.n + seconds)
                     bar.update(seconds)
 
             path = job.song.path

@@ -12,12 +12,14 @@ import pytest
 import soundfile
 import torch
 
+from datamodules.files.song import open_song
 from datamodules.files.tags import read_tags
 from lightning_modules.architectures.unet import UNet
 from lightning_modules.architectures.wave_unet import WaveUNet
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.inference import stem_files
 from lightning_modules.tools import separate
+from tests.helpers.audio_files import convert, cut, stream
 from tests.helpers.checkpoints import save
 
 RATE = 44100
@@ -215,9 +217,9 @@ def test_stem_mp4_output(checkpoint: str) -> None:
     assert rate == RATE
     expected = [audio] + [soundfile.read(f"float/song/{n}.wav")[0] for n in ("other", "vocals")]
     assert len(streams) == 3
-    for stream, original in zip(streams, expected, strict=True):
+    for decoded, original in zip(streams, expected, strict=True):
         # AAC codes white noise badly, but different streams are uncorrelated.
-        assert np.corrcoef(stream[: len(original)].ravel(), original.ravel())[0, 1] > 0.8
+        assert np.corrcoef(decoded[: len(original)].ravel(), original.ravel())[0, 1] > 0.8
     assert separate.main([*arguments, "out", "--format", "stem.mp4"]) == 2
 
 
@@ -305,6 +307,38 @@ def test_a_failed_song_does_not_stop_the_others(
     assert f"warning: one.flac: declares {8 * RATE} samples (8.00 s), " in said.err
     assert "1 of 2 songs are incomplete" in said.err
     assert file_stems("out") == ["one", "two"]
+
+
+def test_a_song_that_declares_no_length(
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An ADTS stream: the progress bar has no total, and the whole song is separated."""
+    song(Path("song.wav"), seconds=3)
+    stream(Path("song.wav"), Path("song.aac"), "-f", "adts")
+    assert separate.main(["song.aac", "--checkpoint", checkpoint, "-o", "out"]) == 0
+    err = capsys.readouterr().err
+    assert "song: 3 s [" in err
+    assert "%" not in err
+    expected = sum(block.shape[1] for block in open_song("song.aac").blocks)
+    assert soundfile.info("out/song/vocals.wav").frames == expected >= 3 * RATE
+
+
+@pytest.mark.parametrize("suffix", ["flac", "mp3", "m4a", "wav"])
+def test_a_truncated_song_is_separated_as_far_as_it_goes(
+    suffix: str, checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    song(Path("song.wav"), seconds=3)
+    path = Path("song.wav")
+    if suffix != "wav":
+        options = ["-movflags", "+faststart"] if suffix == "m4a" else []
+        path = convert(path, Path(f"short.{suffix}"), *options)
+    arguments = [str(cut(path)), "--checkpoint", checkpoint, "-o", "out", "--residual"]
+    assert separate.main(arguments) == 1
+    err = capsys.readouterr().err
+    frames = soundfile.info(f"out/{path.stem}/residual.wav").frames
+    assert f"warning: {path}: declares " in err
+    assert f"{frames} samples" in err
+    assert "1 of 1 songs are incomplete" in err
 
 
 def test_wiener_option(checkpoint: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -14,6 +15,13 @@ import pytest
 from datamodules.errors import DataError
 from datamodules.files.song import inspect_song, open_song
 from tests.helpers.audio_files import convert, make_noise, write
+
+
+@pytest.fixture(autouse=True)
+def temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies are deleted at the end of the process, which test runners may kill."""
+    (tmp_path / "copies").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "copies"))
 
 
 def feed(pipe: Path, content: bytes) -> threading.Thread:
