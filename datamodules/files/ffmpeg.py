@@ -51,10 +51,10 @@ def inspect_streams(path: AnyPath) -> list[AudioInfo]:
     content, messages = probe(path, "-select_streams", "a", "-show_entries", fields)
     streams = [stream for stream in content.get("streams", []) if int(stream.get("sample_rate", 0))]
     if not streams:
+        reason = _last_line(messages) or "no audio stream in it"
         raise DataError(
-            f"{path}: is not audio that soundfile or ffmpeg can read "
-            f"({_last_line(messages) or 'no audio stream in it'}); check that it is an audio file, and copy or "
-            "download it again"
+            f"{path}: is not audio that soundfile or ffmpeg can read ({reason}); check that it is "
+            "an audio file, and copy or download it again"
         )
     # Formats without a header, such as ADTS: the length is a guess from the first frames.
     is_declared = _ESTIMATED not in messages
