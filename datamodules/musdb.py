@@ -31,6 +31,9 @@ from datamodules.tracks.layouts import STEMS
 from datamodules.tracks.preparation import make_mappable
 from datamodules.tracks.sources import SourceGrouping, grouping
 
+# Sample rates outside are mistakes.
+_LOWEST_HZ, _HIGHEST_HZ = 1000, 768_000
+
 
 class MUSDBDataModule(LightningDataModule):
     """Random crops for training, whole tracks for validation and test.
@@ -129,15 +132,19 @@ class MUSDBDataModule(LightningDataModule):
             ("validation_crops_per_track", validation_crops_per_track, 1),
             ("examples_per_epoch", examples_per_epoch, 1),
             ("num_workers", num_workers, 0),
-            ("sample_rate", sample_rate, 1),
         ):
             if value is not None and value < least:
                 raise DataError(f"{name} is {value}: it must be at least {least}")
+        if not _LOWEST_HZ <= sample_rate <= _HIGHEST_HZ:
+            raise DataError(
+                f"sample_rate is {sample_rate}: give a number from {_LOWEST_HZ} to {_HIGHEST_HZ} Hz"
+            )
         self.batch_size = batch_size
         self.examples_per_epoch = examples_per_epoch
         self.augmentations = list(augmentations or [])
         for augmentation in self.augmentations:
             augmentation.sample_rate = sample_rate
+            augmentation.check_sample_rate()
         self.validation_crops_per_track = validation_crops_per_track
         self.predict_paths = predict_paths
         self.num_workers = num_workers
@@ -189,6 +196,13 @@ class MUSDBDataModule(LightningDataModule):
         if stage == "fit":
             ranks = self._rank_and_world_size()[1]
             check_batch_size(self.batch_size, ranks, self._accumulated(), self.examples())
+            longest = max(track.samples for track in self.train_tracks)
+            if self.segment_samples > 2 * longest:
+                raise DataError(
+                    f"segment_seconds is {self.segment_samples / self.sample_rate:g}, and the "
+                    f"longest training track has {longest / self.sample_rate:.1f} s: crops would "
+                    "be mostly silence; lower --data.init_args.segment_seconds"
+                )
             self.train_tracks = make_mappable(self.train_tracks, self._is_first())
             if self.sampling.needs_loudness:
                 self._loudness = measure_loudness(

@@ -23,6 +23,7 @@ from datamodules.tracks.layouts import STEMS
 
 Parameters = npt.NDArray[np.floating]
 Probability = float | dict[str, float]
+_HIGHEST_DEFAULT_HZ = 10000.0
 KEYS = 2**24
 """Integers below this are exact in float32, the type of parameters."""
 
@@ -54,6 +55,20 @@ class Augmentation(nn.Module, ABC):
             name = f"probability of {stem}" if stem else "probability"
             require(0 <= number <= 1, name, number, "a number from 0 to 1")
         self.probability, self.together = probability, together
+
+    def check_sample_rate(self) -> None:
+        """Raise a ``ValueError`` if settings do not suit the sample rate, once it is set.
+
+        Of a range of frequencies ``range_hz``, what is above half the sample rate is not drawn. A
+        range that is written with a default up to 10 kHz may exceed it; no other may.
+        """
+        lowest, highest = getattr(self, "range_hz", (0.0, 0.0))
+        limit = self.sample_rate / 2
+        if lowest >= limit or highest > max(limit, _HIGHEST_DEFAULT_HZ):
+            raise ValueError(
+                f"{type(self).__name__}: lowest_hz is {lowest:g} and highest_hz {highest:g}: audio "
+                f"at {self.sample_rate} Hz has frequencies up to {limit:g} Hz; give lower ones"
+            )
 
     def draw(self, random: np.random.Generator, stems: int) -> npt.NDArray[np.float32]:
         """Draw the parameters of one example.

@@ -70,6 +70,9 @@ def _step(optimizer: Optimizer, scheduler: LRScheduler, epochs: int) -> None:
             try:
                 optimizer.step()
                 scheduler.step(*arguments)
+                rate = optimizer.param_groups[0]["lr"]
+                if not 0 <= rate < math.inf:
+                    raise ValueError(f"the learning rate becomes {rate:g}")
             except Exception as error:
                 raise SettingError(
                     f"model.init_args.lr_scheduler: fails after epoch {epoch}: {_reason(error)}"

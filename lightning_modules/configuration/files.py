@@ -13,6 +13,8 @@ import yaml
 from lightning_modules.base.former_names import with_current_class_paths
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+# A class name stands for a model or data module with its default arguments.
+_KINDS = {"trainer": dict, "model": (dict, str), "data": (dict, str)}
 SECTIONS = ("seed_everything", "trainer", "model", "data", "ckpt_path", "weights_only", "run_dir")
 
 
@@ -114,6 +116,9 @@ def read_config(path: Path) -> dict[str, Any]:
                 + (f" did you mean {close[0]!r}?" if close else "")
                 + f" expected {', '.join(SECTIONS)}"
             )
+    for key, kinds in _KINDS.items():
+        if key in settings and not isinstance(settings[key], kinds):
+            raise ConfigError(f"{path}: {key} is {settings[key]!r}: expected a mapping of settings")
     translated: dict[str, Any] = with_current_class_paths(settings)
     return translated
 

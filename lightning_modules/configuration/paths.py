@@ -22,6 +22,13 @@ def check_paths(config: Any) -> None:
         DataError: The run's directory cannot be written to.
     """
     data = config.data.init_args
+    for name, value in (
+        ("run_dir", config.run_dir),
+        ("ckpt_path", config.ckpt_path),
+        ("data.init_args.root", data.get("root")),
+    ):
+        if value is not None and not value:
+            raise ConfigError(f"--{name} is empty; give a path, or omit it")
     root = data.get("root") or os.environ.get("MUSDB_PATH")
     for folder in root if isinstance(root, dict) else [root] if root else []:
         if not data.get("download") and not Path(folder).expanduser().is_dir():

@@ -8,8 +8,10 @@ import os
 import re
 import shlex
 import sys
+import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 
@@ -45,12 +48,25 @@ from lightning_modules.checkpoints.loading import read_checkpoint
 from lightning_modules.configuration.build import PARSER_MODE, link_shared
 from lightning_modules.configuration.messages import SettingError, simplify_parser_error
 from lightning_modules.configuration.paths import RUN_CHECKPOINTS, check_paths
+from lightning_modules.configuration.trainer_settings import check_callbacks, check_trainer
 from lightning_modules.interop.fine_tuning import load_pretrained
 from lightning_modules.runtime import signals
 from lightning_modules.runtime.launch import is_first_process, match_launcher, started_processes
 from lightning_modules.training import changes, run_directory
 from lightning_modules.training.loggers import finish_wandb, prepare_loggers
 
+# Of a constructor or parser that a setting does not suit.
+_SETTING_ERRORS = (
+    ArgumentError,
+    ArithmeticError,
+    LookupError,
+    MisconfigurationException,
+    OmegaConfBaseException,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    yaml.YAMLError,
+)
 _PARSER = {"parser_mode": PARSER_MODE, "exit_on_error": False}
 _HIDDEN_WARNINGS = (
     ".*does not have many workers.*",
@@ -85,7 +101,7 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
         raise
     except Exception as error:
         run_directory.remove_unstarted_runs()
-        if isinstance(error, ArgumentError):
+        if isinstance(error, MisconfigurationException) or _raised_by_lightning(error):
             raise SettingError(simplify_parser_error(str(error))) from error
         if explained := explain_worker_error(error):
             raise explained from error
@@ -95,6 +111,12 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
         for name in set(os.environ) - set(environment):
             if name == run_directory.RUN_DIR_VARIABLE or name.startswith("WANDB_"):
                 del os.environ[name]
+
+
+def _raised_by_lightning(error: Exception) -> bool:
+    """Whether Lightning itself, and no library below it, refuses a value."""
+    last = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    return isinstance(error, ValueError) and last.startswith(("pytorch_lightning", "lightning_fab"))
 
 
 def _run_cli() -> None:
@@ -202,6 +224,15 @@ class StemlabCLI(CLIBase):
         """Check paths; set the run's directory, checkpoint and loggers."""
         config = self.config[self.subcommand]
         check_paths(config)
+        check_trainer(config.trainer, str(self.subcommand))
+        if self.subcommand == "fit":
+            check_callbacks(config.trainer, config.model.init_args.get("sources") or [])
+        if config.seed_everything is False:
+            raise SettingError("seed_everything is false: give a number, or true for a random one")
+        if config.weights_only is False:
+            raise SettingError(
+                "weights_only: checkpoints hold only weights and plain data; omit it"
+            )
         run_dir = run_directory.choose_run_dir(str(self.subcommand), config)
         if self.subcommand == "fit" and is_first_process():
             run_directory.acquire(run_dir)
@@ -225,12 +256,15 @@ class StemlabCLI(CLIBase):
             # Estimates are written track by track; all of them would not fit into memory.
             config.return_predictions = False
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line; explain what libraries do not accept."""
+        with _explained():
+            super().parse_arguments(parser, args)
+
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; explain settings that they do not accept."""
-        try:
+        with _explained():
             super().instantiate_classes()
-        except (ValueError, MisconfigurationException) as error:
-            raise SettingError(simplify_parser_error(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build a trainer that writes checkpoints atomically, unless another way is configured."""
@@ -242,7 +276,7 @@ class StemlabCLI(CLIBase):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         try:
             return super().instantiate_trainer(**kwargs)
-        except (ValueError, ImportError, MisconfigurationException) as error:
+        except (*_SETTING_ERRORS, ImportError) as error:
             reason = simplify_parser_error(str(error))
             if re.search("accelerator|backend|devices|Requirement", reason):
                 reason += (
@@ -300,6 +334,20 @@ class StemlabCLI(CLIBase):
             print(text)
         # In front of the callbacks whose state it changes.
         self.trainer.callbacks.insert(0, ChangedSettings(keys, seed))  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn errors of the libraries that read settings into a ``SettingError`` of one line."""
+    try:
+        yield
+    except SettingError:
+        raise
+    except _SETTING_ERRORS as error:
+        text = simplify_parser_error(str(error))
+        if not isinstance(error, (ValueError, ArgumentError, MisconfigurationException)):
+            text = f"{type(error).__name__}: {text}"
+        raise SettingError(text) from error
 
 
 def _position(data: LightningDataModule, contents: Mapping[str, Any]) -> str:

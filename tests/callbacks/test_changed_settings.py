@@ -160,6 +160,7 @@ def test_momentum_can_be_added() -> None:
         (Adam, partial(CosineAnnealingLR, T_max=0), "lr_scheduler: .*ZeroDivisionError"),
         (Adam, partial(CosineAnnealingWarmRestarts, T_0=0), "lr_scheduler: Expected positive"),
         (Adam, partial(ReduceLROnPlateau, factor=1.5), "lr_scheduler: Factor"),
+        (Adam, partial(StepLR, step_size=2, gamma=-1), "after epoch 1: the learning rate becomes"),
         (Adam, partial(OneCycleLR, max_lr=1, total_steps=3), "fails after epoch 3: .*total steps"),
     ],
 )

@@ -32,6 +32,8 @@ def write_faulty_files(here: Path) -> None:
     (here / "taken").write_text("mine")
     (here / "typo.yaml").write_text("modle: {}\n")
     (here / "variant.yaml").write_text("trainer: {max_epochs: 1}\n")
+    (here / "number.yaml").write_text("trainer: 5\n")
+    (here / "interpolation.yaml").write_text("trainer: {max_epochs: '${nope}'}\n")
     (here / "twice.yaml").write_text("trainer: {}\ntrainer: {}\n")
     (here / "two.yaml").write_text(
         "model: {class_path: lightning_modules.architectures.unet.UNet}\n"
