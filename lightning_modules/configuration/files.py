@@ -14,7 +14,11 @@ from lightning_modules.base.former_names import with_current_class_paths
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # A class name stands for a model or data module with its default arguments.
-_KINDS = {"trainer": dict, "model": (dict, str), "data": (dict, str)}
+_KINDS: dict[str, tuple[type, ...]] = {
+    "trainer": (dict,),
+    "model": (dict, str),
+    "data": (dict, str),
+}
 SECTIONS = ("seed_everything", "trainer", "model", "data", "ckpt_path", "weights_only", "run_dir")
 
 

@@ -71,7 +71,7 @@ def test_a_subcommand_that_would_do_nothing(subcommand: str, name: str) -> None:
 
 
 def callback(name: str, **arguments: Any) -> Namespace:
-    return Namespace(class_path=name, init_args=Namespace(**arguments))
+    return Namespace({"class_path": name, "init_args": Namespace(arguments)})  # type: ignore[no-untyped-call]
 
 
 OURS, LIGHTNING = "lightning_modules.callbacks", "pytorch_lightning.callbacks"
