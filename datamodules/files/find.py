@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from datamodules.errors import DataError
 from datamodules.files.info import AudioInfo
-from datamodules.files.names import is_stem_file, is_system_name, key, suffix_of, without_suffix
+from datamodules.files.names import is_stem_file, is_system_name, key, without_suffix
 from datamodules.files.song import inspect_song
 from datamodules.parallel import for_each
 
@@ -105,7 +105,7 @@ def song_name(song: Path) -> str:
     """Name of a song: the file's without suffix, or the track's for MUSDB18-HQ's ``mixture``."""
     if _is_mixture(song):
         return song.resolve().parent.name
-    known = is_stem_file(song) or suffix_of(song) in SUFFIXES
+    known = is_stem_file(song) or key(song.name).endswith(SUFFIXES)
     name = without_suffix(song) if known else song.name
     # "..wav" without its suffix is the name of a folder that exists already.
     return name if name.strip(".") else song.name
@@ -147,7 +147,7 @@ class _Search:
         mixtures = {path.parent for path in paths if _is_mixture(path)}
         for path in paths:
             is_stem = path.parent in mixtures and key(path.stem) in _STEMS
-            is_audio = os.path.isfile(path) and (known is None or suffix_of(path) in known)
+            is_audio = os.path.isfile(path) and (known is None or key(path.name).endswith(known))
             if is_audio and not is_stem:
                 songs.append(path)
             else:

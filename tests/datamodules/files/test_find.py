@@ -87,6 +87,11 @@ def test_what_systems_leave_is_passed_over_and_other_files_are_named() -> None:
     assert places(".hidden") == ["/b"], "a hidden folder that is named"
 
 
+def test_names_that_begin_with_dots_are_found() -> None:
+    put("..wav", "...wav", "...Baby One More Time.wav", ".hidden.wav")
+    assert places(".") == ["/...Baby One More Time", "/...wav", "/..wav"]
+
+
 def test_links_that_lead_back_up() -> None:
     put("A/x.wav", "B/y.wav")
     os.symlink("..", "A/up")
