@@ -6,12 +6,14 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import soundfile
 
 from datamodules.errors import DataError
+
+_UNFINISHED = ".tmp"
 
 
 class EncoderError(Exception):
@@ -30,7 +32,34 @@ def writing(final: Path, partial: Path) -> Iterator[None]:
         yield
     # AssertionError: soundfile has written fewer samples than it should.
     except (soundfile.SoundFileError, AssertionError, EncoderError, OSError) as error:
-        raise _writing_error(final, partial, error) from error
+        raise writing_error(final, partial, error) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file atomically: give a temporary name, and move that file to ``path`` at the end.
+
+    The folder is created. After an error or a kill the former file is unchanged.
+
+    Raises:
+        DataError: The system refuses to write; the message has its reason and the free space.
+    """
+    unfinished = path.with_name(f".{path.name[:100]}.{os.getpid()}{_UNFINISHED}")
+    with writing(path, unfinished):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield unfinished
+            unfinished.replace(path)
+        finally:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed processes left of ``replacing`` in a folder and the folders in it."""
+    for path in folder.rglob(f".*{_UNFINISHED}"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:
@@ -48,7 +77,8 @@ def check_room(folder: Path, needed: int, what: str) -> None:
         )
 
 
-def _writing_error(final: Path, partial: Path, error: Exception) -> DataError:
+def writing_error(final: Path, partial: Path, error: Exception) -> DataError:
+    """Build the error for a file that could not be written; arguments as for ``writing``."""
     code, reason = _reason(partial, error)
     advice = "free space there, or give another folder"
     if code == errno.EFBIG:

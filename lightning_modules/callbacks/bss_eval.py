@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from lightning_modules.callbacks.background_scoring import (
 )
 from lightning_modules.callbacks.checkpoints import Checkpoints
 from lightning_modules.callbacks.lightning_internals import validation_tracks
+from lightning_modules.callbacks.optional_files import OptionalFiles
 from lightning_modules.callbacks.run_files import run_folder
 from lightning_modules.checkpoints.loading import read_checkpoint
 from lightning_modules.evaluation.score_files import write_scores
@@ -74,6 +76,7 @@ class BSSEval(Callback):
         # Scores of the mixture by split and track, computed once per run.
         self._baselines: dict[tuple[str, str], TrackScores] = {}
         self._epoch_began = 0.0
+        self._optional = OptionalFiles("score files")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raise if a scheduler or early stopping monitors a score that is logged late."""
@@ -214,16 +217,19 @@ class BSSEval(Callback):
         if scored.epoch_seconds is not None:
             metrics[f"{split}/scoring_share"] = scored.seconds / scored.epoch_seconds
         if trainer.is_global_zero:
-            for method, tracks in ((scored.method, scores), ("mixture", baselines)):
-                folder = run_folder(trainer, "scores", method, split)
-                for track in tracks:
-                    write_scores(track, folder / f"{track.name}.json")
+            # A training goes on, and logs the scores; in a test they are what is asked for.
+            with self._optional if trainer.state.fn == "fit" else nullcontext():
+                for method, tracks in ((scored.method, scores), ("mixture", baselines)):
+                    folder = Path(trainer.default_root_dir, "scores", method, split)
+                    for track in tracks:
+                        write_scores(track, folder / f"{track.name}.json")
             epoch = "" if scored.method == "estimate" else f", epoch {scored.position.epoch}"
             title = "Test" if split == "test" else f"Validation{epoch}"
             trainer.print(score_table(summary, baseline, title))
             if split == "test":
-                figure = score_plots.score_boxplot(scores, baselines, "Test tracks")
-                style.save(figure, run_folder(trainer, "pictures") / "test_scores.png")
+                with OptionalFiles("the plot of the test scores"):
+                    figure = score_plots.score_boxplot(scores, baselines, "Test tracks")
+                    style.save(figure, run_folder(trainer, "pictures") / "test_scores.png")
         return metrics
 
     # ---------------------------------------------------------------- resume

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from datamodules.files.writing import remove_unfinished, writing
 from lightning_modules.callbacks.lightning_internals import (
     CheckpointBase,
     batches_done,
@@ -20,7 +21,7 @@ from lightning_modules.callbacks.lightning_internals import (
     is_last_batch_of_epoch,
     validation_follows,
 )
-from lightning_modules.checkpoints.files import link_best, remove_partial
+from lightning_modules.checkpoints.files import BEST, link_best, remove_partial
 from lightning_modules.runtime import signals
 
 # With several ranks, checking the time is a collective: not at every step.
@@ -109,6 +110,7 @@ class Checkpoints(CheckpointBase):
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and trainer.is_global_zero:
             remove_partial(folder)
+            remove_unfinished(folder.parent)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the list of the best, also if the run's directory was moved."""
@@ -137,7 +139,9 @@ class Checkpoints(CheckpointBase):
         if self.monitor in monitor_candidates:
             super().save_best(trainer, monitor_candidates)
             if trainer.is_global_zero and self.best_model_path:
-                link_best(Path(self.best_model_path))
+                best = Path(self.best_model_path)
+                with writing(best.with_name(BEST), best):
+                    link_best(best)
 
     def choose(self, trainer: Trainer, metrics: Mapping[str, float], epoch: int, step: int) -> None:
         """Rank a checkpoint that was saved before its scores were known; all ranks call it.

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from torch import Tensor
 
 from datamodules.batches import TrackBatch
 from datamodules.files.audio import Audio
 from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.callbacks.optional_files import OptionalFiles
 from lightning_modules.callbacks.run_files import run_folder, state_name
 from lightning_modules.plots import sound, style
 
@@ -36,6 +38,7 @@ class Samples(Callback):
         self.every_n_epochs = every_n_epochs
         self.seconds = seconds
         self._last_epoch: int | None = None
+        self._optional = OptionalFiles("plots and audio of Samples")
 
     def on_validation_batch_end(
         self,
@@ -55,13 +58,21 @@ class Samples(Callback):
             or not self._due(trainer)
         ):
             return
+        with self._optional:
+            self._save(trainer, pl_module, outputs["estimates"], batch)
+
+    on_test_batch_end = on_validation_batch_end
+
+    def _save(
+        self, trainer: Trainer, pl_module: LightningModule, estimated: Tensor, batch: TrackBatch
+    ) -> None:
         assert isinstance(pl_module, SourceSeparator)
         rate, sources = pl_module.sample_rate, pl_module.sources
         wanted = round(self.seconds * rate)
         start = max(0, (batch.mixture.shape[-1] - wanted) // 2)
         mixture, references, estimates = (
             waveform[..., start : start + wanted].detach().float().cpu().numpy()
-            for waveform in (batch.mixture, batch.targets, outputs["estimates"])
+            for waveform in (batch.mixture, batch.targets, estimated)
         )
         split = "test" if trainer.testing else "val"
         now = state_name(trainer.current_epoch, trainer.global_step)
@@ -90,8 +101,6 @@ class Samples(Callback):
                     # TensorBoard plays mono only.
                     mono = _playable(clip).mean(1)
                     logger.experiment.add_audio(f"{split}/audio/{name}", mono, step, rate)
-
-    on_test_batch_end = on_validation_batch_end
 
     def _due(self, trainer: Trainer) -> bool:
         """Whether to save this validation; epochs without a validation are possible."""

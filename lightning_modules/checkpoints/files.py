@@ -13,7 +13,9 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
+from datamodules.files.writing import writing_error
 from datamodules.quiet import quiet
+from datamodules.stream.workers import explain_worker_error
 from lightning_modules.base.description import CheckpointError
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import read_checkpoint
@@ -61,6 +63,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.replace(path)
             _sync_folder(path.parent)
         except (OSError, RuntimeError) as error:
+            if explained := explain_worker_error(error):
+                raise explained from error
             raise CheckpointError(_failure(path, partial, error)) from error
 
 
@@ -89,17 +93,11 @@ def _sync_folder(folder: Path) -> None:
 def _failure(path: Path, partial: Path, error: Exception) -> str:
     """Remove a partly written checkpoint and return the error message."""
     # torch raises its own error after a failed write; the context holds the disk's.
-    reason = str(error.__context__ or error).strip().splitlines()[0]
-    written = partial.stat().st_size if partial.exists() else 0
-    advice = "fix the cause"
+    cause = error.__context__ if isinstance(error.__context__, OSError) else error
+    fault = writing_error(path, partial, cause)
     with suppress(OSError):  # the folder may not exist
         partial.unlink()
-        free = shutil.disk_usage(path.parent).free
-        advice = f"free disk space there ({free / 1e6:.0f} MB are free) or fix the cause"
-    return (
-        f"{path}: could not be saved ({reason}; {written / 1e6:.0f} MB were written); the older "
-        f"checkpoints are intact: {advice}, then resume with --ckpt_path last"
-    )
+    return f"{fault}; the older checkpoints are intact: then resume with --ckpt_path last"
 
 
 def remove_partial(folder: Path) -> None:

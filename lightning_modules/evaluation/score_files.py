@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datamodules.files.writing import replacing
 from lightning_modules.evaluation.scores import METRICS, TrackScores
 
 
@@ -23,6 +23,9 @@ def write_scores(scores: TrackScores, path: str | Path) -> None:
     Args:
         scores: The track's scores.
         path: The file. Its folder is created; an existing file is replaced.
+
+    Raises:
+        DataError: It cannot be written; the message has the reason and the free space.
     """
     targets: list[dict[str, Any]] = []
     for source, metrics in scores.frames.items():
@@ -40,14 +43,8 @@ def write_scores(scores: TrackScores, path: str | Path) -> None:
         if value:
             content[key] = value
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(Path(path)) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read_scores(path: str | Path) -> TrackScores:

@@ -1,6 +1,5 @@
 """Shared colours, sizes and saving of plots."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -9,6 +8,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+
+from datamodules.files.writing import replacing
 
 # Okabe and Ito's palette for all kinds of colour vision, without yellow, which is too light here.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -54,9 +55,10 @@ def save(figure: Figure, path: str | Path) -> None:
     Args:
         figure: The figure.
         path: The file, ``.png`` or ``.svg``. Its folder is created; an existing file is replaced.
+
+    Raises:
+        DataError: It cannot be written; the message has the reason and the free space.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(unfinished, format=path.suffix[1:], dpi=DPI)
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix[1:], dpi=DPI)

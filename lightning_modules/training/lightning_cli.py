@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 
+from datamodules.files.writing import replacing
 from datamodules.musdb import MUSDBDataModule, start_of
 from datamodules.stream.workers import explain_worker_error
 from lightning_modules.base.description import check_same_model
@@ -43,6 +44,7 @@ from lightning_modules.callbacks.lightning_internals import (
     drop_anonymous,
     has_checkpoint_io,
 )
+from lightning_modules.callbacks.optional_files import make_optional
 from lightning_modules.checkpoints.files import BEST, AtomicCheckpointIO, latest_readable_checkpoint
 from lightning_modules.checkpoints.loading import read_checkpoint
 from lightning_modules.configuration.build import PARSER_MODE, link_shared
@@ -197,12 +199,10 @@ class RunConfig(SaveConfigCallback):
             config.pop(key, None)
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
         path = Path(trainer.default_root_dir) / changes.CONFIG
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and path.read_text() != text:
-            path.replace(path.with_stem(f"{path.stem}_until_step_{trainer.global_step:06d}"))
-        unfinished = path.with_name(f".{path.name}.tmp")
-        unfinished.write_text(text)
-        unfinished.replace(path)
+        with replacing(path) as unfinished:
+            unfinished.write_text(text)
+            if path.is_file() and path.read_text() != text:
+                path.replace(path.with_stem(f"{path.stem}_until_step_{trainer.global_step:06d}"))
         for logger in trainer.loggers:
             logger.log_hyperparams({"config": config.as_dict()})
 
@@ -294,6 +294,7 @@ class StemlabCLI(CLIBase):
             signals.restore_handlers()  # without it, nothing would be saved after a signal
         for logger in self.trainer.loggers:
             drop_anonymous(logger)
+            make_optional(logger)
         if self.checkpoint is not None:
             check_same_model(self.checkpoint, self.model)
         elif self.model.pretrained:

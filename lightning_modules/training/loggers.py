@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from datamodules.files.writing import replacing
 from lightning_modules.runtime.launch import is_first_process
 
 
@@ -31,10 +32,10 @@ def _prepare_wandb(arguments: Any, run_dir: Path) -> None:
     # A resumed training and a later test continue the directory's W&B run.
     identity = run_dir / "wandb_run_id"
     if not identity.is_file():
-        run_dir.mkdir(parents=True, exist_ok=True)
         # Set by the agent of a sweep.
         chosen = os.environ.get("WANDB_RUN_ID") or f"{run_dir.name[:40]}-{uuid.uuid4().hex[:8]}"
-        identity.write_text(f"{chosen}\n")
+        with replacing(identity) as unfinished:
+            unfinished.write_text(f"{chosen}\n")
     arguments.name = arguments.name or run_dir.name
     os.environ.setdefault("WANDB_RUN_ID", identity.read_text().strip())
     os.environ.setdefault("WANDB_RESUME", "allow")

@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from datamodules import command_line
+from datamodules.files.writing import replacing
 from lightning_modules.configuration.files import CONFIGS, config_name
 from lightning_modules.configuration.messages import SettingError
 from lightning_modules.runtime.launch import LaunchError, is_first_process, started_processes
@@ -149,7 +150,8 @@ def acquire(run_dir: Path) -> None:
         print(f"{run_dir}: cannot be locked ({error}): a second run in it will not be refused")
         return
     _locks.append(lock)
-    owner.write_text(f"{_this_process()}\n")
+    with replacing(owner) as unfinished:
+        unfinished.write_text(f"{_this_process()}\n")
     if is_new:  # by now no other process can be using it
         _created.append(run_dir)
 
