@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import traceback
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -35,9 +35,11 @@ _HEADERS = {
 _ROUTES = re.compile(
     r"/(app/|songs/|assets/|static/|svelte/|gradio_api/(file=|heartbeat/)).*"
     r"|/((gradio_api/)?theme\.css|config/?|favicon\.ico|robots\.txt|manifest\.json)?"
-    r"|/gradio_api/(queue/(join|data)|upload(_progress)?|cancel|reset|startup-events|app_id)/?"
+    r"|/gradio_api/(queue/(join|data)|run/predict|upload(_progress)?|cancel|reset|startup-events|app_id)/?"
 )
-_JOIN, _UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"
+_UPLOAD = "/gradio_api/upload"
+# Where the page calls functions: those that wait for their turn, and those that do not.
+QUEUED, DIRECT = "/gradio_api/queue/join", "/gradio_api/run/predict"
 # Requests other than uploads are short.
 _MAX_BYTES = 2**16
 # Of an upload, beside the file.
@@ -121,11 +123,16 @@ class Guard:
         app: The application.
         hosts: Names under which it is reached; None accepts any.
         upload_bytes: Size of the largest file.
-        functions: Numbers of the page's functions.
+        functions: ``QUEUED`` and ``DIRECT`` -> numbers of the page's functions that may be called
+            there.
     """
 
     def __init__(
-        self, app: ASGIApp, hosts: Hosts | None, upload_bytes: int, functions: Collection[int]
+        self,
+        app: ASGIApp,
+        hosts: Hosts | None,
+        upload_bytes: int,
+        functions: Mapping[str, Collection[int]],
     ) -> None:
         self._app, self._hosts = app, hosts
         self._upload_bytes, self._functions = upload_bytes, functions
@@ -157,27 +164,28 @@ class Guard:
         upload = path.rstrip("/") == _UPLOAD
         limit = self._upload_bytes + _FORM_BYTES if upload else _MAX_BYTES
         limited = _limited(receive, limit, headers.get("content-length"))
-        if path.rstrip("/") == _JOIN:
-            limited = await self._joinable(limited)
+        if path.rstrip("/") in self._functions:
+            limited = await _call_of(self._functions[path.rstrip("/")], limited)
         await self._app(scope, limited, answer.send)
 
-    async def _joinable(self, receive: Receive) -> Receive:
-        """Check that a request is for a function of the page; return it, to be read again."""
-        messages, body = [await receive()], b""
-        while messages[-1].get("more_body"):
-            messages.append(await receive())
-        body = b"".join(message.get("body", b"") for message in messages)
-        try:
-            number = json.loads(body)["fn_index"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            number = None
-        if not isinstance(number, int) or number not in self._functions:
-            raise _RefusedError(422, "The page has no such function; reload it.")
 
-        async def again() -> Message:
-            return messages.pop(0) if messages else await receive()
+async def _call_of(functions: Collection[int], receive: Receive) -> Receive:
+    """Check that a request calls one of some functions; return it, to be read again."""
+    messages = [await receive()]
+    while messages[-1].get("more_body"):
+        messages.append(await receive())
+    body = b"".join(message.get("body", b"") for message in messages)
+    try:
+        number = json.loads(body)["fn_index"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        number = None
+    if not isinstance(number, int) or number not in functions:
+        raise _RefusedError(422, "The page has no such function; reload it.")
 
-        return again
+    async def again() -> Message:
+        return messages.pop(0) if messages else await receive()
+
+    return again
 
 
 class _RefusedError(Exception):

@@ -23,7 +23,7 @@ from datamodules.errors import DataError
 from lightning_modules.inference.stem_files import SeparatingModule
 from lightning_modules.plots.sound import frequency_heights
 from lightning_modules.webapp import rendering
-from lightning_modules.webapp.guard import Guard, Hosts, log
+from lightning_modules.webapp.guard import DIRECT, QUEUED, Guard, Hosts, log
 from lightning_modules.webapp.page import THEME, build_page
 from lightning_modules.webapp.workspace import Song, Workspace, public
 
@@ -66,9 +66,11 @@ def build_server(
     ):
         app.add_api_route(path, answer, methods=["GET"], response_model=None)
     page = build_page(models, workspace, queue, jobs)
-    app.add_middleware(
-        Guard, hosts=hosts, upload_bytes=workspace.limits.bytes, functions=frozenset(page.fns)
-    )
+    functions = {
+        path: [number for number, function in page.fns.items() if function.queue is waits]
+        for path, waits in ((QUEUED, True), (DIRECT, False))
+    }
+    app.add_middleware(Guard, hosts=hosts, upload_bytes=workspace.limits.bytes, functions=functions)
     # It would print tracebacks of errors that a request causes.
     gradio.queueing.traceback = SimpleNamespace(print_exc=_log_current_error)
     served: FastAPI = gradio.mount_gradio_app(

@@ -97,7 +97,7 @@ def test_error_is_one_line_for_browser_and_log(
             await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError("/srv/secret\nis gone")
 
-    first, *rest = answers(Guard(fail, None, 10, {0}), "/songs/x", host="a")
+    first, *rest = answers(Guard(fail, None, 10, {}), "/songs/x", host="a")
     assert first["status"] == (200 if started else 500)
     assert b"secret" not in b"".join(message["body"] for message in rest)
     (record,) = caplog.records
@@ -109,7 +109,7 @@ def test_answer_500_of_the_application_is_replaced() -> None:
         await send({"type": "http.response.start", "status": 500, "headers": []})
         await send({"type": "http.response.body", "body": b"Traceback"})
 
-    first, second = answers(Guard(fail, None, 10, {0}), "/songs/x", host="a")
+    first, second = answers(Guard(fail, None, 10, {}), "/songs/x", host="a")
     assert first["status"] == 500
     assert b"its log says why" in second["body"]
 
@@ -119,6 +119,6 @@ def test_host_is_checked_before_anything_else() -> None:
         raise AssertionError("the application was called")
 
     for path in ("/", "/songs/x", "/nothing"):
-        first, second = answers(Guard(fail, LOCAL, 10, {0}), path, host="evil.example")
+        first, second = answers(Guard(fail, LOCAL, 10, {}), path, host="evil.example")
         assert first["status"] == 403
         assert b"--allow-host" in second["body"]

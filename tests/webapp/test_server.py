@@ -184,10 +184,11 @@ def test_the_api_is_off(client: Any) -> None:
     """It would pass the queue by."""
     body = {"data": [None, ["a"]], "fn_index": 0, "session_hash": "abc"}
     for path in (
-        "run/predict", "run/separate", "api/separate", "api/predict", "call/separate",
-        "call/v2/separate", "queue/../run/predict", "RUN/predict", "run/predict/",
+        "run/separate", "api/separate", "api/predict", "call/separate",
+        "call/v2/separate", "queue/../run/predict", "RUN/predict", "run/predict/x",
     ):  # fmt: skip
         assert client.post(f"/gradio_api/{path}", json=body).status_code == 404, path
+    assert client.post("/gradio_api/run/predict", json=body).status_code == 422
     for path in ("/gradio_api/info", "/gradio_api/openapi.json", "/monitoring", "/login", "/docs",
                  "/gradio_api/runs", "/gradio_api/mcp/sse", "/gradio_api/vibe-code"):  # fmt: skip
         assert client.get(path).status_code == 404, path
