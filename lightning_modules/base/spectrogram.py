@@ -7,10 +7,11 @@ from abc import abstractmethod
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.layers.masks import masks
+from lightning_modules.layers.stft import STFT, PadMode
 from lightning_modules.layers.wiener import wiener
 
 Mask = Literal["none", "ratio", "binary"]
@@ -18,8 +19,6 @@ Scale = Literal["linear", "db"]
 
 # Floor of the decibel scale, below the magnitude of a full-scale sine.
 _RANGE_DB = 80
-# Beyond any use; checkpoints of others may contain anything.
-_LARGEST_N_FFT = 2**17
 
 
 class SpectrogramSeparator(SourceSeparator):
@@ -50,7 +49,7 @@ class SpectrogramSeparator(SourceSeparator):
     changeable_hparams = SourceSeparator.changeable_hparams.union(
         ("mask", "wiener_iterations", "wiener_residual")
     )
-    pad_mode: ClassVar[Literal["constant", "reflect"]] = "constant"
+    pad_mode: ClassVar[PadMode] = "constant"
     """Padding of the STFT at the edges: zeros, or the reflected waveform."""
 
     def __init__(
@@ -69,13 +68,6 @@ class SpectrogramSeparator(SourceSeparator):
             raise ValueError(f"mask is {mask!r}: give one of {', '.join(get_args(Mask))}")
         if magnitude_scale not in get_args(Scale):
             raise ValueError(f"magnitude_scale is {magnitude_scale!r}: give linear or db")
-        if n_fft > _LARGEST_N_FFT:
-            raise ValueError(f"n_fft is {n_fft}: give at most {_LARGEST_N_FFT}")
-        if not 0 < 4 * hop_length <= 3 * n_fft:
-            raise ValueError(
-                f"hop_length is {hop_length} with n_fft {n_fft}: give 1 to {3 * n_fft // 4}, so "
-                "that windows overlap enough for the inverse"
-            )
         if mask != "none" and len(sources) < 2:
             raise ValueError(
                 f"mask is {mask!r} with one source, {sources[0]}: its estimate would be the "
@@ -92,10 +84,8 @@ class SpectrogramSeparator(SourceSeparator):
         self.n_fft, self.hop_length = n_fft, hop_length
         self.mask, self.magnitude_scale = mask, magnitude_scale
         self.wiener_iterations, self.wiener_residual = wiener_iterations, wiener_residual
-        # Not saved, since it follows from n_fft.
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        self.window: Tensor
-        self.floor = float(self.window.sum()) / 2 * 10 ** (-_RANGE_DB / 20)
+        self.transform = STFT(n_fft, hop_length, pad_mode=self.pad_mode)
+        self.floor = float(self.transform.window.sum()) / 2 * 10 ** (-_RANGE_DB / 20)
 
     @abstractmethod
     def magnitudes(self, mixture: Tensor) -> Tensor:
@@ -168,20 +158,8 @@ class SpectrogramSeparator(SourceSeparator):
             Complex spectra, shape (..., F, N), F = n_fft // 2 + 1, N = T // hop_length + 1,
             and one frame more where the hop is half the window or longer.
         """
-        # With such hops the last samples would be in the tail of one frame only, and the inverse
-        # would divide by its square; one more frame covers them.
-        extra = self.hop_length if 2 * self.hop_length >= self.n_fft else 0
-        flat = waveform.reshape(-1, waveform.shape[-1]).float()  # (..., T) -> (n, T)
-        n_fft, hop_length, edge = self.n_fft, self.hop_length, self.n_fft // 2
-        # In this order, an exported program with constant padding accepts any length.
-        reflected = self.pad_mode == "reflect" and flat.shape[-1] > edge + extra
-        mode = "reflect" if reflected else "constant"
-        with torch.autocast(waveform.device.type, enabled=False):
-            padded = nn.functional.pad(flat, (edge, edge + extra), mode=mode)
-            spectrum = torch.stft(
-                padded, n_fft, hop_length, window=self.window, center=False, return_complex=True
-            )
-        return spectrum.reshape(*waveform.shape[:-1], *spectrum.shape[-2:])
+        spectrum: Tensor = self.transform(waveform)
+        return spectrum
 
     def whole_frames(self, waveform: Tensor) -> Tensor:
         """Compute the STFT without frames that overlap an edge.
@@ -202,14 +180,7 @@ class SpectrogramSeparator(SourceSeparator):
 
     def istft(self, spectra: Tensor, samples: int) -> Tensor:
         """Compute the inverse STFT of complex spectra (..., F, N): waveforms (..., samples)."""
-        flat = spectra.reshape(-1, *spectra.shape[-2:])  # (..., F, N) -> (n, F, N)
-        hop_length, window = self.hop_length, self.window
-        with torch.autocast(spectra.device.type, enabled=False):
-            if torch.compiler.is_exporting():
-                waveform = inverse_stft(flat, window, hop_length, samples)
-            else:
-                waveform = torch.istft(flat, self.n_fft, hop_length, window=window, length=samples)
-        return waveform.reshape(*spectra.shape[:-2], samples)
+        return self.transform.inverse(spectra, samples)
 
     def to_scale(self, magnitudes: Tensor) -> Tensor:
         """Convert linear magnitudes to the network's scale."""
@@ -222,30 +193,3 @@ class SpectrogramSeparator(SourceSeparator):
         if self.magnitude_scale == "linear":
             return magnitudes
         return self.floor * (10 ** (magnitudes / 20) - 1)
-
-
-def inverse_stft(spectra: Tensor, window: Tensor, hop_length: int, samples: int) -> Tensor:
-    """Compute ``torch.istft`` from operations that can be exported with a dynamic length.
-
-    Griffin and Lim 1984, "Signal Estimation from Modified Short-Time Fourier Transform",
-    equation 6: windowed frames are overlap-added and divided by the sum of squared windows.
-
-    Args:
-        spectra: Complex spectra, shape (n, F, N); frame 0 is centred on sample 0.
-        window: The window, shape (n_fft,).
-        hop_length: Hop, samples.
-        samples: Length of the waveforms.
-
-    Returns:
-        Waveforms, shape (n, samples).
-    """
-    n_fft, number = len(window), spectra.shape[-1]
-    frames = torch.fft.irfft(spectra, n_fft, dim=1) * window[:, None]  # (n, n_fft, N)
-    squares = window.square()[None, :, None].expand(1, -1, number)
-    padded = (1, (number - 1) * hop_length + n_fft)
-    added, weights = (
-        nn.functional.fold(part, padded, (1, n_fft), stride=(1, hop_length)).flatten(1)
-        for part in (frames, squares)
-    )
-    first = n_fft // 2
-    return added.narrow(-1, first, samples) / weights.narrow(-1, first, samples)

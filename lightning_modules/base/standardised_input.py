@@ -102,7 +102,7 @@ def _sums(
     track: Track,
 ) -> Tensor:
     """Sum a track's magnitudes and their squares, and count the frames; shape (3, F')."""
-    n_fft, hop, window = model.n_fft, model.hop_length, model.window.cpu()
+    n_fft, hop, window = model.n_fft, model.hop_length, model.transform.window.cpu()
     sums = _zero_sums(model, to_input)
     frames = 1 + max(0, track.samples - n_fft) // hop
     for first in range(0, frames, _FRAMES_AT_ONCE):

@@ -15,14 +15,18 @@ _Output = TypeVar("_Output")
 
 
 def checkpointed(
-    module: nn.Module, function: Callable[..., _Output], *inputs: Tensor | None
+    module: nn.Module,
+    function: Callable[..., _Output],
+    *inputs: Tensor | None,
+    random: bool = False,
 ) -> _Output:
     """Call a function of a module and recompute its activations in the backward pass.
 
     Args:
         module: Its buffers, such as running statistics, are updated by the first pass only.
-        function: Deterministic function of the inputs and the module's parameters.
+        function: Function of the inputs and the module's parameters.
         *inputs: Arguments of the function.
+        random: The function draws random numbers, as dropout does; both passes draw the same.
 
     Returns:
         The function's output.
@@ -30,7 +34,7 @@ def checkpointed(
     if not torch.is_grad_enabled():
         return function(*inputs)
     run: Callable[..., _Output] = partial(
-        checkpoint, function, *inputs, use_reentrant=False, preserve_rng_state=False
+        checkpoint, function, *inputs, use_reentrant=False, preserve_rng_state=random
     )
     # A compiled recomputation updates no buffers, and does not support contexts.
     if torch.compiler.is_compiling():

@@ -170,7 +170,7 @@ def test_whole_frames_equal_an_unpadded_stft(samples: int, hop_length: int) -> N
     model = small(n_fft=1024, hop_length=hop_length)
     waveform = torch.randn(2, 3, samples)
     plain = torch.stft(
-        waveform.flatten(0, 1), 1024, hop_length, window=model.window, center=False,
+        waveform.flatten(0, 1), 1024, hop_length, window=model.transform.window, center=False,
         return_complex=True,
     )  # fmt: skip
     whole = model.whole_frames(waveform)

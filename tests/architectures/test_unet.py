@@ -129,7 +129,7 @@ def test_padding_does_not_shift_frames() -> None:
 
 def test_decibel_scale_is_zero_for_silence_and_invertible() -> None:
     model = small(magnitude_scale="db")
-    full = model.window.sum() / 2
+    full = model.transform.window.sum() / 2
     magnitudes = full * torch.tensor([0.0, 1e-4, 1e-2, 1.0])
     decibels = model.to_scale(magnitudes)
     assert decibels[0] == 0
@@ -141,7 +141,7 @@ def test_peak_of_a_full_scale_sine_is_half_the_windows_sum() -> None:
     model = small(audio_channels=1)
     sine = torch.sin(2 * torch.pi * 100 / 2048 * torch.arange(20_000))
     peak = model.stft(sine[None, None]).abs()[0, 0, :, 10].max()
-    assert abs(peak - model.window.sum() / 2) < 0.1
+    assert abs(peak - model.transform.window.sum() / 2) < 0.1
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.0, 0.5, 0.707])

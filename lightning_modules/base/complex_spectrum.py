@@ -1,0 +1,91 @@
+"""Base class of models that estimate complex spectra."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.base.waveform import WaveformSeparator
+from lightning_modules.layers.stft import STFT, Window
+
+
+class ComplexSpectrumSeparator(WaveformSeparator):
+    """STFT, a network on real and imaginary parts, inverse STFT; trained on waveforms.
+
+    Between the transforms spectra are real tensors with 2 C channels: left real, left imaginary,
+    right real, right imaginary.
+
+    Args:
+        sources: Names of the sources, in the order of the estimates.
+        n_fft: Length of a frame, samples.
+        hop_length: Hop between frames, samples.
+        window: ``hann`` or ``rectangular``.
+        normalized: Divide spectra by the root of ``n_fft``.
+        zero_dc: Set bin 0 of the estimates to zero.
+        **kwargs: Arguments of ``WaveformSeparator``.
+    """
+
+    def __init__(
+        self,
+        sources: list[str],
+        n_fft: int = 2048,
+        hop_length: int = 512,
+        window: Window = "hann",
+        normalized: bool = False,
+        zero_dc: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(sources, **kwargs)
+        self.n_fft, self.hop_length, self.zero_dc = n_fft, hop_length, zero_dc
+        self.transform = STFT(n_fft, hop_length, window, normalized)
+
+    @abstractmethod
+    def spectra(self, mixture: Tensor) -> Tensor:
+        """Estimate the sources' spectra.
+
+        Args:
+            mixture: Spectrum of the mixture, shape (B, 2 C, F, N), float32.
+
+        Returns:
+            Spectra of the sources, shape (B, S, 2 C, F, N).
+        """
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """Separate a mixture.
+
+        Args:
+            mixture: Waveform, nominally in [-1, 1], shape (B, C, T).
+
+        Returns:
+            Estimates, shape (B, S, C, T), ordered as ``self.sources``.
+        """
+        estimates = self.spectra(self.network_input(mixture)).float()
+        # (B, S, 2 C, F, N) -> (B, S, C, F, N)
+        real, imaginary = estimates.unflatten(2, (-1, 2)).unbind(3)
+        complex_spectra = torch.complex(real, imaginary)
+        if self.zero_dc:
+            complex_spectra = complex_spectra.index_fill(
+                3, torch.zeros(1, dtype=torch.long, device=mixture.device), 0
+            )
+        return self.transform.inverse(complex_spectra, mixture.shape[-1]).to(mixture.dtype)
+
+    def network_input(self, mixture: Tensor) -> Tensor:
+        """Map a mixture (B, C, T) to its spectrum (B, 2 C, F, N)."""
+        spectrum = torch.view_as_real(self.transform(mixture))  # (B, C, F, N, 2)
+        return spectrum.movedim(4, 2).flatten(1, 2)
+
+    def network_forward(self, features: Tensor) -> Tensor:
+        """Map a spectrum (B, 2 C, F, N) to the sources' (B, S, 2 C, F, N)."""
+        return self.spectra(features)
+
+
+def complex_product(masks: Tensor, spectrum: Tensor) -> Tensor:
+    """Multiply complex numbers, given as real tensors with the last axis real, imaginary.
+
+    Written out, because exported graphs have no complex tensors.
+    """
+    (a, b), (c, d) = masks.unbind(-1), spectrum.unbind(-1)
+    return torch.stack((a * c - b * d, a * d + b * c), -1)
