@@ -162,8 +162,6 @@ class BSRoFormer(BandSplitTransformer):
         "n_fft": 256, "hop_length": 64, "band_widths": [*[4] * 8, *[12] * 4, 24, 25],
     }  # fmt: skip
 
-    def __init__(
-        self, sources: list[str], band_widths: list[int] = _WIDTHS, **kwargs: Any
-    ) -> None:
+    def __init__(self, sources: list[str], band_widths: list[int] = _WIDTHS, **kwargs: Any) -> None:
         bands = consecutive_bands(band_widths)
         super().__init__(sources, bands, norm_per_transformer=False, **kwargs)

@@ -55,11 +55,8 @@ class Cascade(SourceSeparator):
             second.sample_rate,
             second.audio_channels,
             second.segment_seconds,
-            overlap=second.overlap,
-            chunks_at_once=second.chunks_at_once,
-            shifts=second.shifts,
-            postprocessing=second.postprocessing,
         )
+        self.separation_settings = second.separation_settings
         self.denoiser, self.separator = first, second
         self.to(map_location).eval()
 

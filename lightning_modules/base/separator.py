@@ -21,10 +21,10 @@ from datamodules.batches import Batch, TrackBatch
 from datamodules.files.find import SongFile
 from datamodules.files.source_names import check_source_names
 from lightning_modules.base import description
-from lightning_modules.inference.overlap_add import check_overlap
+from lightning_modules.inference.overlap_add import Edges
+from lightning_modules.inference.overlap_add import Window as OverlapWindow
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor
-from lightning_modules.inference.separation import separate
-from lightning_modules.inference.shifts import check_shifts
+from lightning_modules.inference.separation import SeparationSettings, separate
 from lightning_modules.inference.stem_files import StemFiles, separate_file
 
 # Type, lowest and highest value of arguments. The bounds are beyond any use, and refuse what no
@@ -57,8 +57,7 @@ class SourceSeparator(LightningModule, ABC):
         optimizer: Function that creates the optimiser from the model's parameters.
         lr_scheduler: Function that creates the learning rate scheduler from the optimiser.
             Schedulers such as ``ReduceLROnPlateau`` receive ``val/loss``.
-        overlap: Fraction of a chunk that overlaps with the next one and is cross-faded with it,
-            in [0, 0.5].
+        overlap: Fraction of a chunk that overlaps with the next one in separation, in [0, 1).
         chunks_at_once: Number of chunks per forward pass in separation.
         compiled: Whether to compile the networks with ``torch.compile``. Compilation takes
             minutes at the start; training steps are then faster. Weights and checkpoints stay the
@@ -66,6 +65,16 @@ class SourceSeparator(LightningModule, ABC):
         shifts: Number of randomly delayed copies of the mixture whose estimates are averaged in
             separation (the shift trick of Demucs). The cost grows in proportion. 0 disables it.
         postprocessing: Post-processing of the estimates in separation; by default none.
+        overlap_window: Weights of overlapping chunks in separation: ``crossfade``, ``hann``,
+            ``triangle`` (Demucs), ``ramps`` (MSST) or ``mean``.
+        edges: What completes chunks at the ends of a song: ``zeros``, ``reflect`` (MSST) or
+            ``context`` (Demucs).
+        circular_shifts: Number of circularly shifted copies of the mixture whose estimates are
+            averaged in separation (MSST's ``bigshifts``). 0 disables it.
+        test_time_augmentation: Average estimates with those of swapped channels and inverted
+            polarity in separation, at three times the cost.
+        normalise_mixture: Separate songs with zero mean and unit deviation; see
+            ``SeparationSettings``.
         pretrained: Weights to start training from, in any format that
             ``fine_tuning.load_pretrained`` reads; ``fit`` on the command line loads them.
 
@@ -80,7 +89,8 @@ class SourceSeparator(LightningModule, ABC):
     """Arguments of a very small model for tests."""
     changeable_hparams: frozenset[str] = frozenset({
         "segment_seconds", "chunk_seconds", "overlap", "chunks_at_once", "compiled", "shifts",
-        "postprocessing",
+        "postprocessing", "overlap_window", "edges", "circular_shifts", "test_time_augmentation",
+        "normalise_mixture",
     })  # fmt: skip
     """Arguments that may differ between a checkpoint and the model that loads it."""
     fixed_arguments: frozenset[str] = frozenset()
@@ -103,6 +113,11 @@ class SourceSeparator(LightningModule, ABC):
         shifts: int = 0,
         postprocessing: PostProcessing | None = None,
         pretrained: str | None = None,
+        overlap_window: OverlapWindow = "crossfade",
+        edges: Edges = "zeros",
+        circular_shifts: int = 0,
+        test_time_augmentation: bool = False,
+        normalise_mixture: bool = False,
     ) -> None:
         super().__init__()
         self.sources = check_source_names(sources)
@@ -114,8 +129,6 @@ class SourceSeparator(LightningModule, ABC):
             chunk_seconds=chunk,
             chunks_at_once=chunks_at_once,
         )
-        check_overlap(overlap)
-        check_shifts(shifts)
         PostProcessor(postprocessing or {}, sources, sample_rate)  # checks the settings
         # Training arguments, such as the optimiser, are not needed to rebuild the model, and some
         # are not plain data.
@@ -127,8 +140,10 @@ class SourceSeparator(LightningModule, ABC):
         # From here on the chunk length of `separate`: the data module has that of training crops.
         self.segment_seconds = chunk
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.overlap, self.chunks_at_once = overlap, chunks_at_once
-        self.shifts, self.postprocessing = shifts, postprocessing
+        self.separation_settings = SeparationSettings(
+            overlap, overlap_window, edges, chunks_at_once, shifts, circular_shifts,
+            test_time_augmentation, normalise_mixture, postprocessing,
+        )  # fmt: skip
         self.compiled, self.pretrained = compiled, pretrained
         self.step_is_skipped = False
 
@@ -194,10 +209,7 @@ class SourceSeparator(LightningModule, ABC):
             self,
             mixture.to(self.device),
             sample_rate,
-            overlap=self.overlap,
-            batch_size=self.chunks_at_once,
-            shifts=self.shifts,
-            postprocessing=self.postprocessing,
+            self.separation_settings,
         )
 
     # ----------------------------------------------------------------- steps

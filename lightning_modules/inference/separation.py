@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import soxr
 import torch
@@ -13,9 +14,17 @@ import torchaudio
 from torch import Tensor
 
 from datamodules.errors import DataError
-from lightning_modules.inference.overlap_add import check_overlap, overlap_add
+from lightning_modules.inference.overlap_add import Edges, OverlapAdd, check_overlap, overlap_add
+from lightning_modules.inference.overlap_add import Window as OverlapWindow
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor
-from lightning_modules.inference.shifts import average_over_delays, check_shifts, draw_delays
+from lightning_modules.inference.shifts import (
+    average_over_circular_shifts,
+    average_over_delays,
+    check_shifts,
+    draw_delays,
+)
+from lightning_modules.inference.streams import Separate
+from lightning_modules.inference.variants import average_over_variants, normalised
 
 # torchaudio builds one filter per phase: gigabytes between rates such as 44,100 and 44,056 Hz.
 _MOST_PHASES = 2000
@@ -34,8 +43,56 @@ class Separator(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class SeparationSettings:
+    """Settings of separation.
+
+    Attributes:
+        overlap: Fraction of a chunk that overlaps with the next one, in [0, 1).
+        overlap_window: Weights with which estimates of overlapping chunks are averaged; see
+            ``overlap_add.window_weights``.
+        edges: What completes chunks at the ends of the audio; see ``overlap_add.OverlapAdd``.
+        batch_size: Chunks per forward pass.
+        shifts: Number of random delays to average over (Demucs); 0 separates the mixture once.
+        circular_shifts: Number of circular shifts by equal parts of the mixture to average over
+            (MSST's ``bigshifts``); 0 and 1 separate the mixture once. Estimates are kept in a
+            temporary file until all are known.
+        test_time_augmentation: Average the estimates of each chunk with those of its swapped
+            channels and of its inverted polarity, at three times the cost.
+        normalise_mixture: Separate the mixture minus its mean, divided by its deviation, both of
+            the mean of its channels, and undo that in the estimates. Nothing is yielded before
+            all blocks have been read.
+        postprocessing: Post-processing of the estimates; by default none. With muting, nothing is
+            yielded before all blocks have been read.
+        seed: Seed of the delays.
+
+    Raises:
+        ValueError: A setting is invalid.
+    """
+
+    overlap: float = 0.25
+    overlap_window: OverlapWindow = "crossfade"
+    edges: Edges = "zeros"
+    batch_size: int = 4
+    shifts: int = 0
+    circular_shifts: int = 0
+    test_time_augmentation: bool = False
+    normalise_mixture: bool = False
+    postprocessing: PostProcessing | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_overlap(self.overlap, self.overlap_window, self.edges)
+        check_shifts(self.shifts, self.circular_shifts)
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}: give at least 1 chunk")
+
+
 def separate(
-    model: Separator, mixture: Tensor, sample_rate: int | None = None, **settings: Any
+    model: Separator,
+    mixture: Tensor,
+    sample_rate: int | None = None,
+    settings: SeparationSettings | None = None,
 ) -> Tensor:
     """Separate a mixture that fits into memory.
 
@@ -43,19 +100,19 @@ def separate(
         model: The separator; its mode and device stay as they are.
         mixture: Waveform, shape (C, T), on the model's device.
         sample_rate: Rate of the mixture, Hz; by default the model's.
-        **settings: Keyword arguments of ``separate_stream``.
+        settings: By default ``SeparationSettings()``.
 
     Returns:
         Estimates at the mixture's rate, shape (S, C, T), ordered as ``model.sources``.
 
     Raises:
-        ValueError: The mixture's shape or a setting is invalid.
+        ValueError: The mixture's shape or a setting of the post-processing is invalid.
     """
     if mixture.ndim != 2:
         raise ValueError(f"mixture has shape {tuple(mixture.shape)}: (channels, samples) expected")
     estimates = mixture.new_empty(len(model.sources), *mixture.shape)
     position = 0
-    for part in separate_stream(model, [mixture], sample_rate, **settings):
+    for part in separate_stream(model, [mixture], sample_rate, settings):
         estimates[..., position : position + part.shape[-1]] = part
         position += part.shape[-1]
     return estimates
@@ -66,12 +123,7 @@ def separate_stream(
     model: Separator,
     blocks: Iterable[Tensor],
     sample_rate: int | None = None,
-    *,
-    overlap: float = 0.25,
-    batch_size: int = 4,
-    shifts: int = 0,
-    seed: int = 0,
-    postprocessing: PostProcessing | None = None,
+    settings: SeparationSettings | None = None,
     progress: Callable[[int], None] = lambda samples: None,
 ) -> Iterator[Tensor]:
     """Separate a mixture block by block.
@@ -80,39 +132,52 @@ def separate_stream(
         model: The separator; its mode and device stay as they are.
         blocks: Consecutive blocks of the mixture of any length, shape (C, n).
         sample_rate: Rate of the mixture, Hz; by default the model's.
-        overlap: Fraction of a chunk shared with the next, in [0, 0.5].
-        batch_size: Chunks per forward pass.
-        shifts: Number of random delays to average over; 0 separates the mixture once, undelayed.
-        seed: Seed of the delays.
-        postprocessing: Post-processing of the estimates; by default none. With muting, nothing
-            is yielded before all blocks have been read.
+        settings: By default ``SeparationSettings()``.
         progress: Called with the number of samples just separated.
 
     Yields:
         Consecutive parts of the estimates, shape (S, C, n), in total as long as the mixture.
 
     Raises:
-        ValueError: The overlap, the shifts or a setting of the post-processing is invalid.
+        ValueError: A setting of the post-processing is invalid.
     """
-    check_overlap(overlap)
-    check_shifts(shifts)
+    settings = settings or SeparationSettings()
     rate = sample_rate or model.sample_rate
-    process = PostProcessor(postprocessing or {}, model.sources, rate)
-    separated = partial(
+    process = PostProcessor(settings.postprocessing or {}, model.sources, rate)
+
+    def run(chunks: Tensor) -> Tensor:
+        return apply(model, chunks, rate)
+
+    chunking = OverlapAdd(
+        max(2, round(model.segment_seconds * rate)), settings.overlap, settings.overlap_window,
+        settings.edges, settings.batch_size,
+    )  # fmt: skip
+    separated: Separate = partial(
         overlap_add,
-        lambda chunks: apply(model, chunks, rate),
-        length=max(2, round(model.segment_seconds * rate)),
-        overlap=overlap,
-        batch_size=batch_size,
+        partial(average_over_variants, run) if settings.test_time_augmentation else run,
+        settings=chunking,
     )
-    delays = draw_delays(shifts, rate, seed)
+    if delays := draw_delays(settings.shifts, rate, settings.seed):
+        separated = partial(average_over_delays, separated, delays=delays)
+    passes = max(1, settings.circular_shifts)
+    separated = partial(_reporting, separated, progress, passes)
+    if passes > 1:
+        separated = partial(average_over_circular_shifts, separated, number=passes)
+    if settings.normalise_mixture:
+        separated = partial(normalised, separated)
 
-    def estimates() -> Iterator[Tensor]:
-        for part in average_over_delays(separated, blocks, delays) if delays else separated(blocks):
-            progress(part.shape[-1])
-            yield part
+    yield from process(separated(blocks))
 
-    yield from process(estimates())
+
+def _reporting(
+    separate: Separate, progress: Callable[[int], None], passes: int, blocks: Iterable[Tensor]
+) -> Iterator[Tensor]:
+    """Separate, and report the share of the samples that this pass, of several, has separated."""
+    done = 0
+    for part in separate(blocks):
+        before, done = done, done + part.shape[-1]
+        progress(done // passes - before // passes)
+        yield part
 
 
 def check_channels(model: Separator, channels: int) -> None:

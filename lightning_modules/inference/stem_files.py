@@ -21,8 +21,7 @@ from datamodules.files.writing import check_room, writing
 from datamodules.tracks.checks import nan_finding
 from datamodules.unfinished import unfinished_folder
 from lightning_modules.inference.encoding import MIXTURE, Encoding
-from lightning_modules.inference.postprocessing import PostProcessing
-from lightning_modules.inference.separation import Separator, separate_stream
+from lightning_modules.inference.separation import SeparationSettings, Separator, separate_stream
 
 # Bytes of a sample in a temporary file.
 _FLOAT = 4
@@ -31,10 +30,7 @@ _FLOAT = 4
 class SeparatingModule(Separator, Protocol):
     """A separator with its own settings of separation."""
 
-    overlap: float
-    chunks_at_once: int
-    shifts: int
-    postprocessing: PostProcessing | None
+    separation_settings: SeparationSettings
 
     @property
     def device(self) -> torch.device:
@@ -244,9 +240,6 @@ def separate_file(
     folder: Path,
     *,
     force: bool = False,
-    overlap: float | None = None,
-    shifts: int | None = None,
-    postprocessing: PostProcessing | None = None,
     selection: Selection | None = None,
     encoding: Encoding | None = None,
     files: Sequence[Path] | None = None,
@@ -259,9 +252,6 @@ def separate_file(
         song: The audio file; its tags are copied to the stems.
         folder: Folder of the stems and of temporary files.
         force: Overwrite existing files.
-        overlap: Fraction of a chunk that is cross-faded with the next; by default the model's.
-        shifts: Number of random delays to average over; by default the model's.
-        postprocessing: Post-processing of the estimates; by default the model's.
         selection: Which stems to write; by default one per source.
         encoding: Format of the files; by default 32-bit float WAV.
         files: Files of the stems below ``folder``; by default those of ``Encoding.files``.
@@ -283,11 +273,8 @@ def separate_file(
         model,
         (torch.from_numpy(block).to(model.device) for block in source.blocks),
         info.sample_rate,
-        overlap=model.overlap if overlap is None else overlap,
-        batch_size=model.chunks_at_once,
-        shifts=model.shifts if shifts is None else shifts,
-        postprocessing=model.postprocessing if postprocessing is None else postprocessing,
-        progress=progress,
+        model.separation_settings,
+        progress,
     )
     stems = selection.names(model.sources)
     needed = temporary_size(info, len(stems), encoding) + encoding.size(info, len(stems))

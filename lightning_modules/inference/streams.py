@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Separate = Callable[[Iterable[Tensor]], Iterator[Tensor]]
+"""Maps consecutive blocks of a mixture (C, n) to consecutive parts of estimates (S, C, n)."""
 
 # A bin of the median's histogram is an exponent and 12 bits of the mantissa: 0.002 dB wide.
 _DROPPED_BITS = 11

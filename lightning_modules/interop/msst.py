@@ -368,5 +368,5 @@ def _config_of(model: BSRoFormer | MelBandRoFormer) -> dict[str, Any]:
             "model_type": "mel_band_roformer" if is_mel else "bs_roformer",
             "use_amp": False,
         },
-        "inference": {"batch_size": model.chunks_at_once, "num_overlap": 4},
+        "inference": {"batch_size": model.separation_settings.batch_size, "num_overlap": 4},
     }

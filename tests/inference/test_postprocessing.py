@@ -20,6 +20,7 @@ from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.configuration.build import build_model
 from lightning_modules.inference import postprocessing
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor, envelope
+from lightning_modules.inference.separation import SeparationSettings as Settings
 from lightning_modules.inference.separation import separate, separate_stream
 from lightning_modules.inference.streams import RunningMean, RunningMedian, blocks_with_margins
 from lightning_modules.tools import separate as tool
@@ -332,14 +333,25 @@ def test_dtype_is_kept(dtype: torch.dtype) -> None:
 def test_separation_with_and_without_postprocessing() -> None:
     mixture = dipped(44_100)
     settings: PostProcessing = {"softness": {"other": 2.0}}
-    plain, muted = separate(Half(), mixture), separate(Half(), mixture, postprocessing=settings)
-    assert torch.equal(separate(Half(), mixture, postprocessing={}), plain)
+    plain, muted = (
+        separate(Half(), mixture),
+        separate(Half(), mixture, settings=Settings(postprocessing=settings)),
+    )
+    assert torch.equal(
+        separate(Half(), mixture, settings=Settings(postprocessing={})), plain
+    )
     assert torch.equal(muted[0], plain[0])
     start, end = (round(44_100 * seconds) for seconds in MUTED_SECONDS)
     assert muted[1, :, start : end - 20].abs().max() == 0  # hops are whole samples
     assert torch.equal(muted[1, :, : start - 22_100], plain[1, :, : start - 22_100])
     for block in (4000, 100_000):
-        pieces = list(separate_stream(Half(), mixture.split(block, -1), postprocessing=settings))
+        pieces = list(
+            separate_stream(
+                Half(),
+                mixture.split(block, -1),
+                settings=Settings(postprocessing=settings),
+            )
+        )
         assert torch.equal(torch.cat(pieces, -1), muted)
 
 
@@ -348,7 +360,9 @@ def test_settings_in_seconds_apply_at_any_rate() -> None:
     model = Identity()
     model.segment_seconds = 2
     for rate in (22_050, 48_000):
-        result = separate(model, dipped(rate), rate, postprocessing={"softness": 2.0})
+        result = separate(
+            model, dipped(rate), rate, settings=Settings(postprocessing={"softness": 2.0})
+        )
         silent = (result[0, 0] == 0).nonzero()
         assert int(silent.min()) / rate == pytest.approx(MUTED_SECONDS[0], abs=0.001)
         assert int(silent.max()) / rate == pytest.approx(MUTED_SECONDS[1], abs=0.001)
@@ -359,8 +373,8 @@ def test_progress_counts_separated_samples() -> None:
     parts: Iterator[Tensor] = separate_stream(
         Half(),
         torch.randn(2, 9000).split(1000, -1),
-        postprocessing={"softness": 2.0},
         progress=done.append,
+        settings=Settings(postprocessing={"softness": 2.0}),
     )
     next(parts)
     assert sum(done) == 9000, "the threshold needs the complete track"

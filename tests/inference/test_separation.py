@@ -5,18 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lightning_modules.inference.separation import SeparationSettings as Settings
 from lightning_modules.inference.separation import separate, separate_stream
 from tests.helpers.separators import Half, Identity
 
 
-@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.5, 0.8])
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("samples", [1, 2, 440, 441, 442, 552, 4567, 20011])
 def test_identity_model_returns_its_input_bit_for_bit(
     samples: int, batch_size: int, overlap: float
 ) -> None:
     mixture = torch.randn(2, samples)
-    estimates = separate(Identity(), mixture, overlap=overlap, batch_size=batch_size)
+    estimates = separate(
+        Identity(), mixture, settings=Settings(overlap=overlap, batch_size=batch_size)
+    )
     assert estimates.shape == (2, 2, samples)
     assert torch.equal(estimates, mixture.expand(2, 2, samples))
 
@@ -46,7 +49,7 @@ def test_stream_buffers_only_a_few_chunks() -> None:
             received += 1000
             yield torch.randn(2, 1000)
 
-    for part in separate_stream(Identity(), blocks(), batch_size=4):  # type: ignore[arg-type]
+    for part in separate_stream(Identity(), blocks(), settings=Settings(batch_size=4)):  # type: ignore[arg-type]
         emitted += part.shape[-1]
     assert emitted == 200_000
     assert worst < 1000 + 5 * 441
@@ -81,8 +84,8 @@ def test_mono_audio_with_a_stereo_model_and_vice_versa() -> None:
 
 
 def test_invalid_arguments_raise() -> None:
-    with pytest.raises(ValueError, match=r"0\.6.*from 0 to 0\.5"):
-        separate(Identity(), torch.randn(2, 100), overlap=0.6)
+    with pytest.raises(ValueError, match=r"1\.0.*from 0 to below 1"):
+        separate(Identity(), torch.randn(2, 100), settings=Settings(overlap=1.0))
     with pytest.raises(ValueError, match=r"\(1, 2, 100\).*\(channels, samples\)"):
         separate(Identity(), torch.randn(1, 2, 100))
     with pytest.raises(ValueError, match="6 channels"):

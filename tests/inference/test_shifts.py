@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.base.description import check_same_model
+from lightning_modules.inference.separation import SeparationSettings as Settings
 from lightning_modules.inference.separation import separate, separate_stream
 from lightning_modules.inference.shifts import draw_delays
 from tests.helpers.separators import TWO, Gains, Half, Identity
@@ -38,7 +39,7 @@ def test_delays_depend_on_the_seed() -> None:
 @pytest.mark.parametrize("samples", [1, 440, 4567, 20011])
 def test_identity_model_returns_its_input_bit_for_bit(samples: int, shifts: int) -> None:
     mixture = torch.randn(2, samples)
-    estimates = separate(Identity(), mixture, shifts=shifts)
+    estimates = separate(Identity(), mixture, settings=Settings(shifts=shifts))
     assert torch.equal(estimates, mixture.expand(2, 2, samples))
 
 
@@ -46,19 +47,27 @@ def test_identity_model_returns_its_input_bit_for_bit(samples: int, shifts: int)
 def test_estimate_is_the_mean_over_the_delayed_mixtures(shifts: int) -> None:
     """A sample's position in its chunk moves with the delay, so that the mean is known."""
     samples = torch.arange(5000)
-    estimates = separate(Positions(), torch.zeros(2, 5000), overlap=0.0, shifts=shifts, seed=3)
+    estimates = separate(
+        Positions(),
+        torch.zeros(2, 5000),
+        settings=Settings(overlap=0.0, shifts=shifts, seed=3),
+    )
     delays = draw_delays(shifts, 44100, 3)
     expected = torch.stack([(samples + delay) % 441 for delay in delays]).float().mean(0)
     assert torch.allclose(estimates, expected.expand(2, 2, -1), atol=1e-3)
-    plain = separate(Positions(), torch.zeros(2, 5000), overlap=0.0)
+    plain = separate(Positions(), torch.zeros(2, 5000), settings=Settings(overlap=0.0))
     assert torch.equal(plain, (samples % 441).float().expand(2, 2, -1))
 
 
 @pytest.mark.parametrize("block", [1, 100, 441, 5000])
 def test_result_does_not_depend_on_the_division_into_blocks(block: int) -> None:
     mixture = torch.randn(2, 1234)
-    whole = separate(Half(), mixture, shifts=3, seed=1)
-    pieces = list(separate_stream(Half(), mixture.split(block, -1), shifts=3, seed=1))
+    whole = separate(Half(), mixture, settings=Settings(shifts=3, seed=1))
+    pieces = list(
+        separate_stream(
+            Half(), mixture.split(block, -1), settings=Settings(shifts=3, seed=1)
+        )
+    )
     assert all(piece.shape[-1] for piece in pieces)
     assert torch.equal(torch.cat(pieces, -1), whole)
 
@@ -73,7 +82,9 @@ def test_stream_buffers_only_the_delays_and_a_few_chunks() -> None:
             received += 1000
             yield torch.randn(2, 1000)
 
-    for part in separate_stream(Identity(), blocks(), batch_size=4, shifts=3):
+    for part in separate_stream(
+        Identity(), blocks(), settings=Settings(batch_size=4, shifts=3)
+    ):
         emitted += part.shape[-1]
     assert emitted == 200_000
     assert worst < 1000 + 5 * 441 + max(draw_delays(3, 44100, 0))
@@ -83,30 +94,39 @@ def test_postprocessing_follows_averaging() -> None:
     mixture = torch.randn(2, 5000)
     progress: list[int] = []
     stream = separate_stream(
-        Half(), [mixture], shifts=2, postprocessing={"low_pass_hz": 1000}, progress=progress.append
+        Half(),
+        [mixture],
+        progress=progress.append,
+        settings=Settings(shifts=2, postprocessing={"low_pass_hz": 1000}),
     )
     shifted = torch.cat(list(stream), -1)
-    plain = separate(Half(), mixture, postprocessing={"low_pass_hz": 1000})
+    plain = separate(
+        Half(), mixture, settings=Settings(postprocessing={"low_pass_hz": 1000})
+    )
     assert torch.allclose(shifted, plain, atol=1e-5)
     assert sum(progress) == 5000
 
 
 def test_empty_mixture() -> None:
-    assert separate(Identity(), torch.zeros(2, 0), shifts=2).shape == (2, 2, 0)
-    assert list(separate_stream(Identity(), [], shifts=2)) == []
+    assert separate(Identity(), torch.zeros(2, 0), settings=Settings(shifts=2)).shape == (
+        2,
+        2,
+        0,
+    )
+    assert list(separate_stream(Identity(), [], settings=Settings(shifts=2))) == []
 
 
 def test_delays_at_another_rate() -> None:
     model = Identity()
     model.segment_seconds = 0.1
     mixture = torch.sin(torch.arange(16_000) / 30).expand(2, -1)
-    estimates = separate(model, mixture, 48000, shifts=2)
+    estimates = separate(model, mixture, 48000, settings=Settings(shifts=2))
     assert (estimates[0] - mixture)[:, 500:-500].abs().max() < 0.02
 
 
 def test_negative_shifts_raise() -> None:
     with pytest.raises(ValueError, match="shifts is -1: give 0"):
-        separate(Identity(), torch.zeros(2, 10), shifts=-1)
+        separate(Identity(), torch.zeros(2, 10), settings=Settings(shifts=-1))
     with pytest.raises(ValueError, match="shifts is -2: give 0"):
         Gains(TWO, shifts=-2)
 
@@ -122,7 +142,9 @@ class Drifting(Gains):
 def test_models_accept_shifts_and_checkpoints_accept_other_shifts() -> None:
     mixture = torch.randn(2, 2000)
     plain, shifted = (Drifting(TWO, segment_seconds=0.01, shifts=n) for n in (0, 4))
-    expected = separate(plain, mixture, overlap=plain.overlap, shifts=4)
+    expected = separate(
+        plain, mixture, settings=replace(plain.separation_settings, shifts=4)
+    )
     assert torch.equal(shifted.separate(mixture), expected)
     assert torch.equal(shifted.separate(mixture), shifted.separate(mixture))
     assert not torch.equal(plain.separate(mixture), expected)

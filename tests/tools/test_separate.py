@@ -73,7 +73,7 @@ def test_shifts_are_averaged(checkpoint: str) -> None:
     waveform, _ = soundfile.read("song.wav", dtype="float32", always_2d=True)
     model = load_separator(checkpoint)
     for folder, shifts in (("out", 0), ("shifted", 2)):
-        model.shifts = shifts
+        model.separation_settings = replace(model.separation_settings, shifts=shifts)
         expected = model.separate(torch.from_numpy(waveform.T))[0].T
         assert np.allclose(soundfile.read(f"{folder}/song/vocals.wav")[0], expected, atol=1e-6)
     apart = [soundfile.read(f"{folder}/song/vocals.wav")[0] for folder in ("out", "shifted")]
