@@ -81,6 +81,7 @@ class SourceSeparator(LightningModule, ABC):
     Attributes:
         segment_seconds: Length of a chunk in separation, seconds: the argument ``chunk_seconds``,
             or by default ``segment_seconds``.
+        separation_settings: Settings of separation, which may be replaced.
         step_is_skipped: Whether the current optimiser step is skipped. A callback sets it, to the
             same value on all ranks.
     """

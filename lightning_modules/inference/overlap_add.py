@@ -58,7 +58,7 @@ def check_overlap(overlap: float, window: str = "crossfade", edges: str = "zeros
     """Raise ``ValueError`` if a setting of the overlap-add is invalid."""
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap is {overlap}: give a fraction of the chunk, from 0 to below 1")
-    for name, value, known in (("window", window, Window), ("edges", edges, Edges)):
+    for name, value, known in (("overlap_window", window, Window), ("edges", edges, Edges)):
         if value not in get_args(known):
             raise ValueError(f"{name} is {value!r}: give one of {', '.join(get_args(known))}")
 

@@ -160,7 +160,7 @@ def separate_stream(
     if delays := draw_delays(settings.shifts, rate, settings.seed):
         separated = partial(average_over_delays, separated, delays=delays)
     passes = max(1, settings.circular_shifts)
-    separated = partial(_reporting, separated, progress, passes)
+    separated = _reporting(separated, progress, passes)
     if passes > 1:
         separated = partial(average_over_circular_shifts, separated, number=passes)
     if settings.normalise_mixture:
@@ -169,15 +169,18 @@ def separate_stream(
     yield from process(separated(blocks))
 
 
-def _reporting(
-    separate: Separate, progress: Callable[[int], None], passes: int, blocks: Iterable[Tensor]
-) -> Iterator[Tensor]:
-    """Separate, and report the share of the samples that this pass, of several, has separated."""
+def _reporting(separate: Separate, progress: Callable[[int], None], passes: int) -> Separate:
+    """Report the samples that each of several passes has separated, divided by their number."""
     done = 0
-    for part in separate(blocks):
-        before, done = done, done + part.shape[-1]
-        progress(done // passes - before // passes)
-        yield part
+
+    def reporting(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        nonlocal done
+        for part in separate(blocks):
+            before, done = done, done + part.shape[-1]
+            progress(done // passes - before // passes)
+            yield part
+
+    return reporting
 
 
 def check_channels(model: Separator, channels: int) -> None:

@@ -285,7 +285,20 @@ def _inference(config: Path, sections: Mapping[str, Any], rate: int) -> dict[str
             f"{config}: audio.chunk_size is {chunk!r}: the length of a chunk in samples was "
             "expected"
         )
-    return {"segment_seconds": chunk / rate, "chunks_at_once": int(inference.get("batch_size", 1))}
+    overlaps = inference.get("num_overlap", 1)
+    if not isinstance(overlaps, int) or not 1 <= overlaps <= chunk:
+        raise CheckpointError(
+            f"{config}: inference.num_overlap is {overlaps!r}: a number of chunks, from 1 on, was "
+            "expected"
+        )
+    return {
+        "segment_seconds": chunk / rate,
+        "chunks_at_once": int(inference.get("batch_size", 1)),
+        "overlap": (chunk - chunk // overlaps) / chunk,
+        "overlap_window": "ramps",
+        "edges": "reflect",
+        "normalise_mixture": bool(inference.get("normalize", False)),
+    }
 
 
 def _load_weights(model: BandSplitTransformer, weights: Path, state: Mapping[str, Tensor]) -> None:
@@ -368,5 +381,8 @@ def _config_of(model: BSRoFormer | MelBandRoFormer) -> dict[str, Any]:
             "model_type": "mel_band_roformer" if is_mel else "bs_roformer",
             "use_amp": False,
         },
-        "inference": {"batch_size": model.separation_settings.batch_size, "num_overlap": 4},
+        "inference": {
+            "batch_size": model.separation_settings.batch_size,
+            "num_overlap": round(1 / (1 - model.separation_settings.overlap)),
+        },
     }

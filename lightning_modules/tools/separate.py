@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from lightning_modules.inference.postprocessing import PostProcessing
 
 _BAR_CHARACTERS = 40
+# Options that replace the model's settings of separation, if given.
+_SEPARATION = (
+    "overlap", "overlap_window", "shifts", "circular_shifts", "test_time_augmentation"
+)  # fmt: skip
 _EXIT = """exit status: 0 if all songs are done, 1 if some are incomplete or could not be
 separated, 2 for a mistake found before the first song"""
 
@@ -83,8 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("separation").add_argument
     add("--device", help="cpu, cuda, ... (default: the fastest)")
     add("--jobs", type=command_line.count(), default=1, help="songs at a time (default 1)")
-    add("--overlap", type=float, help="share of a chunk that overlaps the next, 0 to 0.5")
+    add("--overlap", type=float, help="share of a chunk that overlaps the next, from 0 to below 1")
+    windows = "weights of overlapping chunks: crossfade, hann, triangle, ramps or mean"
+    add("--overlap-window", metavar="NAME", help=windows)
     add("--shifts", type=int, help="number of random delays to average over")
+    circular = "number of circular shifts to average over (MSST's bigshifts)"
+    add("--circular-shifts", type=int, metavar="N", help=circular)
+    tta = "average with swapped channels and inverted polarity: three times the time"
+    add("--test-time-augmentation", "--tta", action="store_true", default=None, help=tta)
     add("--wiener", type=int, metavar="N", help="iterations of the Wiener filter; 0 for none")
     add(
         "--postprocessing",
@@ -151,9 +161,6 @@ def separate_songs(options: argparse.Namespace) -> int:
     jobs = _remaining(jobs, options, encoding, len(stems))
     keywords = {
         "force": options.force or options.resume,
-        "overlap": options.overlap,
-        "shifts": options.shifts,
-        "postprocessing": settings,
         "selection": selection,
         "encoding": encoding,
     }
@@ -247,13 +254,13 @@ def _load(options: argparse.Namespace, settings: PostProcessing | None) -> Sourc
     from lightning_modules.architectures.cascade import Cascade
     from lightning_modules.base.spectrogram import SpectrogramSeparator
     from lightning_modules.checkpoints.loading import load_separator
-    from lightning_modules.inference.overlap_add import check_overlap
     from lightning_modules.inference.postprocessing import PostProcessor
-    from lightning_modules.inference.shifts import check_shifts
+    from lightning_modules.inference.separation import SeparationSettings
     from lightning_modules.runtime.device import usable_device
 
-    check_overlap(0.0 if options.overlap is None else options.overlap)
-    check_shifts(options.shifts or 0)
+    given = {name: getattr(options, name) for name in _SEPARATION} | {"postprocessing": settings}
+    given = {name: value for name, value in given.items() if value is not None}
+    SeparationSettings(**given)  # raises before the model is loaded
     device = usable_device(options.device)
     model: SourceSeparator
     if options.denoiser:
@@ -261,6 +268,7 @@ def _load(options: argparse.Namespace, settings: PostProcessing | None) -> Sourc
     else:
         model = load_separator(options.checkpoint, device)
     PostProcessor(settings or {}, model.sources, model.sample_rate)  # raises if unusable
+    model.separation_settings = replace(model.separation_settings, **given)
     if options.wiener is not None:
         refined = model.separator if isinstance(model, Cascade) else model
         if not isinstance(refined, SpectrogramSeparator):

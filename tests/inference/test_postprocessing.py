@@ -337,9 +337,7 @@ def test_separation_with_and_without_postprocessing() -> None:
         separate(Half(), mixture),
         separate(Half(), mixture, settings=Settings(postprocessing=settings)),
     )
-    assert torch.equal(
-        separate(Half(), mixture, settings=Settings(postprocessing={})), plain
-    )
+    assert torch.equal(separate(Half(), mixture, settings=Settings(postprocessing={})), plain)
     assert torch.equal(muted[0], plain[0])
     start, end = (round(44_100 * seconds) for seconds in MUTED_SECONDS)
     assert muted[1, :, start : end - 20].abs().max() == 0  # hops are whole samples
@@ -387,15 +385,15 @@ def test_settings_from_config_command_line_and_checkpoint(tmp_path: Path) -> Non
     small = ["--model.init_args.channels=[4,8]", "--data.init_args.segment_seconds=0.5"]
     model = build_model("unet", ["--config", str(config), *small]).model
     assert isinstance(model, UNet)
-    assert model.postprocessing == settings
+    assert model.separation_settings.postprocessing == settings
     path = save(model, tmp_path / "model.ckpt")
-    assert load_separator(path).postprocessing == settings
+    assert load_separator(path).separation_settings.postprocessing == settings
     inline = "--model.init_args.postprocessing={softness: 4, fades: false}"
-    assert build_model("unet", [*small, inline]).model.postprocessing == {
+    assert build_model("unet", [*small, inline]).model.separation_settings.postprocessing == {
         "softness": 4.0,
         "fades": False,
     }
-    assert build_model("unet", small).model.postprocessing is None
+    assert build_model("unet", small).model.separation_settings.postprocessing is None
 
 
 def test_separate_tool_uses_the_settings_of_the_model_or_its_option(

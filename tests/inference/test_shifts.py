@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,9 +65,7 @@ def test_result_does_not_depend_on_the_division_into_blocks(block: int) -> None:
     mixture = torch.randn(2, 1234)
     whole = separate(Half(), mixture, settings=Settings(shifts=3, seed=1))
     pieces = list(
-        separate_stream(
-            Half(), mixture.split(block, -1), settings=Settings(shifts=3, seed=1)
-        )
+        separate_stream(Half(), mixture.split(block, -1), settings=Settings(shifts=3, seed=1))
     )
     assert all(piece.shape[-1] for piece in pieces)
     assert torch.equal(torch.cat(pieces, -1), whole)
@@ -82,9 +81,7 @@ def test_stream_buffers_only_the_delays_and_a_few_chunks() -> None:
             received += 1000
             yield torch.randn(2, 1000)
 
-    for part in separate_stream(
-        Identity(), blocks(), settings=Settings(batch_size=4, shifts=3)
-    ):
+    for part in separate_stream(Identity(), blocks(), settings=Settings(batch_size=4, shifts=3)):
         emitted += part.shape[-1]
     assert emitted == 200_000
     assert worst < 1000 + 5 * 441 + max(draw_delays(3, 44100, 0))
@@ -100,9 +97,7 @@ def test_postprocessing_follows_averaging() -> None:
         settings=Settings(shifts=2, postprocessing={"low_pass_hz": 1000}),
     )
     shifted = torch.cat(list(stream), -1)
-    plain = separate(
-        Half(), mixture, settings=Settings(postprocessing={"low_pass_hz": 1000})
-    )
+    plain = separate(Half(), mixture, settings=Settings(postprocessing={"low_pass_hz": 1000}))
     assert torch.allclose(shifted, plain, atol=1e-5)
     assert sum(progress) == 5000
 
@@ -142,9 +137,7 @@ class Drifting(Gains):
 def test_models_accept_shifts_and_checkpoints_accept_other_shifts() -> None:
     mixture = torch.randn(2, 2000)
     plain, shifted = (Drifting(TWO, segment_seconds=0.01, shifts=n) for n in (0, 4))
-    expected = separate(
-        plain, mixture, settings=replace(plain.separation_settings, shifts=4)
-    )
+    expected = separate(plain, mixture, settings=replace(plain.separation_settings, shifts=4))
     assert torch.equal(shifted.separate(mixture), expected)
     assert torch.equal(shifted.separate(mixture), shifted.separate(mixture))
     assert not torch.equal(plain.separate(mixture), expected)
