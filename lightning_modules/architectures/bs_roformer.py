@@ -135,7 +135,7 @@ class BandSplitTransformer(ComplexSpectrumSeparator):
             for estimator in self.masks.values()
         ]
         # S x (B N, F, C, 2) -> (B, S, 2 C, F, N)
-        joined = torch.stack(estimates, 1).flatten(3).unflatten(0, (batch, frames))
+        joined: Tensor = torch.stack(estimates, 1).flatten(3).unflatten(0, (batch, frames))
         return joined.permute(0, 2, 4, 3, 1)
 
     def _mask(self, estimator: nn.Module, x: Tensor) -> Tensor:

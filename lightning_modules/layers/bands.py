@@ -57,7 +57,7 @@ def mel_bands(number: int, n_fft: int, sample_rate: int) -> list[Bins]:
     highest = _hz_to_mel(sample_rate / 2)
     points = _mel_to_hz(np.linspace(0, highest, number + 2))
     frequencies = np.fft.rfftfreq(n_fft, 1 / sample_rate)
-    bands = []
+    bands: list[Bins] = []
     for lower, upper in zip(points, points[2:], strict=False):
         inside = (frequencies > lower) & (frequencies < upper)
         bands.append(np.flatnonzero(inside).tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -62,10 +63,9 @@ def test_attention_equals_its_formula() -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_checkpointed_gradients_are_equal(dropout: float) -> None:
-    sizes = {"heads": 2, "head_features": 4, "attention_dropout": dropout}
-    block = AxialBlock(
-        *(Transformer(8, feedforward_dropout=dropout, **sizes) for _ in range(2)),  # type: ignore[arg-type]
-    )
+    sizes: dict[str, Any] = {"heads": 2, "head_features": 4, "attention_dropout": dropout}
+    time, bands = (Transformer(8, feedforward_dropout=dropout, **sizes) for _ in range(2))
+    block = AxialBlock(time, bands)
     x = torch.randn(2, 3, 5, 8)
     gradients = []
     for block.checkpoint_activations in (False, True):
@@ -81,7 +81,8 @@ def test_checkpointed_gradients_are_equal(dropout: float) -> None:
 
 def test_each_axis_is_mixed_by_its_transformer() -> None:
     """A change at one frame and band reaches all others through both transformers."""
-    block = AxialBlock(*(Transformer(8, heads=2, head_features=4) for _ in range(2)))
+    time, bands = (Transformer(8, heads=2, head_features=4) for _ in range(2))
+    block = AxialBlock(time, bands)
     x = torch.randn(1, 3, 5, 8)
     changed = x.clone()
     changed[0, 1, 2] += 1

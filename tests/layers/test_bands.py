@@ -89,8 +89,8 @@ def test_layers_equal_loops_over_bands(bands: list[Bins]) -> None:
     layout, rows, channels, size = BandLayout(bands, 8), 3, 4, 6
     split = BandSplit(layout, channels, size)
     spectrum = torch.randn(rows, 8, channels)
-    weights = by_band(layout, [linear.weight for linear in split.linears])
-    biases = by_band(layout, [linear.bias for linear in split.linears])
+    weights = by_band(layout, [linear.get_parameter("weight") for linear in split.linears])
+    biases = by_band(layout, [linear.get_parameter("bias") for linear in split.linears])
     features = split(spectrum)
     for band, found in enumerate(features):
         part = spectrum[:, list(bands[band])].flatten(1)
@@ -102,9 +102,12 @@ def test_layers_equal_loops_over_bands(bands: list[Bins]) -> None:
     for band in range(len(bands)):
         hidden = features[band]
         for layer in range(3):
-            group = [layers[layer] for layers in mlp.groups]
-            weight = by_band(layout, [linear.weight for linear in group])[band]
-            bias = by_band(layout, [linear.bias for linear in group])[band]
+            weight, bias = (
+                by_band(layout, [part.get_parameter(f"{layer}.{kind}") for part in mlp.groups])[
+                    band
+                ]
+                for kind in ("weight", "bias")
+            )
             hidden = hidden @ weight + bias
             hidden = torch.tanh(hidden) if layer < 2 else torch.nn.functional.glu(hidden, -1)
         total[:, list(bands[band])] += hidden.unflatten(1, (-1, channels))
