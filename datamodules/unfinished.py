@@ -47,7 +47,10 @@ def remove_leftovers(parent: Path) -> None:
     deleted when it is a day old.
     """
     for folder in parent.glob(f".*{SUFFIX}"):
-        with suppress(OSError), (folder / _LOCK).open("w") as lock:  # `parent` may be read-only
+        # `parent` may be read-only, or shared with users who made links to this user's files.
+        if folder.is_symlink() or (folder / _LOCK).is_symlink():
+            continue
+        with suppress(OSError), (folder / _LOCK).open("r+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -29,9 +29,8 @@ def settings(root: Path, *more: str) -> list[str]:
 def weights(folder: str) -> dict[str, Any]:
     contents = read_checkpoint(Path(folder, "checkpoints/last.ckpt"))
     assert contents["global_step"] == 2 * BATCHES
-    return contents["state_dict"] | {
-        f"raw.{k}": v for k, v in contents["current_model_state"].items()
-    }
+    trained: dict[str, Any] = {f"raw.{k}": v for k, v in contents["current_model_state"].items()}
+    return {**contents["state_dict"], **trained}
 
 
 @pytest.mark.slow
