@@ -177,5 +177,5 @@ class AxialBlock(nn.Module):
         batch, bands, frames, _ = x.shape
         x = self.time(x.flatten(0, 1)).unflatten(0, (batch, bands))
         x = x.transpose(1, 2).reshape(batch * frames, bands, -1)
-        mixed: Tensor = self.bands(x)
-        return mixed.unflatten(0, (batch, frames)).transpose(1, 2)
+        mixed: Tensor = self.bands(x).unflatten(0, (batch, frames)).transpose(1, 2)
+        return mixed
