@@ -23,7 +23,7 @@ from datamodules.stream.crops import CropSampler, SamplingConfig
 from datamodules.stream.curriculum import crop_lengths
 from datamodules.stream.datasets import TrainingCrops, ValidationCrops, WholeTracks
 from datamodules.stream.loudness import Powers, measure_loudness
-from datamodules.stream.ring_loader import RingLoader
+from datamodules.stream.ring_loader import RingLoader, WorkerLoader
 from datamodules.stream.sampler import ExampleSampler, share_by_length
 from datamodules.stream.workers import ignore_signals
 from datamodules.tracks.index import Track
@@ -239,7 +239,7 @@ class MUSDBDataModule(LightningDataModule):
             self.int16_to_device,
         )
         sampler = ExampleSampler(examples, batch_size, rank, ranks, *self.start)
-        self._ring = RingLoader(crops, sampler, self.num_workers, ignore_signals)
+        self._ring = RingLoader(crops, sampler, self.num_workers)
         return self._ring
 
     def _crop_sampler(self) -> CropSampler:
@@ -300,7 +300,7 @@ class MUSDBDataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: Dataset[Any], **arguments: Any) -> DataLoader[Any]:
-        return DataLoader(
+        return WorkerLoader(
             dataset,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),

@@ -9,7 +9,7 @@ view of the slot.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
@@ -23,7 +23,9 @@ from datamodules.stream.sampler import ExampleSampler
 from datamodules.stream.workers import (
     defer_worker_deaths,
     explain_worker_error,
+    ignore_signals,
     raise_worker_death,
+    stop_signals_blocked,
 )
 
 _PREFETCH = 2
@@ -48,7 +50,15 @@ class ExampleWriter(Protocol):
         """Write the example at ``position`` into ``target``, of the shape ``shape_at(epoch)``."""
 
 
-class RingLoader(DataLoader[Any]):
+class WorkerLoader(DataLoader[Any]):
+    """Data loader whose ``worker_init_fn`` is ``ignore_signals``: no signal comes before it."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        with stop_signals_blocked():
+            return super().__iter__()
+
+
+class RingLoader(WorkerLoader):
     """Loads batches of examples into a ring buffer in shared memory.
 
     A batch is valid until the next two batches have been returned; use or copy it before. The
@@ -58,7 +68,6 @@ class RingLoader(DataLoader[Any]):
         examples: Writes the examples.
         sampler: Positions of this rank's examples.
         num_workers: Number of worker processes; with 0 the main process fills the slots.
-        worker_init_fn: Called in each worker with its index.
     """
 
     def __init__(
@@ -66,7 +75,6 @@ class RingLoader(DataLoader[Any]):
         examples: ExampleWriter,
         sampler: ExampleSampler,
         num_workers: int = 0,
-        worker_init_fn: Callable[[int], None] | None = None,
     ) -> None:
         slots = num_workers * _PREFETCH + _SPARE_SLOTS
         shape = (slots, sampler.rank_batch_size, *examples.shape)
@@ -80,7 +88,7 @@ class RingLoader(DataLoader[Any]):
             num_workers=num_workers,
             prefetch_factor=_PREFETCH if num_workers else None,
             persistent_workers=num_workers > 0,
-            worker_init_fn=worker_init_fn,
+            worker_init_fn=ignore_signals,
         )
         if torch.cuda.is_available():
             _pin(self.ring)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from lightning_modules.runtime import signals
+from datamodules.stream.workers import ignore_signals, stop_signals_blocked
 
 Result = TypeVar("Result")
 
@@ -48,7 +47,7 @@ class ScoringPool(ProcessPoolExecutor):
 
     def __init__(self, processes: int, threads: int = 1, background: bool = False) -> None:
         self.processes, self._threads = processes, threads
-        with _stop_signals_blocked():
+        with stop_signals_blocked():
             super().__init__(
                 processes,
                 # A forked process would inherit locks that torch's threads hold.
@@ -62,7 +61,7 @@ class ScoringPool(ProcessPoolExecutor):
         """Submit work, starting a process for it if needed; see ``Executor.submit``."""
         # Set here, as a process may import NumPy before its initializer runs.
         threads = dict.fromkeys(_THREAD_VARIABLES, str(self._threads))
-        with _environment(threads), _stop_signals_blocked():
+        with _environment(threads), stop_signals_blocked():
             return super().submit(fn, *args, **kwargs)
 
     def terminate(self) -> None:
@@ -109,22 +108,8 @@ def _close_inherited_pipes() -> None:
 os.register_at_fork(after_in_child=_close_inherited_pipes)
 
 
-@contextmanager
-def _stop_signals_blocked() -> Iterator[None]:
-    """Block stop signals in this thread and in the processes that it starts.
-
-    SLURM and terminals send them to all processes; one that is just starting would be killed.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _initialise(parent: int, background: bool) -> None:
-    signals.ignore(*signals.STOP)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP)
+    ignore_signals(0)
     if background:
         os.nice(10)  # of 0 to 19
     threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()

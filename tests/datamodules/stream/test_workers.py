@@ -7,24 +7,44 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.stream import workers
-from datamodules.stream.workers import WorkerDiedError, explain_worker_error, ignore_signals
+from datamodules.stream.ring_loader import WorkerLoader
+from datamodules.stream.workers import (
+    STOP_SIGNALS,
+    WorkerDiedError,
+    explain_worker_error,
+    ignore_signals,
+)
 
 
 def test_workers_ignore_signals() -> None:
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.getsignal(number) for number in handled}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         ignore_signals(0)
-        assert all(signal.getsignal(number) == signal.SIG_IGN for number in handled)
+        assert all(signal.getsignal(number) == signal.SIG_IGN for number in STOP_SIGNALS)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+_sent_at_fork: list[int] = []
+os.register_at_fork(
+    after_in_child=lambda: [os.kill(os.getpid(), number) for number in _sent_at_fork]
+)
+
+
+def test_signals_do_not_kill_a_worker_that_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "_sent_at_fork", STOP_SIGNALS[1:])
+    numbers = cast("Dataset[int]", range(5))
+    loader = WorkerLoader(numbers, num_workers=2, batch_size=None, worker_init_fn=ignore_signals)
+    assert list(loader) == [0, 1, 2, 3, 4]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []).isdisjoint(STOP_SIGNALS)
 
 
 @pytest.mark.parametrize(
