@@ -34,9 +34,14 @@ def test_workers_ignore_signals() -> None:
 
 
 _sent_at_fork: list[int] = []
-os.register_at_fork(
-    after_in_child=lambda: [os.kill(os.getpid(), number) for number in _sent_at_fork]
-)
+
+
+def _send_at_fork() -> None:
+    for number in _sent_at_fork:
+        os.kill(os.getpid(), number)
+
+
+os.register_at_fork(after_in_child=_send_at_fork)
 
 
 def test_signals_do_not_kill_a_worker_that_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
