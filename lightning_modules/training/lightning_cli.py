@@ -234,6 +234,11 @@ class StemlabCLI(CLIBase):
                 "weights_only: checkpoints hold only weights and plain data; omit it"
             )
         run_dir = run_directory.choose_run_dir(str(self.subcommand), config)
+        if run_dir.exists() and not os.access(run_dir, os.W_OK):
+            raise SettingError(
+                f"{run_dir}: is not writable, and logs and scores are written there; give another "
+                "--run_dir, and the checkpoint with --ckpt_path"
+            )
         if self.subcommand == "fit" and is_first_process():
             run_directory.acquire(run_dir)
         match_launcher(config.trainer)

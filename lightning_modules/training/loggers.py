@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from datamodules.command_line import check_folder
 from datamodules.files.writing import replacing
+from lightning_modules.configuration.messages import SettingError
 from lightning_modules.runtime.launch import is_first_process
+
+_MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
+# What W&B accepts, without the characters that are special in a shell or a path.
+_RUN_ID = r"(?a:[\w.-]{1,128})"
 
 
 def prepare_loggers(trainer: Any, run_dir: Path) -> None:
@@ -29,27 +36,65 @@ def prepare_loggers(trainer: Any, run_dir: Path) -> None:
 def _prepare_wandb(arguments: Any, run_dir: Path) -> None:
     if not is_first_process():
         return
-    # A resumed training and a later test continue the directory's W&B run.
-    identity = run_dir / "wandb_run_id"
-    if not identity.is_file():
-        # Set by the agent of a sweep.
-        chosen = os.environ.get("WANDB_RUN_ID") or f"{run_dir.name[:40]}-{uuid.uuid4().hex[:8]}"
-        with replacing(identity) as unfinished:
-            unfinished.write_text(f"{chosen}\n")
+    _check_wandb_variables()
     arguments.name = arguments.name or run_dir.name
-    os.environ.setdefault("WANDB_RUN_ID", identity.read_text().strip())
+    # A resumed training and a later test continue the directory's W&B run.
+    os.environ.setdefault("WANDB_RUN_ID", _run_id(run_dir))
     os.environ.setdefault("WANDB_RESUME", "allow")
     # W&B would copy the terminal, with every state of the progress bars.
     os.environ.setdefault("WANDB_CONSOLE", "off")
     if not arguments.offline and not logged_in():
         # W&B would prompt for a login, and a job would wait for it for ever.
         os.environ.setdefault("WANDB_MODE", "offline")
+        if "WANDB_API_KEY" in os.environ:
+            print("WANDB_API_KEY holds no key that W&B accepts")
     if arguments.offline or os.environ.get("WANDB_MODE") == "offline":
         os.environ.setdefault("WANDB_SILENT", "true")
         print(
             "Weights & Biases logs offline (`wandb login` changes that); upload the run later with "
             f"wandb sync {run_dir / 'wandb'}/offline-run-*"
         )
+
+
+def _check_wandb_variables() -> None:
+    """Unset empty variables; raise a ``SettingError`` for values that W&B would refuse later."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        if not os.environ[name].strip():
+            del os.environ[name]
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode not in _MODES:
+        raise SettingError(f"WANDB_MODE is {mode!r}: give {', '.join(_MODES)}, or unset it")
+    identity = os.environ.get("WANDB_RUN_ID", "a")
+    if not re.fullmatch(_RUN_ID, identity):
+        raise SettingError(
+            f"WANDB_RUN_ID is {identity!r}: give up to 128 letters, digits, '-', '_' and '.'"
+        )
+    if folder := os.environ.get("WANDB_DIR"):
+        check_folder(Path(folder), "WANDB_DIR")
+    import wandb  # slow to import, and not needed with other loggers
+
+    try:
+        wandb.Settings().update_from_env_vars(dict(os.environ))
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise SettingError(
+            f"a variable WANDB_... has a value that W&B refuses: {reason}"
+        ) from error
+
+
+def _run_id(run_dir: Path) -> str:
+    """The W&B run of a run directory; a new one if there is none, or its file is damaged."""
+    path = run_dir / "wandb_run_id"
+    with suppress(FileNotFoundError, UnicodeDecodeError):
+        if re.fullmatch(_RUN_ID, found := path.read_text().strip()):
+            return found
+        print(f"{path}: holds no name of a W&B run; a new one is started")
+    name = re.sub(r"[^\w.-]", "_", run_dir.name, flags=re.ASCII)[:40]
+    # The variable is set by the agent of a sweep.
+    chosen = os.environ.get("WANDB_RUN_ID") or f"{name}-{uuid.uuid4().hex[:8]}"
+    with replacing(path) as unfinished:
+        unfinished.write_text(f"{chosen}\n")
+    return chosen
 
 
 def logged_in() -> bool:
