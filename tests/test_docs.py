@@ -35,6 +35,7 @@ from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import chain
 from lightning_modules.evaluation import scorer
 from lightning_modules.tools import benchmark, cascade, separate
+from tests.helpers import msst_package
 from tests.helpers.checkpoints import save
 from tests.helpers.command_line import CSV, REPOSITORY, TINY
 from tests.helpers.comparison import write_folder, write_run
@@ -153,6 +154,7 @@ def files(musdb_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "docs/pictures").mkdir(parents=True)
     (here / "umxhq").mkdir()
     write(package_networks(["vocals", "drums"]), here / "umxhq", nhop=128)
+    msst_package.write(here / "msst", "bs_roformer", ["vocals", "drums", "bass", "other"])
     return here
 
 
@@ -251,7 +253,10 @@ def test_commands_run(
             continue  # test_example_of_an_architecture_trains_and_separates
         if command.startswith("find "):
             found = subprocess.check_output(command.partition("|")[0], shell=True, text=True)
-            monkeypatch.setattr(sys, "stdin", io.StringIO(found))
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(found.encode())))
+        if "/dev/stdin" in arguments:
+            shutil.copy("song.wav", "stdin.wav")
+            arguments = [word.replace("/dev/stdin", "stdin.wav") for word in arguments]
         try:
             if needs_more(command):
                 parse(module, arguments)
@@ -397,7 +402,7 @@ def test_linked_files_and_configs_exist() -> None:
             assert (folder / target).exists(), f"{page}: {target}"
         for config in re.findall(r"--config (\w[\w./]*\.yaml)", text):
             known = (REPOSITORY / "configs" / config).is_file() or config.startswith(
-                ("mine", "runs/")
+                ("mine", "runs/", "imported/")
             )
             assert known, f"{page}: {config}"
 

@@ -218,6 +218,11 @@ TOOLS = {
         ("package -o taken", ["taken already exists", "another name"]),
         ("package -o taken/x.ckpt", ["-o taken: taken is not a folder"]),
     ],
+    "import_msst": [
+        ("config.yaml", ["arguments are required: weights, -o"]),
+        ("gone.yaml text.ckpt -o out", ["gone.yaml: there is no such file", "config and weights"]),
+        ("text.ckpt text.ckpt -o model.ckpt", ["model.ckpt", "exists"]),
+    ],
     "import_demucs": [
         ("gone.th -o out.ckpt", ["gone.th: there is no such file"]),
         ("void -o out.ckpt", ["void: there is no such file"]),
@@ -437,6 +442,7 @@ _LIGHT = [
     ("lightning_modules.tools.cascade", f"{CASCADE} -o taken"),
     ("lightning_modules.tools.import_open_unmix", "gone -o out.ckpt"),
     ("lightning_modules.tools.import_demucs", "gone.th -o out.ckpt"),
+    ("lightning_modules.tools.import_msst", "gone.yaml gone.ckpt -o out"),
     ("lightning_modules.tools.webapp", "--checkpoint gone.ckpt"),
     ("lightning_modules.tools.export", "gone.ckpt -o out"),
     ("lightning_modules.tools.requeue", "1 --run_dir gone"),

@@ -1,4 +1,4 @@
-"""Export of separators: safetensors folders, ``torch.export`` programs and ONNX graphs.
+"""Export of separators: safetensors folders, ``torch.export`` programs, ONNX graphs, MSST.
 
 Every export is read back and compared with the model. The tracer finds out whether batch size and
 length can vary. If they cannot, or if the export is wrong at other sizes, they are fixed; a JSON
@@ -24,6 +24,7 @@ from lightning_modules.base.description import describe
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.hub_folder import write_folder
 from lightning_modules.checkpoints.loading import from_pretrained
+from lightning_modules.interop import msst
 
 TOLERANCE = 1e-4
 """Largest accepted difference between export and model, relative to the largest output."""
@@ -103,10 +104,21 @@ def export_onnx(model: SourceSeparator, path: Path, seconds: float) -> Exported:
     return _traced(network, path, _save_onnx, _load_onnx)
 
 
+def export_msst(model: SourceSeparator, path: Path, seconds: float) -> Exported:
+    """Write config and weights of Music-Source-Separation-Training; see ``msst.write``."""
+    whole, _ = _parts(model, seconds)
+    try:
+        config, weights = msst.write(model, path)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    return _checked(msst.load(config, weights).model, whole, {0: 1, -1: 1})
+
+
 EXPORTS: Mapping[str, Callable[[SourceSeparator, Path, float], Exported]] = {
     "safetensors": export_folder,
     "torch_export": export_program,
     "onnx": export_onnx,
+    "msst": export_msst,
 }
 """Functions by format: (model, path, seconds) -> ``Exported``. The model is in evaluation mode, on
 the CPU; ``seconds`` is the length of the example, and of every input if the length cannot vary.

@@ -17,7 +17,7 @@ from torch import Tensor
 from datamodules.tracks.layouts import STEMS
 from lightning_modules.architectures.bs_roformer import BandSplitTransformer, BSRoFormer
 from lightning_modules.architectures.mel_band_roformer import MelBandRoFormer
-from lightning_modules.base.description import CheckpointError
+from lightning_modules.base.description import CheckpointError, describe
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.interop import roformer_weights
 from lightning_modules.interop.weights_file import read_weights
@@ -319,6 +319,21 @@ _IMPORTERS: dict[str, Callable[[Path, Path, Any, Any], Imported]] = {
     "bs_roformer": _bs_roformer,
     "mel_band_roformer": _mel_band_roformer,
 }
+
+
+def fit_config(model: SourceSeparator) -> str:
+    """Return a YAML config that makes ``fit`` build a model of the same size and sources."""
+    description = describe(model)
+    linked = {"sources", "sample_rate", "audio_channels", "segment_seconds"}
+    arguments = description["init_args"]
+    config = {
+        "model": {
+            "class_path": description["class_path"],
+            "init_args": {key: value for key, value in arguments.items() if key not in linked},
+        },
+        "data": {"init_args": {key: arguments[key] for key in sorted(linked)}},
+    }
+    return yaml.safe_dump(config, sort_keys=False)
 
 
 # --------------------------------------------------------------------- export

@@ -283,7 +283,10 @@ def test_failed_export_leaves_no_files_and_names_other_formats(
     def fail(*_: Any) -> None:
         raise exporting.ExportError("its network is a poem")
 
-    ways = {"safetensors": exporting.export_folder, "torch_export": fail, "onnx": fail}
+    ways = {
+        "safetensors": exporting.export_folder,
+        **dict.fromkeys(("torch_export", "onnx", "msst"), fail),
+    }
     monkeypatch.setattr(exporting, "EXPORTS", ways)
     checkpoint, output = wave_unet(tmp_path / "best.ckpt"), tmp_path / "x.onnx"
     assert export.main([str(checkpoint), "-o", str(output), "--format", "onnx"]) == 2

@@ -1,0 +1,180 @@
+"""Models of the package ``msst`` as folders and checkpoints, and back; mistakes of the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_modules.base.description import CheckpointError
+from lightning_modules.checkpoints.loading import load_separator
+from lightning_modules.interop import msst
+from lightning_modules.interop.fine_tuning import load_pretrained
+from lightning_modules.tools import export, import_msst
+from tests.helpers.msst_package import OF_KIND, write
+
+FOUR = ["vocals", "drums", "bass", "other"]
+
+
+@pytest.mark.parametrize("output", ["folder", "model.ckpt"])
+@pytest.mark.parametrize("kind", OF_KIND)
+def test_import_and_export(
+    kind: str, output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs, config, weights = write(tmp_path / "msst", kind, FOUR, flash_attn=True)
+    imported = tmp_path / output
+    assert import_msst.main([str(config), str(weights), "-o", str(imported)]) == 0
+    printed = capsys.readouterr()
+    assert "of vocals, drums, bass, other, 44100 Hz; separates chunks of 0.10 s" in printed.out
+    assert "not needed: model.dim_freqs_in, model.flash_attn" in printed.err
+    model, mixture = load_separator(imported), 0.1 * torch.randn(1, 2, 6400)
+    with torch.no_grad():
+        expected = theirs(mixture)
+        assert (model(mixture) - expected).abs().max() < 1e-5 * expected.abs().max()
+    back = tmp_path / "back"
+    assert export.main([str(imported), "-o", str(back), "--format", "msst"]) == 0
+    theirs.load_state_dict(torch.load(back / "model.ckpt"), strict=True)
+    with torch.no_grad():
+        assert (theirs(mixture) - expected).abs().max() < 1e-6 * expected.abs().max()
+    settings = yaml.unsafe_load((back / "config.yaml").read_text())
+    assert settings["inference"] == {"batch_size": 1, "num_overlap": 2}
+    assert settings["audio"]["chunk_size"] == 4410
+
+
+@pytest.mark.parametrize("wrapper", ["state", "state_dict", "model_state_dict"])
+def test_weights_in_checkpoints_and_in_half_precision(wrapper: str, tmp_path: Path) -> None:
+    theirs, config, weights = write(tmp_path, "bs_roformer", ["vocals", "other"])
+    state = {f"module.{name}": value.half() for name, value in theirs.state_dict().items()}
+    torch.save({wrapper: state, "epoch": 3}, weights)
+    model = msst.load(config, weights).model
+    mixture = 0.1 * torch.randn(1, 2, 6400)
+    with torch.no_grad():
+        expected = theirs(mixture)
+        assert (model(mixture) - expected).abs().max() < 1e-2 * expected.abs().max()
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())
+
+
+def test_one_stem_of_several_instruments(tmp_path: Path) -> None:
+    _, config, weights = write(tmp_path, "mel_band_roformer", ["Vocals"])
+    contents = yaml.unsafe_load(config.read_text())
+    contents["training"] = {
+        "instruments": ["Vocals", "Instrumental"],
+        "target_instrument": "Vocals",
+    }
+    config.write_text(yaml.dump(contents))
+    assert msst.load(config, weights).model.sources == ["vocals"]
+
+
+def test_the_lowest_bin(tmp_path: Path) -> None:
+    _, config, weights = write(tmp_path, "bs_roformer", ["vocals", "other"])
+    for given, expected in ((None, True), (False, False), (True, True)):
+        assert msst.load(config, weights, given).model.zero_dc is expected  # type: ignore[comparison-overlap]
+
+
+def test_fine_tuning_with_other_stems(tmp_path: Path) -> None:
+    write(tmp_path / "msst", "bs_roformer", FOUR)
+    arguments = [str(tmp_path / "msst" / name) for name in ("config.yaml", "model.ckpt")]
+    assert import_msst.main([*arguments, "-o", str(tmp_path / "imported")]) == 0
+    old = load_separator(tmp_path / "imported")
+    new = type(old)(**{**old.hparams, "sources": ["guitar", "vocals"]})
+    report = load_pretrained(new, tmp_path / "imported")
+    assert report.new == ["guitar"]
+    assert all(name.startswith("masks.guitar.") for name in report.random)
+    state, ours = old.state_dict(), new.state_dict()
+    for name, value in ours.items():
+        assert name.startswith("masks.guitar.") or torch.equal(value, state[name]), name
+
+
+def set_option(section: str, name: str, value: object) -> Callable[[Path, Path], None]:
+    def change(config: Path, weights: Path) -> None:
+        contents = yaml.unsafe_load(config.read_text())
+        contents[section][name] = value
+        config.write_text(yaml.dump(contents))
+
+    return change
+
+
+def without_weight(name: str) -> Callable[[Path, Path], None]:
+    def change(config: Path, weights: Path) -> None:
+        state = torch.load(weights)
+        del state[name]
+        torch.save(state, weights)
+
+    return change
+
+
+def extra_weight(config: Path, weights: Path) -> None:
+    state = torch.load(weights)
+    state["layers.0.0.layers.0.0.to_value_residual_mix.weight"] = torch.zeros(1)
+    torch.save(state, weights)
+
+
+def no_section(config: Path, weights: Path) -> None:
+    config.write_text("training: {}")
+
+
+def python_object(config: Path, weights: Path) -> None:
+    config.write_text("model: !!python/object/apply:os.system [echo]")
+
+
+def swapped(config: Path, weights: Path) -> None:
+    contents = config.read_bytes()
+    config.write_bytes(weights.read_bytes())
+    weights.write_bytes(contents)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_option("model", "depth", 2), r"model\.depth is 2, but .*model\.ckpt has 1"),
+        (set_option("model", "mask_estimator_depth", 3), "depth is 3, but .* has 2"),
+        (set_option("model", "num_stems", 4), "num_stems is 4, but .* has 2"),
+        (set_option("model", "stereo", False), "bands .* must cover the 129 bins"),
+        (set_option("model", "stft_n_fft", 512), "stft_win_length is 256, stft_n_fft 512"),
+        (set_option("model", "use_pope", True), "use_pope is True: .* not supported"),
+        (set_option("training", "instruments", ["vocals"]), "names 1 stems .* separate 2"),
+        (set_option("training", "instruments", None), r"names 0 stems \(none\)"),
+        (set_option("training", "model_type", "scnet"), "of type scnet; .* bs_roformer, mel_band"),
+        (set_option("training", "model_type", "mel_band_roformer"), "depth is 2, but .* has 1"),
+        (set_option("audio", "chunk_size", None), "chunk_size is None"),
+        (set_option("audio", "chunk_size", 10**9), "segment_seconds is 22675"),
+        (set_option("audio", "sample_rate", 7), "sample_rate is 7"),
+        (set_option("inference", "num_overlap", 0), "num_overlap is 0"),
+        (without_weight("final_norm.gamma"), "are weights of a mel_band_roformer"),
+        (without_weight("layers.0.1.layers.0.1.net.1.bias"), "has no weights 'layers.0.1"),
+        (extra_weight, "has 1 weights that BSRoFormer does not have, such as .*value_residual"),
+        (no_section, "has no section `model`"),
+        (python_object, "cannot be read as a YAML config .*python/object"),
+        (swapped, "cannot be read as a YAML config"),
+    ],
+)
+def test_files_that_contradict_each_other(
+    change: Callable[[Path, Path], None],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, config, weights = write(tmp_path, "bs_roformer", ["vocals", "other"])
+    change(config, weights)
+    with pytest.raises(CheckpointError, match=message) as error:
+        msst.load(config, weights)
+    assert str(tmp_path) in str(error.value)
+    assert import_msst.main([str(config), str(weights), "-o", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+    assert capsys.readouterr().err.count("error: ") == 1
+
+
+def test_unknown_settings_are_listed(tmp_path: Path) -> None:
+    _, config, weights = write(tmp_path, "bs_roformer", ["vocals", "other"])
+    contents: dict[str, Any] = yaml.unsafe_load(config.read_text())
+    contents["model"] |= {"new_idea": 3, "sage_attention": True}
+    config.write_text(yaml.dump(contents))
+    notes = msst.load(config, weights).notes
+    assert [note.partition(": ")[2] for note in notes] == [
+        "not needed: model.dim_freqs_in, model.sage_attention",
+        "unknown, ignored: model.new_idea",
+    ]
