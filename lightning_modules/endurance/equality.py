@@ -67,6 +67,8 @@ def checkpoint_contents(path: Path) -> dict[str, Any]:
         progress.pop("current", None)
     for name, state in contents["callbacks"].items():
         if name.startswith("Checkpoints"):
+            # A kill between best and last leaves a run that has not written a last one yet.
+            del state["last_model_path"]
             for key in [key for key in state if "path" in key]:
                 state[key] = Path(state[key]).name
             best = state["best_k_models"].items()
