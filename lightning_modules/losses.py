@@ -158,6 +158,29 @@ class SpectralRMSE(SourceLoss):
         return (_power(torch.view_as_real(errors)) + 1e-12).sqrt()
 
 
+class SpectralL1(SourceLoss):
+    """Mean absolute error of waveforms and of complex spectra's parts.
+
+    ``mean |e| + mean |Re E| + mean |Im E|``: Luo and Yu 2023, "Music source separation with
+    band-split RNN", with means for the paper's norms, and with the spectra of the waveforms.
+
+    Args:
+        n_fft: Length of a frame and of its Hann window, samples.
+        hop_length: Hop between frames, samples.
+    """
+
+    def __init__(self, n_fft: int = 2048, hop_length: int = 512) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length = n_fft, hop_length
+
+    def distances(self, estimates: Tensor, targets: Tensor, mixture: Tensor) -> Tensor:
+        """Return the loss per example and source, shape (B, S)."""
+        errors = estimates - targets
+        spectra = _stft(errors, self.n_fft, self.hop_length, torch.hann_window(self.n_fft))
+        # A mean over both parts is half the sum of their means.
+        return _mean(errors.abs()) + 2 * _mean(torch.view_as_real(spectra).abs())
+
+
 class MultiResolutionSTFT(SourceLoss):
     """Spectral convergence plus logarithmic distance of magnitudes, mean over resolutions.
 

@@ -23,6 +23,7 @@ from lightning_modules.losses import (
     NegativeSDR,
     NegativeSISDR,
     SourceLoss,
+    SpectralL1,
     SpectralRMSE,
     alpha_weights,
     hearing,
@@ -34,6 +35,7 @@ EVERY: list[SourceLoss] = [
     LogL1(),
     NegativeSDR(),
     NegativeSISDR(),
+    SpectralL1(n_fft=256, hop_length=64),
     SpectralRMSE(n_fft=256, hop_length=64),
     MultiResolutionSTFT(),
     MultiResolutionComplexSTFT(window_lengths=(256, 128), n_fft=256),
@@ -111,6 +113,21 @@ def test_spectral_rmse_of_an_impulse() -> None:
     assert found[0, 0].item() == pytest.approx(1e-6)
     # The mean is over real and imaginary parts: half of the squared magnitude.
     expected = math.sqrt(4 / 33 * 0.3**2 / 256 / 2)
+    assert found[0, 1].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_spectral_l1_of_an_impulse() -> None:
+    """In a frame with the impulse at n, bin k is height w(n) exp(-2 pi i k n / n_fft)."""
+    estimates, targets = impulse(2048, 1000, 0.3)
+    found = SpectralL1(n_fft=256, hop_length=60)(estimates, targets, targets.sum(1))
+    frames = 1 + 2048 // 60
+    positions = 1000 - 60 * torch.arange(frames) + 128  # frames are centred
+    positions = positions[(positions >= 0) & (positions < 256)]
+    heights = 0.3 * torch.hann_window(256, dtype=torch.float64)[positions]
+    angles = 2 * math.pi / 256 * torch.arange(129)[:, None] * positions
+    parts = heights * (angles.cos().abs() + angles.sin().abs())  # (bins, frames)
+    assert found[0, 0].item() == 0
+    expected = 0.3 / 2048 + float(parts.sum()) / (129 * frames)
     assert found[0, 1].item() == pytest.approx(expected, rel=1e-6)
 
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base.complex_spectrum import ComplexSpectrumSeparator, complex_product
-from lightning_modules.layers.attention import AxialBlock, RMSNorm, Transformer
+from lightning_modules.layers.attention import RMSNorm, Transformer
+from lightning_modules.layers.axial import AxialBlock
 from lightning_modules.layers.bands import BandLayout, BandMLP, BandSplit, Bins, consecutive_bands
 from lightning_modules.layers.checkpointing import checkpointed
 from lightning_modules.losses import MultiResolutionComplexSTFT, SourceLoss

@@ -129,4 +129,4 @@ class CDAE(NetworkPerSource):
                 "each upsampling needs its own convolution; use more filters or fewer pools"
             )
         shape = (self.audio_channels, frames, filters, kernel_size, pools)
-        self.networks = modules_by_source(self.sources, lambda: CDAENetwork(*shape))
+        self.networks = modules_by_source(self.sources, lambda _: CDAENetwork(*shape))

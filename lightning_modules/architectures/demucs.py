@@ -139,7 +139,7 @@ class DemucsNetwork(nn.Module):
             Decoders(
                 dict(
                     modules_by_source(
-                        sources, lambda: Decoder([audio_channels, *levels], padded)
+                        sources, lambda _: Decoder([audio_channels, *levels], padded)
                     ).items()
                 )
             )

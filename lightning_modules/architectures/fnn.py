@@ -73,5 +73,5 @@ class FNN(NetworkPerSource):
             raise ValueError(f"hidden is {list(hidden)}: use widths >= 1")
         bins = self.n_fft // 2 + 1
         self.networks = modules_by_source(
-            self.sources, lambda: FNNetwork(self.audio_channels, bins, hidden)
+            self.sources, lambda _: FNNetwork(self.audio_channels, bins, hidden)
         )

@@ -135,7 +135,7 @@ class MaskUNet(SpectrogramSeparator):
             raise ValueError(f"channels is {list(channels)}: use one or more numbers >= 1")
         self.bins = n_fft // 2
         self.networks = modules_by_source(
-            self.sources, lambda: MaskUNetwork(self.audio_channels, channels, dropout)
+            self.sources, lambda _: MaskUNetwork(self.audio_channels, channels, dropout)
         )
 
     def magnitudes(self, mixture: Tensor) -> Tensor:

@@ -318,7 +318,7 @@ class MMDenseNet(StandardisedInput, NetworkPerSource):
         _check_numbers("final", final, [final["growth"], final["layers"]])
         shapes = (edges, bands, full, final, compression, checkpoint_activations)
         self.networks = modules_by_source(
-            self.sources, lambda: MMDenseNetwork(self.audio_channels, *shapes)
+            self.sources, lambda _: MMDenseNetwork(self.audio_channels, *shapes)
         )
         # Saved in the checkpoint, because the statistics are measured only once.
         self.register_buffer("statistics_known", torch.tensor(False))

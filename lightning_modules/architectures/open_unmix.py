@@ -143,7 +143,7 @@ class OpenUnmix(StandardisedInput):
         channels, bins = 1 if mono else self.audio_channels, self.n_fft // 2 + 1
         input_bins = bins_up_to(bandwidth_hz, self.n_fft, self.sample_rate)
         shape = (channels, bins, input_bins, hidden_size, layers, unidirectional)
-        self.networks = modules_by_source(self.sources, lambda: OpenUnmixNetwork(*shape))
+        self.networks = modules_by_source(self.sources, lambda _: OpenUnmixNetwork(*shape))
         # Saved in the checkpoint, because the statistics are measured only once.
         self.register_buffer("statistics_known", torch.tensor(False))
 

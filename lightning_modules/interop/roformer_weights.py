@@ -129,7 +129,9 @@ def _transformers(model: BandSplitTransformer) -> Iterator[tuple[int, int, Trans
 def _entries(model: BandSplitTransformer) -> Iterator[_Entry]:
     for group, (_, bands) in enumerate(model.split.layout.groups):
         split = [f"band_split.to_features.{band}" for band in bands]
-        yield _Entry(f"split.gains.{group}", [f"{name}.0.gamma" for name in split], stacked=True)
+        yield _Entry(
+            f"split.norms.{group}.gain", [f"{name}.0.gamma" for name in split], stacked=True
+        )
         for kind in ("weight", "bias"):
             theirs = [f"{name}.1.{kind}" for name in split]
             yield _Entry(f"split.linears.{group}.{kind}", theirs, stacked=True)

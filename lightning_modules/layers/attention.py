@@ -1,4 +1,4 @@
-"""Transformer layers with rotary positions, along one axis of an image after the other."""
+"""Transformer layers with rotary positions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.layers.bands import rms_normalised
-from lightning_modules.layers.checkpointing import checkpointed
 
 
 class RMSNorm(nn.Module):
@@ -148,34 +147,3 @@ class Transformer(nn.Module):
             x = x + feedforward(x)
         normed: Tensor = self.norm(x)
         return normed
-
-
-class AxialBlock(nn.Module):
-    """A transformer along time, then one along bands.
-
-    Args:
-        time: Transformer of the frames of each band.
-        bands: Transformer of the bands of each frame.
-        checkpoint_activations: Recompute activations in the backward pass.
-    """
-
-    def __init__(
-        self, time: Transformer, bands: Transformer, checkpoint_activations: bool = False
-    ) -> None:
-        super().__init__()
-        self.time, self.bands = time, bands
-        self.checkpoint_activations = checkpoint_activations
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map features of bands and frames (B, K, N, D) to the same shape."""
-        if self.checkpoint_activations and self.training:
-            return checkpointed(self, self.both, x, random=True)
-        return self.both(x)
-
-    def both(self, x: Tensor) -> Tensor:
-        """``forward`` without checkpointing."""
-        batch, bands, frames, _ = x.shape
-        x = self.time(x.flatten(0, 1)).unflatten(0, (batch, bands))
-        x = x.transpose(1, 2).reshape(batch * frames, bands, -1)
-        mixed: Tensor = self.bands(x).unflatten(0, (batch, frames)).transpose(1, 2)
-        return mixed

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ _FLOOR = 1e-20
 
 Bins = Sequence[int]
 """Bins of a band."""
+Norm = Literal["rms", "layer"]
 
 
 def consecutive_bands(widths: Sequence[int]) -> list[Bins]:
@@ -126,9 +128,12 @@ class BandLayout(nn.Module):
         self.register_buffer("gathered", gathered, persistent=False)
         self.register_buffer("order", torch.tensor(order).argsort(), persistent=False)
         self.register_buffer("holders", torch.bincount(gathered, minlength=bins), persistent=False)
+        self.register_buffer("places", gathered.argsort(), persistent=False)
         self.gathered: Tensor
         self.order: Tensor
         self.holders: Tensor
+        self.places: Tensor
+        self.overlap = len(gathered) > bins
         # Bands that follow each other with growing widths need no copies.
         self.is_trivial = gathered.tolist() == list(range(bins))
 
@@ -165,6 +170,8 @@ class BandLayout(nn.Module):
         joined = torch.cat(parts, 1)
         if self.is_trivial:
             return joined
+        if not self.overlap:
+            return joined.index_select(1, self.places)
         total = joined.new_zeros(joined.shape[0], self.bins, joined.shape[2])
         return total.index_add(1, self.gathered, joined) / self.holders[:, None]
 
@@ -200,28 +207,54 @@ class BandLinear(nn.Module):
         return torch.baddbmm(self.bias, features, self.weight)
 
 
+class BandNorm(nn.Module):
+    """RMSNorm or LayerNorm with weights of its own for each band, in float32.
+
+    Args:
+        bands: Number of bands n.
+        features: Features of a band, D.
+        kind: ``rms``, with gains, or ``layer``, with gains and offsets.
+    """
+
+    def __init__(self, bands: int, features: int, kind: Norm) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(bands, 1, features))
+        has_offset = kind == "layer"
+        self.offset = nn.Parameter(torch.zeros(bands, 1, features)) if has_offset else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalise features (n, R, D)."""
+        if self.offset is None:
+            return rms_normalised(features) * self.gain
+        normed = nn.functional.layer_norm(features.float(), features.shape[-1:])
+        return normed * self.gain + self.offset
+
+
 class BandSplit(nn.Module):
-    """RMSNorm and linear layer of each band, from its bins to features.
+    """Norm and linear layer of each band, from its bins to features.
 
     Args:
         layout: The bands.
         channels: Real numbers per bin, C.
         features: Features of a band, D.
+        norm: Kind of the norm; see ``BandNorm``.
     """
 
-    def __init__(self, layout: BandLayout, channels: int, features: int) -> None:
+    def __init__(
+        self, layout: BandLayout, channels: int, features: int, norm: Norm = "rms"
+    ) -> None:
         super().__init__()
         self.layout = layout
         sizes = [(len(members), width * channels) for width, members in layout.groups]
-        self.gains = nn.ParameterList(nn.Parameter(torch.ones(n, 1, size)) for n, size in sizes)
+        self.norms = nn.ModuleList(BandNorm(n, size, norm) for n, size in sizes)
         self.linears = nn.ModuleList(BandLinear(n, size, features) for n, size in sizes)
 
     def forward(self, spectrum: Tensor) -> Tensor:
         """Map a spectrum (R, F, C) to features of bands (K, R, D)."""
         outputs = [
-            linear(rms_normalised(part) * gain)
-            for part, gain, linear in zip(
-                self.layout.gather(spectrum), self.gains, self.linears, strict=True
+            linear(norm(part))
+            for part, norm, linear in zip(
+                self.layout.gather(spectrum), self.norms, self.linears, strict=True
             )
         ]
         return self.layout.in_order(outputs)
@@ -236,30 +269,42 @@ class BandMLP(nn.Module):
         hidden: Width of the hidden layers.
         hidden_layers: Their number.
         channels: Real numbers per bin, C.
+        extra_linear: Two linear layers before the gates: to the outputs, then to twice as many.
     """
 
     def __init__(
-        self, layout: BandLayout, features: int, hidden: int, hidden_layers: int, channels: int
+        self,
+        layout: BandLayout,
+        features: int,
+        hidden: int,
+        hidden_layers: int,
+        channels: int,
+        extra_linear: bool = False,
     ) -> None:
         super().__init__()
-        self.layout = layout
+        self.layout, self.hidden_layers = layout, hidden_layers
         sizes = [features, *[hidden] * hidden_layers]
-        self.groups = nn.ModuleList(
-            nn.ModuleList(
-                BandLinear(len(members), inputs, outputs)
-                for inputs, outputs in pairwise([*sizes, 2 * width * channels])
+        self.groups = nn.ModuleList()
+        for width, members in layout.groups:
+            outputs = width * channels
+            last = [outputs, 2 * outputs] if extra_linear else [2 * outputs]
+            self.groups.append(
+                nn.ModuleList(
+                    BandLinear(len(members), before, after)
+                    for before, after in pairwise([*sizes, *last])
+                )
             )
-            for width, members in layout.groups
-        )
 
     def forward(self, bands: Tensor) -> Tensor:
         """Map features of bands (K, R, D) to the bins (R, F, C), averaged where bands overlap."""
         outputs = []
         for part, layers in zip(self.layout.by_group(bands), self.groups, strict=True):
             assert isinstance(layers, nn.ModuleList)
-            for layer in layers[:-1]:
-                part = torch.tanh(layer(part))
-            outputs.append(nn.functional.glu(layers[-1](part), -1))
+            for number, layer in enumerate(layers):
+                part = layer(part)
+                if number < self.hidden_layers:
+                    part = torch.tanh(part)
+            outputs.append(nn.functional.glu(part, -1))
         return self.layout.average(outputs)
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from torch import nn
 
 
-def modules_by_source(sources: Iterable[str], build: Callable[[], nn.Module]) -> nn.ModuleDict:
+def modules_by_source(sources: Iterable[str], build: Callable[[str], nn.Module]) -> nn.ModuleDict:
     """Build one module per source.
 
     Args:
         sources: Names of the sources.
-        build: Called once per source, in their order.
+        build: Called with each source, in their order.
 
     Returns:
         The modules by source.
@@ -27,5 +27,5 @@ def modules_by_source(sources: Iterable[str], build: Callable[[], nn.Module]) ->
                 f"sources has {name!r}: PyTorch does not accept it as the name of a source's "
                 "network, nor any with a dot; rename the source"
             )
-        modules[name] = build()
+        modules[name] = build(name)
     return modules

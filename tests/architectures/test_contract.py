@@ -22,7 +22,9 @@ from tests.helpers.configs import NAMES, ROOTS, class_of, tiny_model
 LENGTHS = (1, 1001, 6007)
 # Have LSTMs or complex spectra, which break the graph; see their configs.
 GRAPH_BREAKS = ("demucs", "hybrid_demucs", "mmdense_lstm", "mmdense_net")
-NETWORK_PER_SOURCE = ("cdae", "fnn", "mask_unet", "mmdense_lstm", "mmdense_net", "open_unmix")
+NETWORK_PER_SOURCE = (
+    "bsrnn", "cdae", "fnn", "mask_unet", "mmdense_lstm", "mmdense_net", "open_unmix",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=ROOTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -24,6 +25,14 @@ def mmdense(part: str, **change: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
+        ("bsrnn", {"blocks": 0}, "blocks 0.*>= 1"),
+        ("bsrnn", {"norm_groups": 3}, "norm_groups is 3 with 8 features: use a divisor"),
+        ("bsrnn", {"bands": "v8"}, "'v8': use v7, bass, drums or a list"),
+        ("bsrnn", {"bands": {"bass": "bass"}}, "bands has bass, but the sources are vocals, rest"),
+        ("bsrnn", {"bands": [200, 100]}, r"bands of vocals are \[200, 100\]: use increasing"),
+        ("bsrnn", {"bands": {"rest": [0.0, 50.0]}}, r"bands of rest are \[0\.0, 50\.0\]"),
+        ("bsrnn", {"bands": [NAN]}, "bands of vocals are .nan"),
+        ("bsrnn", {"bands": [math.inf]}, "bands of vocals are .inf"),
         ("cdae", {"frames": 0}, "frames is 0.*>= 1"),
         ("cdae", {"filters": []}, r"filters \[\]"),
         ("cdae", {"kernel_size": [3]}, r"kernel_size \[3\].*\[frames, bins\]"),

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import pytest
 import torch
 
 from lightning_modules.layers.attention import (
     Attention,
-    AxialBlock,
     RotaryEmbedding,
-    Transformer,
     rotate,
 )
 
@@ -59,34 +55,3 @@ def test_attention_equals_its_formula() -> None:
         heads.append(gate[..., None] * (weights @ v[:, :, head]))
     expected = torch.cat(heads, -1) @ attention.output.weight.T
     assert torch.allclose(attention(x, cosines, sines), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_checkpointed_gradients_are_equal(dropout: float) -> None:
-    sizes: dict[str, Any] = {"heads": 2, "head_features": 4, "attention_dropout": dropout}
-    time, bands = (Transformer(8, feedforward_dropout=dropout, **sizes) for _ in range(2))
-    block = AxialBlock(time, bands)
-    x = torch.randn(2, 3, 5, 8)
-    gradients = []
-    for block.checkpoint_activations in (False, True):
-        block.zero_grad()
-        torch.manual_seed(1)
-        block(x).square().mean().backward()
-        gradients.append([p.grad for p in block.parameters()])
-    for plain, recomputed in zip(*gradients, strict=True):
-        assert plain is not None
-        assert recomputed is not None
-        assert torch.allclose(plain, recomputed)
-
-
-def test_each_axis_is_mixed_by_its_transformer() -> None:
-    """A change at one frame and band reaches all others through both transformers."""
-    time, bands = (Transformer(8, heads=2, head_features=4) for _ in range(2))
-    block = AxialBlock(time, bands)
-    x = torch.randn(1, 3, 5, 8)
-    changed = x.clone()
-    changed[0, 1, 2] += 1
-    difference = (block.time(x.flatten(0, 1)) - block.time(changed.flatten(0, 1))).abs().sum(-1)
-    assert difference[1].all()
-    assert not difference[[0, 2]].any()
-    assert (block(x) - block(changed)).abs().sum(-1).all()

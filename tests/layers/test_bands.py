@@ -13,6 +13,7 @@ from lightning_modules.layers.bands import (
     BandMLP,
     BandSplit,
     Bins,
+    Norm,
     bands_between,
     consecutive_bands,
     mel_bands,
@@ -85,23 +86,33 @@ def by_band(layout: BandLayout, group_values: list[Tensor]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("bands", [consecutive_bands([1, 1, 2, 2, 2]), OVERLAPPING])
-def test_layers_equal_loops_over_bands(bands: list[Bins]) -> None:
+@pytest.mark.parametrize(("norm", "extra_linear"), [("rms", False), ("layer", True)])
+def test_layers_equal_loops_over_bands(bands: list[Bins], norm: Norm, extra_linear: bool) -> None:
     layout, rows, channels, size = BandLayout(bands, 8), 3, 4, 6
-    split = BandSplit(layout, channels, size)
+    split = BandSplit(layout, channels, size, norm)
+    for parameter in split.norms.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
     spectrum = torch.randn(rows, 8, channels)
     weights = by_band(layout, [linear.get_parameter("weight") for linear in split.linears])
     biases = by_band(layout, [linear.get_parameter("bias") for linear in split.linears])
+    gains = by_band(layout, [each.get_parameter("gain") for each in split.norms])
     features = split(spectrum)
     for band, found in enumerate(features):
         part = spectrum[:, list(bands[band])].flatten(1)
-        normed = part / part.square().mean(-1, keepdim=True).sqrt()
+        offset, floor = torch.zeros(()), 0.0
+        if norm == "layer":
+            part, floor = part - part.mean(-1, keepdim=True), 1e-5
+            offset = by_band(layout, [each.get_parameter("offset") for each in split.norms])[band]
+        normed = part / (part.square().mean(-1, keepdim=True) + floor).sqrt() * gains[band] + offset
         assert torch.allclose(found, normed @ weights[band] + biases[band], atol=1e-5)
 
-    mlp = BandMLP(layout, size, hidden=5, hidden_layers=2, channels=channels)
+    mlp = BandMLP(
+        layout, size, hidden=5, hidden_layers=2, channels=channels, extra_linear=extra_linear
+    )
     total, holders = torch.zeros(rows, 8, channels), torch.zeros(8, 1)
     for band in range(len(bands)):
         hidden = features[band]
-        for layer in range(3):
+        for layer in range(3 + extra_linear):
             weight, bias = (
                 by_band(layout, [part.get_parameter(f"{layer}.{kind}") for part in mlp.groups])[
                     band
@@ -109,7 +120,9 @@ def test_layers_equal_loops_over_bands(bands: list[Bins]) -> None:
                 for kind in ("weight", "bias")
             )
             hidden = hidden @ weight + bias
-            hidden = torch.tanh(hidden) if layer < 2 else torch.nn.functional.glu(hidden, -1)
+            if layer < 2:
+                hidden = torch.tanh(hidden)
+        hidden = torch.nn.functional.glu(hidden, -1)
         total[:, list(bands[band])] += hidden.unflatten(1, (-1, channels))
         holders[list(bands[band])] += 1
     assert torch.allclose(mlp(features), total / holders, atol=1e-5)
