@@ -4,11 +4,11 @@ Luo and Yu 2023, "Music source separation with band-split RNN", arXiv:2209.15174
 by source: the paper's V7 for vocals and other, and those for bass and for drums. In stereo a
 network has 28,018,064 (V7), 27,287,312 (bass) and 28,948,112 (drums) parameters (our counts).
 
-The paper names group norm without a number of groups: one here, so that it normalises all features
-and frames of a band, or all features and bands of a frame. Its formulas are for one channel; the
-channels of a bin are features of its band here. Departs from the paper: the sources' networks are
-trained together, and the norm of their gradients is clipped together. Else each makes the same
-steps as if it were trained alone, as in the paper: that is ``sources: [vocals]``.
+Our choices: a group norm has one group, all features and frames of a band, or all features and
+bands of a frame; the channels of a bin are features of its band, as the paper's formulas are for
+one channel. Departs from the paper: the sources' networks are trained together, and the norm of
+their gradients is clipped together. Otherwise each makes the same steps as if it were trained
+alone. One source, such as ``sources: [vocals]``, is trained as in the paper.
 
 The reimplementation by amanteur, ``BandSplitRNN-PyTorch``, differs in four ways. Three are
 arguments: an instance norm (``norm_groups`` 128), ``extra_linear`` and ``standardise_input``. With
