@@ -137,9 +137,49 @@ class DemucsPackage(Candidate):
         return estimates[0]
 
 
+class RoFormerPackage(Candidate):
+    """A RoFormer of the package ``msst``, of the size of the variants ``medium``.
+
+    Args:
+        kind: ``BSRoformer`` or ``MelBandRoformer``.
+        device: Torch device.
+        features: Features of a band.
+    """
+
+    def __init__(self, kind: str, device: str, features: int = 128) -> None:
+        module = _import_package("msst.models.bs_roformer")
+        hidden_layers = {"BSRoformer": 2, "MelBandRoformer": 1}[kind]  # counted differently
+        self.network = getattr(module, kind)(
+            dim=features, depth=4, dim_head=64, heads=8, stereo=True, num_stems=len(STEMS),
+            time_transformer_depth=1, freq_transformer_depth=1, stft_hop_length=441,
+            mask_estimator_depth=hidden_layers, attn_dropout=0.0, ff_dropout=0.0,
+        ).to(device)  # fmt: skip
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The package's loss, which equals that of our model."""
+        loss: Tensor = self.network(batch.mixture, target=batch.targets)
+        return loss
+
+    def separate(self, mixture: Tensor) -> Tensor:
+        """By the package's ``demix``: chunks of 8 s that overlap by half."""
+        self.network.eval()
+        settings = _import_package("ml_collections").ConfigDict(
+            {
+                "audio": {"chunk_size": 8 * self.sample_rate},
+                "training": {"instruments": list(STEMS), "target_instrument": None},
+                "inference": {"num_overlap": 2, "batch_size": 1},
+            }
+        )
+        demix = _import_package("msst.utils.model_utils").demix
+        stems = demix(settings, self.network, mixture.cpu().numpy(), mixture.device, "bs_roformer")
+        return torch.stack([torch.from_numpy(stems[stem]) for stem in STEMS])
+
+
 PEERS: dict[str, Callable[[str], Candidate]] = {
     "openunmix": OpenUnmixPackage,
     "demucs": DemucsPackage,
+    "bs_roformer": partial(RoFormerPackage, "BSRoformer"),
+    "mel_band_roformer": partial(RoFormerPackage, "MelBandRoformer"),
 }
 
 
@@ -150,8 +190,8 @@ def add_candidates(parser: argparse.ArgumentParser) -> None:
         help="configs of models (default unet/small)",
     )  # fmt: skip
     parser.add_argument(
-        "--peers", nargs="*", choices=list(PEERS), default=list(PEERS),
-        help=f"networks of other packages, of {', '.join(PEERS)} (default all)",
+        "--peers", nargs="*", choices=list(PEERS), default=["openunmix", "demucs"],
+        help=f"networks of other packages, of {', '.join(PEERS)} (default openunmix demucs)",
     )  # fmt: skip
 
 

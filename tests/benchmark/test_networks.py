@@ -17,12 +17,19 @@ import torch
 from datamodules.errors import DataError
 from datamodules.markdown import markdown
 from lightning_modules.benchmark import networks, timing
-from lightning_modules.benchmark.networks import ConfiguredModel, DemucsPackage, OpenUnmixPackage
+from lightning_modules.benchmark.networks import (
+    ConfiguredModel,
+    DemucsPackage,
+    OpenUnmixPackage,
+    RoFormerPackage,
+)
 from lightning_modules.benchmark.step import training_step
 from lightning_modules.layers import images
 from lightning_modules.runtime.process_pool import available_cores
 from lightning_modules.tools.benchmark import main
 
+# Packages with another name than their networks.
+MODULES = {"bs_roformer": "msst", "mel_band_roformer": "msst"}
 SHORT = ["--repeats", "1", "--device", "cpu"]
 STEP = ["step", "--batch-size", "1", "--segment-seconds", "0.3", *SHORT]
 
@@ -98,6 +105,8 @@ def test_memory_layout_of_images(monkeypatch: pytest.MonkeyPatch, first: bool) -
     [
         ("openunmix", partial(OpenUnmixPackage, hidden_size=4)),
         ("demucs", partial(DemucsPackage, channels=4)),
+        ("bs_roformer", partial(RoFormerPackage, "BSRoformer", features=8)),
+        ("mel_band_roformer", partial(RoFormerPackage, "MelBandRoformer", features=8)),
     ],
 )
 def test_packages_train_and_separate(
@@ -106,7 +115,9 @@ def test_packages_train_and_separate(
     peer: str,
     make: Callable[[str], networks.Candidate],
 ) -> None:
-    importlib.import_module(peer)  # what it prints at its first import would disturb pytest
+    importlib.import_module(
+        MODULES.get(peer, peer)
+    )  # what it prints at its first import would disturb pytest
     monkeypatch.setitem(networks.PEERS, peer, make)
     step = report_of(tmp_path, *STEP, "--batch-size", "2", "--peers", peer)
     row = step["rows"][f"{peer} (package)"]
