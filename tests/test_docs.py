@@ -294,6 +294,8 @@ def test_commands_of_other_programs() -> None:
                 compile(words[words.index("-c") + 1], page, "exec")
             elif words[0].startswith("--"):
                 parse_settings(line)
+            elif words[0] == "ffmpeg":
+                assert words[-1].startswith("new."), f"{page}: {line}"
             else:
                 assert re.fullmatch(r"export \w+=\S+", " ".join(words)), f"{page}: {line}"
     assert {"make", "sbatch", "torchrun", "wandb", "export"} <= seen

@@ -67,11 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = parser(SCRIPT, __doc__)
     command.add_argument("--no-training", action="store_true", help="keep the scores")
     options = command.parse_args(arguments)
-    try:
-        return command_line.run(lambda: _update(options))
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return command_line.run(lambda: _update(options))
 
 
 def _update(options: argparse.Namespace) -> int:
@@ -81,7 +77,11 @@ def _update(options: argparse.Namespace) -> int:
 
     docs = options.docs.resolve()
     pages = {docs / "architectures.md": table, docs.parent / "README.md": ranking}
-    update(SCRIPT, options.configs, docs / "architectures.json", pages, measure)
+    try:
+        update(SCRIPT, options.configs, docs / "architectures.json", pages, measure)
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
