@@ -23,7 +23,7 @@ from lightning_modules.configuration.files import (
     read_config,
     with_parents,
 )
-from lightning_modules.runtime import launch, signals
+from lightning_modules.runtime import launch, ranks, signals
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     signals.restore_handlers()
+    ranks.end_with_main_rank()
     if given[:1] == ["fit"]:
         # A signal during the imports stops the run after its first batch.
         signals.install_handlers(signals.TERMINATE, signals.TIME_LIMIT, signals.HANG_UP)

@@ -6,7 +6,6 @@ import copy
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,12 +13,21 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 
+from datamodules.command_line import describe
 from lightning_modules.callbacks.checkpoints import Checkpoints
 from lightning_modules.callbacks.lightning_internals import logged_step
 from lightning_modules.callbacks.run_files import state_name
 from lightning_modules.evaluation.scores import METRICS, TrackScores
+from lightning_modules.runtime.process_pool import PoolTask
 
 _SCORES = {metric.lower() for metric in (*METRICS, "uSDR")}
+
+
+_OF = {"estimate": "", "mixture": " (its mixture)"}
+
+
+class ScoringError(RuntimeError):
+    """Tracks could not be scored, and the run needs their scores; the message names them."""
 
 
 class MonitorError(ValueError):
@@ -60,9 +68,10 @@ class ScoringPass:
         late: Whether training continues before the scores are there.
         method: Folder of the estimates' scores, which museval's stores read as a method's name.
         position: Position in the training.
-        pending: For each track in the pool: ``estimate`` or ``mixture``, its size in bytes, and
-            its future scores.
+        pending: For each track in the pool: ``estimate`` or ``mixture``, its name, its size in
+            bytes, and its future scores.
         done: Scores by kind.
+        faults: Kind and track of scores that could not be computed, and why.
         seconds: How long training or validation waited for scoring.
         epoch_seconds: Duration of the epoch, waiting included; None outside a training.
     """
@@ -71,10 +80,11 @@ class ScoringPass:
     late: bool
     method: str
     position: Position
-    pending: deque[tuple[str, int, Future[TrackScores]]] = field(default_factory=deque)
+    pending: deque[tuple[str, str, int, PoolTask[TrackScores]]] = field(default_factory=deque)
     done: dict[str, list[TrackScores]] = field(
         default_factory=lambda: {"estimate": [], "mixture": []}
     )
+    faults: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
     epoch_seconds: float | None = None
 
@@ -91,9 +101,11 @@ class ScoringPass:
     def collect(self, leave: int = 0) -> None:
         """Wait for the scores of all tracks but the last ``leave``."""
         while len(self.pending) > leave:
-            kind, _, future = self.pending.popleft()
-            with broken_pool_explained():
-                self.done[kind].append(future.result())
+            kind, name, _, task = self.pending.popleft()
+            try:
+                self.done[kind].append(task.result())
+            except Exception as error:
+                self.faults.append((kind, f"track {name!r}{_OF[kind]}: {_reason(error)}"))
 
     def make_room(self, needed: int, limit: int) -> None:
         """Wait for scores until another track of ``needed`` bytes fits into ``limit`` bytes.
@@ -101,22 +113,10 @@ class ScoringPass:
         A single track may exceed the limit.
         """
         while self.pending:
-            held = sum(size for _, size, future in self.pending if not future.done())
+            held = sum(size for _, _, size, task in self.pending if not task.done())
             if held + needed <= limit:
                 break
             self.collect(leave=len(self.pending) - 1)
-
-
-@contextmanager
-def broken_pool_explained() -> Iterator[None]:
-    """Explain the death of a scoring process by a ``RuntimeError``."""
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "A scoring process was killed, perhaps because memory ran out: give BSSEval fewer "
-            "processes (or less waiting_gb), and resume with --ckpt_path last"
-        ) from error
 
 
 def is_validation_score(name: str | None) -> bool:
@@ -125,22 +125,42 @@ def is_validation_score(name: str | None) -> bool:
     return split == "val" and metric.partition("/")[0] in _SCORES
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, BrokenProcessPool):
+        return (
+            "the scoring process was killed, also when it scored this track alone; perhaps memory "
+            "ran out: give the job more, or score fewer tracks with --trainer.limit_val_batches"
+        )
+    if isinstance(error, MemoryError):
+        return "memory ran out while it was scored; give the job more"
+    return describe(error)
+
+
+def monitors_score(trainer: Trainer) -> bool:
+    """Whether a scheduler or callback monitors a BSS Eval score of the validation."""
+    return any(is_validation_score(monitor) for _, monitor in _monitors(trainer))
+
+
 def check_monitors(trainer: Trainer) -> None:
     """Raise if a scheduler or callback other than ``Checkpoints`` monitors a late score."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    monitors = [(each, getattr(each, "monitor", None)) for each in callbacks]
-    monitors += [
-        (config.scheduler, config.monitor)
-        for config in trainer.lr_scheduler_configs
-        if config.reduce_on_plateau
-    ]
-    for owner, monitor in monitors:
+    for owner, monitor in _monitors(trainer):
         if is_validation_score(monitor) and not isinstance(owner, Checkpoints):
             raise MonitorError(
                 f"{type(owner).__name__} has monitor: {monitor}, which with blocking: false of "
                 "BSSEval is not known before the next validation; give it monitor: val/loss, or "
                 "set blocking: true"
             )
+
+
+def _monitors(trainer: Trainer) -> list[tuple[Any, str | None]]:
+    """Callbacks and schedulers with the metric that each monitors."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    monitors = [(each, getattr(each, "monitor", None)) for each in callbacks]
+    return monitors + [
+        (config.scheduler, config.monitor)
+        for config in trainer.lr_scheduler_configs
+        if config.reduce_on_plateau
+    ]
 
 
 @contextmanager

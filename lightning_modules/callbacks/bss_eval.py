@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+import warnings
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -19,10 +20,11 @@ from lightning_modules.base.description import CheckpointError
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.background_scoring import (
     Position,
+    ScoringError,
     ScoringPass,
-    broken_pool_explained,
     check_monitors,
     is_validation_score,
+    monitors_score,
     temporary_state,
 )
 from lightning_modules.callbacks.checkpoints import Checkpoints
@@ -35,9 +37,12 @@ from lightning_modules.evaluation.scores import TrackScores, aggregate, merge, s
 from lightning_modules.evaluation.table import score_table
 from lightning_modules.plots import scores as score_plots
 from lightning_modules.plots import style
-from lightning_modules.runtime.process_pool import ScoringPool, available_cores
+from lightning_modules.runtime.launch import here
+from lightning_modules.runtime.process_pool import PoolTask, ScoringPool, available_cores
 
 _MAX_PROCESSES = 4
+
+Item = TypeVar("Item")
 
 
 class BSSEval(Callback):
@@ -148,13 +153,11 @@ class BSSEval(Callback):
                 # To limit memory, wait until at most one task per process is pending.
                 scored.collect(leave=pool.processes)
             audio = (references, _numpy(waveforms))
-            with broken_pool_explained():
-                future = pool.submit(
-                    score_track, track.name, *audio, model.sample_rate, model.sources
-                )
-            scored.pending.append((kind, size, future))
+            task = PoolTask(pool, score_track, track.name, *audio, model.sample_rate, model.sources)
+            scored.pending.append((kind, track.name, size, task))
 
     def _open_pool(self, trainer: Trainer, background: bool) -> ScoringPool:
+        self._drop_broken_pool()
         if self._pool is None:
             local_ranks = max(1, trainer.world_size // max(1, trainer.num_nodes))
             cores = max(1, available_cores() // local_ranks)
@@ -162,6 +165,19 @@ class BSSEval(Callback):
             threads = max(1, cores // processes)
             self._pool = ScoringPool(processes, threads, background=background)
         return self._pool
+
+    def _drop_broken_pool(self) -> None:
+        """After a scoring process was killed, score with one process, which needs least memory."""
+        if self._pool is None or not self._pool.is_broken:
+            return
+        self._pool.shutdown()
+        self._pool, self.processes = None, 1
+        warnings.warn(
+            f"A scoring process{here()} was killed, perhaps because memory ran out: its tracks are "
+            "scored again, from now on one at a time. Give BSSEval fewer processes (or less "
+            "waiting_gb), or the job more memory",
+            stacklevel=1,
+        )
 
     # -------------------------------------------------------------- results
 
@@ -201,15 +217,48 @@ class BSSEval(Callback):
             checkpoints.choose(trainer, metrics, position.epoch, position.step)
 
     def _results(self, trainer: Trainer, scored: ScoringPass) -> dict[str, float]:
-        """Gather the scores of all ranks, write and print them; return the metrics to log."""
+        """Gather the scores of all ranks, report them; return the metrics to log.
+
+        Raises:
+            ScoringError: Scores that the run needs could not be computed.
+        """
         split = scored.split
         with scored.timed():
             scored.collect()
+            self._drop_broken_pool()
             self._baselines |= {(split, track.name): track for track in scored.done["mixture"]}
-            mine = [self._baselines[split, track.name] for track in scored.done["estimate"]]
-            scores, baselines = _gather(scored.done["estimate"]), _gather(mine)
-        if not scores:
-            return {}
+            mine = [
+                self._baselines[split, track.name]
+                for track in scored.done["estimate"]
+                if (split, track.name) in self._baselines
+            ]
+            scores, baselines = merge(_gather(scored.done["estimate"])), merge(_gather(mine))
+            faults = sorted({fault for rank in _gather(scored.faults) for fault in rank})
+        metrics = self._report(trainer, scored, scores, baselines) if scores else {}
+        self._check(trainer, faults)
+        return metrics
+
+    def _check(self, trainer: Trainer, faults: list[tuple[str, str]]) -> None:
+        """Raise, on all ranks, if scores are missing that the run needs; else warn."""
+        if not faults:
+            return
+        text = "; ".join(fault for _, fault in faults)
+        fitting = trainer.state.fn == "fit"
+        estimates = any(kind == "estimate" for kind, _ in faults)
+        if not fitting or (estimates and monitors_score(trainer)):
+            resume = ". Resume from last.ckpt with --ckpt_path auto" if fitting else ""
+            raise ScoringError(f"could not score {text}{resume}")
+        rank_zero_warn(f"Could not score {text}. The training continues without these scores")
+
+    def _report(
+        self,
+        trainer: Trainer,
+        scored: ScoringPass,
+        scores: list[TrackScores],
+        baselines: list[TrackScores],
+    ) -> dict[str, float]:
+        """Write and print the scores of all ranks; return the metrics to log."""
+        split = scored.split
         summary, baseline = aggregate(scores), aggregate(baselines)
         metrics = {f"{split}/{name}": value for name, value in summary.as_metrics().items()}
         metrics[f"{split}/skipped_frames"] = float(sum(summary.skipped_frames.values()))
@@ -305,10 +354,10 @@ def _numpy(waveform: Tensor) -> Audio:
     return audio
 
 
-def _gather(scores: list[TrackScores]) -> list[TrackScores]:
-    """Gather the scores of all ranks, each track once, sorted by name."""
-    gathered = [scores]
+def _gather(mine: list[Item]) -> list[list[Item]]:
+    """Gather a list of each rank."""
+    gathered = [mine]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gathered = [[] for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather_object(gathered, scores)
-    return merge(gathered)
+        torch.distributed.all_gather_object(gathered, mine)
+    return gathered

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -10,7 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, subprocess_script
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -228,6 +229,14 @@ def drop_anonymous(logger: Logger) -> None:
 def copies_this_process(strategy: Any) -> bool:
     """Whether a strategy starts its ranks by forking or pickling this process (ddp_spawn)."""
     return isinstance(strategy.launcher, _MultiProcessingLauncher)
+
+
+def observe_ranks(observer: Callable[[Sequence[subprocess.Popen[bytes]]], None]) -> None:
+    """Replace what watches the ranks that Lightning starts.
+
+    Its own observer kills all ranks, this one included, without a reason.
+    """
+    subprocess_script._launch_process_observer = observer
 
 
 def has_checkpoint_io(strategy: Any) -> bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from datamodules.stream.workers import ignore_signals, stop_signals_blocked
+from lightning_modules.runtime.parent import exit_with_parent
 
 Result = TypeVar("Result")
 
@@ -64,6 +65,11 @@ class ScoringPool(ProcessPoolExecutor):
         with _environment(threads), stop_signals_blocked():
             return super().submit(fn, *args, **kwargs)
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether one of its processes was killed; a broken pool takes no work."""
+        return bool(self._broken)
+
     def terminate(self) -> None:
         """End the processes at once, even while they work."""
         self._kill()
@@ -92,6 +98,52 @@ class ScoringPool(ProcessPoolExecutor):
                     end.close()
 
 
+class PoolTask(Generic[Result]):
+    """Work in a pool, done once more in a process alone if a process of the pool was killed.
+
+    The system kills processes when memory runs out, and then all work of the pool is lost.
+
+    Args:
+        pool: The pool.
+        work: Called with ``arguments``; they are kept until it is done.
+    """
+
+    def __init__(self, pool: ScoringPool, work: Callable[..., Result], *arguments: Any) -> None:
+        self._work: Callable[[], Result] | None = partial(work, *arguments)
+        self._future: Future[Result] = Future()
+        try:
+            self._future = pool.submit(work, *arguments)
+        except BrokenProcessPool as error:
+            self._future.set_exception(error)
+        self._future.add_done_callback(self._release)
+
+    def _release(self, future: Future[Result]) -> None:
+        if future.cancelled() or not isinstance(future.exception(), BrokenProcessPool):
+            self._work = None
+
+    def done(self) -> bool:
+        """Whether the pool does not work on it any more."""
+        return self._future.done()
+
+    def result(self) -> Result:
+        """Wait for the result; errors of the work are raised, and `BrokenProcessPool`."""
+        try:
+            return self._future.result()
+        except BrokenProcessPool:
+            work, self._work = self._work, None
+            if work is None:
+                raise
+            return _alone(work)
+
+
+def _alone(work: Callable[[], Result]) -> Result:
+    pool = ScoringPool(1)
+    try:
+        return pool.submit(work).result()
+    finally:
+        pool.terminate()
+
+
 _pools: weakref.WeakSet[ScoringPool] = weakref.WeakSet()
 
 
@@ -112,17 +164,8 @@ def _initialise(parent: int, background: bool) -> None:
     ignore_signals(0)
     if background:
         os.nice(10)  # of 0 to 19
-    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
-
-
-def _exit_with_parent(parent: int) -> None:
-    """Exit when the parent process has died.
-
-    Reading the work queue does not end then, because this process holds its writing end too.
-    """
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    # Reading the work queue does not end then: this process holds its writing end too.
+    exit_with_parent(parent)
 
 
 @contextmanager

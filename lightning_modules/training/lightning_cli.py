@@ -43,6 +43,7 @@ from lightning_modules.callbacks.lightning_internals import (
     copies_this_process,
     drop_anonymous,
     has_checkpoint_io,
+    observe_ranks,
 )
 from lightning_modules.callbacks.optional_files import make_optional
 from lightning_modules.checkpoints.files import BEST, AtomicCheckpointIO, latest_readable_checkpoint
@@ -52,7 +53,7 @@ from lightning_modules.configuration.messages import SettingError, simplify_pars
 from lightning_modules.configuration.paths import RUN_CHECKPOINTS, check_paths
 from lightning_modules.configuration.trainer_settings import check_callbacks, check_trainer
 from lightning_modules.interop.fine_tuning import load_pretrained
-from lightning_modules.runtime import signals
+from lightning_modules.runtime import ranks, signals
 from lightning_modules.runtime.launch import is_first_process, match_launcher, started_processes
 from lightning_modules.training import changes, run_directory
 from lightning_modules.training.loggers import finish_wandb, prepare_loggers
@@ -83,6 +84,7 @@ _HIDDEN_WARNINGS = (
 )
 
 
+@ranks.together()
 def run(arguments: list[str], given: Sequence[str]) -> None:
     """Run a subcommand.
 
@@ -91,6 +93,7 @@ def run(arguments: list[str], given: Sequence[str]) -> None:
         given: Command line as the user typed it, for the printed command that resumes the run.
     """
     _hide_warnings()
+    observe_ranks(ranks.observe)
     environment = dict(os.environ)
     # LightningCLI warns if sys.argv differs from its arguments.
     sys.argv[1:] = arguments

@@ -30,6 +30,7 @@ from lightning_modules.callbacks import bss_eval
 from lightning_modules.callbacks.background_scoring import (
     MonitorError,
     Position,
+    ScoringError,
     ScoringPass,
     is_validation_score,
     temporary_state,
@@ -137,9 +138,10 @@ def fit(
     model: Fading | None = None,
     ckpt_path: Path | None = None,
     waiting_gb: float = 8.0,
+    monitor: str = "val/sdr",
 ) -> tuple[Notes, BSSEval, Checkpoints]:
     notes, scorer = Notes(), BSSEval(1, blocking, waiting_gb)
-    checkpoints = Checkpoints(save_top_k=top)
+    checkpoints = Checkpoints(monitor, save_top_k=top)
     trainer = Trainer(
         max_epochs=epochs,
         max_steps=steps,
@@ -385,7 +387,7 @@ def test_val_loss_may_be_monitored(root: Path, tmp_path: Path) -> None:
 def test_pending_tracks_stay_within_the_memory_limit() -> None:
     futures: list[Future[Any]] = [Future() for _ in range(3)]
     scored = ScoringPass("val", True, "epoch", Position(0, 0, 0))
-    scored.pending.extend(("estimate", 4, future) for future in futures)
+    scored.pending.extend(("estimate", "a", 4, future) for future in futures)
     scored.make_room(1, 13)
     assert len(scored.pending) == 3, "all fit"
     futures[1].set_result("second")
@@ -408,17 +410,56 @@ def test_a_validation_waits_when_memory_is_full(root: Path, tmp_path: Path) -> N
     assert notes.scores() == much.scores()
 
 
-def end_process(*_: Any) -> None:
-    os._exit(1)
+def end_process(name: str, *rest: Any) -> TrackScores:
+    """Be killed while track 1 is scored; with a gate, only the first time."""
+    if name == "1" and not (_GATE in os.environ and Path(os.environ[_GATE]).exists()):
+        if _GATE in os.environ:
+            Path(os.environ[_GATE]).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return score_track(name, *rest)
+
+
+def run_out_of_memory(name: str, *rest: Any) -> TrackScores:
+    if name == "1":
+        raise MemoryError
+    return score_track(name, *rest)
 
 
 @pytest.mark.slow
 @pytest.mark.complete_run
-def test_a_killed_scoring_process_ends_the_run_with_advice(
+@pytest.mark.parametrize("blocking", [True, False])
+def test_tracks_of_a_killed_scoring_process_are_scored_again(
+    blocking: bool, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _, _ = fit(root, tmp_path / "whole", blocking=blocking)
+    monkeypatch.setenv(_GATE, str(tmp_path / "gate"))
+    monkeypatch.setattr(bss_eval, "score_track", end_process)
+    with pytest.warns(UserWarning, match="was killed, perhaps .* one at a time"):
+        notes, _, _ = fit(root, tmp_path / "killed", blocking=blocking)
+    assert notes.scores() == expected.scores()
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.complete_run
+@pytest.mark.parametrize("scorer", [end_process, run_out_of_memory])
+def test_training_goes_on_without_a_score_that_nothing_monitors(
+    scorer: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bss_eval, "score_track", scorer)
+    with pytest.warns(UserWarning, match="Could not score track '1': .*memory.* continues"):
+        notes, _, _ = fit(root, tmp_path, epochs=2, monitor="val/loss")
+    assert len(notes.scores()) == 2
+    assert {Path(name).stem for name in files(tmp_path)} == {"0", "2"}
+
+
+@pytest.mark.slow
+@pytest.mark.complete_run
+def test_a_monitored_score_that_cannot_be_computed_ends_the_run_with_its_track(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bss_eval, "score_track", end_process)
-    with pytest.raises(RuntimeError, match=r"fewer processes .* --ckpt_path last"):
+    with pytest.raises(ScoringError, match=r"track '1': .*killed.*memory.*--ckpt_path auto"):
         fit(root, tmp_path)
     # The state was saved, so that the resumed run can score it.
     monkeypatch.undo()

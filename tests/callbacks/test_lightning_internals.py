@@ -12,7 +12,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.plugins import TorchCheckpointIO
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher, subprocess_script
 from torch.optim.swa_utils import AveragedModel
 
 from datamodules.musdb import MUSDBDataModule
@@ -114,3 +116,13 @@ def test_private_names_of_lightning(musdb_root: Path, tmp_path: Path) -> None:
     assert not internals.has_checkpoint_io(SingleDeviceStrategy())
     with pytest.raises(AttributeError, match="no_such"):
         _ = trainer.fit_loop.no_such  # type: ignore[attr-defined]
+
+
+def test_lightning_starts_the_observer_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(subprocess_script, "_launch_process_observer", None)
+    internals.observe_ranks(started.append)
+    launcher = _SubprocessScriptLauncher(LightningEnvironment(), num_processes=1, num_nodes=1)
+    monkeypatch.setattr(launcher, "_call_children_scripts", lambda: None)
+    launcher.launch(lambda: None)
+    assert started == [launcher.procs]

@@ -20,6 +20,8 @@ _TAPS = 16  # of BSS Eval's filters, in place of 512
 class ScoringThreads(ThreadPoolExecutor):
     """``ScoringPool`` with threads of this process, which start at once."""
 
+    is_broken = False
+
     def __init__(self, processes: int, threads: int = 1, background: bool = False) -> None:
         super().__init__(processes, thread_name_prefix=_THREADS)
         self.processes = processes

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
 from lightning_modules.runtime import signals
-from lightning_modules.runtime.process_pool import ScoringPool, available_cores
+from lightning_modules.runtime.process_pool import PoolTask, ScoringPool, available_cores
 
 
 def test_processes_have_their_threads_and_ignore_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,3 +158,46 @@ def test_background_processes_have_a_lower_priority(tmp_path: Path) -> None:
 
 def test_number_of_available_cores() -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+def be_killed(file: Path, times: int) -> int:
+    """Be killed so many times; then return how often this was called."""
+    calls = int(file.read_text()) + 1
+    file.write_text(str(calls))
+    if calls <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return calls
+
+
+@pytest.mark.slow
+def test_work_of_a_killed_process_is_done_once_more_alone(tmp_path: Path) -> None:
+    (tmp_path / "once").write_text("0")
+    (tmp_path / "twice").write_text("0")
+    pool = ScoringPool(1)
+    tasks = [
+        PoolTask(pool, be_killed, tmp_path / "once", 1),
+        PoolTask(pool, be_killed, tmp_path / "twice", 2),
+        PoolTask(pool, abs, -3),
+    ]
+    # Processes start one after the other, so that the second task was never begun in the pool.
+    assert [tasks[0].result(), tasks[2].result()] == [2, 3]
+    assert pool.is_broken
+    assert PoolTask(pool, abs, -4).result() == 4, "a broken pool takes no work"
+    (tmp_path / "twice").write_text("0")
+    with pytest.raises(BrokenProcessPool):
+        tasks[1].result()
+    with pytest.raises(BrokenProcessPool):  # not a third time
+        tasks[1].result()
+    pool.shutdown()
+
+
+def test_errors_of_work_are_raised_and_its_arguments_released() -> None:
+    with ScoringPool(1) as pool:
+        argument = Path("/nowhere")
+        task = PoolTask(pool, os.listdir, argument)
+        with pytest.raises(FileNotFoundError):
+            task.result()
+        assert task.done()
+        assert not any(argument in getattr(each, "args", ()) for each in gc.get_referrers(argument))
+        with pytest.raises(FileNotFoundError):
+            task.result()
