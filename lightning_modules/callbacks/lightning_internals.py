@@ -236,7 +236,7 @@ def observe_ranks(observer: Callable[[Sequence[subprocess.Popen[bytes]]], None])
 
     Its own observer kills all ranks, this one included, without a reason.
     """
-    subprocess_script._launch_process_observer = observer
+    subprocess_script._launch_process_observer = observer  # type: ignore[attr-defined,assignment]
 
 
 def has_checkpoint_io(strategy: Any) -> bool:

@@ -387,7 +387,8 @@ def test_val_loss_may_be_monitored(root: Path, tmp_path: Path) -> None:
 def test_pending_tracks_stay_within_the_memory_limit() -> None:
     futures: list[Future[Any]] = [Future() for _ in range(3)]
     scored = ScoringPass("val", True, "epoch", Position(0, 0, 0))
-    scored.pending.extend(("estimate", "a", 4, future) for future in futures)
+    tasks: list[Any] = futures
+    scored.pending.extend(("estimate", "a", 4, task) for task in tasks)
     scored.make_room(1, 13)
     assert len(scored.pending) == 3, "all fit"
     futures[1].set_result("second")
@@ -411,8 +412,8 @@ def test_a_validation_waits_when_memory_is_full(root: Path, tmp_path: Path) -> N
 
 
 def end_process(name: str, *rest: Any) -> TrackScores:
-    """Be killed while track 1 is scored; with a gate, only the first time."""
-    if name == "1" and not (_GATE in os.environ and Path(os.environ[_GATE]).exists()):
+    """Be killed while track 0 is scored; with a gate, only the first time."""
+    if name == "0" and not (_GATE in os.environ and Path(os.environ[_GATE]).exists()):
         if _GATE in os.environ:
             Path(os.environ[_GATE]).touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -420,7 +421,7 @@ def end_process(name: str, *rest: Any) -> TrackScores:
 
 
 def run_out_of_memory(name: str, *rest: Any) -> TrackScores:
-    if name == "1":
+    if name == "0":
         raise MemoryError
     return score_track(name, *rest)
 
@@ -447,10 +448,10 @@ def test_training_goes_on_without_a_score_that_nothing_monitors(
     scorer: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bss_eval, "score_track", scorer)
-    with pytest.warns(UserWarning, match="Could not score track '1': .*memory.* continues"):
+    with pytest.warns(UserWarning, match="Could not score track '0': .*memory.* continues"):
         notes, _, _ = fit(root, tmp_path, epochs=2, monitor="val/loss")
     assert len(notes.scores()) == 2
-    assert {Path(name).stem for name in files(tmp_path)} == {"0", "2"}
+    assert {Path(name).stem for name in files(tmp_path)} == {"2"}
 
 
 @pytest.mark.slow
@@ -459,7 +460,7 @@ def test_a_monitored_score_that_cannot_be_computed_ends_the_run_with_its_track(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bss_eval, "score_track", end_process)
-    with pytest.raises(ScoringError, match=r"track '1': .*killed.*memory.*--ckpt_path auto"):
+    with pytest.raises(ScoringError, match=r"track '0': .*killed.*memory.*--ckpt_path auto"):
         fit(root, tmp_path)
     # The state was saved, so that the resumed run can score it.
     monkeypatch.undo()
