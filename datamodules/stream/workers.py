@@ -50,9 +50,13 @@ class WorkerDiedError(RuntimeError):
     """A worker died; the message says how, likely causes and what to do."""
 
 
+_MEMORY = (
+    "the system kills a process when memory runs out: give the job more memory, or lower "
+    "--data.init_args.num_workers or batch_size"
+)
+_OTHERS = "--data.init_args.num_workers=0 shows its errors"
 _CAUSES = {
-    signal.strsignal(signal.SIGKILL): "the system kills a process when memory runs out: give the "
-    "job more memory, or lower --data.init_args.num_workers or batch_size",
+    signal.strsignal(signal.SIGKILL): _MEMORY,
     signal.strsignal(signal.SIGBUS): "shared memory is full (`df -h /dev/shm`; a container gets "
     "more with --shm-size=8g), or a data file was truncated while it was being read",
 }
@@ -117,9 +121,10 @@ def _death(text: str) -> WorkerDiedError:
     if code := re.search(r"exit code (\d+)", text):
         how = f"ended with status {code[1]}"
     process = re.search(r"pid(?:\(s\))? ([\d, ]+)", text)
-    cause = _CAUSES.get(killed[1]) if killed else None
+    cause = _CAUSES.get(killed[1], _OTHERS) if killed else _OTHERS
+    if not killed and not code:
+        cause = f"{_MEMORY}; {_OTHERS}"  # torch does not always learn of the signal
     return WorkerDiedError(
         f"a process that loads data{f' ({process[0]})' if process else ''} {how}: "
-        f"{cause or '--data.init_args.num_workers=0 shows its errors'}. Resume with "
-        "--ckpt_path last"
+        f"{cause}. Resume with --ckpt_path last"
     )

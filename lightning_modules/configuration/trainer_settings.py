@@ -75,7 +75,8 @@ def check_trainer(trainer: Mapping[str, Any], subcommand: str) -> None:
     Raises:
         SettingError: One does nothing, or not what it says.
     """
-    rules = dict(_RULES)
+    # Configs of runs also have the settings of their training, which do not matter elsewhere.
+    rules = dict(_RULES) if subcommand == "fit" else {}
     if subcommand in _LIMITS:
         rules[f"limit_{_LIMITS[subcommand]}_batches"] = (_part_or_count, _PARTS)
     for name, (accepts, expected) in rules.items():

@@ -149,7 +149,7 @@ def test_fit_with_pretrained_weights(
     assert run("fit", *words, "--run_dir", "first") == 0
     assert arguments  # the tiny model of the command line
     first = "first/checkpoints/last.ckpt"
-    still = ["--model.init_args.optimizer.init_args.lr=0.0", "--run_dir", "second"]
+    still = ["--model.init_args.optimizer.init_args.lr=1e-30", "--run_dir", "second"]
     two = "--data.init_args.sources={vocals: [vocals], accompaniment: [drums, bass, other]}"
     pretrained = f"--model.init_args.pretrained={first}"
     capsys.readouterr()
