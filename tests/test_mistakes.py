@@ -54,7 +54,7 @@ CLI = [
     (f"{FIT} --data.init_args.root=cut_data", ["bass.wav: declares", "truncated", "copy or"]),
     (f"{FIT} --data.init_args.root=rate_data", ["bass.wav: has 48000 Hz", "has 44100 Hz"]),
     (f"{FIT} --data.init_args.batch_size=0", ["batch_size is 0", "at least 1"]),
-    (f"{FIT} --data.init_args.segment_seconds=-1", ["segment_seconds -1", "above 0"]),
+    (f"{FIT} --data.init_args.segment_seconds=-1", ["segment_seconds is -1", "from 0.0001 to 600"]),
     (f"{FIT} --data.init_args.num_workers=-1", ["num_workers is -1", "at least 0"]),
     (f"{FIT} --data.init_args.sample_rate=0", ["sample_rate is 0"]),
     (f"{FIT} --model.init_args.channels=[]", ["channels is []", ">= 1"]),
@@ -68,7 +68,7 @@ CLI = [
     (f"{FIT} --data.init_args.root=", ["root is empty", "or omit it"]),
     (f"{FIT} --data.init_args.root='{{data: 1'", ["'{data: 1' is not a folder"]),
     (f"{FIT} --data.init_args.sample_rate=7", ["sample_rate is 7", "from 1000 to"]),
-    (f"{FIT} --data.init_args.segment_seconds=1000", ["segment_seconds is 1000", "mostly silence"]),
+    (f"{FIT} --data.init_args.segment_seconds=100", ["segment_seconds is 100", "mostly silence"]),
     (f"{FIT} --data.init_args.augmentations+=datamodules.augmentations.LowShelf "
      "--data.init_args.augmentations.highest_hz=99999", ["LowShelf", "99999", "up to 22050 Hz"]),
     (f"{FIT} --config interpolation.yaml", ["'nope' not found", "trainer.max_epochs"]),
