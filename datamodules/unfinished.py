@@ -50,7 +50,7 @@ def remove_leftovers(parent: Path) -> None:
         # `parent` may be read-only, or shared with users who made links to this user's files.
         if folder.is_symlink() or (folder / _LOCK).is_symlink():
             continue
-        with suppress(OSError), (folder / _LOCK).open("r+") as lock:
+        with suppress(OSError), (folder / _LOCK).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

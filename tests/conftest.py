@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ import torch
 from lightning_modules.runtime import signals
 from tests.helpers.light_runs import lighten
 from tests.helpers.tracks import write_track
+
+# Shells ignore these in background jobs and under nohup, and processes inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests never contact the W&B service.
 os.environ.setdefault("WANDB_MODE", "offline")

@@ -201,7 +201,7 @@ def test_statistics_of_silent_bins_and_short_tracks(tmp_path: Path) -> None:
     for number in range(3):
         write_track(tmp_path / "train" / f"T - {number}", seconds=0.5, seed=number)
     for stem in (*STEMS, "mixture"):  # one track is silent, one shorter than a frame
-        soundfile.write(tmp_path / "train/T - 1" / f"{stem}.wav", np.zeros((9000, 2)), 44100)
+        soundfile.write(tmp_path / "train/T - 1" / f"{stem}.wav", np.zeros((12000, 2)), 44100)
         soundfile.write(tmp_path / "train/T - 2" / f"{stem}.wav", np.full((100, 2), 0.1), 44100)
     model, data = small(), data_of(tmp_path, validation_tracks=["T - 0"], batch_size=1)
     fit(model, data)
@@ -215,7 +215,7 @@ def test_silent_data_are_refused(tmp_path: Path) -> None:
         write_track(tmp_path / "train" / f"T - {number}", seconds=0.5)
         for stem in (*STEMS, "mixture"):
             path = tmp_path / "train" / f"T - {number}" / f"{stem}.wav"
-            soundfile.write(path, np.zeros((9000, 2)), 44100, subtype="PCM_16")
+            soundfile.write(path, np.zeros((12000, 2)), 44100, subtype="PCM_16")
     with pytest.raises(DataError, match=r"all 1 training tracks are silent.*root"):
         fit(small(), data_of(tmp_path, batch_size=1))
 

@@ -172,7 +172,7 @@ def test_files_to_predict_are_not_degraded(musdb_root: Path) -> None:
         root=str(musdb_root), sources=MUSIC, predict_paths=[str(song)], **SMALL
     )
     module.setup("predict")
-    assert list(module.predict_dataloader()) == [song]
+    assert [found.path for found in module.predict_dataloader()] == [song]
 
 
 def test_workers_give_the_same_validation_data(musdb_root: Path) -> None:

@@ -231,7 +231,7 @@ def test_damage_in_the_middle_of_a_file(root: Path) -> None:
     flac.write_bytes(content)
     assert examine(root, fast=True).findings == []
     text = only(examine(root), "error", "unreadable", "train/A/vocals.flac")
-    assert "could be read" in text
+    assert "reports damage" in text
 
 
 # --------------------------------------------------------------------- audio
