@@ -428,6 +428,7 @@ def test_example_of_an_architecture_trains_and_separates(
     assert Path("separated/Test - Song/vocals.wav").is_file()
 
 
+@pytest.mark.slow
 def test_a_page_of_the_api_reference(tmp_path: Path) -> None:
     (line,) = re.findall(r"pdoc (.*) lightning_modules", (REPOSITORY / "Makefile").read_text())
     options = [*shlex.split(line)[:-1], str(tmp_path), "lightning_modules.tools.requeue"]

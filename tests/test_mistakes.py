@@ -451,6 +451,7 @@ _LIGHT = [
 ]
 
 
+@pytest.mark.slow
 def test_mistakes_are_reported_before_slow_imports(place: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from importlib import import_module\n"

@@ -44,6 +44,7 @@ def test_the_data_package_does_not_import_the_model_package() -> None:
             )
 
 
+@pytest.mark.slow
 def test_rooms_do_not_import_each_other_in_a_circle() -> None:
     needs: dict[str, set[str]] = {}
     for module in MODULES:

@@ -60,6 +60,7 @@ def test_variants_separate(name: str) -> None:
     assert estimates.isfinite().all()
 
 
+@pytest.mark.slow
 def test_estimates_of_any_length_batch_size_and_level(model: SourceSeparator) -> None:
     model.eval()
     with torch.no_grad():
@@ -94,6 +95,7 @@ def test_examples_of_a_batch_are_separated_independently(name: str) -> None:
     assert torch.allclose(together, apart, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_are_finite(model: SourceSeparator) -> None:
     """With one example, a silent source, and silence only."""
     trained = [p for p in model.parameters() if p.requires_grad]

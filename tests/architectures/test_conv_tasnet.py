@@ -287,6 +287,7 @@ def test_one_graph_serves_several_lengths() -> None:
         assert torch.equal(compiled(mixture), model(mixture))
 
 
+@pytest.mark.slow
 def test_recipes_are_the_published_ones() -> None:
     """The package's first version, and Luo and Mesgarani's best model."""
     music = settings_of("conv_tasnet")

@@ -38,6 +38,7 @@ def count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_parameter_counts() -> None:
     full: dict[str, Any] = {"n_fft": 4096, "hop_length": 1024}
     plain = count(OpenUnmix(FOUR, **full))

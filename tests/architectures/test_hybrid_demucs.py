@@ -25,6 +25,7 @@ def small(sources: list[str] = FOUR, **arguments: Any) -> HybridDemucs:
     return HybridDemucs(sources, **settings).eval()
 
 
+@pytest.mark.slow
 def test_parameter_count() -> None:
     assert sum(p.numel() for p in HybridDemucs(FOUR).parameters()) == 83_639_368
 

@@ -115,6 +115,7 @@ def test_images_of_any_size(shape: tuple[int, int]) -> None:
     assert network(torch.rand(2, 2, *shape)).shape == (2, 2, *shape)
 
 
+@pytest.mark.slow
 def test_config_has_the_papers_image_and_parameter_count() -> None:
     """512 bins and 128 frames, at 44,100 Hz as at 8192 Hz."""
     model = build_model("mask_unet").model

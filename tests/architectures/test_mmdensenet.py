@@ -94,6 +94,7 @@ def final(inputs: int, growth: int, layers: int, outputs: int = 2) -> int:
     return block + 2 * growth + 2 * growth * outputs + outputs
 
 
+@pytest.mark.slow
 def test_parameter_counts_equal_their_formulas() -> None:
     low = multi_scale(12, [14, *[16] * 6], [4] * 7, {}, 512)
     high = multi_scale(9, [10] * 7, [3] * 7, {}, 520)
@@ -129,6 +130,7 @@ def test_band_edges_are_the_papers() -> None:
     assert net.bins_below(22_050) == net.bins_below(30_000) == 1025
 
 
+@pytest.mark.slow
 def test_lstms_are_at_the_scales_of_the_papers_table() -> None:
     """1/8 and 1/2 on the way up in the lowest band, 1/8 in the next, 1/4 in the highest."""
     model = build_model("mmdense_lstm").model
@@ -290,6 +292,7 @@ def test_outputs_of_bands_are_stacked_and_concatenated_with_the_full_spectrum() 
     assert (maps[:, 4:] == 3).all()
 
 
+@pytest.mark.slow
 def test_estimates_are_non_negative_and_zero_above_the_bands() -> None:
     network = network_of(small()).train()
     estimates = network(torch.rand(2, 2, 257, 9))
@@ -330,6 +333,7 @@ def test_initial_offsets_and_scales_standardise_the_input() -> None:
     assert 2 < louder < 8
 
 
+@pytest.mark.slow
 def test_statistics_are_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model, calls = small(), []
 

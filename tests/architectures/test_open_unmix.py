@@ -157,6 +157,7 @@ def expected_statistics(tracks: list[np.ndarray[Any, Any]]) -> tuple[Any, Any]:
     return all_frames.mean(0), np.maximum(deviation, 1e-4 * deviation.max())
 
 
+@pytest.mark.slow
 def test_input_statistics_equal_their_definition(
     musdb_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +197,7 @@ def test_statistics_are_measured_once_before_training(
     fit(again, data_of(musdb_root))
 
 
+@pytest.mark.slow
 def test_statistics_of_silent_bins_and_short_tracks(tmp_path: Path) -> None:
     """A bin that is always silent has the smallest allowed deviation."""
     for number in range(3):

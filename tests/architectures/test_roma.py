@@ -45,6 +45,7 @@ def parameters(model: nn.Module) -> int:
     return sum(weights.numel() for weights in model.parameters())
 
 
+@pytest.mark.slow
 def test_parameter_counts_are_about_34_and_38_million() -> None:
     for name in ("roma", "roma/cnn2"):
         count = parameters(Roma(FOUR, **config(name)))
@@ -55,6 +56,7 @@ def test_parameter_counts_are_about_34_and_38_million() -> None:
     assert round(count / 1e6) == 38
 
 
+@pytest.mark.slow
 def test_exported_networks_process_any_number_of_frames() -> None:
     network = export.NetworkAlone(small())
     any_size = ({0: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},)
@@ -261,6 +263,7 @@ def test_training_crop_is_one_frame_with_its_context(name: str, frames: int) -> 
     assert model.in_context(inputs).shape == (1, 1, frames, 1025)
 
 
+@pytest.mark.slow
 def test_input_of_dnn_is_standardised_with_statistics_measured_once(
     musdb_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

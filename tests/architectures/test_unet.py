@@ -37,6 +37,7 @@ def test_spectrogram_of_two_seconds_has_1025_bins_and_173_frames() -> None:
     assert model.magnitudes(spectrum.abs()).shape == (1, 2, 1, 1025, 173)
 
 
+@pytest.mark.slow
 def test_output_shapes_of_blocks_are_the_papers() -> None:
     """Padded to 1040 x 176, halved four times to 65 x 11 at the centre with 512 channels."""
     network = UNetwork(1, 2, (32, 64, 128, 256), 0.0).eval()
@@ -177,6 +178,7 @@ def test_stft_is_float32_under_autocast() -> None:
     assert (estimates.sum(1) - mixture).abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_balanced_alphas_are_inverse_to_the_sources_loudness(musdb_root: Path) -> None:
     """Pourtorkan 2022, footnote 1: alpha ||vocals|| = (1 - alpha) ||accompaniment||."""
     sources = {"vocals": ["vocals"], "accompaniment": ["drums", "bass", "other"]}

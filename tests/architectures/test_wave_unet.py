@@ -40,6 +40,7 @@ def count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@pytest.mark.slow
 def test_147443_input_samples_give_16389_output_samples() -> None:
     network = WaveUNetwork(1, 1, 12, 24, 15, 5, context=True, learned=False)
     assert 147_443 - network.context == 16_389
@@ -48,6 +49,7 @@ def test_147443_input_samples_give_16389_output_samples() -> None:
         assert network(torch.zeros(1, 1, 147_443)).shape == (1, 1, 16_389)
 
 
+@pytest.mark.slow
 def test_parameter_count_equals_its_formula() -> None:
     def m(levels: int, inputs: int, outputs: int) -> int:
         widths = [24 * (level + 1) for level in range(levels + 1)]

@@ -52,6 +52,7 @@ def test_a_training_step_changes_the_weights() -> None:
     assert all(p.isfinite().all() for p in model.network.parameters())
 
 
+@pytest.mark.slow
 def test_step_reports_rates_and_packages_that_are_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ def fit(root: Path, folder: Path, *callbacks: Callback, **options: Any) -> None:
     ).fit(model, data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("when", "options", "batches"),
     [
@@ -83,6 +84,7 @@ def test_last_is_saved_between_steps(
     assert spy.saved == [("last", number) for number in batches]
 
 
+@pytest.mark.slow
 def test_the_best_and_the_last_are_saved_after_a_validation(
     musdb_root: Path, tmp_path: Path
 ) -> None:

@@ -110,6 +110,7 @@ def averaged(weights: list[dict[str, Tensor]], decay: float, warm_up: bool) -> d
     return average
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_the_average_and_the_weights(run: Run) -> None:
     seen = run.witness.weights
     updated = seen if run.every == "step" else seen[BATCHES - 1 :: BATCHES]
@@ -135,6 +136,7 @@ def validation_loss(model: SourceSeparator, data: MUSDBDataModule) -> float:
         return float(model.eval().loss(batch)["loss"])
 
 
+@pytest.mark.slow
 def test_the_validated_average_is_saved_as_best_and_loaded(run: Run) -> None:
     best = torch.load(run.checkpoints / "best.ckpt", weights_only=True)
     assert min(run.witness.losses) == pytest.approx(
@@ -147,6 +149,7 @@ def test_the_validated_average_is_saved_as_best_and_loaded(run: Run) -> None:
     assert validation_loss(run.model, run.data) == pytest.approx(run.witness.losses[-1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_validate_loads_the_average(run: Run, tmp_path: Path) -> None:
     model = UNet(SOURCES, **UNet.tiny, segment_seconds=0.2)
     again = trainer(tmp_path, EMA())

@@ -119,6 +119,7 @@ def test_training_outlives_score_files_and_plots_but_not_checkpoints(
     assert ".ckpt: could not be written (No space left on device;" in line
 
 
+@pytest.mark.slow
 def test_run_directory_on_a_full_disk(
     musdb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

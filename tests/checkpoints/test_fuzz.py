@@ -184,6 +184,7 @@ def check_bytes(kind: str, changes: list[tuple[float, bytes]], folder: Path) -> 
     load(read_separator, here / loaded)
 
 
+@pytest.mark.slow
 @given(changed_description())
 @example(("unet", descriptions("unet", ["init_args", "sources"], ["/../evil", "b"])))
 @fuzzed(30)
@@ -211,6 +212,7 @@ def test_many_changed_bytes(folder: Path, kind: str, changes: list[tuple[float, 
     check_bytes(kind, changes, folder)
 
 
+@pytest.mark.slow
 @given(VALUES, st.sampled_from(["kwargs", "samplerate", "sources", "resample", "state"]))
 @fuzzed(25)
 def test_changed_arguments_of_demucs(folder: Path, value: Any, name: str) -> None:
@@ -221,6 +223,7 @@ def test_changed_arguments_of_demucs(folder: Path, value: Any, name: str) -> Non
     load(read_separator, folder / "b.th")
 
 
+@pytest.mark.slow
 def test_the_files_are_valid_before_they_are_changed(folder: Path) -> None:
     for loaded, _ in FILES.values():
         with nothing_is_executed():

@@ -14,6 +14,7 @@ from lightning_modules.comparison.history import history_row, read_history, wand
 EXPECTED = {"train/loss": {4: 0.5}, "val/sdr": {9: 1.5, 19: 2.5}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger, WandbLogger])
 def test_history_of_each_logger(tmp_path: Path, kind: type) -> None:
     logger = kind(save_dir=str(tmp_path))
@@ -40,6 +41,7 @@ def test_later_values_of_resumed_run_count(tmp_path: Path) -> None:
     assert read_history(tmp_path / "nothing") == {}
 
 
+@pytest.mark.slow
 def test_wandb_file_of_many_blocks_and_truncated(tmp_path: Path) -> None:
     """Records longer than a block of 32 KiB are complete; reading ends at a truncated one."""
     run = wandb.init(project="test", dir=tmp_path, mode="offline")

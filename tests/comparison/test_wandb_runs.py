@@ -133,6 +133,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
 # ----------------------------------------------------------------------- reading
 
 
+@pytest.mark.slow
 def test_runs_of_a_group(service: list[dict[str, Any]]) -> None:
     runs = read_wandb("wandb:me/stems?group=small&name=^unet", "test")
     assert [run.name for run in runs] == ["unet-0", "unet-1"]
@@ -165,6 +166,7 @@ def test_online_runs_beside_a_folder(
     assert Path("out/curves.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_mistakes_are_reported(
     service: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

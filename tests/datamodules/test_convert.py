@@ -52,6 +52,7 @@ def test_16_bit_samples_are_unchanged(tmp_path: Path, out: Path, suffix: str) ->
         np.testing.assert_array_equal(soundfile.read(path, dtype="int16")[0], full)
 
 
+@pytest.mark.slow
 def test_musdb_reads_the_result(tmp_path: Path, out: Path) -> None:
     import musdb
 
@@ -111,6 +112,7 @@ def test_missing_mixture_is_the_sum_missing_stem_is_silence(tmp_path: Path, out:
     assert len(index_tracks(out, "train")) == 1
 
 
+@pytest.mark.slow
 def test_stem_mp4_is_decoded_as_by_the_index(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

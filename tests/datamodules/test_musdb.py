@@ -46,6 +46,7 @@ def test_training_batches_have_mixture_and_targets(musdb_root: Path) -> None:
         assert torch.allclose(batch.targets.sum(1), batch.mixture, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix_probability", [0.0, 1.0])
 def test_crops_equal_the_files(musdb_root: Path, mix_probability: float) -> None:
     """Every stem of every example is found, bit by bit, in the file of some track."""
@@ -330,6 +331,7 @@ def test_silence_is_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert silent_share(module(tmp_path, **aligned)) > 0.4
 
 
+@pytest.mark.slow
 def test_loudness_classes_are_drawn_equally_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,6 +432,7 @@ def test_download_uses_musdb(
     assert len(data.train_tracks) == 4
 
 
+@pytest.mark.slow
 def test_int16_to_device_gives_the_same_batches(musdb_root: Path) -> None:
     plain, int16 = module(musdb_root), module(musdb_root, int16_to_device=True)
     for one, other in zip(plain.train_dataloader(), int16.train_dataloader(), strict=True):

@@ -159,6 +159,7 @@ def test_mixture_as_estimate_scores_zero(root: Path) -> None:
         assert scores.usdr[target] == pytest.approx(0, abs=0.2)
 
 
+@pytest.mark.slow
 def test_oracle_scores_equal_musevals(tmp_path: Path) -> None:
     stems = ("vocals", "drums", "bass")
     make_track(tmp_path, "one", stems, seconds=1.0, channels=1)

@@ -72,6 +72,7 @@ def test_si_sdr_ignores_gain_but_not_channel_balance() -> None:
     assert value("si_sdr", np.tile([1.0, 1.0], (1, 50)), np.tile([1.0, -1.0], (1, 50))) == -math.inf
 
 
+@pytest.mark.slow
 def test_float32_sums_of_long_tracks_are_exact() -> None:
     """A float32 sum over ten million equal squares would be wrong in the second digit."""
     reference = np.full((1, 10_000_000), 0.1, np.float32)

@@ -46,6 +46,7 @@ def test_real_music_scores_equal_musevals() -> None:
     np.testing.assert_allclose(frame_scores(scores, *names), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_silent_reference_does_not_change_other_scores() -> None:
     references, estimates = signals(channels=2)
     references[1, 0] = -references[1, 1]  # silent by museval's rule: the channels cancel
@@ -130,6 +131,7 @@ def test_error_names_track_and_shapes() -> None:
         score_track("My Song", references, estimates, RATE, SOURCES[:2])
 
 
+@pytest.mark.slow
 def test_unreliable_scores_are_noted() -> None:
     references, estimates = signals(channels=2)
     references[1, 1] = references[1, 0] + 1e-9 * references[0, 0]

@@ -330,6 +330,7 @@ def test_dtype_is_kept(dtype: torch.dtype) -> None:
 # --------------------------------------------------------------- separation
 
 
+@pytest.mark.slow
 def test_separation_with_and_without_postprocessing() -> None:
     mixture = dipped(44_100)
     settings: PostProcessing = {"softness": {"other": 2.0}}
@@ -378,6 +379,7 @@ def test_progress_counts_separated_samples() -> None:
     assert sum(done) == 9000, "the threshold needs the complete track"
 
 
+@pytest.mark.slow
 def test_settings_from_config_command_line_and_checkpoint(tmp_path: Path) -> None:
     config = tmp_path / "muted.yaml"
     settings = {"softness": 8.0, "statistic": "mean", "low_pass_hz": {"bass": 500.0}}
@@ -396,6 +398,7 @@ def test_settings_from_config_command_line_and_checkpoint(tmp_path: Path) -> Non
     assert build_model("unet", small).model.separation_settings.postprocessing is None
 
 
+@pytest.mark.slow
 def test_separate_tool_uses_the_settings_of_the_model_or_its_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,7 @@ def test_boxplot(tmp_path: Path) -> None:
     style.save(figure, tmp_path / "boxes.png")
 
 
+@pytest.mark.slow
 def test_boxplot_without_scores(tmp_path: Path) -> None:
     empty = scores("a")
     for metrics in empty.frames.values():
@@ -138,6 +139,7 @@ def test_training_curves_of_seeds_and_their_mean(tmp_path: Path) -> None:
     assert imread(tmp_path / "curves.png").shape[1] == 1200
 
 
+@pytest.mark.slow
 def test_pyplot_is_not_imported() -> None:
     code = (
         "import sys, lightning_modules.plots.sound, lightning_modules.plots.scores\n"

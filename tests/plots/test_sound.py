@@ -37,6 +37,7 @@ def panels(figure: Figure) -> dict[str, Axes]:
     return {axes.get_title(): axes for axes in figure.axes if axes.images}
 
 
+@pytest.mark.slow
 def test_spectrogram_shows_frequency_time_and_level() -> None:
     references = tone_and_click()
     estimates = references * np.array([0.1, 0.0], dtype=np.float32)[:, None, None]
@@ -146,6 +147,7 @@ def test_figures_are_1200_pixels_wide_and_thread_safe(tmp_path: Path) -> None:
     assert shapes[:3] == shapes[3:]
 
 
+@pytest.mark.slow
 def test_denoising_figure_shows_spectrograms_and_levels(tmp_path: Path) -> None:
     time = np.arange(2 * RATE) / RATE
     low, high = (0.5 * np.sin(2 * np.pi * hertz * time) for hertz in (250, 8000))

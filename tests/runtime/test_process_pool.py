@@ -62,6 +62,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["terminated", "broken"])
 def test_ending_the_pool_does_not_wait_for_queued_tracks(end: str, tmp_path: Path) -> None:
     """A thread may be writing into a pipe that no process reads any more."""

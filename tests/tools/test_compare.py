@@ -30,6 +30,7 @@ def rows_of(path: str) -> list[dict[str, str]]:
     return list(csv.DictReader(Path(path).read_text().splitlines()))
 
 
+@pytest.mark.slow
 def test_runs_folders_seeds_and_bounds(capsys: pytest.CaptureFixture[str]) -> None:
     write_run(Path("runs/small"), LEVELS, channels=8)
     write_run(Path("runs/large-0"), higher(1.0), seed=0, channels=16)

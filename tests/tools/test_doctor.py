@@ -50,6 +50,7 @@ def test_plots_show_every_track_and_finding(root: Path) -> None:
     assert all(f"{track.subset}/{track.name}" in shown for track in report.tracks)
 
 
+@pytest.mark.slow
 def test_command(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ def test_checkpoint_gives_the_estimates_of_the_weights(
         assert torch.equal(separator(mixture), expected(mixture))
 
 
+@pytest.mark.slow
 def test_hybrid_weights(tmp_path: Path) -> None:
     weights, output = tmp_path / "hybrid.pt", tmp_path / "hybrid.ckpt"
     theirs = HybridDemucs(list(PACKAGE_SOURCES), channels=4, n_fft=1024)

@@ -20,6 +20,7 @@ from tests.helpers.msst_package import OF_KIND, write
 FOUR = ["vocals", "drums", "bass", "other"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["folder", "model.ckpt"])
 @pytest.mark.parametrize("kind", OF_KIND)
 def test_import_and_export(

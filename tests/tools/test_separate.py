@@ -64,6 +64,7 @@ def test_stems_add_up_to_the_song(checkpoint: str, suffix: str, channels: int) -
     assert sorted(path.name for path in Path("out").iterdir()) == ["my song"]
 
 
+@pytest.mark.slow
 def test_shifts_are_averaged(checkpoint: str) -> None:
     """Sources change, their sum does not; the default is the model's own number."""
     audio = song(Path("song.wav"))
@@ -89,6 +90,7 @@ def test_stems_have_the_sample_rate_of_the_song(checkpoint: str) -> None:
     assert summed.shape == audio.shape
 
 
+@pytest.mark.slow
 def test_input_folders_and_musdb_tracks(
     checkpoint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +119,7 @@ def test_nothing_is_overwritten_without_force(
     assert soundfile.info("out/song/other.wav").samplerate == RATE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["mp3", "m4a"])
 def test_compressed_songs(checkpoint: str, suffix: str) -> None:
     if shutil.which("ffmpeg") is None:
@@ -153,6 +156,7 @@ def test_stem_selection_and_residual(checkpoint: str) -> None:
     assert np.abs(residual).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "subtype"),
     [
@@ -204,6 +208,7 @@ def test_clipping_of_loud_stems(
     assert ("turned down to" in said) == (clipping == "rescale")
 
 
+@pytest.mark.slow
 def test_stem_mp4_output(checkpoint: str) -> None:
     import stempeg
 
@@ -224,6 +229,7 @@ def test_stem_mp4_output(checkpoint: str) -> None:
     assert separate.main([*arguments, "out", "--format", "stem.mp4"]) == 2
 
 
+@pytest.mark.slow
 def test_mp3_output_has_the_tags_of_the_song(checkpoint: str) -> None:
     if shutil.which("ffmpeg") is None:
         pytest.skip("ffmpeg is not installed")
@@ -294,6 +300,7 @@ def test_resume_after_an_interrupt(
     assert soundfile.info("out/two/vocals.wav").frames == round(0.7 * RATE)
 
 
+@pytest.mark.slow
 def test_a_failed_song_does_not_stop_the_others(
     checkpoint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -310,6 +317,7 @@ def test_a_failed_song_does_not_stop_the_others(
     assert file_stems("out") == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_a_song_that_declares_no_length(
     checkpoint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,6 +332,7 @@ def test_a_song_that_declares_no_length(
     assert soundfile.info("out/song/vocals.wav").frames == expected >= 3 * RATE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["flac", "mp3", "m4a", "wav"])
 def test_a_truncated_song_is_separated_as_far_as_it_goes(
     suffix: str, checkpoint: str, capsys: pytest.CaptureFixture[str]
@@ -342,6 +351,7 @@ def test_a_truncated_song_is_separated_as_far_as_it_goes(
     assert "1 of 1 songs are incomplete" in err
 
 
+@pytest.mark.slow
 def test_wiener_option(checkpoint: str) -> None:
     song(Path("song.wav"))
     waveform, _ = soundfile.read("song.wav", dtype="float32", always_2d=True)

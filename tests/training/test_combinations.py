@@ -103,6 +103,7 @@ def test_combined_options_train_resume_and_score(
     assert estimates.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
 def test_ranks_that_copy_this_process_are_refused(
     strategy: str, musdb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -151,6 +151,7 @@ def test_tracks_are_distributed_over_ranks_by_length(musdb_root: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_get_disjoint_parts_of_each_batch(

@@ -43,6 +43,7 @@ def tracks(song: Song) -> np.ndarray:
     return np.stack([soundfile.read(track.path)[0] for track in song.tracks])
 
 
+@pytest.mark.slow
 def test_pcm_has_all_tracks(song: Song, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = tracks(song).transpose(0, 2, 1)
 
@@ -61,6 +62,7 @@ def test_pcm_has_all_tracks(song: Song, monkeypatch: pytest.MonkeyPatch) -> None
     assert section(0, 10**9).shape[-1] == 100 * rendering.MAX_SECONDS
 
 
+@pytest.mark.slow
 def test_loud_tracks_are_not_clipped(workspace: Workspace, tmp_path: Path) -> None:
     path = write_song(tmp_path / "loud.wav")
     audio = 20 * soundfile.read(path)[0]
@@ -88,6 +90,7 @@ def test_plots_of_each_track(song: Song) -> None:
     assert song.peaks == pytest.approx([np.abs(track).max() for track in tracks(song)])
 
 
+@pytest.mark.slow
 def test_mix_is_the_weighted_sum(song: Song) -> None:
     levels = [0.0, 0.5, 0.25, 0.0, 1.5]
     path = rendering.remix(song, levels)
@@ -118,6 +121,7 @@ def test_zip_of_one_model(song: Song) -> None:
     assert rendering.archive(song, "a") != path
 
 
+@pytest.mark.slow
 def test_stem_mp4_of_one_model(song: Song) -> None:
     import stempeg
 

@@ -81,6 +81,7 @@ def test_same_file_of_two_users(workspace: Workspace, tmp_path: Path) -> None:
     assert first.source.read_bytes() == second.source.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["m4a", "ogg"])
 def test_compressed_songs(workspace: Workspace, tmp_path: Path, suffix: str) -> None:
     if shutil.which("ffmpeg") is None:

@@ -109,6 +109,7 @@ def test_musdb(task: Task) -> None:
     check(stems_of(peers.musdb_chunks(few), batches=1), few, 0.25, 1.25)
 
 
+@pytest.mark.slow
 def test_torchaudio(task: Task) -> None:
     check(stems_of(peers.torchaudio_musdb_hq(task)), task, 0.25, 1.25)
     check(stems_of(peers.torchaudio_musdb_hq(task), workers=1), task, 0.25, 1.25)

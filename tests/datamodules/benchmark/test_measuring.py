@@ -31,6 +31,7 @@ def spin(ready: Event, end: Event) -> None:
     end.wait()
 
 
+@pytest.mark.slow
 def test_time_of_workers_counts_while_they_run_and_after() -> None:
     context = multiprocessing.get_context("fork")
     ready, end = context.Event(), context.Event()

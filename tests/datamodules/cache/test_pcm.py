@@ -411,6 +411,7 @@ def test_the_next_start_decodes_what_a_kill_left(tmp_path: Path, rewritten: list
     assert len(rewritten) == 2, "complete entries are kept"
 
 
+@pytest.mark.slow
 def test_two_processes_decode_each_file_once(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{number}.flac", number) for number in range(6)]
     log, start = tmp_path / "log", tmp_path / "start"
@@ -518,6 +519,7 @@ def test_entries_on_a_read_only_disk_are_used(
     assert rewritten == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["rw", "nr_inodes=6"], indirect=True)
 @pytest.mark.parametrize("suffix", ["flac", "stem.mp4"])
 def test_disk_that_fills_up_while_decoding(

@@ -45,6 +45,7 @@ def test_each_stem_is_its_own(
     assert findings_about(path) == []
 
 
+@pytest.mark.slow
 def test_an_entry_of_the_wrong_order_is_not_used(tmp_path: Path) -> None:
     path = tmp_path / "train/A.stem.mp4"
     write_stem_file(path, ANOTHER, ANOTHER)

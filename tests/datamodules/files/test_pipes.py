@@ -31,6 +31,7 @@ def feed(pipe: Path, content: bytes) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["wav", "flac", "m4a"])
 def test_a_pipe_is_read_for_its_header_and_several_times_for_its_samples(
     suffix: str, tmp_path: Path

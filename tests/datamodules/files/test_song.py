@@ -68,6 +68,7 @@ def test_header_tags_and_all_samples(suffix: str, tmp_path: Path, noise: Audio) 
     np.testing.assert_allclose(found, expected.T, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_header_through_ffprobe(tmp_path: Path, wav: Path) -> None:
     assert inspect_song(convert(wav, tmp_path / "a.m4a")) == AudioInfo(2 * RATE, RATE, 2, "aac")
     # Opus is always at 48 kHz.
@@ -266,6 +267,7 @@ def test_wav_without_samples_is_no_song(wav: Path) -> None:
 # ------------------------------------------------------------- incomplete songs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [cut, damage])
 @pytest.mark.parametrize(
     ("suffix", "options"),

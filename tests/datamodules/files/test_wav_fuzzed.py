@@ -73,6 +73,7 @@ def decoded(path: Path) -> np.ndarray | None:
         return None
 
 
+@pytest.mark.slow
 @settings(
     max_examples=300,
     deadline=None,

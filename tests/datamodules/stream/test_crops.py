@@ -178,6 +178,7 @@ def test_single_root_gives_the_same_stream_for_any_weight() -> None:
     assert all(equal(one.crop((0, i), 200), other.crop((0, i), 200)) for i in range(40))
 
 
+@pytest.mark.slow
 def test_sampling_an_epoch_of_ten_million_examples_takes_no_memory() -> None:
     """At any position in it, and after any number of epochs."""
     sampler, draw = ExampleSampler(10_000_000, 16), multi_root_sampler([1.0, 0.5], [86, 20], 0.5)

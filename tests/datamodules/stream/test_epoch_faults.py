@@ -129,6 +129,7 @@ def replace(path: Path) -> None:
 FAULTS = [remove, truncate, empty, overwrite, replace]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_files_changed_while_in_use_are_reported(

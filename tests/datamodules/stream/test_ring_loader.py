@@ -43,6 +43,7 @@ def loader(examples: int = 40, num_workers: int = 2) -> RingLoader:
     return RingLoader(FakeExamples(), ExampleSampler(examples, 4), num_workers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 def test_batches_are_complete_and_in_order(num_workers: int) -> None:
     ring = loader(400, num_workers)

@@ -198,6 +198,7 @@ def test_validation_tracks_equal_musdb() -> None:
 # ------------------------------------------------------------------ stem.mp4
 
 
+@pytest.mark.slow
 def test_stem_mp4_is_decoded_as_by_stempeg(
     root: Path,
     example: Path,
@@ -346,6 +347,7 @@ def test_cache_that_cannot_be_written(root: Path, example: Path, cache: Path) ->
     assert_in(fault_of(root), cache, "cannot be written", "set STEMLAB_CACHE")
 
 
+@pytest.mark.slow
 def test_damaged_entry_is_made_again(root: Path, example: Path, cache: Path) -> None:
     path = copy_example(example, root)
     (track,) = index_tracks(root, "train", progress=False)
