@@ -132,13 +132,14 @@ def _averaged(
     total = window[:0]  # their weights
     for chunks in _batched(_chunks(blocks, settings), settings.batch_size):
         estimates = separate_chunks(torch.stack([chunk.audio for chunk in chunks]))
+        window = window.to(estimates.device)
         for chunk, estimate in zip(chunks, estimates, strict=True):
             part = estimate[..., chunk.first : chunk.first + chunk.samples]
             weights = window[: chunk.samples].clone()
             if mean is not None and (covered := mean.shape[-1]):
                 share = weights[:covered] / (weights[:covered] + total)
                 # Where both weights are zero, the new estimate counts.
-                share = share.nan_to_num(nan=1.0).to(part)
+                share = share.nan_to_num(nan=1.0).to(part.dtype)
                 # For equal inputs, lerp returns exactly their value.
                 part[..., :covered] = torch.lerp(mean, part[..., :covered], share)
                 weights[:covered] += total
@@ -164,7 +165,7 @@ def _chunks(blocks: Iterable[Tensor], settings: OverlapAdd) -> Iterator[_Chunk]:
     """Cut a stream into chunks; the last ones are completed as ``settings.edges`` says."""
     length, hop = settings.length, settings.hop
     pending: Tensor | None = None  # received samples, from the start of the next chunk on
-    before: Tensor | None = None  # samples before them, for ``context``
+    before: Tensor | None = None  # samples before them, only for ``context``
     covered = 0  # samples at the start of ``pending`` that the previous chunk contains too
     for block in blocks:
         pending = block if pending is None else torch.cat([pending, block], -1)
@@ -172,7 +173,7 @@ def _chunks(blocks: Iterable[Tensor], settings: OverlapAdd) -> Iterator[_Chunk]:
             before = pending[..., :0]
         while pending.shape[-1] >= length:
             yield _Chunk(pending[..., :length], 0, length)
-            before = torch.cat([before, pending[..., :hop]], -1)[..., -length:]
+            before = _kept(before, pending[..., :hop], settings)
             pending, covered = pending[..., hop:], length - hop
     if pending is None or before is None:
         return
@@ -180,8 +181,15 @@ def _chunks(blocks: Iterable[Tensor], settings: OverlapAdd) -> Iterator[_Chunk]:
     while pending.shape[-1] > (covered if settings.edges == "zeros" else 0):
         samples = min(length, pending.shape[-1])
         yield _completed(pending[..., :samples], before, settings)
-        before = torch.cat([before, pending[..., :hop]], -1)[..., -length:]
+        before = _kept(before, pending[..., :hop], settings)
         pending, covered = pending[..., hop:], length - hop
+
+
+def _kept(before: Tensor, passed: Tensor, settings: OverlapAdd) -> Tensor:
+    """Return the last samples before a chunk, which only ``context`` needs."""
+    if settings.edges != "context":
+        return before
+    return torch.cat([before, passed], -1)[..., -settings.length :]
 
 
 def _completed(part: Tensor, before: Tensor, settings: OverlapAdd) -> _Chunk:
