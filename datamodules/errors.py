@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class DataError(ValueError):
     """An error in the user's data; the message has file, finding, expectation and remedy."""
@@ -9,3 +11,9 @@ class DataError(ValueError):
 
 class FFmpegMissingError(DataError):
     """ffmpeg is needed to read a file, and is not installed."""
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Join names by commas, for a message; after ``most`` of them, say how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

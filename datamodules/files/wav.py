@@ -8,6 +8,8 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
+from datamodules.files.names import suffix_of
+
 # (tag, bits) in the header -> type of the samples; there is none for 24 bits.
 TYPES: dict[tuple[int, int], np.dtype[Any]] = {
     (1, 16): np.dtype("<i2"),
@@ -123,7 +125,7 @@ def _only_chunks_follow(file: BinaryIO, order: Literal["big", "little"]) -> bool
 
 def is_mappable(path: Path) -> bool:
     """Whether a file can be memory-mapped: WAV of 16 or 32-bit integers, or of floats."""
-    if path.suffix.lower() != ".wav":
+    if suffix_of(path) != ".wav":
         return False
     header = read_wav_header(path)
     return header is not None and header.dtype is not None

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from datamodules.cache.pcm import decode
-from datamodules.errors import DataError
+from datamodules.errors import DataError, listed
 from datamodules.files.names import is_system_name, key
 from datamodules.tracks.index import Track, check_tracks
 from datamodules.tracks.layouts import MIXTURE, SUBSETS, Entry
@@ -28,6 +28,9 @@ from lightning_modules.evaluation.estimates import Settings, origin, score_estim
 from lightning_modules.evaluation.score_files import read_scores, write_scores
 from lightning_modules.evaluation.scores import TrackScores
 from lightning_modules.runtime.process_pool import ScoringPool, available_cores
+
+# Names in a message.
+_NAMED = 5
 
 
 class Scorer:
@@ -83,7 +86,10 @@ class Scorer:
             print(f"ignored folders without a track of that name: {unknown}", file=sys.stderr)
         ignored = sorted({name for estimates in found.values() for name in estimates.ignored})
         if ignored:
-            print(f"ignored files that are no estimates: {_shown(ignored)}", file=sys.stderr)
+            print(
+                f"ignored files that are no estimates: {listed([*map(repr, ignored)], _NAMED)}",
+                file=sys.stderr,
+            )
         return self._decode_streams(found)
 
     def _decode_streams(self, found: Mapping[str, EstimateFiles]) -> dict[str, EstimateFiles]:
@@ -269,12 +275,7 @@ def _unknown_folders(folder: Path, found: Mapping[str, EstimateFiles], names: Ta
         and not is_system_name(place.name)
         and not names.of(place.name)
     )
-    return _shown(unknown)
-
-
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(map(repr, names[:5])) + more
+    return listed([*map(repr, unknown)], _NAMED)
 
 
 def _advice(folder: Path, subset: str, tracks: Sequence[str], names: TargetNames) -> str:

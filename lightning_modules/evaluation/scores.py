@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.errors import listed
 from datamodules.tracks.layouts import STEMS
 from lightning_modules.evaluation.bss_eval.engine import evaluate
 
@@ -126,11 +127,7 @@ class Summary:
     @property
     def note_lines(self) -> list[str]:
         """The notes, each with the names of up to three tracks."""
-        return [
-            f"{note} ({', '.join(names[:3])}"
-            + (f" and {len(names) - 3} more)" if len(names) > 3 else ")")
-            for note, names in self.notes.items()
-        ]
+        return [f"{note} ({listed(names, 3)})" for note, names in self.notes.items()]
 
 
 def score_track(

@@ -10,10 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from datamodules.errors import listed
+from datamodules.files.names import suffix_of
 from lightning_modules.base.description import CONFIG, CheckpointError, check_is_there, describe
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.interop import demucs, open_unmix
+
+# Weights that a summary names.
+_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,12 @@ class TransferReport:
         lines = [f"Pretrained: {loaded} from {self.path}"]
         if self.by_source:
             lines.append(
-                f"  loaded for {', '.join(self.sources)} only: {_join_names(self.by_source)}"
+                f"  loaded for {', '.join(self.sources)} only: {listed(self.by_source, _NAMED)}"
             )
         if self.new:
             lines.append(f"  new sources, initialised at random: {', '.join(self.new)}")
         if self.random:
-            lines.append(f"  initialised at random: {_join_names(self.random)}")
+            lines.append(f"  initialised at random: {listed(self.random, _NAMED)}")
         return "\n".join(lines)
 
 
@@ -110,7 +115,7 @@ def read_separator(path: Path) -> SourceSeparator:
     if path.is_dir() and not (path / CONFIG).is_file():
         return open_unmix.from_package(path)
     check_is_there(path)
-    if path.suffix.lower() == ".ckpt" or path.is_dir():
+    if suffix_of(path) == ".ckpt" or path.is_dir():
         return load_separator(path)
     return demucs.from_package(path)
 
@@ -180,8 +185,3 @@ def _copy_by_source(
             given = theirs.narrow(axis, index * width, width)
             ours.narrow(axis, ours_index * width, width).copy_(given)
     return True
-
-
-def _join_names(names: Sequence[str]) -> str:
-    """Return the first eight names, and the number of the others."""
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

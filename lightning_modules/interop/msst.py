@@ -7,6 +7,7 @@ Files are read without executing code from them. ``separate`` of an imported mod
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,9 @@ from lightning_modules.architectures.bs_roformer import BandSplitTransformer, BS
 from lightning_modules.architectures.mel_band_roformer import MelBandRoFormer
 from lightning_modules.base.description import CheckpointError, describe
 from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.checkpoints.limits import building_from, check_weights
 from lightning_modules.interop import roformer_weights
-from lightning_modules.interop.weights_file import read_weights
+from lightning_modules.interop.weights_file import integer_setting, read_weights, source_names
 
 _WRAPPERS = ("state", "state_dict", "model_state_dict")
 _DECORATIVE = frozenset({
@@ -126,11 +128,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     for name in _WRAPPERS:
         if isinstance(contents, Mapping) and isinstance(contents.get(name), Mapping):
             contents = contents[name]
-    tensors = isinstance(contents, Mapping) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in contents.items()
-    )
-    if not tensors or not contents:
-        raise CheckpointError(f"{path}: contains no state dict; weights of a model were expected")
+    check_weights(path, contents)
     return {
         name.removeprefix("module."): value.float() if value.is_floating_point() else value
         for name, value in contents.items()
@@ -157,14 +155,6 @@ def _kind(config: Path, sections: Mapping[str, Any], state: Mapping[str, Tensor]
 # ----------------------------------------------------------------- RoFormers
 
 
-def _bs_roformer(config: Path, weights: Path, sections: Any, state: Any) -> Imported:
-    return _roformer(config, weights, sections, state, "bs_roformer")
-
-
-def _mel_band_roformer(config: Path, weights: Path, sections: Any, state: Any) -> Imported:
-    return _roformer(config, weights, sections, state, "mel_band_roformer")
-
-
 def _roformer(
     config: Path, weights: Path, sections: Mapping[str, Any], state: dict[str, Tensor], kind: str
 ) -> Imported:
@@ -187,7 +177,7 @@ def _roformer(
             f"{config}: model.stft_win_length is {options['stft_win_length']}, stft_n_fft {n_fft}: "
             "only windows as long as the FFT are supported"
         )
-    rate = int(sections["audio"].get("sample_rate", 44100))
+    rate = integer_setting(config, sections["audio"], "sample_rate", 44100)
     settings = {
         "sources": sources,
         "sample_rate": rate,
@@ -203,7 +193,8 @@ def _roformer(
         **arguments,
     }
     model: BandSplitTransformer
-    try:
+    size = weights.stat().st_size
+    with building_from(config, size, "describes no model of the weights"):
         if is_mel:
             if options.get("sample_rate", 44100) != rate:
                 raise ValueError(
@@ -215,8 +206,6 @@ def _roformer(
             model = BSRoFormer(
                 band_widths=[size // (2 * channels) for size in band_inputs], **settings
             )
-    except ValueError as error:
-        raise CheckpointError(f"{config}: {error}") from error
     expected = [2 * channels * width for width in _widths(model)]
     if expected != band_inputs:
         pairs = enumerate(zip(expected, band_inputs, strict=True))
@@ -267,33 +256,26 @@ def _sources(config: Path, weights: Path, training: Mapping[str, Any], number: i
     """Return the names of the weights' stems; standard names get their usual letter case."""
     instruments, target = training.get("instruments"), training.get("target_instrument")
     names = [target] if target else list(instruments or [])
-    if len(names) != number or not all(isinstance(name, str) for name in names):
+    if len(names) != number:
         raise CheckpointError(
             f"{config}: names {len(names)} stems ({', '.join(map(str, names)) or 'none'}), the "
             f"weights in {weights} separate {number}: correct training.instruments, or set "
             "training.target_instrument for weights of a single stem"
         )
+    names = source_names(config, names)
     return [name.lower() if name.lower() in STEMS else name for name in names]
 
 
 def _inference(config: Path, sections: Mapping[str, Any], rate: int) -> dict[str, Any]:
     """Return the settings of separation that equal MSST's ``demix``."""
     inference, audio = sections["inference"], sections["audio"]
-    chunk = inference.get("chunk_size") or audio.get("chunk_size")
-    if not isinstance(chunk, int) or chunk < 1:
-        raise CheckpointError(
-            f"{config}: audio.chunk_size is {chunk!r}: the length of a chunk in samples was "
-            "expected"
-        )
-    overlaps = inference.get("num_overlap", 1)
-    if not isinstance(overlaps, int) or not 1 <= overlaps <= chunk:
-        raise CheckpointError(
-            f"{config}: inference.num_overlap is {overlaps!r}: a number of chunks, from 1 on, was "
-            "expected"
-        )
+    chunk = integer_setting(
+        config, inference if inference.get("chunk_size") else audio, "chunk_size", 0
+    )
+    overlaps = integer_setting(config, inference, "num_overlap", 1)
     return {
         "segment_seconds": chunk / rate,
-        "chunks_at_once": int(inference.get("batch_size", 1)),
+        "chunks_at_once": integer_setting(config, inference, "batch_size", 1),
         "overlap": (chunk - chunk // overlaps) / chunk,
         "overlap_window": "ramps",
         "edges": "reflect",
@@ -316,8 +298,7 @@ def _load_weights(model: BandSplitTransformer, weights: Path, state: Mapping[str
 
 
 _IMPORTERS: dict[str, Callable[[Path, Path, Any, Any], Imported]] = {
-    "bs_roformer": _bs_roformer,
-    "mel_band_roformer": _mel_band_roformer,
+    kind: partial(_roformer, kind=kind) for kind in ("bs_roformer", "mel_band_roformer")
 }
 
 
@@ -351,15 +332,16 @@ def write(model: SourceSeparator, folder: Path) -> list[Path]:
         )
     folder.mkdir(parents=True, exist_ok=True)
     config, weights = folder / "config.yaml", folder / "model.ckpt"
+    state = roformer_weights.to_msst(model)
     # The full dumper writes tuples as MSST expects them; the config holds plain data only.
-    config.write_text(yaml.dump(_config_of(model), sort_keys=False))
-    torch.save(roformer_weights.to_msst(model), weights)
+    config.write_text(yaml.dump(_config_of(model, state), sort_keys=False))
+    torch.save(state, weights)
     return [config, weights]
 
 
-def _config_of(model: BSRoFormer | MelBandRoFormer) -> dict[str, Any]:
+def _config_of(model: BSRoFormer | MelBandRoFormer, state: Mapping[str, Tensor]) -> dict[str, Any]:
     is_mel = isinstance(model, MelBandRoFormer)
-    arguments = roformer_weights.inferred_arguments(roformer_weights.to_msst(model))
+    arguments = roformer_weights.inferred_arguments(state)
     hidden_layers = arguments["mask_hidden_layers"]
     options = {name: arguments[ours] for name, ours in _TRANSFORMER_OPTIONS.items()}
     options |= {

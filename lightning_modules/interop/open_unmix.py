@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from datamodules.files.names import suffix_of
 from lightning_modules.architectures.open_unmix import OpenUnmix, bins_up_to
 from lightning_modules.base.description import CheckpointError, one_line
 from lightning_modules.checkpoints.limits import building_from, check_weights
@@ -38,7 +39,7 @@ def from_package(folder: str | Path) -> OpenUnmix:
         CheckpointError: A file is missing or invalid.
     """
     folder = Path(folder)
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".pth")
+    files = sorted(path for path in folder.iterdir() if suffix_of(path) == ".pth")
     by_name = {path.stem.split("-")[0]: path for path in files}
     if not files or len(by_name) < len(files):
         found = ", ".join(path.name for path in files) or "none"
