@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.base.complex_spectrum import ComplexSpectrumSeparator, complex_product
+from lightning_modules.base.complex_spectrum import ComplexSpectrumSeparator, by_frame, masked
 from lightning_modules.layers.attention import RMSNorm, Transformer
 from lightning_modules.layers.axial import AxialBlock
 from lightning_modules.layers.bands import BandLayout, BandMLP, BandSplit, Bins, consecutive_bands
+from lightning_modules.layers.by_source import modules_by_source
 from lightning_modules.layers.checkpointing import checkpointed
 from lightning_modules.losses import MultiResolutionComplexSTFT, SourceLoss
 
@@ -102,24 +103,20 @@ class BandSplitTransformer(ComplexSpectrumSeparator):
         )
         self.norm = nn.Identity() if norm_per_transformer else RMSNorm(features)
         hidden = features * mask_expansion
-        self.masks = nn.ModuleDict({
-            source: BandMLP(layout, features, hidden, mask_hidden_layers, channels)
-            for source in self.sources
-        })  # fmt: skip
-        self.mask_hidden_layers, self.norm_per_transformer = (
-            mask_hidden_layers,
-            norm_per_transformer,
+        self.masks = modules_by_source(
+            self.sources,
+            lambda source: BandMLP(layout, features, hidden, mask_hidden_layers, channels),
         )
+        self.mask_hidden_layers = mask_hidden_layers
+        self.norm_per_transformer = norm_per_transformer
         self.add_earlier_blocks = add_earlier_blocks
         self.checkpoint_activations = checkpoint_activations
 
     def spectra(self, mixture: Tensor) -> Tensor:
         """Estimate the sources' spectra (B, S, 2 C, F, N) from the mixture's (B, 2 C, F, N)."""
-        batch, channels, bins, frames = mixture.shape
-        # (B, 2 C, F, N) -> (B N, F, 2 C)
-        spectrum = mixture.permute(0, 3, 2, 1).reshape(batch * frames, bins, channels)
+        spectrum, frames = by_frame(mixture), mixture.shape[-1]
         x = self.split(spectrum)  # (K, B N, D)
-        x = x.unflatten(1, (batch, frames)).transpose(0, 1)  # (B, K, N, D)
+        x = x.unflatten(1, (-1, frames)).transpose(0, 1)  # (B, K, N, D)
         earlier = torch.zeros_like(x) if self.add_earlier_blocks else None
         for block in self.blocks:
             if earlier is None:
@@ -129,15 +126,9 @@ class BandSplitTransformer(ComplexSpectrumSeparator):
                 earlier = earlier + x
         x = self.norm(x).transpose(0, 1).flatten(1, 2)  # (K, B N, D)
         estimates = [
-            complex_product(
-                self._mask(estimator, x).float().unflatten(2, (-1, 2)),
-                spectrum.unflatten(2, (-1, 2)),
-            )
-            for estimator in self.masks.values()
+            masked(self._mask(estimator, x), spectrum, frames) for estimator in self.masks.values()
         ]
-        # S x (B N, F, C, 2) -> (B, S, 2 C, F, N)
-        joined: Tensor = torch.stack(estimates, 1).flatten(3).unflatten(0, (batch, frames))
-        return joined.permute(0, 2, 4, 3, 1)
+        return torch.stack(estimates, 1)
 
     def _mask(self, estimator: nn.Module, x: Tensor) -> Tensor:
         if self.checkpoint_activations and self.training:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.batches import Batch
-from lightning_modules.base.complex_spectrum import ComplexSpectrumSeparator, complex_product
+from lightning_modules.base.complex_spectrum import ComplexSpectrumSeparator, by_frame, masked
 from lightning_modules.layers.axial import AxialBlock
 from lightning_modules.layers.bands import BandLayout, BandMLP, BandNorm, BandSplit, bands_between
 from lightning_modules.layers.blstm import ResidualBLSTM
@@ -80,26 +80,18 @@ class BSRNNNetwork(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Map a spectrum (B, 2 C, F, N) to a spectrum of the same shape."""
-        x = self.split(_by_frame(_standardised(mixture) if self.standardise_input else mixture))
+        x = self.split(by_frame(_standardised(mixture) if self.standardise_input else mixture))
         frames = mixture.shape[-1]
         x = x.unflatten(1, (-1, frames)).transpose(0, 1)  # (K, B N, D) -> (B, K, N, D)
         for block in self.blocks:
             x = block(x)
-        mask = self.mask(x.transpose(0, 1).flatten(1, 2)).float()  # (B N, F, 2 C)
-        # (B N, F, C, 2) -> (B, N, F, 2 C)
-        pairs = (mask.unflatten(2, (-1, 2)), _by_frame(mixture).unflatten(2, (-1, 2)))
-        estimate: Tensor = complex_product(*pairs).flatten(2).unflatten(0, (-1, frames))
-        return estimate.permute(0, 3, 2, 1)
+        mask = self.mask(x.transpose(0, 1).flatten(1, 2))  # (B N, F, 2 C)
+        return masked(mask, by_frame(mixture), frames)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the layers before and after the LSTMs, which Dynamo unrolls over time."""
         self.split.compile(*args, **kwargs)
         self.mask.compile(*args, **kwargs)
-
-
-def _by_frame(spectrum: Tensor) -> Tensor:
-    """(B, 2 C, F, N) -> (B N, F, 2 C)."""
-    return spectrum.permute(0, 3, 2, 1).flatten(0, 1)
 
 
 def _standardised(spectrum: Tensor) -> Tensor:

@@ -82,6 +82,27 @@ class ComplexSpectrumSeparator(WaveformSeparator):
         return self.spectra(features)
 
 
+def by_frame(spectrum: Tensor) -> Tensor:
+    """Map a spectrum (B, 2 C, F, N) to one row per frame, (B N, F, 2 C)."""
+    return spectrum.permute(0, 3, 2, 1).flatten(0, 1)
+
+
+def masked(mask: Tensor, spectrum: Tensor, frames: int) -> Tensor:
+    """Multiply a complex mask and a spectrum, in full precision.
+
+    Args:
+        mask: Shape (B N, F, 2 C).
+        spectrum: Same shape, by ``by_frame``.
+        frames: N.
+
+    Returns:
+        Spectrum, shape (B, 2 C, F, N).
+    """
+    pairs = (rows.unflatten(2, (-1, 2)) for rows in (mask.float(), spectrum))
+    product: Tensor = complex_product(*pairs).flatten(2).unflatten(0, (-1, frames))
+    return product.permute(0, 3, 2, 1)  # (B, N, F, 2 C) -> (B, 2 C, F, N)
+
+
 def complex_product(masks: Tensor, spectrum: Tensor) -> Tensor:
     """Multiply complex numbers, given as real tensors with the last axis real, imaginary.
 

@@ -145,18 +145,15 @@ class SpectrogramSeparator(SourceSeparator):
     def stft(self, waveform: Tensor) -> Tensor:
         """Compute the STFT of waveforms of any length.
 
-        Frame n is centred on sample n ``hop_length``. Edges are padded as in ``pad_mode``, or
-        with zeros if a waveform is too short to be reflected. Magnitudes are not normalised, as
-        in librosa: a full-scale sine has half the window's sum. (Magnitudes scaled to about 1 are
-        so far below a ReLU output's initial values that an L1 loss can drive all outputs below
-        zero, where gradients vanish.)
+        See ``STFT``. Magnitudes are not normalised: scaled to about 1 they are so far below a ReLU
+        output's initial values that an L1 loss can drive all outputs below zero, where gradients
+        vanish.
 
         Args:
             waveform: Waveforms, shape (..., T).
 
         Returns:
-            Complex spectra, shape (..., F, N), F = n_fft // 2 + 1, N = T // hop_length + 1,
-            and one frame more where the hop is half the window or longer.
+            Complex spectra, shape (..., F, N).
         """
         spectrum: Tensor = self.transform(waveform)
         return spectrum
