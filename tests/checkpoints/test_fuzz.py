@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from lightning_modules.base.description import CONFIG, KEY, CheckpointError, describe
@@ -28,6 +28,7 @@ from lightning_modules.interop.fine_tuning import read_separator
 from tests.helpers.checkpoints import model
 from tests.helpers.configs import ROOTS, class_of
 from tests.helpers.demucs_package import network
+from tests.helpers.fuzzing import fuzzed
 from tests.helpers.open_unmix_package import package_networks, write
 
 _STARTED = {"os.system", "subprocess.Popen", "os.exec", "os.fork", "os.posix_spawn"}
@@ -71,16 +72,6 @@ def load(read: Callable[[Path], SourceSeparator], path: Path) -> None:
             message = str(error)
     assert message.startswith(str(path))
     assert message.isprintable()
-
-
-def fuzzed(examples: int) -> Callable[[Any], Any]:
-    return settings(
-        max_examples=examples,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 NUMBERS = [-(2**63), -1, 0, 1, 2, 3, 7, 64, 2**20, 2**31, 2**63, 10**30, True, -0.5, 0.0, 1e-300,
@@ -187,34 +178,34 @@ def check_bytes(kind: str, changes: list[tuple[float, bytes]], folder: Path) -> 
 @pytest.mark.slow
 @given(changed_description())
 @example(("unet", descriptions("unet", ["init_args", "sources"], ["/../evil", "b"])))
-@fuzzed(30)
+@fuzzed(30, list(HealthCheck))
 def test_changed_descriptions(folder: Path, changed: tuple[str, dict[str, Any]]) -> None:
     check_description(changed, folder)
 
 
 @pytest.mark.slow
 @given(changed_description())
-@fuzzed(400)
+@fuzzed(400, list(HealthCheck))
 def test_many_changed_descriptions(folder: Path, changed: tuple[str, dict[str, Any]]) -> None:
     check_description(changed, folder)
 
 
 @given(st.sampled_from(sorted(FILES)), BYTES)
-@fuzzed(40)
+@fuzzed(40, list(HealthCheck))
 def test_changed_bytes(folder: Path, kind: str, changes: list[tuple[float, bytes]]) -> None:
     check_bytes(kind, changes, folder)
 
 
 @pytest.mark.slow
 @given(st.sampled_from(sorted(FILES)), BYTES)
-@fuzzed(500)
+@fuzzed(500, list(HealthCheck))
 def test_many_changed_bytes(folder: Path, kind: str, changes: list[tuple[float, bytes]]) -> None:
     check_bytes(kind, changes, folder)
 
 
 @pytest.mark.slow
 @given(VALUES, st.sampled_from(["kwargs", "samplerate", "sources", "resample", "state"]))
-@fuzzed(25)
+@fuzzed(25, list(HealthCheck))
 def test_changed_arguments_of_demucs(folder: Path, value: Any, name: str) -> None:
     state = torch.load(folder / "a.th", weights_only=True)["state"]
     contents: dict[str, Any] = {"kwargs": {}, "state": state}

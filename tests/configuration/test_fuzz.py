@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from pytorch_lightning import Trainer
 
 from lightning_modules.configuration.files import chain, config_names
 from tests.helpers.command_line import CSV, TINY, run
+from tests.helpers.fuzzing import fuzzed
 
 pytestmark = pytest.mark.slow
 
@@ -108,13 +109,7 @@ def test_configs_that_once_failed(text: str, musdb_root: Path) -> None:
     check(text, musdb_root)
 
 
-@settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@fuzzed(25, list(HealthCheck))
 @given(text=damaged())
 def test_damaged_configs(text: str, musdb_root: Path) -> None:
     check(text, musdb_root)

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lightning_modules.evaluation.score_files import read_scores, write_scores
 from lightning_modules.evaluation.scores import METRICS, aggregate, merge
+from tests.helpers.fuzzing import fuzzed
 
 FRAME = {"time": 0.0, "duration": 1.0, "metrics": dict.fromkeys(METRICS, 1.5)}
 TARGET = {"name": "vocals", "frames": [FRAME, {**FRAME, "time": 1.0}]}
@@ -70,12 +71,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@fuzzed(300)
 @given(damaged())
 @example(b"[" * 100_000)
 def test_damaged_score_files(tmp_path: Path, content: bytes) -> None:

@@ -18,10 +18,10 @@ from datamodules.files.tags import read_tags
 from lightning_modules.architectures.unet import UNet
 from lightning_modules.architectures.wave_unet import WaveUNet
 from lightning_modules.checkpoints.loading import load_separator
-from lightning_modules.inference import stem_files
 from lightning_modules.tools import separate
 from tests.helpers.audio_files import convert, cut, stream
 from tests.helpers.checkpoints import save
+from tests.helpers.failing_songs import fail_at
 
 RATE = 44100
 
@@ -277,14 +277,7 @@ def test_resume_after_an_interrupt(
     for name in ("one", "two", "three"):
         song(Path(f"{name}.wav"), seconds=0.7)
     arguments = ["one.wav", "two.wav", "three.wav", "--checkpoint", checkpoint, "-o", "out"]
-    separate_file = stem_files.separate_file
-
-    def stopping(model: object, path: Path, *args: object, **keywords: object) -> object:
-        if path.name == "two.wav":
-            raise KeyboardInterrupt
-        return separate_file(model, path, *args, **keywords)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(stem_files, "separate_file", stopping)
+    fail_at(monkeypatch, "two.wav", KeyboardInterrupt())
     assert separate.main(arguments) == 130
     assert "--resume continues" in capsys.readouterr().err
     monkeypatch.undo()

@@ -18,10 +18,10 @@ import soundfile
 import torch
 
 from lightning_modules.architectures.unet import UNet
-from lightning_modules.inference import stem_files
 from lightning_modules.tools import separate
 from tests.helpers.checkpoints import save
 from tests.helpers.command_line import REPOSITORY
+from tests.helpers.failing_songs import fail_at
 from tests.tools.test_separate import RATE, file_stems, song
 
 Output = pytest.CaptureFixture[str]
@@ -141,14 +141,7 @@ def test_errors_of_libraries_do_not_end_the_batch(
 ) -> None:
     for name in ("a", "b"):
         song(Path(f"{name}.wav"), 0.1)
-    separate_file = stem_files.separate_file
-
-    def failing(model: object, path: Path, *args: object, **keywords: object) -> object:
-        if path.name == "a.wav":
-            raise error
-        return separate_file(model, path, *args, **keywords)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(stem_files, "separate_file", failing)
+    fail_at(monkeypatch, "a.wav", error)
     assert run(checkpoint, "a.wav", "b.wav") == 1
     (line,) = errors(capsys)
     assert line.startswith("a.wav: ")

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.errors import DataError
 from datamodules.files.mapped_wav import MappedFile
 from datamodules.files.wav import is_mappable, read_wav_header
+from tests.helpers.fuzzing import fuzzed
 
 KINDS = [
     ("WAV", "PCM_16"),
@@ -74,12 +75,7 @@ def decoded(path: Path) -> np.ndarray | None:
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@fuzzed(300)
 @given(damaged())
 def test_damaged_headers(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.wav"
