@@ -87,7 +87,7 @@ def _reason(error: Exception) -> str:
 def schedule_at(model: SourceSeparator, contents: Mapping[str, Any], new_rate: bool) -> Schedule:
     """What a checkpoint would hold if its run had had the model's settings from the start.
 
-    The scheduler is stepped anew from the start of the run. That of ``ReduceLROnPlateau`` depends
+    The scheduler is stepped from the start of the run. That of ``ReduceLROnPlateau`` depends
     on metrics: its history is kept, and so is the learning rate unless ``new_rate`` is set.
 
     Args:

@@ -62,7 +62,7 @@ _RULES: dict[str, tuple[Accepts, str]] = {
 # Settings whose effect something of ours prevents, their only value, and what to use.
 _FIXED: dict[str, tuple[Any, str]] = {
     "overfit_batches": (0, "each epoch has new examples; limit_train_batches shortens epochs"),
-    "reload_dataloaders_every_n_epochs": (0, "the examples of each epoch are drawn anew anyway"),
+    "reload_dataloaders_every_n_epochs": (0, "each epoch draws new examples anyway"),
     "use_distributed_sampler": (False, "the data module distributes examples over ranks itself"),
 }
 # What each subcommand would not run at all with a limit of 0.

@@ -215,7 +215,7 @@ class _Answer:
         self.started = False
 
     async def send(self, message: Message) -> None:
-        """Pass a message on, with headers, unless it tells of an error inside the server."""
+        """Forward a message, with headers, unless it reports an error inside the server."""
         if message["type"] == "http.response.start":
             if message["status"] == 500:
                 self.failed = _refusal_of(RuntimeError())
