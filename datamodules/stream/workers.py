@@ -122,8 +122,8 @@ def _death(text: str) -> WorkerDiedError:
         how = f"ended with status {code[1]}"
     process = re.search(r"pid(?:\(s\))? ([\d, ]+)", text)
     cause = _CAUSES.get(killed[1], _OTHERS) if killed else _OTHERS
-    if not killed and not code:
-        cause = f"{_MEMORY}; {_OTHERS}"  # torch does not always learn of the signal
+    if not killed and not code:  # torch does not always learn of the signal
+        cause = "; ".join([*_CAUSES.values(), _OTHERS])
     return WorkerDiedError(
         f"a process that loads data{f' ({process[0]})' if process else ''} {how}: "
         f"{cause}. Resume with --ckpt_path last"

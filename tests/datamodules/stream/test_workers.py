@@ -59,7 +59,7 @@ def test_signals_do_not_kill_a_worker_that_is_starting(monkeypatch: pytest.Monke
         ("(pid 7) is killed by signal: Bus error. It is", ["Bus error", "shm-size", "truncated"]),
         ("(pid 7) is killed by signal: Segmentation fault. ", ["Segmentation", "num_workers=0"]),
         ("(pid 7) exited unexpectedly with exit code 3. Details", ["pid 7", "status 3"]),
-        ("(pid(s) 7, 8) exited unexpectedly", ["7, 8", "ended unexpectedly"]),
+        ("(pid(s) 7, 8) exited unexpectedly", ["7, 8", "memory runs out", "shm-size", "truncated"]),
     ],
 )
 def test_death_of_a_worker_is_explained(text: str, words: list[str]) -> None:
