@@ -26,6 +26,7 @@ from datamodules.stream.workers import (
     ignore_signals,
     raise_worker_death,
     stop_signals_blocked,
+    watch,
 )
 
 _PREFETCH = 2
@@ -55,7 +56,9 @@ class WorkerLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         with stop_signals_blocked():
-            return super().__iter__()
+            batches = super().__iter__()
+        watch(getattr(batches, "_workers", ()))
+        return batches
 
 
 class RingLoader(WorkerLoader):
