@@ -26,7 +26,6 @@ from datamodules.stream.workers import (
     ignore_signals,
     raise_worker_death,
     stop_signals_blocked,
-    watch,
 )
 
 _PREFETCH = 2
@@ -56,9 +55,7 @@ class WorkerLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         with stop_signals_blocked():
-            batches = super().__iter__()
-        watch(getattr(batches, "_workers", ()))
-        return batches
+            return super().__iter__()
 
 
 class RingLoader(WorkerLoader):

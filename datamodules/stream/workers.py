@@ -7,10 +7,8 @@ import multiprocessing
 import re
 import signal
 import threading
-import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -64,16 +62,6 @@ _CAUSES = {
 }
 # What torch reported about workers that died.
 _deaths: list[str] = []
-_watched: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
-
-
-def watch(processes: Iterable[BaseProcess]) -> None:
-    """Keep track of workers for as long as they are referenced, to know how they ended.
-
-    torch does not learn of the signal that killed a worker if it asks whether the worker is alive
-    before it handles the worker's death.
-    """
-    _watched.update(processes)
 
 
 def defer_worker_deaths() -> None:
@@ -128,25 +116,15 @@ def explain_worker_error(error: BaseException) -> Exception | None:
 
 def _death(text: str) -> WorkerDiedError:
     """Build the error from torch's text, such as ``DataLoader worker (pid 7) is killed by ...``."""
-    process = re.search(r"pid(?:\(s\))? ([\d, ]+)", text)
-    name = _signal_name(text, process[1] if process else "")
-    how = f"was ended by a signal ({name})" if name else "ended unexpectedly"
-    cause = _CAUSES.get(name, _OTHERS)
+    killed = re.search(r"is killed by signal: ([^.]+)\.", text)
+    how = f"was ended by a signal ({killed[1]})" if killed else "ended unexpectedly"
     if code := re.search(r"exit code (\d+)", text):
         how = f"ended with status {code[1]}"
-    elif not name:
+    process = re.search(r"pid(?:\(s\))? ([\d, ]+)", text)
+    cause = _CAUSES.get(killed[1], _OTHERS) if killed else _OTHERS
+    if not killed and not code:  # torch does not always learn of the signal
         cause = "; ".join([*_CAUSES.values(), _OTHERS])
     return WorkerDiedError(
         f"a process that loads data{f' ({process[0]})' if process else ''} {how}: "
         f"{cause}. Resume with --ckpt_path last"
     )
-
-
-def _signal_name(text: str, pids: str) -> str | None:
-    """The signal that killed one of several workers, in words; None if it is not known."""
-    if killed := re.search(r"is killed by signal: ([^.]+)\.", text):
-        return killed[1]
-    for process in _watched:
-        if str(process.pid) in re.findall(r"\d+", pids) and (process.exitcode or 0) < 0:
-            return signal.strsignal(-(process.exitcode or 0))
-    return None

@@ -145,7 +145,7 @@ def test_files_changed_while_in_use_are_reported(
     for file in root.glob("train/*/bass.wav"):
         fault(file)
     # A worker dies if the file is truncated between the check and the read (see mapped_wav.py).
-    words = r"(bass\.wav: was removed, replaced or changed|Bus error)"
+    words = r"(bass\.wav: was removed, replaced or changed|a data file was truncated)"
     with pytest.raises((DataError, WorkerDiedError), match=words) as raised:
         consume(batches)
     assert "--ckpt_path last" in str(raised.value)

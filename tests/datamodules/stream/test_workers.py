@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import cast
 
@@ -72,19 +70,6 @@ def test_death_of_a_worker_is_explained(text: str, words: list[str]) -> None:
     assert "\n" not in str(explained)
     assert explain_worker_error(explained) is None
     assert explain_worker_error(RuntimeError("out of luck")) is None
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
-def test_signal_of_a_worker_is_known_when_torch_does_not_know_it(number: signal.Signals) -> None:
-    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
-    worker.start()
-    workers.watch([worker])
-    os.kill(worker.pid or 0, number)
-    worker.join()
-    explained = explain_worker_error(
-        RuntimeError(f"DataLoader worker (pid(s) {worker.pid}) exited unexpectedly")
-    )
-    assert f"was ended by a signal ({signal.strsignal(number)})" in str(explained)
 
 
 class Failing(Dataset[int]):
