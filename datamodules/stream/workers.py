@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from torch._C import _error_if_any_worker_fails
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -65,23 +67,23 @@ _deaths: list[str] = []
 
 
 def defer_worker_deaths() -> None:
-    """Note the death of a worker for ``raise_worker_death``, once torch watches its workers.
+    """Note the death of a worker for ``raise_worker_death``.
 
     torch's handler of SIGCHLD raises an error wherever the main process is, so also within an
-    optimiser step or while a checkpoint is written. Loaders notice a dead worker themselves, at
-    latest five seconds after its batch is due.
+    optimiser step or while a checkpoint is written. It is installed once, and lost when Lightning
+    restores all handlers at the end of a run. Loaders notice a dead worker themselves, but not how
+    it died, and at latest five seconds after its batch is due.
     """
-    torch_handler = signal.getsignal(signal.SIGCHLD)
-    if (
-        not callable(torch_handler)
-        or getattr(torch_handler, "__module__", "") == __name__
-        or threading.current_thread() is not threading.main_thread()
-    ):
+    previous = signal.getsignal(signal.SIGCHLD)
+    is_installed = getattr(previous, "__module__", "") == __name__
+    if is_installed or threading.current_thread() is not threading.main_thread():
         return
 
     def note(number: int, frame: FrameType | None) -> None:
         try:
-            torch_handler(number, frame)
+            _error_if_any_worker_fails()
+            if callable(previous):
+                previous(number, frame)
         except RuntimeError as error:
             _deaths.append(str(error))
 

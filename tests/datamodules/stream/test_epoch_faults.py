@@ -198,7 +198,12 @@ def test_cache_cleared_within_an_epoch_is_reported(
 
 
 @pytest.mark.slow
-def test_killed_worker_is_reported(module: Callable[..., Module], root: Path) -> None:
+@pytest.mark.parametrize("handlers_were_lost", [False, True])
+def test_killed_worker_is_reported(
+    module: Callable[..., Module], root: Path, handlers_were_lost: bool
+) -> None:
+    if handlers_were_lost:  # as after a run of Lightning
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     loader = module(root, num_workers=2).train_dataloader()
     assert isinstance(loader, RingLoader)
     batches = iter(loader)
