@@ -193,7 +193,11 @@ def check_file(path: Path, option: str) -> None:
     check_folder(path.parent, option)
 
 
-def check_free(path: Path, force: bool) -> None:
-    """Raise ``FileExistsError`` if a file or folder exists and ``--force`` was not given."""
-    if path.exists() and not force:
-        raise FileExistsError(f"{path} already exists; give another name, or --force")
+def check_free(path: Path, force: bool | None = None) -> None:
+    """Raise ``FileExistsError`` if a file or folder exists.
+
+    ``force`` is whether ``--force`` was given; None if the command does not have it.
+    """
+    if os.path.lexists(path) and not force:
+        forced = "" if force is None else ", or --force"
+        raise FileExistsError(f"{path} already exists; give another name{forced}")

@@ -8,7 +8,6 @@ sample rate or channels are repaired, and each repair is printed; nothing in ROO
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,10 @@ import numpy.typing as npt
 import soundfile
 
 from datamodules import command_line
+from datamodules.cache.pcm import decoding_errors
 from datamodules.errors import DataError
 from datamodules.files import audio
+from datamodules.files.writing import WritingError, writing, writing_error
 from datamodules.locks import file_lock
 from datamodules.parallel import for_each, raise_faults
 from datamodules.tracks.findings import summarise
@@ -107,7 +108,8 @@ def convert(
 
     Raises:
         DataError: Some tracks are faulty (the others are written), ffmpeg is needed and not
-            installed, the disk is full, or ``out`` and ``root`` overlap.
+            installed, a file cannot be written (the rest is not tried then), or ``out`` and
+            ``root`` overlap.
     """
     if subtype not in SUBTYPES:
         raise DataError(f"subtype is {subtype!r}: must be one of {', '.join(SUBTYPES)}")
@@ -120,9 +122,15 @@ def convert(
     done: dict[Path, Converted] = {}
     found: list[DataError] = []
 
+    stopped: list[WritingError] = []
+
     def convert_one(entry: Entry) -> None:
+        if stopped:
+            return
         try:
             done[entry.path] = _convert_track(entry, settings)
+        except WritingError as error:
+            stopped.append(error)
         except DataError as fault:
             found.append(fault)
 
@@ -138,12 +146,11 @@ def convert(
             threads = workers or min(8, os.cpu_count() or 1)
             for_each(convert_one, entries, "converting", progress, threads)
     except OSError as error:
-        found.append(
-            DataError(
-                f"{out}: cannot be written ({error.strerror or error}); free space or set OUT to a "
-                "folder on another disk, and run the command again: complete tracks are kept"
-            )
-        )
+        stopped.append(writing_error(out, out / "track", error))
+    found += [
+        DataError(f"{error}; run the command again after that, complete tracks are kept")
+        for error in stopped[:1]
+    ]
     found.sort(key=str)
     if faults is None:
         raise_faults([str(fault) for fault in found])
@@ -170,32 +177,30 @@ def _convert_track(entry: Entry, settings: _Settings) -> Converted:
 
     Raises:
         DataError: The track is faulty.
-        OSError: The disk is full or not writable.
+        WritingError: A file of it could not be written.
+        OSError: A folder could not be written.
     """
     done = Converted(entry.subset, entry.name)
     target = settings.out / entry.subset / entry.name
     if _is_complete(target, entry, settings):
         done.skipped = True
         return done
-    try:
-        # In OUT, because musdb treats every folder in `train` and `test` as a track.
-        with unfinished_folder(settings.out) as scratch:
+    # In OUT, because musdb treats every folder in `train` and `test` as a track.
+    with unfinished_folder(settings.out) as scratch:
+        with decoding_errors(settings.out, entry.path):
             sources, done.warnings = open_track(
                 entry, scratch, settings.stems, settings.missing_as_silence, settings.strict
             )
-            common = common_format(sources)
-            folder = scratch / "track"
-            folder.mkdir()
+        common = common_format(sources)
+        folder = scratch / "track"
+        folder.mkdir()
+        with writing(target, folder / f"{MIXTURE}.wav"):
             _write_track(sources, common, folder, settings, done)
-            sync(folder)
-            target.parent.mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):  # an incomplete track
-                os.replace(target, scratch / "old")
-            os.replace(folder, target)
-    # libsndfile notices a full disk when writing or closing; readers raise a DataError.
-    except (soundfile.SoundFileError, AssertionError) as error:
-        # Their messages do not say why; a file that did not fit is deleted by now.
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        sync(folder)
+        target.parent.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):  # an incomplete track
+            os.replace(target, scratch / "old")
+        os.replace(folder, target)
     for source in sources.values():
         if actions := repairs(source, common):
             done.repaired[str(source.path)] = ", ".join(actions)

@@ -49,6 +49,7 @@ from datamodules.files.names import is_stem_file
 from datamodules.files.resampling import resample_file, resampled_length
 from datamodules.files.state import State, changed_error, state
 from datamodules.files.stream_names import STREAMS, StreamOrder
+from datamodules.files.writing import is_full
 from datamodules.parallel import for_each, raise_faults
 from datamodules.unfinished import sync, unfinished_folder
 
@@ -266,7 +267,7 @@ def _create_entry(job: _Job) -> Decoded:
     with unfinished_folder(target.parent) as scratch:
         new_entry = scratch / "entry"
         new_entry.mkdir()
-        with _decoding_errors(target.parent, path):
+        with decoding_errors(target.parent, path):
             if job.order:
                 decode_stem_file(path, new_entry, job.order)
             elif job.sample_rate:
@@ -317,17 +318,13 @@ def _collecting(path: Path, faults: dict[Path, DataError] | None) -> Iterator[No
 
 
 @contextmanager
-def _decoding_errors(folder: Path, path: Path) -> Iterator[None]:
+def decoding_errors(folder: Path, path: Path) -> Iterator[None]:
     """Convert decoding errors to an ``OSError`` if the disk is full, else to a ``DataError``."""
     try:
         yield
     except (soundfile.SoundFileError, AssertionError, DataError) as error:
-        # libsndfile and ffmpeg report a full disk in different ways, or not at all.
-        full = os.strerror(errno.ENOSPC)
-        disk = os.statvfs(folder)
-        has_inodes = disk.f_favail or not disk.f_files  # some file systems do not count them
-        if full in str(error) or not has_inodes or shutil.disk_usage(folder).free < 2**20:
-            raise OSError(errno.ENOSPC, full) from error
+        if is_full(folder, error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         if isinstance(error, DataError):
             raise
         raise DataError(

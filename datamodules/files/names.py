@@ -72,6 +72,16 @@ def match(wanted: Iterable[str], present: Iterable[str]) -> dict[str, str]:
     }
 
 
+def pair(wanted: Iterable[str], present: Iterable[str]) -> dict[str, str]:
+    """Like `match`, but without names that are present for another wanted name, equal to them."""
+    names = set(wanted)
+    return {
+        name: found
+        for name, found in match(sorted(names), present).items()
+        if found == name or found not in names
+    }
+
+
 def groups_of_same(names: Iterable[str]) -> list[list[str]]:
     """Groups of two or more different names that are the same in the sense of `same_name`."""
     groups: dict[str, list[str]] = {}

@@ -16,13 +16,23 @@ from datamodules.errors import DataError
 _UNFINISHED = ".tmp"
 
 
+# Error numbers of the system.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# With less free space a write has failed for lack of it, whatever a library says, bytes.
+_ALMOST_NONE = 2**20
+
+
+class WritingError(DataError):
+    """A file could not be written; the message has the reason and the free space."""
+
+
 class EncoderError(Exception):
     """ffmpeg failed; the message is its last line."""
 
 
 @contextmanager
 def writing(final: Path, partial: Path) -> Iterator[None]:
-    """Convert errors of writing a file to a ``DataError`` with the reason and the free space.
+    """Convert errors of writing a file to a ``WritingError``.
 
     Args:
         final: The file, for the message.
@@ -42,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The folder is created. After an error or a kill the former file is unchanged.
 
     Raises:
-        DataError: The system refuses to write; the message has its reason and the free space.
+        WritingError: The system refuses to write.
     """
     unfinished = path.with_name(f".{path.name[:100]}.{os.getpid()}{_UNFINISHED}")
     with writing(path, unfinished):
@@ -77,15 +87,33 @@ def check_room(folder: Path, needed: int, what: str) -> None:
         )
 
 
-def writing_error(final: Path, partial: Path, error: Exception) -> DataError:
+def is_full(folder: Path, error: BaseException) -> bool:
+    """Whether an error, also of a library that does not say so, is that of a full disk.
+
+    Args:
+        folder: The folder that was written to.
+        error: The error; what could be written is not deleted yet.
+    """
+    if not isinstance(error, Exception):
+        return False  # such as Ctrl-C
+    said = isinstance(error, OSError) and error.errno in FULL
+    said = said or any(os.strerror(number) in str(error) for number in FULL)
+    disk = os.statvfs(folder)
+    has_inodes = disk.f_favail or not disk.f_files  # some file systems do not count them
+    return said or not has_inodes or shutil.disk_usage(folder).free < _ALMOST_NONE
+
+
+def writing_error(final: Path, partial: Path, error: Exception) -> WritingError:
     """Build the error for a file that could not be written; arguments as for ``writing``."""
     code, reason = _reason(partial, error)
     advice = "free space there, or give another folder"
     if code == errno.EFBIG:
         advice = "raise the limit of file sizes (`ulimit -f`), or give another folder"
-    elif code not in (errno.ENOSPC, errno.EDQUOT):
+    elif code not in FULL:
         advice = "check the disk and its permissions, or give another folder"
-    return DataError(f"{final}: could not be written ({reason}; {_room(partial.parent)}); {advice}")
+    return WritingError(
+        f"{final}: could not be written ({reason}; {_room(partial.parent)}); {advice}"
+    )
 
 
 def _existing(folder: Path) -> Path:

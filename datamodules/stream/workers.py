@@ -13,6 +13,8 @@ from types import FrameType
 
 from torch._C import _error_if_any_worker_fails
 
+from datamodules.deaths import LIKELY
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -52,15 +54,12 @@ class WorkerDiedError(RuntimeError):
     """A worker died; the message says how, likely causes and what to do."""
 
 
-_MEMORY = (
-    "the system kills a process when memory runs out: give the job more memory, or lower "
-    "--data.init_args.num_workers or batch_size"
-)
 _OTHERS = "--data.init_args.num_workers=0 shows its errors"
+_MEMORY = "give the job more memory, or lower --data.init_args.num_workers or batch_size"
+# By the name of the signal, which torch tells.
 _CAUSES = {
-    signal.strsignal(signal.SIGKILL): _MEMORY,
-    signal.strsignal(signal.SIGBUS): "shared memory is full (`df -h /dev/shm`; a container gets "
-    "more with --shm-size=8g), or a data file was truncated while it was being read",
+    signal.strsignal(number): f"{cause}: {_MEMORY}" if number == signal.SIGKILL else cause
+    for number, cause in LIKELY.items()
 }
 # What torch reported about workers that died.
 _deaths: list[str] = []

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from datamodules.command_line import check_file
 from lightning_modules.base.former_names import with_current_class_paths
 
 KEY = "separator"
@@ -52,18 +51,6 @@ def check_is_there(path: Path) -> None:
     found = sorted(str(other) for other in folder.glob("*.ckpt"))
     nearby = "there are " + ", ".join(found[:5]) if found else "train one with `fit` first"
     raise CheckpointError(f"{path}: there is no such checkpoint; {nearby}")
-
-
-def check_is_free(path: Path) -> None:
-    """Check that a checkpoint can be written and does not exist.
-
-    Raises:
-        FileExistsError: The file exists.
-        DataError: Its folder is not writable.
-    """
-    if path.exists():
-        raise FileExistsError(f"{path} already exists; give another name with -o")
-    check_file(path, "-o")
 
 
 def describe(model: Described) -> dict[str, Any]:

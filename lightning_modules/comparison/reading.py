@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
+from datamodules.files.names import pair
 from lightning_modules.comparison.history import read_history
 from lightning_modules.comparison.systems import Run
 from lightning_modules.configuration.files import ConfigError, read_config
@@ -92,6 +93,20 @@ def _find_scores(folder: Path, subset: str) -> tuple[Path, list[str]]:
 
 def _has_scores(folder: Path) -> bool:
     return any(folder.glob("*.json"))
+
+
+def unify_track_names(runs: Sequence[Run]) -> None:
+    """Give each track the name that it has in the first run.
+
+    Letter case and Unicode form of names may differ, because file systems change them.
+    """
+    known: list[str] = []
+    for run in runs:
+        for tracks in (run.tracks, run.mixture):
+            names = pair([track.name for track in tracks], known)
+            for track in tracks:
+                track.name = names.get(track.name, track.name)
+        known += {track.name for track in (*run.tracks, *run.mixture)} - set(known)
 
 
 def disambiguate_names(runs: Sequence[Run]) -> None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datamodules.files.names import pair
 from datamodules.files.writing import replacing
 from lightning_modules.evaluation.scores import METRICS, TrackScores
+
+
+def score_files(folder: Path, tracks: Sequence[str]) -> dict[str, Path]:
+    """Score file of each track in a folder: an existing one also with other letter case."""
+    existing = pair(tracks, (path.stem for path in folder.glob("*.json")))
+    return {name: folder / f"{existing.get(name, name)}.json" for name in tracks}
 
 
 def write_scores(scores: TrackScores, path: str | Path) -> None:

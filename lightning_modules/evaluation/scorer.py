@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +24,19 @@ from lightning_modules.evaluation.estimate_files import (
     with_streams,
 )
 from lightning_modules.evaluation.estimates import Settings, origin, score_estimates, score_oracle
-from lightning_modules.evaluation.score_files import read_scores, write_scores
+from lightning_modules.evaluation.score_files import read_scores, score_files, write_scores
 from lightning_modules.evaluation.scores import TrackScores
-from lightning_modules.runtime.process_pool import ScoringPool, available_cores
+from lightning_modules.runtime.process_pool import (
+    PoolTask,
+    ScoringPool,
+    as_completed,
+    available_cores,
+)
 
+KILLED = (
+    "A scoring process was killed, perhaps because memory ran out: tracks without scores are "
+    "scored again, one at a time. Give fewer --processes"
+)
 # Names in a message.
 _NAMED = 5
 
@@ -137,10 +145,11 @@ class Scorer:
             estimates: Name of the track -> its estimates.
             output: Scores are written to ``<output>/<subset>/<track>.json``.
         """
+        files = _score_files(tracks, output)
         jobs = [
             Job(
                 track.name,
-                output / track.subset / f"{track.name}.json",
+                files[track.name],
                 origin(track, self.settings, estimates[track.name]),
                 partial(score_estimates, track, estimates[track.name], self.settings, self.metrics),
             )
@@ -163,10 +172,11 @@ class Scorer:
             targets: Name of the track -> targets to score.
             output: Folder of the scores.
         """
+        files = _score_files(tracks, output)
         jobs = [
             Job(
                 track.name,
-                output / track.subset / f"{track.name}.json",
+                files[track.name],
                 origin(track, self.settings, oracle=oracle, targets=wanted),
                 partial(score_oracle, track, oracle, wanted, self.settings, self.metrics),
             )
@@ -197,15 +207,22 @@ class Scorer:
         processes = max(1, min(self.processes, len(jobs)))
         pool = ScoringPool(processes, threads=max(1, available_cores() // processes))
         try:
-            futures = {pool.submit(job.work, known=known.get(job.name)): job for job in jobs}
-            for future in tqdm(as_completed(futures), description, len(jobs), unit="track"):
-                job = futures[future]
-                if error := future.exception():
-                    self.left_out[job.name] = _reason(error)
+            tasks = {
+                PoolTask(pool, partial(job.work, known=known.get(job.name))): job for job in jobs
+            }
+            told = False
+            for task in tqdm(as_completed(tasks), description, len(jobs), unit="track"):
+                job = tasks[task]
+                if pool.is_broken and not told:
+                    tqdm.write(KILLED, sys.stderr)
+                    told = True
+                try:
+                    scores = task.result()
+                    scores.origin = job.origin
+                    write_scores(scores, job.file)
+                except Exception as error:
+                    self.left_out[job.name] = reason(error)
                     continue
-                scores = future.result()
-                scores.origin = job.origin
-                write_scores(scores, job.file)
                 done[job.name] = scores
         except BaseException:
             pool.terminate()
@@ -231,6 +248,11 @@ class Job:
     work: Callable[..., TrackScores]
 
 
+def _score_files(tracks: Sequence[Track], output: Path) -> dict[str, Path]:
+    folder = output / tracks[0].subset if tracks else output  # all are of one subset
+    return score_files(folder, [track.name for track in tracks])
+
+
 def _existing_scores(jobs: Sequence[Job]) -> dict[str, TrackScores]:
     """Read existing score files; raise DataError if they were computed from something else."""
     found = {}
@@ -249,13 +271,18 @@ def _existing_scores(jobs: Sequence[Job]) -> dict[str, TrackScores]:
                 f"{job.file}: contains scores {what}; give another folder with -o, or --overwrite "
                 "to score all tracks again"
             )
+        scores.name = job.name  # which may be written differently in the file's name
         found[job.name] = scores
     return found
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: Exception) -> str:
+    """Why a track could not be scored."""
     if isinstance(error, BrokenProcessPool):
-        return "a scoring process was killed, perhaps for lack of memory: try --processes 1"
+        return (
+            "the scoring process was killed, also when it scored this track alone; perhaps memory "
+            "ran out"
+        )
     if isinstance(error, (OSError, ValueError)):
         return str(error)
     return f"{type(error).__name__}: {error}"

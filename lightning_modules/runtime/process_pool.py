@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import as_completed as futures_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -134,6 +135,13 @@ class PoolTask(Generic[Result]):
             if work is None:
                 raise
             return _alone(work)
+
+
+def as_completed(tasks: Iterable[PoolTask[Result]]) -> Iterator[PoolTask[Result]]:
+    """Yield each task when the pool does not work on it any more."""
+    by_future = {task._future: task for task in tasks}
+    for future in futures_completed(by_future):
+        yield by_future[future]
 
 
 def _alone(work: Callable[[], Result]) -> Result:

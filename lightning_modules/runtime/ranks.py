@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from datamodules.deaths import LIKELY, OUT_OF_MEMORY
 from lightning_modules.runtime.launch import here
 from lightning_modules.runtime.parent import exit_now, exit_with_parent
 
@@ -27,11 +28,6 @@ _GRACE_SECONDS = 10.0
 # How long finished ranks may take to end.
 _END_SECONDS = 60.0
 _RESUME = "Resume from last.ckpt with --ckpt_path auto"
-_LIKELY: dict[int, str] = {
-    signal.SIGKILL: "the system kills a process when memory runs out (`dmesg` tells)",
-    signal.SIGBUS: "shared memory is full (`df -h /dev/shm`), or a file was truncated while it was "
-    "being read",
-}
 _CONNECTION = re.compile(
     r"connection (closed|reset|refused)|broken pipe|timed out|timeout|remote process exited"
     r"|socket|peer",
@@ -54,7 +50,7 @@ def end_with_main_rank() -> None:
         return  # the variables were inherited by another process
     message = ""
     if os.environ["LOCAL_RANK"] == "1":  # one of them tells it
-        message = f"error: rank 0 (process {main}) was killed: {_LIKELY[signal.SIGKILL]}. {_RESUME}"
+        message = f"error: rank 0 (process {main}) was killed: {OUT_OF_MEMORY}. {_RESUME}"
     exit_with_parent(main, message)
 
 
@@ -117,7 +113,7 @@ def _cause(status: int) -> str:
     if status > 0:
         return f"failed with status {status}; its message is above"
     name = signal.strsignal(-status) or "unknown"
-    likely = _LIKELY.get(-status)
+    likely = LIKELY.get(-status)
     return f"was ended by signal {-status} ({name}){f': {likely}' if likely else ''}"
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +24,9 @@ from datamodules.tracks.layouts import STEMS, SUBSETS
 from lightning_modules.base.description import check_is_there
 from lightning_modules.evaluation.bands import band_centres, band_energies
 from lightning_modules.evaluation.score_files import write_scores
+from lightning_modules.evaluation.scorer import reason
 from lightning_modules.evaluation.scores import METRICS, TrackScores, aggregate, score_track
-from lightning_modules.runtime.process_pool import ScoringPool
+from lightning_modules.runtime.process_pool import PoolTask, ScoringPool
 
 if TYPE_CHECKING:
     from datamodules.degradation import DegradedMUSDBDataModule
@@ -43,7 +43,10 @@ _SILENT = 1e-20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write scores and plots, print tables; return the exit status: 0, or 2 after an error."""
+    """Write scores and plots, print tables; return the exit status.
+
+    It is 0, 1 if some tracks could not be scored, or 2 after an error.
+    """
     options = _parser().parse_args(arguments)
     return command_line.run(lambda: _run(options))
 
@@ -57,8 +60,14 @@ def _run(options: argparse.Namespace) -> int:
             f"{options.output} is not empty; give another folder with -o, or --force to overwrite "
             "its files"
         )
-    print(_compare(options))
-    return 0
+    tables, left_out = _compare(options)
+    if tables:
+        print(tables)
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}", file=sys.stderr)
+    if not tables:
+        return 2
+    return 1 if left_out else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _compare(options: argparse.Namespace) -> str:
+def _compare(options: argparse.Namespace) -> tuple[str, dict[str, str]]:
+    """Return the tables, empty if no track could be scored, and why tracks were left out."""
     from tqdm import tqdm
 
     from lightning_modules.architectures.cascade import Cascade
@@ -99,8 +109,8 @@ def _compare(options: argparse.Namespace) -> str:
         tracks, start, samples = tracks[:PAPER_TRACKS], PAPER_START, PAPER_SAMPLES
         _check_lengths(tracks)
 
-    futures: list[tuple[str, Future[TrackScores]]] = []
-    energies: list[dict[str, Any]] = []
+    tasks: dict[str, dict[str, PoolTask[TrackScores]]] = {}
+    energies: dict[str, dict[str, Any]] = {}
     with ScoringPool(options.processes) as pool:
         for track in tqdm(tracks, "separating", unit="track"):
             music, estimates, references = _separate(cascade, data, track, start, samples)
@@ -108,20 +118,28 @@ def _compare(options: argparse.Namespace) -> str:
                 truth, sources = references, cascade.sources
                 if name not in INPUTS:
                     truth, sources = music["origin"][None], [MUSIC]
-                score = pool.submit(score_track, track.name, truth, estimate, rate, sources)
-                futures.append((name, score))
-            energies.append({name: band_energies(music[name], rate) for name in INPUTS})
+                task = PoolTask(pool, score_track, track.name, truth, estimate, rate, sources)
+                tasks.setdefault(track.name, {})[name] = task
+            energies[track.name] = {name: band_energies(music[name], rate) for name in INPUTS}
             _plot(music, rate, track.name, options.output / "pictures")
         scores: dict[str, list[TrackScores]] = {}
-        for name, future in futures:
-            scores.setdefault(name, []).append(future.result())
-    for name, of_tracks in scores.items():
-        for one in of_tracks:
-            write_scores(one, options.output / name / subset / f"{one.name}.json")
-    sums = {name: np.sum([each[name] for each in energies], axis=0) for name in INPUTS}
-    title = f"{len(tracks)} {subset} track{'s' * (len(tracks) != 1)}"
+        left_out: dict[str, str] = {}
+        for track_name, of_track in tasks.items():
+            try:
+                done = {name: task.result() for name, task in of_track.items()}
+            except Exception as error:
+                left_out[track_name] = reason(error)
+                del energies[track_name]
+                continue
+            for name, one in done.items():
+                scores.setdefault(name, []).append(one)
+                write_scores(one, options.output / name / subset / f"{one.name}.json")
+    if not scores:
+        return "", left_out
+    sums = {name: np.sum([each[name] for each in energies.values()], axis=0) for name in INPUTS}
+    title = f"{len(energies)} {subset} track{'s' * (len(energies) != 1)}"
     title += ", the paper's excerpts" * options.paper_excerpts
-    return f"{_score_table(scores, title)}\n\n{_level_table(sums, band_centres(rate))}"
+    return f"{_score_table(scores, title)}\n\n{_level_table(sums, band_centres(rate))}", left_out
 
 
 def _data_module(options: argparse.Namespace, cascade: Cascade) -> DegradedMUSDBDataModule:

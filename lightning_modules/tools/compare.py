@@ -22,6 +22,7 @@ from lightning_modules.comparison.reading import (
     disambiguate_names,
     read_run,
     split_name,
+    unify_track_names,
 )
 from lightning_modules.comparison.systems import (
     ALL_METRICS,
@@ -89,7 +90,9 @@ def _systems(options: argparse.Namespace) -> list[System]:
     runs = [run for given in options.runs for run in _read(given, options.subset)]
     bounds = [read_run(given, options.subset) for given in options.bounds]
     mixture = read_run(options.mixture, options.subset) if options.mixture else None
-    disambiguate_names([*runs, *bounds, *([mixture] if mixture else [])])
+    everything = [*runs, *bounds, *([mixture] if mixture else [])]
+    disambiguate_names(everything)
+    unify_track_names(everything)
     if mixture:
         for run in runs:
             run.mixture = mixture.tracks

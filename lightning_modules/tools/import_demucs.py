@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules import command_line
-from lightning_modules.base.description import CheckpointError, check_is_free
+from lightning_modules.base.description import CheckpointError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    check_is_free(options.output)
+    command_line.check_free(options.output)
+    command_line.check_file(options.output, "-o")
     if not options.weights.is_file():
         raise CheckpointError(f"{options.weights}: there is no such file; expected weights")
     from lightning_modules.checkpoints.files import save_separator

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules import command_line
-from lightning_modules.base.description import CheckpointError, check_is_free
+from lightning_modules.base.description import CheckpointError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _convert(folder: Path, output: Path) -> int:
-    check_is_free(output)
+    command_line.check_free(output)
+    command_line.check_file(output, "-o")
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: is not a folder; expected a folder of <source>.pth files")
     from lightning_modules.checkpoints.files import save_separator

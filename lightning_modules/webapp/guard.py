@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import json
 import logging
@@ -20,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from datamodules.files.writing import FULL
 from lightning_modules.base.description import one_line
 from lightning_modules.webapp.workspace import DISK_FULL
 
@@ -196,7 +196,7 @@ class _RefusedError(Exception):
 
 def _refusal_of(error: Exception) -> _RefusedError:
     """Return what a browser is told of an error, which is nothing about the server."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         return _RefusedError(507, DISK_FULL)
     return _RefusedError(500, "The server could not do this; its log says why. Reload the page.")
 

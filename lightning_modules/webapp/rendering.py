@@ -15,6 +15,7 @@ import soundfile
 from datamodules.errors import DataError
 from datamodules.files.audio import Audio, read
 from datamodules.files.tags import read_tags
+from datamodules.files.writing import is_full
 from lightning_modules.inference.encoding import Encoding
 from lightning_modules.inference.stem_files import SeparatingModule, StemFiles
 from lightning_modules.plots.sound import track_strips
@@ -83,7 +84,7 @@ def separate_and_draw(
     try:
         draw(song, progress)
     except BaseException as error:
-        full = workspace.disk_is_full(error)
+        full = is_full(workspace.root, error)
         workspace.remove(song)
         if full:
             raise DataError(f"{Path(upload).name}: {DISK_FULL}") from error

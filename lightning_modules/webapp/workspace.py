@@ -6,7 +6,6 @@ becomes part of a path.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
@@ -23,6 +22,7 @@ import soundfile
 
 from datamodules.errors import DataError
 from datamodules.files.song import inspect_song, open_song
+from datamodules.files.writing import is_full
 from lightning_modules.inference.encoding import MIXTURE
 from lightning_modules.inference.stem_files import SeparatingModule, StemFiles, separate_file
 
@@ -208,7 +208,7 @@ class Workspace:
             song.busy = False
             song.used = time.monotonic()
         except BaseException as error:
-            full = self.disk_is_full(error)
+            full = is_full(self.root, error)
             if song is not None:
                 self.remove(song)
             if full:
@@ -219,13 +219,6 @@ class Workspace:
                 self._public(str(error), song.source if song else None, upload)
             ) from error
         return song
-
-    def disk_is_full(self, error: BaseException) -> bool:
-        """Whether an error, also of a library that does not say so, is that of a full disk."""
-        if not isinstance(error, Exception):
-            return False
-        said = any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
-        return said or shutil.disk_usage(self.root).free < 2**16
 
     @staticmethod
     def _public(message: str, source: Path | None, upload: Path) -> str:

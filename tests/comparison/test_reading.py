@@ -11,6 +11,7 @@ from lightning_modules.comparison.reading import (
     disambiguate_names,
     read_run,
     split_name,
+    unify_track_names,
 )
 from lightning_modules.comparison.systems import Run
 from tests.helpers.comparison import write_folder, write_run
@@ -34,6 +35,15 @@ def test_run_directory() -> None:
     part = read_run("mine=runs/unet/scores/estimate", "test")
     assert (part.name, part.config) == ("mine", {})
     assert part.values("nSDR", "vocals") == {"a": 3.0, "b": 4.0}
+
+
+def test_letter_case_and_unicode_form_of_names_do_not_separate_tracks() -> None:
+    names = ["\u00e9 one", "Two", "two"], ["E\u0301 ONE", "Two", "two"], ["TWO", "new"]
+    folders = [write_folder(Path(str(n)), dict.fromkeys(each, 1.0)) for n, each in enumerate(names)]
+    runs = [read_run(str(folder), "test") for folder in folders]
+    unify_track_names(runs)
+    found = [sorted(run.values("SDR", "vocals")) for run in runs]
+    assert found == [["Two", "two", "\u00e9 one"]] * 2 + [["Two", "new"]]
 
 
 def test_last_validation_of_a_run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -259,7 +260,9 @@ def test_full_disk_is_reported(tmp_path: Path) -> None:
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small disk can only be mounted by root")
     try:
-        with pytest.raises(DataError, match=r"cannot be written .*complete tracks are kept"):
+        with pytest.raises(
+            DataError, match=rf"written \(No space .* disk {disk}\);.* tracks are kept"
+        ):
             convert(root, disk, workers=1)
         assert list(disk.glob(".*.unfinished")) == []
         assert len(list((disk / "train").iterdir())) == 1
@@ -271,8 +274,20 @@ def test_full_disk_is_reported(tmp_path: Path) -> None:
 def test_unwritable_folder_is_reported(tmp_path: Path) -> None:
     write_folder(tmp_path / "root" / "A")
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataError, match=r"file/out: could not be written \(Not a directory"):
         convert(tmp_path / "root", tmp_path / "file" / "out")
+
+
+def test_reason_of_a_failed_writing_is_told(tmp_path: Path) -> None:
+    for name in "AB":
+        write_folder(tmp_path / "root" / name)
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, former[1]))
+    try:
+        with pytest.raises(DataError, match=r"^[^\n]*/A: .* \(File too large;.*`ulimit -f`"):
+            convert(tmp_path / "root", tmp_path / "out", workers=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
 def test_truncated_file_is_reported(

@@ -70,6 +70,33 @@ def test_table_scores_and_pictures(
 
 
 @pytest.mark.slow
+def test_tracks_that_cannot_be_scored_are_left_out(
+    pair: list[str],
+    musdb_root: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = [*pair, "--root", str(musdb_root), "-o", "out", "--device", "cpu", "--force"]
+    names = sorted(path.name for path in (musdb_root / "train").iterdir())
+
+    def score(name: str, *audio: object) -> object:
+        if name in lost:
+            raise MemoryError("no room")
+        return score_track(name, *audio)  # type: ignore[arg-type]
+
+    score_track = cascade.score_track
+    monkeypatch.setattr(cascade, "score_track", score)
+    monkeypatch.setattr(cascade, "ScoringPool", ScoringThreads)
+    lost = names[:1]
+    assert cascade.main([*arguments, "--subset", "train"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{len(names) - 1} train track")
+    assert f"left out: {names[0]}: MemoryError: no room" in err
+    lost = names
+    assert cascade.main([*arguments, "--subset", "train"]) == 2
+
+
+@pytest.mark.slow
 def test_all_inputs_score_the_same_without_degradation_and_denoising(
     pair: list[str],
     musdb_root: Path,

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +22,7 @@ from lightning_modules.evaluation.estimates import Settings
 from lightning_modules.evaluation.metrics import METRICS
 from lightning_modules.evaluation.score_files import read_folder, read_scores
 from lightning_modules.evaluation.scorer import Job, Scorer
+from lightning_modules.evaluation.scores import TrackScores
 from lightning_modules.tools import score
 from tests.helpers.estimates import make_estimates, make_track
 from tests.helpers.light_runs import ScoringThreads
@@ -46,8 +48,13 @@ def data_set(*names: str, folder: str = "estimates") -> None:
         make_estimates(Path(folder, name), make_track(Path("data"), name, seconds=1.0, channels=1))
 
 
-def exit_process(known: object) -> NoReturn:
-    os._exit(1)
+def be_killed(file: Path, times: int, known: object) -> TrackScores:
+    """Be killed so many times, then return scores."""
+    calls = len(file.read_text()) if file.exists() else 0
+    file.write_text("." * (calls + 1))
+    if calls < times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return TrackScores("scored", {}, {})
 
 
 def divide_by_zero(known: object) -> NoReturn:
@@ -212,11 +219,32 @@ def test_help_lists_metrics(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.complete_run
-def test_track_of_killed_process_is_left_out(tmp_path: Path) -> None:
+def test_tracks_of_a_killed_process_are_scored_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     killed = Scorer(Settings(), processes=1)
-    assert killed.run([Job("a", tmp_path / "a.json", {}, exit_process)], "scoring") == []
-    assert "was killed" in killed.left_out["a"]
-    assert not list(tmp_path.iterdir())
+    times = {"a": 1, "b": 0, "c": 2}
+    jobs = [
+        Job(name, Path(f"{name}.json"), {}, partial(be_killed, tmp_path / name, count))
+        for name, count in times.items()
+    ]
+    assert len(killed.run(jobs, "scoring")) == 2
+    assert capsys.readouterr().err.count("scored again, one at a time") == 1
+    assert list(killed.left_out) == ["c"]
+    assert "was killed, also when it scored this track alone" in killed.left_out["c"]
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["a.json", "b.json"]
+
+
+def test_letter_case_and_unicode_form_of_score_files_do_not_matter(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data_set("\u00e9 one", "two")
+    assert score.main(ALL) == 0
+    Path("out/test/\u00e9 one.json").rename("out/test/E\u0301 ONE.json")
+    capsys.readouterr()
+    assert score.main([*ALL, "--mixture"]) == 0
+    assert "2 of 2 tracks have their scores" in capsys.readouterr().err
+    assert len(os.listdir("out/test")) == len(os.listdir("out/mixture/test")) == 2
 
 
 def test_failing_job_is_left_out(tmp_path: Path) -> None:
