@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["fit"]:
         # A signal during the imports stops the run after its first batch.
         signals.install_handlers(signals.TERMINATE, signals.TIME_LIMIT, signals.HANG_UP)
+        signals.outlive_readers()
     status = 0
     try:
         prepared = prepare(given)

@@ -274,6 +274,9 @@ class Checkpoints(CheckpointBase):
             self._save_between_batches(trainer)
         if not isinstance(exception, Interrupted):
             signals.restore_handlers()
+            if isinstance(exception, Exception) and trainer.world_size > 1:
+                # Launchers send it after another rank has failed; the error is told before.
+                signals.ignore(signals.TERMINATE)
 
     def _save_between_batches(self, trainer: Trainer) -> None:
         """Save ``last.ckpt`` after an error between two batches.

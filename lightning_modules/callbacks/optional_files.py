@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
+import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.command_line import describe
 from datamodules.files.writing import writing_error
 
+# W&B's own process writes to the disk, in blocks of 32 KiB, and tells no errors.
+_WANDB_BYTES = 2**16
 _METHODS = ("log_metrics", "log_hyperparams", "save", "finalize")
 
 
@@ -52,6 +57,7 @@ class OptionalFiles:
 
 def make_optional(logger: Logger) -> None:
     """Let a logger report its first error, such as a full disk, and lose entries after it."""
+    threading.excepthook = _hide_writers
     guard = OptionalFiles(f"entries of {type(logger).__name__}")
     for name in _METHODS:
         if method := getattr(logger, name, None):
@@ -81,6 +87,8 @@ def _log_kept(logger: Any) -> Iterator[None]:
     size = log.stat().st_size if is_csv and log.is_file() else 0
     try:
         yield
+        if _is_offline(logger) and shutil.disk_usage(folder).free < _WANDB_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except Exception as error:
         if former is not None:
             log.write_bytes(former)
@@ -91,6 +99,10 @@ def _log_kept(logger: Any) -> Iterator[None]:
         raise
 
 
+def _is_offline(logger: Any) -> bool:
+    return isinstance(logger, WandbLogger) and bool(getattr(logger.experiment, "offline", False))
+
+
 def _system_error(error: BaseException | None) -> OSError | None:
     """The system's error that led to another one; TensorBoard raises a ``ValueError``."""
     while error is not None:
@@ -98,6 +110,12 @@ def _system_error(error: BaseException | None) -> OSError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def _hide_writers(failed: threading.ExceptHookArgs) -> None:
+    """Print errors of threads, but not of TensorBoard's, whose next call raises them again."""
+    if not type(failed.thread).__module__.startswith("tensorboard"):
+        threading.__excepthook__(failed)
 
 
 def _adds_column(logger: Any) -> bool:

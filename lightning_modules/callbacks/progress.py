@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -18,6 +19,13 @@ class Progress(TQDMProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stderr.isatty() or sys.stdout.isatty() else 100)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """End the bar's line, so that a message begins a new one."""
+        with suppress(TypeError):  # there is no bar
+            self.train_progress_bar.close()
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule

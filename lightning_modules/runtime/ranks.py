@@ -138,8 +138,8 @@ def _explain(error: Exception) -> RankLostError | None:
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0")))
     reason = re.sub(r"^\[[^\]]*\] ?|\. This is typically.*", "", reason)[:200]
     return RankLostError(
-        f"rank {rank}{here()} lost the connection to another rank ({reason}): that one was killed "
-        f"or failed, and its message or the launcher's tells why. {_RESUME}"
+        f"rank {rank}{here()} lost the connection to another rank ({reason}): that one was killed, "
+        f"failed or hangs, and its message or the launcher's tells why. {_RESUME}"
     )
 
 

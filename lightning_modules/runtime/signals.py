@@ -9,9 +9,11 @@ imported here, because the handlers must be installed before torch is imported.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import stat
+import sys
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -85,16 +87,46 @@ def _note(number: int, frame: FrameType | None) -> None:
         _drop_output()
 
 
+def outlive_readers() -> None:
+    """Continue without output when the readers of stdout and stderr end, such as ``tee``."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        with suppress(OSError, ValueError, AttributeError):  # closed, or no file
+            number, is_own = stream.fileno(), stream is getattr(sys, f"__{name}__")
+            if is_own and stat.S_ISFIFO(os.fstat(number).st_mode):
+                stream.flush()
+                pipe = io.BufferedWriter(_Pipe(number, "w", closefd=False))
+                by_line = stream.line_buffering or stream.write_through
+                lasting = io.TextIOWrapper(
+                    pipe, stream.encoding, stream.errors, line_buffering=by_line
+                )
+                setattr(sys, name, lasting)
+
+
+class _Pipe(io.FileIO):
+    def write(self, data: Any) -> int | None:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            _discard(self.fileno())
+            return len(memoryview(data).cast("B"))
+
+
 def _drop_output() -> None:
     """Send what is still printed to the null device, unless it goes to a file.
 
     Writing to a terminal that was closed, or to a ``tee`` that ended with it, would raise an
     error before the state is saved.
     """
-    null = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         with suppress(OSError):  # closed
             kind = os.fstat(descriptor).st_mode
             if stat.S_ISCHR(kind) or stat.S_ISFIFO(kind):
-                os.dup2(null, descriptor)
+                _discard(descriptor)
+
+
+def _discard(descriptor: int) -> None:
+    """Discard what is written to a descriptor from now on."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
     os.close(null)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from lightning_modules.callbacks.optional_files import OptionalFiles, make_optional
 from lightning_modules.evaluation import score_files
@@ -63,20 +63,58 @@ def test_csv_log_on_a_full_disk_keeps_its_rows(new: dict[str, float], tmp_path: 
         make_optional(logger)
         logger.log_metrics({"a": 1.0}, step=1)
         logger.save()
-        filler = disk / "filler"
-        with suppress(OSError), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
+        fill(disk)
         with pytest.warns(UserWarning, match=rf"metrics.csv: .*No space.*{disk}.*CSVLogger"):
             log(logger, new)
         kept = [row["step"] for row in rows(logger)]
         assert kept == [str(step) for step in range(1, len(kept) + 1)]
         assert 1 <= len(kept) < LAST
-        filler.unlink()
+        (disk / "filler").unlink()
         logger.save()
         found = rows(logger)
         assert [row["step"] for row in found] == [str(step) for step in range(1, LAST + 1)]
         assert found[0]["a"] == "1.0"
+
+
+def fill(disk: Path) -> None:
+    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def test_tensorboard_on_a_full_disk_prints_no_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path / "disk", kilobytes=64) as disk:
+        logger = TensorBoardLogger(disk)
+        make_optional(logger)
+        logger.log_metrics({"a": 1.0}, step=1)
+        logger.save()
+        fill(disk)
+        with pytest.warns(UserWarning, match=r"No space.*without entries of TensorBoardLogger"):
+            log(logger, {"a": 1.0})
+        with suppress(OSError, RuntimeError):
+            logger.experiment.close()  # before the disk is unmounted
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_wandb_offline_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B writes in a process of its own, which tells no errors."""
+    run = SimpleNamespace(offline=True, log=lambda *_, **__: None)
+    monkeypatch.setattr(WandbLogger, "experiment", run)
+    with small_disk(tmp_path / "disk", kilobytes=128) as disk:
+        logger = WandbLogger(save_dir=disk)
+        make_optional(logger)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            logger.log_metrics({"a": 1.0}, step=1)
+        fill(disk)
+        with pytest.warns(UserWarning, match=r"No space.*without entries of WandbLogger"):
+            logger.log_metrics({"a": 1.0}, step=2)
+        run.offline = False  # they are sent to the server
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            logger.log_metrics({"a": 1.0}, step=3)
 
 
 def test_tensorboard_on_a_read_only_disk(tmp_path: Path) -> None:

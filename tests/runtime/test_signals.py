@@ -114,3 +114,35 @@ def test_a_process_prints_on_after_its_terminal_is_closed(output: str, tmp_path:
     process.send_signal(signal.SIGHUP)
     assert process.wait(10) == 0
     assert (tmp_path / "saved").exists()
+
+
+def test_a_process_outlives_the_readers_of_its_output(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from lightning_modules.runtime import signals\n"
+        "signals.outlive_readers()\n"
+        "print('first', flush=True)\n"
+        "sys.stdin.read()\n"
+        "for _ in range(9): print('lost' * 9999, flush=True)\n"
+        "print('still read', file=sys.stderr)\n"
+        "Path('saved').touch()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    assert process.stdout.readline() == "first\n"
+    process.stdout.close()
+    process.stdin.close()
+    assert process.stderr.read() == "still read\n"
+    assert process.wait(10) == 0
+    assert (tmp_path / "saved").exists()

@@ -12,6 +12,7 @@ import soundfile
 from datamodules.errors import DataError
 from lightning_modules.architectures.denoising_autoencoder import DenoisingAutoencoder
 from lightning_modules.evaluation.score_files import read_scores
+from lightning_modules.evaluation.scores import score_track
 from lightning_modules.tools import cascade
 from lightning_modules.tools import separate as separate_tool
 from tests.helpers.checkpoints import checkpoints
@@ -84,7 +85,6 @@ def test_tracks_that_cannot_be_scored_are_left_out(
             raise MemoryError("no room")
         return score_track(name, *audio)  # type: ignore[arg-type]
 
-    score_track = cascade.score_track
     monkeypatch.setattr(cascade, "score_track", score)
     monkeypatch.setattr(cascade, "ScoringPool", ScoringThreads)
     lost = names[:1]
