@@ -104,7 +104,7 @@ def outlive_readers() -> None:
 
 
 class _Pipe(io.FileIO):
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:
