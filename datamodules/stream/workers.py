@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from torch._C import _error_if_any_worker_fails
-
 from datamodules.deaths import LIKELY
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -77,6 +75,9 @@ def defer_worker_deaths() -> None:
     is_installed = getattr(previous, "__module__", "") == __name__
     if is_installed or threading.current_thread() is not threading.main_thread():
         return
+
+    # Here, since scoring processes import this module and need no torch.
+    from torch._C import _error_if_any_worker_fails
 
     def note(number: int, frame: FrameType | None) -> None:
         try:
