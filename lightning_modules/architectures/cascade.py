@@ -36,6 +36,7 @@ class Cascade(SourceSeparator):
     """
 
     tiny: ClassVar[Mapping[str, Any]] = {}
+    loads_weights = True
 
     def __init__(
         self,

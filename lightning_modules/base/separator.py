@@ -21,8 +21,8 @@ from datamodules.batches import Batch, TrackBatch
 from datamodules.files.find import SongFile
 from datamodules.files.source_names import check_source_names
 from lightning_modules.base import description
-from lightning_modules.inference.overlap_add import Edges
-from lightning_modules.inference.overlap_add import Window as OverlapWindow
+from lightning_modules.inference.options import Edges
+from lightning_modules.inference.options import Window as OverlapWindow
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor
 from lightning_modules.inference.separation import SeparationSettings, separate
 from lightning_modules.inference.stem_files import StemFiles, separate_file
@@ -96,6 +96,8 @@ class SourceSeparator(LightningModule, ABC):
     """Arguments that may differ between a checkpoint and the model that loads it."""
     fixed_arguments: frozenset[str] = frozenset()
     """Arguments of a parent class that this class sets itself and does not accept."""
+    loads_weights: ClassVar[bool] = False
+    """Whether the arguments name the weights: the model consists of trained models."""
     loss_buffers: frozenset[str] = frozenset()
     """Buffers that belong to the loss, not to the model: fine-tuning does not copy them."""
 

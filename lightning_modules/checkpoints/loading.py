@@ -2,7 +2,8 @@
 
 A checkpoint is a Lightning checkpoint with one more entry: class and arguments of the model in
 plain data. It is read with ``weights_only=True`` and without a config file, and no class from
-outside this package is imported. The folders of ``hub_folder`` hold the same contents.
+outside this package is imported. The folders of ``hub_folder`` hold the same contents. The config
+of an ensemble, or of another model that consists of trained ones, names their checkpoints.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from lightning_modules.base.description import (
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.hub_folder import WEIGHTS, read_folder
 from lightning_modules.checkpoints.limits import building_from, check_weights, load_plain
+from lightning_modules.configuration.files import ConfigError, part, read_config
 
 # Only separators of this package are imported.
 _PACKAGE = "lightning_modules.architectures."
+CONFIG_SUFFIXES = (".yaml", ".yml")
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
@@ -70,7 +73,8 @@ def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -
     """Load a trained separator for inference.
 
     Args:
-        path: Checkpoint that ``fit`` wrote, or a folder in the layout of the Hugging Face Hub.
+        path: Checkpoint that ``fit`` wrote, a folder in the layout of the Hugging Face Hub, or the
+            YAML config of an ensemble.
         map_location: Device of the model.
 
     Returns:
@@ -80,6 +84,8 @@ def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -
         CheckpointError: The file cannot be used, or names a class from outside this package.
     """
     path = Path(path)
+    if path.suffix in CONFIG_SUFFIXES:
+        return _load_members(path).to(map_location).eval()
     contents = (read_folder if path.is_dir() else read_checkpoint)(path, map_location)
     description = read_description(contents)
     class_path = description["class_path"]
@@ -89,6 +95,32 @@ def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -
         model = kind(**description["init_args"])
         model.load_state_dict(contents["state_dict"])
     return model.to(map_location).eval()
+
+
+def _load_members(path: Path) -> SourceSeparator:
+    """Build a model that consists of trained models from its config."""
+    check_is_there(path)
+    try:
+        model = part(read_config(path), "model")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    class_path = model.get("class_path")
+    if not isinstance(class_path, str):
+        raise CheckpointError(
+            f"{path}: has no model.class_path; the config of an ensemble was expected"
+        )
+    kind = _trusted_class(class_path, path)
+    if not kind.loads_weights:
+        raise CheckpointError(
+            f"{path}: is the config of a {kind.__name__}, without weights; give the checkpoint of "
+            "its run"
+        )
+    try:
+        return kind(**part(model, "init_args"))
+    except CheckpointError:
+        raise
+    except Exception as error:  # the file can contain anything
+        raise CheckpointError(f"{path}: {one_line(error)}") from error
 
 
 def _check_contents(contents: Mapping[str, Any], path: Path) -> None:

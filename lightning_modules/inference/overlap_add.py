@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-Window = Literal["crossfade", "hann", "triangle", "ramps", "mean"]
-Edges = Literal["zeros", "reflect", "context"]
+from lightning_modules.inference.options import Edges, Window
 
 
 class OverlapAdd(NamedTuple):

@@ -43,6 +43,7 @@ from lightning_modules.inference.streams import (
     RunningMedian,
     StreamStore,
     blocks_with_margins,
+    change_spectrum,
 )
 
 Statistic = Literal["median", "mean"]
@@ -151,23 +152,15 @@ class PostProcessor:
 
     def _filter(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
         """Zero the bins outside the band of each filtered source."""
-        edge, sizes = _FILTER_N_FFT // 2, (_FILTER_N_FFT, _FILTER_N_FFT // 4)
-        for block, samples in blocks_with_margins(parts, _FILTER_BLOCK, 2 * edge):
-            window = torch.hann_window(_FILTER_N_FFT, device=block.device)
-            waveforms = block[self.filtered].float()  # (filtered, C, T)
-            flat = waveforms.flatten(0, 1)
-            spectrum = torch.stft(flat, *sizes, window=window, center=False, return_complex=True)
-            spectrum = spectrum.unflatten(0, waveforms.shape[:2]) * self.kept.to(block.device)
-            flat = torch.istft(
-                spectrum.flatten(0, 1),
-                *sizes,
-                window=window,
-                center=True,  # drops half a window at each end
-                length=block.shape[-1] - 2 * edge,
+        for block, samples in blocks_with_margins(parts, _FILTER_BLOCK, _FILTER_N_FFT):
+            passed = change_spectrum(
+                block[self.filtered],
+                lambda spectrum: spectrum * self.kept.to(spectrum.device),
+                _FILTER_N_FFT,
+                _FILTER_N_FFT // 4,
             )
-            passed = flat.unflatten(0, waveforms.shape[:2])
-            kept = block[..., 2 * edge : 2 * edge + samples].clone()
-            kept[self.filtered] = passed[..., edge : edge + samples].to(kept.dtype)
+            kept = block[..., _FILTER_N_FFT : _FILTER_N_FFT + samples].clone()
+            kept[self.filtered] = passed[..., :samples].to(kept.dtype)
             yield kept
 
     # ---------------------------------------------------------------- muting

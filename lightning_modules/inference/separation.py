@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import soxr
 import torch
@@ -14,8 +14,9 @@ import torchaudio
 from torch import Tensor
 
 from datamodules.errors import DataError
-from lightning_modules.inference.overlap_add import Edges, OverlapAdd, check_overlap, overlap_add
-from lightning_modules.inference.overlap_add import Window as OverlapWindow
+from lightning_modules.inference.options import Edges
+from lightning_modules.inference.options import Window as OverlapWindow
+from lightning_modules.inference.overlap_add import OverlapAdd, check_overlap, overlap_add
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor
 from lightning_modules.inference.shifts import (
     average_over_circular_shifts,
@@ -65,6 +66,8 @@ class SeparationSettings:
         postprocessing: Post-processing of the estimates; by default none. With muting, nothing is
             yielded before all blocks have been read.
         seed: Seed of the delays.
+        members: Settings of the members of an ensemble, each with its own; if there are none, all
+            members have these.
 
     Raises:
         ValueError: A setting is invalid.
@@ -80,12 +83,37 @@ class SeparationSettings:
     normalise_mixture: bool = False
     postprocessing: PostProcessing | None = None
     seed: int = 0
+    members: tuple[SeparationSettings, ...] = ()
 
     def __post_init__(self) -> None:
         check_overlap(self.overlap, self.overlap_window, self.edges)
         check_shifts(self.shifts, self.circular_shifts)
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}: give at least 1 chunk")
+
+    def changed(self, **changes: Any) -> SeparationSettings:
+        """Return settings with changes, also of all members of an ensemble.
+
+        Post-processing is then that of the ensemble's estimates; its members have none.
+        """
+        without = {**changes, "postprocessing": None} if "postprocessing" in changes else changes
+        members = tuple(member.changed(**without) for member in self.members)
+        return replace(self, **changes, members=members)
+
+
+@runtime_checkable
+class StreamSeparator(Protocol):
+    """A separator that separates streams in its own way, such as an ensemble."""
+
+    def estimate_stream(
+        self,
+        blocks: Iterable[Tensor],
+        sample_rate: int,
+        settings: SeparationSettings,
+        progress: Callable[[int], None],
+    ) -> Iterator[Tensor]:
+        """Separate a mixture as ``separate_stream`` does, without post-processing."""
+        ...
 
 
 def separate(
@@ -144,6 +172,17 @@ def separate_stream(
     settings = settings or SeparationSettings()
     rate = sample_rate or model.sample_rate
     process = PostProcessor(settings.postprocessing or {}, model.sources, rate)
+    if isinstance(model, StreamSeparator):
+        estimates = model.estimate_stream(blocks, rate, settings, progress)
+    else:
+        estimates = _chunked(model, rate, settings, progress)(blocks)
+    yield from process(estimates)
+
+
+def _chunked(
+    model: Separator, rate: int, settings: SeparationSettings, progress: Callable[[int], None]
+) -> Separate:
+    """Return the separation of blocks by overlapping chunks."""
 
     def run(chunks: Tensor) -> Tensor:
         return apply(model, chunks, rate)
@@ -160,24 +199,32 @@ def separate_stream(
     if delays := draw_delays(settings.shifts, rate, settings.seed):
         separated = partial(average_over_delays, separated, delays=delays)
     passes = max(1, settings.circular_shifts)
-    separated = _reporting(separated, progress, passes)
+    separated = _reporting(separated, shared_progress(progress, passes))
     if passes > 1:
         separated = partial(average_over_circular_shifts, separated, number=passes)
     if settings.normalise_mixture:
         separated = partial(normalised, separated)
+    return separated
 
-    yield from process(separated(blocks))
 
-
-def _reporting(separate: Separate, progress: Callable[[int], None], passes: int) -> Separate:
-    """Report the samples that each of several passes has separated, divided by their number."""
+def shared_progress(progress: Callable[[int], None], passes: int) -> Callable[[int], None]:
+    """Return a report of separated samples for several passes over the same mixture."""
     done = 0
 
-    def reporting(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    def report(samples: int) -> None:
         nonlocal done
+        before, done = done, done + samples
+        progress(done // passes - before // passes)
+
+    return report
+
+
+def _reporting(separate: Separate, progress: Callable[[int], None]) -> Separate:
+    """Report the samples that have been separated."""
+
+    def reporting(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         for part in separate(blocks):
-            before, done = done, done + part.shape[-1]
-            progress(done // passes - before // passes)
+            progress(part.shape[-1])
             yield part
 
     return reporting

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.inference.streams import Separate, StreamStore
+from lightning_modules.inference.streams import Separate, StreamStore, aligned
 
 
 def check_shifts(shifts: int, circular_shifts: int = 0) -> None:
@@ -52,21 +52,12 @@ def average_over_delays(
         _drop_first(separate(_delayed(copy, delay)), delay)
         for copy, delay in zip(copies, delays, strict=True)
     ]
-    parts = [next(stream, None) for stream in streams]
-    while True:
-        pending = [part for part in parts if part is not None]
-        if len(pending) < len(parts):
-            return  # all streams have the same length
-        samples = min(part.shape[-1] for part in pending)
-        mean = pending[0][..., :samples]
-        for number, part in enumerate(pending[1:], 2):
+    for parts in aligned(streams):
+        mean = parts[0]
+        for number, part in enumerate(parts[1:], 2):
             # lerp between equal values returns that value without rounding.
-            mean = torch.lerp(mean, part[..., :samples], 1 / number)
+            mean = torch.lerp(mean, part, 1 / number)
         yield mean
-        parts = [
-            part[..., samples:] if part.shape[-1] > samples else next(stream, None)
-            for part, stream in zip(pending, streams, strict=True)
-        ]
 
 
 def _delayed(blocks: Iterable[Tensor], delay: int) -> Iterator[Tensor]:

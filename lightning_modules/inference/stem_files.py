@@ -244,6 +244,7 @@ def separate_file(
     encoding: Encoding | None = None,
     files: Sequence[Path] | None = None,
     progress: Callable[[int], None] = lambda samples: None,
+    settings: SeparationSettings | None = None,
 ) -> Separated:
     """Separate an audio file of any length and rate, block by block.
 
@@ -256,6 +257,7 @@ def separate_file(
         encoding: Format of the files; by default 32-bit float WAV.
         files: Files of the stems below ``folder``; by default those of ``Encoding.files``.
         progress: Called with the number of samples just separated.
+        settings: Settings of separation; by default the model's.
 
     Returns:
         The gain of the stems, and what is missing of the song if it is damaged.
@@ -273,7 +275,7 @@ def separate_file(
         model,
         (torch.from_numpy(block).to(model.device) for block in source.blocks),
         info.sample_rate,
-        model.separation_settings,
+        settings or model.separation_settings,
         progress,
     )
     stems = selection.names(model.sources)

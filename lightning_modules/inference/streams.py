@@ -1,8 +1,9 @@
-"""Streams of tensors: blocks with margins, temporary storage, running mean and median."""
+"""Streams of tensors: alignment, blocks with margins, spectra, storage, running mean and median."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class RunningMedian:
 
 
 class StreamStore:
-    """Parts of a stream, stored in a file to be read a second time.
+    """Parts of a stream, stored in a file to be read again.
 
     Args:
         file: The file, open for reading and writing.
@@ -74,16 +75,47 @@ class StreamStore:
                 continue
             self.example = part[..., :0]
             self.shapes.append(part.shape)
+            self.file.seek(0, os.SEEK_END)
             self.file.write(part.contiguous().cpu().view(torch.uint8).numpy().tobytes())
             yield part
 
-    def read(self) -> Iterator[Tensor]:
-        """Yield the stored parts."""
-        self.file.seek(0)
-        for shape in self.shapes:
+    def read(self, remaining: Iterator[Tensor] | None = None) -> Iterator[Tensor]:
+        """Yield the stored parts.
+
+        Args:
+            remaining: What ``write_through`` returned, if more parts are to be stored when the
+                stored ones have been read. Several readers may share it.
+        """
+        position = number = 0
+        while number < len(self.shapes) or (remaining and next(remaining, None) is not None):
+            shape = self.shapes[number]
+            self.file.seek(position)
             data = bytearray(self.file.read(shape.numel() * self.example.element_size()))
+            number, position = number + 1, position + len(data)
             part = torch.frombuffer(data, dtype=self.example.dtype).view(shape)
             yield part.to(self.example.device)
+
+
+def aligned(streams: Sequence[Iterator[Tensor]]) -> Iterator[list[Tensor]]:
+    """Cut streams of the same total length at the same places.
+
+    Args:
+        streams: At least one, each of consecutive non-empty parts (..., n).
+
+    Yields:
+        A part of each stream, all with the same number of samples.
+    """
+    parts = [next(stream, None) for stream in streams]
+    while True:
+        pending = [part for part in parts if part is not None]
+        if len(pending) < len(parts):
+            return
+        samples = min(part.shape[-1] for part in pending)
+        yield [part[..., :samples] for part in pending]
+        parts = [
+            part[..., samples:] if part.shape[-1] > samples else next(stream, None)
+            for part, stream in zip(pending, streams, strict=True)
+        ]
 
 
 def blocks_with_margins(
@@ -117,3 +149,36 @@ def blocks_with_margins(
         yield pending, min(length, remaining)
         pending = pending[..., length:]
         remaining -= length
+
+
+def change_spectrum(
+    block: Tensor, change: Callable[[Tensor], Tensor], n_fft: int, hop: int
+) -> Tensor:
+    """Change the short-time spectrum of a block of a stream.
+
+    The frames are those of the complete stream, with zeros beyond both ends, if the block starts
+    at a multiple of ``hop`` samples.
+
+    Args:
+        block: Waveforms with margins of ``n_fft`` samples, shape (S, C, n_fft + n + n_fft).
+        change: Maps spectra (S, C, F, N) to others, of any number of sources.
+        n_fft: Size of the transform and of the Hann window, samples.
+        hop: Distance of frames, samples; a divisor of ``n_fft / 2``.
+
+    Returns:
+        Waveforms without the margins, shape (S, C, n).
+    """
+    window = torch.hann_window(n_fft, device=block.device)
+    flat = block.float().flatten(0, 1)
+    spectrum = torch.stft(flat, n_fft, hop, window=window, center=False, return_complex=True)
+    changed = change(spectrum.unflatten(0, block.shape[:2]))
+    waveforms = torch.istft(
+        changed.flatten(0, 1),
+        n_fft,
+        hop,
+        window=window,
+        center=True,  # drops half a window at each end
+        length=block.shape[-1] - n_fft,
+    )
+    edge = n_fft // 2
+    return waveforms.unflatten(0, changed.shape[:2])[..., edge:-edge]

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 
@@ -24,16 +24,13 @@ from datamodules.files.writing import check_room
 from lightning_modules.base.description import check_is_there
 from lightning_modules.inference.encoding import CLIPPING, FORMATS, Encoding
 from lightning_modules.inference.naming import Naming, check_files, without_stems
+from lightning_modules.inference.options import Combination, add_options, given_settings
 
 if TYPE_CHECKING:
     from lightning_modules.base.separator import SourceSeparator
     from lightning_modules.inference.postprocessing import PostProcessing
 
 _BAR_CHARACTERS = 40
-# Options that replace the model's settings of separation, if given.
-_SEPARATION = (
-    "overlap", "overlap_window", "shifts", "circular_shifts", "test_time_augmentation"
-)  # fmt: skip
 _EXIT = """exit status: 0 if all songs are done, 1 if some are incomplete or could not be
 separated, 2 for a mistake found before the first song"""
 
@@ -56,8 +53,15 @@ def _parser() -> argparse.ArgumentParser:
         "for a list of names on stdin"
     )
     add("inputs", nargs="+", help=inputs)
-    checkpoint = "a checkpoint of `fit`, or an exported folder"
-    add("--checkpoint", required=True, type=Path, help=checkpoint)
+    add(
+        "--checkpoint",
+        required=True,
+        action="append",
+        type=Path,
+        help="a checkpoint of `fit`, an exported folder, or the config of an ensemble; given "
+        "several times, the estimates of all are combined",
+    )
+    add("--ensemble", choices=get_args(Combination), help="how they are combined (default mean)")
     add("--denoiser", type=Path, help="checkpoint of a denoiser to apply before the separator")
     add("-o", "--output", type=Path, default=Path("separated"), help="folder (default separated)")
     existing = parser.add_mutually_exclusive_group()
@@ -84,17 +88,11 @@ def _parser() -> argparse.ArgumentParser:
         help="if stems exceed full scale, in all formats but float: turn all stems of the song "
         "down by one factor, or clip the peaks (default rescale)",
     )
-    add = parser.add_argument_group("separation").add_argument
+    separation = parser.add_argument_group("separation", "the default is that of the checkpoint")
+    add_options(separation)
+    add = separation.add_argument
     add("--device", help="cpu, cuda, ... (default: the fastest)")
     add("--jobs", type=command_line.count(), default=1, help="songs at a time (default 1)")
-    add("--overlap", type=float, help="share of a chunk that overlaps the next, from 0 to below 1")
-    windows = "weights of overlapping chunks: crossfade, hann, triangle, ramps or mean"
-    add("--overlap-window", metavar="NAME", help=windows)
-    add("--shifts", type=int, help="number of random delays to average over")
-    circular = "number of circular shifts to average over (MSST's bigshifts)"
-    add("--circular-shifts", type=int, metavar="N", help=circular)
-    tta = "average with swapped channels and inverted polarity: three times the time"
-    add("--test-time-augmentation", "--tta", action="store_true", default=None, help=tta)
     add("--wiener", type=int, metavar="N", help="iterations of the Wiener filter; 0 for none")
     add(
         "--postprocessing",
@@ -127,8 +125,13 @@ def separate_songs(options: argparse.Namespace) -> int:
         DataError: An option, the checkpoint or all songs cannot be used, or the disk is too small.
         FileExistsError: Stems exist, and neither ``--force`` nor ``--resume`` is given.
     """
-    for path in filter(None, (options.checkpoint, options.denoiser)):
+    for path in filter(None, (*options.checkpoint, options.denoiser)):
         check_is_there(path)
+    if options.ensemble and len(options.checkpoint) == 1:
+        raise DataError(
+            "--ensemble combines several models: give --checkpoint for each, or a config with "
+            "combination instead"
+        )
     command_line.check_folder(options.output, "-o")
     encoding = Encoding(options.format, options.bits, options.bitrate, options.clipping)
     naming = Naming(encoding, options.name)
@@ -252,36 +255,56 @@ def _load(options: argparse.Namespace, settings: PostProcessing | None) -> Sourc
     import torch
 
     from lightning_modules.architectures.cascade import Cascade
-    from lightning_modules.base.spectrogram import SpectrogramSeparator
+    from lightning_modules.architectures.ensemble import Ensemble
     from lightning_modules.checkpoints.loading import load_separator
     from lightning_modules.inference.postprocessing import PostProcessor
     from lightning_modules.inference.separation import SeparationSettings
     from lightning_modules.runtime.device import usable_device
 
-    given = {name: getattr(options, name) for name in _SEPARATION} | {"postprocessing": settings}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = given_settings(vars(options))
+    if settings is not None:
+        given["postprocessing"] = settings
     SeparationSettings(**given)  # raises before the model is loaded
     device = usable_device(options.device)
-    model: SourceSeparator
-    if options.denoiser:
-        model = Cascade(options.denoiser, options.checkpoint, device)
-    else:
-        model = load_separator(options.checkpoint, device)
-    PostProcessor(settings or {}, model.sources, model.sample_rate)  # raises if unusable
-    model.separation_settings = replace(model.separation_settings, **given)
+    models: list[SourceSeparator] = [
+        Cascade(options.denoiser, path) if options.denoiser else load_separator(path)
+        for path in options.checkpoint
+    ]
     if options.wiener is not None:
-        refined = model.separator if isinstance(model, Cascade) else model
-        if not isinstance(refined, SpectrogramSeparator):
-            raise DataError(
-                f"{options.checkpoint}: {type(refined).__name__} has no Wiener filter, which only "
-                "models of spectrograms have; leave out --wiener"
-            )
-        if options.wiener < 0:
-            raise DataError(f"--wiener is {options.wiener}: give 0 or more iterations")
-        refined.wiener_iterations = options.wiener
+        _set_wiener(models, options)
+    model = models[0]
+    if len(models) > 1:
+        model = Ensemble(models, combination=options.ensemble or "mean")
+    model = model.to(device).eval()
+    PostProcessor(settings or {}, model.sources, model.sample_rate)  # raises if unusable
+    model.separation_settings = model.separation_settings.changed(**given)
     if device.type == "cpu" and options.jobs > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // options.jobs))
     return model
+
+
+def _set_wiener(models: Sequence[SourceSeparator], options: argparse.Namespace) -> None:
+    """Set the iterations of the Wiener filter of all models that have one."""
+    from lightning_modules.architectures.cascade import Cascade
+    from lightning_modules.base.spectrogram import SpectrogramSeparator
+
+    if options.wiener < 0:
+        raise DataError(f"--wiener is {options.wiener}: give 0 or more iterations")
+    refined = [model.separator if isinstance(model, Cascade) else model for model in models]
+    found = [
+        part
+        for model in refined
+        for part in model.modules()
+        if isinstance(part, SpectrogramSeparator)
+    ]
+    if not found:
+        names = ", ".join(type(model).__name__ for model in refined)
+        raise DataError(
+            f"{', '.join(map(str, options.checkpoint))}: {names} has no Wiener filter, which only "
+            "models of spectrograms have; leave out --wiener"
+        )
+    for part in found:
+        part.wiener_iterations = options.wiener
 
 
 def _separate_all(

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -247,7 +248,11 @@ class StemlabCLI(CLIBase):
         match_launcher(config.trainer)
         config.run_dir = config.trainer.default_root_dir = str(run_dir)
         self.checkpoint: dict[str, Any] | None = None
-        found = _find_checkpoint(str(self.subcommand), config.ckpt_path, run_dir)
+        found = None
+        if resolve_name(config.model.class_path).loads_weights:
+            _check_loads_weights(config.model, str(self.subcommand), config.ckpt_path)
+        else:
+            found = _find_checkpoint(str(self.subcommand), config.ckpt_path, run_dir)
         config.ckpt_path, config.weights_only = None, True
         if found:
             path, self.checkpoint = found
@@ -386,6 +391,15 @@ def _drop_disabled_callbacks(trainer: Any) -> None:
         if trainer.get(switch) is False:
             callbacks = [each for each in callbacks if not str(each.class_path).endswith(name)]
     trainer.callbacks = callbacks
+
+
+def _check_loads_weights(model: Any, subcommand: str, checkpoint: str | None) -> None:
+    """Raise if a model that consists of trained models is to be trained, or given weights."""
+    name = model.class_path.rpartition(".")[2]
+    if subcommand == "fit":
+        raise SettingError(f"{name} consists of trained models: train these, and test {name}")
+    if checkpoint is not None:
+        raise SettingError(f"ckpt_path: {name} loads the weights of its models itself; omit it")
 
 
 def _find_checkpoint(
