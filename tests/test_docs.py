@@ -115,7 +115,8 @@ def small(arguments: list[str]) -> list[str]:
     named = arguments[arguments.index("--config") + 1].removesuffix(".yaml")
     if named.endswith("/config"):
         return []  # the config of a run that was small
-    kind = resolve_name(yaml.safe_load(chain(named)[1].read_text())["model"]["class_path"])
+    config = Path("ensemble.yaml") if named == "ensemble" else chain(named)[1]
+    kind = resolve_name(yaml.safe_load(config.read_text())["model"]["class_path"])
     settings = [f"--model.init_args.{key}={json.dumps(value)}" for key, value in kind.tiny.items()]
     settings += [word for word in TINY if not word.startswith("--model")]
     return settings + (CSV if not any("logger" in word for word in arguments) else [])
@@ -151,6 +152,8 @@ def files(musdb_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("unet", "demucs"):
         save_best(name, here / "runs" / name)
     shutil.copy(here / "runs/unet/checkpoints/best.ckpt", here / "best.ckpt")
+    (ensemble,) = blocks(PAGES["docs/separating.md"], "yaml")
+    (here / "ensemble.yaml").write_text(ensemble)
     (here / "docs/pictures").mkdir(parents=True)
     (here / "umxhq").mkdir()
     write(package_networks(["vocals", "drums"]), here / "umxhq", nhop=128)
@@ -404,7 +407,7 @@ def test_linked_files_and_configs_exist() -> None:
             assert (folder / target).exists(), f"{page}: {target}"
         for config in re.findall(r"--config (\w[\w./]*\.yaml)", text):
             known = (REPOSITORY / "configs" / config).is_file() or config.startswith(
-                ("mine", "runs/", "imported/")
+                ("mine", "runs/", "imported/", "ensemble.yaml")
             )
             assert known, f"{page}: {config}"
 

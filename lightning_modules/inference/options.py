@@ -9,8 +9,6 @@ import argparse
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
-from datamodules.errors import DataError
-
 Window = Literal["crossfade", "hann", "triangle", "ramps", "mean"]
 Edges = Literal["zeros", "reflect", "context"]
 Combination = Literal[
@@ -26,7 +24,6 @@ class Option(NamedTuple):
         kind: Type of its values.
         help: What it does.
         choices: The possible values, of a string.
-        highest: Highest number that strangers may choose in the web app; None if they may not.
         short: Another name on the command line.
     """
 
@@ -34,19 +31,16 @@ class Option(NamedTuple):
     kind: type
     help: str
     choices: tuple[str, ...] = ()
-    highest: float | None = None
     short: str = ""
 
 
 OPTIONS = (
-    Option("overlap", float, "share of a chunk that overlaps the next, from 0 to below 1",
-           highest=0.9),
+    Option("overlap", float, "share of a chunk that overlaps the next, from 0 to below 1"),
     Option("overlap_window", str, "weights of overlapping chunks", get_args(Window)),
     Option("edges", str, "what completes chunks at the ends of a song", get_args(Edges)),
     Option("batch_size", int, "chunks per forward pass"),
-    Option("shifts", int, "number of random delays to average over", highest=10),
-    Option("circular_shifts", int, "number of circular shifts to average over (MSST's bigshifts)",
-           highest=10),
+    Option("shifts", int, "number of random delays to average over"),
+    Option("circular_shifts", int, "number of circular shifts to average over (MSST's bigshifts)"),
     Option("test_time_augmentation", bool, "average with swapped channels and inverted polarity: "
            "three times the time", short="tta"),
     Option("normalise_mixture", bool, "separate the song with zero mean and unit deviation"),
@@ -72,15 +66,3 @@ def given_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that are given, by name."""
     found = {option.name: values.get(option.name) for option in OPTIONS}
     return {name: value for name, value in found.items() if value is not None}
-
-
-def check_public(settings: Mapping[str, Any]) -> None:
-    """Check settings that a stranger chose in the web app.
-
-    Raises:
-        DataError: A number would take too much time.
-    """
-    for option in OPTIONS:
-        value = settings.get(option.name)
-        if option.highest is not None and value is not None and not 0 <= value <= option.highest:
-            raise DataError(f"{option.name} is {value}: give a number from 0 to {option.highest:g}")

@@ -284,7 +284,7 @@ def apply(model: Separator, chunks: Tensor, rate: int) -> Tensor:
 def _resample(waveform: Tensor, old: int, new: int) -> Tensor:
     """Resample waveforms (..., T) from one rate to another, Hz."""
     if max(old, new) / math.gcd(old, new) <= _MOST_PHASES:
-        resampled: Tensor = torchaudio.functional.resample(waveform, old, new)
+        resampled: Tensor = torchaudio.functional.resample(waveform.contiguous(), old, new)
         return resampled
     frames = waveform.reshape(-1, waveform.shape[-1]).T.float().cpu().numpy()
     audio = torch.from_numpy(soxr.resample(frames, old, new).T)  # (n, T)

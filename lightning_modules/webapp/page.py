@@ -11,7 +11,7 @@ import gradio
 
 from datamodules.errors import DataError
 from lightning_modules.inference.stem_files import SeparatingModule
-from lightning_modules.webapp import rendering
+from lightning_modules.webapp import advanced, rendering
 from lightning_modules.webapp.guard import log
 from lightning_modules.webapp.workspace import Workspace
 
@@ -64,6 +64,7 @@ def build_page(
         chosen: list[str],
         request: gradio.Request,
         progress: Any = gradio.Progress(),  # noqa: B008
+        *settings: Any,
     ) -> str:
         if not upload:
             return _message("Choose a song first: drop a file on the song field, or click it.")
@@ -71,6 +72,10 @@ def build_page(
         if not known or len(known) > _MAX_MODELS:
             return _message(f"{len(known)} models are selected: select one, or two to compare.")
 
+        try:
+            changes = advanced.read_fields(settings)
+        except DataError as error:
+            return _message(str(error))
         stopped = stops[request.session_hash] = threading.Event()
 
         def report(part: float, what: str) -> None:
@@ -83,7 +88,7 @@ def build_page(
                 report(0.0, "waiting")
             try:
                 song = rendering.separate_and_draw(
-                    workspace, upload, {name: models[name] for name in known}, report
+                    workspace, upload, {name: models[name] for name in known}, report, changes
                 )
             finally:
                 turns.release()
@@ -113,6 +118,8 @@ def build_page(
                     interactive=len(names) > 1,
                     elem_id="models",
                 )
+                with gradio.Accordion("Advanced", open=False, elem_id="advanced"):
+                    fields = advanced.build_fields()
                 with gradio.Row():
                     button = gradio.Button("Separate", variant="primary", elem_id="separate")
                     stop_button = gradio.Button("Stop", elem_id="stop", min_width=80)
@@ -125,7 +132,7 @@ def build_page(
                 result = _html(_EMPTY, elem_id="result")
         run = button.click(
             separate,
-            [upload, chosen],
+            [upload, chosen, *fields],
             result,
             concurrency_limit=jobs,
             trigger_mode="once",

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -75,12 +76,13 @@ def separate_and_draw(
     upload: str,
     models: Mapping[str, SeparatingModule],
     progress: Callable[[float, str], None],
+    changes: Mapping[str, Any] | None = None,
 ) -> Song:
     """Separate an upload and draw its tracks; nothing is left of the song after an error.
 
     Arguments and errors are those of ``Workspace.separate``.
     """
-    song = workspace.separate(upload, models, progress)
+    song = workspace.separate(upload, models, progress, changes)
     try:
         draw(song, progress)
     except BaseException as error:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
@@ -167,6 +168,7 @@ class Workspace:
         upload: str | Path,
         models: Mapping[str, SeparatingModule],
         progress: Callable[[float, str], None] = lambda part, what: None,
+        changes: Mapping[str, Any] | None = None,
     ) -> Song:
         """Separate an uploaded song with one or more models.
 
@@ -174,6 +176,7 @@ class Workspace:
             upload: A file below ``uploads``.
             models: Name -> model.
             progress: Called with the finished part, 0 to 1, and the name of the model.
+            changes: Settings of separation that replace those of the models, by name.
 
         Returns:
             The song with its tracks.
@@ -202,7 +205,9 @@ class Workspace:
             for number, (name, model) in enumerate(models.items()):
                 progress(done / parts, name)
                 folder = song.folder / str(number)
-                separate_file(model, song.source, folder, progress=partial(advance, name))
+                settings = model.separation_settings.changed(**changes or {})
+                report = partial(advance, name)
+                separate_file(model, song.source, folder, progress=report, settings=settings)
                 for source in model.sources:
                     song.tracks.append(Track(source, name, folder / f"{source}.wav"))
             song.busy = False

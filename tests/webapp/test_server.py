@@ -137,9 +137,10 @@ def test_other_files_of_the_machine_are_not_served(
     assert own.status_code == 403, "songs are available only by their tokens"
 
 
-def press(client: Any, file: dict[str, Any]) -> dict[str, Any]:
+def press(client: Any, file: dict[str, Any], overlap: Any = None) -> dict[str, Any]:
     """Submit the page's form as its script does; return the final event."""
-    return send(client, {"data": [file, ["a"]], "fn_index": 0})
+    advanced = [overlap, "", "", None, None, "", ""]
+    return send(client, {"data": [file, ["a"], *advanced], "fn_index": 0})
 
 
 def send(client: Any, body: dict[str, Any]) -> dict[str, Any]:
@@ -174,10 +175,16 @@ def test_paths_that_were_not_uploaded_are_refused(
 def test_upload_is_separated(client: Any, song: Song) -> None:
     content = {"files": ("song.wav", song.source.read_bytes())}
     (path,) = client.post("/gradio_api/upload", files=content).json()
-    event = press(client, {"path": path, "meta": {"_type": "gradio.FileData"}})
-    assert event["success"]
-    token = event["output"]["data"][0].split('"')[1]
-    assert client.get(f"/songs/{token}").json()["models"] == ["a"]
+    tokens = []
+    for overlap in (None, 0.75):
+        event = press(client, {"path": path, "meta": {"_type": "gradio.FileData"}}, overlap)
+        assert event["success"]
+        tokens.append(event["output"]["data"][0].split('"')[1])
+        assert client.get(f"/songs/{tokens[-1]}").json()["models"] == ["a"]
+    stems = [client.get(f"/songs/{token}/stems/1").content for token in tokens]
+    assert stems[0] != stems[1]
+    event = press(client, {"path": path, "meta": {"_type": "gradio.FileData"}}, 1)
+    assert "overlap is 1" in event["output"]["data"][0]
 
 
 def test_the_api_is_off(client: Any) -> None:
