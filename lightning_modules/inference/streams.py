@@ -181,4 +181,5 @@ def change_spectrum(
         length=block.shape[-1] - n_fft,
     )
     edge = n_fft // 2
-    return waveforms.unflatten(0, changed.shape[:2])[..., edge:-edge]
+    trimmed: Tensor = waveforms.unflatten(0, changed.shape[:2])[..., edge:-edge]
+    return trimmed

@@ -50,7 +50,7 @@ def read_fields(values: Sequence[Any]) -> dict[str, Any]:
         DataError: A value is invalid, or separation would take too long.
     """
     given: dict[str, Any] = {}
-    for option, value in zip(_FIELDS, values, strict=True):
+    for option, value in zip(_FIELDS, values, strict=False):
         if value is None or value == "":
             continue
         choices = _choices(option)
