@@ -8,13 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.inference.overlap_add import (
-    Edges,
-    OverlapAdd,
-    Window,
-    overlap_add,
-    window_weights,
-)
+from lightning_modules.inference.options import Edges, Window
+from lightning_modules.inference.overlap_add import OverlapAdd, overlap_add, window_weights
 
 LENGTH = 40
 
