@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_modules.base.description import CheckpointError, describe
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.interop import msst_roformers
+from lightning_modules.interop import msst_roformers, msst_scnet
 from lightning_modules.interop.msst_files import (
     Exported,
     Imported,
@@ -47,17 +47,18 @@ class _Family(Protocol):
         """Describe a model as MSST does."""
 
 
-_FAMILIES: tuple[_Family, ...] = (msst_roformers,)
+_FAMILIES: tuple[_Family, ...] = (msst_roformers, msst_scnet)
 
 
-def load(config: str | Path, weights: str | Path, zero_dc: bool | None = None) -> Imported:
+def load(config: str | Path, weights: str | Path, **options: bool) -> Imported:
     """Build a separator from a model of MSST.
 
     Args:
         config: The YAML config of its training.
         weights: The weights: a state dict, as it is or in a checkpoint, in any precision.
-        zero_dc: Whether bin 0 of estimates is set to zero; by default as the config says, else
-            yes for RoFormers, as in MSST since September 2025.
+        **options: What weights do not tell, for what the config's section ``model`` says:
+            ``zero_dc``, to set bin 0 of estimates to zero (RoFormers: by default yes, as in MSST
+            since September 2025); ``standardise_input`` of ``SCNet`` (by default no).
 
     Raises:
         CheckpointError: A file cannot be read, is of a type that is not supported, or config and
@@ -66,8 +67,7 @@ def load(config: str | Path, weights: str | Path, zero_dc: bool | None = None) -
     config, weights = Path(config), Path(weights)
     files = ModelFiles(config, weights, read_config(config), read_state(weights))
     family, kind = _kind(files)
-    if zero_dc is not None:
-        files.options["zero_dc"] = zero_dc
+    files.options.update(options)
     try:
         return family.load(files, kind)
     except KeyError as error:

@@ -16,7 +16,8 @@ from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.limits import check_weights
 from lightning_modules.interop.weights_file import integer_setting, read_weights, source_names
 
-_WRAPPERS = ("state", "state_dict", "model_state_dict")
+# The checkpoints of SCNet's authors have both of the first two, and use the first.
+_WRAPPERS = ("best_state", "state", "state_dict", "model_state_dict")
 
 
 class Imported(NamedTuple):
@@ -56,7 +57,8 @@ class ModelFiles(NamedTuple):
     def check_options(self, found: Mapping[str, Any]) -> None:
         """Raise ``CheckpointError`` if an option contradicts what was found in the weights."""
         for name, value in found.items():
-            if name in self.options and self.options[name] != value:
+            given = self.options.get(name, value)
+            if (list(given) if isinstance(given, tuple) else given) != value:
                 raise CheckpointError(
                     f"{self.config}: model.{name} is {self.options[name]}, but {self.weights} has "
                     f"{value}: correct the config, or give the one that belongs to the weights"
@@ -90,8 +92,9 @@ class ModelFiles(NamedTuple):
             CheckpointError: The config does not name ``number`` stems.
         """
         training = self.sections["training"]
-        target = training.get("target_instrument")
-        names = [target] if target else list(training.get("instruments") or [])
+        names, target = list(training.get("instruments") or []), training.get("target_instrument")
+        if target and len(names) != number:
+            names = [target]
         if len(names) != number:
             raise CheckpointError(
                 f"{self.config}: names {len(names)} stems ({', '.join(map(str, names)) or 'none'}),"

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from lightning_modules.architectures.bs_roformer import BandSplitTransformer
+from lightning_modules.interop.renaming import count
 from lightning_modules.layers.attention import Transformer
 
 # Rotary frequencies, which are never trained and follow from the size of a head.
 _ROTARY = re.compile(r"layers\.\d+\.\d+\.layers\.\d+\.0\.rotary_embed\.freqs")
-_LAYER = (
+LAYER_NAMES = (
     ("attentions.{}.norm.gain", "layers.{}.0.norm.gamma"),
     ("attentions.{}.qkv.weight", "layers.{}.0.to_qkv.weight"),
     ("attentions.{}.gates.weight", "layers.{}.0.to_gates.weight"),
@@ -92,30 +93,24 @@ def inferred_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     heads = len(state[f"{first}0.to_gates.weight"])
     features = len(state[f"{first}0.norm.gamma"])
     mask = "mask_estimators.0.to_freqs.0.0"
-    hidden_layers = _count(state, rf"{re.escape(mask)}\.(\d+)\.weight", step=2) - 1
+    hidden_layers = count(state, rf"{re.escape(mask)}\.(\d+)\.weight", step=2) - 1
     hidden = len(state[f"{mask}.0.weight"]) if hidden_layers else features
-    bands = _count(state, r"band_split\.to_features\.(\d+)\.0\.gamma")
+    bands = count(state, r"band_split\.to_features\.(\d+)\.0\.gamma")
     return {
         "features": features,
-        "blocks": _count(state, r"layers\.(\d+)\.0\.layers\.0\.0\.norm\.gamma"),
+        "blocks": count(state, r"layers\.(\d+)\.0\.layers\.0\.0\.norm\.gamma"),
         "heads": heads,
         "head_features": len(state[f"{first}0.to_qkv.weight"]) // (3 * heads),
-        "time_layers": _count(state, r"layers\.0\.0\.layers\.(\d+)\.0\.norm\.gamma"),
-        "band_layers": _count(state, r"layers\.0\.1\.layers\.(\d+)\.0\.norm\.gamma"),
+        "time_layers": count(state, r"layers\.0\.0\.layers\.(\d+)\.0\.norm\.gamma"),
+        "band_layers": count(state, r"layers\.0\.1\.layers\.(\d+)\.0\.norm\.gamma"),
         "mask_expansion": hidden // features,
         "mask_hidden_layers": hidden_layers,
-        "number_of_sources": _count(state, r"mask_estimators\.(\d+)\.to_freqs\.0\.0\.0\.weight"),
+        "number_of_sources": count(state, r"mask_estimators\.(\d+)\.to_freqs\.0\.0\.0\.weight"),
         "band_inputs": [
             len(state[f"band_split.to_features.{band}.0.gamma"]) for band in range(bands)
         ],
         "norm_per_transformer": "final_norm.gamma" not in state,
     }
-
-
-def _count(names: Mapping[str, Tensor], pattern: str, step: int = 1) -> int:
-    """Return how many numbers 0, ``step``, 2 ``step`` ... a pattern finds among the names."""
-    found = [int(match[1]) for name in names if (match := re.fullmatch(pattern, name))]
-    return max(found, default=-step) // step + 1
 
 
 def _transformers(model: BandSplitTransformer) -> Iterator[tuple[int, int, Transformer]]:
@@ -148,7 +143,7 @@ def _entries(model: BandSplitTransformer) -> Iterator[_Entry]:
             f"layers.{block}.{axis}.",
         )
         for layer in range(len(transformer.attentions)):
-            for our_name, their_name in _LAYER:
+            for our_name, their_name in LAYER_NAMES:
                 yield _Entry(
                     ours + our_name.format(layer), [theirs_prefix + their_name.format(layer)]
                 )

@@ -23,8 +23,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = "a folder, with a fit.yaml for fine-tuning; or a checkpoint if its name ends in .ckpt"
     add("-o", "--output", required=True, type=Path, help=output)
     zero = "set the lowest frequency bin of estimates to zero (default: as the config says, else "
-    zero += "yes, as MSST does since September 2025; other programs and older versions do not)"
-    add("--zero-dc", action=argparse.BooleanOptionalAction, default=None, help=zero)
+    zero += (
+        "yes for RoFormers, as MSST does since September 2025; other programs and older versions "
+    )
+    zero += "do not)"
+    boolean = argparse.BooleanOptionalAction
+    add("--zero-dc", action=boolean, default=None, help=zero)
+    standardise = (
+        "SCNet: give the network spectra with zero mean and unit deviation, as the code of "
+    )
+    standardise += "its authors does since September 2024 (default: as the config says, else no)"
+    add("--standardise-input", action=boolean, default=None, help=standardise)
     options = parser.parse_args(arguments)
     return command_line.run(lambda: _convert(options))
 
@@ -39,7 +48,9 @@ def _convert(options: argparse.Namespace) -> int:
     from lightning_modules.checkpoints.hub_folder import write_folder
     from lightning_modules.interop import msst
 
-    model, notes = msst.load(options.config, options.weights, options.zero_dc)
+    given = {"zero_dc": options.zero_dc, "standardise_input": options.standardise_input}
+    changes = {name: value for name, value in given.items() if value is not None}
+    model, notes = msst.load(options.config, options.weights, **changes)
     if options.output.suffix == ".ckpt":
         save_separator(model, options.output)
     else:

@@ -9,13 +9,13 @@ import pytest
 import torch
 import yaml
 from msst.models.bs_roformer import BSRoformer, MelBandRoformer
-from msst.utils.model_utils import demix
-from msst.utils.settings import get_model_from_config, load_config
+from msst.utils.settings import get_model_from_config
 
 from datamodules.batches import Batch
 from lightning_modules.architectures.bs_roformer import BSRoFormer
 from lightning_modules.architectures.mel_band_roformer import MelBandRoFormer
 from lightning_modules.interop import msst
+from tests.helpers.msst_package import assert_separation_equals_demix
 
 SMALL = {
     "dim": 16, "depth": 2, "dim_head": 8, "heads": 2, "stereo": True, "num_stems": 2,
@@ -129,32 +129,9 @@ def test_exported_models_are_loaded_by_the_package(kind: str, number: int, tmp_p
 def test_separation_equals_demix(
     samples: int, overlaps: int, batch_size: int, tmp_path: Path
 ) -> None:
-    """Songs shorter than a chunk, as long as one, longer, and no multiple of anything.
-
-    ``demix`` has two faults. With one overlap, it gives zeros where two chunks meet. With batches,
-    it leaves out the fade at the end of all chunks of the last batch, and for songs of up to two
-    overlaps at their start; chunks before the last batch are compared there.
-    """
-    chunk = 441 * 20
+    """Songs shorter than a chunk, as long as one, longer, and no multiple of anything."""
     theirs, (model, _) = example(
-        "bs_roformer", tmp_path, chunk=chunk, overlaps=overlaps, batch_size=batch_size
+        "bs_roformer", tmp_path, chunk=441 * 20, overlaps=overlaps, batch_size=batch_size
     )
-    config = load_config("bs_roformer", str(tmp_path / "config.yaml"))
-    mixture = 0.1 * torch.randn(2, samples)
-    with torch.no_grad():
-        result = demix(config, theirs, mixture.numpy(), torch.device("cpu"), "bs_roformer")
-        found = model.separate(mixture)
-    expected = torch.stack([torch.from_numpy(result[name]) for name in model.sources])
-    same = torch.ones(samples, dtype=torch.bool)
-    step = chunk // overlaps
-    if overlaps == 1:
-        seams = torch.arange(samples) % chunk
-        same = (seams != 0) & (seams != chunk - 1)
-    if batch_size > 1:
-        padded = samples + 2 * (chunk - step) * (samples > 2 * (chunk - step))
-        chunks = -(-padded // step)
-        first_of_last = (chunks - 1) // batch_size * batch_size * step
-        same &= torch.arange(samples) < first_of_last - (chunk - step)
-    difference = (found - expected).abs()[..., same]
-    assert same.any() or batch_size > 1
-    assert (difference <= 1e-5 * expected.abs().max()).all()
+    config = tmp_path / "config.yaml"
+    assert_separation_equals_demix(model, theirs, "bs_roformer", config, samples)

@@ -26,12 +26,15 @@ FOUR = ["vocals", "drums", "bass", "other"]
 def test_import_and_export(
     kind: str, output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    theirs, config, weights = write(tmp_path / "msst", kind, FOUR, flash_attn=True)
+    without_effect = {"flash_attn": True} if "roformer" in kind else {}
+    theirs, config, weights = write(tmp_path / "msst", kind, FOUR, **without_effect)
     imported = tmp_path / output
     assert import_msst.main([str(config), str(weights), "-o", str(imported)]) == 0
     printed = capsys.readouterr()
     assert "of vocals, drums, bass, other, 44100 Hz; separates chunks of 0.10 s" in printed.out
-    assert "not needed: model.dim_freqs_in, model.flash_attn" in printed.err
+    remarks = "not needed: model.dim_freqs_in, model.flash_attn" if without_effect else ""
+    assert remarks in printed.err
+    assert bool(printed.err) == bool(remarks)
     model, mixture = load_separator(imported), 0.1 * torch.randn(1, 2, 6400)
     with torch.no_grad():
         expected = theirs(mixture)
@@ -72,8 +75,27 @@ def test_one_stem_of_several_instruments(tmp_path: Path) -> None:
 
 def test_the_lowest_bin(tmp_path: Path) -> None:
     _, config, weights = write(tmp_path, "bs_roformer", ["vocals", "other"])
-    for given, expected in ((None, True), (False, False), (True, True)):
-        assert msst.load(config, weights, given).model.zero_dc is expected  # type: ignore[comparison-overlap]
+    for given, expected in (({}, True), ({"zero_dc": False}, False), ({"zero_dc": True}, True)):
+        assert msst.load(config, weights, **given).model.zero_dc is expected  # type: ignore[comparison-overlap]
+
+
+def test_standardised_input_and_checkpoints_of_scnets_authors(tmp_path: Path) -> None:
+    theirs, config, weights = write(tmp_path / "msst", "scnet", ["vocals", "other"])
+    state = {f"module.{name}": value for name, value in theirs.state_dict().items()}
+    torch.save({"state": {"wrong": torch.zeros(1)}, "best_state": state}, weights)
+    imported, mixture = tmp_path / "imported.ckpt", 0.1 * torch.randn(1, 2, 4000)
+    assert not msst.load(config, weights).model.hparams["standardise_input"]
+    arguments = [str(config), str(weights), "-o", str(imported), "--standardise-input"]
+    assert import_msst.main(arguments) == 0
+    model = load_separator(imported)
+    with torch.no_grad():
+        spectrum = model.network_input(mixture)
+        deviation, mean = torch.std_mean(spectrum, (1, 2, 3))
+        given = (spectrum - mean) / (deviation + 1e-5)
+        plain = msst.load(config, weights).model.network_forward(given)
+        assert torch.allclose(model.network_forward(spectrum), plain * deviation + mean, atol=1e-5)
+    with pytest.raises(ValueError, match="MSST has no SCNet with standardise_input True"):
+        msst.write(model, tmp_path / "back")
 
 
 def test_fine_tuning_with_other_stems(tmp_path: Path) -> None:
@@ -139,7 +161,10 @@ def swapped(config: Path, weights: Path) -> None:
         (set_option("model", "use_pope", True), "use_pope is True: .* not supported"),
         (set_option("training", "instruments", ["vocals"]), "names 1 stems .* separate 2"),
         (set_option("training", "instruments", None), r"names 0 stems \(none\)"),
-        (set_option("training", "model_type", "scnet"), "of type scnet; .* bs_roformer, mel_band"),
+        (
+            set_option("training", "model_type", "apollo"),
+            "of type apollo; .* bs_roformer, mel_band",
+        ),
         (set_option("training", "model_type", "mel_band_roformer"), "depth is 2, but .* has 1"),
         (set_option("audio", "chunk_size", None), "chunk_size is None"),
         (set_option("audio", "chunk_size", 10**9), "segment_seconds is 22675"),
