@@ -12,7 +12,7 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import scipy.fft
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from datamodules.augmentations.filters import HighShelf, PeakingEqualizer
 from datamodules.tracks.sources import check_sources
+from lightning_modules.layers.checkpointing import checkpointed
 
 # Added to powers and amplitudes before division or logarithm; -80 dB in power.
 _EPS = 1e-8
@@ -255,10 +256,14 @@ class MultiResolutionComplexSTFT(SourceLoss):
         errors = estimates - targets
         loss = _mean(errors.abs())
         for length in self.window_lengths:
-            window, n_fft = torch.hann_window(length), max(self.n_fft, length)
-            spectra = _stft(errors, n_fft, self.hop_length, window)
-            loss = loss + self.weight * _mean(spectra.abs())
+            # Frames and spectra of all resolutions would take as much memory as a large network.
+            loss = loss + checkpointed(self, partial(self._distance, length), errors)
         return loss
+
+    def _distance(self, window_length: int, errors: Tensor) -> Tensor:
+        window, n_fft = torch.hann_window(window_length), max(self.n_fft, window_length)
+        spectra = _stft(errors, n_fft, self.hop_length, window)
+        return self.weight * _mean(spectra.abs())
 
 
 class LogWMSE(SourceLoss):

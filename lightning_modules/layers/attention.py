@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.layers.bands import rms_normalised
+from lightning_modules.layers.checkpointing import checkpointed
 
 
 class RMSNorm(nn.Module):
@@ -76,11 +77,18 @@ class Attention(nn.Module):
         x = self.norm(x)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, cosines, sines), rotate(k, cosines, sines)
+        v = v.contiguous()  # a view would keep the memory of all three until the backward pass
         dropout = self.dropout if self.training else 0.0
         # torch selects the kernel; flash and memory-efficient ones never store N x N weights.
         heads = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        gated = heads.transpose(1, 2) * self.gates(x).sigmoid()[..., None]  # (R, N, H, d)
-        return nn.functional.dropout(self.output(gated.flatten(2)), self.dropout, self.training)
+        gates = self.gates(x).sigmoid()
+        # The backward pass multiplies once more, instead of keeping the products.
+        return checkpointed(self, self._gated_output, heads, gates, random=dropout > 0)
+
+    def _gated_output(self, heads: Tensor, gates: Tensor) -> Tensor:
+        """Map heads (R, H, N, d) and gates (R, N, H) to features (R, N, D)."""
+        gated = (heads.transpose(1, 2) * gates[..., None]).flatten(2)
+        return nn.functional.dropout(self.output(gated), self.dropout, self.training)
 
 
 class FeedForward(nn.Module):
@@ -99,8 +107,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features (..., D) to the same shape."""
-        hidden = self.dropout(nn.functional.gelu(self.up(self.norm(x))))
-        mapped: Tensor = self.dropout(self.down(hidden))
+        random = self.training and self.dropout.p > 0
+        # The backward pass computes GELU once more, instead of keeping its output.
+        return checkpointed(self, self._activated_down, self.up(self.norm(x)), random=random)
+
+    def _activated_down(self, hidden: Tensor) -> Tensor:
+        mapped: Tensor = self.dropout(self.down(self.dropout(nn.functional.gelu(hidden))))
         return mapped
 
 
