@@ -64,7 +64,10 @@ class Found:
 
 
 def find_audio_files(
-    inputs: Iterable[str | Path], output: Path | None = None, progress: bool = False
+    inputs: Iterable[str | Path],
+    output: Path | None = None,
+    progress: bool = False,
+    downmix: bool = False,
 ) -> Found:
     """Find audio files and read their headers.
 
@@ -75,6 +78,7 @@ def find_audio_files(
             ``albums/**/*.flac``.
         output: A folder that is not searched.
         progress: Show a bar while headers are read.
+        downmix: Songs of more than two channels are read in stereo.
 
     Returns:
         Songs in the order of the inputs, sorted by name within a folder or pattern; and what is
@@ -86,7 +90,7 @@ def find_audio_files(
 
     def header(path: Path) -> AudioInfo | str:
         try:
-            return inspect_song(path)
+            return inspect_song(path, downmix)
         except DataError as fault:
             return str(fault)
 

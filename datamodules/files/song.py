@@ -95,17 +95,19 @@ def _counted(decoded: Iterator[Audio], read: _Read, source: Path, path: Path) ->
         read.damage = str(error).removeprefix(f"{path}: ").partition(";")[0]
 
 
-def inspect_song(path: AnyPath) -> AudioInfo:
+def inspect_song(path: AnyPath, downmix: bool = False) -> AudioInfo:
     """Read the header of a song; arguments and errors are those of `open_song`."""
-    return open_song(path).info
+    return open_song(path, downmix=downmix).info
 
 
-def open_song(path: AnyPath, block_samples: int | None = None) -> Song:
+def open_song(path: AnyPath, block_samples: int | None = None, downmix: bool = False) -> Song:
     """Open a song for its header, its tags and its samples.
 
     Args:
         path: The file, of any format that soundfile or ffmpeg reads, or a pipe.
         block_samples: Length of a block, samples; by default 30 seconds.
+        downmix: Mix more than two channels down to stereo, by ffmpeg, as ITU-R BS.775 does: centre
+            and surrounds at -3 dB, without the low-frequency effects.
 
     Returns:
         Header, tags and an iterator over the samples.
@@ -118,6 +120,8 @@ def open_song(path: AnyPath, block_samples: int | None = None) -> Song:
     source = seekable(path)
     with _named(source, path):
         opened = _open(source)
+        if downmix and opened.info.channels > 2:
+            opened = _in_stereo(path, opened)
     length = block_samples or 30 * opened.info.sample_rate
     if opened.file is None:
         decoded = ffmpeg.decoded_blocks(source, opened.info, length)
@@ -159,6 +163,14 @@ def _open(path: Path) -> _Opened:
     if opened.file is None:
         file.close()
     return opened
+
+
+def _in_stereo(path: Path, opened: _Opened) -> _Opened:
+    """Let ffmpeg decode a file, to two channels."""
+    if opened.file is not None:
+        opened.file.close()
+    ffmpeg.require_ffmpeg(f"{path}: has {opened.info.channels} channels; mixing them down")
+    return replace(opened, info=replace(opened.info, channels=2), file=None)
 
 
 def _open_sound_file(path: Path, file: Any) -> _Opened:

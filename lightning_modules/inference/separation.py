@@ -238,7 +238,7 @@ def check_channels(model: Separator, channels: int) -> None:
     if channels != model.audio_channels and 1 not in (channels, model.audio_channels):
         raise DataError(
             f"the audio has {channels} channels, the model separates {model.audio_channels}; mix "
-            f"it down first, for instance by: ffmpeg -i OLD -ac {model.audio_channels} NEW.wav"
+            f"it down: `separate --downmix`, or ffmpeg -i OLD -ac {model.audio_channels} NEW.wav"
         )
 
 

@@ -243,6 +243,7 @@ def separate_file(
     selection: Selection | None = None,
     encoding: Encoding | None = None,
     files: Sequence[Path] | None = None,
+    downmix: bool = False,
     progress: Callable[[int], None] = lambda samples: None,
     settings: SeparationSettings | None = None,
 ) -> Separated:
@@ -256,6 +257,7 @@ def separate_file(
         selection: Which stems to write; by default one per source.
         encoding: Format of the files; by default 32-bit float WAV.
         files: Files of the stems below ``folder``; by default those of ``Encoding.files``.
+        downmix: Mix more than two channels down to stereo first.
         progress: Called with the number of samples just separated.
         settings: Settings of separation; by default the model's.
 
@@ -268,7 +270,7 @@ def separate_file(
         FileExistsError: Stems exist and ``force`` is not given.
     """
     selection, encoding = selection or Selection(), encoding or Encoding()
-    source = open_song(song)
+    source = open_song(song, downmix=downmix)
     info = source.info
     encoding.check(song, info)
     estimates = separate_stream(
@@ -285,7 +287,7 @@ def separate_file(
     mixture = None
     if selection.residual or encoding.is_one_file:
         # Read again, since muting yields the first estimate after the last block.
-        mixture = _Reader(open_song(song).blocks)
+        mixture = _Reader(open_song(song, downmix=downmix).blocks)
     done = 0
     with StemFiles(
         folder, names, info.sample_rate, info.channels, force, encoding, source.tags, files

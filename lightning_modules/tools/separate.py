@@ -67,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--force", action="store_true", help="overwrite existing files")
     existing.add_argument("--resume", action="store_true", help="skip songs whose files all exist")
+    mix = "mix more than two channels down to stereo (centre and surrounds at -3 dB, without LFE)"
+    add("--downmix", action="store_true", help=mix)
     add = parser.add_argument_group("stems").add_argument
     add("--stems", type=lambda words: words.split(","), metavar="A,B", help="only these stems")
     add("--two-stems", metavar="STEM", help="this stem, and the sum of the others as no_STEM")
@@ -137,7 +139,9 @@ def separate_songs(options: argparse.Namespace) -> int:
     naming = Naming(encoding, options.name)
     settings = _settings(options.postprocessing)
     # Report bad files before loading the model, which takes seconds.
-    found = find_audio_files(_expand_stdin(options.inputs), options.output, progress=True)
+    found = find_audio_files(
+        _expand_stdin(options.inputs), options.output, progress=True, downmix=options.downmix
+    )
     for note in found.notes:
         print(f"note: {command_line.printable(note)}", file=sys.stderr)
 
@@ -166,6 +170,7 @@ def separate_songs(options: argparse.Namespace) -> int:
         "force": options.force or options.resume,
         "selection": selection,
         "encoding": encoding,
+        "downmix": options.downmix,
     }
     shown = "folder" if naming.has_song_folder else "files"
     return left_out + _separate_all(model, jobs, options.output, shown, options.jobs, keywords)

@@ -74,6 +74,8 @@ def test_all_bad_songs_are_named_before_the_good_ones_are_done(
     assert file_stems("out") == ["a"]
     assert run(checkpoint, "songs/b.wav", "songs/six.wav") == 2, "nothing can be done"
     assert len(errors(capsys)) == 2
+    assert run(checkpoint, "songs/six.wav", "songs/four.flac", "--downmix", "--residual") == 0
+    assert soundfile.info("out/six/residual.wav").channels == 2
 
 
 def test_albums_keep_their_folders(checkpoint: str) -> None:

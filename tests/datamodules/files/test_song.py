@@ -45,6 +45,21 @@ def whole(path: Path) -> tuple[Audio, str | None]:
     return np.concatenate(list(song.blocks), 1), song.shortfall()
 
 
+def test_downmix_of_surround(tmp_path: Path) -> None:
+    """ITU-R BS.775, for left, right, centre, low-frequency effects and two surrounds."""
+    waveform = make_noise(1.5).reshape(6, -1)
+    matrix = np.sqrt([[1, 0, 0.5, 0, 0.5, 0], [0, 1, 0.5, 0, 0, 0.5]])
+    for path in (write(tmp_path / "six.wav", waveform), write(tmp_path / "six.flac", waveform)):
+        song = open_song(path, 3000, downmix=True)
+        assert song.info == inspect_song(path, downmix=True)
+        assert song.info.channels == 2
+        np.testing.assert_allclose(np.concatenate([*song.blocks], 1), matrix @ waveform, atol=2e-4)
+        assert song.shortfall() is None
+        assert open_song(path).info.channels == 6
+    stereo = open_song(write(tmp_path / "stereo.wav", waveform[:2]), downmix=True)
+    np.testing.assert_allclose(next(stereo.blocks), waveform[:2], atol=2e-4)
+
+
 # ------------------------------------------------------- headers and decoding
 
 
