@@ -161,8 +161,8 @@ class _Search:
         if others:
             names = ", ".join([*others][:_SHOWN]) + ", ..." * (len(others) > _SHOWN)
             self.notes.append(
-                f"{given}: passed over by their names, which are not those of songs: {names} "
-                f"({len(others)} in total); give a file by name to separate it"
+                f"{given}: passed over, since they are not files whose names end as those of audio "
+                f"or video do: {names} ({len(others)} in total); give a file by name to separate it"
             )
         if not songs:
             self.faults.append(

@@ -43,6 +43,8 @@ class MappedFile:
     def __init__(self, path: Path, expected: State | None = None) -> None:
         try:
             file = path.open("rb")
+        except PermissionError as error:
+            raise DataError(f"{path}: cannot be opened; check its permissions") from error
         except OSError as error:
             raise changed_error(path) from error
         with file:

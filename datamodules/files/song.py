@@ -177,7 +177,9 @@ def _open_sound_file(path: Path, file: Any) -> _Opened:
     info, declared = sound_file_info(path, file), file.frames
     tags = None if file.format == "RAW" else tags_of(file)  # RAW: the header is unfinished
     if file.format not in _COMPRESSED:
-        return _Opened(info, tags, declared_samples(path, file), 0, file)
+        # MP3 in a WAV file, as recorders write it.
+        tolerance = _PADDING_SAMPLES if file.subtype.startswith("MPEG") else 0
+        return _Opened(info, tags, declared_samples(path, file), tolerance, file)
     if file.format == "MP3":
         counted, declared = read_mp3(path)
         info = replace(info, samples=counted or info.samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from typing import NamedTuple
 
@@ -47,11 +48,15 @@ class State(NamedTuple):
 def state(path: AnyPath) -> State:
     """State of a file; raises a ``DataError`` if the file does not exist or cannot be read."""
     try:
-        return State.of(os.stat(path))
+        status = os.stat(path)
     except OSError as error:  # such as a dangling link
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); restore or remove it"
         ) from error
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        # To open a pipe would wait for ever.
+        raise DataError(f"{path}: is a pipe or device, expected a file; replace or remove it")
+    return State.of(status)
 
 
 def check_same(path: AnyPath, expected: State) -> None:

@@ -12,6 +12,7 @@ from datamodules.cache.folder import file_facts
 from datamodules.files import audio
 from datamodules.tracks.findings import Finding
 
+CONVERT = "python -m datamodules.convert ROOT OUT writes a repaired copy of the data set"
 _SCAN_BLOCK_SAMPLES = 2**18
 _ALL_FINITE = -1
 _FINDING_NAMES = {"samples": "unlike-length", "Hz": "unlike-rate", "channels": "unlike-channels"}
@@ -38,8 +39,7 @@ def find_mismatches(
             str(files[stem]),
             f"has {value} {unit}, but {files[example].name} has {most_common} {unit}",
             "all files of a track must have the same length, sample rate and channels: "
-            "python -m datamodules.convert ROOT OUT writes a repaired copy of the data set, or "
-            "export them again from one session",
+            f"{CONVERT}, or export them again from one session",
         )
         for stem, value in values.items()
         if value != most_common

@@ -16,12 +16,12 @@ from datamodules.cache.stem_files import stream_orders
 from datamodules.errors import DataError
 from datamodules.files import audio
 from datamodules.files.audio import Audio
-from datamodules.files.names import is_system_name, key, match
+from datamodules.files.names import is_system_name, key, match, without_suffix
 from datamodules.files.state import State, check_same
-from datamodules.tracks.checks import find_mismatches, find_non_finite
+from datamodules.tracks.checks import CONVERT, find_mismatches, find_non_finite
 from datamodules.tracks.findings import Finding, raise_errors
 from datamodules.tracks.headers import Header, decoded_headers, read_headers
-from datamodules.tracks.layouts import FORMATS, MIXTURE, STEMS, Entry, find_entries
+from datamodules.tracks.layouts import FORMATS, MIXTURE, STEMS, Entry, find_entries, is_audio
 from datamodules.tracks.unread import unread_in_subset, unread_in_track
 
 # The validation split of musdb's own configuration (its configs/mus.yaml).
@@ -368,17 +368,22 @@ def _check_track(
 def _missing_stems_error(entry: Entry, missing: Sequence[str], stems: Sequence[str]) -> Finding:
     expected = ", ".join(f"{stem}{FORMATS[0]}" for stem in missing)
     finding = f"no {expected} (or {', '.join(FORMATS[1:])})"
+    remedy = (
+        f"every track needs {', '.join(stems)}; restore the file, remove the track, set "
+        "missing_as_silence, or set stems to those of the data set"
+    )
     if entry.is_stem_file:
         finding = f"no stream for {', '.join(missing)}"
     elif present := sorted(name for name in os.listdir(entry.path) if not is_system_name(name)):
         finding += f" (found: {', '.join(present[:8])})"
+        if len(match(missing, map(without_suffix, filter(is_audio, present)))) == len(missing):
+            remedy = f"{CONVERT}, or write the files in one of these formats"
     return Finding(
         "error",
         "missing-stem",
         str(entry.path),
         finding,
-        f"every track needs {', '.join(stems)}; restore the file, remove the track, set "
-        "missing_as_silence, or set stems to those of the data set",
+        remedy,
     )
 
 

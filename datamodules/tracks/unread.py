@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from datamodules.files.names import groups_of_same, is_stem_file, is_system_name, key, same_name
+from datamodules.files.names import (
+    groups_of_same,
+    is_stem_file,
+    is_system_name,
+    key,
+    match,
+    same_name,
+    without_suffix,
+)
 from datamodules.tracks.findings import Finding
 from datamodules.tracks.layouts import (
     STEMS,
@@ -99,6 +107,21 @@ def unread_in_subset(
             findings.append(_passed_over(path))
         elif is_audio(path.name):
             findings.append(_unread_file(path))
+    by_folder: dict[Path, list[Path]] = {}
+    if any(path.is_symlink() for path in known):
+        for path in sorted(known):
+            by_folder.setdefault(path.resolve(), []).append(path)
+    for first, *links in by_folder.values():
+        findings += [
+            Finding(
+                "warning",
+                "same-name",
+                str(link),
+                f"is the same folder or file as {first.name}, by a link; both are read",
+                "remove one of them, or the song may be both trained and validated on",
+            )
+            for link in links
+        ]
     for one, *others in groups_of_same(entry.name for entry in entries):
         findings += [
             Finding(
@@ -173,6 +196,18 @@ def unread_in_track(entry: Entry, files: Mapping[str, Path], stems: Sequence[str
                 )
             )
     others = [name for name in unread if not any(same_name(name, other) for other in read)]
+    doubled = match(map(without_suffix, others), map(without_suffix, read))
+    if again := [name for name in others if without_suffix(name) in doubled]:
+        findings.append(
+            Finding(
+                "note",
+                "unread-file",
+                str(entry.path),
+                f"not read, because the same stem is in another format: {', '.join(again)}",
+                "remove one of them",
+            )
+        )
+        others = [name for name in others if name not in again]
     for name in sorted({*(entry.content or ())} - read - {*unread}):
         if not is_system_name(name) and (folder := entry.path / name).is_dir():
             audio = audio_below(folder)

@@ -54,6 +54,10 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
             corrupted = archive.testzip()  # verifies the checksums, which torch.load ignores
         if corrupted is not None:
             raise ValueError(f"the checksum of its part {corrupted} is wrong")
+    except PermissionError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
     except Exception as error:  # changed pickles raise errors of any type
         raise CheckpointError(
             f"{path}: {path.stat().st_size} bytes that cannot be read as a checkpoint "

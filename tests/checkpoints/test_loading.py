@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from lightning_modules.base.description import KEY, CheckpointError, check_same_model
+from lightning_modules.checkpoints import loading
 from lightning_modules.checkpoints.loading import load_separator, read_checkpoint
 from tests.helpers.checkpoints import SOURCES, model, save
 
@@ -99,6 +101,17 @@ def test_truncated_checkpoint_raises(checkpoint: Path, keep: float) -> None:
 def test_error_for_a_missing_checkpoint_lists_others(checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match=r"best\.ckpt.*there are .*last\.ckpt"):
         read_checkpoint(checkpoint.with_name("best.ckpt"))
+
+
+def test_error_for_a_checkpoint_that_may_not_be_read(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(checkpoint))
+
+    monkeypatch.setattr(loading, "load_plain", refuse)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: cannot be read \(Permission denied\)"):
+        read_checkpoint(checkpoint)
 
 
 def test_state_dict_alone_raises(tmp_path: Path) -> None:

@@ -137,6 +137,23 @@ def test_missing_mixture_is_the_sum_of_the_stems(root: Path) -> None:
     np.testing.assert_array_equal(track.read("mixture"), track.read_stems(STEMS).sum(0))
 
 
+def test_remedy_for_stems_of_other_formats(root: Path) -> None:
+    folder = write_track(root / "train" / "A")
+    (folder / "bass.wav").rename(folder / "Bass.MP3")
+    with pytest.raises(
+        DataError, match=r"no bass\.wav .*found: Bass.MP3.*datamodules\.convert ROOT"
+    ):
+        index_tracks(root, "train")
+
+
+def test_pipe_is_not_waited_for(root: Path) -> None:
+    folder = write_track(root / "train" / "A")
+    (folder / "bass.wav").unlink()
+    os.mkfifo(folder / "bass.wav")
+    with pytest.raises(DataError, match=r"bass\.wav: is a pipe or device, expected a file"):
+        index_tracks(root, "train")
+
+
 def test_tracks_of_many_channels_and_other_stems(root: Path) -> None:
     write_track(root / "train" / "A", channels=6)
     (root / "train" / "A" / "bass.wav").unlink()
@@ -397,9 +414,9 @@ def test_subset_without_tracks(root: Path) -> None:
 
 def test_track_without_a_stem(root: Path) -> None:
     folder = write_track(root / "train" / "A")
-    (folder / "drums.wav").rename(folder / "Drums.aiff")
+    (folder / "drums.wav").rename(folder / "Drums.bak")
     message = fault_of(root)
-    assert_in(message, folder, "no drums.wav (or .flac", "found: Drums.aiff, bass.wav")
+    assert_in(message, folder, "no drums.wav (or .flac", "found: Drums.bak, bass.wav")
     assert_in(message, "every track needs vocals, drums, bass, other", "restore", "silence")
 
 

@@ -55,7 +55,7 @@ def test_nothing_is_told_about_good_data(root: Path) -> None:
         (["train/x.flac"], "unread-file", "train/x.flac", "not in the folder of a track"),
         (["train/a.stem.mp4"], "unread-file", "train/a.stem.mp4", "a folder of the same name is"),
         (["train/A/guitar.wav"], "unread-file", "train/A", "audio that is not read: guitar.wav"),
-        (["train/A/vocals.flac"], "unread-file", "train/A", "vocals.flac"),
+        (["train/A/vocals.flac"], "unread-file", "train/A", "in another format: vocals.flac"),
         (["train/A/raw/take 1.wav"], "unread-file", "train/A", "raw/take 1.wav"),
         (["train/Album/N/bass.wav"], "unread-folder", "train/Album", "folders below: N/bass.wav"),
         (["train/empty/notes.txt"], "no-audio", "train/empty", "passed over"),
@@ -78,6 +78,17 @@ def test_unicode_forms_of_one_name(root: Path) -> None:
         touch_track(root / "train" / normalize(form, "Beyoncé"))
     (finding,) = findings_in(root)
     assert "in letter case or Unicode form alone; both are read" in finding.finding
+
+
+def test_links_to_a_track(root: Path) -> None:
+    (root / "elsewhere/C").mkdir(parents=True)
+    touch_track(root / "elsewhere/C")
+    (root / "train/C").symlink_to("../elsewhere/C")
+    assert not unread_in_subset(root, "train", find_entries(root, "train"))
+    (root / "train/Z").symlink_to("A")
+    (finding,) = unread_in_subset(root, "train", find_entries(root, "train"))
+    assert (finding.name, finding.where) == ("same-name", str(root / "train/Z"))
+    assert "is the same folder or file as A, by a link" in finding.finding
 
 
 def test_folders_of_tracks_without_subsets(tmp_path: Path) -> None:
