@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.files.writing import replacing
 from lightning_modules.configuration.files import ConfigError, read_config
 from lightning_modules.configuration.messages import SettingError
 
 CONFIG = "config.yaml"
+# A copy of it that users do not edit: what they change in the other one is a change, too.
+AS_RUN = ".config.yaml"
+_UNTIL = "config_until_step_"
 # Settings of a start, not of a run.
 OF_A_START = ("config", "ckpt_path", "weights_only", "run_dir", "trainer.default_root_dir")
 # Where the logs of a run are written is chosen at each start.
@@ -38,13 +43,39 @@ class Change(NamedTuple):
         return f"{self.key}: {_short(self.before)} -> {_short(self.after)}"
 
 
-def stored_config(checkpoint: Path) -> dict[str, Any] | None:
-    """Read the ``config.yaml`` of a checkpoint's run; None if it is missing or damaged."""
-    path = checkpoint.resolve().parent.parent / CONFIG
-    try:
-        return read_config(path)
-    except (ConfigError, OSError):
-        return None
+def stored_config(checkpoint: Path, step: int) -> dict[str, Any] | None:
+    """Read the config with which a run saved a checkpoint at a step.
+
+    A run that was resumed with other settings, and killed before it saved anything, has left their
+    ``config.yaml``, but not the checkpoint.
+
+    Returns:
+        The config; None if there is none that can be read.
+    """
+    folder = checkpoint.resolve().parent.parent
+    former = sorted((until, path) for path in folder.glob(f"{_UNTIL}*") if (until := _step(path)))
+    paths = [path for until, path in former if until >= step][:1]
+    for path in paths or (folder / AS_RUN, folder / CONFIG):
+        with suppress(ConfigError, OSError):
+            return read_config(path)
+    return None
+
+
+def save_config(folder: Path, text: str, step: int) -> None:
+    """Write a run's config; keep a former one with other settings, which ran until this step."""
+    former = next((path for name in (AS_RUN, CONFIG) if (path := folder / name).is_file()), None)
+    kept = folder / f"{_UNTIL}{step:06d}.yaml"
+    if former and (before := former.read_text()) != text and not kept.exists():
+        with replacing(kept) as unfinished:
+            unfinished.write_text(before)
+    for name in (AS_RUN, CONFIG):
+        with replacing(folder / name) as unfinished:
+            unfinished.write_text(text)
+
+
+def _step(path: Path) -> int:
+    digits = path.stem.removeprefix(_UNTIL)
+    return int(digits) if digits.isdecimal() else 0
 
 
 def find_changes(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[Change]:

@@ -25,7 +25,6 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 
-from datamodules.files.writing import replacing
 from datamodules.musdb import MUSDBDataModule, start_of
 from datamodules.stream.workers import explain_worker_error
 from lightning_modules.base.description import check_same_model
@@ -202,11 +201,7 @@ class RunConfig(SaveConfigCallback):
         for key in left_out:
             config.pop(key, None)
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
-        path = Path(trainer.default_root_dir) / changes.CONFIG
-        with replacing(path) as unfinished:
-            unfinished.write_text(text)
-            if path.is_file() and path.read_text() != text:
-                path.replace(path.with_stem(f"{path.stem}_until_step_{trainer.global_step:06d}"))
+        changes.save_config(Path(trainer.default_root_dir), text, trainer.global_step)
         for logger in trainer.loggers:
             logger.log_hyperparams({"config": config.as_dict()})
 
@@ -324,7 +319,7 @@ class StemlabCLI(CLIBase):
         """Let a resumed run take the settings that differ from those of its checkpoint."""
         config = self.config[str(self.subcommand)]
         path = Path(config.ckpt_path)
-        stored = changes.stored_config(path)
+        stored = changes.stored_config(path, contents.get("global_step", 0))
         if stored is None:
             keys = seed = None
             text = (

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from lightning_modules.configuration.messages import SettingError
+from lightning_modules.training import changes
 from lightning_modules.training.changes import Change, check_changes, find_changes, report
 from tests.helpers.command_line import run
 
@@ -232,6 +233,27 @@ def test_what_is_asked_for_is_what_runs(resume: Any, capsys: pytest.CaptureFixtu
     assert out.count("(taken)") == 1
     assert run("fit", *again, "--trainer.max_epochs=4", "--trainer.callbacks.patience=9") == 0
     assert saved(run_dir)[0]["MUSDBDataModule"]["batches"] == 12
+
+
+def test_the_config_of_a_checkpoint(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints/last.ckpt"
+
+    def seed(step: int) -> Any:
+        return (changes.stored_config(checkpoint, step) or {}).get("seed_everything")
+
+    assert seed(0) is None
+    (tmp_path / "config.yaml").write_text("seed_everything: 1")
+    assert seed(5) == 1, "of an older version"
+    changes.save_config(tmp_path, "seed_everything: 1", 0)
+    changes.save_config(tmp_path, "seed_everything: 2", 5)
+    assert [seed(step) for step in (0, 5, 6)] == [1, 1, 2]
+    # Killed before a checkpoint was saved, and resumed with a third value.
+    changes.save_config(tmp_path, "seed_everything: 3", 5)
+    assert [seed(step) for step in (5, 6)] == [1, 3]
+    (tmp_path / "config.yaml").write_text("seed_everything: 4")
+    assert seed(6) == 3, "edited by the user"
+    changes.save_config(tmp_path, "seed_everything: 4", 9)
+    assert [seed(step) for step in (5, 9, 10)] == [1, 3, 4]
 
 
 @pytest.mark.slow
