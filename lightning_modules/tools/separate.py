@@ -29,8 +29,11 @@ from lightning_modules.inference.options import Combination, add_options, given_
 if TYPE_CHECKING:
     from lightning_modules.base.separator import SourceSeparator
     from lightning_modules.inference.postprocessing import PostProcessing
+    from lightning_modules.inference.shared_batches import SharedBatches
 
 _BAR_CHARACTERS = 40
+# Devices on which the time of a batch is proportional to its size: filling it gains nothing.
+_PROPORTIONAL = ("cpu",)
 _EXIT = """exit status: 0 if all songs are done, 1 if some are incomplete or could not be
 separated, 2 for a mistake found before the first song"""
 
@@ -323,8 +326,12 @@ def _separate_all(
     """Separate songs with a progress bar; return how many failed or are incomplete."""
     from tqdm import tqdm
 
+    from lightning_modules.inference.shared_batches import SharedBatches
     from lightning_modules.inference.stem_files import separate_file
 
+    batches = SharedBatches(len(jobs), threads)
+    if model.device.type not in _PROPORTIONAL:
+        _share(model, batches)
     started = time.perf_counter()
     failed: list[_Job] = []
     incomplete: list[_Job] = []
@@ -353,9 +360,10 @@ def _separate_all(
 
             path = job.song.path
             try:
-                done = separate_file(
-                    model, path, output, files=job.files, progress=advance, **keywords
-                )
+                with batches.song():
+                    done = separate_file(
+                        model, path, output, files=job.files, progress=advance, **keywords
+                    )
             except Exception as error:  # of libraries, too: the other songs are still separated
                 failed.append(job)
                 bar.write(f"error: {command_line.printable(_explain(path, error))}", sys.stderr)
@@ -367,13 +375,14 @@ def _separate_all(
                 incomplete.append(job)
                 bar.write(f"warning: {command_line.printable(done.shortfall)}", sys.stderr)
 
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(batches.most_open) as pool:
             waiting = [pool.submit(separate, job) for job in jobs]
             try:
                 for future in waiting:
                     future.result()
             except BaseException:
                 stopped.set()
+                batches.stop()
                 pool.shutdown(cancel_futures=True)
                 raise
         audio, seconds = bar.n, time.perf_counter() - started
@@ -386,6 +395,14 @@ def _separate_all(
     if incomplete:
         print(f"{len(incomplete)} of {len(jobs)} songs are incomplete", file=sys.stderr)
     return len(failed) + len(incomplete)
+
+
+def _share(model: SourceSeparator, batches: SharedBatches) -> None:
+    """Let a model, or the members of an ensemble, separate chunks of several songs at once."""
+    settings = model.separation_settings
+    parts = zip(getattr(model, "members", [model]), settings.members or [settings], strict=True)
+    for part, own in parts:
+        part.forward = batches.share(part.forward, own.batch_size)
 
 
 def _settings(text: str | None) -> PostProcessing | None:

@@ -205,3 +205,34 @@ def test_next_run_removes_what_a_killed_one_left(number: int, checkpoint: str) -
     assert nothing_unfinished() == (number == signal.SIGTERM)
     assert run(checkpoint, "a.wav") == 0
     assert nothing_unfinished()
+
+
+@pytest.mark.slow
+def test_songs_share_batches_where_that_saves_time(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    for number in range(6):
+        song(Path(f"songs/{number}.wav"), 0.3 + 0.3 * (number % 3))
+    Path("songs/3.wav").write_bytes(Path("songs/3.wav").read_bytes()[:5000])  # incomplete
+    audio = np.full((30_000, 2), np.nan)
+    soundfile.write("songs/nan.wav", audio, RATE, subtype="FLOAT")
+    words = ["songs", "--checkpoint", checkpoint, "--checkpoint", checkpoint, "-o"]
+    assert separate.main([*words, "alone"]) == 1
+    sizes: list[int] = []
+    forward = UNet.forward
+
+    def recording(self: UNet, mixture: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(mixture))
+        return forward(self, mixture)
+
+    monkeypatch.setattr(UNet, "forward", recording)
+    monkeypatch.setattr(separate, "_PROPORTIONAL", ())
+    assert separate.main([*words, "together"]) == 1
+    assert sizes.count(4) >= 4
+    assert len(errors(capsys)) == 2
+    stems = sorted(Path("alone").rglob("*.wav"))
+    assert len(stems) == 12
+    for path in stems:
+        other = Path("together") / path.relative_to("alone")
+        difference = soundfile.read(path)[0] - soundfile.read(other)[0]
+        assert np.abs(difference).max(initial=0) < 1e-6
