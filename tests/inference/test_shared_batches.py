@@ -152,7 +152,8 @@ def test_models_and_lengths_do_not_wait_for_each_other() -> None:
 
 def test_stopping_ends_waiting_songs() -> None:
     batches = SharedBatches(3)
-    entered, interrupted = threading.Event(), []
+    entered = threading.Event()
+    interrupted: list[int] = []
 
     def open_song(blocks: Iterator[Tensor]) -> None:
         try:
