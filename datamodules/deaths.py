@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-OUT_OF_MEMORY = "the system kills a process when memory runs out (`dmesg` tells)"
+OUT_OF_MEMORY = "the system kills a process when memory runs out (`dmesg` shows it)"
 LIKELY: dict[int, str] = {
     signal.SIGKILL: OUT_OF_MEMORY,
     signal.SIGBUS: "shared memory is full (`df -h /dev/shm`; a container gets more with "

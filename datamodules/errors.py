@@ -1,4 +1,4 @@
-"""Errors that tell the user which file is wrong and what to do."""
+"""Errors that name the wrong file and what to do, and words for messages."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class MUSDBDataModule(LightningDataModule):
             folder of WAV, FLAC or Ogg stems per track or with ``.stem.mp4`` files; DSD100; or a
             folder that contains the track folders directly, which are used for training and
             validation. By default the environment variable ``MUSDB_PATH``; if it is not set, the
-            embedded corpus. Several data sets are mixed by weight: with ``{/data/musdb18hq: 1.0,
+            demo corpus. Several data sets are mixed by weight: with ``{/data/musdb18hq: 1.0,
             /data/extra: 0.5}`` two out of three stems are drawn from the first one. The first data
             set is used for validation and test; all training tracks of the others are used for
             training, except those with the name of a validation track.

@@ -68,7 +68,7 @@ class DatasetRoots:
         self._embedded: Path | None = None
 
     def fetch(self) -> None:
-        """Download the preview or render the embedded corpus, if it is used."""
+        """Download the preview or render the demo corpus, if it is used."""
         if self.download:
             self._download_preview()
         elif self._given_root() is None:
@@ -135,7 +135,7 @@ class DatasetRoots:
         if given is None:
             rank_zero_info(
                 "No data set given (MUSDB_PATH or --data.init_args.root): "
-                "using the embedded demo corpus"
+                "using the demo corpus"
             )
             # Only the process that rendered it has its path.
             return self._embedded or demo_corpus()

@@ -1,1 +1,1 @@
-"""The embedded corpus: songs synthesised by code, without any download."""
+"""The demo corpus: songs synthesised by code, without any download."""

@@ -1,4 +1,4 @@
-"""Render the embedded corpus and print its folder: ``python -m datamodules.demo [ROOT]``."""
+"""Render the demo corpus and print its folder: ``python -m datamodules.demo [ROOT]``."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""The embedded corpus: 18 short songs in MUSDB18's layout, used without a data set.
+"""The demo corpus: 18 short songs in MUSDB18's layout, used without a data set.
 
 :mod:`datamodules.demo.songs` composes them, :mod:`datamodules.demo.instruments` and
 :mod:`datamodules.demo.voice` synthesise them, and this module mixes them; each seed gives another
@@ -200,7 +200,7 @@ def _exit_with_parent() -> None:
 def demo_corpus(
     root: Path | None = None, seed: int = 0, numbers: Sequence[int] = range(len(SONGS))
 ) -> Path:
-    """Render missing and damaged tracks of the embedded corpus.
+    """Render missing and damaged tracks of the demo corpus.
 
     Args:
         root: Its folder; by default :func:`default_root`.

@@ -1,4 +1,4 @@
-"""Synthesised instruments of the embedded corpus: drums, basses and chord instruments.
+"""Synthesised instruments of the demo corpus: drums, basses and chord instruments.
 
 :mod:`datamodules.demo.songs` composes what they play.
 """

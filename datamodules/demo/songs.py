@@ -1,4 +1,4 @@
-"""Styles of the songs of the embedded corpus, and the composition of their parts.
+"""Styles of the songs of the demo corpus, and the composition of their parts.
 
 A song fixes tempo, harmony, patterns and instruments; a random generator composes the notes of each
 part.

@@ -1,4 +1,4 @@
-"""Singing voice of the embedded corpus: source-filter synthesis of a melody with syllables.
+"""Singing voice of the demo corpus: source-filter synthesis of a melody with syllables.
 
 Glottal pulses and breath noise pass through the resonances of a vocal tract that moves from vowel
 to vowel. Signals are as in :mod:`datamodules.demo.synthesis`.

@@ -55,7 +55,7 @@ class Found:
     Attributes:
         songs: Song -> header. No two songs have the same folder and name.
         faults: Messages about files that are not audio, and inputs without any song.
-        notes: Messages about files in the given folders that are passed over.
+        notes: Messages about files in the given folders that are skipped.
     """
 
     songs: dict[SongFile, AudioInfo] = field(default_factory=dict)
@@ -161,7 +161,7 @@ class _Search:
         if others:
             names = ", ".join([*others][:_SHOWN]) + ", ..." * (len(others) > _SHOWN)
             self.notes.append(
-                f"{given}: passed over, since they are not files whose names end as those of audio "
+                f"{given}: skipped, since they are not files whose names end as those of audio "
                 f"or video do: {names} ({len(others)} in total); give a file by name to separate it"
             )
         if not songs:

@@ -56,7 +56,7 @@ def read_stream_names(path: Path) -> list[list[str]]:
     """
     try:
         file = path.open("rb")
-    except OSError:  # its cause is told when the streams are decoded
+    except OSError:  # its cause is reported when the streams are decoded
         return [[], [], []]
     with file:
         whole = (0, os.fstat(file.fileno()).st_size)
@@ -113,7 +113,7 @@ def order_streams(path: Path, names: Sequence[Sequence[str]], stems: Sequence[st
     ):
         return StreamOrder(
             STREAMS,
-            f"some of its audio streams have no stem's name ({shown}): the order of MUSDB18 is "
+            f"some of its audio streams are not named after a stem ({shown}): the order of MUSDB18 is "
             f"assumed ({', '.join(STREAMS)})",
         )
     raise DataError(
@@ -132,17 +132,17 @@ def _shown(names: Sequence[str], recognised: Sequence[str]) -> str:
 
 def _unknown_names_note(names: Sequence[Sequence[str]]) -> str:
     for place in names:
-        told = [name.strip() for name in place]
-        if len({key(name) for name in told} - set(_HANDLERS)) > 1:
+        given = [name.strip() for name in place]
+        if len({key(name) for name in given} - set(_HANDLERS)) > 1:
             return (
-                f"its audio streams are named {', '.join(told)}, after no stem: the order of "
+                f"its audio streams are named {', '.join(given)}, not after stems: the order of "
                 f"MUSDB18 is assumed ({', '.join(STREAMS)})"
             )
     return ""
 
 
 def _contradiction(found: Sequence[str], by_place: Sequence[Sequence[str]]) -> str:
-    """Tell streams that another place names after another stem."""
+    """Note on streams that another place names after another stem."""
     for place in by_place:
         if any(name and name != used for name, used in zip(place, found, strict=False)):
             return (

@@ -54,7 +54,7 @@ class WorkerDiedError(RuntimeError):
 
 _OTHERS = "--data.init_args.num_workers=0 shows its errors"
 _MEMORY = "give the job more memory, or lower --data.init_args.num_workers or batch_size"
-# By the name of the signal, which torch tells.
+# By the name of the signal, which torch reports.
 _CAUSES = {
     signal.strsignal(number): f"{cause}: {_MEMORY}" if number == signal.SIGKILL else cause
     for number, cause in LIKELY.items()

@@ -104,7 +104,7 @@ def unread_in_subset(
         if path in known or is_system_name(path.name) or (validation and path in validation):
             continue
         if path.is_dir():
-            findings.append(_passed_over(path))
+            findings.append(_skipped_folder(path))
         elif is_audio(path.name):
             findings.append(_unread_file(path))
     by_folder: dict[Path, list[Path]] = {}
@@ -136,14 +136,14 @@ def unread_in_subset(
     return findings
 
 
-def _passed_over(folder: Path) -> Finding:
+def _skipped_folder(folder: Path) -> Finding:
     audio = audio_below(folder)
     if audio is None:
         return Finding(
             "note",
             "no-audio",
             str(folder),
-            "no audio in it, expected stems: passed over",
+            "no audio in it, expected stems: skipped",
             "remove it, or restore its files",
         )
     return Finding(

@@ -1,6 +1,6 @@
 """Tables of configs in docs and README: ``python docs/make/architectures.py unet``.
 
-Measures each config's size, cost and latency, trains it on the embedded corpus for as long as the
+Measures each config's size, cost and latency, trains it on the demo corpus for as long as the
 config says (or its variant ``small``, if there is one) and scores it on the test songs. Results are
 kept in ``docs/architectures.json``, so configs can be measured one at a time; the tables of
 ``docs/architectures.md`` (all results) and of the README (scores of the best known) follow.
@@ -98,7 +98,7 @@ def cost(name: str) -> dict[str, Any]:
 
 
 def train_and_score(name: str) -> dict[str, Any]:
-    """Train a config, or its small variant, on the embedded corpus and score it.
+    """Train a config, or its small variant, on the demo corpus and score it.
 
     Args:
         name: The config.
@@ -115,7 +115,7 @@ def train_and_score(name: str) -> dict[str, Any]:
     name = name.removesuffix(".yaml")
     smaller = [small for small in (f"{name}/small", f"{name}_small") if small in config_names()]
     words = ["--config", f"{[*smaller, name][0]}.yaml"]
-    os.environ.pop("MUSDB_PATH", None)  # selects the embedded corpus
+    os.environ.pop("MUSDB_PATH", None)  # selects the demo corpus
     seconds = {}
     with tempfile.TemporaryDirectory(prefix="stemlab-architectures-") as folder:
         run = ["--run_dir", folder + "/run", "--trainer.logger=CSVLogger"]

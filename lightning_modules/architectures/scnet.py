@@ -228,7 +228,7 @@ class SCNet(ComplexSpectrumSeparator):
         estimate: ``spectrum``, as in the paper; or ``mask``, complex masks from two more
             convolutions, with a learned embedding of the bins added to the input.
         standardise_input: Give the network spectra with zero mean and unit deviation, as the
-            authors' code does since September 2024. Weights do not tell; those published in July
+            authors' code does since September 2024. Weights do not show it; those published in July
             2024 are used without.
         checkpoint_activations: Recompute activations in the backward pass: none, those of the
             dual-path layers on frames (``half``), or those of all and of the encoder. A step needs

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", default="unet/small.yaml", help="of the model (default unet/small.yaml)"
     )
-    parser.add_argument("--root", type=Path, help="MUSDB18-HQ; by default the embedded corpus")
+    parser.add_argument("--root", type=Path, help="MUSDB18-HQ; by default the demo corpus")
     parser.add_argument("--epochs", type=int, default=5, help="of each training (default 5)")
     parser.add_argument("--examples", type=int, help="per epoch (default: the config's)")
     parser.add_argument(
@@ -103,7 +103,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "settings": {
             "config": options.config,
-            "data": str(options.root or "embedded corpus"),
+            "data": str(options.root or "demo corpus"),
             "epochs": options.epochs,
             "examples": data.examples(),
             "segment_seconds": data.segment_samples / data.sample_rate,

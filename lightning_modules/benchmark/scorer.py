@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=float, nargs="+", default=[30.0, 60.0],
         help="lengths of music (default 30 60). museval takes minutes and gigabytes for 180",
     )  # fmt: skip
-    parser.add_argument("--root", type=Path, help="MUSDB18-HQ; by default the embedded corpus")
+    parser.add_argument("--root", type=Path, help="MUSDB18-HQ; by default the demo corpus")
     parser.add_argument("--repeats", type=int, default=3, help="runs of our engine (default 3)")
 
 
@@ -114,7 +114,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             }
             row["equal"] = row["difference_db"] < max(_EQUAL_DB, _FLOORS * floor)
             rows.append(row)
-    data = str(options.root or "embedded corpus")
+    data = str(options.root or "demo corpus")
     packages = {name: importlib.metadata.version(name) for name in ("museval", "numpy")}
     settings = {"data": data, "repeats": options.repeats, "threads": 1}
     return {"settings": settings, "packages": packages, "rows": rows}

@@ -275,7 +275,7 @@ class Checkpoints(CheckpointBase):
         if not isinstance(exception, Interrupted):
             signals.restore_handlers()
             if isinstance(exception, Exception) and trainer.world_size > 1:
-                # Launchers send it after another rank has failed; the error is told before.
+                # Launchers send it after another rank has failed; the error is printed before.
                 signals.ignore(signals.TERMINATE)
 
     def _save_between_batches(self, trainer: Trainer) -> None:

@@ -19,7 +19,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from datamodules.command_line import describe
 from datamodules.files.writing import writing_error
 
-# W&B's own process writes to the disk, in blocks of 32 KiB, and tells no errors.
+# W&B's own process writes to the disk, in blocks of 32 KiB, and reports no errors.
 _WANDB_BYTES = 2**16
 _METHODS = ("log_metrics", "log_hyperparams", "save", "finalize")
 

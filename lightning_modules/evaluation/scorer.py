@@ -95,7 +95,7 @@ class Scorer:
         ignored = sorted({name for estimates in found.values() for name in estimates.ignored})
         if ignored:
             print(
-                f"ignored files that are no estimates: {listed([*map(repr, ignored)], _NAMED)}",
+                f"ignored files that are not estimates: {listed([*map(repr, ignored)], _NAMED)}",
                 file=sys.stderr,
             )
         return self._decode_streams(found)

@@ -56,7 +56,7 @@ def load(config: str | Path, weights: str | Path, **options: bool) -> Imported:
     Args:
         config: The YAML config of its training.
         weights: The weights: a state dict, as it is or in a checkpoint, in any precision.
-        **options: What weights do not tell, for what the config's section ``model`` says:
+        **options: What weights do not show, for what the config's section ``model`` says:
             ``zero_dc``, to set bin 0 of estimates to zero (RoFormers: by default yes, as in MSST
             since September 2025); ``standardise_input`` of ``SCNet`` (by default no).
 

@@ -1,4 +1,4 @@
-"""Ranks that Lightning starts end together, and the loss of one is told on one line.
+"""Ranks that Lightning starts end together, and the loss of one is reported on one line.
 
 Ranks that srun or torchrun started are watched and ended by these; here only their error is
 explained. Nothing heavy is imported, because the watch begins before torch is imported.
@@ -49,7 +49,7 @@ def end_with_main_rank() -> None:
     if os.getppid() != main and _is_alive(main):
         return  # the variables were inherited by another process
     message = ""
-    if os.environ["LOCAL_RANK"] == "1":  # one of them tells it
+    if os.environ["LOCAL_RANK"] == "1":  # only one of them reports it
         message = f"error: rank 0 (process {main}) was killed: {OUT_OF_MEMORY}. {_RESUME}"
     exit_with_parent(main, message)
 
@@ -139,7 +139,7 @@ def _explain(error: Exception) -> RankLostError | None:
     reason = re.sub(r"^\[[^\]]*\] ?|\. This is typically.*", "", reason)[:200]
     return RankLostError(
         f"rank {rank}{here()} lost the connection to another rank ({reason}): that one was killed, "
-        f"failed or hangs, and its message or the launcher's tells why. {_RESUME}"
+        f"failed or hangs, and its message or the launcher's says why. {_RESUME}"
     )
 
 

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--denoiser", required=True, type=Path, help="checkpoint of a model with one source")
     add("--separator", required=True, type=Path, help="checkpoint of any separator")
     add("-o", "--output", required=True, type=Path, help="folder for scores and plots")
-    add("--root", help="data set (default: MUSDB_PATH, otherwise the embedded corpus)")
+    add("--root", help="data set (default: MUSDB_PATH, otherwise the demo corpus)")
     add("--subset", choices=SUBSETS, help="default test; train for the paper's excerpts")
     excerpts = "samples 1,000,000 to 2,000,000 of the first 50 tracks, as in the paper"
     add("--paper-excerpts", action="store_true", help=excerpts)

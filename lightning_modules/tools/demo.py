@@ -1,6 +1,6 @@
 """Train, score and try a model without any data: ``python -m lightning_modules.tools.demo``.
 
-Renders the embedded corpus, trains the small U-Net on it for some minutes, scores it on the test
+Renders the demo corpus, trains the small U-Net on it for some minutes, scores it on the test
 songs, separates one of them, and prints where the results are.
 """
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _demo(extra: list[str]) -> int:
-    os.environ.pop("MUSDB_PATH", None)  # selects the embedded corpus
+    os.environ.pop("MUSDB_PATH", None)  # selects the demo corpus
     cli.prepare(["fit", *CONFIGS, *extra])  # reports mistakes before the corpus is rendered
     corpus = demo_corpus()
     from lightning_modules.training.run_directory import named_run_dir

@@ -195,7 +195,7 @@ class _RefusedError(Exception):
 
 
 def _refusal_of(error: Exception) -> _RefusedError:
-    """Return what a browser is told of an error, which is nothing about the server."""
+    """Return the answer to a browser after an error; it says nothing about the server."""
     if isinstance(error, OSError) and error.errno in FULL:
         return _RefusedError(507, DISK_FULL)
     return _RefusedError(500, "The server could not do this; its log says why. Reload the page.")

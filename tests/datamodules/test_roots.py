@@ -1,4 +1,4 @@
-"""Roots of data sets: the split, and what is told about it."""
+"""Roots of data sets: the split, and what is printed about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded corpus: layout, audio of each stem, reproducibility and atomic writing."""
+"""The demo corpus: layout, audio of each stem, reproducibility and atomic writing."""
 
 import errno
 import json

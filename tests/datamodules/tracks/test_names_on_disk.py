@@ -1,4 +1,4 @@
-"""Names on disk: letter case and Unicode form do not decide, system files are passed over."""
+"""Names on disk: letter case and Unicode form do not decide, system files are skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Audio on disk that is not read is told."""
+"""Audio on disk that is not read is reported."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_nothing_is_told_about_good_data(root: Path) -> None:
         (["train/A/vocals.flac"], "unread-file", "train/A", "in another format: vocals.flac"),
         (["train/A/raw/take 1.wav"], "unread-file", "train/A", "raw/take 1.wav"),
         (["train/Album/N/bass.wav"], "unread-folder", "train/Album", "folders below: N/bass.wav"),
-        (["train/empty/notes.txt"], "no-audio", "train/empty", "passed over"),
+        (["train/empty/notes.txt"], "no-audio", "train/empty", "skipped"),
         (["train/A/Vocals.wav"], "same-name", "train/A/Vocals.wav", "differs from vocals.wav"),
         (["train/a/bass.wav"], "same-name", "train/a", "differs from A"),
         (["test/a.stem.mp4"], "same-name", "test/a.stem.mp4", "has the name of train/A"),
