@@ -1,4 +1,4 @@
-# make demo          train, score and use a small model
+# make demo          train, score and use a small model; the first call also installs everything
 # make test          ruff, mypy and all tests
 # make fast          the quick tests
 # make lint          ruff and mypy
@@ -45,9 +45,9 @@ $(INSTALLED): pyproject.toml .ci/constraints.txt .ci/no-deps.txt
 		uv pip install --quiet --python $(BIN)/python --constraint .ci/constraints.txt --editable '.[dev]' && \
 		uv pip install --quiet --python $(BIN)/python --no-deps --requirement .ci/no-deps.txt; \
 	else \
-		echo "Installing with pip; torch and its libraries are several gigabytes." && \
+		echo "Installing with pip into .venv: about 7 GB, 4 to 17 minutes. If uv is installed, it is used and is faster." && \
 		$(PYTHON) -m venv .venv && \
-		$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[dev]' && \
+		$(BIN)/python -m pip install --constraint .ci/constraints.txt --editable '.[dev]' && \
 		$(BIN)/python -m pip install --quiet --no-deps --requirement .ci/no-deps.txt; \
 	fi
 	@touch $@

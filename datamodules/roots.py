@@ -134,8 +134,7 @@ class DatasetRoots:
         given = self._given_root()
         if given is None:
             rank_zero_info(
-                "No data set given (MUSDB_PATH or --data.init_args.root): "
-                "using the demo corpus"
+                "No data set given (MUSDB_PATH or --data.init_args.root): using the demo corpus"
             )
             # Only the process that rendered it has its path.
             return self._embedded or demo_corpus()

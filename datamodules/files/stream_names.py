@@ -113,8 +113,8 @@ def order_streams(path: Path, names: Sequence[Sequence[str]], stems: Sequence[st
     ):
         return StreamOrder(
             STREAMS,
-            f"some of its audio streams are not named after a stem ({shown}): the order of MUSDB18 is "
-            f"assumed ({', '.join(STREAMS)})",
+            f"some of its audio streams are not named after a stem ({shown}): the order of "
+            f"MUSDB18 is assumed ({', '.join(STREAMS)})",
         )
     raise DataError(
         f"{path}: its audio streams are named {shown}, expected names for "

@@ -143,12 +143,13 @@ def table(rows: Rows) -> list[str]:
 
 
 def ranking(rows: Rows) -> list[str]:
-    """Format the scores of the best known configs, highest first, then the mixture's."""
+    """Format scores of the best known architectures, highest first, then the mixture's."""
     scored = {name: rows[name] for name in _BEST_KNOWN if "sdr" in rows.get(name, {})}
     lines = [["config", "trained for", "SDR"]]
-    for name, row in sorted(scored.items(), key=lambda item: -item[1]["sdr"]):
+    for row in sorted(scored.values(), key=lambda row: -row["sdr"]):
         minutes = f"{row['training_seconds'] / 60:.0f} min"
-        lines.append([f"[`{name}`](configs/{name}.yaml)", minutes, f"{row['sdr']:.2f} dB"])
+        trained = row["command"].rpartition(" ")[2].removesuffix(".yaml")
+        lines.append([f"[`{trained}`](configs/{trained}.yaml)", minutes, f"{row['sdr']:.2f} dB"])
     # The first row's serves all: they are scored on the same songs.
     mixtures = [row["mixture_sdr"] for row in scored.values()][:1]
     lines += [["the mixture as estimate", "", f"{mixture:.2f} dB"] for mixture in mixtures]

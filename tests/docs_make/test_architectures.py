@@ -61,8 +61,13 @@ def test_tables_are_written_between_their_markers(tmp_path: Path) -> None:
 def test_the_ranking_is_sorted_by_score_and_ends_with_the_mixture() -> None:
     scores = {"training_seconds": 90.0, "mixture_sdr": -5.0}
     rows: dict[str, dict[str, Any]] = {
-        "unet": {**scores, "sdr": 2.5},
-        "nmf": {**scores, "sdr": 3.123, "training_seconds": 300.0},
+        "unet": {**scores, "sdr": 2.5, "command": "fit --config unet/small.yaml"},
+        "nmf": {
+            **scores,
+            "sdr": 3.123,
+            "training_seconds": 300.0,
+            "command": "fit --config nmf.yaml",
+        },
         "unet/small": {**scores, "sdr": 9.0},
         "roma": {"paper": "not trained yet"},
     }
@@ -70,7 +75,7 @@ def test_the_ranking_is_sorted_by_score_and_ends_with_the_mixture() -> None:
     assert [cells(line) for line in (heading, *lines)] == [
         ["config", "trained for", "SDR"],
         ["[`nmf`](configs/nmf.yaml)", "5 min", "3.12 dB"],
-        ["[`unet`](configs/unet.yaml)", "2 min", "2.50 dB"],
+        ["[`unet/small`](configs/unet/small.yaml)", "2 min", "2.50 dB"],
         ["the mixture as estimate", "", "-5.00 dB"],
     ]
 
