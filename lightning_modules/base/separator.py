@@ -24,7 +24,7 @@ from lightning_modules.base import description
 from lightning_modules.inference.options import Edges
 from lightning_modules.inference.options import Window as OverlapWindow
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor
-from lightning_modules.inference.separation import SeparationSettings, separate
+from lightning_modules.inference.separation import SeparationSettings, check_waveform, separate
 from lightning_modules.inference.stem_files import StemFiles, separate_file
 
 # Type, lowest and highest value of arguments. The bounds are beyond any use, and refuse what no
@@ -207,7 +207,11 @@ class SourceSeparator(LightningModule, ABC):
 
         Returns:
             Estimates at the mixture's sample rate, shape (S, C, T).
+
+        Raises:
+            ValueError: The mixture is not a tensor of this shape.
         """
+        check_waveform(mixture)
         return separate(
             self,
             mixture.to(self.device),

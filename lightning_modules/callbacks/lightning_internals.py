@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, subprocess_script
@@ -168,6 +168,17 @@ class CheckpointBase(ModelCheckpoint):
 
     def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         self.remove(trainer, filepath)
+
+
+class ProgressBarBase(TQDMProgressBar):
+    """``TQDMProgressBar`` with a public method that decides when a bar is updated."""
+
+    def is_due(self, current: int, total: int | float | None) -> bool:
+        """Whether to show that ``current`` of ``total`` batches are done."""
+        raise NotImplementedError
+
+    def _should_update(self, current: int, total: int | float | None) -> bool:
+        return self.is_enabled and self.is_due(current, total)
 
 
 class WeightAveragingBase(WeightAveraging):

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import suppress
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import TQDMProgressBar
+
+from lightning_modules.callbacks.lightning_internals import ProgressBarBase
+
+# Updates of a bar in a file. Each is a line.
+_UPDATES = 20
+_UNKNOWN_LENGTH = 100
 
 
-class Progress(TQDMProgressBar):
+class Progress(ProgressBarBase):
     """Lightning's progress bar with few lines in log files and without the version number.
 
-    It is updated at every batch in a terminal, and at every hundredth in a file, such as the
-    output of a SLURM job.
+    It is updated at every batch in a terminal, and about twenty times per epoch, validation or
+    test in a file or pipe, such as the output of a SLURM job.
     """
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=1 if sys.stderr.isatty() or sys.stdout.isatty() else 100)
+        super().__init__()
+        self.in_terminal = sys.stderr.isatty() or sys.stdout.isatty()
+
+    def is_due(self, current: int, total: int | float | None) -> bool:
+        """Whether to show that ``current`` of ``total`` batches are done."""
+        if self.in_terminal or current == total:
+            return True
+        known = total is not None and math.isfinite(total)
+        return current % (max(1, int(total // _UPDATES)) if known else _UNKNOWN_LENGTH) == 0
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -136,8 +136,7 @@ def separate(
     Raises:
         ValueError: The mixture's shape or a setting of the post-processing is invalid.
     """
-    if mixture.ndim != 2:
-        raise ValueError(f"mixture has shape {tuple(mixture.shape)}: (channels, samples) expected")
+    check_waveform(mixture)
     estimates = mixture.new_empty(len(model.sources), *mixture.shape)
     position = 0
     for part in separate_stream(model, [mixture], sample_rate, settings):
@@ -240,6 +239,18 @@ def check_channels(model: Separator, channels: int) -> None:
             f"the audio has {channels} channels, the model separates {model.audio_channels}; mix "
             f"it down: `separate --downmix`, or ffmpeg -i OLD -ac {model.audio_channels} NEW.wav"
         )
+
+
+def check_waveform(mixture: Tensor) -> None:
+    """Raise a ``ValueError`` unless a mixture is a tensor (C, T)."""
+    if not isinstance(mixture, Tensor):
+        kind = f"{type(mixture).__module__}.{type(mixture).__qualname__}"
+        raise ValueError(
+            f"mixture is a {kind}: give a torch tensor (channels, samples), for instance "
+            "torch.from_numpy(audio).float()"
+        )
+    if mixture.ndim != 2:
+        raise ValueError(f"mixture has shape {tuple(mixture.shape)}: (channels, samples) expected")
 
 
 def apply(model: Separator, chunks: Tensor, rate: int) -> Tensor:

@@ -1,14 +1,17 @@
 """Train, score and try a model without any data: ``python -m lightning_modules.tools.demo``.
 
-Renders the demo corpus, trains the small U-Net on it for some minutes, scores it on the test
-songs, separates one of them, and prints where the results are.
+Renders the demo corpus, trains the small U-Net on it (about 25 minutes on two CPU cores),
+scores it on the test songs, separates one of them, and prints where the results are. An interrupted
+demo is continued by the next.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from datamodules import command_line
 from datamodules.demo.corpus import demo_corpus
@@ -34,23 +37,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _demo(extra: list[str]) -> int:
-    os.environ.pop("MUSDB_PATH", None)  # selects the demo corpus
+    # Without it, the demo corpus is used.
+    without = "env -u MUSDB_PATH " if os.environ.pop("MUSDB_PATH", None) else ""
     cli.prepare(["fit", *CONFIGS, *extra])  # reports mistakes before the corpus is rendered
     corpus = demo_corpus()
-    from lightning_modules.training.run_directory import named_run_dir
+    from lightning_modules.checkpoints.files import BEST, LAST
 
-    run_dir = named_run_dir("demo").resolve()
+    song = sorted((corpus / "test").iterdir())[0] / "mixture.wav"
+    run_dir, resumed = _choose_run(song)
     # On several devices Lightning would start this program once per device.
     settings = [*CONFIGS, "--run_dir", str(run_dir), "--trainer.devices=1", *extra]
-    for step in ("fit", "test"):
-        print(f"\n--- python -m lightning_modules.cli {step} {' '.join(settings)}")
-        if status := cli.main([step, *settings]):
+    for command in (["fit", *settings, *resumed], ["test", *settings]):
+        print(f"\n--- {without}python -m lightning_modules.cli {shlex.join(command)}", flush=True)
+        try:
+            status = cli.main(command)
+        except SystemExit:  # stopped by a signal, with a message on how to resume the training
+            print("The same command, such as `make demo`, continues the whole demo.")
+            raise
+        if status:
             return status
-    checkpoint = run_dir / "checkpoints" / "best.ckpt"
-    song = sorted((corpus / "test").iterdir())[0] / "mixture.wav"
+    checkpoint = run_dir / "checkpoints" / BEST
+    if not checkpoint.is_file():  # no validation ran, as with --trainer.max_epochs=1
+        checkpoint = checkpoint.with_name(LAST)
     output = run_dir / "separated"
     command = [str(song), "--checkpoint", str(checkpoint), "-o", str(output), "--force"]
-    print(f"\n--- python -m lightning_modules.tools.separate {song} --checkpoint {checkpoint}")
+    print(f"\n--- python -m lightning_modules.tools.separate {shlex.join(command)}", flush=True)
     if status := separate.main(command):
         return status
     print(
@@ -61,6 +72,16 @@ def _demo(extra: list[str]) -> int:
         f"\nRun:        {run_dir}"
     )
     return 0
+
+
+def _choose_run(song: Path) -> tuple[Path, list[str]]:
+    """Directory of the newest demo if it is unfinished, else a new one; arguments to resume it."""
+    from lightning_modules.training.run_directory import is_used, named_run_dir
+
+    newest = named_run_dir("demo", resume=True)
+    if is_used(newest / "checkpoints") and not (newest / "separated" / song_name(song)).exists():
+        return newest.resolve(), ["--ckpt_path", "auto"]
+    return named_run_dir("demo").resolve(), []
 
 
 if __name__ == "__main__":

@@ -46,7 +46,12 @@ from lightning_modules.callbacks.lightning_internals import (
     observe_ranks,
 )
 from lightning_modules.callbacks.optional_files import make_optional
-from lightning_modules.checkpoints.files import BEST, AtomicCheckpointIO, latest_readable_checkpoint
+from lightning_modules.checkpoints.files import (
+    BEST,
+    LAST,
+    AtomicCheckpointIO,
+    latest_readable_checkpoint,
+)
 from lightning_modules.checkpoints.loading import read_checkpoint
 from lightning_modules.configuration.build import PARSER_MODE, link_shared
 from lightning_modules.configuration.messages import SettingError, simplify_parser_error
@@ -315,6 +320,14 @@ class StemlabCLI(CLIBase):
                 self._take_changes(self.checkpoint)
         self.checkpoint = None
 
+    def after_fit(self) -> None:
+        """Say so if there is no best checkpoint."""
+        folder = Path(self.trainer.default_root_dir) / "checkpoints"
+        if is_first_process() and (folder / LAST).is_file() and not (folder / BEST).exists():
+            validated = "val/loss" in self.trainer.callback_metrics
+            reason = "No validation has a score" if validated else "No validation ran"
+            print(f"{reason}: there is no {BEST}, only {LAST}")
+
     def _take_changes(self, contents: dict[str, Any]) -> None:
         """Let a resumed run take the settings that differ from those of its checkpoint."""
         config = self.config[str(self.subcommand)]
@@ -415,5 +428,6 @@ def _find_checkpoint(
         found = folder / BEST, read_checkpoint(folder / BEST)
     else:
         found = latest_readable_checkpoint(folder)
-    print(f"Checkpoint: {found[0]}")
+    why = f" (the latest: there is no {BEST})" if given == "best" and found[0].name != BEST else ""
+    print(f"Checkpoint: {found[0]}{why}")
     return found

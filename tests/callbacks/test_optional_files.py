@@ -1,4 +1,4 @@
-"""Logs, plots and score files that cannot be written are told once and do not end a training."""
+"""Logs, plots and score files that cannot be written: one warning, and training continues."""
 
 from __future__ import annotations
 
