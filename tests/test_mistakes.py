@@ -95,6 +95,14 @@ CLI = [
     ("validate --config unet.yaml TINY", ["there is no last.ckpt; train first", "--ckpt_path"]),
     ("validate --config unet.yaml --ckpt_path gone.ckpt", ["'gone.ckpt' does not", "last or best"]),
     ("test --config unet.yaml TINY --run_dir runs/one", ["runs/one/checkpoints", "no last.ckpt"]),
+    (
+        "fit --config ensemble.yaml --data.init_args.sources=[vocals,other]",
+        ["Ensemble consists of trained models", "train these"],
+    ),
+    (
+        "test --config ensemble.yaml --ckpt_path model.ckpt",
+        ["ckpt_path: Ensemble loads the weights", "omit it"],
+    ),
     ("test --config unet.yaml TINY --ckpt_path other.ckpt", ["other.ckpt: contains no separator"]),
     ("test --config unet.yaml TINY --ckpt_path model.ckpt", ["sources (['vocals', 'other'] in"]),
     (f"test {TWO} --data.init_args.root=train_data", ["train_data: has no folder 'test'"]),
@@ -185,6 +193,10 @@ TOOLS = {
         ("data --workers 0", ["--workers", "at least 1", "'0'"]),
     ],
     "export": [
+        (
+            "ensemble.yaml --format safetensors -o out",
+            ["ensemble.yaml: Ensemble consists of several models", "one by one"],
+        ),
         ("model.ckpt", ["arguments are required: -o"]),
         ("gone.ckpt -o out", ["gone.ckpt: there is no such checkpoint"]),
         ("text.ckpt -o out", ["text.ckpt: 5 bytes that cannot be read as a checkpoint"]),

@@ -86,6 +86,11 @@ def export(options: argparse.Namespace) -> int:
     from lightning_modules.interop.export import EXPORTS, TOLERANCE, ExportError, write_facts
 
     model = load_separator(options.checkpoint)
+    if model.loads_weights:
+        raise ExportError(
+            f"{options.checkpoint}: {type(model).__name__} consists of several models; export "
+            "these one by one"
+        )
     # Absolute, because a name such as ".." cannot be created in the temporary folder.
     output, is_file = Path(os.path.abspath(options.output)), bool(SUFFIXES[options.format])
     seconds = model.segment_seconds if options.seconds is None else options.seconds

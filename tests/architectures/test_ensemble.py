@@ -195,6 +195,7 @@ def saved(tmp_path: Path, *settings: dict[str, Any]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_config_is_loaded_like_a_checkpoint(tmp_path: Path) -> None:
     paths = saved(tmp_path, {"channels": [4]}, {"segment_seconds": 0.3, "overlap": 0.5})
     mixture = 0.1 * MIXTURE
@@ -210,6 +211,7 @@ def test_a_config_is_loaded_like_a_checkpoint(tmp_path: Path) -> None:
     assert torch.allclose(found.abs(), torch.maximum(expected.abs(), alone[0].abs()), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cascade_is_loaded_from_a_config_and_may_be_a_member(tmp_path: Path) -> None:
     denoiser, separator = checkpoints(tmp_path)
     config = write(

@@ -35,6 +35,11 @@ def write_faulty_files(here: Path) -> None:
     (here / "number.yaml").write_text("trainer: 5\n")
     (here / "interpolation.yaml").write_text("trainer: {max_epochs: '${nope}'}\n")
     (here / "twice.yaml").write_text("trainer: {}\ntrainer: {}\n")
+    (here / "ensemble.yaml").write_text(
+        "model:\n"
+        "  class_path: lightning_modules.architectures.ensemble.Ensemble\n"
+        "  init_args: {members: [model.ckpt, model.ckpt]}\n"
+    )
     (here / "two.yaml").write_text(
         "model: {class_path: lightning_modules.architectures.unet.UNet}\n"
         "data: {init_args: {sources: {vocals: [vocals], other: [drums, bass, other]}}}\n"
