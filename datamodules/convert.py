@@ -23,7 +23,7 @@ import soundfile
 
 from datamodules import command_line
 from datamodules.cache.pcm import decoding_errors
-from datamodules.errors import DataError
+from datamodules.errors import DataError, counted
 from datamodules.files import audio
 from datamodules.files.writing import WritingError, writing, writing_error
 from datamodules.locks import file_lock
@@ -367,10 +367,10 @@ def _convert(options: dict[str, Any]) -> int:
     files = sum(len(track.repaired) for track in written)
     tracks = sum(bool(track.repaired) for track in written)
     print(
-        f"{len(written)} tracks written to {options['out']} as {options['subtype']}, "
+        f"{counted(len(written), 'track')} written to {options['out']} as {options['subtype']}, "
         f"{len(results) - len(written)} existed already"
-        + f"; {files} files of {tracks} tracks repaired" * bool(files)
-        + f"; {len(faults)} errors" * bool(faults)
+        + f"; {counted(files, 'file')} of {counted(tracks, 'track')} repaired" * bool(files)
+        + f"; {counted(len(faults), 'error')}" * bool(faults)
     )
     for line in summarise(find_unread(options["root"], options["stems"], find_files)):
         print(line, file=sys.stderr)

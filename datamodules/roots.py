@@ -10,7 +10,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_info
 
 from datamodules.demo.corpus import VALIDATION_TRACKS, demo_corpus
-from datamodules.errors import DataError
+from datamodules.errors import DataError, counted
 from datamodules.files.ffmpeg import require_ffmpeg
 from datamodules.tracks.findings import Finding, summarise
 from datamodules.tracks.index import (
@@ -80,7 +80,8 @@ class DatasetRoots:
         findings = unread_in_root(root, self._grouping.stems)
         train, valid, rule = self._split(root, findings, progress)
         rank_zero_info(
-            f"{len(train)} training and {len(valid)} validation tracks in {root} ({rule})"
+            f"{len(train)} training and {counted(len(valid), 'validation track')} in {root} "
+            f"({rule})"
         )
         others = [self._index_other(other, valid, findings, progress) for other in self._others]
         _tell(findings)
@@ -114,14 +115,14 @@ class DatasetRoots:
         tracks = without_names(found, valid)
         if not tracks:
             raise DataError(
-                f"{root}: all of its {len(found)} training tracks have names of validation tracks "
-                "of the first root; leave it out of root"
+                f"{root}: all of its training tracks ({len(found)}) have names of validation "
+                "tracks of the first root; leave it out of root"
             )
         findings += unread_in_root(root, self._grouping.stems)
         rule = f"{len(found) - len(tracks)} left out, named as validation tracks"
         if others := [name for name in subsets_of(root, self._grouping.stems) if name != "train"]:
             rule += f"; {' and '.join(others)} not used, only those of the first root"
-        rank_zero_info(f"{len(tracks)} more training tracks in {root} ({rule})")
+        rank_zero_info(f"{counted(len(tracks), 'more training track')} in {root} ({rule})")
         return tracks
 
     def _given_root(self) -> Path | None:

@@ -85,6 +85,21 @@ def test_fit_with_the_callbacks_and_logger_of_the_base_config(
 
 
 @pytest.mark.slow
+def test_a_run_without_validation_says_that_it_has_no_best_checkpoint(
+    musdb_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lighten(monkeypatch)
+    root = f"--data.init_args.root={musdb_root}"
+    words = [*UNET, *TINY, *CSV, root, "--trainer.check_val_every_n_epoch=2", "--run_dir", "run"]
+    for resumed in ([], ["--ckpt_path", "auto"]):  # again after it has finished
+        assert run("fit", *words, *resumed) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == "No validation ran: there is no best.ckpt, only last.ckpt"
+    assert run("test", "--config", "run/config.yaml") == 0
+    assert "last.ckpt (the latest: there is no best.ckpt)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_validate_test_and_predict_with_the_saved_config(
     trained: Path, musdb_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

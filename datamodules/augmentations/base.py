@@ -108,8 +108,8 @@ class Augmentation(nn.Module, ABC):
             return np.full(stems, self.probability)
         if stems != len(STEMS):
             raise ValueError(
-                f"probability is given per stem, and there are {stems} stems instead of "
-                f"{', '.join(STEMS)}: give one number for all"
+                f"probability is given per stem for {', '.join(STEMS)}, but the number "
+                f"of stems is {stems}: give one number for all"
             )
         return np.array([self.probability.get(stem, 0.0) for stem in STEMS])
 

@@ -19,6 +19,7 @@ from datamodules.augmentations.base import (
     on_device,
     require,
 )
+from datamodules.errors import counted
 
 
 class Gain(LevelAugmentation, FusedAugmentation):
@@ -143,8 +144,8 @@ class Pan(StemAugmentation):
         """Multiply each channel by its factor."""
         if waveforms.shape[1] != 2:
             raise ValueError(
-                f"Pan needs stereo stems, these have {waveforms.shape[1]} channels: remove it from "
-                "augmentations, or set audio_channels to 2"
+                f"Pan needs stereo stems, these have {counted(waveforms.shape[1], 'channel')}: "
+                "remove it from augmentations, or set audio_channels to 2"
             )
         angles = (1 + parameters.double()) * math.pi / 4
         factors = math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], 1)

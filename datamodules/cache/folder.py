@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from datamodules import command_line
 from datamodules.cache.file_facts import FileFacts
-from datamodules.errors import DataError
+from datamodules.errors import DataError, counted
 from datamodules.files import audio
 from datamodules.files.audio import AudioInfo
 from datamodules.locks import file_lock
@@ -279,4 +279,5 @@ def _confirm(entries: Sequence[Stored], yes: bool) -> bool:
 
 
 def _total(entries: Sequence[Stored]) -> str:
-    return f"{len(entries)} entries, {sum(entry.size for entry in entries) / 1e9:.2f} GB"
+    gigabytes = sum(entry.size for entry in entries) / 1e9
+    return f"{counted(len(entries), 'entry', 'entries')}, {gigabytes:.2f} GB"

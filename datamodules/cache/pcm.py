@@ -43,7 +43,7 @@ from datamodules.cache.stem_files import (
     stream_order,
     stream_orders,
 )
-from datamodules.errors import DataError, FFmpegMissingError
+from datamodules.errors import DataError, FFmpegMissingError, counted
 from datamodules.files import audio, ffmpeg
 from datamodules.files.names import is_stem_file
 from datamodules.files.resampling import resample_file, resampled_length
@@ -224,8 +224,8 @@ def _create_entries(
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{folder}: decoding {len(jobs)} files needs {needed / 1e9:.1f} GB, but only "
-            f"{free / 1e9:.1f} GB are free; set STEMLAB_CACHE to a folder on a larger disk"
+            f"{folder}: decoding {counted(len(jobs), 'file')} needs {needed / 1e9:.1f} GB, but "
+            f"only {free / 1e9:.1f} GB are free; set STEMLAB_CACHE to a folder on a larger disk"
         )
     if progress and jobs:
         print(_announcement(jobs, needed), file=sys.stderr, flush=True)
@@ -240,11 +240,11 @@ def _create_entries(
 
 
 def _announcement(jobs: Sequence[_Job], needed: int) -> str:
-    task = f"Decoding {len(jobs)} files"
+    task = f"Decoding {counted(len(jobs), 'file')}"
     if sample_rate := jobs[0].sample_rate:
         rates = sorted({audio.inspect_seekable(job.path).sample_rate for job in jobs})
         old_rates = " and ".join(f"{rate} Hz" for rate in rates)
-        task = f"Resampling {len(jobs)} files from {old_rates} to {sample_rate} Hz"
+        task = f"Resampling {counted(len(jobs), 'file')} from {old_rates} to {sample_rate} Hz"
     return f"{task}, once, into {decoded_folder()} ({needed / 1e9:.2f} GB)"
 
 
@@ -256,7 +256,8 @@ def _damage(jobs: Sequence[_Job]) -> str:
             f"{first.path}"
         )
     return (
-        f"{first.folder} and {len(jobs) - 1} other entries do not match their {MANIFEST}; they are "
+        f"{first.folder} and {counted(len(jobs) - 1, 'other entry', 'other entries')} do not "
+        f"match their {MANIFEST}; they are "
         "created again"
     )
 

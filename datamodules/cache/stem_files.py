@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.cache.folder import file_facts
-from datamodules.errors import DataError
+from datamodules.errors import DataError, counted
 from datamodules.files import audio, ffmpeg
 from datamodules.files.names import is_stem_file
 from datamodules.files.stream_names import (
@@ -84,7 +84,7 @@ def decoded_stem_file_size(path: Path, order: StreamOrder) -> int:
     streams = ffmpeg.inspect_streams(path)
     if len(streams) < len(order.names):
         raise DataError(
-            f"{path}: has {len(streams)} audio streams, expected {len(order.names)} "
+            f"{path}: has {counted(len(streams), 'audio stream')}, expected {len(order.names)} "
             f"({', '.join(order.names)}); replace or remove it"
         )
     used = [stream for stream, stem in zip(streams, order.names, strict=False) if stem]

@@ -81,7 +81,9 @@ class Report:
         """Number of tracks, such as ``90 train, 10 valid and 50 test tracks``."""
         counts = Counter(track.subset for track in self.tracks)
         parts = [f"{counts[subset]} {subset}" for subset in SUBSETS if counts[subset]]
-        return f"{', '.join([*parts[:-2], ' and '.join(parts[-2:])])} tracks"
+        return f"{', '.join([*parts[:-2], ' and '.join(parts[-2:])])} track" + (
+            "" if parts and parts[-1].startswith("1 ") else "s"
+        )
 
     def json(self) -> dict[str, Any]:
         """The report in JSON's types; an infinite level (silence) is null."""

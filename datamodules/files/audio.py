@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, counted
 from datamodules.files import c_messages
 from datamodules.files.info import AnyPath as AnyPath
 from datamodules.files.info import Audio as Audio
@@ -137,7 +137,9 @@ def _complete(path: Path, parts: Iterator[Audio], samples: int) -> Iterator[Audi
         samples -= part.shape[-1]
         yield part
     if samples > 0:
-        raise DataError(f"{path}: ends {samples} samples before its declared end; {_AGAIN}")
+        raise DataError(
+            f"{path}: ends {counted(samples, 'sample')} before its declared end; {_AGAIN}"
+        )
 
 
 def rewrite(path: AnyPath, target: Path, subtype: str) -> None:

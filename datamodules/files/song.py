@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, counted
 from datamodules.files import ffmpeg
 from datamodules.files.audio import (
     NO_LENGTH,
@@ -71,7 +71,7 @@ class Song:
         )
 
     def _seconds(self, samples: int) -> str:
-        return f"{samples} samples ({samples / self.info.sample_rate:.2f} s)"
+        return f"{counted(samples, 'sample')} ({samples / self.info.sample_rate:.2f} s)"
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, counted
 
 
 def check_batch_size(batch_size: int, ranks: int, accumulated: int, examples: int) -> None:
@@ -23,11 +23,12 @@ def check_batch_size(batch_size: int, ranks: int, accumulated: int, examples: in
         valid = " or ".join(str(size) for size in (below, below + divisor) if size > 0)
         times = f" times {accumulated} accumulated batches" if accumulated > 1 else ""
         raise DataError(
-            f"batch_size is {batch_size}, the global batch size, and cannot be divided by {ranks} "
-            f"ranks{times}; set --data.init_args.batch_size to {valid}"
+            f"batch_size is {batch_size}, the global batch size, and cannot be divided by "
+            f"{counted(ranks, 'rank')}{times}; set --data.init_args.batch_size to {valid}"
         )
     if batch_size > examples:
         raise DataError(
-            f"batch_size {batch_size} is larger than the epoch's {examples} examples; lower "
+            f"batch_size {batch_size} is larger than the epoch's "
+            f"{counted(examples, 'example')}; lower "
             "--data.init_args.batch_size or set --data.init_args.examples_per_epoch"
         )

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from datamodules.augmentations.base import FusedAugmentation, Parameters
 from datamodules.batches import Batch, TrackBatch
-from datamodules.errors import DataError
+from datamodules.errors import DataError, counted
 from datamodules.files.mapped_wav import MappedFiles
 from datamodules.files.write_crop import write_crop
 from datamodules.randomness import AUGMENTATION, Position, generator
@@ -91,7 +91,8 @@ class TrainingCrops:
                 continue
             if source.dtype != torch.int16 or source.shape[1] != self._channels:
                 raise DataError(
-                    f"{file}: has {source.dtype} samples and {source.shape[1]} channels, expected "
+                    f"{file}: has {source.dtype} samples and "
+                    f"{counted(source.shape[1], 'channel')}, expected "
                     f"int16 and {self._channels}; set --data.init_args.int16_to_device=false"
                 )
             target[stem, : len(source)].copy_(source)

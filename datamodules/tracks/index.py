@@ -13,7 +13,7 @@ import numpy as np
 from datamodules.cache.folder import Decoded
 from datamodules.cache.pcm import decode
 from datamodules.cache.stem_files import stream_orders
-from datamodules.errors import DataError
+from datamodules.errors import DataError, counted
 from datamodules.files import audio
 from datamodules.files.audio import Audio
 from datamodules.files.names import is_system_name, key, match, without_suffix
@@ -236,8 +236,8 @@ def split_validation(
     train = [track for track in tracks if track.name not in chosen]
     if not train:
         raise DataError(
-            f"no track is left for training: validation uses all {len(tracks)} tracks; add tracks, "
-            "or list fewer in validation_tracks"
+            f"no track is left for training: validation uses {counted(len(tracks), 'track')}, "
+            "which is all; add tracks, or list fewer in validation_tracks"
         )
     return Split(train, [track for track in tracks if track.name in chosen], rule)
 
@@ -262,7 +262,7 @@ def split_by_folder(train: Sequence[Track], valid: Sequence[Track], folder: Path
         )
     left_out = len(train) - len(kept)
     rule = f"validation: the tracks in {folder.name}" + (
-        f"; {left_out} training tracks with the same names are left out" if left_out else ""
+        f"; {counted(left_out, 'training track')} with the same name left out" if left_out else ""
     )
     return Split(kept, list(valid), rule)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from datamodules.errors import counted
 from lightning_modules.base.complex_spectrum import ComplexSpectrumSeparator, complex_product
 from lightning_modules.layers.attention import Transformer
 from lightning_modules.layers.blstm import BLSTM
@@ -290,7 +291,8 @@ class SCNet(ComplexSpectrumSeparator):
             )
         if min(channels) < compression:
             raise ValueError(
-                f"compression is {compression} with {min(channels)} channels: use at most that many"
+                f"compression is {compression} with {counted(min(channels), 'channel')}: use at "
+                f"most that many"
             )
         if sequence_network not in ("lstm", "transformer") or estimate not in ("spectrum", "mask"):
             raise ValueError(

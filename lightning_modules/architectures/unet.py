@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.batches import Batch
-from datamodules.errors import DataError
+from datamodules.errors import DataError, counted
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base.spectrogram import SpectrogramSeparator
 from lightning_modules.layers.images import to_channels_last, up_to_multiple
@@ -187,7 +187,7 @@ def balanced_weights(model: UNet, data: MUSDBDataModule, crops: int = 256) -> Te
     for name, norm in zip(model.sources, norms.tolist(), strict=True):
         if norm == 0:
             raise DataError(
-                f"alphas cannot be balanced: {name} is silent in {crops} crops of the training "
-                "tracks; set the alphas by name"
+                f"alphas cannot be balanced: {name} is silent in {counted(crops, 'crop')} of "
+                "the training tracks; set the alphas by name"
             )
     return (1 / norms) / (1 / norms).sum()

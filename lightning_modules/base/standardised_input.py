@@ -56,7 +56,7 @@ def input_statistics(
     largest = deviation.max()
     if largest == 0:
         raise DataError(
-            f"the mixtures of all {len(data.train_tracks)} training tracks are silent, so the "
+            f"the mixtures of all training tracks ({len(data.train_tracks)}) are silent, so the "
             "input statistics cannot be measured; check --data.init_args.root"
         )
     return mean.float(), deviation.clamp_min(1e-4 * largest).float()

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from datamodules.errors import counted
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.lightning_internals import set_batches_of_epoch
 from lightning_modules.configuration.messages import SettingError
@@ -184,7 +185,8 @@ class ChangedSettings(Callback):
         if batch := data.start[1]:
             raise SettingError(
                 f"the checkpoint is at batch {batch} of {former} in an epoch, and the "
-                f"new settings divide epochs into {number} batches; resume from a checkpoint at "
+                f"new settings divide epochs into {counted(int(number), 'batch', 'batches')}; "
+                f"resume from a checkpoint at "
                 "the end of an epoch, such as one of the best, or with the settings of its run"
             )
         set_batches_of_epoch(trainer, int(number))

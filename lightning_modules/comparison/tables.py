@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from datamodules.errors import counted
 from datamodules.markdown import markdown
 from datamodules.tables import format_table
 from datamodules.tracks.layouts import STEMS
@@ -180,11 +182,20 @@ def paired(tested: Sequence[Pair]) -> Table:
         f"p: Wilcoxon signed-rank test, times the number of pairs per source (Bonferroni); "
         f"ns: p ≥ {LEVEL}"
     ]
-    most = max(pair.difference.tracks for pair in tested)
-    count = max(len([one for one in tested if one.source == pair.source]) for pair in tested)
-    if bonferroni(least_p(most), count) >= LEVEL:
-        notes.append(f"{most} tracks are too few for any difference to reach p < {LEVEL}")
     return Table(f"{metric}, paired differences over tracks, dB", header, rows, notes, labels=2)
+
+
+def too_few_tracks(tested: Sequence[Pair]) -> list[str]:
+    """Remark that no difference can be significant, or even be tested; none if one can."""
+    if not tested:
+        return []
+    most = max(pair.difference.tracks for pair in tested)
+    if most < 2:
+        return ["1 track is too few for paired differences, which need two or more"]
+    alike = Counter((pair.metric, pair.source) for pair in tested)
+    if bonferroni(least_p(most), min(alike.values())) < LEVEL:
+        return []
+    return [f"{most} tracks are too few for any difference to reach p < {LEVEL}"]
 
 
 def settings(systems: Sequence[System]) -> Table | None:
@@ -218,7 +229,8 @@ def remarks(systems: Sequence[System]) -> list[str]:
     for system in scored:
         if lacking := sorted(everything - system.track_names):
             lines.append(
-                f"{system.name}: has no scores of {len(lacking)} of {len(everything)} tracks, "
+                f"{system.name}: has no scores of {len(lacking)} of "
+                f"{counted(len(everything), 'track')}, "
                 f"which are excluded from its paired differences: {_named(lacking)}"
             )
     for system in systems:

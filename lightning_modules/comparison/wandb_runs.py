@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 from matplotlib.figure import Figure
 
+from datamodules.errors import counted
 from lightning_modules.comparison.history import add_row
 from lightning_modules.comparison.reading import CompareError, split_name
 from lightning_modules.comparison.systems import USDR, Run
@@ -55,7 +56,7 @@ def read_wandb(given: str, subset: str) -> list[Run]:
     runs = [run for run in found if run.totals]
     if not runs:
         raise CompareError(
-            f"{place}: found {len(found)} runs, none with scores {subset}/sdr/...; "
+            f"{place}: found {counted(len(found), 'run')}, none with scores {subset}/sdr/...; "
             "check the filters, or give --subset"
         )
     for run in runs if name else []:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.errors import counted
 from lightning_modules.checkpoints.files import BEST, LAST, PREVIOUS
 from lightning_modules.checkpoints.loading import read_checkpoint
 from lightning_modules.endurance.markers import record_file
@@ -95,7 +96,7 @@ def difference(ours: Any, theirs: Any, place: str = "") -> str | None:
         pairs = [(ours[key], theirs[key], f"{place}/{key}") for key in ours]
     elif isinstance(ours, list | tuple):
         if len(ours) != len(theirs):
-            return f"{place}: {len(ours)} entries, expected {len(theirs)}"
+            return f"{place}: {counted(len(ours), 'entry', 'entries')}, expected {len(theirs)}"
         pairs = [
             (one, other, f"{place}/{number}")
             for number, (one, other) in enumerate(zip(ours, theirs, strict=True))
@@ -134,8 +135,8 @@ def _record_differences(run: Path, reference: Path, rank: int) -> Iterator[str]:
         missing.discard((kind, batches))
         if values != expected.get((kind, batches)):
             yield (
-                f"rank {rank}, {kind} after {batches} batches: {values}, expected "
-                f"{expected.get((kind, batches))}"
+                f"rank {rank}, {kind} after {counted(batches, 'batch', 'batches')}: {values}, "
+                f"expected {expected.get((kind, batches))}"
             )
     if missing:
         yield f"rank {rank}: no record of {sorted(missing)}"

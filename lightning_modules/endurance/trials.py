@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from datamodules.errors import counted
 from lightning_modules.endurance.equality import batches_lost, run_difference
 from lightning_modules.endurance.interruptions import Hit, Interruption, plan
 from lightning_modules.endurance.markers import ENDING, FOLDER, START_UP, read_marker
@@ -242,4 +243,4 @@ class Trials:
         if status not in (128 + number, 128 + signals.TERMINATE):
             raise TrialError(f"{sent}: status {status}, expected {128 + number}")
         if lost := batches_lost(run_dir):
-            raise TrialError(f"{sent} lost {lost} batches")
+            raise TrialError(f"{sent} lost {counted(lost, 'batch', 'batches')}")

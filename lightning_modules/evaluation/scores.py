@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.errors import listed
+from datamodules.errors import counted, listed
 from datamodules.tracks.layouts import STEMS
 from lightning_modules.evaluation.bss_eval.engine import evaluate
 
@@ -172,8 +172,8 @@ def score_track(
         )
     if len(references) != len(sources):
         raise ValueError(
-            f"{name}: {len(references)} references for {len(sources)} sources "
-            f"({', '.join(sources)}): expected one each"
+            f"{name}: {counted(len(references), 'reference')} for "
+            f"{counted(len(sources), 'source')} ({', '.join(sources)}): expected one each"
         )
 
     notes: list[str] = []

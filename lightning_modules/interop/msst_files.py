@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from datamodules.errors import counted
 from datamodules.tracks.layouts import STEMS
 from lightning_modules.base.description import CheckpointError
 from lightning_modules.base.separator import SourceSeparator
@@ -97,7 +98,8 @@ class ModelFiles(NamedTuple):
             names = [target]
         if len(names) != number:
             raise CheckpointError(
-                f"{self.config}: names {len(names)} stems ({', '.join(map(str, names)) or 'none'}),"
+                f"{self.config}: names {counted(len(names), 'stem')} "
+                f"({', '.join(map(str, names)) or 'none'}),"
                 f" the weights in {self.weights} separate {number}: correct training.instruments, "
                 "or set training.target_instrument for weights of a single stem"
             )
@@ -135,7 +137,8 @@ class ModelFiles(NamedTuple):
         """
         if unknown:
             raise CheckpointError(
-                f"{self.weights}: has {len(unknown)} weights that {type(model).__name__} does not "
+                f"{self.weights}: has {counted(len(unknown), 'weight')} that "
+                f"{type(model).__name__} does not "
                 f"have, such as {unknown[0]}: it is of another kind of network, which is not "
                 "supported"
             )

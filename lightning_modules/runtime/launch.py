@@ -9,6 +9,8 @@ import os
 import socket
 from typing import Any, NamedTuple
 
+from datamodules.errors import counted
+
 
 class LaunchError(ValueError):
     """The started processes cannot train together; the message says what to change."""
@@ -51,7 +53,8 @@ def started_processes() -> Processes | None:
     per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1" if tasks == nodes == 1 else "0"))
     if per_node * nodes != tasks:
         raise LaunchError(
-            f"SLURM started {tasks} tasks on {nodes} nodes, and --ntasks-per-node is "
+            f"SLURM started {counted(tasks, 'task')} on {counted(nodes, 'node')}, and "
+            f"--ntasks-per-node is "
             f"{per_node or 'not given'}; give --nodes and --ntasks-per-node, one task for each "
             "device, and omit --ntasks"
         )
@@ -79,8 +82,9 @@ def match_launcher(trainer: Any) -> None:
     gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", started.per_node))
     if gpus != started.per_node and trainer.accelerator != "cpu":
         raise LaunchError(
-            f"the job has {gpus} GPUs on each node and {started.per_node} tasks; request the same "
-            f"number of both, as with {started.option}={gpus}"
+            f"the job has {counted(gpus, 'GPU')} on each node and "
+            f"{counted(started.per_node, 'task')}; request the same number of both, as with "
+            f"{started.option}={gpus}"
         )
     devices = trainer.devices
     if isinstance(devices, list):
@@ -89,13 +93,14 @@ def match_launcher(trainer: Any) -> None:
         devices = started.per_node
     if str(devices) != str(started.per_node):
         raise LaunchError(
-            f"trainer.devices is {trainer.devices}, but {started.per_node} processes were started "
-            f"on each node; omit it, or start with {started.option}={devices}"
+            f"trainer.devices is {trainer.devices}, but "
+            f"{counted(started.per_node, 'process was', 'processes were')} started on each "
+            f"node; omit it, or start with {started.option}={devices}"
         )
     if trainer.num_nodes not in (1, started.nodes):
         raise LaunchError(
             f"trainer.num_nodes is {trainer.num_nodes}, but processes were started on "
-            f"{started.nodes} nodes; omit it"
+            f"{counted(started.nodes, 'node')}; omit it"
         )
     trainer.devices, trainer.num_nodes = devices, started.nodes
 

@@ -79,11 +79,16 @@ def _compare(options: argparse.Namespace) -> Comparison:
     }
     shown = [tables.overview(systems, metric) for metric in metrics]
     shown += [tables.statistics(systems, metric) for metric in metrics]
-    shown += [tables.paired(found) for found in tested.values() if found]
+    shown += [
+        tables.paired(found)
+        for found in tested.values()
+        if any(pair.difference.tracks > 1 for pair in found)
+    ]
     if differing := tables.settings(systems):
         shown.append(differing)
     together = [pair for found in tested.values() for pair in found]
-    return Comparison(systems, metrics, shown, together, tables.remarks(systems))
+    remarks = [*tables.too_few_tracks(together), *tables.remarks(systems)]
+    return Comparison(systems, metrics, shown, together, remarks)
 
 
 def _systems(options: argparse.Namespace) -> list[System]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, counted
 from lightning_modules.inference.stem_files import SeparatingModule
 from lightning_modules.webapp import advanced, rendering
 from lightning_modules.webapp.guard import log
@@ -125,8 +125,8 @@ def build_page(
                     stop_button = gradio.Button("Stop", elem_id="stop", min_width=80)
                 _html(
                     '<p class="stemlab-note">WAV, MP3, FLAC, M4A or Ogg, up to '
-                    f"{limits.minutes:g} minutes and {limits.megabytes:g} MB. Songs are deleted "
-                    f"after {limits.keep_minutes:g} minutes without use.</p>"
+                    f"{counted(limits.minutes, 'minute')} and {limits.megabytes:g} MB. Songs "
+                    f"are deleted after {counted(limits.keep_minutes, 'minute')} without use.</p>"
                 )
             with gradio.Column(scale=3, min_width=320):
                 result = _html(_EMPTY, elem_id="result")

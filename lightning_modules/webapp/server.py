@@ -19,7 +19,7 @@ from fastapi import FastAPI, HTTPException
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, counted
 from lightning_modules.inference.stem_files import SeparatingModule
 from lightning_modules.plots.sound import frequency_heights
 from lightning_modules.webapp import rendering
@@ -160,8 +160,8 @@ class _SongRoutes:
             minutes = self._workspace.limits.keep_minutes
             raise HTTPException(
                 404,
-                f"This song is no longer available: songs are deleted after {minutes:g} minutes "
-                "without use. Separate it again.",
+                f"This song is no longer available: songs are deleted after "
+                f"{counted(minutes, 'minute')} without use. Separate it again.",
             )
         return song
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import soundfile
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, counted
 from datamodules.files.song import inspect_song, open_song
 from datamodules.files.writing import is_full
 from lightning_modules.inference.encoding import MIXTURE
@@ -65,8 +65,8 @@ class Limits:
     def too_long(self, name: str) -> DataError:
         """Error for a song that is longer than the limit."""
         return DataError(
-            f"{name}: is longer than {self.minutes:g} minutes, which is the limit; shorten it, or "
-            "use the command-line tool `separate`, which has no limit"
+            f"{name}: is longer than {counted(self.minutes, 'minute')}, which is the limit; "
+            "shorten it, or use the command-line tool `separate`, which has no limit"
         )
 
 

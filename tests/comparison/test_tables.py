@@ -102,8 +102,14 @@ def test_p_values_are_corrected_per_source() -> None:
     assert cells(table, "", "one minus three")[-3:] == ["0 of 12", "1", "ns"]
     assert len(table.notes) == 1
     few = [system("one", [1.0, 2.0, 3.0]), system("two", [2.0, 3.0, 4.5])]
-    table = tables.paired(pairs(few, "SDR", "vocals"))
-    assert table.notes[1] == "3 tracks are too few for any difference to reach p < 0.01"
+    assert tables.too_few_tracks(tested) == []
+    assert tables.too_few_tracks(pairs(few, "SDR", "vocals")) == [
+        "3 tracks are too few for any difference to reach p < 0.01"
+    ]
+    single = [system("one", [1.0]), system("two", [2.0])]
+    assert tables.too_few_tracks(pairs(single, "SDR", "vocals")) == [
+        "1 track is too few for paired differences, which need two or more"
+    ]
 
 
 def test_pairs_use_common_tracks_and_remarks_name_the_others() -> None:

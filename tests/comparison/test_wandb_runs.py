@@ -176,7 +176,7 @@ def test_mistakes_are_reported(
         ("wandb:me/stems?group=", "expected wandb:entity/project"),
         ("wandb:me/else", "me/else"),
         ("wandb:me/stems?group=none", "found 0 runs, none with scores test/sdr/..."),
-        ("wandb:me/stems?name=failed", "found 1 runs, none with scores"),
+        ("wandb:me/stems?name=failed", "found 1 run, none with scores"),
     ]
     for given, words in cases:
         assert compare.main([given]) == 2

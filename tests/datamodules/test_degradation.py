@@ -193,7 +193,7 @@ def test_degradations_get_the_sample_rate_of_the_music(musdb_root: Path) -> None
 
 
 def test_probabilities_per_stem_are_refused() -> None:
-    with pytest.raises(ValueError, match="there are 1 stems"):
+    with pytest.raises(ValueError, match="number of stems is 1"):
         DegradedMUSDBDataModule([Gain(probability={"vocals": 0.5})])
 
 

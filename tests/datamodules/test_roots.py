@@ -41,7 +41,7 @@ def test_a_validation_folder_validates(root: Path, caplog: pytest.LogCaptureFixt
     with caplog.at_level("INFO"):
         assert split(root) == (["A", "B"], ["V"])
     assert caplog.messages == [
-        f"2 training and 1 validation tracks in {root} (validation: the tracks in valid)"
+        f"2 training and 1 validation track in {root} (validation: the tracks in valid)"
     ]
 
 
@@ -62,7 +62,7 @@ def test_copies_of_validation_tracks_are_not_trained_on(
     shutil.copytree(root / "valid/V", root / "train/v")
     with caplog.at_level("INFO"):
         assert split(root) == (["A", "B"], ["V"])
-    assert "1 training tracks with the same names are left out" in caplog.text
+    assert "1 training track with the same name left out" in caplog.text
 
 
 def test_subsets_of_other_roots_are_told(

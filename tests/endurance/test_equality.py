@@ -37,7 +37,7 @@ def test_equal_states_have_no_difference() -> None:
         ({"averages": 1.0}, "/averages: float, expected Tensor"),
         ({"loops": [{"step": 4, "best": math.nan}, (True, "x")]}, "/loops/0/step: 4, expected 3"),
         ({"loops": [{"step": 3, "best": 1.0}, (True, "x")]}, "/loops/0/best: 1.0, expected nan"),
-        ({"loops": STATE["loops"][:1]}, "/loops: 1 entries, expected 2"),
+        ({"loops": STATE["loops"][:1]}, "/loops: 1 entry, expected 2"),
     ],
 )
 def test_each_difference_is_named(change: dict[str, Any], expected: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from lightning_modules.inference.separation import SeparationSettings as Settings
 from lightning_modules.inference.separation import separate, separate_stream
-from tests.helpers.separators import Half, Identity
+from tests.helpers.separators import Gains, Half, Identity
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.1, 0.5, 0.8])
@@ -88,6 +89,10 @@ def test_invalid_arguments_raise() -> None:
         separate(Identity(), torch.randn(2, 100), settings=Settings(overlap=1.0))
     with pytest.raises(ValueError, match=r"\(1, 2, 100\).*\(channels, samples\)"):
         separate(Identity(), torch.randn(1, 2, 100))
+    with pytest.raises(ValueError, match=r"is a numpy\.ndarray: give a torch tensor \(channels"):
+        separate(Identity(), np.zeros((2, 100)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"is a builtins\.list"):
+        Gains(["vocals"], sample_rate=8000).separate([0.0])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="6 channels"):
         separate(Identity(), torch.randn(6, 100))
 

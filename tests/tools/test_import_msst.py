@@ -159,7 +159,7 @@ def swapped(config: Path, weights: Path) -> None:
         (set_option("model", "stereo", False), "bands .* must cover the 129 bins"),
         (set_option("model", "stft_n_fft", 512), "stft_win_length is 256, stft_n_fft 512"),
         (set_option("model", "use_pope", True), "use_pope is True: .* not supported"),
-        (set_option("training", "instruments", ["vocals"]), "names 1 stems .* separate 2"),
+        (set_option("training", "instruments", ["vocals"]), "names 1 stem .* separate 2"),
         (set_option("training", "instruments", None), r"names 0 stems \(none\)"),
         (
             set_option("training", "model_type", "apollo"),
@@ -172,7 +172,7 @@ def swapped(config: Path, weights: Path) -> None:
         (set_option("inference", "num_overlap", 0), "num_overlap is 0"),
         (without_weight("final_norm.gamma"), "are weights of a mel_band_roformer"),
         (without_weight("layers.0.1.layers.0.1.net.1.bias"), "has no weights 'layers.0.1"),
-        (extra_weight, "has 1 weights that BSRoFormer does not have, such as .*value_residual"),
+        (extra_weight, "has 1 weight that BSRoFormer does not have, such as .*value_residual"),
         (no_section, "has no section `model`"),
         (python_object, "cannot be read as a YAML config .*python/object"),
         (swapped, "cannot be read as a YAML config"),

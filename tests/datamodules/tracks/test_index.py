@@ -226,7 +226,7 @@ def test_stem_mp4_is_decoded_as_by_stempeg(
     path = copy_example(example, root)
     write_track(root / "train" / "C", rate=44100)
     track, folder_track = index_tracks(root, "train")
-    assert "Decoding 1 files" in capfd.readouterr().err
+    assert "Decoding 1 file," in capfd.readouterr().err
     assert (track.name, folder_track.name) == ("A - B", "C")
     assert (track.samples, track.sample_rate, track.channels) == (268288, 44100, 2)
     for number, stem in enumerate(("mixture", "drums", "bass", "other", "vocals")):
@@ -572,7 +572,7 @@ def test_split_without_training_or_validation_tracks() -> None:
         DataError, match="left for validation: training tracks found: 1, expected at least 2"
     ):
         split_validation(named("a"))
-    with pytest.raises(DataError, match=r"left for training: .* all 1 tracks; add tracks"):
+    with pytest.raises(DataError, match=r"left for training: .* 1 track, which is all; add tracks"):
         split_validation(named("Leaf - Summerghost"))
 
 

@@ -153,7 +153,7 @@ def test_training_tracks_with_names_of_validation_tracks_are_left_out() -> None:
     split = split_by_folder(tracks("a", "B"), tracks("b"), Path("root/val"))
     assert (split.train, split.valid) == (tracks("a"), tracks("b"))
     assert split.rule == (
-        "validation: the tracks in val; 1 training tracks with the same names are left out"
+        "validation: the tracks in val; 1 training track with the same name left out"
     )
     with pytest.raises(DataError, match="no track is left for training"):
         split_by_folder(tracks("B"), tracks("b"), Path("root/val"))

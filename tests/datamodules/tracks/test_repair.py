@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from datamodules.convert import main
+from datamodules.errors import counted
 from datamodules.files.resampling import resample_blocks
 from datamodules.tracks.index import index_tracks
 from datamodules.tracks.layouts import STEMS
@@ -94,7 +95,7 @@ def test_lengths(
     assert told in shown.out
     different = [name for name, samples in originals.items() if len(samples) != expected]
     assert shown.out.count("repaired: ") == len(different)
-    assert f"{len(different)} files of 1 tracks repaired" in shown.out
+    assert f"{counted(len(different), 'file')} of 1 track repaired" in shown.out
     assert ("than the other files of the track" in shown.err) == (max(lengths.values()) > RATE)
     for name, original in originals.items():
         samples = read(out / f"{name}.wav")
