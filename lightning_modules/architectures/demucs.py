@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base.waveform import WaveformSeparator
+from lightning_modules.inference.overlap_add import Edges
+from lightning_modules.inference.overlap_add import Window as OverlapWindow
 from lightning_modules.layers.by_source import modules_by_source
 from lightning_modules.layers.cropping import centre
 
@@ -235,7 +237,35 @@ def _filtered(waveforms: Tensor, kernels: Tensor, edges: tuple[int, int], stride
         return nn.functional.conv1d(padded, kernels, stride=stride)
 
 
-class Demucs(WaveformSeparator):
+class DemucsSeparator(WaveformSeparator):
+    """A model that separates songs by default as the package ``demucs`` does.
+
+    Args:
+        sources: Names of the sources, in the order of the estimates.
+        overlap_window: As in ``SourceSeparator``; here triangles by default.
+        edges: As in ``SourceSeparator``; here real context by default.
+        normalise_mixture: As in ``SourceSeparator``; here true by default.
+        **kwargs: Arguments of ``WaveformSeparator``.
+    """
+
+    def __init__(
+        self,
+        sources: list[str],
+        overlap_window: OverlapWindow = "triangle",
+        edges: Edges = "context",
+        normalise_mixture: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            sources,
+            overlap_window=overlap_window,
+            edges=edges,
+            normalise_mixture=normalise_mixture,
+            **kwargs,
+        )
+
+
+class Demucs(DemucsSeparator):
     """Demucs for all sources at once.
 
     Args:
@@ -248,7 +278,7 @@ class Demucs(WaveformSeparator):
             otherwise the mixture is padded by their receptive field.
         resample: Run at twice the sample rate, as the revision of 2020 does.
         decoder_per_source: Use one decoder per source after a shared encoder and LSTM.
-        **kwargs: Arguments of ``WaveformSeparator``.
+        **kwargs: Arguments of ``DemucsSeparator``.
     """
 
     tiny: ClassVar[Mapping[str, Any]] = {"channels": 4, "depth": 3}

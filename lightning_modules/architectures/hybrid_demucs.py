@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torchaudio.models import HDemucs
 
-from lightning_modules.base.waveform import WaveformSeparator
+from lightning_modules.architectures.demucs import DemucsSeparator
 
 # Levels of torchaudio's three networks, by FFT size.
 _DEPTHS = {1024: 5, 2048: 6, 4096: 6}
@@ -23,7 +23,7 @@ _DEPTHS = {1024: 5, 2048: 6, 4096: 6}
 UNUSED = "time_encoder.4.norm1."
 
 
-class HybridDemucs(WaveformSeparator):
+class HybridDemucs(DemucsSeparator):
     """Hybrid Demucs for all sources at once.
 
     Args:
@@ -31,7 +31,7 @@ class HybridDemucs(WaveformSeparator):
         channels: Channels of the first level, at least 4; doubled at each further level.
         n_fft: Length of the STFT window, samples: 4096 for 44.1 kHz, 2048 for 16 to 32 kHz,
             1024, with one level less, for about 8 kHz.
-        **kwargs: Arguments of ``WaveformSeparator``.
+        **kwargs: Arguments of ``DemucsSeparator``.
     """
 
     tiny: ClassVar[Mapping[str, Any]] = {"channels": 4, "n_fft": 1024}

@@ -42,7 +42,7 @@ class OverlapAdd(NamedTuple):
     def hop(self) -> int:
         """Samples between the starts of two chunks."""
         # An overlap such as (length - hop) / length is not exact in floating point.
-        return max(1, self.length - math.floor(self.length * self.overlap + 1e-6))
+        return max(1, math.floor(self.length * (1 - self.overlap) + 1e-6))
 
 
 class _Chunk(NamedTuple):

@@ -122,3 +122,61 @@ def inverse_stft(spectra: Tensor, window: Tensor, hop_length: int, samples: int)
     )
     first = n_fft // 2
     return added.narrow(-1, first, samples) / weights.narrow(-1, first, samples)
+
+
+class FramePerHop(nn.Module):
+    """STFT with one frame per hop, centred on it, and its inverse, in float32.
+
+    A waveform of T samples has ceil(T / hop) frames, as many as convolutions with that stride have
+    outputs. The hop is a quarter of the periodic Hann window; spectra are divided by the root of
+    its length and lack the last bin.
+
+    Args:
+        n_fft: Length of a frame and of its window, samples; divisible by 8.
+
+    Raises:
+        ValueError: The length is too long, or not divisible.
+    """
+
+    def __init__(self, n_fft: int) -> None:
+        super().__init__()
+        if not 0 < n_fft <= _LARGEST_N_FFT or n_fft % 8:
+            raise ValueError(f"n_fft is {n_fft}: give a multiple of 8 up to {_LARGEST_N_FFT}")
+        self.n_fft, self.hop_length = n_fft, n_fft // 4
+        self.edge = (n_fft - self.hop_length) // 2
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.window: Tensor
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Map waveforms (B, C, T) to complex spectra (B, C, n_fft / 2, ceil(T / hop))."""
+        missing = -waveform.shape[-1] % self.hop_length
+        padded = _reflected(waveform.float(), self.edge, self.edge + missing).flatten(0, 1)
+        with torch.autocast(waveform.device.type, enabled=False):
+            spectra = torch.stft(
+                padded, self.n_fft, self.hop_length, window=self.window, center=False,
+                normalized=True, return_complex=True,
+            )  # fmt: skip
+        return spectra[:, :-1].unflatten(0, waveform.shape[:2])
+
+    def inverse(self, spectra: Tensor, samples: int) -> Tensor:
+        """Map complex spectra (..., n_fft / 2, N) to waveforms (..., samples)."""
+        with torch.autocast(spectra.device.type, enabled=False):
+            # The missing bin is zero.
+            frames = torch.fft.irfft(spectra.movedim(-1, -2), self.n_fft, norm="ortho")
+            frames = frames * (self.window / 1.5)  # squares of four overlapping windows add to 1.5
+        quarters = frames.unflatten(-1, (4, self.hop_length))  # (..., N, 4, hop)
+        added = sum(
+            nn.functional.pad(quarters[..., quarter, :], (0, 0, quarter, 3 - quarter))
+            for quarter in range(4)
+        )
+        assert isinstance(added, Tensor)
+        return added.flatten(-2).narrow(-1, self.edge, samples)
+
+
+def _reflected(waveform: Tensor, left: int, right: int) -> Tensor:
+    """Extend waveforms (..., T) by their reflection; too short ones first by zeros."""
+    lacking = max(0, max(left, right) + 1 - waveform.shape[-1])
+    at_end = min(lacking, right)
+    at_start = lacking - at_end
+    longer = nn.functional.pad(waveform, (at_start, at_end))
+    return nn.functional.pad(longer, (left - at_start, right - at_end), mode="reflect")
