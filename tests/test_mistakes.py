@@ -249,6 +249,7 @@ TOOLS = {
         ("demucs.th -o out.ckpt --sources a b c", ["each of a, b, c", "in the file's order"]),
         ("demucs.th -o out.ckpt --sources a a", ["sources has 'a' and 'a'", "names that differ"]),
         ("demucs.th -o taken", ["taken already exists"]),
+        ("gone.yaml -o out", ["gone.yaml: there is no such file"]),
     ],
     "benchmark": [
         ("lader", ["invalid choice: 'lader'", "'loader'"]),

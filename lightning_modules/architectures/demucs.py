@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base.waveform import WaveformSeparator
-from lightning_modules.inference.overlap_add import Edges
-from lightning_modules.inference.overlap_add import Window as OverlapWindow
+from lightning_modules.inference.options import Edges
+from lightning_modules.inference.options import Window as OverlapWindow
 from lightning_modules.layers.by_source import modules_by_source
 from lightning_modules.layers.cropping import centre
 

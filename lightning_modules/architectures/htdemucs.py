@@ -160,8 +160,7 @@ class HTDemucs(DemucsSeparator):
     """
 
     tiny: ClassVar[Mapping[str, Any]] = {
-        "channels": 8, "depth": 2, "n_fft": 128, "bottleneck_channels": 16, "heads": 2,
-        "transformer_layers": 3,
+        "channels": 8, "n_fft": 512, "bottleneck_channels": 16, "heads": 2, "transformer_layers": 2,
     }  # fmt: skip
     changeable_hparams = DemucsSeparator.changeable_hparams.union(
         ("checkpoint_activations", "dropout")

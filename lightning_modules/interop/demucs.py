@@ -1,26 +1,30 @@
-"""Import of weights of the package ``demucs``."""
+"""Models of the package ``demucs``: import of all its networks, export of HTDemucs."""
 
 from __future__ import annotations
 
 import re
-import reprlib
+import sys
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import torch
+import yaml
 from torch import Tensor
 
 from lightning_modules.architectures.demucs import Demucs
+from lightning_modules.architectures.htdemucs import HTDemucs
 from lightning_modules.architectures.hybrid_demucs import UNUSED, HybridDemucs
 from lightning_modules.base.description import CheckpointError
-from lightning_modules.checkpoints.limits import building_from, check_weights
-from lightning_modules.interop.weights_file import (
-    integer_setting,
-    our_order,
-    read_weights,
-    source_names,
-)
+from lightning_modules.checkpoints.files import save_separator
+from lightning_modules.checkpoints.limits import building_from
+from lightning_modules.interop import htdemucs_weights
+from lightning_modules.interop.demucs_files import read_bag, read_model
+from lightning_modules.interop.renaming import count
+from lightning_modules.interop.weights_file import integer_setting, our_order, source_names
 
 # The package's order of sources.
 PACKAGE_SOURCES = ("drums", "bass", "other", "vocals")
@@ -33,22 +37,20 @@ _LSTM_LAYER = re.compile(r"lstm\.lstm\.weight_ih_l\d+")
 # Prefixes of the hybrid's branches in the package, and torchaudio's names of the branches.
 _BRANCH = re.compile(r"^(t?)((?:en|de)coder\.)")
 _BRANCHES = {"t": "time_", "": "freq_"}
-_EXPECTED = "weights of the first or second version's network, or of the hybrid, were expected"
-
-
-class _PackageClass:
-    """Placeholder for the package's classes, which its files name and which are never called."""
+_EXPECTED = (
+    "weights of the first or second version's network, of the hybrid or HTDemucs were expected"
+)
 
 
 def from_package(
     path: str | Path, sources: Sequence[str] = PACKAGE_SOURCES, resample: bool | None = None
-) -> Demucs | HybridDemucs:
+) -> Demucs | HybridDemucs | HTDemucs:
     """Build a separator from weights of the package ``demucs``, or of torchaudio's Hybrid Demucs.
 
     Args:
         path: A state dict, or a file of any version of the package: the network of its first two
-            versions, or the hybrid of its third. The former gets padded convolutions in the decoder
-            if its weights have the names of the third version or later.
+            versions, the hybrid of its third or HTDemucs. The former gets padded convolutions in
+            the decoder if its weights have the names of the third version or later.
         sources: Order of the sources in the file, unless the file contains it.
         resample: Whether the network of the first two versions works at twice the sample rate; by
             default as the file states, else false for the first and true for the second version.
@@ -60,13 +62,15 @@ def from_package(
         CheckpointError: The file is invalid, or of an unsupported network of the package.
     """
     path = Path(path)
-    state, settings = _read(path)
+    state, settings = read_model(path)
     given = settings.get("sources")
     names = source_names(path, sources if given is None or isinstance(given, int) else given)
     # The package trains on segments of 10 s.
     rate = integer_setting(path, settings, "samplerate", 44100)
     facts = {"sample_rate": rate, "segment_seconds": 10.0}
     with building_from(path, path.stat().st_size, _EXPECTED):
+        if htdemucs_weights.is_htdemucs(state):
+            return _htdemucs(path, state, names, settings, rate)
         if any(key.startswith(("tencoder.", "time_encoder.")) for key in state):
             return _hybrid(path, state, names, facts)
         doubled = settings.get("resample", True) if resample is None else resample
@@ -125,6 +129,39 @@ def _hybrid(
     return model.eval()
 
 
+def _htdemucs(
+    path: Path,
+    state: Mapping[str, Tensor],
+    names: Sequence[str],
+    settings: Mapping[str, Any],
+    rate: int,
+) -> HTDemucs:
+    arguments = htdemucs_weights.arguments_of(path, state, settings)
+    state, ours = in_our_order(path, state, names)
+    model = HTDemucs(
+        ours, sample_rate=rate, segment_seconds=float(settings.get("segment", 10)), **arguments
+    )
+    model.network.load_state_dict(state)
+    return model.eval()
+
+
+def in_our_order(
+    path: Path, state: Mapping[str, Tensor], names: Sequence[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Reorder the sources of HTDemucs' weights; returns the weights and our order.
+
+    Raises:
+        CheckpointError: The weights have another number of sources.
+    """
+    state, depth = dict(state), count(state, r"encoder\.(\d+)\.conv\.weight")
+    channels = state["tencoder.0.conv.weight"].shape[1]
+    widths = {
+        f"decoder.{depth - 1}.conv_tr.": 2 * channels,  # real and imaginary parts
+        f"tdecoder.{depth - 1}.conv_tr.": channels,
+    }
+    return state, _reorder_heads(path, state, names, widths)
+
+
 def _reorder_heads(
     path: Path, state: dict[str, Tensor], names: Sequence[str], widths: Mapping[str, int]
 ) -> list[str]:
@@ -151,25 +188,73 @@ def _check_names(path: Path, state: Mapping[str, Tensor], names: Sequence[str]) 
         raise CheckpointError(f"{path}: has no {', '.join(missing)}: {_EXPECTED}")
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """Read weights and the model arguments that the file contains."""
-    classes = ("model.Demucs", "demucs.Demucs", "hdemucs.HDemucs")
-    kinds = [(_PackageClass, f"demucs.{name}") for name in classes]
-    with torch.serialization.safe_globals(kinds):  # type: ignore[arg-type]
-        contents = read_weights(path)
-    settings: Any = {}
-    defaults: dict[str, Any] = {}
-    if isinstance(contents, tuple) and len(contents) == 4:  # the first version
-        _, _, settings, contents = contents
-        defaults = {"resample": False}
-    elif isinstance(contents, dict) and "state" in contents:
-        settings, contents = contents.get("kwargs", {}), contents["state"]
-    if not isinstance(settings, Mapping):
-        raise CheckpointError(
-            f"{path}: its arguments are {reprlib.repr(settings)}; a mapping was expected: download "
-            "the file again"
-        )
-    if isinstance(contents, dict) and "__quantized" in contents:
-        raise CheckpointError(f"{path}: contains quantised weights; a state dict was expected")
-    check_weights(path, contents)
-    return contents, {**defaults, **settings}
+def write_ensemble(path: Path, folder: Path) -> Path:
+    """Convert a bag of models to checkpoints, and a config of their ensemble.
+
+    Args:
+        path: The bag's YAML file; its models are beside it.
+        folder: Folder for the checkpoints, which have the names of the models' files.
+
+    Returns:
+        The config, ``ensemble.yaml`` in the folder.
+
+    Raises:
+        CheckpointError: A file is invalid, or the models differ in their sources.
+    """
+    bag = read_bag(path)
+    models = {file: from_package(file) for file in bag.models}
+    first, *_ = models.values()
+    for file, model in models.items():
+        if model.sources != first.sources:
+            raise CheckpointError(
+                f"{file}: separates {', '.join(model.sources)}, but {bag.models[0]} "
+                f"{', '.join(first.sources)}: the same sources were expected"
+            )
+        if bag.segment is not None and not isinstance(model, HTDemucs):
+            model.hparams["chunk_seconds"] = float(bag.segment)
+        save_separator(model, folder / f"{file.stem}.ckpt")
+    arguments: dict[str, Any] = {"members": [f"{folder / file.stem}.ckpt" for file in bag.models]}
+    if bag.weights:
+        # The models' order of sources; all have the same one.
+        theirs = _sources_of(bag.models[0])
+        if any(len(row) != len(theirs) for row in bag.weights):
+            raise CheckpointError(
+                f"{path}: its weights are {bag.weights}; rows of {len(theirs)} numbers were "
+                f"expected, for {', '.join(theirs)}"
+            )
+        arguments["weights"] = {
+            name: [float(row[theirs.index(name)]) for row in bag.weights] for name in first.sources
+        }
+    class_path = "lightning_modules.architectures.ensemble.Ensemble"
+    contents = {"model": {"class_path": class_path, "init_args": arguments}}
+    config = folder / "ensemble.yaml"
+    config.write_text(yaml.safe_dump(contents, sort_keys=False))
+    return config
+
+
+def _sources_of(path: Path) -> Sequence[str]:
+    given = read_model(path)[1].get("sources")
+    return given if isinstance(given, list | tuple) else PACKAGE_SOURCES
+
+
+def write(model: HTDemucs, path: Path) -> None:
+    """Write a file that the package loads, in float32: ``demucs --repo FOLDER --name NAME``."""
+    rate = model.sample_rate
+    contents = {
+        "klass": type("HTDemucs", (), {"__module__": "demucs.htdemucs"}),
+        "args": (),
+        "kwargs": {
+            "sources": list(model.sources),
+            "audio_channels": model.audio_channels,
+            "samplerate": rate,
+            "segment": Fraction(round(model.segment_seconds * rate), rate),
+            **htdemucs_weights.options_of(model),
+        },
+        "state": {name: value.cpu() for name, value in model.network.state_dict().items()},
+        "training_args": {},
+    }
+    # A pickle names classes by their module, which need not be installed.
+    module = ModuleType("demucs.htdemucs")
+    module.HTDemucs = contents["klass"]  # type: ignore[attr-defined]
+    with patch.dict(sys.modules, {"demucs": ModuleType("demucs"), module.__name__: module}):
+        torch.save(contents, path)

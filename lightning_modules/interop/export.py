@@ -1,4 +1,4 @@
-"""Export of separators: safetensors folders, ``torch.export`` programs, ONNX graphs, MSST.
+"""Export of separators: safetensors folders, ``torch.export`` programs, ONNX graphs, MSST, Demucs.
 
 Every export is read back and compared with the model. The tracer finds out whether batch size and
 length can vary. If they cannot, or if the export is wrong at other sizes, they are fixed; a JSON
@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from lightning_modules.architectures.htdemucs import HTDemucs
 from lightning_modules.base.description import describe
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.hub_folder import write_folder
 from lightning_modules.checkpoints.loading import from_pretrained
-from lightning_modules.interop import msst
+from lightning_modules.interop import demucs, msst
 
 TOLERANCE = 1e-4
 """Largest accepted difference between export and model, relative to the largest output."""
@@ -114,11 +115,23 @@ def export_msst(model: SourceSeparator, path: Path, seconds: float) -> Exported:
     return _checked(msst.load(config, weights).model, whole, {0: 1, -1: 1})
 
 
+def export_demucs(model: SourceSeparator, path: Path, seconds: float) -> Exported:
+    """Write a file of the package ``demucs``; see ``demucs.write``."""
+    whole, _ = _parts(model, seconds)
+    if not isinstance(model, HTDemucs):
+        raise ExportError(f"it has no {type(model).__name__}: an HTDemucs was expected")
+    demucs.write(model, path)
+    again = demucs.from_package(path)
+    order = [again.sources.index(name) for name in model.sources]
+    return _checked(lambda mixture: again(mixture)[:, order], whole, {0: 1, -1: 1})
+
+
 EXPORTS: Mapping[str, Callable[[SourceSeparator, Path, float], Exported]] = {
     "safetensors": export_folder,
     "torch_export": export_program,
     "onnx": export_onnx,
     "msst": export_msst,
+    "demucs": export_demucs,
 }
 """Functions by format: (model, path, seconds) -> ``Exported``. The model is in evaluation mode, on
 the CPU; ``seconds`` is the length of the example, and of every input if the length cannot vary.

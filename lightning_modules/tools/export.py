@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lightning_modules.base.separator import SourceSeparator
 
 # Suffix of the file of each format; none for a folder.
-SUFFIXES = {"safetensors": "", "torch_export": ".pt2", "onnx": ".onnx", "msst": ""}
+SUFFIXES = {"safetensors": "", "torch_export": ".pt2", "onnx": ".onnx", "msst": "", "demucs": ".th"}
 # Packages of the optional dependencies that a format needs.
 _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.export")
     add = parser.add_argument
     add("checkpoint", type=Path, help="a checkpoint of `fit`, or an exported folder")
-    output = "folder (safetensors, msst), or .pt2 or .onnx file, beside which is written NAME.json"
+    output = "folder (safetensors, msst), or file (.pt2, .onnx, .th) with NAME.json beside it"
     add("-o", "--output", required=True, type=Path, help=output)
     add("--format", choices=list(SUFFIXES), default="safetensors", help="default safetensors")
     seconds = "length of the input if the format fixes it (default: the model's chunk length)"

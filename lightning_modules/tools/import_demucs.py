@@ -1,6 +1,8 @@
 """Convert weights of the package ``demucs``, or of torchaudio's Hybrid Demucs, to a checkpoint.
 
-``python -m lightning_modules.tools.import_demucs demucs-e07c671f.th -o demucs.ckpt``
+``python -m lightning_modules.tools.import_demucs 955717e8-8726e21a.th -o htdemucs.ckpt``
+
+A bag of models (``htdemucs_ft.yaml``) becomes a folder with their checkpoints and ensemble.yaml.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the checkpoint; return the exit status: 0, or 2 for a mistake explained on stderr."""
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.import_demucs")
     add = parser.add_argument
-    add("weights", type=Path, help="a file of the package, or a state dict")
-    add("-o", "--output", required=True, type=Path, help="the checkpoint to write")
+    given = "a file of the package (.th, .safetensors), a state dict, or the YAML file of a bag"
+    add("weights", type=Path, help=given)
+    add("-o", "--output", required=True, type=Path, help="the checkpoint, or for a bag the folder")
     sources = "names in order, if the file does not store them (default: drums bass other vocals)"
     add("--sources", nargs="+", help=sources)
     version = "for a state dict of version 1, which does not resample inside the network"
@@ -30,9 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _convert(options: argparse.Namespace) -> int:
     command_line.check_free(options.output)
-    command_line.check_file(options.output, "-o")
+    is_bag = options.weights.suffix in (".yaml", ".yml")
+    (command_line.check_folder if is_bag else command_line.check_file)(options.output, "-o")
     if not options.weights.is_file():
         raise CheckpointError(f"{options.weights}: there is no such file; expected weights")
+    if is_bag:
+        return _convert_bag(options)
     from lightning_modules.checkpoints.files import save_separator
     from lightning_modules.interop.demucs import PACKAGE_SOURCES, from_package
 
@@ -40,6 +46,15 @@ def _convert(options: argparse.Namespace) -> int:
     separator = from_package(options.weights, options.sources or PACKAGE_SOURCES, resample)
     save_separator(separator, options.output)
     print(options.output)
+    return 0
+
+
+def _convert_bag(options: argparse.Namespace) -> int:
+    if options.sources or options.no_resample:
+        raise ValueError("--sources and --no-resample are for single files, not for a bag")
+    from lightning_modules.interop.demucs import write_ensemble
+
+    print(write_ensemble(options.weights, options.output))
     return 0
 
 

@@ -70,9 +70,7 @@ def test_dropout_and_checkpointing_draw_the_same_numbers() -> None:
 def test_learns_a_batch_by_heart() -> None:
     """160 steps on two seconds."""
     rate = 4000
-    model = small(
-        sample_rate=rate, audio_channels=1, depth=3, n_fft=512, transformer_layers=1
-    ).train()
+    model = small(sample_rate=rate, audio_channels=1, depth=3).train()
     targets = tones(2.0, rate)
     batch = Batch(targets.sum(1), targets)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
