@@ -22,6 +22,7 @@ from lightning_modules.losses import (
     MultiResolutionSTFT,
     NegativeSDR,
     NegativeSISDR,
+    QuantileMasked,
     SourceLoss,
     SpectralL1,
     SpectralRMSE,
@@ -41,6 +42,7 @@ EVERY: list[SourceLoss] = [
     MultiResolutionComplexSTFT(window_lengths=(256, 128), n_fft=256),
     LogWMSE(),
     AlphaWeighted(L1(), {"vocals": 0.25, "rest": 0.75}),
+    QuantileMasked(MSE(), 0.5).eval(),  # masks in training only
 ]
 
 
@@ -72,6 +74,25 @@ def test_waveform_errors_have_exact_values() -> None:
 def test_l1_of_magnitudes() -> None:
     targets = torch.rand(2, 3, 2, 5, 7)
     assert torch.allclose(L1()(targets + 0.5, targets, targets[:, 0]), torch.full((2, 3), 0.5))
+
+
+def test_masked_losses_leave_out_the_highest_of_a_batch() -> None:
+    loss, mixture = QuantileMasked(L1(), 0.5), torch.zeros(4, 1, 10)
+    errors = torch.tensor([[1.0, 8.0], [2.0, 7.0], [3.0, 6.0], [4.0, 5.0]], requires_grad=True)
+    estimates = errors[..., None, None].expand(4, 2, 1, 10)
+    found = loss(estimates, torch.zeros(4, 2, 1, 10), mixture)
+    assert found.tolist() == [[1, 0], [2, 0], [0, 6], [0, 5]]
+    found.sum().backward()
+    assert errors.grad is not None
+    assert torch.allclose(errors.grad, torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]]))
+    alone = loss(estimates[:1], torch.zeros(1, 2, 1, 10), mixture[:1])
+    assert alone.tolist() == [[1, 8]]
+    equal = loss(torch.ones(3, 1, 1, 10), torch.zeros(3, 1, 1, 10), mixture[:3])
+    assert equal.tolist() == [[1], [1], [1]]
+    weighted = QuantileMasked(AlphaWeighted(L1(), {"a": 0.25, "b": 0.75}))
+    assert weighted.total({"a": torch.tensor(4.0), "b": torch.tensor(8.0)}) == 7
+    with pytest.raises(ValueError, match=r"quantile is 1\.5: give"):
+        QuantileMasked(L1(), 1.5)
 
 
 def test_sdr_of_a_scaled_target() -> None:

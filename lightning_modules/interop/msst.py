@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_modules.base.description import CheckpointError, describe
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.interop import msst_roformers, msst_scnet
+from lightning_modules.interop import msst_roformers, msst_scnet, msst_tfc_tdf
 from lightning_modules.interop.msst_files import (
     Exported,
     Imported,
@@ -47,7 +47,7 @@ class _Family(Protocol):
         """Describe a model as MSST does."""
 
 
-_FAMILIES: tuple[_Family, ...] = (msst_roformers, msst_scnet)
+_FAMILIES: tuple[_Family, ...] = (msst_roformers, msst_scnet, msst_tfc_tdf)
 
 
 def load(config: str | Path, weights: str | Path, **options: bool) -> Imported:

@@ -33,22 +33,34 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "scnet_tran": {
         **_SCNET, "tran_rotary_embedding_dim": 4, "tran_dim_head": 4, "tran_heads": 2,
     },
+    "mdx23c": {
+        "act": "gelu", "norm": "InstanceNorm", "bottleneck_factor": 4, "growth": 4,
+        "num_blocks_per_scale": 1, "num_channels": 8, "num_scales": 2, "num_subbands": 4,
+        "scale": [2, 2],
+    },
 }  # fmt: skip
 """Types and their options."""
+_AUDIO: dict[str, dict[str, Any]] = {"mdx23c": {"n_fft": 256, "hop_length": 64, "dim_f": 128}}
 
 
 def config(
     kind: str,
     instruments: list[str],
-    chunk: int = 4410,
+    chunk: int = 4544,
     overlaps: int = 2,
     batch_size: int = 1,
     **options: Any,
 ) -> dict[str, Any]:
     """The config of a tiny network with the given options."""
-    stems = {"sources": instruments} if "scnet" in kind else {"num_stems": len(instruments)}
+    stems: dict[str, Any] = {}
+    if "roformer" in kind:
+        stems = {"num_stems": len(instruments)}
+    elif "scnet" in kind:
+        stems = {"sources": instruments}
+    audio = {"chunk_size": chunk, "sample_rate": 44100, "num_channels": 2}
+    changed = {name: options.pop(name) for name in _AUDIO.get(kind, {}) if name in options}
     return {
-        "audio": {"chunk_size": chunk, "sample_rate": 44100, "num_channels": 2},
+        "audio": audio | _AUDIO.get(kind, {}) | changed,
         "model": OF_KIND[kind] | stems | options,
         "training": {"instruments": instruments, "target_instrument": None},
         "inference": {"batch_size": batch_size, "num_overlap": overlaps},

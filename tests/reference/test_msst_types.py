@@ -1,4 +1,7 @@
-"""Types of the package ``msst`` (Music-Source-Separation-Training) against ours, same weights."""
+"""Types of the package ``msst`` (Music-Source-Separation-Training) against ours, same weights.
+
+``mdx23c`` also against ``mdxnet-infer``.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,19 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from mdxnet_infer.config import MDX23CConfig
+from mdxnet_infer.model import TFC_TDF_net
 from torch import Tensor
 
 from datamodules.batches import Batch
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.interop import msst
+from lightning_modules.losses import MSE, QuantileMasked
 from tests.helpers import msst_package
 
 THREE = ["drums", "vocals", "Lead Guitar"]
-CHUNK = 4410
-TYPES = ["scnet", "scnet_masked", "scnet_tran"]
+CHUNK = 4544  # 72 frames of mdx23c
+TYPES = ["scnet", "scnet_masked", "scnet_tran", "mdx23c"]
 
 
 def example(kind: str, folder: Path, stems: int = 2, **options: Any) -> tuple[Any, SourceSeparator]:
@@ -55,6 +61,35 @@ def test_estimates_agree(kind: str, options: dict[str, Any], samples: int, tmp_p
     mixture = 0.1 * torch.randn(2, options.get("audio_channels", 2), samples)
     with torch.no_grad():
         assert_close(model(mixture), theirs(mixture))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stems": 1, "num_blocks_per_scale": 2, "growth": 0},
+        {"stems": 3, "scale": [1, 4], "num_subbands": 2, "bottleneck_factor": 2},
+        {"dim_f": 96, "num_scales": 1, "n_fft": 512, "hop_length": 128},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("frames", [4, 72])
+def test_estimates_of_mdx23c_agree(options: dict[str, Any], frames: int, tmp_path: Path) -> None:
+    """Only for lengths that the package's network accepts."""
+    theirs, model = example("mdx23c", tmp_path, **options)
+    mixture = 0.1 * torch.randn(2, 2, options.get("hop_length", 64) * (frames - 1))
+    with torch.no_grad():
+        assert_close(model(mixture), theirs(mixture))
+
+
+def test_estimates_of_mdx23c_agree_with_mdxnet_infer(tmp_path: Path) -> None:
+    _, model = example("mdx23c", tmp_path)
+    config = MDX23CConfig.from_yaml(tmp_path / "config.yaml")
+    theirs = TFC_TDF_net(config, torch.device("cpu"))
+    theirs.load_state_dict(torch.load(tmp_path / "model.ckpt"), strict=True)
+    mixture = 0.1 * torch.randn(2, 2, CHUNK)
+    with torch.no_grad():
+        assert_close(model(mixture), theirs.eval()(mixture))
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -109,5 +144,28 @@ def test_loss_and_gradients_of_scnet_agree(losses: Any, tmp_path: Path) -> None:
         "dual_path.layers.0.bins.lstm.weight_hh_l0": f"{layer}.0.lstm_layers.0.weight_hh_l0",
         "dual_path.layers.1.frames.linear.bias": f"{layer}.1.linear_layers.1.bias",
         "decoder.0.mixing.weight": "decoder.0.0.conv.weight",
+    }
+    assert_same_gradients(model, theirs, names)
+
+
+@pytest.mark.parametrize(("batch_size", "quantile"), [(4, 0.5), (5, 0.95), (1, 0.5)])
+def test_masked_loss_and_gradients_of_mdx23c_agree(
+    batch_size: int, quantile: float, losses: Any, tmp_path: Path
+) -> None:
+    theirs, model = example("mdx23c", tmp_path)
+    model.loss_function = QuantileMasked(MSE(), quantile)
+    targets = 0.1 * torch.randn(batch_size, 2, 2, CHUNK)
+    loss = model.train().loss(Batch(targets.sum(1), targets))["loss"]
+    loss.backward()
+    expected = losses.masked_loss(theirs.train()(targets.sum(1)), targets, quantile)
+    expected.backward()
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    blocks = "encoder_blocks.0.tfc_tdf.blocks.0"
+    names = {
+        "first.weight": "first_conv.weight",
+        "encoder.0.0.before.norm.weight": f"{blocks}.tfc1.0.weight",
+        "encoder.0.0.dense.0.layer.weight": f"{blocks}.tdf.2.weight",
+        "up.0.layer.weight": "decoder_blocks.0.upscale.conv.2.weight",
+        "last.2.weight": "final_conv.2.weight",
     }
     assert_same_gradients(model, theirs, names)
