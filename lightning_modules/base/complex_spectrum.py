@@ -26,6 +26,9 @@ class ComplexSpectrumSeparator(WaveformSeparator):
         normalized: Divide spectra by the root of ``n_fft``.
         zero_dc: Set bin 0 of the estimates to zero.
         **kwargs: Arguments of ``WaveformSeparator``.
+
+    Raises:
+        ValueError: Chunks are shorter than a window.
     """
 
     def __init__(
@@ -41,6 +44,12 @@ class ComplexSpectrumSeparator(WaveformSeparator):
         super().__init__(sources, **kwargs)
         self.n_fft, self.hop_length, self.zero_dc = n_fft, hop_length, zero_dc
         self.transform = STFT(n_fft, hop_length, window, normalized)
+        chunk = round(self.segment_seconds * self.sample_rate)
+        if chunk < n_fft:
+            raise ValueError(
+                f"a chunk of {self.segment_seconds:g} s has {chunk} samples, a window {n_fft} "
+                "(n_fft): lengthen segment_seconds, or chunk_seconds if it is given"
+            )
 
     @abstractmethod
     def spectra(self, mixture: Tensor) -> Tensor:

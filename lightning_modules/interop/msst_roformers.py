@@ -58,14 +58,16 @@ def load(files: ModelFiles, kind: str) -> Imported:
     is_mel = kind == "mel_band_roformer"
     # MSST counts layers of the mask estimator in BS-RoFormer, hidden layers in Mel-Band RoFormer.
     depth = arguments["mask_hidden_layers"] + (not is_mel)
+    channels = 2 if options.get("stereo") else 1
+    band_widths = [size // (2 * channels) for size in arguments["band_inputs"]]
+    bands = {"num_bands": len(band_widths)} if is_mel else {"freqs_per_bands": band_widths}
     found = {name: arguments[ours] for name, ours in _TRANSFORMER_OPTIONS.items()}
-    files.check_options({**found, "mask_estimator_depth": depth})
+    files.check_options({**found, **bands, "mask_estimator_depth": depth})
     files.refuse_options("linear_transformer_depth", "use_pope")
     if arguments.pop("norm_per_transformer") != is_mel:
         other = "bs_roformer" if is_mel else "mel_band_roformer"
         raise CheckpointError(f"{weights}: are weights of a {other}, but {config} is of a {kind}")
     number, band_inputs = arguments.pop("number_of_sources"), arguments.pop("band_inputs")
-    channels = 2 if options.get("stereo") else 1
     sources = files.sources(number)
     n_fft = options.get("stft_n_fft", 2048)
     if options.get("stft_win_length", n_fft) != n_fft:
@@ -96,11 +98,9 @@ def load(files: ModelFiles, kind: str) -> Imported:
                     f"model.sample_rate is {options.get('sample_rate', 44100)}, audio.sample_rate "
                     f"{rate}: the same rate was expected"
                 )
-            model = MelBandRoFormer(number_of_bands=len(band_inputs), **settings)
+            model = MelBandRoFormer(number_of_bands=len(band_widths), **settings)
         else:
-            model = BSRoFormer(
-                band_widths=[size // (2 * channels) for size in band_inputs], **settings
-            )
+            model = BSRoFormer(band_widths=band_widths, **settings)
     expected = [2 * channels * width for width in _widths(model)]
     if expected != band_inputs:
         pairs = enumerate(zip(expected, band_inputs, strict=True))

@@ -110,6 +110,29 @@ def test_block_length_does_not_change_values(monkeypatch: pytest.MonkeyPatch) ->
     assert measure(METRICS, *pair, RATE) == pytest.approx(expected)
 
 
+# ------------------------------------------------------------ signal difference
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.3, -2.0])
+def test_signal_difference_equals_its_definition(gain: float) -> None:
+    reference = noise(1, 4410)
+    estimate = gain * (reference + noise(1, 4410, seed=1) / 2)
+    s, e = (signal[0] / np.abs(signal).max() for signal in (reference, estimate))
+    expected = np.abs(np.sum(s**2) - np.sum(e**2)) / np.sum(s**2)
+    for true, found in ((s, e), (np.fft.fft(s), np.fft.fft(e))):
+        own, cross = np.correlate(true, true)[0], np.correlate(true, found)[0]
+        expected += np.abs(own - cross) / np.abs(own)
+    difference = value("signal_difference", reference, estimate)
+    assert difference == pytest.approx(1000 * 0.33 * expected, rel=1e-9)
+
+
+def test_signal_difference_of_equal_signals_silence_and_stereo() -> None:
+    reference = noise(2, 999)
+    assert value("signal_difference", reference, reference / 7) == pytest.approx(0, abs=1e-9)
+    assert value("signal_difference", reference, 0 * reference) == pytest.approx(990)
+    assert math.isnan(value("signal_difference", 0 * reference, reference))
+
+
 # -------------------------------------------------------- bleedless and fullness
 
 
@@ -154,8 +177,8 @@ def test_bleedless_and_fullness_of_a_gain(gain_db: float, expected: list[float])
 def test_equal_signals() -> None:
     found = measure(METRICS, noise(2, 3000), noise(2, 3000), RATE)
     assert found == {
-        "snr": math.inf, "si_sdr": math.inf, "l1": 0, "lsd": 0, "l1_stft": 0,
-        "bleedless": 100, "fullness": 100,
+        "snr": math.inf, "si_sdr": math.inf, "l1": 0, "signal_difference": 0, "lsd": 0,
+        "l1_stft": 0, "bleedless": 100, "fullness": 100,
     }  # fmt: skip
 
 
