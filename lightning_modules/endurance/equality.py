@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.errors import counted
 from lightning_modules.checkpoints.files import BEST, LAST, PREVIOUS
 from lightning_modules.checkpoints.loading import read_checkpoint
-from lightning_modules.endurance.markers import record_file
+from lightning_modules.endurance.markers import START, record_file
 
 # Lightning counts the steps of an epoch differently in a resumed run, and never uses the count.
 _STEP_COUNT = "epoch_loop.automatic_optimization.optim_progress"
@@ -78,9 +78,12 @@ def checkpoint_contents(path: Path) -> dict[str, Any]:
 
 
 def batches_lost(run: Path) -> int:
-    """Number of batches that rank 0 trained on and that ``last.ckpt`` does not know of."""
+    """Number of batches that rank 0 trained on and that ``last.ckpt`` does not know of.
+
+    Counted in the last start: one before it may have been killed after more batches.
+    """
     loop = read_checkpoint(run / "checkpoints" / LAST)["loops"]["fit_loop"]
-    trained = max(batches for _, batches, *_ in _records(run, 0))
+    *_, (_, trained, *_) = _lines(run, 0)
     return int(trained - loop["epoch_loop.batch_progress"]["total"]["processed"])
 
 
@@ -143,5 +146,10 @@ def _record_differences(run: Path, reference: Path, rank: int) -> Iterator[str]:
 
 
 def _records(run: Path, rank: int) -> Iterator[list[Any]]:
+    """Records of batches and validations."""
+    return (line for line in _lines(run, rank) if line[0] != START)
+
+
+def _lines(run: Path, rank: int) -> Iterator[list[Any]]:
     for line in record_file(run, rank).read_text().splitlines():
         yield json.loads(line)

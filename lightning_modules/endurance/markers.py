@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+START = "start"
+"""Kind of the record of a training's start."""
 START_UP, TRAINING, VALIDATION, SAVING, ENDING = PHASES = (
     "start-up",
     "training",

@@ -18,6 +18,7 @@ from lightning_modules.callbacks.lightning_internals import batches_done
 from lightning_modules.endurance.markers import (
     ENDING,
     SAVING,
+    START,
     TRAINING,
     VALIDATION,
     Marker,
@@ -33,6 +34,7 @@ class Recorder(Callback):
     A record is a JSON list: kind, number of training batches so far, and values. The values of a
     batch are the positions of its examples, its loss, and digests of the weights and of the random
     generator after it; those of a validation are a digest of the validated weights and its loss.
+    Each start of a training has a record without values.
 
     Each line is written by one system call, so a kill leaves whole lines.
     """
@@ -65,6 +67,7 @@ class Recorder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mark the end of the start-up."""
+        self._record(trainer, START)
         self._mark(TRAINING)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
