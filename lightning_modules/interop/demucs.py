@@ -23,7 +23,6 @@ from lightning_modules.checkpoints.files import save_separator
 from lightning_modules.checkpoints.limits import building_from
 from lightning_modules.interop import htdemucs_weights
 from lightning_modules.interop.demucs_files import read_bag, read_model
-from lightning_modules.interop.renaming import count
 from lightning_modules.interop.weights_file import integer_setting, our_order, source_names
 
 # The package's order of sources.
@@ -137,29 +136,15 @@ def _htdemucs(
     rate: int,
 ) -> HTDemucs:
     arguments = htdemucs_weights.arguments_of(path, state, settings)
-    state, ours = in_our_order(path, state, names)
+    last, channels = f"decoder.{arguments['depth'] - 1}.conv_tr.", arguments["audio_channels"]
+    state = dict(state)
+    # Spectra have a real and an imaginary part.
+    ours = _reorder_heads(path, state, names, {last: 2 * channels, f"t{last}": channels})
     model = HTDemucs(
         ours, sample_rate=rate, segment_seconds=float(settings.get("segment", 10)), **arguments
     )
     model.network.load_state_dict(state)
     return model.eval()
-
-
-def in_our_order(
-    path: Path, state: Mapping[str, Tensor], names: Sequence[str]
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Reorder the sources of HTDemucs' weights; returns the weights and our order.
-
-    Raises:
-        CheckpointError: The weights have another number of sources.
-    """
-    state, depth = dict(state), count(state, r"encoder\.(\d+)\.conv\.weight")
-    channels = state["tencoder.0.conv.weight"].shape[1]
-    widths = {
-        f"decoder.{depth - 1}.conv_tr.": 2 * channels,  # real and imaginary parts
-        f"tdecoder.{depth - 1}.conv_tr.": channels,
-    }
-    return state, _reorder_heads(path, state, names, widths)
 
 
 def _reorder_heads(

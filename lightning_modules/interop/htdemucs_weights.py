@@ -19,6 +19,19 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
     "t_sin_random_shift": (0,), "t_sparse_self_attn": (False,), "t_sparse_cross_attn": (False,),
 }  # fmt: skip
 """Values of options that do not show in the weights; others make networks that we do not have."""
+NOT_IN_WEIGHTS = frozenset({"t_heads", "t_dropout", "norm_starts"})
+"""Options of ``options_of`` that the weights do not tell."""
+KNOWN = frozenset({
+    *_FIXED, *NOT_IN_WEIGHTS, "channels", "channels_time", "growth", "nfft", "wiener_iters",
+    "end_iters", "wiener_residual", "depth", "rewrite", "multi_freqs", "multi_freqs_depth",
+    "emb_smooth", "kernel_size", "time_stride", "context", "context_enc", "norm_groups",
+    "dconv_mode", "dconv_depth", "dconv_comp", "dconv_init", "bottom_channels", "t_layers",
+    "t_hidden_scale", "t_max_positions", "t_norm_in", "t_norm_out", "t_weight_decay", "t_lr",
+    "t_layer_scale", "t_cape_mean_normalize", "t_cape_augment", "t_cape_glob_loc_scale",
+    "t_mask_type", "t_mask_random_seed", "t_sparse_attn_window", "t_global_window", "t_sparsity",
+    "t_auto_sparsity", "t_cross_first", "rescale", "use_train_segment",
+})  # fmt: skip
+"""Options of the package's class; those beside the above show in the weights or do not matter."""
 
 
 def is_htdemucs(state: Mapping[str, Tensor]) -> bool:

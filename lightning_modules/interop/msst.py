@@ -15,7 +15,12 @@ from torch import Tensor
 
 from lightning_modules.base.description import CheckpointError, describe
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.interop import msst_roformers, msst_scnet, msst_tfc_tdf
+from lightning_modules.interop import (
+    msst_htdemucs,
+    msst_roformers,
+    msst_scnet,
+    msst_tfc_tdf,
+)
 from lightning_modules.interop.msst_files import (
     Exported,
     Imported,
@@ -47,7 +52,7 @@ class _Family(Protocol):
         """Describe a model as MSST does."""
 
 
-_FAMILIES: tuple[_Family, ...] = (msst_roformers, msst_scnet, msst_tfc_tdf)
+_FAMILIES: tuple[_Family, ...] = (msst_roformers, msst_scnet, msst_tfc_tdf, msst_htdemucs)
 
 
 def load(config: str | Path, weights: str | Path, **options: bool) -> Imported:

@@ -29,12 +29,23 @@ class Imported(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """A model as MSST describes it: type, sections ``model`` and ``audio``, and weights."""
+    """A model as MSST describes it.
+
+    Attributes:
+        kind: Its type.
+        options: The section ``model``.
+        state: Its weights.
+        audio: More of the section ``audio``.
+        training: More of the section ``training``.
+        by_name: Whether ``model`` is only the name of the section that has the options.
+    """
 
     kind: str
     options: dict[str, Any]
     state: dict[str, Tensor]
     audio: Mapping[str, Any] = {}
+    training: Mapping[str, Any] = {}
+    by_name: bool = False
 
 
 class ModelFiles(NamedTuple):
@@ -106,10 +117,14 @@ class ModelFiles(NamedTuple):
         names = source_names(self.config, names)
         return [name.lower() if name.lower() in STEMS else name for name in names]
 
-    def separation(self) -> dict[str, Any]:
-        """Return the settings of separation that equal MSST's ``demix``."""
+    def separation(self, chunk: int | None = None) -> dict[str, Any]:
+        """Return the settings of separation that equal MSST's ``demix``.
+
+        Args:
+            chunk: Length of a chunk, samples; by default the option ``chunk_size``.
+        """
         inference, audio = self.sections["inference"], self.sections["audio"]
-        chunk = integer_setting(
+        chunk = chunk or integer_setting(
             self.config, inference if inference.get("chunk_size") else audio, "chunk_size", 0
         )
         overlaps = integer_setting(self.config, inference, "num_overlap", 1)
@@ -173,6 +188,8 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
             f"{path}: cannot be read as a YAML config ({reason}); give the config that belongs to "
             "the weights"
         ) from error
+    if isinstance(config, dict) and isinstance(config.get("model"), str):
+        config["model"] = config.get(config["model"])  # Demucs' options have their own section
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise CheckpointError(
             f"{path}: has no section `model`; a config of Music-Source-Separation-Training was "
@@ -216,6 +233,9 @@ def write_files(model: SourceSeparator, exported: Exported, folder: Path) -> lis
 
 def _sections(model: SourceSeparator, exported: Exported) -> dict[str, Any]:
     settings = model.separation_settings
+    options = {"model": exported.options}
+    if exported.by_name:
+        options = {"model": exported.kind, exported.kind: exported.options}
     return {
         "audio": {
             "chunk_size": round(model.segment_seconds * model.sample_rate),
@@ -224,12 +244,13 @@ def _sections(model: SourceSeparator, exported: Exported) -> dict[str, Any]:
             "min_mean_abs": 0.0,
             **exported.audio,
         },
-        "model": exported.options,
+        **options,
         "training": {
             "instruments": list(model.sources),
             "target_instrument": model.sources[0] if len(model.sources) == 1 else None,
             "model_type": exported.kind,
             "use_amp": False,
+            **exported.training,
         },
         "inference": {
             "batch_size": settings.batch_size,

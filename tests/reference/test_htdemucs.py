@@ -1,17 +1,24 @@
-"""HTDemucs against the package ``demucs``, on the same weights."""
+"""HTDemucs against the packages ``demucs`` and ``msst``, on the same weights."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from demucs.apply import apply_model
 from demucs.htdemucs import HTDemucs as Package
+from demucs.states import load_model
+from msst.utils.model_utils import demix
+from msst.utils.settings import get_model_from_config, load_config
 from torch import Tensor, nn
 
 from datamodules.batches import Batch
 from lightning_modules.architectures.htdemucs import HTDemucs, HTDemucsNetwork
+from lightning_modules.base.description import CheckpointError
+from lightning_modules.interop import demucs, msst
 
 SOURCES = ["drums", "bass", "other", "vocals"]
 SMALL = {"channels": 8, "t_layers": 3, "t_heads": 2, "dconv_mode": 3}
@@ -128,3 +135,82 @@ def test_whole_tracks_agree(samples: int) -> None:
     mean, deviation = mixture.mean(0).mean(), mixture.mean(0).std() + 1e-8
     expected = apply_model(package, ((mixture - mean) / deviation)[None], shifts=0)[0]
     assert_equal(model.separate(mixture), expected * deviation + mean)
+
+
+def test_exported_files_are_loaded_by_the_package(tmp_path: Path) -> None:
+    _, model = pair({"bottom_channels": 16}, {"bottleneck_channels": 16})
+    model.segment_seconds = SEGMENT / 44100
+    demucs.write(model, tmp_path / "model.th")
+    theirs = load_model(tmp_path / "model.th").eval()
+    assert theirs.sources == SOURCES
+    assert int(theirs.segment * theirs.samplerate) == SEGMENT
+    mixture = noise(1, 2, SEGMENT)
+    with torch.no_grad():
+        assert_equal(model(mixture), theirs(mixture))
+
+
+# ------------------------------------------------------------------- MSST
+
+
+def msst_config(overlaps: int = 2, **options: Any) -> dict[str, Any]:
+    """A config as MSST's, with a small network."""
+    training = {
+        "instruments": SOURCES, "target_instrument": None, "channels": 2, "samplerate": 44100,
+        "segment": SEGMENT / 44100, "use_amp": False,
+    }  # fmt: skip
+    return {
+        "audio": {"chunk_size": 485100, "sample_rate": 44100},
+        "training": training,
+        "model": "htdemucs",
+        "htdemucs": {**SMALL, "bottom_channels": 16, "t_emb": "sin", "emb_smooth": True, **options},
+        "inference": {"num_overlap": overlaps, "batch_size": 2},
+    }
+
+
+@pytest.mark.parametrize("overlaps", [1, 4])
+@pytest.mark.parametrize("samples", [5000, SEGMENT, 20_011])
+def test_separation_equals_demix(samples: int, overlaps: int, tmp_path: Path) -> None:
+    path, weights = tmp_path / "config.yaml", tmp_path / "model.ckpt"
+    path.write_text(yaml.dump(msst_config(overlaps)))
+    torch.manual_seed(0)
+    theirs, _ = get_model_from_config("htdemucs", str(path))
+    torch.save({"state": theirs.eval().state_dict()}, weights)
+    model, notes = msst.load(path, weights)
+    assert not notes
+    mixture = noise(2, samples)
+    config = load_config("htdemucs", str(path))
+    result = demix(config, theirs, mixture.numpy(), torch.device("cpu"), "htdemucs")
+    expected = torch.stack([torch.from_numpy(result[name]) for name in model.sources])
+    assert_equal(model.separate(mixture), expected)
+
+
+def test_exported_files_are_loaded_by_msst(tmp_path: Path) -> None:
+    _, model = pair({"bottom_channels": 16}, {"bottleneck_channels": 16})
+    config, weights = msst.write(model, tmp_path)
+    theirs, _ = get_model_from_config("htdemucs", str(config))
+    theirs.load_state_dict(torch.load(weights), strict=True)
+    mixture = noise(1, 2, 5000)
+    with torch.no_grad():
+        assert_equal(model(mixture), theirs.eval()(mixture))
+    again = msst.load(config, weights).model
+    fixed = {*model.hparams} - model.changeable_hparams
+    assert {name: again.hparams[name] for name in fixed} == {
+        name: model.hparams[name] for name in fixed
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"t_layers": 5}, r"config.yaml: model.t_layers is 5, but .*model.ckpt has 3"),
+        ({"t_group_norm": True}, r"config.yaml: t_group_norm is True: HTDemucs with"),
+    ],
+)
+def test_configs_that_contradict_the_weights(
+    options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    _, model = pair({"bottom_channels": 16}, {"bottleneck_channels": 16})
+    torch.save(model.network.state_dict(), tmp_path / "model.ckpt")
+    (tmp_path / "config.yaml").write_text(yaml.dump(msst_config(**options)))
+    with pytest.raises(CheckpointError, match=words):
+        msst.load(tmp_path / "config.yaml", tmp_path / "model.ckpt")
