@@ -31,9 +31,11 @@ from torch.distributed.run import get_args_parser
 
 from datamodules import command_line
 from lightning_modules import architectures, cli
+from lightning_modules.architectures.htdemucs import HTDemucs
 from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import chain
 from lightning_modules.evaluation import scorer
+from lightning_modules.interop import demucs
 from lightning_modules.tools import benchmark, cascade, separate
 from tests.helpers import msst_package
 from tests.helpers.checkpoints import save
@@ -157,6 +159,15 @@ def files(musdb_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "docs/pictures").mkdir(parents=True)
     (here / "umxhq").mkdir()
     write(package_networks(["vocals", "drums"]), here / "umxhq", nhop=128)
+    (here / "demucs").mkdir()
+    for file in ("955717e8-8726e21a", "f7e0c4bc-ba3fe64a"):
+        torch.manual_seed(0)
+        package_model = HTDemucs(
+            ["drums", "bass", "other", "vocals"], segment_seconds=0.5, **HTDemucs.tiny
+        )
+        demucs.write(package_model, here / f"demucs/{file}.th")
+    bag = "models: [955717e8, f7e0c4bc]\nweights: [[1, 0, 1, 1], [0, 1, 1, 1]]\n"
+    (here / "demucs/htdemucs_ft.yaml").write_text(bag)
     msst_package.write(here / "msst", "bs_roformer", ["vocals", "drums", "bass", "other"])
     return here
 

@@ -137,6 +137,16 @@ class DemucsPackage(Candidate):
         return estimates[0]
 
 
+class HTDemucsPackage(DemucsPackage):
+    """The ``demucs`` package's HTDemucs, of the size of the published one by default."""
+
+    def __init__(self, device: str, channels: int = 48, features: int = 512) -> None:
+        module = _import_package("demucs.htdemucs")
+        self.network = module.HTDemucs(
+            list(STEMS), channels=channels, bottom_channels=features, dconv_mode=3, segment=7.8
+        ).to(device)
+
+
 class RoFormerPackage(Candidate):
     """A RoFormer of the package ``msst``, of the size of the variants ``medium``.
 
@@ -178,6 +188,7 @@ class RoFormerPackage(Candidate):
 PEERS: dict[str, Callable[[str], Candidate]] = {
     "openunmix": OpenUnmixPackage,
     "demucs": DemucsPackage,
+    "htdemucs": HTDemucsPackage,
     "bs_roformer": partial(RoFormerPackage, "BSRoformer"),
     "mel_band_roformer": partial(RoFormerPackage, "MelBandRoformer"),
 }

@@ -176,7 +176,8 @@ def _chunks(blocks: Iterable[Tensor], settings: OverlapAdd) -> Iterator[_Chunk]:
             pending, covered = pending[..., hop:], length - hop
     if pending is None or before is None:
         return
-    # With zeros, a chunk that adds no samples would only cost time, unless all weigh the same.
+    # With zeros, a chunk that adds no samples would only cost time; but MSST takes it for Demucs,
+    # whose chunks all weigh the same.
     skipped = settings.edges == "zeros" and settings.window != "mean"
     while pending.shape[-1] > (covered if skipped else 0):
         samples = min(length, pending.shape[-1])

@@ -20,6 +20,7 @@ from lightning_modules.benchmark import networks, timing
 from lightning_modules.benchmark.networks import (
     ConfiguredModel,
     DemucsPackage,
+    HTDemucsPackage,
     OpenUnmixPackage,
     RoFormerPackage,
 )
@@ -29,7 +30,7 @@ from lightning_modules.runtime.process_pool import available_cores
 from lightning_modules.tools.benchmark import main
 
 # Packages with another name than their networks.
-MODULES = {"bs_roformer": "msst", "mel_band_roformer": "msst"}
+MODULES = {"htdemucs": "demucs", "bs_roformer": "msst", "mel_band_roformer": "msst"}
 SHORT = ["--repeats", "1", "--device", "cpu"]
 STEP = ["step", "--batch-size", "1", "--segment-seconds", "0.3", *SHORT]
 
@@ -106,6 +107,7 @@ def test_memory_layout_of_images(monkeypatch: pytest.MonkeyPatch, first: bool) -
     [
         ("openunmix", partial(OpenUnmixPackage, hidden_size=4)),
         ("demucs", partial(DemucsPackage, channels=4)),
+        ("htdemucs", partial(HTDemucsPackage, channels=8, features=16)),
         ("bs_roformer", partial(RoFormerPackage, "BSRoformer", features=8)),
         ("mel_band_roformer", partial(RoFormerPackage, "MelBandRoformer", features=8)),
     ],

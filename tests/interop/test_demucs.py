@@ -155,7 +155,7 @@ def test_invalid_files_raise(tmp_path: Path) -> None:
         ({}, "demucs.th: has no encoder.0.0.weight, decoder.-1.2.weight"),
         ({**state, "lstm.linear.bias": torch.ones(3)}, "demucs.th: weights of the first or second"),
         (shallow, "demucs.th: weights of the first or second.*Unexpected.*decoder.3"),
-        ({"__quantized": True, **state}, "demucs.th: contains quantised weights"),
+        ({"__quantized": True, **state}, "demucs.th: contains weights quantised by DiffQ"),
         (3, "demucs.th: its weights are of type int"),
         (torch.nn.Linear(1, 1), "demucs.th: cannot be read as weights.*save its state dict"),
     ):
