@@ -31,8 +31,9 @@ class Progress(ProgressBarBase):
         """Whether to show that ``current`` of ``total`` batches are done."""
         if self.in_terminal or current == total:
             return True
-        known = total is not None and math.isfinite(total)
-        return current % (max(1, int(total // _UPDATES)) if known else _UNKNOWN_LENGTH) == 0
+        if total is None or math.isinf(total):
+            return current % _UNKNOWN_LENGTH == 0
+        return current % max(1, int(total // _UPDATES)) == 0
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -15,6 +15,7 @@ from datamodules.batches import Batch
 from lightning_modules.architectures.bs_roformer import BSRoFormer
 from lightning_modules.architectures.mel_band_roformer import MelBandRoFormer
 from lightning_modules.interop import msst
+from lightning_modules.interop.msst_files import Imported
 from tests.helpers.msst_package import assert_separation_equals_demix
 
 SMALL = {
@@ -36,7 +37,7 @@ def example(
     overlaps: int = 2,
     batch_size: int = 2,
     **options: Any,
-) -> tuple[Any, msst.Imported]:
+) -> tuple[Any, Imported]:
     """A small model of the package, and the one imported from its files."""
     their_class, defaults = KINDS[kind]
     options = {**SMALL, **defaults, **options}
@@ -91,7 +92,7 @@ def test_losses_and_gradients_agree(kind: str, tmp_path: Path) -> None:
     expected = theirs.train()(mixture, target=targets)
     expected.backward()
     assert torch.allclose(loss, expected, rtol=1e-4)
-    ours = model.blocks[0].time.attentions[0].qkv.weight.grad  # type: ignore[union-attr, index]
+    ours = model.blocks[0].time.attentions[0].qkv.weight.grad
     other = theirs.layers[0][0].layers[0][0].to_qkv.weight.grad
     assert (ours - other).abs().max() < 1e-3 * other.abs().max()
 
