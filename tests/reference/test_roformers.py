@@ -92,8 +92,8 @@ def test_losses_and_gradients_agree(kind: str, tmp_path: Path) -> None:
     expected = theirs.train()(mixture, target=targets)
     expected.backward()
     assert torch.allclose(loss, expected, rtol=1e-4)
-    block: Any = model.blocks[0]
-    ours = block.time.attentions[0].qkv.weight.grad
+    blocks: Any = model.blocks
+    ours = blocks[0].time.attentions[0].qkv.weight.grad
     other = theirs.layers[0][0].layers[0][0].to_qkv.weight.grad
     assert (ours - other).abs().max() < 1e-3 * other.abs().max()
 
