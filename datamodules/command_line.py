@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import difflib
 import io
 import os
+import re
 import select
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-
-from tqdm import tqdm
+from typing import Any, NoReturn
 
 from datamodules.errors import DataError
 
@@ -26,6 +26,61 @@ from datamodules.errors import DataError
 _OUR_PACKAGES = ("datamodules", "lightning_modules")
 _TRACEBACK = "STEMLAB_TRACEBACK"
 _BROKEN_PIPE = 128 + signal.SIGPIPE
+# Set by `stemlab`, also for the processes that it starts.
+_STEMLAB = "STEMLAB_COMMAND"
+# Modules whose subcommand of `stemlab` is not their last name.
+_SUBCOMMANDS = {
+    "lightning_modules.cli": "",
+    "lightning_modules.tools.webapp": "web",
+    "datamodules.demo": "corpus",
+}
+
+
+def start_as_stemlab() -> None:
+    """Let messages and help name the subcommands of ``stemlab`` instead of modules."""
+    os.environ[_STEMLAB] = "1"
+
+
+def program(module: str) -> str:
+    """How the user starts a module: ``stemlab separate``, or ``python -m`` and its name."""
+    if _STEMLAB not in os.environ:
+        return f"python -m {module}"
+    name = _SUBCOMMANDS.get(module, module.rpartition(".")[2])
+    return f"stemlab {name.replace('import_', 'import ')}".rstrip()
+
+
+def announce(text: str) -> None:
+    """Print a line on stderr if torch is still to be imported, which takes seconds."""
+    if "torch" not in sys.modules:
+        print(text, file=sys.stderr, flush=True)
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser whose errors suggest the option or subcommand that was meant.
+
+    Args:
+        module: Module of the command, for the usage; see ``program``.
+        keywords: Of ``argparse.ArgumentParser``.
+    """
+
+    def __init__(self, module: str = "", **keywords: Any) -> None:
+        super().__init__(**({"prog": program(module)} if module else {}) | keywords)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error on one line, with a suggestion, and exit with status 2."""
+        suggestion = ""
+        if unknown := re.search(r"unrecognized arguments: (--[\w-]+)", message):
+            known = re.findall(r"--[\w-]+", self.format_help())
+            suggestion = did_you_mean(unknown[1], known)
+        elif choice := re.search(r"invalid choice: '(.+)' \(choose from (.+)\)", message):
+            suggestion = did_you_mean(choice[1], re.findall(r"[\w.-]+", choice[2]))
+        self.exit(2, f"{self.prog}: error: {message}{suggestion} ({self.prog} --help)\n")
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """End of a message: the known name that is most similar to one that was found, if any is."""
+    close = difflib.get_close_matches(found, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def run(work: Callable[[], int], stopped: str = "stopped") -> int:
@@ -62,6 +117,8 @@ def _plain_warnings() -> Iterator[None]:
         message: Warning | str, category: type[Warning], filename: str, *place: object
     ) -> None:
         if filename.startswith(ours):
+            from tqdm import tqdm  # here, because help and mistakes do not need it
+
             tqdm.write(f"warning: {printable(message)}", sys.stderr)
 
     with warnings.catch_warnings():
@@ -149,6 +206,8 @@ def _is_ours(module: str) -> bool:
 
 def _save_traceback(error: Exception) -> str:
     """Write the traceback of an unexpected error to a file; say where it is."""
+    import tempfile
+
     lines = traceback.format_exception(error)
     try:
         with tempfile.NamedTemporaryFile(

@@ -7,7 +7,6 @@ sample rate or channels are repaired, and each repair is printed; nothing in ROO
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -313,8 +312,16 @@ def _write_block(file: Any, block: audio.Audio, subtype: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status described by ``--help``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m datamodules.convert",
+    options = vars(build_parser().parse_args(arguments))
+    return command_line.run(
+        lambda: _convert(options), "stopped; run the same command again for the remaining tracks"
+    )
+
+
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser(
+        "datamodules.convert",
         description=__doc__,
         epilog="Exit status: 0; 1 if some tracks could not be written; 2 if none was, or for a "
         "mistake.",
@@ -345,10 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--workers", type=command_line.count(), help="threads; by default one per core, at most 8"
     )
-    options = vars(parser.parse_args(arguments))
-    return command_line.run(
-        lambda: _convert(options), "stopped; run the same command again for the remaining tracks"
-    )
+    return parser
 
 
 def _convert(options: dict[str, Any]) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_info
 
+from datamodules.command_line import program
 from datamodules.demo.corpus import VALIDATION_TRACKS, demo_corpus
 from datamodules.errors import DataError, counted
 from datamodules.files.ffmpeg import require_ffmpeg
@@ -187,4 +188,5 @@ class DatasetRoots:
 def _tell(findings: Sequence[Finding]) -> None:
     lines = summarise(findings)
     if lines:
-        rank_zero_info("\n".join([*lines, "python -m datamodules.doctor ROOT lists all of them"]))
+        lines.append(f"{program('datamodules.doctor')} ROOT lists all of them")
+        rank_zero_info("\n".join(lines))

@@ -23,9 +23,11 @@ from lightning_modules.configuration.files import (
     read_config,
     with_parents,
 )
+from lightning_modules.configuration.short_options import build_parser, check_options, expand
 from lightning_modules.runtime import launch, ranks, signals
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
+_HELP = {"-h", "--help"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, 2 after an error that is explained on stderr, 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if not _HELP.isdisjoint(given):
+        named = given[0] if given[0] in SUBCOMMANDS else f"{{{','.join(SUBCOMMANDS)}}}"
+        build_parser(named).print_help()
+        return 0
     signals.restore_handlers()
     ranks.end_with_main_rank()
     if given[:1] == ["fit"]:
@@ -48,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         prepared = prepare(given)
         launch.started_processes()
+        if launch.is_first_process():
+            command_line.announce("Loading the model...")
         from lightning_modules.training.lightning_cli import run
 
         run(prepared, given)
@@ -62,17 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:
-    """Resolve configs to files with their parents, and put the base config in front.
+    """Resolve configs and short options, and put the base config in front.
 
     Raises:
-        ConfigError: The subcommand is unknown, or a config is missing or malformed.
+        ConfigError: The subcommand or an option is unknown, or a config is missing or malformed.
     """
-    is_help = not {"-h", "--help"}.isdisjoint(arguments)
     if not arguments or arguments[0] not in SUBCOMMANDS:
-        if is_help:
-            return list(arguments)
         found = f"unknown subcommand {arguments[0]!r}" if arguments else "no subcommand given"
         raise ConfigError(f"{found}: use one of {', '.join(SUBCOMMANDS)}")
+    arguments = [arguments[0], *expand(arguments[1:])]
+    check_options(arguments[1:])
+    if arguments[1:] == ["--help-all"]:
+        return [arguments[0], "--help"]
     prepared = [arguments[0], "--config", str(CONFIGS / "base.yaml")]
     configs: list[Path] = []
     has_model = any(
@@ -96,7 +105,7 @@ def prepare(arguments: Sequence[str]) -> list[str]:
             if value.rpartition(".")[2] in ("CSVLogger", "TensorBoardLogger"):
                 # A required argument; later replaced by the run's directory.
                 prepared.append("--trainer.logger.save_dir=.")
-    if not is_help and not has_model:
+    if not has_model:
         _raise_missing_model(arguments[0], configs)
     return prepared
 

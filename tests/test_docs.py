@@ -227,8 +227,9 @@ def execute(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) 
     elif module.endswith(".benchmark"):
         quick = QUICK.get(arguments[0])
         if quick is None:
-            monkeypatch.setattr(benchmark.COMMANDS[arguments[0]], "compare", lambda options: {})
-            monkeypatch.setattr(benchmark.COMMANDS[arguments[0]], "table", lambda report: "")
+            measured = benchmark.COMMANDS[arguments[0]]
+            monkeypatch.setattr(f"{measured}.compare", lambda options: {})
+            monkeypatch.setattr(f"{measured}.table", lambda report: "")
         assert main([*arguments, *shlex.split(quick or "")]) == 0
     elif "--print_config" in arguments:
         parse(module, arguments)
@@ -373,7 +374,7 @@ def options_of_all() -> set[str]:
         ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
         for folder in ("datamodules", "lightning_modules/tools")
         for path in (REPOSITORY / folder).rglob("*.py")
-        if "argparse.ArgumentParser(" in path.read_text() and path.stem != "command_line"
+        if " = command_line.Parser(" in path.read_text()
     ]
     calls = [(module, ["--help"]) for module in modules]
     calls += [(f"{TOOLS}.benchmark", [name, "--help"]) for name in benchmark.COMMANDS]

@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from datamodules.command_line import program
 from datamodules.errors import DataError
 from datamodules.tracks.layouts import MIXTURE, STEMS, find_entries
 
@@ -99,7 +100,7 @@ def link_corpus(folder: Path, root: Path, tracks: int) -> Path:
             if not (entry.path / f"{name}.wav").is_file():
                 raise DataError(
                     f"{entry.path}: has no {name}.wav; all loaders need the layout of MUSDB18-HQ, "
-                    "into which python -m datamodules.convert converts other data sets"
+                    f"into which {program('datamodules.convert')} converts other data sets"
                 )
         (links / entry.name).symlink_to(entry.path.resolve(), target_is_directory=True)
     return links.parent

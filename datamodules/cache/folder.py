@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -205,17 +204,22 @@ def stored() -> list[Stored]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, or 2 after an error."""
-    parser = argparse.ArgumentParser(prog="python -m datamodules.cache", description=__doc__)
+    options = build_parser().parse_args(arguments)
+    if options.command == "show":
+        return command_line.run(_show)
+    return command_line.run(lambda: _clear(options.root, options.yes))
+
+
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser("datamodules.cache", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("show", help="list the entries")
     clearing = commands.add_parser("clear", help="delete entries")
     made_from = "only those made from files under it"
     clearing.add_argument("root", metavar="ROOT", nargs="?", type=Path, help=made_from)
     clearing.add_argument("--yes", action="store_true", help="do not ask")
-    options = parser.parse_args(arguments)
-    if options.command == "show":
-        return command_line.run(_show)
-    return command_line.run(lambda: _clear(options.root, options.yes))
+    return parser
 
 
 def _show() -> int:

@@ -1,12 +1,10 @@
 """Render the demo corpus and print its folder: ``python -m datamodules.demo [ROOT]``."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules import command_line
-from datamodules.demo.corpus import demo_corpus
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +16,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 2 for a mistake that the message on stderr explains.
     """
-    parser = argparse.ArgumentParser(prog="python -m datamodules.demo", description=__doc__)
+    options = build_parser().parse_args(arguments)
+
+    def render() -> int:
+        from datamodules.demo.corpus import demo_corpus  # takes a second
+
+        print(demo_corpus(options.root, options.seed))
+        return 0
+
+    return command_line.run(render)
+
+
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser("datamodules.demo", description=__doc__)
     parser.add_argument("root", nargs="?", type=Path, help="folder; by default in the user's cache")
     parser.add_argument(
         "--seed",
@@ -26,13 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=0,
         help="of the notes; the styles stay the same",
     )
-    options = parser.parse_args(arguments)
-
-    def render() -> int:
-        print(demo_corpus(options.root, options.seed))
-        return 0
-
-    return command_line.run(render)
+    return parser
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 1 or 2.
     """
-    parser = argparse.ArgumentParser(prog="python -m datamodules.doctor", description=__doc__)
+    parser = command_line.Parser("datamodules.doctor", description=__doc__)
     add_arguments(parser)
     options = parser.parse_args(arguments)
     return command_line.run(lambda: examine_and_print(options).exit_code)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from datamodules.command_line import program
 from datamodules.errors import DataError, counted
 from datamodules.files import c_messages
 from datamodules.files.info import AnyPath as AnyPath
@@ -276,7 +277,7 @@ def _check_complete(path: Path, file: soundfile.SoundFile) -> AudioInfo:
     if info.samples >= NO_LENGTH:
         raise DataError(
             f"{path}: its header does not declare its length (it was written to a pipe), which "
-            "random access needs; repair it by python -m datamodules.convert, or by: "
+            f"random access needs; repair it by {program('datamodules.convert')}, or by: "
             "ffmpeg -i OLD NEW.flac"
         )
     if file.format == "MP3":

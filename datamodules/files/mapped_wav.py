@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.command_line import program
 from datamodules.errors import DataError
 from datamodules.files.state import State, changed_error, check_same
 from datamodules.files.wav import wav_header_of
@@ -56,7 +57,7 @@ class MappedFile:
             if header is None or dtype is None or not header.channels:
                 raise DataError(
                     f"{path}: cannot be memory-mapped, expected WAV with 16 or 32-bit integers or "
-                    "floats; convert the data set with python -m datamodules.convert"
+                    f"floats; convert the data set with {program('datamodules.convert')}"
                 )
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._path, self._offset = path, header.offset

@@ -9,10 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.cache.folder import file_facts
+from datamodules.command_line import program
 from datamodules.files import audio
 from datamodules.tracks.findings import Finding
 
-CONVERT = "python -m datamodules.convert ROOT OUT writes a repaired copy of the data set"
+
+def repair_command() -> str:
+    """Say which command repairs a data set, for messages."""
+    return f"{program('datamodules.convert')} ROOT OUT writes a repaired copy of the data set"
+
+
 _SCAN_BLOCK_SAMPLES = 2**18
 _ALL_FINITE = -1
 _FINDING_NAMES = {"samples": "unlike-length", "Hz": "unlike-rate", "channels": "unlike-channels"}
@@ -39,7 +45,7 @@ def find_mismatches(
             str(files[stem]),
             f"has {value} {unit}, but {files[example].name} has {most_common} {unit}",
             "all files of a track must have the same length, sample rate and channels: "
-            f"{CONVERT}, or export them again from one session",
+            f"{repair_command()}, or export them again from one session",
         )
         for stem, value in values.items()
         if value != most_common

@@ -18,7 +18,7 @@ from datamodules.files import audio
 from datamodules.files.audio import Audio
 from datamodules.files.names import is_system_name, key, match, without_suffix
 from datamodules.files.state import State, check_same
-from datamodules.tracks.checks import CONVERT, find_mismatches, find_non_finite
+from datamodules.tracks.checks import find_mismatches, find_non_finite, repair_command
 from datamodules.tracks.findings import Finding, raise_errors
 from datamodules.tracks.headers import Header, decoded_headers, read_headers
 from datamodules.tracks.layouts import FORMATS, MIXTURE, STEMS, Entry, find_entries, is_audio
@@ -377,7 +377,7 @@ def _missing_stems_error(entry: Entry, missing: Sequence[str], stems: Sequence[s
     elif present := sorted(name for name in os.listdir(entry.path) if not is_system_name(name)):
         finding += f" (found: {', '.join(present[:8])})"
         if len(match(missing, map(without_suffix, filter(is_audio, present)))) == len(missing):
-            remedy = f"{CONVERT}, or write the files in one of these formats"
+            remedy = f"{repair_command()}, or write the files in one of these formats"
     return Finding(
         "error",
         "missing-stem",

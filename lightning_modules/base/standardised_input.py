@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from datamodules.command_line import program
 from datamodules.errors import DataError
 from datamodules.musdb import MUSDBDataModule
 from datamodules.parallel import for_each
@@ -120,6 +121,6 @@ def _sums(
         raise DataError(
             f"{track.mixture or track.name}: the mixture contains samples that are NaN, infinite "
             "or far out of range (expected: about -1 to 1); repair the file or remove the track "
-            "(`python -m datamodules.doctor` finds the cause)"
+            f"(`{program('datamodules.doctor')} ROOT` finds the cause)"
         )
     return sums

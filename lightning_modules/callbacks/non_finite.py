@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
+from datamodules.command_line import program
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.checkpoints import Checkpoints
 from lightning_modules.callbacks.lightning_internals import batches_done
@@ -135,5 +136,5 @@ def advice(model: SourceSeparator) -> str:
         found = "The weights are finite, and --ckpt_path last resumes before these batches"
     return (
         f"{found}, with a lower learning rate, --trainer.gradient_clip_val=1, or "
-        "--trainer.precision=32; `python -m datamodules.doctor` finds bad samples"
+        f"--trainer.precision=32; `{program('datamodules.doctor')} ROOT` finds bad samples"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 _LOWEST_HZ = 31.25
@@ -29,6 +28,8 @@ def band_energies(
     Returns:
         Sum of squared samples over channels in each band, shape (bands,).
     """
+    import scipy.fft  # here, because help and mistakes do not need it
+
     centres = band_centres(sample_rate, per_octave)
     samples = signal.shape[-1]
     length = scipy.fft.next_fast_len(samples, real=True)

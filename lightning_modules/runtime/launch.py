@@ -9,6 +9,7 @@ import os
 import socket
 from typing import Any, NamedTuple
 
+from datamodules import command_line
 from datamodules.errors import counted
 
 
@@ -47,7 +48,8 @@ def started_processes() -> Processes | None:
     if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
         raise LaunchError(
             f"the job has {tasks} tasks, but only one process was started, which would wait for "
-            "the others for ever; start all with srun: srun python -m lightning_modules.cli ..."
+            "the others for ever; start all with srun: "
+            f"srun {command_line.program('lightning_modules.cli')} ..."
         )
     nodes = int(os.environ.get("SLURM_NNODES", "1"))
     per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1" if tasks == nodes == 1 else "0"))

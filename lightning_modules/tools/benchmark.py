@@ -10,20 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from datamodules import command_line
-from datamodules.benchmark import loader
-from lightning_modules.benchmark import epoch, ranks, scorer, separation, step
 
 COMMANDS = {
-    "loader": loader,
-    "step": step,
-    "ranks": ranks,
-    "separation": separation,
-    "scorer": scorer,
-    "epoch": epoch,
+    "loader": "datamodules.benchmark.loader",
+    "step": "lightning_modules.benchmark.step",
+    "ranks": "lightning_modules.benchmark.ranks",
+    "separation": "lightning_modules.benchmark.separation",
+    "scorer": "lightning_modules.benchmark.scorer",
+    "epoch": "lightning_modules.benchmark.epoch",
 }
 
 
@@ -36,17 +35,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 2 for a mistake that the message on stderr explains.
     """
-    parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.benchmark")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # The others are not imported.
+    options = build_parser(COMMANDS.keys() & set(given[:1])).parse_args(given)
+    return command_line.run(lambda: _measure(options))
+
+
+def build_parser(complete: Collection[str] = tuple(COMMANDS)) -> command_line.Parser:
+    """Build the parser of the command line, with the options of these benchmarks."""
+    parser = command_line.Parser("lightning_modules.tools.benchmark")
     commands = parser.add_subparsers(metavar="|".join(COMMANDS), required=True)
-    for name, module in COMMANDS.items():
-        command = commands.add_parser(name, description=module.__doc__)
+    for name, path in COMMANDS.items():
+        if name not in complete:
+            commands.add_parser(name, help="")
+            continue
+        module = import_module(path)
+        command = commands.add_parser(name, help="", description=module.__doc__)
         module.add_arguments(command)
         command.add_argument(
             "--json", type=Path, metavar="FILE", help="also write the results there"
         )
         command.set_defaults(module=module)
-    options = parser.parse_args(arguments)
-    return command_line.run(lambda: _measure(options))
+    return parser
 
 
 def _measure(options: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     It is 0, 1 if some tracks could not be scored, or 2 after an error.
     """
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     return command_line.run(lambda: _run(options))
 
 
@@ -70,8 +70,9 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if left_out else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.cascade")
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser("lightning_modules.tools.cascade")
     add = parser.add_argument
     add("--denoiser", required=True, type=Path, help="checkpoint of a model with one source")
     add("--separator", required=True, type=Path, help="checkpoint of any separator")
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compare(options: argparse.Namespace) -> tuple[str, dict[str, str]]:
     """Return the tables, empty if no track could be scored, and why tracks were left out."""
+    command_line.announce("Loading the models...")
     from tqdm import tqdm
 
     from lightning_modules.architectures.cascade import Cascade

@@ -40,7 +40,7 @@ _FIGURES = ("scores", "improvement", "tracks", "curves")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare runs; return the exit status: 0, or 2 for a mistake explained on stderr."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     return command_line.run(lambda: _show(options))
 
 
@@ -195,9 +195,11 @@ def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path | s
 # ----------------------------------------------------------------------- command line
 
 
-def _parser() -> argparse.ArgumentParser:
-    name = "python -m lightning_modules.tools.compare"
-    parser = argparse.ArgumentParser(prog=name, epilog="Exit status: 0, or 2 for a mistake.")
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser(
+        "lightning_modules.tools.compare", epilog="Exit status: 0, or 2 for a mistake."
+    )
     add = parser.add_argument
     runs = "run directories, folders of museval JSON, or wandb:entity/project?group=..."
     add("runs", nargs="+", metavar="[NAME=]RUN", help=runs)

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules import command_line
-from datamodules.demo.corpus import demo_corpus
 from datamodules.files.find import song_name
 from lightning_modules import cli
 from lightning_modules.tools import separate
@@ -32,14 +31,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, that of the step that failed, or 2 for a mistake that the message on
         stderr explains.
     """
-    extra = list(sys.argv[1:] if arguments is None else arguments)
+    _, extra = build_parser().parse_known_args(arguments)
     return command_line.run(lambda: _demo(extra))
+
+
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    return command_line.Parser(
+        "lightning_modules.tools.demo",
+        usage="%(prog)s [--SETTING=VALUE ...]",
+        description=__doc__,
+        epilog="Settings are those of fit, such as --trainer.max_epochs=1.",
+    )
 
 
 def _demo(extra: list[str]) -> int:
     # Without it, the demo corpus is used.
     without = "env -u MUSDB_PATH " if os.environ.pop("MUSDB_PATH", None) else ""
     cli.prepare(["fit", *CONFIGS, *extra])  # reports mistakes before the corpus is rendered
+    from datamodules.demo.corpus import demo_corpus
+
     corpus = demo_corpus()
     from lightning_modules.checkpoints.files import BEST, LAST
 
@@ -47,8 +58,9 @@ def _demo(extra: list[str]) -> int:
     run_dir, resumed = _choose_run(song)
     # On several devices Lightning would start this program once per device.
     settings = [*CONFIGS, "--run_dir", str(run_dir), "--trainer.devices=1", *extra]
+    name = command_line.program("lightning_modules.cli")
     for command in (["fit", *settings, *resumed], ["test", *settings]):
-        print(f"\n--- {without}python -m lightning_modules.cli {shlex.join(command)}", flush=True)
+        print(f"\n--- {without}{name} {shlex.join(command)}", flush=True)
         try:
             status = cli.main(command)
         except SystemExit:  # stopped by a signal, with a message on how to resume the training
@@ -61,7 +73,8 @@ def _demo(extra: list[str]) -> int:
         checkpoint = checkpoint.with_name(LAST)
     output = run_dir / "separated"
     command = [str(song), "--checkpoint", str(checkpoint), "-o", str(output), "--force"]
-    print(f"\n--- python -m lightning_modules.tools.separate {shlex.join(command)}", flush=True)
+    name = command_line.program("lightning_modules.tools.separate")
+    print(f"\n--- {name} {shlex.join(command)}", flush=True)
     if status := separate.main(command):
         return status
     print(

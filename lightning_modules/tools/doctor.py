@@ -24,17 +24,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 1 or 2.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m lightning_modules.tools.doctor", description=__doc__
-    )
+    options = build_parser().parse_args(arguments)
+    return command_line.run(lambda: _examine(options))
+
+
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser("lightning_modules.tools.doctor", description=__doc__)
     add_arguments(parser)
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("doctor"),
         help="folder of the plots (default doctor)",
     )  # fmt: skip
     parser.add_argument("--format", choices=["png", "svg"], default="png", help="default png")
-    options = parser.parse_args(arguments)
-    return command_line.run(lambda: _examine(options))
+    return parser
 
 
 def _examine(options: argparse.Namespace) -> int:

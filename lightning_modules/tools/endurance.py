@@ -19,7 +19,7 @@ from pathlib import Path
 from datamodules import command_line
 from datamodules.errors import DataError
 
-NAME = "python -m lightning_modules.tools.endurance"
+NAME = "lightning_modules.tools.endurance"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 1 if a run did not resume exactly, 2 for a mistake explained on stderr.
     """
-    parser = argparse.ArgumentParser(prog=NAME, description=__doc__)
+    options = build_parser().parse_args(arguments)
+    return command_line.run(lambda: _endure(options))
+
+
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser(NAME, description=__doc__)
     add, number = parser.add_argument, command_line.count()
     add(
         "--minutes", type=float, default=3.0, help="time to start runs and to kill them (default 3)"
@@ -52,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="runs at the same time, a core or two each (default 1)",
     )
     add("-o", "--output", type=Path, default=Path("endurance"), help="folder for failed runs")
-    options = parser.parse_args(arguments)
-    return command_line.run(lambda: _endure(options))
+    return parser
 
 
 def _endure(options: argparse.Namespace) -> int:
@@ -76,7 +81,7 @@ def _endure(options: argparse.Namespace) -> int:
             for trial in runs.run_all(iter(seeds), options.jobs, options.minutes):
                 trials.append(trial)
         finally:  # also after Ctrl-C
-            print(report(trials, options.output, NAME))
+            print(report(trials, options.output, command_line.program(NAME)))
     return int(any(trial.fault for trial in trials))
 
 

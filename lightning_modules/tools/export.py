@@ -30,7 +30,13 @@ _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export a checkpoint; return the exit status: 0, or 2 for a mistake explained on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.export")
+    options = build_parser().parse_args(arguments)
+    return command_line.run(lambda: export(options))
+
+
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser("lightning_modules.tools.export")
     add = parser.add_argument
     add("checkpoint", type=Path, help="a checkpoint of `fit`, or an exported folder")
     output = "folder (safetensors, msst), or file (.pt2, .onnx, .th) with NAME.json beside it"
@@ -39,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds = "length of the input if the format fixes it (default: the model's chunk length)"
     add("--seconds", type=float, metavar="S", help=seconds)
     add("--force", action="store_true", help="overwrite existing files")
-    options = parser.parse_args(arguments)
-    return command_line.run(lambda: export(options))
+    return parser
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -82,6 +87,7 @@ def export(options: argparse.Namespace) -> int:
             exported to the format; the message names the formats that work.
     """
     _check(options)
+    command_line.announce("Loading the model...")
     from lightning_modules.checkpoints.loading import load_separator
     from lightning_modules.interop.export import EXPORTS, TOLERANCE, ExportError, write_facts
 

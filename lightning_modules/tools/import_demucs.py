@@ -18,7 +18,13 @@ from lightning_modules.base.description import CheckpointError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the checkpoint; return the exit status: 0, or 2 for a mistake explained on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.import_demucs")
+    options = build_parser().parse_args(arguments)
+    return command_line.run(lambda: _convert(options))
+
+
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser("lightning_modules.tools.import_demucs")
     add = parser.add_argument
     given = "a file of the package (.th, .safetensors), a state dict, or the YAML file of a bag"
     add("weights", type=Path, help=given)
@@ -27,8 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--sources", nargs="+", help=sources)
     version = "for a state dict of version 1, which does not resample inside the network"
     add("--no-resample", action="store_true", help=version)
-    options = parser.parse_args(arguments)
-    return command_line.run(lambda: _convert(options))
+    return parser
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -37,6 +42,7 @@ def _convert(options: argparse.Namespace) -> int:
     (command_line.check_folder if is_bag else command_line.check_file)(options.output, "-o")
     if not options.weights.is_file():
         raise CheckpointError(f"{options.weights}: there is no such file; expected weights")
+    command_line.announce("Loading the model...")
     if is_bag:
         return _convert_bag(options)
     from lightning_modules.checkpoints.files import save_separator

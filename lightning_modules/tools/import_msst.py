@@ -16,7 +16,13 @@ from lightning_modules.base.description import CheckpointError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the model; return the exit status: 0, or 2 for a mistake explained on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.import_msst")
+    options = build_parser().parse_args(arguments)
+    return command_line.run(lambda: _convert(options))
+
+
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser("lightning_modules.tools.import_msst")
     add = parser.add_argument
     add("config", type=Path, help="the YAML config of the training")
     add("weights", type=Path, help="the weights (.ckpt, .chpt, .th, .pt)")
@@ -34,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     standardise += "its authors does since September 2024 (default: as the config says, else no)"
     add("--standardise-input", action=boolean, default=None, help=standardise)
-    options = parser.parse_args(arguments)
-    return command_line.run(lambda: _convert(options))
+    return parser
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -44,6 +49,7 @@ def _convert(options: argparse.Namespace) -> int:
     for path in (options.config, options.weights):
         if not path.is_file():
             raise CheckpointError(f"{path}: there is no such file; expected a config and weights")
+    command_line.announce("Loading the model...")
     from lightning_modules.checkpoints.files import save_separator
     from lightning_modules.checkpoints.hub_folder import write_folder
     from lightning_modules.interop import msst

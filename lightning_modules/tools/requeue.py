@@ -31,14 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status for the job: that of the run; 2 for a mistake explained on stderr.
     """
-    name = "python -m lightning_modules.tools.requeue"
-    parser = argparse.ArgumentParser(prog=name, description=__doc__)
+    given = build_parser().parse_args(arguments)
+    return command_line.run(lambda: _requeue(given))
+
+
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser("lightning_modules.tools.requeue", description=__doc__)
     add, count = parser.add_argument, command_line.count(0)
     add("status", type=count, help="exit status of srun")
     add("--run_dir", type=Path, required=True)
     add("--most_crashes", type=count, default=5, help="limit of requeues by crashes")
-    given = parser.parse_args(arguments)
-    return command_line.run(lambda: _requeue(given))
+    return parser
 
 
 def _requeue(given: argparse.Namespace) -> int:

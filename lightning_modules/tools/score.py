@@ -32,7 +32,7 @@ _MIN_SECONDS = 0.001
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Score the tracks; return the exit status described by ``--help``, or 130 after Ctrl-C."""
-    parser = _parser()
+    parser = build_parser()
     options = parser.parse_intermixed_args(arguments)
     if len(options.folders) != (1 if options.oracle else 2):
         parser.error("give ESTIMATES and ROOT, or --oracle NAME and only ROOT")
@@ -118,9 +118,10 @@ def _check_oracle(name: str) -> None:
         raise ValueError(f"--oracle {name}: unknown oracle; known are {', '.join(ORACLES)}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lightning_modules.tools.score",
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser(
+        "lightning_modules.tools.score",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s ESTIMATES ROOT -o OUT [options]\n"
         "       %(prog)s --oracle NAME ROOT -o OUT [options]",

@@ -40,16 +40,16 @@ separated, 2 for a mistake found before the first song"""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Separate songs; return the exit status described by ``--help``, or 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     return command_line.run(
         lambda: 1 if separate_songs(options) else 0,
         "stopped; the same command with --resume continues with the remaining songs",
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    name = "python -m lightning_modules.tools.separate"
-    parser = argparse.ArgumentParser(prog=name, epilog=_EXIT)
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser("lightning_modules.tools.separate", epilog=_EXIT)
     add = parser.add_argument
     inputs = (
         "audio files, folders with all that is below them, patterns such as 'a/**/*.flac', or - "
@@ -155,6 +155,7 @@ def separate_songs(options: argparse.Namespace) -> int:
     songs, faults = _checked(found.songs, check)
     left_out = _report(found.faults + faults, len(songs))
 
+    command_line.announce("Loading the model...")
     from lightning_modules.inference.separation import check_channels
     from lightning_modules.inference.stem_files import Selection
 

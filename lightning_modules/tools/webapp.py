@@ -18,12 +18,13 @@ from lightning_modules.base.description import check_is_there
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the app until it is stopped; return 0, or 2 for a mistake explained on stderr."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     return command_line.run(lambda: serve(options))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lightning_modules.tools.webapp")
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser("lightning_modules.tools.webapp")
     add = parser.add_argument
     add("--checkpoint", required=True, nargs="+", type=Path, help="one or more checkpoints")
     add("--device", help="cpu, cuda, ...; by default the fastest")
@@ -54,24 +55,23 @@ def serve(options: argparse.Namespace) -> int:
     """
     for path in options.checkpoint:
         check_is_there(path)
-
-    from lightning_modules.webapp.workspace import Limits, Workspace
-
     for option, value, least in (("--queue", options.queue, 1), ("--jobs", options.jobs, 1)):
         if value < least:
             raise DataError(f"{option} is {value}: give a number from {least} on")
     if not 0 <= options.port < 2**16:
         raise DataError(f"--port is {options.port}: give a number from 0 to {2**16 - 1}")
-    limits = Limits(options.max_minutes, options.max_mb, options.keep_minutes)
     if importlib.util.find_spec("gradio") is None:
         raise DataError("the app needs Gradio, which is not installed: pip install gradio")
-    listening = _listen(options.host, options.port)  # fails before models are loaded
-
+    command_line.announce("Loading the models...")
     import torch
     import uvicorn
 
     from lightning_modules.checkpoints.loading import load_separator
     from lightning_modules.runtime.device import usable_device
+    from lightning_modules.webapp.workspace import Limits, Workspace
+
+    limits = Limits(options.max_minutes, options.max_mb, options.keep_minutes)
+    listening = _listen(options.host, options.port)  # fails before models are loaded
 
     place = usable_device(options.device)
     if place.type == "cpu" and options.jobs > 1:

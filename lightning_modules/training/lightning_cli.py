@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 
+from datamodules import command_line
 from datamodules.musdb import MUSDBDataModule, start_of
 from datamodules.stream.workers import explain_worker_error
 from lightning_modules.base.description import check_same_model
@@ -141,7 +142,9 @@ def _run_cli() -> None:
             save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
             seed_everything_default=0,
             # Raise instead of printing the usage: cli.py prints one line.
-            parser_kwargs=_PARSER | {name: dict(_PARSER) for name in StemlabCLI.subcommands()},
+            parser_kwargs=_PARSER
+            | {"prog": command_line.program("lightning_modules.cli")}
+            | {name: dict(_PARSER) for name in StemlabCLI.subcommands()},
         )
     finally:
         finish_wandb()
@@ -159,13 +162,13 @@ def _hide_warnings() -> None:
 
 def _print_resume_command(checkpoint: Path, given: Sequence[str]) -> None:
     replaced = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    replaced.add_argument("--run_dir")
+    replaced.add_argument("--run_dir", "--out")
     replaced.add_argument("--ckpt_path")
     _, kept = replaced.parse_known_args(given)
     words = [*kept, "--run_dir", str(checkpoint.parents[1]), "--ckpt_path", "last"]
     print(
         f"\nStopped; the state is saved in {checkpoint}\n"
-        f"Resume with: python -m lightning_modules.cli {shlex.join(words)}"
+        f"Resume with: {command_line.program('lightning_modules.cli')} {shlex.join(words)}"
     )
 
 
