@@ -13,15 +13,14 @@ from datamodules.command_line import program
 from datamodules.files import audio
 from datamodules.tracks.findings import Finding
 
+_SCAN_BLOCK_SAMPLES = 2**18
+_ALL_FINITE = -1
+_FINDING_NAMES = {"samples": "unlike-length", "Hz": "unlike-rate", "channels": "unlike-channels"}
+
 
 def repair_command() -> str:
     """Say which command repairs a data set, for messages."""
     return f"{program('datamodules.convert')} ROOT OUT writes a repaired copy of the data set"
-
-
-_SCAN_BLOCK_SAMPLES = 2**18
-_ALL_FINITE = -1
-_FINDING_NAMES = {"samples": "unlike-length", "Hz": "unlike-rate", "channels": "unlike-channels"}
 
 
 def find_mismatches(
