@@ -32,6 +32,8 @@ from torch.distributed.run import get_args_parser
 from datamodules import command_line
 from lightning_modules import architectures, cli
 from lightning_modules.architectures.htdemucs import HTDemucs
+from lightning_modules.commands import CLI, COMMANDS
+from lightning_modules.configuration import short_options
 from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import chain
 from lightning_modules.evaluation import scorer
@@ -48,7 +50,7 @@ PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text()
     for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 }
-RUN = "python -m "
+RUN = "stemlab "
 TOOLS = "lightning_modules.tools"
 # Run until stopped, or take minutes at any setting.
 PARSED_ONLY = ("tools.webapp", "tools.endurance")
@@ -80,7 +82,7 @@ def lines(page: str) -> Iterator[str]:
 
 def is_python(line: str) -> bool:
     """Whether a line is a Python command that can run here."""
-    return line.startswith("python -c ") or (RUN in line and "torchrun" not in line)
+    return line.startswith("python -c ") or bool(re.search(r"^(.*\| )?stemlab ", line))
 
 
 def spans(page: str) -> Iterator[str]:
@@ -98,11 +100,11 @@ def commands(page: str) -> list[str]:
             r"^- `(\w[^`]*)`", PAGES[page].partition("\n## Tools\n")[2], re.MULTILINE
         )
         assert listed
-        found += [f"{RUN}{TOOLS}.{tool}" for tool in listed]
+        found += [f"{RUN}{tool}" for tool in listed]
     found += [
         span
         for span in spans(page)
-        if span.startswith(RUN) and not re.search(r"\.(\.\.|NAME)$", span)
+        if span.startswith(RUN) and not re.search(r"\.\.\.|COMMAND|NAME", span)
     ]
     expanded = [
         re.sub(r"\w+(\|\w+)+", choice, command) if choice else command
@@ -184,6 +186,17 @@ def place(files: Path, musdb_root: Path, tmp_path: Path, monkeypatch: pytest.Mon
     return tmp_path
 
 
+def module_of(words: list[str]) -> tuple[str, list[str]]:
+    """Module of a subcommand of ``stemlab``, and the arguments of its ``main``."""
+    redirected = [number for number, word in enumerate(words) if word in (">", ">>")]
+    words = words[: redirected[0]] if redirected else words
+    for length in (1, 2):
+        if (name := " ".join(words[:length])) in COMMANDS:
+            module = COMMANDS[name].module
+            return module, words if module == CLI else words[length:]
+    return "lightning_modules.__main__", words
+
+
 def words_of(command: str, data: Path) -> tuple[str, list[str]]:
     """Module and arguments of a command, with the test data set in place of its paths."""
     command = re.sub(r"/data/musdb18\w*(?!\S)", shlex.quote(str(data)), os.path.expandvars(command))
@@ -193,7 +206,7 @@ def words_of(command: str, data: Path) -> tuple[str, list[str]]:
         (" CONFIG", " unet/small"),
     ):
         command = command.replace(word, replacement)
-    module, *arguments = shlex.split(command.partition(RUN)[2], comments=True)
+    module, arguments = module_of(shlex.split(command.partition(RUN)[2], comments=True))
     if module.endswith(".compare"):
         arguments = [
             found
@@ -262,8 +275,6 @@ def test_commands_run(
             exec(compile(shlex.split(command)[2], page, "exec"), {})
             continue
         module, arguments = words_of(command, musdb_root)
-        if (REPOSITORY / module.replace(".", "/") / "__main__.py").is_file():
-            module += ".__main__"
         if any("mine" in word for word in arguments):
             continue  # test_example_of_an_architecture_trains_and_separates
         if command.startswith("find "):
@@ -301,7 +312,9 @@ def test_commands_of_other_programs() -> None:
                 project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
                 extras = re.findall(r"\[(\w+)\]", line)
                 assert set(extras) <= set(project["optional-dependencies"]), line
-                assert words[2] == "-e", f"{line}: it is in no registry"
+                assert words[2].startswith(("-e", ".", "git+")), f"{line}: it is in no registry"
+            elif words[0] == "uv":
+                assert words[1:4] == ["tool", "install", "."], line
             elif words[0] == "python":
                 assert (REPOSITORY / words[1]).is_file(), line
                 parse(Path(words[1]).stem, words[2:])
@@ -320,8 +333,8 @@ def check_launcher(words: list[str]) -> None:
     """Parse the arguments that SLURM or torchrun pass to ``fit``."""
     if words[0] == "torchrun":
         options = get_args_parser().parse_args(words[1:])
-        assert (options.module, options.training_script) == (True, "lightning_modules.cli")
-        parse("lightning_modules.cli", options.training_script_args)
+        assert (options.no_python, options.training_script) == (True, "stemlab")
+        parse(CLI, options.training_script_args)
         return
     (script,) = [word for word in words if word.endswith(".sbatch")]
     assert (REPOSITORY / script).is_file()
@@ -374,7 +387,7 @@ def options_of_all() -> set[str]:
         ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
         for folder in ("datamodules", "lightning_modules/tools")
         for path in (REPOSITORY / folder).rglob("*.py")
-        if " = command_line.Parser(" in path.read_text()
+        if "command_line.Parser(" in path.read_text() and path.stem != "command_line"
     ]
     calls = [(module, ["--help"]) for module in modules]
     calls += [(f"{TOOLS}.benchmark", [name, "--help"]) for name in benchmark.COMMANDS]
@@ -384,7 +397,8 @@ def options_of_all() -> set[str]:
             with pytest.raises(SystemExit):
                 import_module(module).main(arguments)
     found = set(re.findall(r"--[\w-]+", output.getvalue()))
-    return found | {"--config", "--run_dir", "--ckpt_path", "--seed_everything", "--print_config"}
+    found |= set(re.findall(r"--[\w-]+", short_options.build_parser("fit").format_help()))
+    return found | {"--config", "--run_dir", "--version"}
 
 
 @pytest.mark.slow

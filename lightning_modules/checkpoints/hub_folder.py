@@ -46,7 +46,7 @@ separator = load_separator("path/of/this/folder")
 ```
 
 ```bash
-python -m lightning_modules.tools.separate song.mp3 --checkpoint path/of/this/folder -o separated
+stemlab separate song.mp3 --checkpoint path/of/this/folder -o separated
 ```
 """
 
