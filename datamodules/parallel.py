@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from datamodules.errors import DataError
 
 _FAULTS_SHOWN = 5
@@ -39,6 +37,8 @@ def for_each(
     Raises:
         DataError: Some items are faulty; the first five are listed.
     """
+    from tqdm import tqdm  # here, because help and mistakes do not need it
+
     results: list[Result] = []
     faults: list[str] = []
     # In chunks, as submitting one item takes 0.1 ms.
