@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from lightning_modules.comparison.systems import System
+from lightning_modules.comparison.systems import System, scored_unlike
 from lightning_modules.evaluation.statistics import Difference, bonferroni, compare
 
 
@@ -29,19 +29,16 @@ def pairs(systems: Sequence[System], metric: str, source: str) -> list[Pair]:
     metric and source.
 
     Returns:
-        Pairs of systems, but not bounds, that have tracks in common; in the order of the systems.
+        Pairs of systems, but not bounds, that have tracks in common and were scored alike; in the
+        order of the systems.
     """
-    values = {
-        system.name: scores
-        for system in systems
-        if not system.bound and (scores := system.values(metric, source))
-    }
     found: list[tuple[str, str, Difference]] = []
-    for first, second in combinations(values, 2):
-        shared = sorted(values[first].keys() & values[second].keys())
-        if shared:
-            one, two = ([values[name][track] for track in shared] for name in (first, second))
-            found.append((first, second, compare(one, two)))
+    for first, second in combinations([system for system in systems if not system.bound], 2):
+        ours, theirs = first.values(metric, source), second.values(metric, source)
+        shared = sorted(ours.keys() & theirs.keys())
+        if shared and not scored_unlike([*first.runs, *second.runs]):
+            one, two = ([values[track] for track in shared] for values in (ours, theirs))
+            found.append((first.name, second.name, compare(one, two)))
     return [
         Pair(metric, source, first, second, difference, bonferroni(difference.p, len(found)))
         for first, second, difference in found

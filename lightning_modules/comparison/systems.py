@@ -30,6 +30,15 @@ NORMALISED = {"nSDR": "SDR", "nSIR": "SIR"}
 ALL_METRICS = (*METRICS, USDR, *NORMALISED)
 
 
+# Fields of ``TrackScores`` on which scores depend -> their names and units in messages.
+SCORED_WITH = {
+    "window_seconds": ("length of frames", " s"),
+    "hop_seconds": ("distance of frames", " s"),
+    "sample_rate": ("sample rate", " Hz"),
+    "channels": ("channels", ""),
+}
+
+
 @dataclass
 class Run:
     """One run, or one folder of scores.
@@ -72,6 +81,11 @@ class Run:
         own = _track_values(self.tracks, NORMALISED[metric], source)
         mixture = _track_values(self.mixture, NORMALISED[metric], source)
         return {name: own[name] - mixture[name] for name in own if name in mixture}
+
+    def scored_with(self, name: str) -> dict[str, Any]:
+        """Value of a field of ``SCORED_WITH`` by track, as far as known."""
+        values = {track.name: getattr(track, name) for track in self.tracks}
+        return {track: value for track, value in values.items() if value is not None}
 
     def spread(self, metric: str, source: str) -> Spread:
         """Spread of a metric over tracks; only the headline for a run without scores of tracks."""
@@ -206,6 +220,19 @@ def keep_tracks(systems: Iterable[System], names: set[str]) -> None:
     """Remove the scores of all other tracks."""
     for run in (run for system in systems for run in system.runs):
         run.tracks = [track for track in run.tracks if track.name in names]
+
+
+def scored_unlike(runs: Iterable[Run]) -> list[str]:
+    """Fields of ``SCORED_WITH`` that differ between runs on a track."""
+    found = []
+    for name in SCORED_WITH:
+        known: dict[str, Any] = {}
+        for run in runs:
+            values = run.scored_with(name)
+            if any(known.setdefault(track, value) != value for track, value in values.items()):
+                found.append(name)
+                break
+    return found
 
 
 def notes_of(system: System) -> list[str]:

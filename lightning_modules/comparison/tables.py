@@ -16,10 +16,12 @@ from lightning_modules.comparison.settings import ABSENT, data_root, differences
 from lightning_modules.comparison.systems import (
     ALL_METRICS,
     NORMALISED,
+    SCORED_WITH,
     USDR,
     System,
     headline,
     notes_of,
+    scored_unlike,
 )
 from lightning_modules.evaluation.scores import finite_mean, ordered_sources
 from lightning_modules.evaluation.statistics import (
@@ -210,7 +212,7 @@ def settings(systems: Sequence[System]) -> Table | None:
 
 
 def remarks(systems: Sequence[System]) -> list[str]:
-    """Remarks, one line each: pooled runs, different frame lengths, missing tracks, notes."""
+    """Remarks, one line each: pooled runs, different scoring, missing tracks, notes."""
     lines = []
     for system in systems:
         if len(system.runs) > 1:
@@ -218,12 +220,7 @@ def remarks(systems: Sequence[System]) -> list[str]:
             roots = sorted({data_root(run.config) for run in system.runs})
             where = f" and the path of their data: {', '.join(roots)}" if len(roots) > 1 else ""
             lines.append(f"{system.name}: {names}, which differ only by seed{where}")
-    windows = sorted(
-        {track.window_seconds for s in systems for run in s.runs for track in run.tracks}
-    )
-    if len(windows) > 1:
-        lengths = ", ".join(f"{window:g}" for window in windows)
-        lines.append(f"frames of different lengths, {lengths} s: their scores cannot be compared")
+    lines += _scored_unlike(systems)
     scored = [system for system in systems if not system.bound and system.track_names]
     everything = set().union(*(system.track_names for system in scored))
     for system in scored:
@@ -236,6 +233,23 @@ def remarks(systems: Sequence[System]) -> list[str]:
     for system in systems:
         # A bound's name shows that it is an oracle.
         lines += notes_of(system) if not system.bound else []
+    return lines
+
+
+def _scored_unlike(systems: Sequence[System]) -> list[str]:
+    """Remark what systems were scored with differently, and which ones."""
+    runs = [run for system in systems for run in system.runs]
+    lines = []
+    for name in scored_unlike(runs):
+        words, unit = SCORED_WITH[name]
+        groups: dict[float, list[str]] = {}
+        for run in runs:
+            for value in set(run.scored_with(name).values()):
+                groups.setdefault(value, []).append(run.name)
+        found = "; ".join(
+            f"{value:g}{unit} ({', '.join(names)})" for value, names in sorted(groups.items())
+        )
+        lines.append(f"not scored alike, so these scores cannot be compared: {words} {found}")
     return lines
 
 

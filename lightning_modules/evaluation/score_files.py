@@ -25,8 +25,9 @@ def write_scores(scores: TrackScores, path: str | Path) -> None:
     """Write one track's scores in museval's JSON schema, atomically.
 
     Frames are written as museval writes them: five decimals, bare NaN, infinity as NaN. The keys
-    `usdr`, `notes`, `metrics` and `origin` are additions, which museval ignores. museval's stores
-    expect files in `<method>/test/` and take the track's name from the file's.
+    `usdr`, `notes`, `metrics`, `origin`, `sample_rate` and `channels` are additions, which museval
+    ignores. museval's stores expect files in `<method>/test/` and take the track's name from the
+    file's.
 
     Args:
         scores: The track's scores.
@@ -47,8 +48,8 @@ def write_scores(scores: TrackScores, path: str | Path) -> None:
         ]
         targets.append({"name": source, "frames": frames})
     content: dict[str, Any] = {"targets": targets, "usdr": scores.usdr, "notes": scores.notes}
-    for key, value in (("metrics", scores.metrics), ("origin", scores.origin)):
-        if value:
+    for key in ("metrics", "origin", "sample_rate", "channels"):
+        if value := getattr(scores, key):
             content[key] = value
 
     with replacing(Path(path)) as unfinished:
@@ -64,7 +65,7 @@ def read_scores(path: str | Path) -> TrackScores:
         path: The file, named after the track.
 
     Returns:
-        The scores; `usdr`, `notes`, `metrics` and `origin` are empty if museval wrote the file.
+        The scores; what museval does not write is empty or None if museval wrote the file.
 
     Raises:
         ValueError: The file is not a museval score file, or is incomplete.
@@ -119,6 +120,8 @@ def _parse(name: str, content: dict[str, Any]) -> TrackScores:
         notes=[_text(note) for note in content.get("notes", [])],
         origin=dict(content.get("origin", {})),
         metrics={_text(key): _scores(each) for key, each in content.get("metrics", {}).items()},
+        sample_rate=_count(content.get("sample_rate")),
+        channels=_count(content.get("channels")),
     )
 
 
@@ -131,6 +134,13 @@ def _score(value: Any) -> float:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise TypeError(f"{value!r:.50} in place of a number")
     return math.nan if value is None else float(value)
+
+
+def _count(value: Any) -> int | None:
+    """A positive integer, or None."""
+    if value is not None and (type(value) is not int or value < 1):
+        raise TypeError(f"{value!r:.50} in place of a positive integer")
+    return value
 
 
 def _text(value: Any) -> str:

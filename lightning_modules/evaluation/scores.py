@@ -39,6 +39,8 @@ class TrackScores:
             changed.
         origin: What the scores were computed from; empty if unknown.
         metrics: Metric of `lightning_modules.evaluation.metrics` -> source -> value, as requested.
+        sample_rate: Rate at which it was scored, Hz; None if unknown.
+        channels: Number of channels that were scored; None if unknown.
     """
 
     name: str
@@ -49,6 +51,8 @@ class TrackScores:
     notes: list[str] = field(default_factory=list)
     origin: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    sample_rate: int | None = None
+    channels: int | None = None
 
     @property
     def frame_count(self) -> int:
@@ -212,6 +216,8 @@ def score_track(
         window_seconds=window_seconds,
         hop_seconds=hop_seconds,
         notes=notes,
+        sample_rate=sample_rate,
+        channels=references.shape[1],
     )
 
 

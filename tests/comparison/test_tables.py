@@ -67,7 +67,8 @@ def test_deviation_over_seeds_and_remarks() -> None:
     runs[0].tracks[0].window_seconds = 0.5
     assert tables.remarks([System("both", runs)]) == [
         'both: 1.0, 3.0, which differ only by seed and the path of their data: /a, {"/b": 1}',
-        "frames of different lengths, 0.5, 1 s: their scores cannot be compared",
+        "not scored alike, so these scores cannot be compared: length of frames 0.5 s (1.0); "
+        "1 s (3.0)",
     ]
 
 
@@ -121,6 +122,30 @@ def test_pairs_use_common_tracks_and_remarks_name_the_others() -> None:
     ]
     two.runs[0].tracks = [track("else", 1.0)]
     assert pairs([one, two], "SDR", "vocals") == []
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "words"),
+    [
+        ("sample_rate", (22050, 44100), "sample rate 22050 Hz (one); 44100 Hz (two)"),
+        ("channels", (1, 2), "channels 1 (one); 2 (two)"),
+        ("hop_seconds", (0.5, 1.0), "distance of frames 0.5 s (one); 1 s (two)"),
+    ],
+)
+def test_systems_that_were_scored_unlike_have_no_paired_differences(
+    field: str, values: tuple[float, float], words: str
+) -> None:
+    found = [system("one", [1.0, 2.0, 3.0]), system("two", [2.0, 3.0, 4.0])]
+    for each, value in zip(found, values, strict=True):
+        for scores in each.runs[0].tracks:
+            setattr(scores, field, value)
+    assert pairs(found, "SDR", "vocals") == []
+    (line,) = tables.remarks(found)
+    assert line == f"not scored alike, so these scores cannot be compared: {words}"
+    for scores in found[1].runs[0].tracks:
+        setattr(scores, field, values[0])
+    assert len(pairs(found, "SDR", "vocals")) == 1
+    assert tables.remarks(found) == []
 
 
 def test_settings_that_differ() -> None:
