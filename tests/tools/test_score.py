@@ -263,7 +263,7 @@ def test_mistakes_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
         (["empty", "data", "-o", "out", *STEMS], ["such as 'a'", "found 'a typo'"]),
         (["--oracle", "magic", "data", "-o", "out", *STEMS], ["magic", "irm2"]),
         ([*ALL, "--metrics", "SI-SDR"], ["SI-SDR", "did you mean si_sdr?"]),
-        ([*ALL, "--metrics", "xyz"], ["xyz", "known are snr, si_sdr, l1, lsd"]),
+        ([*ALL, "--metrics", "xyz"], ["xyz", "known are snr, si_sdr, l1, signal_difference, lsd"]),
     ]
     for arguments, words in cases:
         assert score.main(arguments) == 2
