@@ -21,8 +21,8 @@ from lightning_modules.tools.export import SUFFIXES, check_packages
 from table_pages import Rows, parser, update
 
 SCRIPT = "docs/make/export_table.py"
-# MSST has two of the architectures only: see docs/interop.md.
-_FORMATS = [name for name in SUFFIXES if name != "msst"]
+# Other projects have some of the architectures only: see docs/interop.md.
+_FORMATS = [name for name in SUFFIXES if name not in ("msst", "demucs")]
 _SECONDS = 0.4
 
 

@@ -50,7 +50,8 @@ class MultiHeadAttention(nn.Module):
 
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split (B, N, parts D) into ``parts`` tensors (B, H, N, d)."""
-        return projected.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        heads: Tensor = projected.unflatten(-1, (parts, self.heads, -1))
+        return heads.permute(2, 0, 3, 1, 4).unbind()
 
 
 class SequenceNorm(nn.Module):
@@ -84,9 +85,9 @@ class _Layer(nn.Module):
 
     def add(self, x: Tensor, attended: Tensor, norm: nn.Module) -> Tensor:
         """Add to x (B, N, D) what was attended to, and then the feed-forward network's output."""
-        x = x + self.gamma_1(self.dropout(attended))
+        x = self.gamma_1(x, self.dropout(attended))
         hidden = self.dropout(nn.functional.gelu(self.linear1(norm(x))))
-        x = x + self.gamma_2(self.dropout(self.linear2(hidden)))
+        x = self.gamma_2(x, self.dropout(self.linear2(hidden)))
         normed: Tensor = self.norm_out(x)
         return normed
 
@@ -158,9 +159,11 @@ class CrossTransformer(nn.Module):
         return x.unflatten(1, (frames, bins)).permute(0, 3, 2, 1), y.transpose(1, 2)
 
     def _layer(self, layer: nn.Module, x: Tensor, other: Tensor) -> Tensor:
+        mapped: Tensor
         if self.checkpoint_activations and self.training:
-            return checkpointed(layer, layer, x, other, random=True)
-        mapped: Tensor = layer(x, other)
+            mapped = checkpointed(layer, layer, x, other, random=True)
+        else:
+            mapped = layer(x, other)
         return mapped
 
 

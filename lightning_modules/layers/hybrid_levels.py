@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -13,29 +15,39 @@ _PADDING = (KERNEL_SIZE - STRIDE) // 2
 _CONTEXT = 3
 # Of the residual branches: layers, hidden channels as a fraction, kernel size, initial scale.
 _LAYERS, _COMPRESSION, _KERNEL, _SCALE = 2, 8, 3, 1e-3
+# Position of the norm after the 1x1 convolution.
+_GATE = 4
 # Reference standard deviation of the rescaled initial weights.
 _REFERENCE = 0.1
 
 
 class LayerScale(nn.Module):
-    """Gain per channel along axis 1, or per feature along the last axis, initially small."""
+    """Residual connection ``x + s f(x)``, with gains s per channel that are initially small.
+
+    Args:
+        channels: C.
+        initial: Initial gain.
+        last: Channels are on the last axis, not on axis 1.
+    """
 
     def __init__(self, channels: int, initial: float, last: bool = False) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.full((channels,), initial))
         self.last = last
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale signals (B, C, T), or (..., C)."""
-        return x * (self.scale if self.last else self.scale[:, None])
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Add the scaled branch to signals (B, C, T), or (..., C)."""
+        return torch.addcmul(x, branch, self.scale if self.last else self.scale[:, None])
 
 
 class DilatedResidual(nn.Module):
-    """Layers ``x + f(x)``; f has a dilated and a 1x1 convolution with norms, GELU, GLU, a scale.
+    """Layers ``x + s f(x)``; f has a dilated and a 1x1 convolution with norms, GELU and GLU.
+
+    What follows the 1x1 convolution costs little and is always computed again in the backward pass.
 
     Args:
         channels: C, at least 8; hidden layers have an eighth of them.
-        checkpoint_activations: Recompute activations in the backward pass.
+        checkpoint_activations: Recompute all activations in the backward pass.
     """
 
     def __init__(self, channels: int, checkpoint_activations: bool = False) -> None:
@@ -60,15 +72,30 @@ class DilatedResidual(nn.Module):
         if x.ndim == 3:
             return self._signals(x)
         rows = self._signals(x.transpose(1, 2).flatten(0, 1))  # (B F, C, T)
-        return rows.unflatten(0, (len(x), -1)).transpose(1, 2)
+        images: Tensor = rows.unflatten(0, (x.shape[0], -1))
+        return images.transpose(1, 2)
 
     def _signals(self, x: Tensor) -> Tensor:
         for layer in self.layers:
+            assert isinstance(layer, nn.Sequential)
             if self.checkpoint_activations and self.training:
-                x = x + checkpointed(layer, layer, x)
+                x = checkpointed(layer, partial(_whole, layer), x)
+            elif self.training:
+                x = checkpointed(layer, partial(_gated, layer), x, layer[:_GATE](x))
             else:
-                x = x + layer(x)
+                x = _whole(layer, x)
         return x
+
+
+def _whole(layer: nn.Sequential, x: Tensor) -> Tensor:
+    """Run a layer of a ``DilatedResidual``."""
+    return _gated(layer, x, layer[:_GATE](x))
+
+
+def _gated(layer: nn.Sequential, x: Tensor, hidden: Tensor) -> Tensor:
+    """Run its norm and GLU, and add the result to its input x."""
+    added: Tensor = layer[-1](x, layer[_GATE:-1](hidden))
+    return added
 
 
 class EncoderLevel(nn.Module):

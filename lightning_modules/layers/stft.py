@@ -156,7 +156,8 @@ class FramePerHop(nn.Module):
                 padded, self.n_fft, self.hop_length, window=self.window, center=False,
                 normalized=True, return_complex=True,
             )  # fmt: skip
-        return spectra[:, :-1].unflatten(0, waveform.shape[:2])
+        by_channel: Tensor = spectra[:, :-1].unflatten(0, waveform.shape[:2])
+        return by_channel
 
     def inverse(self, spectra: Tensor, samples: int) -> Tensor:
         """Map complex spectra (..., n_fft / 2, N) to waveforms (..., samples)."""
