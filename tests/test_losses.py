@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules import losses
+from lightning_modules.layers.hearing import hearing
 from lightning_modules.losses import (
     L1,
     MSE,
@@ -27,7 +28,6 @@ from lightning_modules.losses import (
     SpectralL1,
     SpectralRMSE,
     alpha_weights,
-    hearing,
 )
 
 EVERY: list[SourceLoss] = [

@@ -365,10 +365,12 @@ class SCNet(ComplexSpectrumSeparator):
             return self._masked(self.mask(x), mixture)
         if self.standardise_input:
             x = x * deviation + mean
-        return x.unflatten(1, (len(self.sources), -1))
+        estimates: Tensor = x.unflatten(1, (len(self.sources), -1))
+        return estimates
 
     def _masked(self, masks: Tensor, mixture: Tensor) -> Tensor:
         """Multiply masks (B, S 2 C, F, N) and the mixture's spectrum."""
         parts = masks.float().unflatten(1, (len(self.sources), -1, 2)).movedim(3, -1)
         spectrum = mixture.unflatten(1, (-1, 2)).movedim(2, -1)[:, None]
-        return complex_product(parts, spectrum).movedim(-1, 3).flatten(2, 3)
+        product: Tensor = complex_product(parts, spectrum).movedim(-1, 3)
+        return product.flatten(2, 3)

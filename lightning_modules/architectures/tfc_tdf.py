@@ -177,7 +177,7 @@ class TFCTDF(ComplexSpectrumSeparator):
                 f"{n_fft // 2 + 1} bins and a hop_length below {n_fft / 2:g}"
             )
         self.subbands, self.bins, self.frame_multiple = subbands, bins, scale[0] ** scales
-        parts, factors = 2 * self.audio_channels * subbands, tuple(scale)
+        parts, factors = 2 * self.audio_channels * subbands, (scale[0], scale[1])
 
         def blocks_of(inputs: int, level: int) -> Blocks:
             size = bins // subbands // scale[1] ** level

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from datamodules.tracks.layouts import STEMS
 from lightning_modules.base.flops import forward_flops
 from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import chain
+from lightning_modules.losses import SpectralRMSE
 
 
 class Candidate(ABC):
@@ -147,50 +148,135 @@ class HTDemucsPackage(DemucsPackage):
         ).to(device)
 
 
-class RoFormerPackage(Candidate):
+class MSSTPackage(Candidate):
+    """A network of the package ``msst``.
+
+    Args:
+        kind: Type in ``msst``.
+        device: Torch device.
+        audio: Section ``audio`` of its config.
+        model: Section ``model`` of its config.
+        overlaps: Number of chunks that cover a sample in separation.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        device: str,
+        audio: Mapping[str, Any],
+        model: Mapping[str, Any],
+        overlaps: int = 2,
+    ) -> None:
+        self.kind = kind
+        self.settings = _import_package("ml_collections").ConfigDict(
+            {
+                "audio": {"num_channels": self.channels, **audio},
+                "model": dict(model),
+                "training": {"instruments": list(STEMS), "target_instrument": None},
+                "inference": {"num_overlap": overlaps, "batch_size": 1},
+            }
+        )
+        build = _import_package("msst.utils.settings").build_model_from_config
+        self.network = build(kind, self.settings).to(device)
+
+    def separate(self, mixture: Tensor) -> Tensor:
+        """By the package's ``demix``."""
+        self.network.eval()
+        demix = _import_package("msst.utils.model_utils").demix
+        signals, device = mixture.cpu().numpy(), mixture.device
+        stems = demix(self.settings, self.network, signals, device, self.kind)
+        return torch.stack([torch.from_numpy(stems[stem]) for stem in STEMS])
+
+
+class RoFormerPackage(MSSTPackage):
     """A RoFormer of the package ``msst``, of the size of the variants ``medium``.
 
     Args:
-        kind: ``BSRoformer`` or ``MelBandRoformer``.
+        kind: ``bs_roformer`` or ``mel_band_roformer``.
         device: Torch device.
         features: Features of a band.
     """
 
     def __init__(self, kind: str, device: str, features: int = 128) -> None:
-        module = _import_package("msst.models.bs_roformer")
-        hidden_layers = {"BSRoformer": 2, "MelBandRoformer": 1}[kind]  # counted differently
-        self.network = getattr(module, kind)(
-            dim=features, depth=4, dim_head=64, heads=8, stereo=True, num_stems=len(STEMS),
-            time_transformer_depth=1, freq_transformer_depth=1, stft_hop_length=441,
-            mask_estimator_depth=hidden_layers, attn_dropout=0.0, ff_dropout=0.0,
-        ).to(device)  # fmt: skip
+        hidden_layers = {"bs_roformer": 2, "mel_band_roformer": 1}[kind]  # counted differently
+        model = {
+            "dim": features, "depth": 4, "dim_head": 64, "heads": 8, "stereo": True,
+            "num_stems": len(STEMS), "time_transformer_depth": 1, "freq_transformer_depth": 1,
+            "stft_hop_length": 441, "mask_estimator_depth": hidden_layers, "attn_dropout": 0.0,
+            "ff_dropout": 0.0,
+        }  # fmt: skip
+        super().__init__(kind, device, {"chunk_size": 8 * self.sample_rate}, model)
 
     def loss(self, batch: Batch) -> Tensor:
         """The package's loss, which equals that of our model."""
         loss: Tensor = self.network(batch.mixture, target=batch.targets)
         return loss
 
-    def separate(self, mixture: Tensor) -> Tensor:
-        """By the package's ``demix``: chunks of 8 s that overlap by half."""
-        self.network.eval()
-        settings = _import_package("ml_collections").ConfigDict(
-            {
-                "audio": {"chunk_size": 8 * self.sample_rate},
-                "training": {"instruments": list(STEMS), "target_instrument": None},
-                "inference": {"num_overlap": 2, "batch_size": 1},
-            }
+
+class SCNetPackage(MSSTPackage):
+    """The SCNet of the package ``msst``, of the size of ``scnet.yaml``.
+
+    Args:
+        device: Torch device.
+        **model: More settings of its section ``model``.
+    """
+
+    def __init__(self, device: str, **model: Any) -> None:
+        given = {"sources": list(STEMS), **model}
+        super().__init__("scnet", device, {"chunk_size": 11 * self.sample_rate}, given)
+        frames = (given.get("nfft", 4096), given.get("hop_size", 1024))
+        self.loss_function = SpectralRMSE(*frames)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The package's loss; by our class, as the package's module needs more packages."""
+        losses: Tensor = self.loss_function(
+            self.network(batch.mixture), batch.targets, batch.mixture
         )
-        demix = _import_package("msst.utils.model_utils").demix
-        stems = demix(settings, self.network, mixture.cpu().numpy(), mixture.device, "bs_roformer")
-        return torch.stack([torch.from_numpy(stems[stem]) for stem in STEMS])
+        return losses.mean()
+
+
+class MDX23CPackage(MSSTPackage):
+    """The TFC-TDF v3 of the package ``msst``, of the size of ``tfc_tdf.yaml``.
+
+    Args:
+        device: Torch device.
+        audio: More settings of its section ``audio``.
+        **model: More settings of its section ``model``.
+    """
+
+    def __init__(self, device: str, audio: Mapping[str, int] | None = None, **model: Any) -> None:
+        given_audio = {
+            "chunk_size": 261_120, "n_fft": 8192, "hop_length": 1024, "dim_f": 4096,
+            **(audio or {}),
+        }  # fmt: skip
+        given = {
+            "norm": "InstanceNorm", "act": "gelu", "num_channels": 128, "growth": 128,
+            "num_scales": 5, "scale": [2, 2], "num_blocks_per_scale": 2, "bottleneck_factor": 4,
+            "num_subbands": 4, **model,
+        }  # fmt: skip
+        super().__init__("mdx23c", device, given_audio, given, overlaps=4)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Squared error, of batches that are padded to a length that the network accepts."""
+        hop, multiple = (
+            self.settings.audio.hop_length,
+            self.settings.model.scale[0] ** self.settings.model.num_scales,
+        )
+        samples = batch.mixture.shape[-1]
+        frames = -(-samples // hop) + 1
+        padded = hop * (frames + -frames % multiple - 1)
+        mixture = nn.functional.pad(batch.mixture, (0, padded - samples))
+        return nn.functional.mse_loss(self.network(mixture)[..., :samples], batch.targets)
 
 
 PEERS: dict[str, Callable[[str], Candidate]] = {
     "openunmix": OpenUnmixPackage,
     "demucs": DemucsPackage,
     "htdemucs": HTDemucsPackage,
-    "bs_roformer": partial(RoFormerPackage, "BSRoformer"),
-    "mel_band_roformer": partial(RoFormerPackage, "MelBandRoformer"),
+    "bs_roformer": partial(RoFormerPackage, "bs_roformer"),
+    "mel_band_roformer": partial(RoFormerPackage, "mel_band_roformer"),
+    "scnet": SCNetPackage,
+    "mdx23c": MDX23CPackage,
 }
 
 

@@ -21,8 +21,10 @@ from lightning_modules.benchmark.networks import (
     ConfiguredModel,
     DemucsPackage,
     HTDemucsPackage,
+    MDX23CPackage,
     OpenUnmixPackage,
     RoFormerPackage,
+    SCNetPackage,
 )
 from lightning_modules.benchmark.step import training_step
 from lightning_modules.layers import images
@@ -30,7 +32,11 @@ from lightning_modules.runtime.process_pool import available_cores
 from lightning_modules.tools.benchmark import main
 
 # Packages with another name than their networks.
-MODULES = {"htdemucs": "demucs", "bs_roformer": "msst", "mel_band_roformer": "msst"}
+MODULES = {
+    "htdemucs": "demucs",
+    **dict.fromkeys(("bs_roformer", "mel_band_roformer", "scnet", "mdx23c"), "msst"),
+}
+TINY_AUDIO = {"chunk_size": 64 * 31, "n_fft": 256, "hop_length": 64, "dim_f": 128}
 SHORT = ["--repeats", "1", "--device", "cpu"]
 STEP = ["step", "--batch-size", "1", "--segment-seconds", "0.3", *SHORT]
 
@@ -108,8 +114,13 @@ def test_memory_layout_of_images(monkeypatch: pytest.MonkeyPatch, first: bool) -
         ("openunmix", partial(OpenUnmixPackage, hidden_size=4)),
         ("demucs", partial(DemucsPackage, channels=4)),
         ("htdemucs", partial(HTDemucsPackage, channels=8, features=16)),
-        ("bs_roformer", partial(RoFormerPackage, "BSRoformer", features=8)),
-        ("mel_band_roformer", partial(RoFormerPackage, "MelBandRoformer", features=8)),
+        ("bs_roformer", partial(RoFormerPackage, "bs_roformer", features=8)),
+        ("mel_band_roformer", partial(RoFormerPackage, "mel_band_roformer", features=8)),
+        ("scnet", partial(SCNetPackage, dims=[4, 8, 8], nfft=512, hop_size=128, win_size=512)),
+        (
+            "mdx23c",
+            partial(MDX23CPackage, audio=TINY_AUDIO, num_channels=4, growth=2, num_scales=2),
+        ),
     ],
 )
 def test_packages_train_and_separate(

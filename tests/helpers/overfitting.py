@@ -37,4 +37,5 @@ def overfitted_sdr(model: SourceSeparator, steps: int, learning_rate: float) -> 
     with torch.no_grad():
         errors = model.eval()(batch.mixture) - batch.targets
     ratio = batch.targets.square().sum((0, 2, 3)) / errors.square().sum((0, 2, 3))
-    return 10 * ratio.log10()
+    decibels: Tensor = 10 * ratio.log10()
+    return decibels

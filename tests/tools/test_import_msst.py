@@ -196,6 +196,38 @@ def test_files_that_contradict_each_other(
     assert capsys.readouterr().err.count("error: ") == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("scnet", set_option("model", "dims", [4, 8, 16]), r"dims is \[4, 8, 16\], but .* has"),
+        ("scnet", set_option("model", "num_dplayer", 4), "num_dplayer is 4, but .* has 2"),
+        ("scnet", set_option("model", "band_kernel", [3, 4, 8]), r"band_kernel is \[3, 4, 8\]"),
+        ("scnet", set_option("model", "audio_channels", 1), "audio_channels is 1, .* has 4 inputs"),
+        ("scnet", set_option("model", "win_size", 256), "win_size is 256: only 512"),
+        ("scnet", set_option("model", "band_SR", [0.9, 0.2]), "band_shares are"),
+        ("scnet", set_option("model", "compress", 2), "size mismatch for encoder"),
+        ("scnet", set_option("model", "hop_size", 300), "hop_length is 300 with n_fft 512"),
+        ("scnet", set_option("training", "model_type", "scnet_tran"), "are weights of a scnet, "),
+        ("scnet", extra_weight, "has 1 weight that SCNet does not have"),
+        ("mdx23c", set_option("model", "growth", 8), "growth is 8, but .* has 4"),
+        ("mdx23c", set_option("model", "scale", [2, 4]), r"scale is \[2, 4\], but .* has \[2, 2\]"),
+        ("mdx23c", set_option("model", "norm", "BatchNorm"), "norm is BatchNorm: only InstanceN"),
+        ("mdx23c", set_option("model", "num_subbands", 2), "num_subbands 2, but .* has 16 inputs"),
+        ("mdx23c", set_option("audio", "dim_f", 64), "dim_f 64, .* 32 bins per subband"),
+        ("mdx23c", set_option("audio", "n_fft", 128), "n_fft is 128 with 128 bins"),
+        ("mdx23c", without_weight("final_conv.0.weight"), "has no weights 'final_conv.0.weight'"),
+    ],
+)  # fmt: skip
+def test_files_of_other_types_that_contradict_each_other(
+    kind: str, change: Callable[[Path, Path], None], message: str, tmp_path: Path
+) -> None:
+    _, config, weights = write(tmp_path, kind, ["vocals", "other"])
+    change(config, weights)
+    with pytest.raises(CheckpointError, match=message) as error:
+        msst.load(config, weights)
+    assert str(tmp_path) in str(error.value)
+
+
 def test_unknown_settings_are_listed(tmp_path: Path) -> None:
     _, config, weights = write(tmp_path, "bs_roformer", ["vocals", "other"])
     contents: dict[str, Any] = yaml.unsafe_load(config.read_text())
