@@ -58,14 +58,15 @@ class HTDemucsNetwork(nn.Module):
         def encoder(inputs: int, spectra: bool) -> nn.ModuleList:
             pairs = zip([inputs, *widths], widths, strict=False)
             return nn.ModuleList(
-                EncoderLevel(*pair, spectra, checkpoint_activations) for pair in pairs
+                EncoderLevel(before, after, spectra, checkpoint_activations)
+                for before, after in pairs
             )
 
         def decoder(outputs: int, spectra: bool) -> nn.ModuleList:
             pairs = zip(widths, [outputs, *widths], strict=False)
             return nn.ModuleList(
-                DecoderLevel(*pair, spectra, level == 0, checkpoint_activations)
-                for level, pair in reversed([*enumerate(pairs)])
+                DecoderLevel(before, after, spectra, level == 0, checkpoint_activations)
+                for level, (before, after) in reversed([*enumerate(pairs)])
             )
 
         # Spectra have a real and an imaginary part.
@@ -76,8 +77,8 @@ class HTDemucsNetwork(nn.Module):
         rescale_convolutions(self)  # and not those of the bottleneck, as in the package
         self.freq_emb = FrequencyEmbedding(n_fft // 2 // STRIDE, channels)
 
-        def projection(*sizes: int) -> nn.Module:
-            return nn.Conv1d(*sizes, 1) if bottleneck_channels else nn.Identity()
+        def projection(before: int, after: int) -> nn.Module:
+            return nn.Conv1d(before, after, 1) if bottleneck_channels else nn.Identity()
 
         features = bottleneck_channels or widths[-1]
         self.channel_upsampler = projection(widths[-1], features)
@@ -213,4 +214,5 @@ class HTDemucs(DemucsSeparator):
         # (B, S, 2 C, F, N) -> (B, S, C, F, N)
         pairs = spectra.float().unflatten(2, (-1, 2)).movedim(3, -1).contiguous()
         from_spectra = self.transform.inverse(torch.view_as_complex(pairs), mixture.shape[-1])
-        return (from_spectra + waveforms).to(mixture.dtype)
+        estimates: Tensor = from_spectra + waveforms
+        return estimates.to(mixture.dtype)

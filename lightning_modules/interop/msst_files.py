@@ -233,7 +233,7 @@ def write_files(model: SourceSeparator, exported: Exported, folder: Path) -> lis
 
 def _sections(model: SourceSeparator, exported: Exported) -> dict[str, Any]:
     settings = model.separation_settings
-    options = {"model": exported.options}
+    options: dict[str, Any] = {"model": exported.options}
     if exported.by_name:
         options = {"model": exported.kind, exported.kind: exported.options}
     return {
