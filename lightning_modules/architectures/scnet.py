@@ -232,9 +232,9 @@ class SCNet(ComplexSpectrumSeparator):
             authors' code does since September 2024. Weights do not show it; those published in July
             2024 are used without.
         checkpoint_activations: Recompute activations in the backward pass: none, those of the
-            dual-path layers on frames (``half``), or those of all and of the encoder. A step needs
-            100, 65 or 15% of the memory of activations and, on a CPU, 100, 106 or 115% of the
-            time: the layers on frames keep as much as those on spectra, and cost half.
+            dual-path layers on frames (``half``), or those of all and of the encoder. A step keeps
+            100, 61 or 12% of the activations and, on a CPU, takes 100, 107 or 112% of the time:
+            layers on frames keep as much as those on spectra, and cost half.
         n_fft: Length of a frame, samples.
         hop_length: Hop between frames, samples, less than half a frame.
         window: Window of a frame; the paper's code has none.
