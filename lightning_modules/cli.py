@@ -98,7 +98,7 @@ def prepare(arguments: Sequence[str]) -> list[str]:
                 prepared += ["--config", str(path)]
             continue
         prepared.append(argument)
-        if name == "--trainer.logger":
+        if name.rstrip("+") == "--trainer.logger":
             if not equals:
                 value = next(rest, "")
                 prepared.append(value)

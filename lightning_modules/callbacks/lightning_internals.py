@@ -8,7 +8,13 @@ from itertools import islice
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar, WeightAveraging
+from pytorch_lightning.callbacks import (
+    ModelCheckpoint,
+    ModelSummary,
+    RichModelSummary,
+    TQDMProgressBar,
+    WeightAveraging,
+)
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, subprocess_script
@@ -226,6 +232,11 @@ class CLIBase(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Skip merging hyperparameters: the checkpoint is compared with the config later."""
+
+
+def is_default_summary(callback: Any) -> bool:
+    """Whether a callback is the summary that Lightning adds if none is configured."""
+    return type(callback) in (ModelSummary, RichModelSummary) and callback._max_depth == 1
 
 
 # ------------------------------------------------------------ loggers, strategies

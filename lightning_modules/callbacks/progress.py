@@ -35,6 +35,12 @@ class Progress(ProgressBarBase):
             return current % _UNKNOWN_LENGTH == 0
         return current % max(1, int(total // _UPDATES)) == 0
 
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print a message on a line of its own; in a file, the bar has left its line open."""
+        if not self.in_terminal:
+            sys.stdout.write("\n")
+        super().print(*args, **kwargs)
+
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:

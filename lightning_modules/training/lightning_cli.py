@@ -47,6 +47,7 @@ from lightning_modules.callbacks.lightning_internals import (
     observe_ranks,
 )
 from lightning_modules.callbacks.optional_files import make_optional
+from lightning_modules.callbacks.summary import replace_default_summary
 from lightning_modules.checkpoints.files import (
     BEST,
     LAST,
@@ -63,6 +64,7 @@ from lightning_modules.runtime import ranks, signals
 from lightning_modules.runtime.launch import is_first_process, match_launcher, started_processes
 from lightning_modules.training import changes, run_directory
 from lightning_modules.training.loggers import finish_wandb, prepare_loggers
+from lightning_modules.version import version
 
 # Of a constructor or parser that a setting does not suit.
 _SETTING_ERRORS = (
@@ -211,7 +213,7 @@ class RunConfig(SaveConfigCallback):
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
         changes.save_config(Path(trainer.default_root_dir), text, trainer.global_step)
         for logger in trainer.loggers:
-            logger.log_hyperparams({"config": config.as_dict()})
+            logger.log_hyperparams({"config": config.as_dict(), "stemlab": version()})
 
 
 class StemlabCLI(CLIBase):
@@ -306,6 +308,7 @@ class StemlabCLI(CLIBase):
         """Compare the checkpoint with the model before any data is read."""
         check_strategy(self.trainer.strategy)
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        replace_default_summary(callbacks)
         if not any(isinstance(callback, Checkpoints) for callback in callbacks):
             signals.restore_handlers()  # without it, nothing would be saved after a signal
         for logger in self.trainer.loggers:
