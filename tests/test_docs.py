@@ -181,6 +181,8 @@ def place(files: Path, musdb_root: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MUSDB_PATH", str(musdb_root))
     monkeypatch.setenv("STEMLAB_CACHE", str(tmp_path / "cache"))
+    for name in ("STEMLAB_COMMAND", "PYTHONSAFEPATH"):  # `stemlab` sets them
+        monkeypatch.setenv(name, "1")
     for module in (cascade, scorer):
         monkeypatch.setattr(module, "ScoringPool", ScoringThreads)
     return tmp_path
@@ -235,6 +237,8 @@ def execute(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) 
     if not arguments:  # a mention of the command
         with pytest.raises(SystemExit, match="0"):
             main(["--help"])
+    elif module == CLI and "--config" not in arguments:  # `fit` and `fit --help`
+        assert main([arguments[0], "--help"]) == 0
     elif module.endswith(PARSED_ONLY) or {"torch_export", "onnx"} & set(arguments):
         parse(module, arguments)  # tests/tools/test_export.py runs the formats
     elif module.endswith(".benchmark"):
@@ -247,6 +251,8 @@ def execute(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) 
     elif "--print_config" in arguments:
         parse(module, arguments)
     elif module.endswith(".cli"):
+        # Short options may not be given beside the settings that they stand for.
+        arguments = [arguments[0], *short_options.expand(arguments[1:])]
         assert main([*arguments, *small(arguments)]) == 0
     else:
         assert main(arguments) == 0

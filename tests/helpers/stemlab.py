@@ -37,6 +37,6 @@ def stemlab(
         env=environment | variables,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         check=False,
     )
