@@ -30,6 +30,8 @@ _CLASSES = {
     "model.init_args.optimizer": "the state in the checkpoint is of another optimiser",
     "model.init_args.lr_scheduler": "the state in the checkpoint is of another scheduler",
 }
+_AVERAGES = {f"trainer.callbacks.{name}" for name in ("EMA", "BestEMA")}
+_NUMBERS = {f"trainer.callbacks.BestEMA.init_args.{name}" for name in ("per_step", "per_epoch")}
 
 
 class Change(NamedTuple):
@@ -179,8 +181,10 @@ def _obstacle(change: Change, position: str) -> str:
         return _CLASSES[change.key]
     if change.key == "model.init_args.pretrained" and change.after is not None:
         return "the checkpoint's weights would replace these"
-    if change.key == "trainer.callbacks.EMA" and change.after == "not used":
+    if change.key in _AVERAGES and change.after == "not used":
         return "its weights are the average"
+    if change.key in _NUMBERS and len(change.before) != len(change.after):
+        return "the checkpoint holds another number of averages"
     if change.key in _BATCHES and position:
         return f"the checkpoint is {position}"
     return ""
