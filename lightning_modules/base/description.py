@@ -13,7 +13,9 @@ KEY = "separator"
 # A folder that contains this file is a checkpoint: see ``hub_folder``.
 CONFIG = "config.json"
 # Arguments of the training; rebuilding the model does not need them.
-TRAINING_ARGUMENTS = ("optimizer", "lr_scheduler", "loss_function", "pretrained")
+TRAINING_ARGUMENTS = (
+    "optimizer", "lr_scheduler", "loss_function", "pretrained", "parameter_groups", "lora",
+)  # fmt: skip
 # Far more than the arguments of any model.
 _MOST_VALUES, _DEEPEST = 100_000, 50
 # Entries that Lightning adds to the hyperparameters.

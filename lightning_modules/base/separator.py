@@ -21,11 +21,19 @@ from datamodules.batches import Batch, TrackBatch
 from datamodules.files.find import SongFile
 from datamodules.files.source_names import check_source_names
 from lightning_modules.base import description
+from lightning_modules.base.parameter_groups import (
+    check_group_settings,
+    create_optimizer,
+    freeze,
+    freeze_statistics,
+    group_parameters,
+)
 from lightning_modules.inference.options import Edges
 from lightning_modules.inference.options import Window as OverlapWindow
 from lightning_modules.inference.postprocessing import PostProcessing, PostProcessor
 from lightning_modules.inference.separation import SeparationSettings, check_waveform, separate
 from lightning_modules.inference.stem_files import StemFiles, separate_file
+from lightning_modules.layers.lora import LoRA, add_adapters, merge_adapters, split_adapters
 
 # Type, lowest and highest value of arguments. The bounds are beyond any use, and refuse what no
 # machine can compute; checkpoints of others may contain anything.
@@ -77,6 +85,11 @@ class SourceSeparator(LightningModule, ABC):
             ``SeparationSettings``.
         pretrained: Weights to start training from, in any format that
             ``fine_tuning.load_pretrained`` reads; ``fit`` on the command line loads them.
+        parameter_groups: Settings of the optimiser for the weights in whose names a regular
+            expression is found, such as ``weight_decay``; the first that is found counts.
+            ``lr_factor`` multiplies the learning rate, and 0 freezes the weights.
+        lora: Low-rank adapters, which are trained in place of the pretrained weights; checkpoints
+            hold the sum of both as the model's weights. By default none.
 
     Attributes:
         segment_seconds: Length of a chunk in separation, seconds: the argument ``chunk_seconds``,
@@ -121,8 +134,13 @@ class SourceSeparator(LightningModule, ABC):
         circular_shifts: int = 0,
         test_time_augmentation: bool = False,
         normalise_mixture: bool = False,
+        parameter_groups: dict[str, dict[str, float]] | None = None,
+        lora: LoRA | None = None,
     ) -> None:
         super().__init__()
+        check_group_settings(parameter_groups or {})
+        if lora is not None and pretrained is None:
+            raise ValueError("lora adapts trained weights: give them as pretrained")
         self.sources = check_source_names(sources)
         chunk = segment_seconds if chunk_seconds is None else chunk_seconds
         _check_ranges(
@@ -148,6 +166,8 @@ class SourceSeparator(LightningModule, ABC):
             test_time_augmentation, normalise_mixture, postprocessing,
         )  # fmt: skip
         self.compiled, self.pretrained = compiled, pretrained
+        self.parameter_groups, self.lora = parameter_groups or {}, lora
+        self._is_adapted = False
         self.step_is_skipped = False
 
     @abstractmethod
@@ -221,8 +241,33 @@ class SourceSeparator(LightningModule, ABC):
 
     # ----------------------------------------------------------------- steps
 
+    def prepare_training(self) -> str:
+        """Add low-rank adapters and freeze weights as configured; later calls do nothing.
+
+        It is called by ``fit``, on the command line before the callbacks' ``setup``: averages of
+        the weights are created there.
+
+        Returns:
+            What the adapters are, for the user; empty without them.
+
+        Raises:
+            ValueError: A regular expression matches no weights.
+        """
+        if self._is_adapted:
+            return ""
+        self._is_adapted = True
+        text = ""
+        if self.lora is not None:
+            text = add_adapters(self, self.lora)
+            freeze_statistics(self)
+        if self.parameter_groups:
+            freeze(self, self.parameter_groups)
+        return text
+
     def setup(self, stage: str) -> None:
-        """Compile the networks if ``compiled`` is set."""
+        """Freeze what is not trained; compile the networks if ``compiled`` is set."""
+        if stage == "fit":
+            self.prepare_training()
         if self.compiled:
             for network in _networks(self):
                 network.compile()
@@ -311,14 +356,19 @@ class SourceSeparator(LightningModule, ABC):
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
 
+    def create_optimizer(self) -> Optimizer:
+        """Create the optimiser of the model's weights, with ``parameter_groups``."""
+        return create_optimizer(self.optimizer, group_parameters(self, self.parameter_groups))
+
     def configure_optimizers(self) -> Any:
         """Create optimiser and scheduler."""
-        optimizer = self.optimizer(self.parameters())
+        optimizer = self.create_optimizer()
         if self.lr_scheduler is None:
             return optimizer
         # Not strict: Lightning would raise where the metric is missing, between validations.
-        scheduler = {"monitor": "val/loss", "strict": False}
-        scheduler["scheduler"] = self.lr_scheduler(optimizer)
+        made = self.lr_scheduler(optimizer)
+        scheduler = {"monitor": "val/loss", "strict": False, "scheduler": made}
+        scheduler["interval"] = getattr(made, "interval", "epoch")
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     # ----------------------------------------------------------- checkpoints
@@ -326,10 +376,17 @@ class SourceSeparator(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the description from which ``load_separator`` builds the model."""
         checkpoint[description.KEY] = description.describe(self)
+        if self.lora is not None and self._is_adapted:
+            state = checkpoint["state_dict"]
+            merged = checkpoint["state_dict"] = merge_adapters(state, self.lora)
+            checkpoint["lora"] = {name: state[name] for name in state if name not in merged}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise if the checkpoint belongs to a different model, before any weights are loaded."""
         description.check_same_model(checkpoint, self)
+        if self.lora is not None and self._is_adapted:
+            adapters = checkpoint.get("lora", {})
+            checkpoint["state_dict"] = split_adapters(checkpoint["state_dict"], adapters)
 
 
 def _check_ranges(**arguments: Any) -> None:

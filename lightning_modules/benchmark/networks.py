@@ -80,7 +80,7 @@ class ConfiguredModel(Candidate):
             parameter.requires_grad for parameter in self.model.parameters()
         ):
             raise DataError("is not trained by gradients")
-        return self.model.optimizer(self.model.parameters())
+        return self.model.create_optimizer()
 
 
 class OpenUnmixPackage(Candidate):

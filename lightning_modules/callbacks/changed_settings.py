@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from datamodules.errors import counted
+from lightning_modules.base.parameter_groups import Group, create_optimizer, group_parameters
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.lightning_internals import set_batches_of_epoch
 from lightning_modules.configuration.messages import SettingError
@@ -24,43 +25,56 @@ from lightning_modules.configuration.messages import SettingError
 _HISTORY = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr")
 # More epochs of a schedule are not tried out before a training.
 _MOST_EPOCHS = 1000
+_NEW_RUN = (
+    "leave them as they were, or start a new run from the weights with "
+    "--model.init_args.pretrained instead of --ckpt_path"
+)
 
 
 class Schedule(NamedTuple):
     """State of an optimiser and its scheduler at a position of a run.
 
     Attributes:
-        group: Settings of a group of parameters, among them the learning rate.
+        groups: Settings of each group of parameters, among them the learning rate.
         scheduler: State of the scheduler; None without one.
     """
 
-    group: dict[str, Any]
+    groups: list[dict[str, Any]]
     scheduler: dict[str, Any] | None
 
 
 def check_schedule(model: SourceSeparator, epochs: int | None) -> None:
-    """Step a model's optimiser and scheduler, on one number, through the epochs of a run.
+    """Step a model's optimiser and scheduler, on stand-ins for weights, through a run's epochs.
 
     Raises:
         SettingError: They cannot be created, or fail in one of the epochs.
     """
     optimizer, scheduler = _build(model)
-    rate = optimizer.param_groups[0]["lr"]
-    if not 0 < rate < math.inf:
-        raise SettingError(f"the optimiser's lr is {rate}: must be a finite number above 0")
+    for rate in (group["lr"] for group in optimizer.param_groups):
+        if not 0 < rate < math.inf:
+            raise SettingError(f"the optimiser's lr is {rate}: must be a finite number above 0")
     if scheduler is not None:
         _step(optimizer, scheduler, min(epochs or 1, _MOST_EPOCHS))
 
 
 def _build(model: SourceSeparator) -> tuple[Optimizer, LRScheduler | None]:
-    """Create optimiser and scheduler for a single number."""
-    key = "optimizer"
+    """Create optimiser and scheduler for a few numbers that stand for the weights."""
+    key = "parameter_groups"
     try:
-        optimizer = model.optimizer([nn.Parameter(torch.zeros(1))])
+        groups = group_parameters(model, model.parameter_groups)
+        key = "optimizer"
+        stand_ins = [Group(_stand_ins(each.parameters), each.settings) for each in groups]
+        optimizer = create_optimizer(model.optimizer, stand_ins)
         key = "lr_scheduler"
         return optimizer, model.lr_scheduler(optimizer) if model.lr_scheduler else None
     except Exception as error:
         raise SettingError(f"model.init_args.{key}: {_reason(error)}") from error
+
+
+def _stand_ins(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """One number for each number of axes: some optimisers group parameters by it."""
+    axes = dict.fromkeys(parameter.ndim for parameter in parameters)
+    return [nn.Parameter(torch.zeros([1] * number)) for number in axes]
 
 
 def _step(optimizer: Optimizer, scheduler: LRScheduler, epochs: int) -> None:
@@ -107,17 +121,21 @@ def schedule_at(model: SourceSeparator, contents: Mapping[str, Any], new_rate: b
         if is_plateau and state["mode"] == saved["mode"]:
             state |= {name: saved[name] for name in _HISTORY if name in saved}
         if is_plateau and not new_rate:
-            optimizer.param_groups[0]["lr"] = contents["optimizer_states"][0]["param_groups"][0][
-                "lr"
-            ]
-    group = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
-    return Schedule(group, state)
+            saved_groups = contents["optimizer_states"][0]["param_groups"]
+            for group, saved_group in zip(optimizer.param_groups, saved_groups, strict=False):
+                group["lr"] = saved_group["lr"]
+    groups = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+    return Schedule(groups, state)
 
 
 def take_schedule(contents: Mapping[str, Any], schedule: Schedule) -> None:
     """Write a schedule into a checkpoint's state of optimiser and scheduler."""
-    for group in contents["optimizer_states"][0]["param_groups"]:
-        group.update(copy.deepcopy(schedule.group))
+    saved = contents["optimizer_states"][0]["param_groups"]
+    for group, new in zip(saved, schedule.groups, strict=True):
+        group.update(copy.deepcopy(new))
     for state in contents["lr_schedulers"][:1]:
         state.update(schedule.scheduler or {})
 
@@ -128,21 +146,28 @@ def check_state(model: SourceSeparator, contents: Mapping[str, Any], schedule: S
     Raises:
         SettingError: The settings need state that the checkpoint does not hold.
     """
-    parameter = nn.Parameter(torch.zeros_like(next(model.parameters()), device="cpu"))
-    optimizer = model.optimizer([parameter])
     saved = contents["optimizer_states"][0]
+    if len(saved["param_groups"]) != len(schedule.groups):
+        raise SettingError(
+            f"the checkpoint's optimiser has {counted(len(saved['param_groups']), 'group')} of "
+            f"weights, with these settings it has {len(schedule.groups)}; {_NEW_RUN}"
+        )
+    groups = group_parameters(model, model.parameter_groups)
+    first = create_optimizer(model.optimizer, groups).param_groups[0]["params"][0]
+    settings = next(g.settings for g in groups if any(each is first for each in g.parameters))
+    parameter = nn.Parameter(torch.zeros_like(first, device="cpu"))
+    optimizer = create_optimizer(model.optimizer, [Group([parameter], settings)])
     state = {0: copy.deepcopy(saved["state"][0])} if 0 in saved["state"] else {}
     parameter.grad = torch.zeros_like(parameter)
     try:
         optimizer.load_state_dict(
-            {"state": state, "param_groups": [{**schedule.group, "params": [0]}]}
+            {"state": state, "param_groups": [{**schedule.groups[0], "params": [0]}]}
         )
         optimizer.step()
     except Exception as error:
         raise SettingError(
             "the optimiser's state in the checkpoint does not fit its new settings "
-            f"({_reason(error)}); leave them as they were, or start a new run from the weights "
-            "with --model.init_args.pretrained instead of --ckpt_path"
+            f"({_reason(error)}); {_NEW_RUN}"
         ) from error
 
 
@@ -198,8 +223,9 @@ def changes_schedule(keys: list[str] | None) -> bool:
 
 
 def changes_rate(keys: list[str] | None) -> bool:
-    """Whether the learning rate is among the changed settings."""
-    return keys is not None and "model.init_args.optimizer.init_args.lr" in keys
+    """Whether the learning rate of any weights is among the changed settings."""
+    rates = ("model.init_args.optimizer.init_args.lr", "model.init_args.parameter_groups")
+    return keys is not None and any(key in keys for key in rates)
 
 
 def _arguments_of(callback: Callback, keys: list[str] | None) -> set[str]:

@@ -118,6 +118,11 @@ def check_callbacks(trainer: Mapping[str, Any], sources: Collection[str]) -> Non
                 f"trainer.callbacks has {name} {number} times, but only one can work: `callbacks+` "
                 "adds to the list of base.yaml, and `callbacks` replaces it; give a list with one"
             )
+    if {"EMA", "BestEMA"} <= {path.rpartition(".")[2] for path in paths}:
+        raise SettingError(
+            "trainer.callbacks has EMA and BestEMA, but only one can replace the weights: give a "
+            "list `callbacks` with one of them"
+        )
     if not all(path.startswith(("lightning_modules.", "pytorch_lightning.")) for path in paths):
         return  # others may log further metrics
     has_scores = any(path.endswith(".BSSEval") for path in paths)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.files.writing import replacing
+from lightning_modules.base.parameter_groups import layout
 from lightning_modules.configuration.files import ConfigError, read_config
 from lightning_modules.configuration.messages import SettingError
 
@@ -29,7 +30,9 @@ _BATCHES = (
 _CLASSES = {
     "model.init_args.optimizer": "the state in the checkpoint is of another optimiser",
     "model.init_args.lr_scheduler": "the state in the checkpoint is of another scheduler",
+    "model.init_args.lora": "the checkpoint's weights have other adapters",
 }
+_GROUPS = "model.init_args.parameter_groups"
 _AVERAGES = {f"trainer.callbacks.{name}" for name in ("EMA", "BestEMA")}
 _NUMBERS = {f"trainer.callbacks.BestEMA.init_args.{name}" for name in ("per_step", "per_epoch")}
 
@@ -181,6 +184,8 @@ def _obstacle(change: Change, position: str) -> str:
         return _CLASSES[change.key]
     if change.key == "model.init_args.pretrained" and change.after is not None:
         return "the checkpoint's weights would replace these"
+    if change.key == _GROUPS and layout(change.before) != layout(change.after):
+        return "the state in the checkpoint is of other groups of weights"
     if change.key in _AVERAGES and change.after == "not used":
         return "its weights are the average"
     if change.key in _NUMBERS and len(change.before) != len(change.after):

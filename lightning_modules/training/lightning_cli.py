@@ -317,10 +317,14 @@ class StemlabCLI(CLIBase):
         if self.checkpoint is not None:
             check_same_model(self.checkpoint, self.model)
         elif self.model.pretrained:
-            report = load_pretrained(self.model, self.model.pretrained)
+            transfer = load_pretrained(self.model, self.model.pretrained)
             if is_first_process():
-                print(report)
+                print(transfer)
         if self.subcommand == "fit":
+            with _explained():
+                report = self.model.prepare_training()
+            if report and is_first_process():
+                print(report)
             check_schedule(self.model, self.trainer.max_epochs)
             if self.checkpoint is not None:
                 self._take_changes(self.checkpoint)
@@ -357,7 +361,7 @@ class StemlabCLI(CLIBase):
         if changes_schedule(keys) and contents.get("optimizer_states"):
             schedule = schedule_at(self.model, contents, changes_rate(keys))
             check_state(self.model, contents, schedule)
-            text += f"\n  learning rate of the next step: {schedule.group['lr']:g}"
+            text += f"\n  learning rate of the next step: {schedule.groups[0]['lr']:g}"
         if text and is_first_process():
             print(text)
         # In front of the callbacks whose state it changes.

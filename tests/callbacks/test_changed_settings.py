@@ -40,6 +40,7 @@ class Model(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(3))
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.parameter_groups: dict[str, Any] = {}
 
 
 def trained(model: Any, epochs: int) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def test_plateau_keeps_its_history_and_takes_its_settings() -> None:
     for lr, new_rate, expected in ((0.1, False, reduced), (0.3, True, 0.3)):
         new: Any = Model(partial(SGD, lr=lr), after)
         schedule = schedule_at(new, contents, new_rate)
-        assert schedule.group["lr"] == expected
+        assert schedule.groups[0]["lr"] == expected
         state = schedule.scheduler
         assert state
         assert (state["patience"], state["factor"], state["min_lrs"]) == (7, 0.5, [1e-6])
