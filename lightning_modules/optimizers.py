@@ -66,7 +66,7 @@ class MuonAdamW(Optimizer):
         return [group for group in self.param_groups if group["muon"] == is_muon]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all weights."""
         loss = None
         if closure is not None:

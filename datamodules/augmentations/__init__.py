@@ -16,6 +16,7 @@ from datamodules.augmentations.rooms import DecayingNoise, RecordedRoom, Room, S
 from datamodules.augmentations.simple import (
     ChannelSwap,
     Gain,
+    Mixup,
     Mono,
     Pan,
     Polarity,
@@ -37,6 +38,7 @@ __all__ = [
     "HighShelf",
     "Limiter",
     "LowShelf",
+    "Mixup",
     "Mono",
     "Pan",
     "PeakingEqualizer",

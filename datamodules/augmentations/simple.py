@@ -16,6 +16,7 @@ from datamodules.augmentations.base import (
     Parameters,
     Probability,
     StemAugmentation,
+    checked_range,
     on_device,
     require,
 )
@@ -212,3 +213,47 @@ class Remix(Augmentation):
         by_key = torch.argsort(torch.where(excluded, 2.0 + numbers, keys), dim=0, stable=True)
         origins = torch.empty_like(by_key).scatter_(0, by_number, by_key)
         return stems[origins.to(stems.device), torch.arange(stems.shape[1], device=stems.device)]
+
+
+class Mixup(Augmentation):
+    """Add to a stem the same stem of another example of the batch, with a random gain.
+
+    The sum is the stem of a song in which two such instruments play. Examples depend on the part of
+    the batch that is on their device, as with ``Remix``. After ``mixup`` of ZFTurbo's
+    Music-Source-Separation-Training, which draws the second stem from the data set; list the class
+    twice for its third stem.
+
+    Args:
+        lowest_db: Smallest gain of the added stem, dB.
+        highest_db: Largest gain of the added stem, dB.
+        probability: Probability per stem, one number or one per stem.
+    """
+
+    def __init__(
+        self, lowest_db: float = -6.0, highest_db: float = 3.5, probability: Probability = 0.2
+    ) -> None:
+        super().__init__(probability)
+        self.range_db = checked_range("db", lowest_db, highest_db)
+
+    def draw_parameters(self, random: np.random.Generator, stems: int) -> Parameters:
+        """Draw for each stem an amplitude, and in [0, 1) which of the other examples is added."""
+        amplitudes = 10 ** (random.uniform(*self.range_db, stems) / 20)
+        return np.stack([amplitudes, random.random(stems)], 1)
+
+    def forward(self, stems: Tensor, parameters: Tensor) -> Tensor:
+        """Add stems where the amplitude is not 0; a batch of one example stays unchanged."""
+        examples = len(stems)
+        if examples == 1:
+            return stems.clone()
+        gains, places = parameters.cpu().unbind(-1)  # (B, stems)
+        example, stem = torch.nonzero(gains != self.neutral, as_tuple=True)
+        # Cyclically, at a distance from 1 to the number of the others. Of numbers just below 1 the
+        # product may be rounded up.
+        distances = 1 + (places * (examples - 1)).long().clamp(max=examples - 2)
+        other = (example + distances[example, stem]) % examples
+        added = stems[other.to(stems.device), stem.to(stems.device)]
+        result = stems.clone()
+        result[example.to(stems.device), stem.to(stems.device)] += added * on_device(
+            gains[example, stem], stems
+        )
+        return result

@@ -25,7 +25,7 @@ def disturb(model: nn.Module) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(0.1 * torch.randn_like(parameter))
 
 
 def test_checkpoints_of_a_band_split_transformer_hold_merged_weights() -> None:

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from datamodules import augmentations
-from datamodules.augmentations import Augmentation, Gain, Polarity, Remix, Speed, TimeShift
+from datamodules.augmentations import (
+    Augmentation,
+    Gain,
+    Mixup,
+    Polarity,
+    Remix,
+    Speed,
+    TimeShift,
+)
 from datamodules.musdb import MUSDBDataModule
 from datamodules.randomness import generator
 
@@ -106,8 +114,8 @@ def test_stems_augmented_together_equal_stems_augmented_alone(augmentation: Augm
 
 
 def test_example_does_not_depend_on_its_batch(augmentation: Augmentation) -> None:
-    if isinstance(augmentation, Remix):
-        pytest.skip("Remix exchanges stems between examples")
+    if isinstance(augmentation, Mixup | Remix):
+        pytest.skip("it joins stems of several examples")
     stems, parameters = music(4), draws(augmentation, range(4))
     whole = augmentation(stems, parameters)
     for example in range(4):

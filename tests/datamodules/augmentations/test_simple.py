@@ -11,6 +11,7 @@ import torch
 from datamodules.augmentations import (
     ChannelSwap,
     Gain,
+    Mixup,
     Mono,
     Pan,
     Polarity,
@@ -112,3 +113,21 @@ def test_remix_keeps_all_stems_of_a_batch(examples: int, probability: float) -> 
     keys = [remix.draw(generator(3, 2, 0, index), 4) for index in range(examples)]
     result = remix(stems, torch.from_numpy(np.stack(keys)))
     assert torch.equal(result.sort(0).values, stems)
+
+
+def test_mixup_adds_the_same_stem_of_another_example() -> None:
+    stems = torch.tensor([[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]])[..., None, None]
+    gains = torch.tensor([[0.5, 0.0], [0.0, 2.0], [1.0, 1.0]])
+    places = torch.tensor([[0.0, 0.9], [0.0, 0.4], [0.9999, 0.0]])
+    result = Mixup()(stems, torch.stack([gains, places], -1))[..., 0, 0]
+    # The next example, or from 0.5 on the one after it.
+    assert result.tolist() == [[2.0, 10.0], [2.0, 100.0], [6.0, 50.0]]
+    assert torch.equal(Mixup()(stems[:1], torch.ones(1, 2, 2)), stems[:1])
+    drawn = Mixup(-6.0, 0.0, probability=1.0).draw(generator(0, 2, 0, 0), 1000)
+    assert drawn[:, 0].min() > 0.5
+    assert drawn[:, 0].max() <= 1.0
+
+
+def test_mixup_refuses_an_empty_range() -> None:
+    with pytest.raises(ValueError, match="swap them"):
+        Mixup(3.0, 1.0)
