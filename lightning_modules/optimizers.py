@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,12 +56,17 @@ class MuonAdamW(Optimizer):
                 if parameters
             ]
         self.param_groups = split
-        # They add their further settings to these groups, and check all of them.
-        self._parts: list[tuple[bool, Optimizer]] = [
-            (is_muon, kind(groups))
-            for is_muon, kind in ((True, Muon), (False, AdamW))
+        # They add their further settings to these groups. Those that the groups hold are given to
+        # be checked.
+        kinds: dict[bool, Callable[[Any], Optimizer]] = {
+            True: partial(Muon, lr=lr, weight_decay=weight_decay, momentum=momentum),
+            False: partial(AdamW, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps),
+        }
+        self._parts = {
+            is_muon: kind(groups)
+            for is_muon, kind in kinds.items()
             if (groups := self._groups(is_muon))
-        ]
+        }
 
     def _groups(self, is_muon: bool) -> list[dict[str, Any]]:
         return [group for group in self.param_groups if group["muon"] == is_muon]
@@ -72,7 +78,7 @@ class MuonAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for is_muon, optimizer in self._parts:
+        for is_muon, optimizer in self._parts.items():
             # Loading a state replaces both.
             optimizer.param_groups, optimizer.state = self._groups(is_muon), self.state
             optimizer.step()

@@ -78,7 +78,7 @@ def test_pan_keeps_the_power() -> None:
 
 
 def test_pan_needs_stereo() -> None:
-    with pytest.raises(ValueError, match=r"stereo.*1 channels.*remove it"):
+    with pytest.raises(ValueError, match=r"stereo.*1 channel: remove it"):
         Pan()(torch.ones(1, 1, 1, 4), torch.tensor([[0.5]]))
 
 
