@@ -40,6 +40,17 @@ class LayerScale(nn.Module):
         return torch.addcmul(x, branch, self.scale if self.last else self.scale[:, None])
 
 
+class _WholeNorm(nn.GroupNorm):
+    """Group norm with one group, which also takes signals of a single number."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(1, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # `nn.functional.group_norm` refuses a single number, the hidden layer of one short row.
+        return torch.group_norm(x, 1, self.weight, self.bias, self.eps)
+
+
 class DilatedResidual(nn.Module):
     """Layers ``x + s f(x)``; f has a dilated and a 1x1 convolution with norms, GELU and GLU.
 
@@ -57,10 +68,10 @@ class DilatedResidual(nn.Module):
         self.layers = nn.ModuleList(
             nn.Sequential(
                 nn.Conv1d(channels, hidden, _KERNEL, dilation=2**layer, padding=2**layer),
-                nn.GroupNorm(1, hidden),
+                _WholeNorm(hidden),
                 nn.GELU(),
                 nn.Conv1d(hidden, 2 * channels, 1),
-                nn.GroupNorm(1, 2 * channels),
+                _WholeNorm(2 * channels),
                 nn.GLU(1),
                 LayerScale(channels, _SCALE),
             )
