@@ -153,7 +153,14 @@ def check_state(model: SourceSeparator, contents: Mapping[str, Any], schedule: S
             f"weights, with these settings it has {len(schedule.groups)}; {_NEW_RUN}"
         )
     groups = group_parameters(model, model.parameter_groups)
-    first = create_optimizer(model.optimizer, groups).param_groups[0]["params"][0]
+    whole = create_optimizer(model.optimizer, groups)
+    if hasattr(whole, "eval"):
+        # Schedule-free optimisers keep the state of their average among the settings.
+        raise SettingError(
+            f"a resumed run cannot give {type(whole).__name__} new settings of the model; "
+            f"{_NEW_RUN}"
+        )
+    first = whole.param_groups[0]["params"][0]
     settings = next(g.settings for g in groups if any(each is first for each in g.parameters))
     parameter = nn.Parameter(torch.zeros_like(first, device="cpu"))
     optimizer = create_optimizer(model.optimizer, [Group([parameter], settings)])

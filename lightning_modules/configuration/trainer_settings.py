@@ -10,6 +10,7 @@ from typing import Any
 from lightning_modules.configuration.messages import SettingError
 
 _SCORES = ("sdr", "usdr", "isr", "sir", "sar")
+_AVERAGES = ("EMA", "BestEMA", "ScheduleFree")
 Accepts = Callable[[Any], bool]
 
 
@@ -118,10 +119,11 @@ def check_callbacks(trainer: Mapping[str, Any], sources: Collection[str]) -> Non
                 f"trainer.callbacks has {name} {number} times, but only one can work: `callbacks+` "
                 "adds to the list of base.yaml, and `callbacks` replaces it; give a list with one"
             )
-    if {"EMA", "BestEMA"} <= {path.rpartition(".")[2] for path in paths}:
+    averages = [name for path in paths if (name := path.rpartition(".")[2]) in _AVERAGES]
+    if len(averages) > 1:
         raise SettingError(
-            "trainer.callbacks has EMA and BestEMA, but only one can replace the weights: give a "
-            "list `callbacks` with one of them"
+            f"trainer.callbacks has {' and '.join(averages)}, but only one can replace the weights "
+            "by an average: give a list `callbacks` with one of them"
         )
     if not all(path.startswith(("lightning_modules.", "pytorch_lightning.")) for path in paths):
         return  # others may log further metrics

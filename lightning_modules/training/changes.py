@@ -33,7 +33,7 @@ _CLASSES = {
     "model.init_args.lora": "the checkpoint's weights have other adapters",
 }
 _GROUPS = "model.init_args.parameter_groups"
-_AVERAGES = {f"trainer.callbacks.{name}" for name in ("EMA", "BestEMA")}
+_AVERAGES = {f"trainer.callbacks.{name}" for name in ("EMA", "BestEMA", "ScheduleFree")}
 _NUMBERS = {f"trainer.callbacks.BestEMA.init_args.{name}" for name in ("per_step", "per_epoch")}
 
 

@@ -82,6 +82,11 @@ SCORES = callback(f"{OURS}.bss_eval.BSSEval")
     ("callbacks", "trainer", "words"),
     [
         ([SCORES, SCORES], {}, "BSSEval 2 times"),
+        (
+            [callback(f"{OURS}.ema.EMA"), callback(f"{OURS}.best_ema.BestEMA")],
+            {},
+            "EMA and BestEMA, but only one",
+        ),
         ([callback(f"{LIGHTNING}.EarlyStopping", monitor="val/lss")], {}, "val/lss"),
         ([callback(f"{LIGHTNING}.EarlyStopping", monitor="val/sdr")], {}, "val/sdr"),
         ([SCORES, callback(f"{LIGHTNING}.EarlyStopping", monitor="val/sdr/flute")], {}, "flute"),
