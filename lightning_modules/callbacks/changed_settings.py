@@ -53,6 +53,11 @@ def check_schedule(model: SourceSeparator, epochs: int | None) -> None:
     for rate in (group["lr"] for group in optimizer.param_groups):
         if not 0 < rate < math.inf:
             raise SettingError(f"the optimiser's lr is {rate}: must be a finite number above 0")
+    if scheduler is not None and hasattr(optimizer, "eval"):
+        raise SettingError(
+            f"model.init_args.lr_scheduler: {type(optimizer).__name__} is schedule-free; omit the "
+            "scheduler with --model.init_args.lr_scheduler=null"
+        )
     if scheduler is not None:
         _step(optimizer, scheduler, min(epochs or 1, _MOST_EPOCHS))
 

@@ -89,7 +89,10 @@ def test_recipe_is_the_published_one() -> None:
     assert recipe["model"]["optimizer"]["init_args"] == {"lr": 3e-4}
     assert recipe["data"]["batch_size"] * 800 == recipe["data"]["examples_per_epoch"]
     assert recipe["trainer"]["max_epochs"] == 360
-    assert recipe["trainer"]["callbacks+"][0]["init_args"] == {"decay": 0.9999}
+    assert recipe["trainer"]["callbacks+"][0]["init_args"] == {
+        "per_step": [0.9995, 0.9999],
+        "per_epoch": [0.9, 0.95],
+    }
 
 
 def test_fine_tuning_counts_one_source() -> None:

@@ -11,13 +11,16 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
 
 from datamodules.musdb import MUSDBDataModule
 from lightning_modules.architectures.fnn import FNN
+from lightning_modules.callbacks.changed_settings import check_schedule, check_state, schedule_at
 from lightning_modules.callbacks.checkpoints import Checkpoints
 from lightning_modules.callbacks.schedule_free import ScheduleFree
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.configuration.messages import SettingError
+from tests.helpers.separators import Gains
 
 SOURCES = ["vocals", "drums", "bass", "other"]
 
@@ -69,3 +72,21 @@ def test_the_average_is_validated_saved_and_resumed(musdb_root: Path, tmp_path: 
 def test_other_optimisers_are_refused(musdb_root: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="optimizer is SGD"):
         fit(musdb_root, tmp_path, 1, partial(SGD, lr=0.1))
+
+
+class Free(SGD):
+    """The interface of a schedule-free optimiser."""
+
+    def train(self) -> None: ...
+
+    def eval(self) -> None: ...
+
+
+def test_schedules_and_changed_settings_of_the_model_are_refused() -> None:
+    model = Gains(["a", "b"], optimizer=Free, lr_scheduler=partial(StepLR, step_size=1))
+    with pytest.raises(SettingError, match=r"Free is schedule-free.*lr_scheduler=null"):
+        check_schedule(model, 1)
+    model = Gains(["a", "b"], optimizer=Free)
+    contents = {"optimizer_states": [model.create_optimizer().state_dict()], "lr_schedulers": []}
+    with pytest.raises(SettingError, match="cannot give Free new settings"):
+        check_state(model, contents, schedule_at(model, contents, new_rate=False))
