@@ -4,6 +4,7 @@ A checkpoint is a Lightning checkpoint with one more entry: class and arguments 
 plain data. It is read with ``weights_only=True`` and without a config file, and no class from
 outside this package is imported. The folders of ``hub_folder`` hold the same contents. The config
 of an ensemble, or of another model that consists of trained ones, names their checkpoints.
+Published models are loaded by their names.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from lightning_modules.configuration.files import ConfigError, part, read_config
 # Only separators of this package are imported.
 _PACKAGE = "lightning_modules.architectures."
 CONFIG_SUFFIXES = (".yaml", ".yml")
+# Imported only for names of published models: the importers of other formats need this module.
+_INTEROP = "lightning_modules.interop."
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
@@ -77,17 +80,26 @@ def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -
     """Load a trained separator for inference.
 
     Args:
-        path: Checkpoint that ``fit`` wrote, a folder in the layout of the Hugging Face Hub, or the
-            YAML config of an ensemble.
+        path: Checkpoint that ``fit`` wrote, a folder in the layout of the Hugging Face Hub, the
+            YAML config of an ensemble, or the name of a published model, such as ``htdemucs``,
+            which is downloaded once. An existing file or folder wins over a name.
         map_location: Device of the model.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
-        CheckpointError: The file cannot be used, or names a class from outside this package.
+        CheckpointError: The file cannot be used, or names a class from outside this package; or
+            there is neither a file nor a model of this name.
+        DownloadError: The model cannot be downloaded.
     """
     path = Path(path)
+    if not path.exists():
+        published = importlib.import_module(f"{_INTEROP}published").find(path)
+        if published is not None:
+            store = importlib.import_module(f"{_INTEROP}model_store")
+            separator: SourceSeparator = store.load(published)
+            return separator.to(map_location)
     if path.suffix in CONFIG_SUFFIXES:
         return _load_members(path).to(map_location).eval()
     contents = (read_folder if path.is_dir() else read_checkpoint)(path, map_location)

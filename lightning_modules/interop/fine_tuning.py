@@ -15,7 +15,8 @@ from datamodules.files.names import suffix_of
 from lightning_modules.base.description import CONFIG, CheckpointError, check_is_there, describe
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
-from lightning_modules.interop import demucs, open_unmix
+from lightning_modules.interop import demucs, model_store, open_unmix
+from lightning_modules.interop.published import find
 
 # Weights that a summary names.
 _NAMED = 8
@@ -69,7 +70,8 @@ def load_pretrained(model: SourceSeparator, path: str | Path) -> TransferReport:
     Args:
         model: The model to train; its weights change in place.
         path: A checkpoint of ``fit``; a folder in the layout of the Hugging Face Hub; a folder of
-            Open-Unmix ``.pth`` files; or a weights file of the package ``demucs``.
+            Open-Unmix ``.pth`` files; a weights file of the package ``demucs``; or the name of a
+            published model.
 
     Returns:
         Which weights were loaded and which were not.
@@ -112,6 +114,8 @@ def load_pretrained(model: SourceSeparator, path: str | Path) -> TransferReport:
 
 def read_separator(path: Path) -> SourceSeparator:
     """Load a separator from any of the formats listed in ``load_pretrained``."""
+    if (published := find(path)) is not None:
+        return model_store.load(published)
     if path.is_dir() and not (path / CONFIG).is_file():
         return open_unmix.from_package(path)
     check_is_there(path)

@@ -23,13 +23,14 @@ from lightning_modules.interop.weights_file import (
 )
 
 
-def from_package(folder: str | Path) -> OpenUnmix:
+def from_package(folder: str | Path, settings: Mapping[str, Any] | None = None) -> OpenUnmix:
     """Build a separator from weights of the package ``openunmix``.
 
     Args:
         folder: Folder with one state dict per source, ``<source>.pth`` (as the package's training
             writes them) or ``<source>-<hash>.pth`` (as published). Hop and sample rate are read
             from its ``separator.json``; by default a quarter of the window and 44,100 Hz.
+        settings: What counts instead of ``separator.json``.
 
     Returns:
         The separator, in evaluation mode, with one iteration of the Wiener filter; with the
@@ -52,17 +53,19 @@ def from_package(folder: str | Path) -> OpenUnmix:
     states = [_read_state(path) for path in files]
     size = sum(path.stat().st_size for path in files)
     with building_from(folder, size, "weights of openunmix's networks were expected"):
-        model = _build(folder, names, states[0])
+        model = _build(folder, names, states[0], settings or {})
         for name, state, path in zip(names, states, files, strict=True):
             _load_state(model.networks[name], state, path)
     model.statistics_known.fill_(True)
     return model.eval()
 
 
-def _build(folder: Path, names: list[str], first: Mapping[str, Tensor]) -> OpenUnmix:
+def _build(
+    folder: Path, names: list[str], first: Mapping[str, Tensor], given: Mapping[str, Any]
+) -> OpenUnmix:
     """Build a model of the sizes of one source's weights."""
     path = folder / "separator.json"
-    settings = _read_settings(path)
+    settings = {**_read_settings(path), **given}
     hidden_size, (input_bins,) = len(first["fc1.weight"]), first["input_mean"].shape
     bins = len(first["output_mean"])
     n_fft, rate = 2 * (bins - 1), integer_setting(path, settings, "sample_rate", 44100)

@@ -21,11 +21,11 @@ from datamodules.errors import DataError
 from datamodules.files.audio import Audio
 from datamodules.tables import format_table
 from datamodules.tracks.layouts import STEMS, SUBSETS
-from lightning_modules.base.description import check_is_there
 from lightning_modules.evaluation.bands import band_centres, band_energies
 from lightning_modules.evaluation.score_files import write_scores
 from lightning_modules.evaluation.scorer import reason
 from lightning_modules.evaluation.scores import METRICS, TrackScores, aggregate, score_track
+from lightning_modules.interop.published import check_model
 from lightning_modules.runtime.process_pool import PoolTask, ScoringPool
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     for path in (options.denoiser, options.separator):
-        check_is_there(path)
+        check_model(path)
     command_line.check_folder(options.output, "-o")
     if options.output.exists() and not options.force and any(options.output.iterdir()):
         raise FileExistsError(

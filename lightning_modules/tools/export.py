@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from datamodules import command_line
 from datamodules.unfinished import unfinished_folder
-from lightning_modules.base.description import check_is_there
+from lightning_modules.interop.published import check_model
 
 if TYPE_CHECKING:
     from lightning_modules.base.separator import SourceSeparator
@@ -38,7 +38,8 @@ def build_parser() -> command_line.Parser:
     """Build the parser of the command line."""
     parser = command_line.Parser("lightning_modules.tools.export")
     add = parser.add_argument
-    add("checkpoint", type=Path, help="a checkpoint of `fit`, or an exported folder")
+    model = "a checkpoint of `fit`, an exported folder, or the name of a published model"
+    add("checkpoint", type=Path, help=model)
     output = "folder (safetensors, msst), or file (.pt2, .onnx, .th) with NAME.json beside it"
     add("-o", "--output", required=True, type=Path, help=output)
     add("--format", choices=list(SUFFIXES), default="safetensors", help="default safetensors")
@@ -50,7 +51,7 @@ def build_parser() -> command_line.Parser:
 
 def _check(options: argparse.Namespace) -> None:
     """Check options before torch is imported."""
-    check_is_there(options.checkpoint)
+    check_model(options.checkpoint)
     output, suffix = options.output, SUFFIXES[options.format]
     if suffix and output.suffix != suffix:
         raise ValueError(f"{output}: give -o a name that ends in {suffix}, for {options.format}")

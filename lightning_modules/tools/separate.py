@@ -21,10 +21,10 @@ from datamodules.files.audio import AudioInfo
 from datamodules.files.find import SongFile, find_audio_files
 from datamodules.files.name_lists import read_names
 from datamodules.files.writing import check_room
-from lightning_modules.base.description import check_is_there
 from lightning_modules.inference.encoding import CLIPPING, FORMATS, Encoding
 from lightning_modules.inference.naming import Naming, check_files, without_stems
 from lightning_modules.inference.options import Combination, add_options, given_settings
+from lightning_modules.interop.published import LIST_COMMAND, check_model, default_model
 
 if TYPE_CHECKING:
     from lightning_modules.base.separator import SourceSeparator
@@ -58,11 +58,13 @@ def build_parser() -> command_line.Parser:
     add("inputs", nargs="+", help=inputs)
     add(
         "--checkpoint",
-        required=True,
+        "--model",
         action="append",
         type=Path,
-        help="a checkpoint of `fit`, an exported folder, or the config of an ensemble; given "
-        "several times, the estimates of all are combined",
+        metavar="MODEL",
+        help="name of a published model (list: python -m lightning_modules.tools.models), a "
+        "checkpoint of `fit`, an exported folder, or the config of an ensemble; given several "
+        f"times, the estimates of all are combined (default {default_model()})",
     )
     add("--ensemble", choices=get_args(Combination), help="how they are combined (default mean)")
     add("--denoiser", type=Path, help="checkpoint of a denoiser to apply before the separator")
@@ -130,8 +132,15 @@ def separate_songs(options: argparse.Namespace) -> int:
         DataError: An option, the checkpoint or all songs cannot be used, or the disk is too small.
         FileExistsError: Stems exist, and neither ``--force`` nor ``--resume`` is given.
     """
+    if not options.checkpoint:
+        options.checkpoint = [Path(default_model())]
+        print(
+            f"no model is given: using {default_model()}; --model gives another, `{LIST_COMMAND}` "
+            "lists them",
+            file=sys.stderr,
+        )
     for path in filter(None, (*options.checkpoint, options.denoiser)):
-        check_is_there(path)
+        check_model(path)
     if options.ensemble and len(options.checkpoint) == 1:
         raise DataError(
             "--ensemble combines several models: give --checkpoint for each, or a config with "

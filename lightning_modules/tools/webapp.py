@@ -13,7 +13,7 @@ from pathlib import Path
 
 from datamodules import command_line
 from datamodules.errors import DataError
-from lightning_modules.base.description import check_is_there
+from lightning_modules.interop.published import check_model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +26,8 @@ def build_parser() -> command_line.Parser:
     """Build the parser of the command line."""
     parser = command_line.Parser("lightning_modules.tools.webapp")
     add = parser.add_argument
-    add("--checkpoint", required=True, nargs="+", type=Path, help="one or more checkpoints")
+    add("--checkpoint", "--model", required=True, nargs="+", type=Path, metavar="MODEL",
+        help="one or more checkpoints, or names of published models")  # fmt: skip
     add("--device", help="cpu, cuda, ...; by default the fastest")
     serving = parser.add_argument_group("serving")
     add = serving.add_argument
@@ -54,7 +55,8 @@ def serve(options: argparse.Namespace) -> int:
         OSError: The port is taken.
     """
     for path in options.checkpoint:
-        check_is_there(path)
+        check_model(path)
+
     for option, value, least in (("--queue", options.queue, 1), ("--jobs", options.jobs, 1)):
         if value < least:
             raise DataError(f"{option} is {value}: give a number from {least} on")
