@@ -38,6 +38,7 @@ from lightning_modules.configuration.build import build_model
 from lightning_modules.configuration.files import chain
 from lightning_modules.evaluation import scorer
 from lightning_modules.interop import demucs
+from lightning_modules.interop.published import published_models
 from lightning_modules.tools import benchmark, cascade, separate
 from tests.helpers import msst_package
 from tests.helpers.checkpoints import save
@@ -232,6 +233,14 @@ def parse(module: str, arguments: list[str]) -> None:
         assert import_module(module).main(arguments) == 0
 
 
+def names_published_model(module: str, arguments: list[str]) -> bool:
+    """Whether a command would download a model; tests/interop and tests/tools run such ones."""
+    words = {part for word in arguments for part in re.split(r"[=,\[\]]", word)}
+    by_default = module.endswith(".separate") and "--checkpoint" not in arguments
+    shows = module.endswith(".models") and "--download" not in arguments
+    return not shows and (by_default or not words.isdisjoint({*published_models()} - {"umxhq"}))
+
+
 def execute(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     main: Callable[[list[str]], int] = import_module(module).main
     if not arguments:  # a mention of the command
@@ -239,6 +248,8 @@ def execute(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) 
             main(["--help"])
     elif module == CLI and "--config" not in arguments:  # `fit` and `fit --help`
         assert main([arguments[0], "--help"]) == 0
+    elif names_published_model(module, arguments):
+        parse(module, arguments)
     elif module.endswith(PARSED_ONLY) or {"torch_export", "onnx"} & set(arguments):
         parse(module, arguments)  # tests/tools/test_export.py runs the formats
     elif module.endswith(".benchmark"):

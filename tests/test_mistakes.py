@@ -115,7 +115,8 @@ CLI = [
 
 TOOLS = {
     "separate": [
-        ("song.wav", ["arguments are required: --checkpoint"]),
+        ("song.wav --model htdemcus", ["htdemcus: there is no such", "did you mean htdemucs"]),
+        ("song.wav --model mdx_extra", ["mdx_extra: cannot be used here", "another model"]),
         ("gone.wav --checkpoint model.ckpt", ["gone.wav: does not exist", "check the path"]),
         ("empty.wav --checkpoint model.ckpt", ["empty.wav: is empty (0 bytes)", "copy or"]),
         ("text.wav --checkpoint model.ckpt", ["text.wav: is not audio", "check that it is"]),
