@@ -18,6 +18,7 @@ class Command(NamedTuple):
 # In the order of the help. A name may have two words.
 COMMANDS = {
     "separate": Command(f"{_TOOLS}.separate", "separate songs into stems"),
+    "models": Command(f"{_TOOLS}.models", "list the published models that can be used by name"),
     "web": Command(f"{_TOOLS}.webapp", "serve a web page that separates songs"),
     "fit": Command(CLI, "train a model"),
     "validate": Command(CLI, "score a trained model on the validation tracks"),

@@ -19,8 +19,8 @@ def test_first_screen_has_install_train_separate_and_results() -> None:
             "music source separation",
             "docs/pictures/",
             "make demo",
-            "stemlab fit",
             "stemlab separate",
+            "stemlab fit",
             "the mixture as estimate",
         )
     ]

@@ -18,7 +18,7 @@ import yaml
 
 from lightning_modules.base.description import CheckpointError, check_is_there
 
-LIST_COMMAND = "python -m lightning_modules.tools.models"
+LIST_COMMAND = "stemlab models"
 NOT_STATED = "not stated"
 _FILE = Path(__file__).with_name("published.yaml")
 # A word that can be a name; paths have other characters.

@@ -1,4 +1,4 @@
-"""List the published models that can be used by name: ``python -m lightning_modules.tools.models``.
+"""List the published models that can be used by name: ``stemlab models``.
 
 ``separate song.mp3 --model htdemucs``, ``webapp``, ``load_separator("htdemucs")`` and
 ``fit --model.init_args.pretrained=htdemucs`` download a model when it is first used.
@@ -23,13 +23,14 @@ from lightning_modules.interop.published import PublishedModel, Scores
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """List or show models; return the exit status: 0, or 2 for a mistake explained on stderr."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     return command_line.run(lambda: _run(options), "stopped; the same command continues")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lightning_modules.tools.models",
+def build_parser() -> command_line.Parser:
+    """Build the parser of the command line."""
+    parser = command_line.Parser(
+        "lightning_modules.tools.models",
         description="List the published models that can be used by name, or show some of them.",
         epilog=f"Models are kept in {model_store.models_folder()}; "
         f"{model_store.FOLDER_VARIABLE} sets another folder.",
@@ -110,7 +111,7 @@ def _page(model: PublishedModel) -> str:
     if model.unsupported:
         return "\n".join([*lines, f"  cannot be used here: {model.unsupported}"])
     model_option = "" if model.name == published.default_model() else f" --model {model.name}"
-    lines.append(f"  python -m lightning_modules.tools.separate song.mp3{model_option}")
+    lines.append(f"  stemlab separate song.mp3{model_option}")
     return "\n".join(lines)
 
 

@@ -62,7 +62,7 @@ def build_parser() -> command_line.Parser:
         action="append",
         type=Path,
         metavar="MODEL",
-        help="name of a published model (list: python -m lightning_modules.tools.models), a "
+        help="name of a published model (`stemlab models` lists them), a "
         "checkpoint of `fit`, an exported folder, or the config of an ensemble; given several "
         f"times, the estimates of all are combined (default {default_model()})",
     )

@@ -105,7 +105,7 @@ def test_a_misspelt_name_is_guessed(name: str, meant: str) -> None:
 
 
 def test_other_words_are_not_guessed() -> None:
-    with pytest.raises(CheckpointError, match=r"model; `.*tools.models` lists the models"):
+    with pytest.raises(CheckpointError, match=r"model; `stemlab models` lists the models"):
         check_model(Path("zzzz"))
 
 

@@ -76,7 +76,7 @@ def test_a_model_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "htdemucs_ft: htdemucs, fine-tuned" in text
     assert "hybrid_transformer/f7e0c4bc-ba3fe64a.th\n      84.1 MB, SHA-256 ba3fe64a\n" in text
     assert "cSDR in dB, MUSDB18-HQ: vocals 9.20, drums 10.08, bass 10.39, other 6.32" in text
-    assert "separate song.mp3 --model htdemucs_ft" in text
+    assert "stemlab separate song.mp3 --model htdemucs_ft" in text
     assert "umxhq: Open-Unmix, trained on MUSDB18-HQ" in text
 
 
