@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from datamodules.errors import DataError
 from lightning_modules.base.description import (
     KEY,
     CheckpointError,
@@ -133,7 +134,7 @@ def _load_members(path: Path) -> SourceSeparator:
         )
     try:
         return kind(**part(model, "init_args"))
-    except CheckpointError:
+    except (CheckpointError, DataError):
         raise
     except Exception as error:  # the file can contain anything
         raise CheckpointError(f"{path}: {one_line(error)}") from error
