@@ -285,7 +285,7 @@ def test_failed_export_leaves_no_files_and_names_other_formats(
 
     ways = {
         "safetensors": exporting.export_folder,
-        **dict.fromkeys(("torch_export", "onnx", "msst"), fail),
+        **dict.fromkeys(("torch_export", "onnx", "msst", "demucs"), fail),
     }
     monkeypatch.setattr(exporting, "EXPORTS", ways)
     checkpoint, output = wave_unet(tmp_path / "best.ckpt"), tmp_path / "x.onnx"
