@@ -109,6 +109,7 @@ def _song(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_separate_by_name(umxhq: str, tmp_path: Path) -> None:
     arguments = [str(_song(tmp_path)), "-o", str(tmp_path / "out"), "--device", "cpu"]
     assert separate.main([*arguments, "--model", umxhq]) == 0
@@ -116,6 +117,7 @@ def test_separate_by_name(umxhq: str, tmp_path: Path) -> None:
     assert stems == ["drums.wav", "vocals.wav"]
 
 
+@pytest.mark.slow
 def test_separate_without_a_model_says_which_it_takes(
     umxhq: str,
     tmp_path: Path,
