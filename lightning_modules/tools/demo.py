@@ -1,6 +1,6 @@
 """Train, score and try a model without any data: ``python -m lightning_modules.tools.demo``.
 
-Renders the demo corpus, trains the small U-Net on it (about 25 minutes on two CPU cores),
+Renders the demo corpus, trains the small U-Net on it (about 4 minutes on two idle CPU cores),
 scores it on the test songs, separates one of them, and prints where the results are. An interrupted
 demo is continued by the next.
 """
