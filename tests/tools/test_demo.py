@@ -34,7 +34,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MUSDB_PATH", raising=False)
-    monkeypatch.setattr(demo, "demo_corpus", lambda: tmp_path / "corpus")
+    monkeypatch.setattr("datamodules.demo.corpus.demo_corpus", lambda: tmp_path / "corpus")
     monkeypatch.setattr(cli, "main", run_cli)
     monkeypatch.setattr(separate, "main", run_separate)
     return ran
