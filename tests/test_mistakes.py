@@ -186,6 +186,11 @@ TOOLS = {
         ("wandb:mine", ["wandb:mine: expected wandb:entity/project"]),
         ("wandb:me/mine", ["wandb:me/mine: not logged in", "wandb login"]),
     ],
+    "models": [
+        ("htdemcus", ["htdemcus: there is no such", "did you mean htdemucs"]),
+        ("--stem vocal", ["no model has all that is asked for", "leave out an option"]),
+        ("--max-mb x", ["--max-mb", "'x'"]),
+    ],
     "doctor": [
         ("gone", ["gone: does not exist", "check the path"]),
         ("data/train", ["data/train: has no folder 'train'", "the folder above it"]),

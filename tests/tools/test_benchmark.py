@@ -123,4 +123,4 @@ def test_unknown_subcommands_and_loaders(
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2
-    assert "usage" in capsys.readouterr().err
+    assert "lightning_modules.tools.benchmark" in capsys.readouterr().err
