@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from lightning_modules.runtime import signals
 from tests.helpers.light_runs import lighten
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _seeded() -> None:
     """Initialise networks with the same weights, independent of the order of tests."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_bars() -> None:
+    """Forget progress bars that tests left open: others would move the cursor over their lines."""
+    tqdm._instances.clear()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)

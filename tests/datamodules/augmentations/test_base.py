@@ -200,7 +200,7 @@ def test_each_stem_is_augmented_with_its_probability() -> None:
 
 
 def test_probability_per_stem_needs_the_four_stems() -> None:
-    with pytest.raises(ValueError, match=r"2 stems instead of vocals.*one number"):
+    with pytest.raises(ValueError, match=r"per stem for vocals.*number of stems is 2.*one number"):
         Polarity({"vocals": 0.5}).draw(generator(0, 2, 0, 0), 2)
 
 

@@ -309,7 +309,7 @@ def test_command_prints_only_the_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "datamodules.demo.__main__.demo_corpus", lambda root, seed: root / f"seed {seed}"
+        "datamodules.demo.corpus.demo_corpus", lambda root, seed: root / f"seed {seed}"
     )
     assert main(["somewhere", "--seed", "3"]) == 0
     assert capsys.readouterr().out == "somewhere/seed 3\n"

@@ -351,7 +351,7 @@ def test_command_line(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     file = tmp_path / "report.json"
     assert main([str(root), "--json", str(file)]) == 0
     shown = capsys.readouterr().out
-    verdict = "2 train and 1 test tracks, 0.8 minutes; nothing found: ready for training"
+    verdict = "2 train and 1 test track, 0.8 minutes; nothing found: ready for training"
     assert shown.splitlines()[-1].endswith(verdict)
     content = json.loads(file.read_text())
     assert (content["exit_code"], content["findings"]) == (0, [])
@@ -442,6 +442,6 @@ def test_audio_that_is_not_read_and_names_that_are_nearly_the_same(root: Path) -
     }
     report = examine(root, fast=True)
     assert kinds(report) == expected
-    assert report.counted == "2 train, 1 valid and 1 test tracks"
+    assert report.counted == "2 train, 1 valid and 1 test track"
     assert "unread-folder" in json.dumps(report.json())
     assert "  dev: holds audio that is not read, such as y.wav" in format_report(report)
