@@ -32,13 +32,17 @@ def pairs(systems: Sequence[System], metric: str, source: str) -> list[Pair]:
         Pairs of systems, but not bounds, that have tracks in common and were scored alike; in the
         order of the systems.
     """
+    values = {
+        system.name: (system.runs, scores)
+        for system in systems
+        if not system.bound and (scores := system.values(metric, source))
+    }
     found: list[tuple[str, str, Difference]] = []
-    for first, second in combinations([system for system in systems if not system.bound], 2):
-        ours, theirs = first.values(metric, source), second.values(metric, source)
+    for (first, (runs, ours)), (second, (other_runs, theirs)) in combinations(values.items(), 2):
         shared = sorted(ours.keys() & theirs.keys())
-        if shared and not scored_unlike([*first.runs, *second.runs]):
-            one, two = ([values[track] for track in shared] for values in (ours, theirs))
-            found.append((first.name, second.name, compare(one, two)))
+        if shared and not scored_unlike([*runs, *other_runs]):
+            one, two = ([scores[track] for track in shared] for scores in (ours, theirs))
+            found.append((first, second, compare(one, two)))
     return [
         Pair(metric, source, first, second, difference, bonferroni(difference.p, len(found)))
         for first, second, difference in found
