@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from datamodules.tracks.layouts import STEMS
 from lightning_modules.base.description import CheckpointError
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.limits import check_weights
+from lightning_modules.interop.renaming import Rules, from_theirs, their_names
 from lightning_modules.interop.weights_file import integer_setting, read_weights, source_names
 
 # The checkpoints of SCNet's authors have both of the first two, and use the first.
@@ -162,6 +164,23 @@ class ModelFiles(NamedTuple):
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{self.weights}: {reason}") from error
+
+    def load_renamed(self, model: SourceSeparator, rules: Rules, not_needed: str = "") -> None:
+        """Load the weights into a model whose names differ by rules; errors are ``load_into``'s.
+
+        Args:
+            model: The model.
+            rules: See ``renaming``.
+            not_needed: Regular expression of names in the file that the model does without.
+
+        Raises:
+            KeyError: A weight is missing; the error holds its name.
+        """
+        known = set(their_names(model, rules).values())
+        unknown = [
+            name for name in self.state if name not in known and not re.fullmatch(not_needed, name)
+        ]
+        self.load_into(model, from_theirs(model, self.state, rules), unknown)
 
 
 class _Loader(yaml.SafeLoader):

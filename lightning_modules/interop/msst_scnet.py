@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +16,6 @@ from lightning_modules.interop.msst_files import Exported, Imported, ModelFiles
 from lightning_modules.interop.renaming import (
     Rules,
     count,
-    from_theirs,
-    their_names,
     to_theirs,
 )
 from lightning_modules.interop.roformer_weights import LAYER_NAMES
@@ -65,7 +62,7 @@ _RULES: Rules = (
     (r"^mask\.output\.", "mask_layer.2."),
 )
 # Rotary frequencies, which follow from the size of a head; and a layer that MSST never uses.
-_NOT_NEEDED = re.compile(r".*\.rotary_embed\.freqs|first_conv\.weight")
+_NOT_NEEDED = r".*\.rotary_embed\.freqs|first_conv\.weight"
 
 
 def kind_of(options: Mapping[str, Any], state: Mapping[str, Tensor]) -> str | None:
@@ -141,9 +138,7 @@ def load(files: ModelFiles, kind: str) -> Imported:
         settings |= {"estimate": "mask", "window": "hann"}
     with building_from(config, files.weights.stat().st_size, "describes no model of the weights"):
         model = SCNet(**settings)
-    known = set(their_names(model, _RULES).values())
-    unknown = [name for name in state if name not in known and not _NOT_NEEDED.fullmatch(name)]
-    files.load_into(model, from_theirs(model, state, _RULES), unknown)
+    files.load_renamed(model, _RULES, _NOT_NEEDED)
     return Imported(model.eval(), files.remarks(_OPTIONS, _WITHOUT_EFFECT))
 
 

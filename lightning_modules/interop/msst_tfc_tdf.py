@@ -15,8 +15,6 @@ from lightning_modules.interop.msst_files import Exported, Imported, ModelFiles
 from lightning_modules.interop.renaming import (
     Rules,
     count,
-    from_theirs,
-    their_names,
     to_theirs,
 )
 from lightning_modules.interop.weights_file import integer_setting
@@ -98,9 +96,7 @@ def load(files: ModelFiles, kind: str) -> Imported:
             zero_dc=bool(options.get("zero_dc", False)),
             **files.separation(),
         )
-    known = set(their_names(model, _RULES).values())
-    unknown = [name for name in files.state if name not in known]
-    files.load_into(model, from_theirs(model, files.state, _RULES), unknown)
+    files.load_renamed(model, _RULES)
     return Imported(model.eval(), files.remarks(_OPTIONS, ()))
 
 
