@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.batches import Batch
 from lightning_modules.architectures.scnet import SCNet
 from lightning_modules.losses import SpectralRMSE
+from tests.helpers.backward import gradients_and_kept
 from tests.helpers.configs import settings_of
 from tests.helpers.melodies import RATE
 from tests.helpers.overfitting import SECONDS, overfitted_sdr
@@ -86,18 +86,9 @@ def test_checkpointed_gradients_are_equal_and_need_less_memory() -> None:
     targets = noise(1, 2, 2, 4000)
     for checkpointed in (False, "half", True):
         model = small(checkpoint_activations=checkpointed, layers=4).train()
-        sizes: dict[int, int] = {}
-
-        def remember(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
-            storage = tensor.untyped_storage()
-            sizes[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
-            loss = model.loss(Batch(targets.sum(1), targets))["loss"]
-        loss.backward()
-        kept.append(sum(sizes.values()))
-        gradients.append([p.grad for p in model.parameters()])
+        found, size = gradients_and_kept(model, targets)
+        gradients.append(found)
+        kept.append(size)
     for plain, *others in zip(*gradients, strict=True):
         assert plain is not None
         assert all(torch.equal(plain, other) for other in others)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.batches import Batch
 from lightning_modules.architectures.tfc_tdf import TFCTDF
+from tests.helpers.backward import gradients_and_kept
 from tests.helpers.configs import settings_of
 from tests.helpers.melodies import RATE
 from tests.helpers.overfitting import SECONDS, overfitted_sdr
@@ -72,18 +72,9 @@ def test_checkpointed_gradients_are_equal_and_need_less_memory() -> None:
     targets = 0.1 * torch.randn(1, 2, 2, 64 * 31)
     for checkpointed in (False, True):
         model = small(checkpoint_activations=checkpointed, blocks=2).train()
-        sizes: dict[int, int] = {}
-
-        def remember(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
-            storage = tensor.untyped_storage()
-            sizes[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
-            loss = model.loss(Batch(targets.sum(1), targets))["loss"]
-        loss.backward()
-        kept.append(sum(sizes.values()))
-        gradients.append([p.grad for p in model.parameters()])
+        found, size = gradients_and_kept(model, targets)
+        gradients.append(found)
+        kept.append(size)
     for plain, recomputed in zip(*gradients, strict=True):
         assert plain is not None
         assert recomputed is not None
