@@ -24,7 +24,7 @@ def test_killed_runs_end_like_undisturbed_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed = tmp_path / "failed"
-    status = main(["--minutes", "1", "--seed", "2", "-o", str(failed)])
+    status = main(["--minutes", "3", "--seed", "2", "-o", str(failed)])
     output = capsys.readouterr().out
     assert status == 0, output
     assert not failed.exists()
