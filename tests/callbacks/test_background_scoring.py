@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import signal
-import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -40,13 +39,12 @@ from lightning_modules.callbacks.checkpoints import Checkpoints, Interrupted
 from lightning_modules.callbacks.resume import ExactResume
 from lightning_modules.checkpoints.files import AtomicCheckpointIO
 from lightning_modules.configuration.files import CONFIGS
-from lightning_modules.evaluation.scores import TrackScores, score_track
 from lightning_modules.runtime import signals
 from lightning_modules.runtime.process_pool import ScoringPool
 from tests.helpers.command_line import CSV, TINY
+from tests.helpers.pool_faults import GATE, end_process, run_out_of_memory, score_behind_gate
 from tests.helpers.tracks import STEMS, write_track
 
-_GATE = "STEMLAB_TEST_GATE"
 _BATCHES = 2  # in an epoch
 _TIMES = ("val/scoring_seconds", "val/scoring_share")
 
@@ -108,15 +106,6 @@ class At(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == self.step:
             self.action()
-
-
-def score_behind_gate(*arguments: Any) -> TrackScores:
-    """Score a track once a file exists."""
-    deadline = time.monotonic() + 60
-    while not Path(os.environ[_GATE]).exists():
-        assert time.monotonic() < deadline, "the file was never made"
-        time.sleep(0.01)
-    return score_track(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +180,7 @@ def test_late_scores_equal_those_of_a_blocking_run(
     expected, _, chosen = fit(root, tmp_path / "waits", blocking=True)
     tables = capsys.readouterr().out
 
-    monkeypatch.setenv(_GATE, str(tmp_path / "gate"))
+    monkeypatch.setenv(GATE, str(tmp_path / "gate"))
     monkeypatch.setattr(bss_eval, "score_track", score_behind_gate)
     # Tracks of the first validation are scored during the second epoch only.
     opens = At(_BATCHES + 1, (tmp_path / "gate").touch)
@@ -233,7 +222,7 @@ def test_a_stop_does_not_wait_and_the_resumed_run_scores_again(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, _, _ = fit(root, tmp_path / "whole")
-    monkeypatch.setenv(_GATE, str(tmp_path / "gate"))
+    monkeypatch.setenv(GATE, str(tmp_path / "gate"))
     monkeypatch.setattr(bss_eval, "score_track", score_behind_gate)
     processes: list[int] = []
     pools: list[ScoringPool] = []
@@ -411,21 +400,6 @@ def test_a_validation_waits_when_memory_is_full(root: Path, tmp_path: Path) -> N
     assert notes.scores() == much.scores()
 
 
-def end_process(name: str, *rest: Any) -> TrackScores:
-    """Be killed while track 0 is scored; with a gate, only the first time."""
-    if name == "0" and not (_GATE in os.environ and Path(os.environ[_GATE]).exists()):
-        if _GATE in os.environ:
-            Path(os.environ[_GATE]).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return score_track(name, *rest)
-
-
-def run_out_of_memory(name: str, *rest: Any) -> TrackScores:
-    if name == "0":
-        raise MemoryError
-    return score_track(name, *rest)
-
-
 @pytest.mark.slow
 @pytest.mark.complete_run
 @pytest.mark.parametrize("blocking", [True, False])
@@ -433,7 +407,7 @@ def test_tracks_of_a_killed_scoring_process_are_scored_again(
     blocking: bool, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, _, _ = fit(root, tmp_path / "whole", blocking=blocking)
-    monkeypatch.setenv(_GATE, str(tmp_path / "gate"))
+    monkeypatch.setenv(GATE, str(tmp_path / "gate"))
     monkeypatch.setattr(bss_eval, "score_track", end_process)
     with pytest.warns(UserWarning, match="was killed, perhaps .* one at a time"):
         notes, _, _ = fit(root, tmp_path / "killed", blocking=blocking)

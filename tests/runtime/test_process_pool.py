@@ -15,6 +15,7 @@ import pytest
 
 from lightning_modules.runtime import signals
 from lightning_modules.runtime.process_pool import PoolTask, ScoringPool, available_cores
+from tests.helpers.pool_faults import be_killed
 
 
 def test_processes_have_their_threads_and_ignore_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,19 +162,8 @@ def test_number_of_available_cores() -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
 
 
-def be_killed(file: Path, times: int) -> int:
-    """Be killed so many times; then return how often this was called."""
-    calls = int(file.read_text()) + 1
-    file.write_text(str(calls))
-    if calls <= times:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return calls
-
-
 @pytest.mark.slow
 def test_work_of_a_killed_process_is_done_once_more_alone(tmp_path: Path) -> None:
-    (tmp_path / "once").write_text("0")
-    (tmp_path / "twice").write_text("0")
     pool = ScoringPool(1)
     tasks = [
         PoolTask(pool, be_killed, tmp_path / "once", 1),

@@ -22,10 +22,10 @@ from lightning_modules.evaluation.estimates import Settings
 from lightning_modules.evaluation.metrics import METRICS
 from lightning_modules.evaluation.score_files import read_folder, read_scores
 from lightning_modules.evaluation.scorer import Job, Scorer
-from lightning_modules.evaluation.scores import TrackScores
 from lightning_modules.tools import score
 from tests.helpers.estimates import make_estimates, make_track
 from tests.helpers.light_runs import ScoringThreads
+from tests.helpers.pool_faults import score_after_kills
 
 STEMS = ["--stems", "vocals", "drums"]
 ALL = ["estimates", "data", "-o", "out", "--processes", "1", *STEMS]
@@ -46,15 +46,6 @@ def _threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def data_set(*names: str, folder: str = "estimates") -> None:
     for name in names:
         make_estimates(Path(folder, name), make_track(Path("data"), name, seconds=1.0, channels=1))
-
-
-def be_killed(file: Path, times: int, known: object) -> TrackScores:
-    """Be killed so many times, then return scores."""
-    calls = len(file.read_text()) if file.exists() else 0
-    file.write_text("." * (calls + 1))
-    if calls < times:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return TrackScores("scored", {}, {})
 
 
 def divide_by_zero(known: object) -> NoReturn:
@@ -225,7 +216,7 @@ def test_tracks_of_a_killed_process_are_scored_again(
     killed = Scorer(Settings(), processes=1)
     times = {"a": 1, "b": 0, "c": 2}
     jobs = [
-        Job(name, Path(f"{name}.json"), {}, partial(be_killed, tmp_path / name, count))
+        Job(name, Path(f"{name}.json"), {}, partial(score_after_kills, tmp_path / name, count))
         for name, count in times.items()
     ]
     assert len(killed.run(jobs, "scoring")) == 2
