@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 from datamodules.errors import DataError
-from datamodules.files.audio import AudioInfo
 from datamodules.files.ffmpeg import require_ffmpeg
+from datamodules.files.info import Audio, AudioInfo
 from datamodules.files.writing import EncoderError, writing
 from lightning_modules.inference.stem_box import DJ_STEMS, add_stem_box
 
@@ -35,8 +36,9 @@ _RATES = {
 _CHANNELS = {"flac": 8, "mp3": 2, "stem.mp4": 8}
 # Size of the files relative to their nominal bits, at least: silence compresses well.
 _COMPRESSION = {"wav": 1.0, "flac": 0.2, "mp3": 0.9, "stem.mp4": 0.1}
-# Highest peak: leaves room for rounding to 16 bits, and for overshoots of lossy decoders.
-_CEILING = {"wav": 1 - 2**-15, "flac": 1 - 2**-15, "mp3": 0.98, "stem.mp4": 0.98}
+# Highest peak of lossy formats: leaves room for overshoots of decoders.
+_CEILING = 0.98
+_FLOAT_BITS = 32
 _BLOCK = 2**18
 # MUSDB18's order of streams; other sources follow in the model's order.
 _STREAMS = (MIXTURE, "drums", "bass", "other", "vocals")
@@ -122,10 +124,22 @@ class Encoding:
             return [folder / f"{folder.name}.{self.format}"]
         return [folder / f"{stem}.{self.format}" for stem in stems]
 
+    @property
+    def step(self) -> float:
+        """Distance of two integers of the format in [-1, 1); 0 if it holds other numbers too."""
+        depths = _SUBTYPES.get(self.format)
+        bits = self.bits or next(iter(depths)) if depths else _FLOAT_BITS
+        return 0.0 if bits == _FLOAT_BITS else 2.0 ** (1 - bits)
+
+    def rounded(self, audio: Audio) -> Audio:
+        """Round samples to what the format can hold, except for its range."""
+        step = np.float32(self.step)
+        return np.rint(audio / step) * step if step else audio
+
     def gain(self, peak: float) -> float:
-        """Return the factor applied to all stems of a song, given their largest absolute sample."""
-        exact = self.format == "wav" and self.bits in (None, 32)
-        ceiling = _CEILING[self.format]
+        """Return the factor applied to all stems of a song, given their largest sample."""
+        exact = self.format == "wav" and not self.step
+        ceiling = 1 - self.step if self.step else _CEILING
         return 1.0 if exact or self.clipping == "clamp" or peak <= ceiling else ceiling / peak
 
     def write(
@@ -173,7 +187,7 @@ class Encoding:
                 for name, value in tags.items():
                     setattr(new, name, value)
                 while len(block := old.read(_BLOCK, dtype="float32", always_2d=True)):
-                    new.write(block * gain if gain != 1 else block)
+                    new.write(self.rounded(block * np.float32(gain)))  # libsndfile rounds down
 
     def _write_streams(
         self, sources: Mapping[str, Path], target: Path, gain: float, tags: Mapping[str, str]

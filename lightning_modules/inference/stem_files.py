@@ -21,6 +21,7 @@ from datamodules.files.writing import check_room, writing
 from datamodules.tracks.checks import nan_finding
 from datamodules.unfinished import unfinished_folder
 from lightning_modules.inference.encoding import MIXTURE, Encoding
+from lightning_modules.inference.selection import Selection
 from lightning_modules.inference.separation import SeparationSettings, Separator, separate_stream
 
 # Bytes of a sample in a temporary file.
@@ -36,64 +37,6 @@ class SeparatingModule(Separator, Protocol):
     def device(self) -> torch.device:
         """Device of the weights."""
         ...
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which stems to write.
-
-    Args:
-        stems: Some of the sources; by default all.
-        two_stems: Write this source, and the sum of all others as ``no_<source>``.
-        residual: Also write the mixture minus all estimates as ``residual``.
-
-    Raises:
-        DataError: Both ``stems`` and ``two_stems`` are given.
-    """
-
-    stems: Sequence[str] | None = None
-    two_stems: str | None = None
-    residual: bool = False
-
-    def __post_init__(self) -> None:
-        if self.stems is not None and self.two_stems:
-            raise DataError("--stems and --two-stems: give one of them")
-
-    def names(self, sources: Sequence[str]) -> list[str]:
-        """Return the names of the stems of a model with the given sources.
-
-        Raises:
-            DataError: A requested name is not among them.
-        """
-        requested = [self.two_stems] if self.two_stems else self.stems
-        for name in requested or []:
-            if name not in sources:
-                known = ", ".join(sources)
-                raise DataError(f"this model has no stem {name!r}: give some of {known}")
-        names = [source for source in sources if requested is None or source in requested]
-        if self.two_stems:
-            names.append(f"no_{self.two_stems}")
-        return names + ["residual"] * self.residual
-
-    def take(self, estimates: Audio, sources: Sequence[str], mixture: Audio | None) -> Audio:
-        """Compute the stems from estimates.
-
-        Args:
-            estimates: Waveforms, shape (S, C, n).
-            sources: Their names.
-            mixture: The mixture, shape (C, n); only the residual needs it.
-
-        Returns:
-            Waveforms in the order of ``names``, shape (stems, C, n).
-        """
-        names = self.names(sources)
-        taken = [estimates[sources.index(name)] for name in names if name in sources]
-        if self.two_stems:
-            taken.append(np.delete(estimates, sources.index(self.two_stems), 0).sum(0))
-        if self.residual:
-            assert mixture is not None
-            taken.append(mixture - estimates.sum(0))
-        return np.stack(taken)
 
 
 class StemFiles:
@@ -165,7 +108,9 @@ class StemFiles:
 
     def write(self, stems: Audio) -> None:
         """Append a block of waveforms, shape (stems, C, n)."""
-        self._peak = max(self._peak, float(np.abs(stems).max(initial=0)))
+        # Integers reach -1, but not 1.
+        highest, lowest = stems.max(initial=0), stems.min(initial=0)
+        self._peak = max(self._peak, float(highest), float(-lowest - self.encoding.step))
         for number, (file, stem) in enumerate(zip(self._open, stems, strict=True)):
             with writing(self._final(number), self._paths[number]):
                 file.write(stem.T)
@@ -285,7 +230,7 @@ def separate_file(
     check_room(folder, needed, f"{song}: its stems need")
     names = stems + [MIXTURE] * encoding.is_one_file
     mixture = None
-    if selection.residual or encoding.is_one_file:
+    if selection.needs_mixture(model.sources) or encoding.is_one_file:
         # Read again, since muting yields the first estimate after the last block.
         mixture = _Reader(open_song(song, downmix=downmix).blocks)
     done = 0
@@ -297,6 +242,8 @@ def separate_file(
             if not np.isfinite(audio).all():
                 raise _non_finite_error(song, info.sample_rate, done)
             done += audio.shape[-1]
+            if selection.needs_mixture(model.sources):
+                audio = encoding.rounded(audio)  # then stem and rest add up without rounding
             original = None if mixture is None else mixture.read(audio.shape[-1])
             waveforms = selection.take(audio, model.sources, original)
             if encoding.is_one_file:

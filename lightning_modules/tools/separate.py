@@ -24,6 +24,7 @@ from datamodules.files.writing import check_room
 from lightning_modules.inference.encoding import CLIPPING, FORMATS, Encoding
 from lightning_modules.inference.naming import Naming, check_files, without_stems
 from lightning_modules.inference.options import Combination, add_options, given_settings
+from lightning_modules.inference.selection import OtherMethod, Selection
 from lightning_modules.interop.published import LIST_COMMAND, check_model, default_model
 
 if TYPE_CHECKING:
@@ -76,8 +77,20 @@ def build_parser() -> command_line.Parser:
     add("--downmix", action="store_true", help=mix)
     add = parser.add_argument_group("stems").add_argument
     add("--stems", type=lambda words: words.split(","), metavar="A,B", help="only these stems")
-    add("--two-stems", metavar="STEM", help="this stem, and the sum of the others as no_STEM")
-    add("--residual", action="store_true", help="also write the mixture minus the stems")
+    add("--two-stems", metavar="STEM", help="this stem, and the rest of the song as no_STEM")
+    add(
+        "--instrumental",
+        action="store_true",
+        help="vocals and instrumental; the one that the model does not have is the song's rest",
+    )
+    add(
+        "--other-method",
+        choices=get_args(OtherMethod),
+        default="minus",
+        help="the rest of the song is the mixture minus the stem (minus, default), the sum of the "
+        "model's other stems (add), or not written (none)",
+    )
+    add("--residual", action="store_true", help="also write the mixture minus all stems")
     add = parser.add_argument_group("files").add_argument
     add(
         "--name",
@@ -150,6 +163,13 @@ def separate_songs(options: argparse.Namespace) -> int:
     encoding = Encoding(options.format, options.bits, options.bitrate, options.clipping)
     naming = Naming(encoding, options.name)
     settings = _settings(options.postprocessing)
+    selection = Selection(
+        options.stems,
+        options.two_stems,
+        options.instrumental,
+        options.other_method,
+        options.residual,
+    )
     # Report bad files before loading the model, which takes seconds.
     found = find_audio_files(
         _expand_stdin(options.inputs), options.output, progress=True, downmix=options.downmix
@@ -166,9 +186,7 @@ def separate_songs(options: argparse.Namespace) -> int:
 
     command_line.announce("Loading the model...")
     from lightning_modules.inference.separation import check_channels
-    from lightning_modules.inference.stem_files import Selection
 
-    selection = Selection(options.stems, options.two_stems, options.residual)
     model = _load(options, settings)
     stems = selection.names(model.sources)
     songs, faults = _checked(songs, lambda song, info: check_channels(model, info.channels))

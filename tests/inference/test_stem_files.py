@@ -11,7 +11,8 @@ import pytest
 import soundfile
 
 from datamodules.files.tags import read_tags
-from lightning_modules.inference.stem_files import Selection, separate_file
+from lightning_modules.inference.selection import Selection
+from lightning_modules.inference.stem_files import separate_file
 from tests.helpers.separators import TWO, Gains
 
 

@@ -146,10 +146,10 @@ def test_stem_selection_and_residual(checkpoint: str) -> None:
     for one, other in (
         ("one/song/other", "all/song/other"),
         ("two/song/vocals", "all/song/vocals"),
-        ("two/song/no_vocals", "all/song/other"),
+        ("two/song/no_vocals", "all/song/other"),  # the masks add up to 1
     ):
         found, expected = (soundfile.read(f"{path}.wav")[0] for path in (one, other))
-        assert np.array_equal(found, expected)
+        assert np.allclose(found, expected, atol=1e-6)
     # With ratio masks all stems add up to the mixture, also if some are not written.
     residual = soundfile.read("one/song/residual.wav", always_2d=True)[0]
     assert residual.shape == audio.shape
@@ -204,7 +204,7 @@ def test_clipping_of_loud_stems(
         if clipping == "clamp":
             assert np.abs(found - exact.clip(-1, 1)).max() < 1e-6
         else:
-            assert np.abs(found - exact * (1 - 2**-15) / peak).max() < 1e-6
+            assert np.abs(found - exact / peak).max() < 1e-6
     assert ("turned down to" in said) == (clipping == "rescale")
 
 
