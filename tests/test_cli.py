@@ -276,8 +276,9 @@ def test_one_step_with_the_compiler_of_torch(
 ) -> None:
     """Inductor, on the smallest network; without a validation, which it would compile again."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(Path("kernels").resolve()))
-    settings = [*UNET, *TINY, *CSV, CHECKPOINTS, f"--data.init_args.root={musdb_root}"]
-    settings += ["--model.init_args.channels=[2]", "--model.init_args.compiled=true"]
+    settings = ["--config", "fnn.yaml", *tiny_settings("fnn"), "--model.init_args.compiled=true"]
+    settings += [word for word in TINY if not word.startswith("--model")]
+    settings += [*CSV, CHECKPOINTS, f"--data.init_args.root={musdb_root}"]
     settings += ["--data.init_args.segment_seconds=0.1", "--data.init_args.examples_per_epoch=8"]
     settings += ["--trainer.limit_val_batches=0", "--run_dir", "compiled"]
     assert run("fit", *settings) == 0

@@ -195,9 +195,10 @@ class RoFormerPackage(MSSTPackage):
         kind: ``bs_roformer`` or ``mel_band_roformer``.
         device: Torch device.
         features: Features of a band.
+        chunk_seconds: Length of a chunk in separation.
     """
 
-    def __init__(self, kind: str, device: str, features: int = 128) -> None:
+    def __init__(self, kind: str, device: str, features: int = 128, chunk_seconds: int = 8) -> None:
         hidden_layers = {"bs_roformer": 2, "mel_band_roformer": 1}[kind]  # counted differently
         model = {
             "dim": features, "depth": 4, "dim_head": 64, "heads": 8, "stereo": True,
@@ -205,7 +206,7 @@ class RoFormerPackage(MSSTPackage):
             "stft_hop_length": 441, "mask_estimator_depth": hidden_layers, "attn_dropout": 0.0,
             "ff_dropout": 0.0,
         }  # fmt: skip
-        super().__init__(kind, device, {"chunk_size": 8 * self.sample_rate}, model)
+        super().__init__(kind, device, {"chunk_size": chunk_seconds * self.sample_rate}, model)
 
     def loss(self, batch: Batch) -> Tensor:
         """The package's loss, which equals that of our model."""

@@ -114,8 +114,11 @@ def test_memory_layout_of_images(monkeypatch: pytest.MonkeyPatch, first: bool) -
         ("openunmix", partial(OpenUnmixPackage, hidden_size=4)),
         ("demucs", partial(DemucsPackage, channels=4)),
         ("htdemucs", partial(HTDemucsPackage, channels=8, features=16)),
-        ("bs_roformer", partial(RoFormerPackage, "bs_roformer", features=8)),
-        ("mel_band_roformer", partial(RoFormerPackage, "mel_band_roformer", features=8)),
+        ("bs_roformer", partial(RoFormerPackage, "bs_roformer", features=8, chunk_seconds=1)),
+        (
+            "mel_band_roformer",
+            partial(RoFormerPackage, "mel_band_roformer", features=8, chunk_seconds=1),
+        ),
         ("scnet", partial(SCNetPackage, dims=[4, 8, 8], nfft=512, hop_size=128, win_size=512)),
         (
             "mdx23c",
