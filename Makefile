@@ -13,8 +13,9 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)
 	$(BIN)/python -m lightning_modules.tools.demo
 
-# One thread per process: threads that compete for a core slow each other down tenfold.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
+# One thread per process: threads that compete for a core slow each other down tenfold. Compiled
+# modules are stored, also where the environment forbids it: tests start hundreds of processes.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
 
 test: lint
 	$(PYTEST)

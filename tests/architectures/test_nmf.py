@@ -17,6 +17,7 @@ from lightning_modules.architectures.nmf import NMF, mean_excerpts
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.layers import factorisation
 from tests.helpers.command_line import CSV, TINY
+from tests.helpers.ranks import several_ranks
 
 SOURCES = ["high", "low"]
 FRAMES = pytest.mark.parametrize("template_frames", [1, 4])
@@ -257,7 +258,7 @@ def fit(root: Path, folder: Path, ranks: int, module: NMF) -> dict[str, Tensor]:
         max_epochs=1,
         accelerator="cpu",
         devices=ranks,
-        strategy="ddp_spawn" if ranks > 1 else "auto",
+        strategy=several_ranks() if ranks > 1 else "auto",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

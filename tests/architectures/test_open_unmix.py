@@ -19,6 +19,7 @@ from lightning_modules.architectures.open_unmix import OpenUnmix
 from lightning_modules.base.standardised_input import input_statistics
 from lightning_modules.checkpoints.loading import load_separator
 from tests.helpers.configs import settings_of
+from tests.helpers.ranks import several_ranks
 from tests.helpers.tracks import STEMS, write_track
 
 FOUR = ["vocals", "drums", "bass", "other"]
@@ -247,7 +248,7 @@ def test_ranks_share_tracks_and_agree_on_statistics(musdb_root: Path, tmp_path: 
     alone = small(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
     fit(alone, data_of(musdb_root))
     together = small(optimizer=_no_step)
-    trainer = fit(together, data_of(musdb_root), devices=2, strategy="ddp_spawn")
+    trainer = fit(together, data_of(musdb_root), devices=2, strategy=several_ranks())
     trainer.save_checkpoint(tmp_path / "two.ckpt")
     state = load_separator(tmp_path / "two.ckpt").state_dict()
     for name in ("input_mean", "input_scale"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -33,10 +32,8 @@ from lightning_modules.callbacks.non_finite import SkipNonFinite
 from lightning_modules.callbacks.resume import ExactResume
 from lightning_modules.checkpoints.files import AtomicCheckpointIO, latest_readable_checkpoint
 from tests.helpers.light_runs import lighten
+from tests.helpers.ranks import PROCESSES
 
-# Forked from a process that has imported torch and Lightning and has never run a thread.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.callbacks.test_resume"])
 _BATCHES = 6  # in an epoch
 
 
@@ -219,7 +216,7 @@ def start(setting: Setting, root: Path, folder: Path, kill: Kill | None = None) 
         free.bind(("127.0.0.1", 0))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
     processes = [
-        _PROCESSES.Process(target=train, args=(setting, root, folder, kill, rank))
+        PROCESSES.Process(target=train, args=(setting, root, folder, kill, rank))
         for rank in range(setting.ranks)
     ]
     for process in processes:

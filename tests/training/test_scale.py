@@ -19,6 +19,7 @@ from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.bss_eval import BSSEval
 from lightning_modules.evaluation.score_files import read_scores
+from tests.helpers.ranks import several_ranks
 from tests.helpers.tracks import write_track
 
 EXAMPLES, BATCH = 20, 8  # the last four examples of an epoch are no complete batch
@@ -71,7 +72,7 @@ def fit(root: Path, folder: Path, ranks: int, num_workers: int = 0, accumulated:
         max_epochs=2,
         accelerator="cpu",
         devices=ranks,
-        strategy="ddp_spawn" if ranks > 1 else "auto",
+        strategy=several_ranks() if ranks > 1 else "auto",
         accumulate_grad_batches=accumulated,
         logger=False,
         enable_checkpointing=False,
