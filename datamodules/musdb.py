@@ -183,7 +183,7 @@ class MUSDBDataModule(LightningDataModule):
         """
         if stage == "predict" and self.predict_paths:
             found = find_audio_files(self.predict_paths, progress=self._is_first())
-            raise_faults(found.faults)
+            raise_faults([*found.faults.values()])
             self.predict_files = list(found.songs)
             return
         if stage == "test":

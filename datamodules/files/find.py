@@ -54,12 +54,13 @@ class Found:
 
     Attributes:
         songs: Song -> header. No two songs have the same folder and name.
-        faults: Messages about files that are not audio, and inputs without any song.
+        faults: Path as given or found -> message, of files that are not audio and of inputs
+            without any song.
         notes: Messages about files in the given folders that are skipped.
     """
 
     songs: dict[SongFile, AudioInfo] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
+    faults: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -99,7 +100,7 @@ def find_audio_files(
     found = Found(faults=search.faults, notes=search.notes)
     for song, info in zip(_named(list(search.files.values())), headers, strict=True):
         if isinstance(info, str):
-            found.faults.append(info)
+            found.faults[str(song.path)] = info
         else:
             found.songs[song] = info
     return found
@@ -120,7 +121,7 @@ class _Search:
 
     def __init__(self, output: Path | None) -> None:
         self.files: dict[str, tuple[Path, Path]] = {}
-        self.faults: list[str] = []
+        self.faults: dict[str, str] = {}
         self.notes: list[str] = []
         self._output = os.path.realpath(output) if output else ""
 
@@ -165,7 +166,7 @@ class _Search:
                 f"or video do: {names} ({len(others)} in total); give a file by name to separate it"
             )
         if not songs:
-            self.faults.append(
+            self.faults[str(given)] = (
                 f"{given}: no audio file {where} ({', '.join(SUFFIXES[:5])} and "
                 f"{len(SUFFIXES) - 5} other suffixes); check the path, or give files by name"
             )
@@ -209,7 +210,7 @@ class _Search:
         return bool(self._output) and Path(real).is_relative_to(self._output)
 
     def _unreadable(self, error: OSError) -> None:
-        self.faults.append(
+        self.faults[str(error.filename)] = (
             f"{error.filename}: cannot be searched ({error.strerror}); check its permissions"
         )
 

@@ -16,7 +16,7 @@ from lightning_modules.inference.encoding import Encoding
 FIELDS = ("folder", "song", "stem")
 _DEFAULT = "{folder}/{song}/{stem}"
 _DEFAULT_OF_ONE_FILE = "{folder}/{song}/{song}"
-_ALL_STEMS = "stems"  # the field {stem} of a file that holds all
+ALL_STEMS = "stems"  # the field {stem} of a file that holds all
 _EXAMPLE = "such as '{song} - {stem}'"
 _NAME_BYTES = 255
 
@@ -60,7 +60,7 @@ class Naming:
         template = self.template
         if template is None:
             template = _DEFAULT_OF_ONE_FILE if self.encoding.is_one_file else _DEFAULT
-        words = [_ALL_STEMS] if self.encoding.is_one_file else stems
+        words = [ALL_STEMS] if self.encoding.is_one_file else stems
         suffix = f".{self.encoding.format}"
         template = template.removesuffix(suffix) + suffix
         limit = _name_limit(output)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import yaml
 
@@ -22,19 +19,17 @@ from datamodules.files.find import SongFile, find_audio_files
 from datamodules.files.name_lists import read_names
 from datamodules.files.writing import check_room
 from lightning_modules.inference.encoding import CLIPPING, FORMATS, Encoding
-from lightning_modules.inference.naming import Naming, check_files, without_stems
+from lightning_modules.inference.naming import ALL_STEMS, Naming, check_files, without_stems
 from lightning_modules.inference.options import Combination, add_options, given_settings
+from lightning_modules.inference.report import Job, Report, explain
 from lightning_modules.inference.selection import OtherMethod, Selection
 from lightning_modules.interop.published import LIST_COMMAND, check_model, default_model
 
 if TYPE_CHECKING:
     from lightning_modules.base.separator import SourceSeparator
     from lightning_modules.inference.postprocessing import PostProcessing
-    from lightning_modules.inference.shared_batches import SharedBatches
+    from lightning_modules.inference.songs import Songs
 
-_BAR_CHARACTERS = 40
-# Devices on which the time of a batch is proportional to its size: filling it gains nothing.
-_PROPORTIONAL = ("cpu",)
 _EXIT = """exit status: 0 if all songs are done, 1 if some are incomplete or could not be
 separated, 2 for a mistake found before the first song"""
 
@@ -42,8 +37,17 @@ separated, 2 for a mistake found before the first song"""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Separate songs; return the exit status described by ``--help``, or 130 after Ctrl-C."""
     options = build_parser().parse_args(arguments)
+    report = Report([str(path) for path in options.checkpoint], options.json, options.quiet)
+
+    def work() -> int:
+        try:
+            return 1 if separate_songs(options, report) else 0
+        except Exception as error:
+            report.mistake(error)
+            raise
+
     return command_line.run(
-        lambda: 1 if separate_songs(options) else 0,
+        work,
         "stopped; the same command with --resume continues with the remaining songs",
     )
 
@@ -62,6 +66,7 @@ def build_parser() -> command_line.Parser:
         "--model",
         action="append",
         type=Path,
+        default=[],
         metavar="MODEL",
         help="name of a published model (`stemlab models` lists them), a "
         "checkpoint of `fit`, an exported folder, or the config of an ensemble; given several "
@@ -75,6 +80,13 @@ def build_parser() -> command_line.Parser:
     existing.add_argument("--resume", action="store_true", help="skip songs whose files all exist")
     mix = "mix more than two channels down to stereo (centre and surrounds at -3 dB, without LFE)"
     add("--downmix", action="store_true", help=mix)
+    output = parser.add_argument_group("output").add_argument
+    output(
+        "--json",
+        action="store_true",
+        help="one line of JSON on stdout for each song, also for those that fail",
+    )
+    output("--quiet", action="store_true", help="print errors and warnings, and JSON, but no more")
     add = parser.add_argument_group("stems").add_argument
     add("--stems", type=lambda words: words.split(","), metavar="A,B", help="only these stems")
     add("--two-stems", metavar="STEM", help="this stem, and the rest of the song as no_STEM")
@@ -122,18 +134,7 @@ def build_parser() -> command_line.Parser:
     return parser
 
 
-@dataclass(frozen=True)
-class _Job:
-    song: SongFile
-    info: AudioInfo
-    files: list[Path]
-
-    @property
-    def seconds(self) -> float:
-        return self.info.samples / self.info.sample_rate
-
-
-def separate_songs(options: argparse.Namespace) -> int:
+def separate_songs(options: argparse.Namespace, report: Report) -> int:
     """Separate songs in blocks, in memory that does not depend on their length.
 
     All that is wrong with songs is printed before the first is separated; the others are done.
@@ -147,10 +148,10 @@ def separate_songs(options: argparse.Namespace) -> int:
     """
     if not options.checkpoint:
         options.checkpoint = [Path(default_model())]
-        print(
+        report.models = [default_model()]
+        report.note(
             f"no model is given: using {default_model()}; --model gives another, `{LIST_COMMAND}` "
-            "lists them",
-            file=sys.stderr,
+            "lists them"
         )
     for path in filter(None, (*options.checkpoint, options.denoiser)):
         check_model(path)
@@ -172,39 +173,54 @@ def separate_songs(options: argparse.Namespace) -> int:
     )
     # Report bad files before loading the model, which takes seconds.
     found = find_audio_files(
-        _expand_stdin(options.inputs), options.output, progress=True, downmix=options.downmix
+        _expand_stdin(options.inputs), options.output, not options.quiet, options.downmix
     )
     for note in found.notes:
-        print(f"note: {command_line.printable(note)}", file=sys.stderr)
+        report.note(f"note: {note}")
 
     def check(song: SongFile, info: AudioInfo) -> None:
         encoding.check(song.path, info)
         _check_place(naming.files(options.output, song, ["stem"])[0])
 
     songs, faults = _checked(found.songs, check)
-    left_out = _report(found.faults + faults, len(songs))
+    left_out = _report_faults(found.faults | faults, len(songs), report)
 
-    command_line.announce("Loading the model...")
+    if not options.quiet:
+        command_line.announce("Loading the model...")
     from lightning_modules.inference.separation import check_channels
+    from lightning_modules.inference.songs import Songs
 
     model = _load(options, settings)
     stems = selection.names(model.sources)
     songs, faults = _checked(songs, lambda song, info: check_channels(model, info.channels))
-    left_out += _report(faults, len(songs))
+    left_out += _report_faults(faults, len(songs), report)
     files = {song: naming.files(options.output, song, stems) for song in songs}
     if options.resume:
         files = without_stems(files)
     check_files(files)
-    jobs = [_Job(song, songs[song], paths) for song, paths in files.items()]
-    jobs = _remaining(jobs, options, encoding, len(stems))
-    keywords = {
-        "force": options.force or options.resume,
-        "selection": selection,
-        "encoding": encoding,
-        "downmix": options.downmix,
-    }
-    shown = "folder" if naming.has_song_folder else "files"
-    return left_out + _separate_all(model, jobs, options.output, shown, options.jobs, keywords)
+    names = [ALL_STEMS] if encoding.is_one_file else stems
+    jobs = [
+        Job(song, songs[song], dict(zip(names, paths, strict=True)))
+        for song, paths in files.items()
+    ]
+    jobs = _remaining(jobs, options, encoding, len(stems), report)
+    if not jobs:
+        return left_out
+    return left_out + _separate_all(
+        Songs(
+            jobs,
+            options.output,
+            report,
+            naming.has_song_folder,
+            force=options.force or options.resume,
+            selection=selection,
+            encoding=encoding,
+            downmix=options.downmix,
+        ),
+        model,
+        options.jobs,
+        report,
+    )
 
 
 def _expand_stdin(inputs: Sequence[str]) -> Iterator[str]:
@@ -227,57 +243,56 @@ def _check_place(path: Path) -> None:
 
 def _checked(
     songs: dict[SongFile, AudioInfo], check: Callable[[SongFile, AudioInfo], None]
-) -> tuple[dict[SongFile, AudioInfo], list[str]]:
-    """Apply a check that raises to songs; return those that pass, and messages about others."""
-    passed, faults = {}, []
+) -> tuple[dict[SongFile, AudioInfo], dict[str, str]]:
+    """Apply a check that raises to songs; return those that pass, and path -> fault of others."""
+    passed, faults = {}, {}
     for song, info in songs.items():
         try:
             check(song, info)
             passed[song] = info
         except (OSError, ValueError) as error:
-            faults.append(_explain(song.path, error))
+            faults[str(song.path)] = explain(song.path, error)
     return passed, faults
 
 
-def _report(faults: list[str], remaining: int) -> int:
-    """Print all faults and return their number; raise if no songs remain."""
-    lines = [command_line.printable(fault) for fault in faults]
+def _report_faults(faults: dict[str, str], remaining: int, report: Report) -> int:
+    """Report all faults and return their number; raise if no songs remain."""
     if not remaining:
-        raise DataError("\nerror: ".join(lines))
-    for line in lines:
-        print(f"error: {line}", file=sys.stderr)
-    if lines:
+        for path, fault in faults.items():
+            report.failed(path, fault)
+        raise DataError("\nerror: ".join(map(command_line.printable, faults.values())))
+    for path, fault in faults.items():
+        report.error(path, fault)
+    if faults:
         others = f"the other {remaining} songs" if remaining > 1 else "the other song"
-        print(f"{len(lines)} of the inputs cannot be separated; {others} will be", file=sys.stderr)
-    return len(lines)
-
-
-def _explain(path: Path, error: Exception) -> str:
-    """Message about an error of a song, with its name."""
-    text = command_line.describe(error)
-    if "OutOfMemory" in type(error).__name__ or isinstance(error, MemoryError):
-        text = "the memory is full; use --jobs 1 or --device cpu, or close other programs"
-    return text if str(path) in text else f"{path}: {text}"
+        report.note(f"{len(faults)} of the inputs cannot be separated; {others} will be")
+    return len(faults)
 
 
 def _remaining(
-    jobs: list[_Job], options: argparse.Namespace, encoding: Encoding, stems: int
-) -> list[_Job]:
+    jobs: list[Job],
+    options: argparse.Namespace,
+    encoding: Encoding,
+    stems: int,
+    report: Report,
+) -> list[Job]:
     """Leave out songs that are done, with ``--resume``; check that the others can be written."""
     from lightning_modules.inference.stem_files import check_free, temporary_size
 
     if options.resume:
-        done = [all(path.is_file() for path in job.files) for job in jobs]
-        if any(done):
-            print(f"{sum(done)} of {len(jobs)} songs are already done")
-        jobs = [job for job, is_done in zip(jobs, done, strict=True) if not is_done]
+        done = [job for job in jobs if all(path.is_file() for path in job.files.values())]
+        if done:
+            report.note(f"{len(done)} of {len(jobs)} songs are already done")
+        for job in done:
+            report.skipped(job)
+        jobs = [job for job in jobs if job not in done]
     elif not options.force:
-        check_free([path for job in jobs for path in job.files])
+        check_free([path for job in jobs for path in job.files.values()])
     if jobs:
         infos = [job.info for job in jobs]
         needed = sum(encoding.size(info, stems) for info in infos)
         needed += max(temporary_size(info, stems, encoding) for info in infos)
-        replaced = (path for job in jobs for path in job.files if path.is_file())
+        replaced = (path for job in jobs for path in job.files.values() if path.is_file())
         others = f" and those of {len(jobs) - 1} more need" if len(jobs) > 1 else " need"
         check_room(
             options.output,
@@ -343,94 +358,19 @@ def _set_wiener(models: Sequence[SourceSeparator], options: argparse.Namespace) 
         part.wiener_iterations = options.wiener
 
 
-def _separate_all(
-    model: SourceSeparator,
-    jobs: list[_Job],
-    output: Path,
-    shown: str,
-    threads: int,
-    keywords: dict[str, Any],
-) -> int:
-    """Separate songs with a progress bar; return how many failed or are incomplete."""
-    from tqdm import tqdm
-
-    from lightning_modules.inference.shared_batches import SharedBatches
-    from lightning_modules.inference.stem_files import separate_file
-
-    batches = SharedBatches(len(jobs), threads)
-    if model.device.type not in _PROPORTIONAL:
-        _share(model, batches)
+def _separate_all(songs: Songs, model: SourceSeparator, at_once: int, report: Report) -> int:
+    """Separate songs and print a summary; return how many failed or are incomplete."""
     started = time.perf_counter()
-    failed: list[_Job] = []
-    incomplete: list[_Job] = []
-    stopped = threading.Event()
-    # Some formats declare no length; then there is no total.
-    total = sum(job.seconds for job in jobs) if all(job.info.samples for job in jobs) else None
-    bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    with tqdm(
-        total=total,
-        desc="separating",
-        bar_format=bar_format if total else "{desc}: {n:.0f} s [{elapsed}]",
-    ) as bar:
-
-        def separate(job: _Job) -> None:
-            bar.set_description_str(command_line.printable(job.song.name)[:_BAR_CHARACTERS])
-
-            def advance(samples: int) -> None:
-                if stopped.is_set():
-                    raise KeyboardInterrupt
-                seconds = samples / job.info.sample_rate
-                with bar.get_lock():  # type: ignore[no-untyped-call]
-                    if bar.total:
-                        # Headers may misstate the length; tqdm drops a total that is exceeded.
-                        bar.total = max(bar.total, bar.n + seconds)
-                    bar.update(seconds)
-
-            path = job.song.path
-            try:
-                with batches.song():
-                    done = separate_file(
-                        model, path, output, files=job.files, progress=advance, **keywords
-                    )
-            except Exception as error:  # of libraries, too: the other songs are still separated
-                failed.append(job)
-                bar.write(f"error: {command_line.printable(_explain(path, error))}", sys.stderr)
-                return
-            note = f" (turned down to {done.gain:.3g} to avoid clipping)" if done.gain < 1 else ""
-            for written in [job.files[0].parent] if shown == "folder" else job.files:
-                bar.write(f"{command_line.printable(written)}{note}", sys.stdout)
-            if done.shortfall:
-                incomplete.append(job)
-                bar.write(f"warning: {command_line.printable(done.shortfall)}", sys.stderr)
-
-        with ThreadPoolExecutor(batches.most_open) as pool:
-            waiting = [pool.submit(separate, job) for job in jobs]
-            try:
-                for future in waiting:
-                    future.result()
-            except BaseException:
-                stopped.set()
-                batches.stop()
-                pool.shutdown(cancel_futures=True)
-                raise
-        audio, seconds = bar.n, time.perf_counter() - started
-    number = len(jobs) - len(failed)
+    audio, number = songs.separate(model, at_once), len(songs.jobs)
+    seconds, done = time.perf_counter() - started, number - songs.failed
     if audio:
         speed = f"{audio:.0f} s of audio in {seconds:.1f} s: {audio / seconds:.3g} times real time"
-        print(f"{number} song{'s' * (number != 1)}, {speed}", file=sys.stderr)
-    if failed:
-        print(f"{len(failed)} of {len(jobs)} songs could not be separated", file=sys.stderr)
-    if incomplete:
-        print(f"{len(incomplete)} of {len(jobs)} songs are incomplete", file=sys.stderr)
-    return len(failed) + len(incomplete)
-
-
-def _share(model: SourceSeparator, batches: SharedBatches) -> None:
-    """Let a model, or the members of an ensemble, separate chunks of several songs at once."""
-    settings = model.separation_settings
-    parts = zip(getattr(model, "members", [model]), settings.members or [settings], strict=True)
-    for part, own in parts:
-        part.forward = batches.share(part.forward, own.batch_size)
+        report.note(f"{done} song{'s' * (done != 1)}, {speed}")
+    if songs.failed:
+        report.note(f"{songs.failed} of {number} songs could not be separated")
+    if songs.incomplete:
+        report.note(f"{songs.incomplete} of {number} songs are incomplete")
+    return songs.failed + songs.incomplete
 
 
 def _settings(text: str | None) -> PostProcessing | None:

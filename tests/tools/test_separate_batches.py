@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -18,6 +19,7 @@ import soundfile
 import torch
 
 from lightning_modules.architectures.unet import UNet
+from lightning_modules.inference import songs
 from lightning_modules.tools import separate
 from tests.helpers.checkpoints import save
 from tests.helpers.command_line import REPOSITORY
@@ -226,7 +228,7 @@ def test_songs_share_batches_where_that_saves_time(
         return forward(self, mixture)
 
     monkeypatch.setattr(UNet, "forward", recording)
-    monkeypatch.setattr(separate, "_PROPORTIONAL", ())
+    monkeypatch.setattr(songs, "_PROPORTIONAL", ())
     assert separate.main([*words, "together"]) == 1
     assert sizes.count(4) >= 4
     assert len(errors(capsys)) == 2
@@ -236,3 +238,54 @@ def test_songs_share_batches_where_that_saves_time(
         other = Path("together") / path.relative_to("alone")
         difference = soundfile.read(path)[0] - soundfile.read(other)[0]
         assert np.abs(difference).max(initial=0) < 1e-6
+
+
+def test_json_has_a_line_for_each_song(checkpoint: str, capsys: Output) -> None:
+    song(Path("a.wav"), 0.5)
+    song(Path("b.wav"), 0.1, channels=4)
+    Path("text.wav").write_text("dear diary")
+    song(Path("short.wav"), 0.5)
+    Path("short.wav").write_bytes(Path("short.wav").read_bytes()[:50_000])
+    names = ["a.wav", "b.wav", "text.wav", "short.wav"]
+    assert run(checkpoint, *names, "--json", "--quiet") == 1
+    said = capsys.readouterr()
+    assert [line.partition(":")[0] for line in said.err.splitlines()] == [
+        "error",
+        "error",
+        "warning",
+    ]
+    lines = {line["song"]: line for line in map(json.loads, said.out.splitlines())}
+    assert {name: line["status"] for name, line in lines.items()} == {
+        "a.wav": "done",
+        "b.wav": "failed",
+        "text.wav": "failed",
+        "short.wav": "incomplete",
+    }
+    done = lines["a.wav"]
+    assert done["files"] == {name: f"out/a/{name}.wav" for name in ("vocals", "other")}
+    assert (done["models"], done["seconds"], done["gain"]) == ([checkpoint], 0.5, 1)
+    assert done["real_time_factor"] == pytest.approx(done["elapsed_seconds"] / 0.5, rel=1e-3)
+    assert done["message"] is None
+    assert "4 channels" in lines["b.wav"]["message"]
+    assert "dear" not in lines["text.wav"]["message"]
+    assert "truncated" in lines["short.wav"]["message"]
+    assert len({frozenset(line) for line in lines.values()}) == 1, "the same keys everywhere"
+    assert run(checkpoint, "a.wav", "--json", "--resume") == 0
+    (skipped,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (skipped["status"], skipped["files"]) == ("skipped", done["files"])
+    assert run(checkpoint, "b.wav", "text.wav", "--json") == 2, "nothing can be done"
+    assert [json.loads(line)["status"] for line in capsys.readouterr().out.splitlines()] == [
+        "failed", "failed",
+    ]  # fmt: skip
+    assert run(checkpoint, "a.wav", "--json") == 2
+    (mistake,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (mistake["song"], mistake["status"]) == (None, "failed")
+    assert "already exist" in mistake["message"]
+
+
+def test_quiet_prints_nothing_if_all_is_well(checkpoint: str, capsys: Output) -> None:
+    song(Path("songs/a.wav"), 0.1)
+    Path("songs/notes.txt").write_text("x")
+    assert run(checkpoint, "songs", "--quiet") == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "")
