@@ -74,9 +74,10 @@ def test_fit_with_the_callbacks_and_logger_of_the_base_config(
     run_dir = Path("runs/unet")
     names = {path.name for path in (run_dir / "checkpoints").iterdir()}
     assert names == {f"{STATE}.ckpt", "best.ckpt", "last.ckpt"}
-    for kind in ("spectrograms", "masks", "waveforms"):
+    for kind in ("spectrograms", "differences", "masks", "waveforms"):
         assert (run_dir / "pictures" / f"{STATE}_{kind}.png").stat().st_size > 10_000
     assert list(run_dir.glob("wandb/offline-run-*/*.wandb"))
+    assert not (run_dir / "clips").exists(), "W&B has the audio"
     scored = json.loads(
         (run_dir / f"scores/{STATE}/val/Actions - One Minute Smile.json").read_text()
     )
@@ -153,6 +154,24 @@ def test_tensorboard_logger(musdb_root: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.complete_run
+def test_clips_on_disk_and_a_learning_rate_of_each_group(musdb_root: Path) -> None:
+    groups = "--model.init_args.parameter_groups={bias: {lr_factor: 0.1}}"
+    root = f"--data.init_args.root={musdb_root}"
+    assert run("fit", *UNET, *TINY, *CSV, root, groups, "--lr=0.01") == 0
+    (row, *_) = metrics(Path("runs/unet"))
+    assert [float(row[f"train/lr/{number}"]) for number in (1, 2)] == pytest.approx([0.001, 0.01])
+    (track,) = Path("runs/unet/clips").iterdir()
+    clips = {path.relative_to(track).as_posix() for path in track.rglob("*.flac")}
+    names = ("reference", STATE)
+    assert clips == {"mixture.flac", *(f"{stem}/{name}.flac" for stem in STEMS for name in names)}
+    parts = [soundfile.read(track / stem / "reference.flac")[0] for stem in STEMS]
+    mixture, rate = soundfile.read(track / "mixture.flac")
+    assert rate == 44100
+    assert np.abs(sum(parts) - mixture).max() < 4 * 2**-15
+
+
+@pytest.mark.slow
 def test_documented_metrics_are_logged(trained: Path) -> None:
     logged = {name for row in metrics(trained) for name, value in row.items() if value}
     assert logged >= {
@@ -167,6 +186,9 @@ def test_documented_metrics_are_logged(trained: Path) -> None:
         "train/share/backward",
         "train/share/optimizer",
         "train/teraflops_per_second",
+        "train/lr",
+        "train/memory_gb",
+        "train/hours_left",
         "val/loss",
         "val/loss/vocals",
         "val/usdr",

@@ -349,12 +349,16 @@ class SourceSeparator(LightningModule, ABC):
             super().optimizer_step(epoch, batch_idx, optimizer, lambda: loss)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the norm of the gradients."""
+        """Log the norm of the gradients, and the learning rate of each group of weights."""
         # Only in steps whose metrics Lightning logs, because the norm takes time.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.trainer.global_step + 1) % every == 0:
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+            rates = [float(group["lr"]) for group in optimizer.param_groups]
+            names = [f"/{number}" for number in range(1, len(rates) + 1)] if rates[1:] else [""]
+            for name, rate in zip(names, rates, strict=True):
+                self.log(f"train/lr{name}", rate)
 
     def create_optimizer(self) -> Optimizer:
         """Create the optimiser of the model's weights, with ``parameter_groups``."""

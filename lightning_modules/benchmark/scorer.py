@@ -14,9 +14,7 @@ import argparse
 import importlib
 import importlib.metadata
 import math
-import resource
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -31,6 +29,7 @@ from datamodules.errors import DataError
 from datamodules.markdown import markdown
 from datamodules.tracks.index import index_tracks
 from datamodules.tracks.layouts import STEMS
+from lightning_modules.runtime.memory import current_memory, peak_memory
 from lightning_modules.runtime.process_pool import ScoringPool
 
 Signals = NDArray[np.float64]
@@ -177,12 +176,12 @@ def measure(engine: str, path: Path, rate: int, repeats: int, change: str) -> Ru
     order = slice(None, None, -1 if change == "reversed" else 1)
     references, estimates = np.ascontiguousarray(signals[:, order])
     bss_eval = importlib.import_module(engine).bss_eval
-    before, times = _memory("VmRSS"), []
+    before, times = current_memory(), []
     for _ in range(repeats):
         started = time.process_time()
         results = bss_eval(references, estimates, window=rate, hop=rate)
         times.append(time.process_time() - started)
-        extra = _memory("VmHWM") - before
+        extra = peak_memory() - before
     return Run(statistics.median(times), extra, np.stack(results[:4])[:, order])
 
 
@@ -223,13 +222,3 @@ def table(report: dict[str, Any]) -> str:
         f"{settings['data']}; median of {settings['repeats']} runs of ours, one of museval."
     )
     return "\n".join([head, "", *markdown(lines)])
-
-
-def _memory(name: str) -> int:
-    """Memory of this process, bytes: ``VmRSS`` is the current one, ``VmHWM`` the peak."""
-    if sys.platform == "linux":
-        # getrusage's peak is inherited from the parent process.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(name):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

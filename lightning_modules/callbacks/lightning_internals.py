@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import (
     TQDMProgressBar,
     WeightAveraging,
 )
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, subprocess_script
@@ -177,14 +178,33 @@ class CheckpointBase(ModelCheckpoint):
 
 
 class ProgressBarBase(TQDMProgressBar):
-    """``TQDMProgressBar`` with a public method that decides when a bar is updated."""
+    """``TQDMProgressBar`` that makes all its bars by one public method."""
 
-    def is_due(self, current: int, total: int | float | None) -> bool:
-        """Whether to show that ``current`` of ``total`` batches are done."""
+    def make_bar(self, make: Callable[[], Tqdm]) -> Tqdm:
+        """Make a bar with Lightning's function."""
         raise NotImplementedError
 
-    def _should_update(self, current: int, total: int | float | None) -> bool:
-        return self.is_enabled and self.is_due(current, total)
+    def init_train_tqdm(self) -> Tqdm:
+        """Make the bar of an epoch."""
+        return self.make_bar(super().init_train_tqdm)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Make the bar of a validation."""
+        return self.make_bar(super().init_validation_tqdm)
+
+    def init_test_tqdm(self) -> Tqdm:
+        """Make the bar of a test."""
+        return self.make_bar(super().init_test_tqdm)
+
+    def init_predict_tqdm(self) -> Tqdm:
+        """Make the bar of separated tracks."""
+        return self.make_bar(super().init_predict_tqdm)
+
+    def bars(self) -> list[Tqdm]:
+        """The bars that were made."""
+        names = ("train", "val", "test", "predict")
+        made = (getattr(self, f"_{name}_progress_bar") for name in names)
+        return [bar for bar in made if bar is not None]
 
 
 class WeightAveragingBase(WeightAveraging):

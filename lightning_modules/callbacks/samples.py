@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import soundfile
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from datamodules.batches import TrackBatch
 from datamodules.files.audio import Audio
+from datamodules.files.writing import replacing
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.optional_files import OptionalFiles
 from lightning_modules.callbacks.run_files import run_folder, state_name
@@ -18,20 +21,25 @@ from lightning_modules.plots import sound, style
 
 _PLOTS = {
     "spectrograms": sound.spectrogram_figure,
+    "differences": sound.difference_figure,
     "masks": sound.mask_figure,
     "waveforms": sound.waveform_figure,
 }
+_BLOCK_SECONDS = 0.1
+# A source sounds where its power is at most 40 dB below that of its loudest block.
+_SOUNDS = 1e-4
 
 
 class Samples(Callback):
-    """Save spectrograms, masks, waveforms and audio of mixture, references and estimates.
+    """Save spectrograms, differences, masks, waveforms and audio of references and estimates.
 
     Plots are saved to ``pictures/`` of the run, and plots and audio logged to Weights & Biases
-    or TensorBoard, for the first track of a validation or test.
+    or TensorBoard, for the first track of a validation or test. Without these loggers, audio is
+    saved to ``clips/<track>/``.
 
     Args:
         every_n_epochs: How often; the first and the last validation and every test always.
-        seconds: Length of the excerpt from the middle of the track.
+        seconds: Length of the excerpt, which is where most sources sound.
     """
 
     def __init__(self, every_n_epochs: int = 5, seconds: float = 10.0) -> None:
@@ -69,7 +77,7 @@ class Samples(Callback):
         assert isinstance(pl_module, SourceSeparator)
         rate, sources = pl_module.sample_rate, pl_module.sources
         wanted = round(self.seconds * rate)
-        start = max(0, (batch.mixture.shape[-1] - wanted) // 2)
+        start = fullest_excerpt(batch.targets, wanted, round(_BLOCK_SECONDS * rate))
         mixture, references, estimates = (
             waveform[..., start : start + wanted].detach().float().cpu().numpy()
             for waveform in (batch.mixture, batch.targets, estimated)
@@ -101,6 +109,13 @@ class Samples(Callback):
                     # TensorBoard plays mono only.
                     mono = _playable(clip).mean(1)
                     logger.experiment.add_audio(f"{split}/audio/{name}", mono, step, rate)
+        if not any(isinstance(each, WandbLogger | TensorBoardLogger) for each in trainer.loggers):
+            folder = run_folder(trainer, "clips", batch.name)
+            for name, clip in clips.items():
+                # Mixture and references are the same in all validations.
+                file = folder / f"{name.replace('estimate', when)}.flac"
+                with replacing(file) as unfinished:
+                    soundfile.write(unfinished, _playable(clip), rate, format="FLAC")
 
     def _due(self, trainer: Trainer) -> bool:
         """Whether to save this validation; epochs without a validation are possible."""
@@ -112,6 +127,30 @@ class Samples(Callback):
         if due:
             self._last_epoch = epoch
         return due
+
+
+def fullest_excerpt(sources: Tensor, samples: int, block: int) -> int:
+    """Find the excerpt of a track in which most sources sound; of equal ones, the most central.
+
+    Args:
+        sources: True sources, shape (S, C, T).
+        samples: Length of the excerpt.
+        block: Length of the blocks whose power decides whether a source sounds, samples.
+
+    Returns:
+        Its first sample, a multiple of ``block``; 0 if the track is not longer than the excerpt.
+    """
+    count, wanted = sources.shape[-1] // block, samples // block
+    if not 0 < wanted < count:
+        return 0
+    sounding = torch.zeros(count, device=sources.device)
+    for source in sources:
+        power = source[:, : count * block].unflatten(-1, (count, block)).square().mean((0, 2))
+        sounding += power > _SOUNDS * power.max()  # of a silent source, nowhere
+    totals = sounding.unfold(0, wanted, 1).sum(-1)
+    places = torch.arange(len(totals), device=sources.device)
+    distances = (places - len(totals) / 2).abs()
+    return block * int(torch.where(totals == totals.max(), distances, torch.inf).argmin())
 
 
 def _playable(clip: Audio) -> Audio:

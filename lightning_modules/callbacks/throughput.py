@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from typing import Any
@@ -12,6 +13,8 @@ from pytorch_lightning.profilers import PassThroughProfiler, Profiler
 
 from lightning_modules.base.flops import forward_flops
 from lightning_modules.base.separator import SourceSeparator
+from lightning_modules.callbacks.time_left import TimeLeft
+from lightning_modules.runtime.memory import peak_memory
 
 # Lightning's names of profiled actions -> names of the parts of a step.
 _PARTS = {
@@ -22,6 +25,7 @@ _PARTS = {
     "optimizer_step": "optimizer",
 }
 PARTS = tuple(_PARTS.values())
+TIME_LEFT = "train/hours_left"
 # Share of time waiting for data above which a hint is printed.
 _MAX_DATA_WAIT = 0.1
 
@@ -88,11 +92,12 @@ class Throughput(Callback):
     """Log training throughput and the share of time of each part; print a line per epoch.
 
     Logged every ``log_every_n_steps`` steps, over the steps since: ``train/examples_per_second``,
-    ``train/audio_seconds_per_second`` and ``train/teraflops_per_second`` over all ranks and, on
-    a GPU, ``train/gpu_memory_gb``, the peak so far. Unless the trainer has another profiler,
-    also shares of the time in [0, 1]: ``train/data_wait`` and ``train/share/<part>`` for
-    ``transfer``, ``forward``, ``backward`` and ``optimizer``. The first step of an epoch, which
-    waits for the loader to start, is left out.
+    ``train/audio_seconds_per_second`` and ``train/teraflops_per_second`` over all ranks;
+    ``train/hours_left`` of the whole run, see `TimeLeft`; the peak memory so far, on a GPU
+    ``train/gpu_memory_gb``, else ``train/memory_gb`` of the first rank's process. Unless the
+    trainer has another profiler, also shares of the time in [0, 1]: ``train/data_wait`` and
+    ``train/share/<part>`` for ``transfer``, ``forward``, ``backward`` and ``optimizer``. The first
+    step of an epoch, which waits for the loader to start, is left out.
 
     A training step counts as three forward passes (one forward, two backward), of which
     convolutions, matrix products and recurrent layers are counted; see ``base/flops.py``.
@@ -103,6 +108,7 @@ class Throughput(Callback):
         self._parts_are_measured = False
         self._flops = 0.0
         self._validation_began = 0.0
+        self._left = TimeLeft()
         self._restart()
 
     def _restart(self) -> None:
@@ -112,6 +118,7 @@ class Throughput(Callback):
         self._epoch: dict[str, float] = defaultdict(float)
         self._recent: dict[str, float] = defaultdict(float)
         self._validation_seconds = 0.0
+        self._batches = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Install the profiler, unless the trainer has another one."""
@@ -123,6 +130,7 @@ class Throughput(Callback):
         """Count the floating-point operations of a training step."""
         assert isinstance(pl_module, SourceSeparator)
         self._flops = 3 * forward_flops(pl_module)
+        self._left = TimeLeft()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to measure an epoch."""
@@ -137,7 +145,9 @@ class Throughput(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the duration of the validation."""
-        self._validation_seconds += time.perf_counter() - self._validation_began
+        seconds = time.perf_counter() - self._validation_began
+        self._validation_seconds += seconds
+        self._left.add_validation(seconds)
 
     def on_train_batch_end(
         self,
@@ -149,12 +159,14 @@ class Throughput(Callback):
     ) -> None:
         """Add the step; log after every ``log_every_n_steps``."""
         now = time.perf_counter()
+        self._batches = batch_idx + 1
         if self._ended is None:
             self._times.reset()
             self._times.active = True
         else:
             assert isinstance(pl_module, SourceSeparator)
             examples, _, samples = batch.mixture.shape
+            self._left.add_batch(now - self._ended)
             step = {"seconds": now - self._ended, "examples": examples}
             _add(self._recent, step | {"samples": examples * samples})
             if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -170,7 +182,11 @@ class Throughput(Callback):
             self._times.reset()
 
     def _metrics(
-        self, steps: dict[str, float], trainer: Trainer, model: SourceSeparator
+        self,
+        steps: dict[str, float],
+        trainer: Trainer,
+        model: SourceSeparator,
+        validated: bool = False,
     ) -> dict[str, float]:
         seconds, examples = steps["seconds"], trainer.world_size * steps["examples"]
         samples = trainer.world_size * steps["samples"]
@@ -184,7 +200,10 @@ class Throughput(Callback):
             metrics[name] = steps[part] / seconds
         if model.device.type == "cuda":
             metrics["train/gpu_memory_gb"] = torch.cuda.max_memory_allocated(model.device) / 1e9
-        return metrics
+        else:
+            metrics["train/memory_gb"] = peak_memory() / 1e9
+        left = self._left.seconds(trainer, self._batches, validated) / 3600
+        return metrics if math.isnan(left) else metrics | {TIME_LEFT: left}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's throughput."""
@@ -194,7 +213,8 @@ class Throughput(Callback):
             self._take_times()
             _add(self._epoch, self._recent)
         if self._epoch["seconds"]:
-            trainer.print(self._line(self._metrics(self._epoch, trainer, pl_module), trainer))
+            metrics = self._metrics(self._epoch, trainer, pl_module, validated=True)
+            trainer.print(self._line(metrics, trainer))
 
     def _line(self, metrics: dict[str, float], trainer: Trainer) -> str:
         examples = metrics["train/examples_per_second"]
@@ -208,12 +228,15 @@ class Throughput(Callback):
             shares["rest"] = max(0.0, 1 - sum(shares.values()))
             columns.append(", ".join(f"{part} {share:.0%}" for part, share in shares.items()))
         columns.append(f"{metrics['train/teraflops_per_second']:.3g} TFLOP/s")
-        if "train/gpu_memory_gb" in metrics:
-            columns.append(f"{metrics['train/gpu_memory_gb']:.1f} GB")
+        for name in ("train/gpu_memory_gb", "train/memory_gb"):
+            if name in metrics:
+                columns.append(f"{metrics[name]:.1f} GB")
         if self._validation_seconds:
             scoring = trainer.callback_metrics.get("val/scoring_seconds")
             scored = "" if scoring is None else f", of which scoring {float(scoring):.1f} s"
             columns.append(f"validation {self._validation_seconds:.1f} s{scored}")
+        if seconds := 3600 * metrics.get(TIME_LEFT, 0):
+            columns.append(f"{format_seconds(seconds)} left")
         line = " | ".join(columns)
         wait = metrics.get("train/data_wait", 0.0)
         if wait > _MAX_DATA_WAIT:
@@ -224,6 +247,13 @@ class Throughput(Callback):
                 "(STEMLAB_CACHE) on a local disk, or shorten segment_seconds"
             )
         return line
+
+
+def format_seconds(seconds: float) -> str:
+    """Format a duration as ``minutes:seconds`` or ``hours:minutes:seconds``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
 def _add(sums: dict[str, float], more: dict[str, float]) -> None:

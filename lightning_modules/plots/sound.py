@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lightning_modules.evaluation.bands import band_centres, band_energies
 from lightning_modules.plots.style import (
     BASELINE_COLOUR,
+    DIFFERENCE_COLOURS,
     DPI,
     MIXTURE_COLOUR,
     MODEL_COLOUR,
@@ -29,6 +30,7 @@ _Signal = NDArray[np.floating]
 _LEVEL_COLOURS = matplotlib.colormaps["magma"]
 _MASK_COLOURS = matplotlib.colormaps["viridis"].with_extremes(bad="0.87")
 _DYNAMIC_RANGE_DB = 80.0
+_DIFFERENCE_FLOOR_DB, _LARGEST_DIFFERENCE_DB = 60.0, 30.0
 _LOWEST_HZ, _HIGHEST_HZ = 30.0, 16_000.0
 _BANDS = 240
 _FREQUENCY_TICKS_HZ = {50: "50", 200: "200", 1000: "1k", 5000: "5k", 15000: "15k"}
@@ -118,6 +120,40 @@ def mask_figure(
         masked = np.ma.masked_where(mixed < quietest, shares)
         _draw_image(axes, masked, signal.shape[-1] / sample_rate, _MASK_COLOURS, (0, 1))
     _label_pairs(figure, panels, "share of the mixture")
+    return figure
+
+
+def difference_figure(
+    mixture: _Signal,
+    references: _Signal,
+    estimates: _Signal,
+    sources: Sequence[str],
+    sample_rate: int,
+    title: str,
+) -> Figure:
+    """Draw the level of each estimate relative to its reference: what is missing, and what leaks.
+
+    Values are in dB on a scale with white at 0, negative ones blue. Levels more than 60 dB below
+    the maximum of the mixture are raised to this floor, so that inaudible differences are white.
+    Arguments are those of `spectrogram_figure`.
+    """
+    figure = new_figure(title, 0.8 + 1.75 * len(sources))
+    panels = figure.subplots(len(sources), 1, sharex=True, squeeze=False)[:, 0]
+    mixed = _band_power(mixture, sample_rate, columns=1000)
+    floor = max(float(mixed.max()), 1e-12) * 10 ** (-_DIFFERENCE_FLOOR_DB / 10)
+    for axes, source, *signals in zip(panels, sources, references, estimates, strict=True):
+        true, found = (
+            np.maximum(_band_power(signal, sample_rate, columns=1000), floor) for signal in signals
+        )
+        seconds = mixture.shape[-1] / sample_rate
+        limits = (-_LARGEST_DIFFERENCE_DB, _LARGEST_DIFFERENCE_DB)
+        _draw_image(axes, 10 * np.log10(found / true), seconds, DIFFERENCE_COLOURS, limits)
+        axes.set_title(source, fontsize=10)
+    panels[-1].set_xlabel("time (s)")
+    figure.supylabel("frequency (Hz)", fontsize=10)
+    label = "estimate re reference (dB)"
+    image = panels[0].images[0]
+    figure.colorbar(image, ax=panels.tolist(), label=label, aspect=50, pad=0.01, extend="both")
     return figure
 
 

@@ -21,6 +21,9 @@ BASELINE_COLOUR = "0.55"
 # Grey for missing values.
 HEAT_COLOURS = matplotlib.colormaps["cividis"].with_extremes(bad="0.87")
 
+# White for no difference; safe for all kinds of colour vision.
+DIFFERENCE_COLOURS = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.87")
+
 DPI = 100  # a figure 12 inches wide is 1200 pixels wide
 
 

@@ -63,7 +63,7 @@ from lightning_modules.interop.fine_tuning import load_pretrained
 from lightning_modules.runtime import ranks, signals
 from lightning_modules.runtime.launch import is_first_process, match_launcher, started_processes
 from lightning_modules.training import changes, run_directory
-from lightning_modules.training.loggers import finish_wandb, prepare_loggers
+from lightning_modules.training.loggers import finish_wandb, keep_loggers, prepare_loggers
 from lightning_modules.version import version
 
 # Of a constructor or parser that a setting does not suit.
@@ -264,6 +264,8 @@ class StemlabCLI(CLIBase):
             config.ckpt_path = str(path)
             if self.subcommand == "fit":
                 run_directory.check_owner(run_dir, path)
+        if self.subcommand != "fit":
+            keep_loggers(config.trainer, run_dir, [Path(str(path)) for path in config.config])
         prepare_loggers(config.trainer, run_dir)
         if config.data.init_args.get("seed") is None:
             config.data.init_args.seed = config.seed_everything

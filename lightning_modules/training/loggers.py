@@ -6,18 +6,51 @@ import os
 import re
 import sys
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import dict_to_namespace
+
 from datamodules.command_line import check_folder
 from datamodules.files.writing import replacing
+from lightning_modules.configuration.files import CONFIGS, part, read_config
 from lightning_modules.configuration.messages import SettingError
 from lightning_modules.runtime.launch import is_first_process
 
 _MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
 # What W&B accepts, without the characters that are special in a shell or a path.
 _RUN_ID = r"(?a:[\w.-]{1,128})"
+
+
+def keep_loggers(trainer: Any, run_dir: Path, configs: Sequence[Path]) -> None:
+    """Give a trainer the loggers of its run, unless this command or its configs set others.
+
+    Args:
+        trainer: Settings of the trainer.
+        run_dir: Directory of the run.
+        configs: Configs of the command line.
+    """
+    given = any(re.match(r"--trainer(\.logger[+.=]?|=|$)", word) for word in sys.argv[1:])
+    stored = run_dir / "config.yaml"
+    if given or any(_sets_logger(path) for path in configs) or not _sets_logger(stored):
+        return
+    trainer.logger = _namespaces(read_config(stored)["trainer"]["logger"])
+
+
+def _sets_logger(config: Path) -> bool:
+    """Whether a config, which may not exist, sets loggers; the base config is no choice."""
+    if not config.is_file() or config == CONFIGS / "base.yaml":
+        return False
+    return "logger" in part(read_config(config), "trainer")
+
+
+def _namespaces(loggers: Any) -> Any:
+    """Loggers of a config as jsonargparse parses them."""
+    if isinstance(loggers, list):
+        return [_namespaces(each) for each in loggers]
+    return dict_to_namespace(loggers) if isinstance(loggers, dict) else loggers
 
 
 def prepare_loggers(trainer: Any, run_dir: Path) -> None:

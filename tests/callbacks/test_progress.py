@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
+
 import pytest
+import torch
+from pytorch_lightning import LightningModule, Trainer
 
 from lightning_modules.callbacks.progress import Progress
 
@@ -24,3 +30,89 @@ def test_every_batch_in_a_terminal_and_unknown_lengths() -> None:
     assert [bar.is_due(batch, float("inf")) for batch in (1, 100, 150, 200)] == [
         *(False, True, False, True),
     ]
+
+
+class Terminal(io.StringIO):
+    """Stream that claims to be a terminal, and shows what is on its last lines."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def lines(self) -> list[str]:
+        """What a terminal shows, as far as carriage returns go."""
+        return [
+            [part for part in line.split("\r") if part.strip()][-1].rstrip() if line.strip() else ""
+            for line in self.getvalue().split("\n")
+        ]
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Replace stdout and stderr; in a fixture, pytest would replace them again."""
+    shared = Terminal()
+    monkeypatch.setattr("sys.stdout", shared)
+    monkeypatch.setattr("sys.stderr", shared)
+    return shared
+
+
+def opened() -> tuple[Progress, Trainer]:
+    bar = Progress()
+    trainer = Trainer(logger=False, accelerator="cpu", callbacks=[bar])
+    trainer.fit_loop.max_batches = 20
+    bar.setup(trainer, LightningModule(), "fit")
+    bar.on_train_start(trainer, LightningModule())
+    bar.on_train_epoch_start(trainer, LightningModule())
+    return bar, trainer
+
+
+def test_messages_are_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+    handler = logging.StreamHandler(screen)
+    logging.getLogger("pytorch_lightning").addHandler(handler)
+    bar, trainer = opened()
+    try:
+        bar.on_train_batch_end(trainer, LightningModule(), None, None, 9)
+        print("first", "line")
+        print("a warning", file=sys.stderr)
+        logging.getLogger("pytorch_lightning").warning("a notice")
+        print("without an end", end="")
+        bar.on_train_end(trainer, LightningModule())
+        bar.teardown(trainer, LightningModule(), "fit")
+        assert sys.stdout is screen
+        print("after it")
+    finally:
+        logging.getLogger("pytorch_lightning").removeHandler(handler)
+    lines = screen.lines()
+    for text in ("first line", "a warning", "a notice", "without an end", "after it"):
+        assert text in lines
+    assert sum("10/20" in line for line in lines) == 1
+
+
+def test_an_error_begins_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+    bar, trainer = opened()
+    bar.on_train_batch_end(trainer, LightningModule(), None, None, 9)
+    bar.on_exception(trainer, LightningModule(), ValueError())
+    print("error")
+    assert screen.lines()[-2:] == ["error", ""]
+
+
+def test_a_file_has_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    bar, trainer = opened()
+    for batch in range(20):
+        bar.on_train_batch_end(trainer, LightningModule(), None, None, batch)
+    print("a message")
+    bar.on_train_end(trainer, LightningModule())
+    bar.teardown(trainer, LightningModule(), "fit")
+    *lines, message = capsys.readouterr().out.splitlines()
+    assert message == "a message"
+    assert [line.partition(" [")[0] for line in lines] == [
+        f"Epoch 0: {batch}/20" for batch in range(1, 21)
+    ]
+
+
+def test_time_left_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    bar, trainer = opened()
+    logged = {"train/loss": torch.tensor(0.5), "train/hours_left": torch.tensor(2.5)}
+    monkeypatch.setattr(Trainer, "callback_metrics", logged)
+    assert bar.get_metrics(trainer, LightningModule()) == {"train/loss": 0.5, "run left": "2:30:00"}
+    bar.teardown(trainer, LightningModule(), "fit")

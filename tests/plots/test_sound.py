@@ -15,6 +15,12 @@ from lightning_modules.plots import sound, style
 
 RATE = 22050
 SOURCES = ("vocals", "drums", "bass", "other")
+FIGURES = (
+    sound.spectrogram_figure,
+    sound.difference_figure,
+    sound.mask_figure,
+    sound.waveform_figure,
+)
 
 
 def tone_and_click(seconds: float = 2.0) -> NDArray[np.float32]:
@@ -89,6 +95,24 @@ def test_opposite_channels_do_not_cancel() -> None:
     np.testing.assert_allclose(same, other, atol=1e-3)
 
 
+def test_differences_are_white_at_zero() -> None:
+    references = tone_and_click()
+    quieter = references * np.array([0.1, 1.0], dtype=np.float32)[:, None, None]
+    leaking = quieter + np.stack([np.zeros_like(references[0]), 0.1 * references[0]])
+    figure = sound.difference_figure(
+        references.sum(0), references, leaking, SOURCES[:2], RATE, "title"
+    )
+    vocals, drums = (image(axes) for axes in panels(figure).values())
+    tone, middle = vocals.argmin() // vocals.shape[1], slice(100, 130)
+    assert vocals[tone, middle] == pytest.approx(-20, abs=0.1), "a tenth of the amplitude"
+    assert drums[tone, middle].min() > 30, "leakage, limited only by the colours"
+    assert np.abs(vocals[-10:]).max() < 0.1, "equal, and below the floor"
+    axes = panels(figure)["drums"]
+    assert axes.images[0].get_clim() == (-30, 30)
+    centre = axes.images[0].get_cmap()(0.5)
+    assert min(centre[:3]) > 0.95
+
+
 def test_masks_show_shares_of_the_mixture() -> None:
     time = np.arange(2 * RATE) / RATE
     low, high = (0.1 * np.sin(2 * np.pi * hertz * time) for hertz in (250, 4000))
@@ -123,7 +147,7 @@ def test_masks_show_shares_of_the_mixture() -> None:
 @pytest.mark.parametrize("samples", [1, 500])
 def test_silence_of_any_length(tmp_path: Path, channels: int, samples: int) -> None:
     silence = np.zeros((4, channels, samples), dtype=np.float32)
-    for draw in (sound.spectrogram_figure, sound.mask_figure, sound.waveform_figure):
+    for draw in FIGURES:
         figure = draw(silence.sum(0), silence, silence, SOURCES, RATE, "silence")
         style.save(figure, tmp_path / "deep" / "silence.png")
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["silence.png"]
@@ -135,16 +159,15 @@ def test_figures_are_1200_pixels_wide_and_thread_safe(tmp_path: Path) -> None:
 
     def draw(index: int) -> tuple[int, ...]:
         path = tmp_path / f"{index}.png"
-        functions = (sound.spectrogram_figure, sound.mask_figure, sound.waveform_figure)
-        function = functions[index % 3]
+        function = FIGURES[index % 4]
         figure = function(references.sum(0), references, references, SOURCES[:2], RATE, "title")
         style.save(figure, path)
         return imread(path).shape
 
     with ThreadPoolExecutor(2) as pool:
-        shapes = list(pool.map(draw, range(6)))
-    assert [shape[1] for shape in shapes] == [1200] * 6
-    assert shapes[:3] == shapes[3:]
+        shapes = list(pool.map(draw, range(8)))
+    assert [shape[1] for shape in shapes] == [1200] * 8
+    assert shapes[:4] == shapes[4:]
 
 
 @pytest.mark.slow

@@ -9,8 +9,9 @@ import pytest
 from jsonargparse import Namespace
 
 from datamodules.errors import DataError
+from lightning_modules.configuration.files import CONFIGS
 from lightning_modules.configuration.messages import SettingError
-from lightning_modules.training.loggers import prepare_loggers
+from lightning_modules.training.loggers import keep_loggers, prepare_loggers
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +63,50 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
     os.environ["WANDB_DIR"] = str(tmp_path / "file")
     with pytest.raises(DataError, match=r"^WANDB_DIR .*is not a folder"):
         prepare(tmp_path)
+
+
+RUN = """
+trainer:
+  logger:
+  - {class_path: WandbLogger, init_args: {project: mine, name: null, offline: true, save_dir: .}}
+  - {class_path: CSVLogger, init_args: {save_dir: old}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "config", "kept"),
+    [
+        (["test"], "model: {}", True),
+        (["test", "--trainer.max_epochs=3"], "trainer: {devices: 1}", True),
+        (["test", "--trainer.logger=CSVLogger"], "{}", False),
+        (["test", "--trainer.logger+=CSVLogger"], "{}", False),
+        (["test", "--trainer", "{logger: false}"], "{}", False),
+        (["test"], "trainer: {logger: false}", False),
+    ],
+)
+def test_a_test_has_the_loggers_of_its_run(
+    words: list[str], config: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["stemlab", *words])
+    (tmp_path / "config.yaml").write_text(RUN)
+    (tmp_path / "own.yaml").write_text(config)
+    base = CONFIGS / "base.yaml"
+    trainer = Namespace(logger="unchanged")  # type: ignore[no-untyped-call]
+    keep_loggers(trainer, tmp_path, [base, tmp_path / "own.yaml"])
+    if not kept:
+        assert trainer.logger == "unchanged"
+        return
+    prepare_loggers(trainer, tmp_path)
+    wandb, csv = trainer.logger
+    assert wandb.init_args.project == "mine"
+    assert csv.init_args.save_dir == str(tmp_path)
+
+
+def test_a_run_without_a_logger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["stemlab", "test"])
+    trainer = Namespace(logger="unchanged")  # type: ignore[no-untyped-call]
+    keep_loggers(trainer, tmp_path, [])
+    assert trainer.logger == "unchanged"
+    (tmp_path / "config.yaml").write_text("trainer: {logger: false}")
+    keep_loggers(trainer, tmp_path, [])
+    assert trainer.logger is False
