@@ -274,5 +274,6 @@ def _sections(model: SourceSeparator, exported: Exported) -> dict[str, Any]:
         "inference": {
             "batch_size": settings.batch_size,
             "num_overlap": round(1 / (1 - settings.overlap)),
+            "normalize": settings.normalise_mixture,
         },
     }

@@ -49,6 +49,7 @@ def config(
     chunk: int = 4544,
     overlaps: int = 2,
     batch_size: int = 1,
+    normalize: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """The config of a tiny network with the given options."""
@@ -63,7 +64,7 @@ def config(
         "audio": audio | _AUDIO.get(kind, {}) | changed,
         "model": OF_KIND[kind] | stems | options,
         "training": {"instruments": instruments, "target_instrument": None},
-        "inference": {"batch_size": batch_size, "num_overlap": overlaps},
+        "inference": {"batch_size": batch_size, "num_overlap": overlaps, "normalize": normalize},
     }
 
 

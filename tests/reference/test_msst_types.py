@@ -94,13 +94,14 @@ def test_estimates_of_mdx23c_agree_with_mdxnet_infer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_exported_models_are_loaded_by_the_package(kind: str, tmp_path: Path) -> None:
-    _, model = example(kind, tmp_path, 3)
+    _, model = example(kind, tmp_path, 3, overlaps=4, normalize=True)
     files = msst.write(model, tmp_path / "back")
     mixture = 0.1 * torch.randn(1, 2, CHUNK)
     again = msst.load(*files).model
     with torch.no_grad():
         assert_close(msst_package.load(kind, *files)(mixture), model(mixture))
         assert torch.equal(again(mixture), model(mixture))
+    assert again.separation_settings == model.separation_settings
     for name in {*model.hparams} - model.changeable_hparams:
         assert again.hparams[name] == model.hparams[name], name
 
