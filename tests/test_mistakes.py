@@ -230,7 +230,7 @@ TOOLS = {
         (f"{CASCADE} -o out --device gpu", ["--device gpu", "try cpu"]),
     ],
     "webapp": [
-        ("", ["arguments are required: --checkpoint"]),
+        ("--checkpoint", ["argument --checkpoint/--model: expected at least one argument"]),
         ("--checkpoint gone.ckpt", ["gone.ckpt: there is no such checkpoint", "model.ckpt"]),
         ("--checkpoint model.ckpt --port http", ["argument --port", "'http'"]),
         ("--checkpoint model.ckpt --port 99999", ["--port is 99999", "0 to 65535"]),

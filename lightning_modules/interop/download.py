@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,12 @@ class _BrokenError(Exception):
     """The server was reached; another attempt may succeed."""
 
 
-def download(url: str, path: Path, sha256: str = "") -> str:
+def download(
+    url: str,
+    path: Path,
+    sha256: str = "",
+    progress: Callable[[float], None] = lambda part: None,
+) -> str:
     """Download a file, with a progress bar on stderr.
 
     What has arrived is kept in ``path`` plus ``.part``, so that an interrupted download continues
@@ -49,6 +54,7 @@ def download(url: str, path: Path, sha256: str = "") -> str:
         url: Address.
         path: The file to write; its folder exists.
         sha256: Its SHA-256 in hexadecimal digits, or the first of them; empty if it is unknown.
+        progress: Called with the part that has arrived, 0 to 1; 0 if the size is unknown.
 
     Returns:
         The SHA-256 of the file, 64 digits.
@@ -64,7 +70,7 @@ def download(url: str, path: Path, sha256: str = "") -> str:
     while True:
         before = part.size
         try:
-            _receive(url, part)
+            _receive(url, part, progress)
             break
         except (UnreachableError, _BrokenError) as error:
             attempts = 1 if part.size > before else attempts + 1
@@ -155,7 +161,7 @@ class Part:
                 os.fsync(file.fileno())
 
 
-def _receive(url: str, part: Part) -> None:
+def _receive(url: str, part: Part, progress: Callable[[float], None]) -> None:
     """Receive the file, or what is missing of it."""
     import requests  # takes a tenth of a second
 
@@ -174,7 +180,7 @@ def _receive(url: str, part: Part) -> None:
         with response:
             _check(url, response, part)
             if response.status_code != 416:
-                _write(url, response, part)
+                _write(url, response, part, progress)
     except requests.RequestException as error:
         raise _BrokenError("the connection broke") from error
 
@@ -204,7 +210,9 @@ def _check(url: str, response: requests.Response, part: Part) -> None:
         raise _BrokenError("the server sent another part of the file")
 
 
-def _write(url: str, response: requests.Response, part: Part) -> None:
+def _write(
+    url: str, response: requests.Response, part: Part, progress: Callable[[float], None]
+) -> None:
     from tqdm import tqdm
 
     start = part.size
@@ -222,6 +230,7 @@ def _write(url: str, response: requests.Response, part: Part) -> None:
                 raise _html(url)
             yield block
             bar.update(len(block))
+            progress(bar.n / total if total else 0.0)
 
     with bar:
         part.append(blocks())

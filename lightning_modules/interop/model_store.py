@@ -30,6 +30,7 @@ from lightning_modules.interop.published import (
 if TYPE_CHECKING:
     from lightning_modules.base.separator import SourceSeparator
 
+Progress = Callable[[float], None]
 FOLDER_VARIABLE, MIRROR_VARIABLE = "STEMLAB_MODELS", "STEMLAB_MODELS_URL"
 _LOCK, _RECORD = ".lock", "checked.json"
 
@@ -50,11 +51,15 @@ def is_complete(model: PublishedModel) -> bool:
     return all((folder_of(model) / file.name).is_file() for file in model.files)
 
 
-def fetch(model: PublishedModel) -> Path:
+def fetch(model: PublishedModel, progress: Progress = lambda part: None) -> Path:
     """Download what is missing of a model, and check all its files.
 
     Files are checked again only if their size or time of change differs. Licence and citation are
     printed on stderr the first time. Other processes that want the same model wait.
+
+    Args:
+        model: The model.
+        progress: Called with the part of its files that is there, 0 to 1.
 
     Returns:
         The folder of its files.
@@ -80,9 +85,13 @@ def fetch(model: PublishedModel) -> Path:
         record = _read_record(folder)  # the other process may have downloaded it
         if not record:
             _say(notice(model))
-        for file in model.files:
+        for number, file in enumerate(model.files):
+
+            def report(part: float, before: int = number) -> None:
+                progress((before + part) / len(model.files))
+
             if not _is_checked(folder, file, record):
-                record[file.name] = _checked(model, folder, file, record)
+                record[file.name] = _checked(model, folder, file, record, report)
                 with replacing(folder / _RECORD) as unfinished:
                     unfinished.write_text(json.dumps(record, indent=2) + "\n")
     return folder
@@ -144,7 +153,11 @@ def _entry(path: Path, sha256: str) -> dict[str, Any]:
 
 
 def _checked(
-    model: PublishedModel, folder: Path, file: PublishedFile, record: dict[str, Any]
+    model: PublishedModel,
+    folder: Path,
+    file: PublishedFile,
+    record: dict[str, Any],
+    progress: Progress = lambda part: None,
 ) -> dict[str, Any]:
     """Download a file unless it is there; check it, and return its entry in the record."""
     path = folder / file.name
@@ -158,7 +171,7 @@ def _checked(
             )
     else:
         try:
-            digest = download(_address(model, file), path, expected)
+            digest = download(_address(model, file), path, expected, progress)
         except UnreachableError as error:
             raise UnreachableError(f"{error}\n{_by_hand(model)}") from error
     return _entry(path, digest)

@@ -34,7 +34,6 @@ _DIFFERENCE_FLOOR_DB, _LARGEST_DIFFERENCE_DB = 60.0, 30.0
 _LOWEST_HZ, _HIGHEST_HZ = 30.0, 16_000.0
 _BANDS = 240
 _FREQUENCY_TICKS_HZ = {50: "50", 200: "200", 1000: "1k", 5000: "5k", 15000: "15k"}
-_WAVE_COLOUR = "#4f7fc0"
 _REFERENCE_FACE, _ESTIMATE_COLOUR = "#6f9fd8", "#d1530f"
 
 
@@ -231,33 +230,25 @@ def waveform_figure(
     return figure
 
 
-def track_strips(tracks: Iterable[_Signal], sample_rate: int) -> Iterator[tuple[Figure, Figure]]:
-    """Draw a waveform and a spectrogram of each track without axes, for the web player.
+def track_strips(tracks: Iterable[_Signal], sample_rate: int) -> Iterator[Figure]:
+    """Draw a spectrogram of each track without axes, for the web player.
 
-    Both extend from edge to edge, so that a playhead on top shows the time. The first track, the
-    mixture, sets the scales of all. Tracks (C, T) are read one at a time, because they may not fit
+    It extends from edge to edge, so that a playhead on top shows the time. The first track, the
+    mixture, sets the scale of all. Tracks (C, T) are read one at a time, because they may not fit
     into memory.
 
     Yields:
-        Waveform on a transparent background, and spectrogram, of each track.
+        The spectrogram of each track.
     """
-    peak = loudest = 0.0
+    loudest = 0.0
     for signal in tracks:
         power = _band_power(signal, sample_rate, columns=1000)
-        if not peak:
-            peak = max(float(np.abs(signal).max()), 1e-6)
-            loudest = max(float(power.max()), 1e-12)
-        waveform = Figure(figsize=(12, 1), dpi=DPI, facecolor="none")
-        axes = waveform.add_axes((0, 0, 1, 1))
-        length = signal.shape[-1] / sample_rate
-        axes.fill_between(*_envelope(signal, sample_rate), color=_WAVE_COLOUR, linewidth=0)
-        axes.set(xlim=(0, length), ylim=(-peak, peak))
+        loudest = loudest or max(float(power.max()), 1e-12)
+        figure = Figure(figsize=(12, 1.6), dpi=DPI)
+        axes = figure.add_axes((0, 0, 1, 1))
+        _draw_spectrogram(axes, power, loudest, signal.shape[-1] / sample_rate)
         axes.set_axis_off()
-        spectrogram = Figure(figsize=(12, 1.6), dpi=DPI)
-        axes = spectrogram.add_axes((0, 0, 1, 1))
-        _draw_spectrogram(axes, power, loudest, length)
-        axes.set_axis_off()
-        yield waveform, spectrogram
+        yield figure
 
 
 def frequency_heights() -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Serve the web app: ``python -m lightning_modules.tools.webapp --checkpoint X``."""
+"""Serve the web app: ``python -m lightning_modules.tools.webapp``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from datamodules import command_line
@@ -26,8 +26,9 @@ def build_parser() -> command_line.Parser:
     """Build the parser of the command line."""
     parser = command_line.Parser("lightning_modules.tools.webapp")
     add = parser.add_argument
-    add("--checkpoint", "--model", required=True, nargs="+", type=Path, metavar="MODEL",
-        help="one or more checkpoints, or names of published models")  # fmt: skip
+    add("--checkpoint", "--model", nargs="+", type=Path, metavar="MODEL", default=[],
+        help="one or more checkpoints, or names of published models; by default the page offers "
+        "all published models, downloaded when first used, and the runs below runs")  # fmt: skip
     add("--device", help="cpu, cuda, ...; by default the fastest")
     serving = parser.add_argument_group("serving")
     add = serving.add_argument
@@ -48,7 +49,7 @@ def build_parser() -> command_line.Parser:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Load the models and serve the app; return the exit status, 0.
+    """Load the given models and serve the app; return the exit status, 0.
 
     Raises:
         DataError: An option or a checkpoint cannot be used, or Gradio is missing.
@@ -64,12 +65,13 @@ def serve(options: argparse.Namespace) -> int:
         raise DataError(f"--port is {options.port}: give a number from 0 to {2**16 - 1}")
     if importlib.util.find_spec("gradio") is None:
         raise DataError("the app needs Gradio, which is not installed: pip install gradio")
-    command_line.announce("Loading the models...")
+    command_line.announce("Loading the models..." if options.checkpoint else "Starting...")
     import torch
     import uvicorn
 
-    from lightning_modules.checkpoints.loading import load_separator
     from lightning_modules.runtime.device import usable_device
+    from lightning_modules.webapp.catalogue import given_models, known_models
+    from lightning_modules.webapp.jobs import Jobs
     from lightning_modules.webapp.workspace import Limits, Workspace
 
     limits = Limits(options.max_minutes, options.max_mb, options.keep_minutes)
@@ -78,44 +80,28 @@ def serve(options: argparse.Namespace) -> int:
     place = usable_device(options.device)
     if place.type == "cpu" and options.jobs > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // options.jobs))
-    named = zip(model_names(options.checkpoint), options.checkpoint, strict=True)
-    models = {name: load_separator(path, place) for name, path in named}
+    given = options.checkpoint
+    models = given_models(given, place) if given else known_models(place)
     # SIGTERM must delete the songs too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt), listening, Workspace(limits) as workspace:
+    with (
+        suppress(KeyboardInterrupt),
+        listening,
+        Workspace(limits) as workspace,
+        closing(Jobs(options.jobs, options.queue)) as jobs,
+    ):
         # Imported here, because Gradio reads the path of the workspace at import.
         from lightning_modules.webapp.guard import Hosts
         from lightning_modules.webapp.server import build_server
 
         host, port = listening.getsockname()[:2]
         hosts = Hosts.of(host, options.host, options.allow_host)
-        app = build_server(models, workspace, options.queue, options.jobs, hosts)
+        app = build_server(models, workspace, jobs, hosts)
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
         # Players keep connections open; do not wait for them at shutdown.
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listening])
     return 0
-
-
-def model_names(checkpoints: Sequence[Path]) -> list[str]:
-    """Name models by the shortest unique ends of the paths of their checkpoints.
-
-    Returns:
-        Names in the same order, such as ``unet/best`` and ``demucs/best`` of two runs.
-
-    Raises:
-        DataError: A checkpoint is given twice.
-    """
-    paths = [path.resolve() for path in checkpoints]
-    if len(set(paths)) < len(paths):
-        raise DataError("--checkpoint: a file is given twice; give each once")
-    stems = [path.with_suffix("") for path in paths]
-    for named in (stems, paths):  # the suffixes may be all that differs
-        for length in range(1, max(len(path.parts) for path in named) + 1):
-            names = ["/".join(path.parts[-length:]) for path in named]
-            if len(set(names)) == len(names):
-                return [name.replace("/checkpoints/", "/") for name in names]
-    raise AssertionError("different paths have different names")
 
 
 def _listen(host: str, port: int) -> socket.socket:

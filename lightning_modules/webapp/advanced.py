@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import gradio
@@ -34,10 +35,8 @@ def _field(option: Option) -> Any:
     text = option.help[0].upper() + option.help[1:]
     if choices := _choices(option):
         return gradio.Dropdown([(_OWN, ""), *choices], value="", label=label, info=text)
-    step, precision = (1, 0) if option.kind is int else (0.05, None)
-    return gradio.Number(
-        None, label=label, info=text, placeholder=_OWN, step=step, precision=precision
-    )
+    # Gradio's field for numbers sends 0 if it is empty.
+    return gradio.Textbox("", label=label, info=text, placeholder=_OWN)
 
 
 def read_fields(values: Sequence[Any]) -> dict[str, Any]:
@@ -53,14 +52,7 @@ def read_fields(values: Sequence[Any]) -> dict[str, Any]:
     for option, value in zip(_FIELDS, values, strict=False):
         if value is None or value == "":
             continue
-        choices = _choices(option)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        is_number = is_number and abs(value) < _LARGE
-        if not (value in choices if choices else is_number):
-            raise DataError(
-                f"{option.name} is {value!r:.80}: give {' or '.join(choices) or 'another number'}"
-            )
-        given[option.name] = _ANSWERS[value] if option.kind is bool else option.kind(value)
+        given[option.name] = _read(option, value)
     try:
         settings = SeparationSettings(**given)
     except ValueError as error:
@@ -73,3 +65,16 @@ def read_fields(values: Sequence[Any]) -> dict[str, Any]:
             f"fewer shifts or less overlap, for at most {_MOST_PASSES} times"
         )
     return given
+
+
+def _read(option: Option, value: Any) -> Any:
+    """Return the value of a field."""
+    choices = _choices(option)
+    if choices and value in choices:
+        return _ANSWERS[value] if option.kind is bool else value
+    with suppress(ValueError, TypeError, OverflowError):
+        number = option.kind(float(value))
+        if not (choices or isinstance(value, bool)) and abs(number) < _LARGE:
+            return number
+    expected = " or ".join(choices) or "another number"
+    raise DataError(f"{option.name} is {value!r:.80}: give {expected}")

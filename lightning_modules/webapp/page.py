@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import html
-import threading
-from collections.abc import Mapping
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from functools import partial
 from typing import Any
 
 import gradio
 
 from datamodules.errors import DataError, counted
-from lightning_modules.inference.stem_files import SeparatingModule
-from lightning_modules.webapp import advanced, rendering
+from lightning_modules.webapp import advanced
+from lightning_modules.webapp.catalogue import Catalogue
+from lightning_modules.webapp.example import example_song
 from lightning_modules.webapp.guard import log
-from lightning_modules.webapp.workspace import Workspace
+from lightning_modules.webapp.jobs import Job, Jobs, StoppedError
+from lightning_modules.webapp.presets import ALL_STEMS, PRESETS
+from lightning_modules.webapp.work import Wish, fulfil
+from lightning_modules.webapp.workspace import Limits, Song, Workspace
 
-_MAX_MODELS = 2  # compared with each other
-_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
-THEME = gradio.themes.Base(
-    primary_hue="blue",
-    neutral_hue="slate",
-    font=_FONTS,
-    font_mono=["ui-monospace", "Consolas", "monospace"],
-)
+_REFRESH_SECONDS = 0.3
+_NONE = ("no other model", "")
 _EMPTY = """<div class="stemlab-empty">The separated stems appear here, to play, mute, solo, mix and
 download.</div>"""
 _FAILED = """The server could not separate this song; its log says why. Try another song, or tell
@@ -30,124 +29,165 @@ whoever runs it."""
 _STOPPED = '<div class="stemlab-empty">Stopped. The song was deleted.</div>'
 
 
-def build_page(
-    models: Mapping[str, SeparatingModule], workspace: Workspace, queue: int, jobs: int
-) -> gradio.Blocks:
+class _Page:
+    """Functions of the page's buttons."""
+
+    def __init__(self, models: Catalogue, workspace: Workspace, jobs: Jobs) -> None:
+        self._models, self._workspace, self._jobs = models, workspace, jobs
+        self._running: dict[str | None, Job] = {}  # by browser session
+
+    def separate(
+        self,
+        upload: str | None,
+        preset: str,
+        model: str,
+        other: str,
+        request: gradio.Request,
+        *settings: Any,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Separate a song; yield the result's HTML, and updates of both buttons."""
+        chosen = list(dict.fromkeys(name for name in (model, other) if name))
+        try:
+            if not upload:
+                raise DataError("Choose a song first: drop a file on the song field, or click it.")
+            wish = Wish(upload, chosen, PRESETS[preset], advanced.read_fields(settings))
+            job = self._jobs.start(partial(self._work, wish))
+        except DataError as error:
+            yield _message(str(error)), *_buttons(running=False)
+            return
+        self._running[request.session_hash] = job
+        try:
+            yield _progress(job, self._jobs.ahead(job)), *_buttons(running=True)
+            while not job.wait(_REFRESH_SECONDS) and not job.is_stopped:
+                yield _progress(job, self._jobs.ahead(job)), gradio.skip(), gradio.skip()
+            yield _STOPPED if job.is_stopped else _result(job), *_buttons(running=False)
+        finally:
+            job.stop()  # the browser may be gone
+            if self._running.get(request.session_hash) is job:
+                del self._running[request.session_hash]
+
+    def _work(self, wish: Wish, job: Job) -> str:
+        return _player(fulfil(wish, self._models, self._workspace, job))
+
+    def stop(self, request: gradio.Request) -> None:
+        """Stop the song of a browser session."""
+        if job := self._running.get(request.session_hash):
+            job.stop()
+
+    def example(self) -> str:
+        """Return the path of the example song."""
+        return str(example_song(self._workspace.uploads))
+
+    def about(self, *names: str) -> str:
+        """Return lines about the chosen models."""
+        offers = [self._models.offers[name] for name in dict.fromkeys(names) if name]
+        return "".join(f'<p class="stemlab-note">{html.escape(each.about)}</p>' for each in offers)
+
+
+def build_page(models: Catalogue, workspace: Workspace, jobs: Jobs) -> gradio.Blocks:
     """Build the page.
 
     Args:
-        models: Name -> model.
+        models: The models that users can choose.
         workspace: Stores the songs.
-        queue: Maximum number of waiting songs.
-        jobs: Songs to separate in parallel.
+        jobs: The queue of songs.
 
     Returns:
         The page, not yet served.
     """
-    names = list(models)
-    limits = workspace.limits
-    stops: dict[str | None, threading.Event] = {}  # by browser session
-    # Around the work itself: whatever starts it waits for its turn.
-    turns = threading.BoundedSemaphore(jobs)
-
-    def leave(request: gradio.Request) -> None:
-        stops.pop(request.session_hash, threading.Event()).set()
-
-    def stop(request: gradio.Request) -> Any:
-        if request.session_hash not in stops:
-            return gradio.skip()  # keep a finished song
-        leave(request)
-        return _STOPPED
-
-    def separate(
-        upload: str | None,
-        chosen: list[str],
-        request: gradio.Request,
-        progress: Any = gradio.Progress(),  # noqa: B008
-        *settings: Any,
-    ) -> str:
-        if not upload:
-            return _message("Choose a song first: drop a file on the song field, or click it.")
-        known = [name for name in names if name in chosen]
-        if not known or len(known) > _MAX_MODELS:
-            return _message(f"{len(known)} models are selected: select one, or two to compare.")
-
-        try:
-            changes = advanced.read_fields(settings)
-        except DataError as error:
-            return _message(str(error))
-        stopped = stops[request.session_hash] = threading.Event()
-
-        def report(part: float, what: str) -> None:
-            if stopped.is_set():
-                raise DataError("stopped")
-            progress(part, desc=what)
-
-        try:
-            while not turns.acquire(timeout=0.2):
-                report(0.0, "waiting")
-            try:
-                song = rendering.separate_and_draw(
-                    workspace, upload, {name: models[name] for name in known}, report, changes
-                )
-            finally:
-                turns.release()
-        except DataError as error:
-            return _message(str(error))
-        except Exception as error:
-            log(error, "separation")
-            return _message(_FAILED)
-        finally:
-            if stops.get(request.session_hash) is stopped:
-                del stops[request.session_hash]
-        damage = _message(f"The song is damaged: {song.shortfall}") if song.shortfall else ""
-        return f'{damage}<stem-player song="{song.token}"></stem-player>'
-
+    do = _Page(models, workspace, jobs)
+    choices = [(offer.label, name) for name, offer in models.offers.items()]
     with gradio.Blocks(title="Stemlab", analytics_enabled=False, fill_width=True) as page:
         _html(
             '<header class="stemlab-header"><h1>Stemlab</h1>'
             "<p>Separate a song into its stems.</p></header>"
         )
         with gradio.Row(elem_classes="stemlab-columns"):
-            with gradio.Column(scale=1, min_width=280, elem_classes="stemlab-side"):
-                upload = gradio.File(label="Song", height=170, elem_id="song")
-                chosen = gradio.CheckboxGroup(
-                    names,
-                    value=names[:1],
-                    label="Model" if len(names) == 1 else "Models (select two to compare them)",
-                    interactive=len(names) > 1,
-                    elem_id="models",
+            with gradio.Column(scale=1, min_width=300, elem_classes="stemlab-side"):
+                upload = gradio.File(label="Song", height=150, elem_id="song")
+                example = gradio.Button("Use an example song", size="sm", elem_id="example")
+                preset = gradio.Radio(
+                    list(PRESETS), value=ALL_STEMS.label, label="Stems", elem_id="preset"
                 )
+                model = gradio.Dropdown(
+                    choices, value=choices[0][1], label="Model", elem_id="model"
+                )
+                other = gradio.Dropdown(
+                    [_NONE, *choices],
+                    value="",
+                    label="Compare with",
+                    visible=len(choices) > 1,
+                    elem_id="other",
+                )
+                about = _html(do.about(choices[0][1]), elem_id="about")
                 with gradio.Accordion("Advanced", open=False, elem_id="advanced"):
                     fields = advanced.build_fields()
-                with gradio.Row():
-                    button = gradio.Button("Separate", variant="primary", elem_id="separate")
-                    stop_button = gradio.Button("Stop", elem_id="stop", min_width=80)
-                _html(
-                    '<p class="stemlab-note">WAV, MP3, FLAC, M4A or Ogg, up to '
-                    f"{counted(limits.minutes, 'minute')} and {limits.megabytes:g} MB. Songs "
-                    f"are deleted after {counted(limits.keep_minutes, 'minute')} without use.</p>"
-                )
+                button = gradio.Button("Separate", variant="primary", elem_id="separate")
+                stop = gradio.Button("Stop", visible=False, variant="stop", elem_id="stop")
+                _html(f'<p class="stemlab-note">{_limits_words(workspace.limits)}</p>')
             with gradio.Column(scale=3, min_width=320):
                 result = _html(_EMPTY, elem_id="result")
-        run = button.click(
-            separate,
-            [upload, chosen, *fields],
-            result,
-            concurrency_limit=jobs,
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        button.click(
+            do.separate,
+            [upload, preset, model, other, *fields],
+            [result, button, stop],
+            concurrency_limit=None,  # ``Jobs`` is the queue
             trigger_mode="once",
-            show_progress="full",
-            api_visibility="private",
+            **private,
         )
-        # Gradio removes waiting songs from its queue; a running separation needs the event.
-        stop_button.click(stop, None, result, cancels=[run], queue=False, api_visibility="private")
-        page.unload(leave)
-    page.queue(max_size=queue, default_concurrency_limit=jobs)
+        stop.click(do.stop, None, None, queue=False, **private)
+        example.click(do.example, None, upload, concurrency_limit=None, **private)
+        gradio.on(
+            [model.change, other.change], do.about, [model, other], about, queue=False, **private
+        )
+        page.unload(do.stop)
+    # Songs that wait in ``Jobs`` are running for Gradio.
+    page.queue(max_size=None, default_concurrency_limit=None)
     return page
+
+
+def _buttons(running: bool) -> tuple[Any, Any]:
+    return gradio.Button(visible=not running), gradio.Button(visible=running)
+
+
+def _progress(job: Job, ahead: int) -> str:
+    what = f"Waiting for {counted(ahead, 'other song')}" if ahead else job.what or "Starting"
+    left = ", ".join(words for words in (f"{job.part:.0%}", job.time_left) if words)
+    return (
+        f'<div class="stemlab-progress"><p class="what">{html.escape(what)}</p>'
+        f'<progress max="1" value="{job.part:.3f}" aria-label="Progress"></progress>'
+        f'<p class="left">{left}</p></div>'
+    )
+
+
+def _result(job: Job) -> str:
+    try:
+        return job.result.result()
+    except (StoppedError, CancelledError):
+        return _STOPPED
+    except DataError as error:
+        return _message(str(error))
+    except Exception as error:
+        log(error, "separation")
+        return _message(_FAILED)
+
+
+def _player(song: Song) -> str:
+    damage = _message(f"The song is damaged: {song.shortfall}") if song.shortfall else ""
+    return f'{damage}<stem-player song="{song.token}"></stem-player>'
 
 
 def _message(text: str) -> str:
     return f'<div class="stemlab-error" role="alert">{html.escape(text)}</div>'
+
+
+def _limits_words(limits: Limits) -> str:
+    return (
+        f"WAV, MP3, FLAC, M4A or Ogg, up to {counted(limits.minutes, 'minute')} and "
+        f"{limits.megabytes:g} MB. Songs are deleted after "
+        f"{counted(limits.keep_minutes, 'minute')} without use."
+    )
 
 
 def _html(content: str, **settings: Any) -> gradio.HTML:

@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
+from pathlib import Path
 from types import SimpleNamespace
 
 # Must be set before Gradio is imported.
@@ -19,38 +21,35 @@ from fastapi import FastAPI, HTTPException
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
-from datamodules.errors import DataError, counted
-from lightning_modules.inference.stem_files import SeparatingModule
+from datamodules.errors import counted
 from lightning_modules.plots.sound import frequency_heights
 from lightning_modules.webapp import rendering
+from lightning_modules.webapp.catalogue import Catalogue
 from lightning_modules.webapp.guard import DIRECT, QUEUED, Guard, Hosts, log
-from lightning_modules.webapp.page import THEME, build_page
+from lightning_modules.webapp.jobs import Jobs
+from lightning_modules.webapp.page import build_page
+from lightning_modules.webapp.theme import THEME
 from lightning_modules.webapp.workspace import Song, Workspace, public
 
+_TYPES = {".js": "text/javascript", ".css": "text/css"}
 _STATIC = {
-    "player.js": "text/javascript",
-    "transport.js": "text/javascript",
-    "blind_test.js": "text/javascript",
-    "page.css": "text/css",
+    file.name: _TYPES[Path(file.name).suffix]
+    for file in (files("lightning_modules.webapp") / "static").iterdir()
 }
+_AUDIO = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg"}
 _HEAD = """<link rel="stylesheet" href="/app/page.css">
 <script type="module" src="/app/player.js"></script>"""
 
 
 def build_server(
-    models: Mapping[str, SeparatingModule],
-    workspace: Workspace,
-    queue: int,
-    jobs: int,
-    hosts: Hosts | None = None,
+    models: Catalogue, workspace: Workspace, jobs: Jobs, hosts: Hosts | None = None
 ) -> FastAPI:
     """Build the ASGI application of the page and the songs.
 
     Args:
-        models: Name -> model.
+        models: The models that users can choose.
         workspace: Stores the songs; created before this module is imported.
-        queue: Maximum number of waiting songs.
-        jobs: Songs to separate in parallel.
+        jobs: The queue of songs.
         hosts: Names under which browsers reach it; by default any.
     """
     app = FastAPI(title="Stemlab", docs_url=None, redoc_url=None, openapi_url=None)
@@ -59,13 +58,14 @@ def build_server(
         ("/app/{name}", _static),
         ("/songs/{token}", songs.describe),
         ("/songs/{token}/pcm", songs.pcm),
-        ("/songs/{token}/pictures/{track}/{kind}", songs.picture),
+        ("/songs/{token}/envelopes", songs.envelopes),
+        ("/songs/{token}/spectrograms/{track}", songs.spectrogram),
         ("/songs/{token}/stems/{track}", songs.stem),
         ("/songs/{token}/models/{model}/{kind}", songs.model),
         ("/songs/{token}/remix", songs.remix),
     ):
         app.add_api_route(path, answer, methods=["GET"], response_model=None)
-    page = build_page(models, workspace, queue, jobs)
+    page = build_page(models, workspace, jobs)
     functions = {
         path: [number for number, function in page.fns.items() if function.queue is waits]
         for path, waits in ((QUEUED, True), (DIRECT, False))
@@ -104,8 +104,12 @@ class _SongRoutes:
             "channels": song.channels,
             "samples": song.samples,
             "headroom": rendering.headroom(song),
-            "tracks": [{"name": track.name, "model": track.model} for track in song.tracks],
+            "tracks": [
+                {"name": track.name, "model": track.model, "muted": track.muted, "power": power}
+                for track, power in zip(song.tracks, song.powers, strict=True)
+            ],
             "models": song.models,
+            "formats": rendering.formats(song),
             "stemMp4": shutil.which("ffmpeg") is not None,
             "frequencies": frequency_heights(),
         }
@@ -115,42 +119,46 @@ class _SongRoutes:
         content = rendering.pcm(self._song(token), start, samples)
         return Response(content, media_type="application/octet-stream")
 
-    def picture(self, token: str, track: int, kind: str) -> Response:
-        song = self._song(token)
-        if not 0 <= track < len(song.tracks) or kind not in rendering.PICTURES:
-            raise HTTPException(404, "no such plot")
-        return FileResponse(rendering.picture(song, track, kind), media_type="image/png")
+    def envelopes(self, token: str) -> Response:
+        content = rendering.envelopes(self._song(token))
+        return Response(content, media_type="application/octet-stream")
 
-    def stem(self, token: str, track: int) -> Response:
+    def spectrogram(self, token: str, track: int) -> Response:
         song = self._song(token)
-        if not 0 <= track < len(song.tracks):
-            raise HTTPException(404, "no such track")
-        found = song.tracks[track]
-        name = f"{song.title} - {found.name}.wav"
-        return FileResponse(found.path, media_type="audio/wav", filename=name)
+        _check_number(track, song.tracks, "track")
+        return FileResponse(rendering.spectrogram(song, track), media_type="image/png")
 
-    def model(self, token: str, model: int, kind: str) -> Response:
+    def stem(self, token: str, track: int, form: str = "wav") -> Response:
         song = self._song(token)
-        makers = {"zip": rendering.archive, "stem.mp4": rendering.stem_mp4}
-        if not 0 <= model < len(song.models) or kind not in makers:
-            raise HTTPException(404, "no such download")
-        try:
-            path = makers[kind](song, song.models[model])
-        except DataError as error:
-            raise HTTPException(503, public(str(error))) from error
-        media = {"zip": "application/zip", "stem.mp4": "video/mp4"}[kind]
+        _check_number(track, song.tracks, "track")
+        media = _media_type(form)
+        with _refusing(503):
+            path = rendering.stem(song, track, form)
+        name = f"{song.title} - {song.tracks[track].name}.{form}"
+        return FileResponse(path, media_type=media, filename=name)
+
+    def model(self, token: str, model: int, kind: str, form: str = "wav") -> Response:
+        song = self._song(token)
+        _check_number(model, song.models, "model")
+        _media_type(form)
+        with _refusing(503):
+            if kind == "zip":
+                path, media = rendering.archive(song, song.models[model], form), "application/zip"
+            elif kind == "stem.mp4":
+                path, media = rendering.stem_mp4(song, song.models[model]), "video/mp4"
+            else:
+                raise HTTPException(404, "no such download")
         return FileResponse(path, media_type=media, filename=f"{song.title}.{kind}")
 
-    def remix(self, token: str, levels: str) -> Response:
+    def remix(self, token: str, levels: str, form: str = "wav") -> Response:
         song = self._song(token)
-        try:
-            path = rendering.remix(song, [float(word) for word in levels.split(",")])
-        except ValueError as error:
-            raise HTTPException(422, public(str(error))) from error
+        media = _media_type(form)
+        with _refusing(422):
+            path = rendering.remix(song, [float(word) for word in levels.split(",")], form)
         return FileResponse(
             path,
-            media_type="audio/wav",
-            filename=f"{song.title} - my mix.wav",
+            media_type=media,
+            filename=f"{song.title} - my mix.{form}",
             background=BackgroundTask(shutil.rmtree, path.parent, ignore_errors=True),
         )
 
@@ -164,6 +172,26 @@ class _SongRoutes:
                 f"{counted(minutes, 'minute')} without use. Separate it again.",
             )
         return song
+
+
+def _check_number(number: int, known: Sequence[object], what: str) -> None:
+    if not 0 <= number < len(known):
+        raise HTTPException(404, f"no such {what}")
+
+
+def _media_type(form: str) -> str:
+    if form not in _AUDIO:
+        raise HTTPException(404, "no such format")
+    return _AUDIO[form]
+
+
+@contextmanager
+def _refusing(status: int) -> Iterator[None]:
+    """Answer with a status and the message of a ``ValueError``."""
+    try:
+        yield
+    except ValueError as error:
+        raise HTTPException(status, public(str(error))) from error
 
 
 def _log_current_error() -> None:

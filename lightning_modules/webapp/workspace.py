@@ -22,10 +22,12 @@ from typing import Any
 import soundfile
 
 from datamodules.errors import DataError, counted
+from datamodules.files.info import AudioInfo
 from datamodules.files.song import inspect_song, open_song
 from datamodules.files.writing import is_full
 from lightning_modules.inference.encoding import MIXTURE
 from lightning_modules.inference.stem_files import SeparatingModule, StemFiles, separate_file
+from lightning_modules.webapp.presets import ALL_STEMS, Preset
 
 # Browsers play at least 8 kHz.
 _MIN_RATE_HZ, _MAX_RATE_HZ = 8_000, 192_000
@@ -78,11 +80,13 @@ class Track:
         name: Source, or ``mixture``.
         model: Name of the model that estimated it; empty for the mixture.
         path: 32-bit float WAV.
+        muted: Whether it is muted at first.
     """
 
     name: str
     model: str
     path: Path
+    muted: bool = False
 
 
 @dataclass
@@ -98,6 +102,7 @@ class Song:
         samples: Length, samples.
         tracks: The mixture, then the stems by model.
         peaks: Largest absolute sample of each track.
+        powers: Mean square of each track.
         lock: Held while a download is created.
         used: Time of the last request, seconds of the monotonic clock.
         shortfall: What is missing of a damaged song, for the user; empty if it is complete.
@@ -112,6 +117,7 @@ class Song:
     samples: int = 0
     tracks: list[Track] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
+    powers: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     used: float = field(default_factory=time.monotonic)
     shortfall: str = ""
@@ -169,14 +175,16 @@ class Workspace:
         models: Mapping[str, SeparatingModule],
         progress: Callable[[float, str], None] = lambda part, what: None,
         changes: Mapping[str, Any] | None = None,
+        preset: Preset = ALL_STEMS,
     ) -> Song:
         """Separate an uploaded song with one or more models.
 
         Args:
             upload: A file below ``uploads``.
             models: Name -> model.
-            progress: Called with the finished part, 0 to 1, and the name of the model.
+            progress: Called with the finished part, 0 to 1, and what is being done.
             changes: Settings of separation that replace those of the models, by name.
+            preset: Which stems to compute.
 
         Returns:
             The song with its tracks.
@@ -203,13 +211,22 @@ class Workspace:
                 progress(min(1.0, done / parts), what)
 
             for number, (name, model) in enumerate(models.items()):
-                progress(done / parts, name)
+                what = f"Separating with {name}"
+                progress(done / parts, what)
                 folder = song.folder / str(number)
                 settings = model.separation_settings.changed(**changes or {})
-                report = partial(advance, name)
-                separate_file(model, song.source, folder, progress=report, settings=settings)
-                for source in model.sources:
-                    song.tracks.append(Track(source, name, folder / f"{source}.wav"))
+                report = partial(advance, what)
+                separate_file(
+                    model,
+                    song.source,
+                    folder,
+                    selection=preset.selection,
+                    progress=report,
+                    settings=settings,
+                )
+                for stem in preset.selection.names(model.sources):
+                    muted = stem in preset.muted
+                    song.tracks.append(Track(stem, name, folder / f"{stem}.wav", muted))
             song.busy = False
             song.used = time.monotonic()
         except BaseException as error:
@@ -258,8 +275,12 @@ class Workspace:
         while not self._stopped.wait(min(60.0, 15 * self.limits.keep_minutes)):
             self.sweep()
 
-    def _admit(self, upload: Path) -> Song:
-        """Check an upload by its header and create its folder."""
+    def check(self, upload: Path) -> AudioInfo:
+        """Check an upload by its header.
+
+        Raises:
+            DataError: It cannot be separated; the message contains the user's file name.
+        """
         if not upload.resolve().is_relative_to(self.uploads) or not upload.is_file():
             raise DataError(f"{upload.name}: is no longer available; upload it again")
         size = upload.stat().st_size
@@ -268,13 +289,21 @@ class Workspace:
                 f"{upload.name}: has {size / 1e6:.1f} MB, the limit is {self.limits.megabytes:g}; "
                 "convert it to MP3 or FLAC, or shorten it"
             )
-        info = inspect_song(upload)
+        try:
+            info = inspect_song(upload)
+        except (DataError, OSError) as error:
+            raise DataError(self._public(str(error), None, upload)) from error
         if info.channels > _MAX_CHANNELS or not _MIN_RATE_HZ <= info.sample_rate <= _MAX_RATE_HZ:
             raise DataError(
                 f"{upload.name}: has {info.channels} channels at {info.sample_rate} Hz, expected "
                 f"mono or stereo at {_MIN_RATE_HZ} to {_MAX_RATE_HZ} Hz; convert it, for example "
                 "with: ffmpeg -i OLD -ac 2 -ar 44100 NEW.wav"
             )
+        return info
+
+    def _admit(self, upload: Path) -> Song:
+        """Check an upload and create its folder."""
+        info = self.check(upload)
         folder = self.root / secrets.token_urlsafe(16)
         folder.mkdir()
         # Equal uploads share one file, which may be deleted before the song is.

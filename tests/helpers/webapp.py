@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from lightning_modules.architectures.unet import UNet
+from lightning_modules.webapp.catalogue import Catalogue, Offer
 from lightning_modules.webapp.workspace import Workspace
 
 RATE = 44100
@@ -19,6 +20,11 @@ SOURCES = ["vocals", "other"]
 def tiny(seed: int = 0) -> UNet:
     torch.manual_seed(seed)
     return UNet(SOURCES, channels=[4, 8], segment_seconds=0.5, mask="ratio").eval()
+
+
+def catalogue(**models: UNet) -> Catalogue:
+    """Models that are loaded."""
+    return Catalogue({name: Offer(lambda _, m=model: m, name) for name, model in models.items()})
 
 
 def write_song(path: Path, seconds: float = 1.7, channels: int = 2, level: float = 0.1) -> Path:

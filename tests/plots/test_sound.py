@@ -210,16 +210,14 @@ def test_waveforms_show_single_peaks() -> None:
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
 
 
-def test_strips_extend_to_the_edges_and_share_scales() -> None:
+def test_strips_extend_to_the_edges_and_share_a_scale() -> None:
     tone, click = tone_and_click()
     strips = list(sound.track_strips(iter([tone, 0.5 * tone, click]), RATE))
-    for waveform, spectrogram in strips:
-        for figure in (waveform, spectrogram):
-            (axes,) = figure.axes
-            assert axes.get_position().bounds == (0, 0, 1, 1)
-            assert axes.get_xlim() == (0, 2)
-        assert waveform.axes[0].get_ylim() == pytest.approx((-0.5, 0.5), abs=1e-3)
-    whole, half, clicked = (image(spectrogram.axes[0]) for _, spectrogram in strips)
+    for figure in strips:
+        (axes,) = figure.axes
+        assert axes.get_position().bounds == (0, 0, 1, 1)
+        assert axes.get_xlim() == (0, 2)
+    whole, half, clicked = (image(figure.axes[0]) for figure in strips)
     assert whole.max() == pytest.approx(0)
     assert half.max() == pytest.approx(-6.02, abs=0.01)
     row = int(sound.frequency_heights()["1k"] * len(whole))

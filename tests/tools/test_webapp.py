@@ -8,24 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.errors import DataError
 from lightning_modules.tools import webapp
 from tests.helpers.checkpoints import save
 from tests.helpers.webapp import tiny
-
-
-def test_models_have_shortest_unique_names() -> None:
-    for paths, expected in (
-        (["runs/unet/checkpoints/best.ckpt"], ["best"]),
-        (["a.ckpt", "b.ckpt"], ["a", "b"]),
-        (["runs/unet/checkpoints/best.ckpt", "runs/demucs/checkpoints/best.ckpt"],
-         ["unet/best", "demucs/best"]),
-        (["one/unet.ckpt", "two/unet.ckpt", "three.ckpt"],
-         ["one/unet", "two/unet", f"{Path.cwd().name}/three"]),
-    ):  # fmt: skip
-        assert webapp.model_names([Path(path) for path in paths]) == expected
-    with pytest.raises(DataError, match="given twice"):
-        webapp.model_names([Path("a.ckpt"), Path("./a.ckpt")])
 
 
 def test_mistakes_are_reported(

@@ -23,7 +23,7 @@ def test_only_given_settings_are_returned() -> None:
 
     assert read_fields(values()) == {}
     assert read_fields(values(overlap_window="", test_time_augmentation="")) == {}
-    given = {"overlap": 0, "overlap_window": "hann", "shifts": 3.0, "normalise_mixture": "no"}
+    given = {"overlap": "0", "overlap_window": "hann", "shifts": "3", "normalise_mixture": "no"}
     expected = {"overlap": 0.0, "overlap_window": "hann", "shifts": 3, "normalise_mixture": False}
     assert read_fields(values(**given)) == expected
     assert read_fields(values(test_time_augmentation="yes")) == {"test_time_augmentation": True}
@@ -37,6 +37,7 @@ def test_only_given_settings_are_returned() -> None:
         ({"overlap": "much"}, "overlap is 'much': give another number"),
         ({"shifts": -1}, "shifts is -1"),
         ({"shifts": float("inf")}, "shifts is inf"),
+        ({"overlap": [0.5]}, r"overlap is \[0.5\]: give another number"),
         ({"shifts": True}, "shifts is True: give another number"),
         ({"overlap_window": ["hann"]}, r"overlap_window is \['hann'\]: give crossfade or hann"),
         ({"normalise_mixture": True}, "normalise_mixture is True: give yes or no"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -13,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,20 +21,15 @@ import soundfile
 
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.inference.stem_files import separate_file
+from tests.helpers.browser import TIMEOUT_SECONDS, Browser, start_browser
 from tests.helpers.checkpoints import save
 from tests.helpers.command_line import REPOSITORY
 from tests.helpers.webapp import timeless, tiny, write_song
 
 pytestmark = pytest.mark.slow
-_DRIVER = shutil.which("chromedriver")
-if _DRIVER is None or shutil.which("chromium") is None:
+if shutil.which("chromedriver") is None or shutil.which("chromium") is None:
     pytest.skip("apt install chromium chromium-driver", allow_module_level=True)
 
-_TIMEOUT_SECONDS = 180  # for a busy machine
-_FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 _MAX_MINUTES = 2
 _AUDIBLE = "player.transport.targetGains.flatMap((gain, track) => (gain ? [track] : []))"
 
@@ -42,7 +37,11 @@ _AUDIBLE = "player.transport.targetGains.flatMap((gain, track) => (gain ? [track
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("checkpoints")
-    return [save(tiny(seed), folder / f"model_{name}.ckpt") for seed, name in enumerate("ab")]
+    paths = [folder / f"runs/model_{name}/checkpoints/best.ckpt" for name in "ab"]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir(parents=True)
+        save(tiny(seed), path)
+    return paths
 
 
 @pytest.fixture(scope="module")
@@ -62,68 +61,10 @@ def app(
         yield process.stdout.readline().strip(), folder
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(_TIMEOUT_SECONDS) == 0
+        assert process.wait(TIMEOUT_SECONDS) == 0
         # Libraries leave hidden files and caches of torch.
         left = [path for path in folder.iterdir() if not path.name.startswith((".", "torch"))]
         assert not left, "SIGTERM must delete all files"
-
-
-class Browser:
-    """A browser with the page."""
-
-    def __init__(self, driver: Any, address: str, downloads: Path) -> None:
-        self.driver, self.address, self.downloads = driver, address, downloads
-
-    def open(self) -> None:
-        """Reload the page."""
-        shutil.rmtree(self.downloads, ignore_errors=True)
-        self.downloads.mkdir()
-        self.driver.get(self.address)
-        self.wait_for_page()
-
-    def all(self, selector: str) -> list[Any]:
-        found: list[Any] = self.driver.find_elements("css selector", selector)
-        return found
-
-    def one(self, selector: str) -> Any:
-        return self.all(selector)[0]
-
-    def ask(self, expression: str) -> Any:
-        return self.driver.execute_script(
-            f"const player = document.querySelector('stem-player'); return {expression}"
-        )
-
-    def wait(self, condition: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + _TIMEOUT_SECONDS
-        while not (found := condition()):
-            assert time.monotonic() < deadline, [found.text for found in self.all("body")]
-            time.sleep(0.1)
-        return found
-
-    def wait_for(self, selector: str) -> None:
-        self.wait(lambda: self.all(selector))
-
-    def wait_for_page(self) -> None:
-        """Wait for all controls, which Gradio creates one by one."""
-        for selector in ("#song input[type=file]", "#models input", "#separate", "#stop"):
-            self.wait_for(selector)
-
-    def start(self, song: Path, models: int = 1) -> None:
-        """Upload a song and start its separation."""
-        for box in self.all("#models input")[1:models]:
-            box.click()
-        self.one("#song input[type=file]").send_keys(str(song))
-        self.wait(lambda: song.stem in self.one("#song").text)
-        self.one("#separate").click()
-
-    def separate(self, song: Path, models: int = 1) -> None:
-        self.start(song, models)
-        self.wait_for("stem-player .play")
-
-    def download(self, selector: str, name: str) -> Path:
-        self.one(selector).click()
-        self.wait((self.downloads / name).is_file)
-        return self.downloads / name
 
 
 @pytest.fixture(scope="module")
@@ -131,22 +72,11 @@ def browsers(
     app: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[int], Browser]]:
     """Browsers of several users, started once for all tests."""
-    from selenium import webdriver
-
     started: list[Browser] = []
 
     def browser(number: int) -> Browser:
         while len(started) <= number:
-            folder = tmp_path_factory.mktemp("browser")
-            options = webdriver.ChromeOptions()
-            for flag in (*_FLAGS, f"--user-data-dir={folder / 'profile'}"):
-                options.add_argument(flag)
-            downloads = folder / "downloads"
-            options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-            options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-            driver = webdriver.Chrome(options, webdriver.ChromeService(_DRIVER))
-            driver.set_script_timeout(_TIMEOUT_SECONDS)
-            started.append(Browser(driver, app[0], downloads))
+            started.append(start_browser(app[0], tmp_path_factory.mktemp("browser")))
         return started[number]
 
     yield browser
@@ -203,24 +133,24 @@ def test_upload_play_mix_and_download(
     user.all("stem-player .solo")[1].click()
     assert user.ask(gains) == [0, 1, 0]
     user.driver.execute_script(
-        "const level = document.querySelectorAll('stem-player .level')[1];"
+        "const level = document.querySelectorAll('stem-player .track .level')[1];"
         "level.value = -6; level.dispatchEvent(new Event('input'))"
     )
     assert user.ask(gains)[1] == pytest.approx(10 ** (-6 / 20))
 
+    assert user.all("stem-player .wave path")[1].is_displayed()
+    user.one("stem-player button[data-view=spectrogram]").click()
+    assert not user.all("stem-player .wave path")[1].is_displayed()
     loaded = "[...player.querySelectorAll('img')].every((i) => i.complete && i.naturalWidth)"
-    for kind in ("waveform", "spectrogram"):
-        user.one(f"stem-player button[data-view={kind}]").click()
-        assert user.ask("player.dataset.view") == kind
-        user.wait(lambda: user.ask(loaded))
+    user.wait(lambda: user.ask(loaded))
 
     separate_file(load_separator(checkpoints[0]), song, tmp_path / "expected")
-    stem = user.download("stem-player a[href$='/stems/1']", "My Song - vocals.wav")
+    stem = user.download("stem-player a[href*='/stems/1?']", "My Song - vocals.wav")
     assert timeless(stem) == timeless(tmp_path / "expected/vocals.wav")
     mix = user.download("stem-player a.mix", "My Song - my mix.wav")
     found, expected = (soundfile.read(path)[0] for path in (mix, tmp_path / "expected/vocals.wav"))
     assert np.abs(found - 10 ** (-6 / 20) * expected).max() < 1e-5
-    user.download("stem-player a[href$='/zip']", "My Song.zip")
+    user.download("stem-player a[href*='/zip?']", "My Song.zip")
 
     requests = [json.loads(entry["message"])["message"] for entry in
                 user.driver.get_log("performance")]  # fmt: skip
@@ -237,11 +167,10 @@ def test_upload_play_mix_and_download(
 
 def test_tracks_are_synchronous(user: Browser, tmp_path: Path) -> None:
     """The sum of both stems is the mixture, sample by sample."""
-    user.separate(write_song(tmp_path / "song.wav", 3))
-    peak = user.driver.execute_async_script(
+    user.separate(write_song(tmp_path / "song.wav", 3), preset=2)
+    assert user.ask(_AUDIBLE) == [2], "karaoke: the vocals are muted"
+    peak = user.run(
         """
-        const done = arguments[0];
-        const player = document.querySelector('stem-player');
         const segments = player.transport.segments;
         segments.get(0).then((buffers) => {
           const [mixture, vocals, other] = buffers.map((buffer) => buffer.getChannelData(1));
@@ -259,6 +188,76 @@ def test_tracks_are_synchronous(user: Browser, tmp_path: Path) -> None:
     user.one("stem-player .play").click()
     user.wait(lambda: user.ask("player.currentTime") > 0)
     assert user.ask("player.transport.sources.size") == 3, "one source per track"
+
+    _keys(user)
+    _zoom_and_loop(user)
+
+
+def _keys(user: Browser) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    user.one("stem-player .mute").click()  # the focus stays on it
+    user.press(Keys.SPACE)
+    assert not user.ask("player.playing")
+    user.ask("player.seek(2)")
+    for key, seconds in ((Keys.ARROW_RIGHT, 3), (Keys.ARROW_LEFT, 0), (Keys.HOME, 0)):
+        user.press(key)
+        assert user.ask("player.currentTime") == pytest.approx(seconds)
+    for key, audible in (
+        ("1", [1]), ("1", [0, 2]), ("!", [0, 1, 2]), ("!", [0, 2]), ("o", [0]), ("o", [0, 2]),
+    ):  # fmt: skip
+        digit = "1" if key in "1!" else ""
+        user.driver.execute_script(
+            "document.body.dispatchEvent(new KeyboardEvent('keydown', {bubbles: true,"
+            "key: arguments[0], code: arguments[1], shiftKey: arguments[2]}))",
+            key, f"Digit{digit}" if digit else "", key == "!",
+        )  # fmt: skip
+        assert user.ask(_AUDIBLE) == audible, key
+    user.one("stem-player .track .level").send_keys("1")
+    assert user.ask(_AUDIBLE) == [1], "sliders take arrows only"
+
+
+def _zoom_and_loop(user: Browser) -> None:
+    user.ask("player.seek(1)")
+    user.press("+")
+    start, end = user.ask("[player.timeline.start, player.timeline.end]")
+    assert (start, end) == pytest.approx((0.5, 2))
+    user.ask("player.seek(2.5)")
+    user.wait(lambda: user.ask("player.timeline.start") == pytest.approx(1.5))  # it follows
+    _drag(user, 0.2, 0.6)
+    loop = user.ask("player.transport.loop")
+    assert loop == pytest.approx([1.5 + 0.2 * 1.5, 1.5 + 0.6 * 1.5], abs=0.02)
+    user.ask("player.seek(1.9)")
+    user.one("stem-player .play").click()
+    user.wait(lambda: user.ask("player.transport.time") > loop[1] + 1)  # around twice
+    assert loop[0] <= user.ask("player.currentTime") <= loop[1]
+    user.press("l")
+    user.wait(lambda: not user.ask("player.playing"))  # at the end of the song
+    found = user.run(
+        "Promise.all([import('/app/transport.js'), import('/app/timeline.js')])"
+        ".then(([{ loopedPosition }, { ticks }]) => done({"
+        "  positions: [1, 2.9, 3, 4.5, 5].map((time) => loopedPosition(time, [1, 3])),"
+        "  ticks: [ticks(0, 22, 5), ticks(1.5, 3, 8)],"
+        "}))"
+    )
+    assert found["positions"] == [1, 2.9, 1, 2.5, 1]
+    assert found["ticks"][0] == {"times": [0, 5, 10, 15, 20], "decimals": 0}
+    assert found["ticks"][1]["times"] == pytest.approx([1.6, 1.8, 2, 2.2, 2.4, 2.6, 2.8, 3])
+    assert found["ticks"][1]["decimals"] == 1
+
+
+def _drag(user: Browser, start: float, end: float) -> None:
+    """Drag over the second waveform, from one part of its width to another."""
+    user.driver.execute_script(
+        "const strip = document.querySelectorAll('stem-player .strip')[1];"
+        "const box = strip.getBoundingClientRect();"
+        "const at = (part) => ({ clientX: box.left + part * box.width, bubbles: true });"
+        "strip.setPointerCapture = () => {};"
+        "strip.dispatchEvent(new PointerEvent('pointerdown', at(arguments[0])));"
+        "strip.dispatchEvent(new PointerEvent('pointermove', at(arguments[1])));"
+        "strip.dispatchEvent(new PointerEvent('pointerup', at(arguments[1])));",
+        start, end,
+    )  # fmt: skip
 
 
 def test_error_messages(user: Browser, tmp_path: Path) -> None:
@@ -286,20 +285,24 @@ def test_stop_and_leave(
 
     before = songs()
     song = write_song(tmp_path / "song.wav", 110, 1)
+    assert not shown(user, "#stop")
     user.start(song)
     user.wait(lambda: songs() > before)
+    user.wait(lambda: shown(user, "#stop"))
+    assert not shown(user, "#separate")
+    user.wait(lambda: re.search(r"Separating with model_a\s+\d+%", user.one("#result").text))
     user.one("#stop").click()
     user.wait(lambda: "Stopped" in user.one("#result").text)
     user.wait(lambda: songs() == before)  # finished songs are kept
+    user.wait(lambda: shown(user, "#separate"))
     other.start(song)
     other.wait(lambda: songs() > before)
     other.driver.get("about:blank")
     other.wait(lambda: songs() == before)
-    user.open()
-    user.separate(write_song(tmp_path / "short.wav", 2))
-    user.one("#stop").click()
-    time.sleep(1)
-    assert user.all("stem-player .play"), "a finished song is kept"
+
+
+def shown(user: Browser, selector: str) -> bool:
+    return any(found.is_displayed() for found in user.all(selector))
 
 
 def test_two_users_at_once(user: Browser, other: Browser, tmp_path: Path) -> None:
@@ -310,20 +313,20 @@ def test_two_users_at_once(user: Browser, other: Browser, tmp_path: Path) -> Non
     for each, song in zip(pair, songs, strict=True):
         each.wait_for("stem-player .play")
         assert each.one("stem-player h2").text == song.stem
-        found = each.download("stem-player a[href$='/stems/0']", f"{song.stem} - mixture.wav")
+        found = each.download("stem-player a[href*='/stems/0?']", f"{song.stem} - mixture.wav")
         assert np.array_equal(soundfile.read(found)[0], soundfile.read(song)[0])
     tokens = [each.one("stem-player").get_attribute("song") for each in pair]
     assert tokens[0] != tokens[1]
 
 
 def test_blind_test(user: Browser, tmp_path: Path) -> None:
-    user.separate(write_song(tmp_path / "song.wav", 5), models=2)
+    user.separate(write_song(tmp_path / "song.wav", 5), other="model_b")
     assert len(user.all("stem-player .track")) == 5
     user.one("stem-player .blind summary").click()
     user.wait(lambda: user.ask("player.classList.contains('testing')"))
-    shown = user.one("stem-player").text
-    assert "model_a" not in shown
-    assert "model_b" not in shown
+    text = user.one("stem-player").text
+    assert "model_a" not in text
+    assert "model_b" not in text
     assert not user.one("stem-player .mixer").is_displayed(), "it would show the model"
 
     assigned, votes = [], [0, 0]
@@ -344,33 +347,62 @@ def test_blind_test(user: Browser, tmp_path: Path) -> None:
     tally = user.one("stem-player .tally").text
     assert "no difference" in tally
     assert sorted(map(int, re.findall(r"\d+", tally))) == sorted([*votes, 1])
+    assert not shown(user, "stem-player .exports")
     user.one("stem-player .reveal").click()
     revealed = user.one("stem-player .revealed").text
-    expected = f"model_a: {votes[0]}, model_b: {votes[1]}, no difference: 1."
+    expected = f"model_a: {votes[0]}, model_b: {votes[1]}, no difference: 1. "
     assert revealed.startswith(expected)
-    user.one("stem-player .blind summary").click()
+    assert re.search(r"No preference shown|model_[ab] is preferred", revealed)
+    exported = json.loads(user.download("stem-player .json", "song - blind test.json").read_text())
+    assert exported["counts"] == votes
+    assert exported["verdict"] == revealed.removeprefix(expected)
+    rows = list(csv.DictReader(user.download("stem-player .csv", "song - blind test.csv").open()))
+    assert [row["preferred"] for row in rows] == [vote["preferred"] for vote in exported["votes"]]
+    assert [row["a"] for row in rows[:12]] == [f"model_{'ab'[number // 2]}" for number in assigned]
+    user.ask("player.blind.element.removeAttribute('open')")
     user.wait(lambda: user.ask(_AUDIBLE) == [1, 2])
 
-    found = user.driver.execute_async_script(
-        "const done = arguments[0]; import('/app/blind_test.js').then(({ signTest }) =>"
-        "done([[5, 5], [0, 5], [5, 0], [2, 8], [0, 1]].map(([a, b]) => signTest(a, b))))"
+
+def test_statistics_of_the_blind_test(user: Browser) -> None:
+    found = user.run(
+        "import('/app/sign_test.js').then(({ signTest, probabilityWords, verdict, matchedGains,"
+        " csv }) => done({"
+        "  p: [[5, 5], [0, 5], [5, 0], [2, 8], [0, 1]].map(([a, b]) => signTest(a, b)),"
+        "  words: [1, 0.37, 0.0391, 0.00042].map(probabilityWords),"
+        "  verdicts: [[0, 0], [9, 1], [1, 9], [3, 4], [2, 1]].map((n) => verdict(['a', 'b'], n)),"
+        "  gains: [[1, 4], [4, 1], [0, 1], [2, 2]].map(matchedGains),"
+        "  csv: csv([{ song: 'x, \"y\"', vote: 1 }]),"
+        "}))"
     )
     # The two-sided sign test, against its sum by hand.
     probabilities = [1, 2 / 32, 2 / 32, 2 * (1 + 10 + 45) / 1024, 1]
-    assert found == pytest.approx(probabilities)
+    assert found["p"] == pytest.approx(probabilities)
+    assert found["words"] == ["p = 1", "p = 0.37", "p = 0.039", "p < 0.001"]
+    none, first, second, even, few = found["verdicts"]
+    assert none == "No preference shown: there is no vote for either."
+    assert first == "a is preferred: 9 to 1 votes (two-sided sign test, p = 0.021)."
+    assert second == first.replace("a is", "b is")
+    assert even == "No preference shown: 4 to 3 votes (two-sided sign test, p = 1)."
+    assert few.endswith("Six or more votes are needed to show one.")
+    assert found["gains"] == [[1, 0.5], [0.5, 1], [1, 1], [1, 1]]
+    assert found["csv"] == 'song,vote\n"x, ""y""",1\n'
 
 
 def test_layout_fits_the_window(user: Browser, tmp_path: Path) -> None:
+    """Without overflow, with readable colours, and with buttons that fingers hit."""
     name = "A song with a name that is longer than a line on the screen of a phone"
-    user.separate(write_song(tmp_path / f"{name}.wav"), models=2)
+    user.separate(write_song(tmp_path / f"{name}.wav"), other="model_b")
+    script = Path(__file__).with_name("layout.js").read_text()
     for width, height in ((1280, 800), (390, 844)):
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         user.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         user.wait(partial(user.ask, f"innerWidth === {width}"))
-        assert user.ask("document.documentElement.scrollWidth") <= width
-        outside = user.ask(
-            "[...player.querySelectorAll('*')].filter((e) => e.getClientRects().length &&"
-            "e.getBoundingClientRect().right > innerWidth + 0.5).map((e) => e.className)"
-        )
-        assert outside == []
+        for dark in (False, True):
+            user.ask(f"document.body.classList.toggle('dark', {str(dark).lower()})")
+            user.wait(lambda: user.ask("!document.getAnimations().length"))
+            assert user.driver.execute_script(script) == [], (width, dark)
+        user.ask("scrollTo(0, document.body.scrollHeight)")
+        bar = user.ask("player.querySelector('.bar').getBoundingClientRect().top")
+        assert 0 <= bar < height / 2, "the play button stays in the window"
     user.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    user.ask("document.body.classList.remove('dark')")

@@ -81,13 +81,24 @@ def test_loud_tracks_are_not_clipped(workspace: Workspace, tmp_path: Path) -> No
     assert np.abs(found - expected / np.abs(expected).max()).max() < 1e-4
 
 
-def test_plots_of_each_track(song: Song) -> None:
+def test_spectrograms_and_levels_of_each_track(song: Song) -> None:
     for number in range(5):
-        for kind in rendering.PICTURES:
-            image = imread(rendering.picture(song, number, kind))
-            assert image.shape[1] == 1200
-            assert image[..., :3].std() > 0.01
+        image = imread(rendering.spectrogram(song, number))
+        assert image.shape[1] == 1200
+        assert image[..., :3].std() > 0.01
     assert song.peaks == pytest.approx([np.abs(track).max() for track in tracks(song)])
+    assert song.powers == pytest.approx([np.square(track).mean() for track in tracks(song)])
+
+
+def test_envelopes(song: Song) -> None:
+    found = np.frombuffer(rendering.envelopes(song), "i1").reshape(5, 2, -1)
+    assert found.shape[-1] == rendering.ENVELOPE_SECTIONS
+    scale = 127 / max(song.peaks)
+    for (lowest, highest), track in zip(found, tracks(song), strict=True):
+        assert lowest.min() == pytest.approx(track.min() * scale, abs=0.51)
+        assert highest.max() == pytest.approx(track.max() * scale, abs=0.51)
+    short = rendering.envelope(np.array([[0.5, -0.25], [0.75, 0]], np.float32))
+    assert short.tolist() == [[0.5, -0.25], [0.75, 0]], "sections of one sample"
 
 
 @pytest.mark.slow
@@ -108,6 +119,27 @@ def test_mix_is_the_weighted_sum(song: Song) -> None:
 def test_invalid_levels_are_refused(song: Song, levels: list[float]) -> None:
     with pytest.raises(DataError, match="give 5 numbers from 0 to 2"):
         rendering.remix(song, levels)
+
+
+@pytest.mark.slow
+def test_formats(song: Song, tmp_path: Path) -> None:
+    exact = tracks(song)
+    forms = rendering.formats(song)
+    assert forms == ["wav", "flac", "mp3"][: 3 if shutil.which("ffmpeg") else 2]
+    for form in forms:
+        path = rendering.stem(song, 3, form)
+        assert path == rendering.stem(song, 3, form)
+        assert soundfile.info(path).format == form.upper()
+        found = soundfile.read(path)[0][: song.samples]
+        tolerance = {"wav": 0, "flac": 2.0**-23, "mp3": 0.1}[form]
+        assert np.abs(found - exact[3][: len(found)]).max() <= tolerance
+        with zipfile.ZipFile(rendering.archive(song, "b", form)) as file:
+            assert file.namelist() == [f"My Song/vocals.{form}", f"My Song/other.{form}"]
+            assert file.read(f"My Song/vocals.{form}") == path.read_bytes()
+        mix = rendering.remix(song, [0, 0, 0, 1, 0], form)
+        assert soundfile.info(mix).format == form.upper()
+    odd = Song(tmp_path, "x", tmp_path, 50_000, 2, 100)
+    assert rendering.formats(odd) == ["wav", "flac"], "MP3 has no 50 kHz"
 
 
 def test_zip_of_one_model(song: Song) -> None:

@@ -6,11 +6,9 @@ import errno
 import json
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +16,9 @@ import pytest
 import soundfile
 
 from lightning_modules.webapp import rendering
+from lightning_modules.webapp.jobs import Jobs
 from lightning_modules.webapp.workspace import Limits, Song, Workspace
-from tests.helpers.webapp import RATE, tiny, upload, write_song
+from tests.helpers.webapp import RATE, catalogue, tiny, upload, write_song
 
 pytestmark = pytest.mark.slow  # Gradio takes seconds to import
 
@@ -36,8 +35,9 @@ def client(shared_workspace: Workspace) -> Iterator[Any]:
 
     from lightning_modules.webapp.server import build_server
 
-    models = {"a": tiny(0), "b": tiny(1)}
-    with TestClient(build_server(models, shared_workspace, queue=2, jobs=1)) as client:
+    jobs = Jobs(parallel=1, waiting=2)
+    models = catalogue(a=tiny(0), b=tiny(1))
+    with closing(jobs), TestClient(build_server(models, shared_workspace, jobs)) as client:
         yield client
 
 
@@ -55,9 +55,11 @@ def test_song_description(client: Any, song: Song) -> None:
     assert (found["title"], found["sampleRate"], found["channels"]) == ("Mein Stück", RATE, 2)
     assert found["samples"] == song.samples
     assert found["models"] == ["a", "b"]
+    assert found["formats"] == rendering.formats(song)
     assert [(track["name"], track["model"]) for track in found["tracks"]] == [
         ("mixture", ""), ("vocals", "a"), ("other", "a"), ("vocals", "b"), ("other", "b"),
     ]  # fmt: skip
+    assert [track["power"] for track in found["tracks"]] == song.powers
     assert found["stemMp4"] == (shutil.which("ffmpeg") is not None)
 
 
@@ -67,8 +69,13 @@ def test_downloads(client: Any, song: Song, shared_workspace: Workspace) -> None
     assert stem.content == song.tracks[3].path.read_bytes()
     assert "Mein%20St%C3%BCck%20-%20vocals.wav" in stem.headers["content-disposition"]
     assert client.get(f"{at}/pcm?start=5&samples=100").content == rendering.pcm(song, 5, 100)
-    picture = client.get(f"{at}/pictures/1/spectrogram")
-    assert picture.content == rendering.picture(song, 1, "spectrogram").read_bytes()
+    flac = client.get(f"{at}/stems/3?form=flac")
+    assert flac.content == rendering.stem(song, 3, "flac").read_bytes()
+    assert flac.headers["content-type"] == "audio/flac"
+    assert flac.headers["content-disposition"].endswith("vocals.flac")
+    picture = client.get(f"{at}/spectrograms/1")
+    assert picture.content == rendering.spectrogram(song, 1).read_bytes()
+    assert client.get(f"{at}/envelopes").content == rendering.envelopes(song)
     archive = client.get(f"{at}/models/1/zip")
     assert archive.content == rendering.archive(song, "b").read_bytes()
     if shutil.which("ffmpeg"):
@@ -95,8 +102,9 @@ def test_stem_mp4_needs_ffmpeg(client: Any, song: Song, monkeypatch: pytest.Monk
 def test_unknown_paths_and_invalid_queries(client: Any, song: Song) -> None:
     at = f"/songs/{song.token}"
     for path in (
-        f"{at}/stems/5", f"{at}/stems/-1", f"{at}/pictures/5/waveform", f"{at}/pictures/0/x",
+        f"{at}/stems/5", f"{at}/stems/-1", f"{at}/stems/0?form=../x", f"{at}/spectrograms/5",
         f"{at}/models/2/zip", f"{at}/models/-1/zip", f"{at}/models/0/rar", "/app/page.py",
+        f"{at}/models/0/zip?form=rar", f"{at}/remix?levels=1,1,1,1,1&form=x",
     ):  # fmt: skip
         assert client.get(path).status_code == 404, path
     gone = client.get("/songs/another")
@@ -139,8 +147,8 @@ def test_other_files_of_the_machine_are_not_served(
 
 def press(client: Any, file: dict[str, Any], overlap: Any = None) -> dict[str, Any]:
     """Submit the page's form as its script does; return the final event."""
-    advanced = [overlap, "", "", None, None, "", ""]
-    return send(client, {"data": [file, ["a"], *advanced], "fn_index": 0})
+    advanced = [overlap, "", "", "", "", "", ""]
+    return send(client, {"data": [file, "All stems", "a", "", *advanced], "fn_index": 0})
 
 
 def send(client: Any, body: dict[str, Any]) -> dict[str, Any]:
@@ -176,14 +184,14 @@ def test_upload_is_separated(client: Any, song: Song) -> None:
     content = {"files": ("song.wav", song.source.read_bytes())}
     (path,) = client.post("/gradio_api/upload", files=content).json()
     tokens = []
-    for overlap in (None, 0.75):
+    for overlap in ("", "0.75"):
         event = press(client, {"path": path, "meta": {"_type": "gradio.FileData"}}, overlap)
         assert event["success"]
         tokens.append(event["output"]["data"][0].split('"')[1])
         assert client.get(f"/songs/{tokens[-1]}").json()["models"] == ["a"]
     stems = [client.get(f"/songs/{token}/stems/1").content for token in tokens]
     assert stems[0] != stems[1]
-    event = press(client, {"path": path, "meta": {"_type": "gradio.FileData"}}, 1)
+    event = press(client, {"path": path, "meta": {"_type": "gradio.FileData"}}, "1")
     assert "overlap is 1" in event["output"]["data"][0]
 
 
@@ -201,33 +209,6 @@ def test_the_api_is_off(client: Any) -> None:
         assert client.get(path).status_code == 404, path
 
 
-def test_songs_wait_for_their_turn(
-    shared_workspace: Workspace, song: Song, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also if they pass Gradio's queue by, as they would by a limit that it gives to a function."""
-    from lightning_modules.webapp.page import build_page
-
-    running: list[int] = []
-    counts: list[int] = []
-
-    def work(*arguments: Any) -> Song:
-        running.append(1)
-        time.sleep(0.3)
-        counts.append(len(running))
-        running.pop()
-        return song
-
-    monkeypatch.setattr(rendering, "separate_and_draw", work)
-    page = build_page({"a": tiny()}, shared_workspace, queue=10, jobs=1)
-    function: Any = next(each.fn for each in page.fns.values() if each.name == "separate")
-    request = SimpleNamespace(session_hash="abc")
-    progress = lambda part, desc: None  # noqa: E731
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: function("x", ["a"], request, progress), range(4)))
-    assert counts == [1, 1, 1, 1]
-    assert all("<stem-player" in result for result in results)
-
-
 @pytest.mark.parametrize("error", [RuntimeError("/srv/secret"), KeyError("x"), MemoryError()])
 def test_unexpected_error_in_the_work(
     client: Any, song: Song, error: Exception, monkeypatch: pytest.MonkeyPatch,
@@ -236,7 +217,7 @@ def test_unexpected_error_in_the_work(
     def fail(*arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(rendering, "separate_and_draw", fail)
+    monkeypatch.setattr("lightning_modules.webapp.work.separate_and_draw", fail)
     content = {"files": ("song.wav", song.source.read_bytes())}
     (path,) = client.post("/gradio_api/upload", files=content).json()
     event = press(client, {"path": path, "meta": {"_type": "gradio.FileData"}})
@@ -314,14 +295,9 @@ def test_size_and_place_of_uploads_are_limited(client: Any, shared_workspace: Wo
 
 
 def test_pages_load_nothing_from_other_servers(client: Any) -> None:
-    for path in (
-        "/",
-        "/app/player.js",
-        "/app/transport.js",
-        "/app/blind_test.js",
-        "/app/page.css",
-        "/theme.css",
-    ):
+    modules = ("blind_test", "dom", "downloads", "keyboard", "mixer", "player", "sign_test",
+               "timeline", "transport")  # fmt: skip
+    for path in ("/", "/app/page.css", "/theme.css", *(f"/app/{name}.js" for name in modules)):
         answer = client.get(path)
         assert answer.status_code == 200, path
         assert "default-src 'self'" in answer.headers["content-security-policy"]

@@ -51,8 +51,8 @@ def test_song_is_separated_with_two_models(workspace: Workspace, tmp_path: Path)
     parts = [part for part, _ in reports]
     assert parts == sorted(parts)
     assert (parts[0], parts[-1]) == (0, 1)
-    assert {what for part, what in reports if 0 < part < 0.5} == {"a"}
-    assert {what for part, what in reports if part > 0.5} == {"b"}
+    assert {what for part, what in reports if 0 < part < 0.5} == {"Separating with a"}
+    assert {what for part, what in reports if part > 0.5} == {"Separating with b"}
     assert workspace.song(song.token) is song
     assert workspace.song("another") is None
 

@@ -1,22 +1,13 @@
 // Blind test: compare the same stem of two models without knowing which is which.
 
-import { make } from "./player.js";
+import { make } from "./dom.js";
+import { csv, matchedGains, signTest, verdict } from "./sign_test.js";
+
+const NONE = "none"; // the vote for no difference
 
 /** Random bit. */
 function coin() {
   return crypto.getRandomValues(new Uint8Array(1))[0] & 1;
-}
-
-/** Two-sided sign test: probability of votes at least as uneven if both are equally good. */
-export function signTest(first, second) {
-  const total = first + second;
-  let term = 0.5 ** total; // of 0 heads
-  let tail = 0;
-  for (let heads = 0; heads <= Math.min(first, second); heads++) {
-    tail += term;
-    term *= (total - heads) / (heads + 1);
-  }
-  return Math.min(1, 2 * tail);
 }
 
 export class BlindTest {
@@ -34,32 +25,44 @@ export class BlindTest {
       );
       return;
     }
+    this.build(common);
+    this.restart();
+  }
+
+  get isOpen() {
+    return Boolean(this.stem) && this.element.open;
+  }
+
+  build(stems) {
+    const button = (kind, words, onclick) =>
+      make("button", { type: "button", class: kind, onclick }, words);
     this.stem = make("select", { "aria-label": "Stem", onchange: () => this.trial() },
-      ...common.map((name) => make("option", {}, name)));
-    this.listen = ["A", "B"].map((side, number) => make("button", {
-      type: "button", class: "side", onclick: () => this.listenTo(number),
-    }, `Listen to ${side}`));
-    this.votes = [["A is better", 0], ["B is better", 1], ["No difference", null]].map(
-      ([words, side]) => make("button", {
-        type: "button", class: "vote", onclick: () => this.vote(side),
-      }, words));
+      ...stems.map((name) => make("option", {}, name)));
+    this.listen = ["A", "B"].map((side, number) =>
+      button("side", `Listen to ${side}`, () => this.listenTo(number)));
+    const votes = [["A is better", 0], ["B is better", 1], ["No difference", null]].map(
+      ([words, side]) => button("vote", words, () => this.vote(side)));
     this.tally = make("p", { class: "tally", role: "status" });
     this.revealed = make("p", { class: "revealed", role: "status" });
+    this.exports = make("div", { class: "line exports", hidden: true },
+      ...["csv", "json"].map((kind) =>
+        button(kind, `↓ Votes as ${kind.toUpperCase()}`, () => this.save(kind))));
     this.element.append(
       make("summary", {}, "Blind test"),
-      make("p", {}, "A and B are the same stem of the two models, assigned at random for each vote. "
-        + "Listen to both as often as you like, anywhere in the song, then vote."),
-      make("div", { class: "line" }, this.stem, ...this.listen,
-        make("button", { type: "button", onclick: () => this.again() }, "Replay from the same position")),
-      make("div", { class: "line" }, ...this.votes),
+      make("p", {}, "A and B are the same stem of the two models at the same loudness, assigned at "
+        + "random for each vote. Listen to both as often as you like, anywhere in the song, then "
+        + "vote."),
+      make("div", { class: "line" }, this.stem,
+        button("again", "Replay from the same position", () => this.again())),
+      make("div", { class: "line" }, ...this.listen),
+      make("div", { class: "line" }, ...votes),
       this.tally,
       make("div", { class: "line" },
-        make("button", { type: "button", class: "reveal", onclick: () => this.reveal() },
-          "Show results"),
-        make("button", { type: "button", onclick: () => this.restart() }, "Reset votes")),
+        button("reveal", "Show results", () => this.reveal()),
+        button("reset", "Reset votes", () => this.restart())),
       this.revealed,
+      this.exports,
     );
-    this.restart();
   }
 
   toggled() {
@@ -71,10 +74,9 @@ export class BlindTest {
   }
 
   restart() {
-    this.counts = [0, 0]; // votes for each model
-    this.undecided = 0;
+    this.votes = [];
     this.alias = coin(); // the model that the tally lists first
-    this.revealed.textContent = "";
+    this.hide();
     this.trial();
   }
 
@@ -86,15 +88,18 @@ export class BlindTest {
     if (this.element.open) this.listenTo(0, false);
   }
 
-  track(side) {
-    const model = this.models[side ^ this.swapped];
-    return this.player.song.tracks.findIndex(
-      (track) => track.model === model && track.name === this.stem.value);
+  /** Number of each model's track of the chosen stem. */
+  get tracks() {
+    return this.models.map((model) => this.player.song.tracks.findIndex(
+      (track) => track.model === model && track.name === this.stem.value));
   }
 
   async listenTo(side, play = true) {
     this.playing = side;
-    this.player.audition(this.track(side));
+    const model = side ^ this.swapped;
+    const { tracks } = this;
+    const gains = matchedGains(tracks.map((track) => this.player.song.tracks[track].power));
+    this.player.audition(tracks[model], gains[model]);
     this.show();
     if (play) await this.player.play();
   }
@@ -105,33 +110,62 @@ export class BlindTest {
   }
 
   vote(side) {
-    if (side === null) this.undecided++;
-    else this.counts[side ^ this.swapped]++;
-    this.revealed.textContent = "";
+    this.votes.push({
+      number: this.votes.length + 1,
+      time: new Date().toISOString(),
+      song: this.player.song.title,
+      stem: this.stem.value,
+      seconds: Number(this.player.currentTime.toFixed(2)),
+      a: this.models[this.swapped],
+      b: this.models[1 - this.swapped],
+      preferred: side === null ? NONE : this.models[side ^ this.swapped],
+    });
+    this.hide();
     this.trial();
   }
 
+  /** Votes for each model. */
+  get counts() {
+    return this.models.map((model) => this.countOf(model));
+  }
+
+  countOf(preferred) {
+    return this.votes.filter((vote) => vote.preferred === preferred).length;
+  }
+
+  hide() {
+    this.revealed.textContent = "";
+    this.exports.hidden = true;
+  }
+
   reveal() {
-    const [first, second] = this.counts;
-    const votes = this.models.map((model, number) => `${model}: ${this.counts[number]}`);
-    let words = `${votes.join(", ")}, no difference: ${this.undecided}.`;
-    if (first + second) {
-      const percent = 100 * signTest(first, second);
-      words += ` If both models were equally good, votes this uneven would occur by chance in `
-        + `${percent.toPrecision(2)} % of tests.`;
-    }
-    this.revealed.textContent = words;
+    const { counts } = this;
+    const votes = this.models.map((model, number) => `${model}: ${counts[number]}`);
+    this.revealed.textContent = `${votes.join(", ")}, no difference: ${this.countOf(NONE)}. `
+      + verdict(this.models, counts);
+    this.exports.hidden = !this.votes.length;
     this.trial(); // the current assignment is known now
+  }
+
+  /** Download all votes. */
+  save(kind) {
+    const { counts, models, votes } = this;
+    const result = { models, counts, p: signTest(...counts), verdict: verdict(models, counts), votes };
+    const text = kind === "csv" ? csv(votes) : `${JSON.stringify(result, null, 2)}\n`;
+    const type = kind === "csv" ? "text/csv" : "application/json";
+    const href = URL.createObjectURL(new Blob([text], { type }));
+    make("a", { href, download: `${this.player.song.title} - blind test.${kind}` }).click();
+    setTimeout(() => URL.revokeObjectURL(href), 60_000);
   }
 
   show() {
     this.listen.forEach((button, side) => {
       button.setAttribute("aria-pressed", this.playing === side);
     });
-    const [one, other] = [this.counts[this.alias], this.counts[1 - this.alias]];
-    const votes = one + other + this.undecided;
-    this.tally.textContent = votes
-      ? `Votes: ${one} for one model, ${other} for the other, ${this.undecided} no difference.`
+    const { counts } = this;
+    const [one, other] = [counts[this.alias], counts[1 - this.alias]];
+    this.tally.textContent = this.votes.length
+      ? `Votes: ${one} for one model, ${other} for the other, ${this.countOf(NONE)} no difference.`
       : "No votes yet.";
   }
 }

@@ -1,21 +1,12 @@
-// <stem-player song="TOKEN">: mixer, views and downloads of a song.
+// <stem-player song="TOKEN">: plays, mixes and downloads a song and its stems.
 
 import { BlindTest } from "./blind_test.js";
+import { clock, make, reveal } from "./dom.js";
+import { Downloads } from "./downloads.js";
+import { help, listen } from "./keyboard.js";
+import { fader, Mixer } from "./mixer.js";
+import { loadEnvelopes, Timeline } from "./timeline.js";
 import { reason, Transport } from "./transport.js";
-
-const LOWEST_DB = -40; // the slider's left end: silence
-const HIGHEST_DB = 6;
-
-/** Create an element: tag, attributes ("on..." are listeners), children. */
-export function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value !== false) element.setAttribute(name, value === true ? "" : value);
-  }
-  element.append(...children);
-  return element;
-}
 
 class StemPlayer extends HTMLElement {
   async connectedCallback() {
@@ -25,6 +16,7 @@ class StemPlayer extends HTMLElement {
       const answer = await fetch(this.url);
       if (!answer.ok) throw new Error(await reason(answer));
       this.song = await answer.json();
+      this.envelopes = await loadEnvelopes(this.url, this.song.tracks.length);
     } catch (error) {
       this.showError(error);
       return;
@@ -34,6 +26,8 @@ class StemPlayer extends HTMLElement {
     this.transport.onerror = (error) => this.showError(error);
     this.build();
     this.setGains();
+    this.stopListening = listen(this);
+    reveal(this);
     const tick = () => {
       if (!this.isConnected) return;
       this.show();
@@ -43,6 +37,7 @@ class StemPlayer extends HTMLElement {
   }
 
   disconnectedCallback() {
+    this.stopListening?.();
     this.transport?.close();
   }
 
@@ -66,35 +61,28 @@ class StemPlayer extends HTMLElement {
     return this.transport.seek(seconds);
   }
 
-  /** Play only this track, independent of the mixer; null: follow the mixer. */
-  audition(track) {
-    this.auditioned = track;
+  async press() {
+    if (this.playing) this.transport.pause();
+    else await this.play();
+  }
+
+  /** Play only this track at a gain, independent of the mixer; null: follow the mixer. */
+  audition(track, gain = 1) {
+    this.auditioned = track === null ? null : { track, gain };
+    this.setGains();
+  }
+
+  /** Play the original instead of the mix, or the mix again. */
+  toggleOriginal() {
+    this.original = !this.original;
     this.setGains();
   }
 
   build() {
     const { song } = this;
-    // Initially the stems of the first model are audible, the mixture is muted.
-    this.rows = song.tracks.map((track, number) => ({
-      track,
-      number,
-      muted: !track.model || track.model !== song.models[0],
-      solo: false,
-      level: 1,
-    }));
-    this.toggle = make("button", { class: "play", type: "button", onclick: () => this.press() });
-    this.clock = make("output", { class: "clock" });
-    this.slider = make("input", {
-      type: "range", min: 0, max: this.duration, step: "any", "aria-label": "Position",
-      class: "seek", oninput: () => this.seek(Number(this.slider.value)),
-    });
-    this.mixer = make("div", { class: "mixer" });
-    for (const row of this.rows) {
-      if (row.number === 0 || this.rows[row.number - 1].track.model !== row.track.model) {
-        this.mixer.append(this.heading(row.track.model));
-      }
-      this.mixer.append(this.row(row));
-    }
+    this.timeline = new Timeline(this);
+    this.downloads = new Downloads(this);
+    this.mixer = new Mixer(this);
     this.blind = song.models.length > 1 ? new BlindTest(this) : null;
     this.replaceChildren(
       make("div", { class: "top" },
@@ -102,95 +90,42 @@ class StemPlayer extends HTMLElement {
         make("div", { class: "views", role: "group", "aria-label": "View" },
           ...["waveform", "spectrogram"].map((kind) => this.view(kind))),
       ),
-      make("div", { class: "transport" }, this.toggle, this.slider, this.clock),
+      this.bar(),
       ...(this.blind ? [this.blind.element] : []),
-      this.mixer,
-      this.downloads(),
+      this.mixer.element,
+      this.downloads.element,
+      help(),
     );
     this.showView("waveform");
   }
 
-  heading(model) {
-    const several = this.song.models.length > 1;
-    const button = several && model && make("button", {
-      type: "button", class: "only", title: "Play only this model's stems",
-      onclick: () => this.only(model),
-    }, "Play only these");
-    return make("h3", {}, model || "Original", ...(button ? [button] : []));
-  }
-
-  row(row) {
-    const { track, number } = row;
-    const name = track.model ? track.name : "full mix";
-    const spoken = track.model ? `${track.name}, ${track.model}` : "original";
-    const press = (what) => () => {
-      row[what] = !row[what];
-      this.setGains();
-    };
-    row.muteButton = make("button", {
-      type: "button", class: "mute", "aria-label": `Mute ${spoken}`, title: "Mute",
-      onclick: press("muted"),
-    }, "M");
-    row.soloButton = make("button", {
-      type: "button", class: "solo", "aria-label": `Solo ${spoken}`, title: "Solo",
-      onclick: press("solo"),
-    }, "S");
-    const shown = make("output", { class: "decibels" }, "0 dB");
-    const level = make("input", {
-      type: "range", min: LOWEST_DB, max: HIGHEST_DB, step: 0.5, value: 0, class: "level",
-      "aria-label": `Level of ${spoken}`, title: "Level; double-click to reset to 0 dB",
-      oninput: () => {
-        const decibels = Number(level.value);
-        row.level = decibels <= LOWEST_DB ? 0 : 10 ** (decibels / 20);
-        shown.value = row.level ? `${decibels > 0 ? "+" : ""}${decibels} dB` : "off";
-        this.setGains();
-      },
-      ondblclick: () => {
-        level.value = 0;
-        level.dispatchEvent(new Event("input"));
-      },
+  /** The controls that stay in the window. */
+  bar() {
+    const button = (kind, words, title, onclick) =>
+      make("button", { type: "button", class: kind, title, "aria-label": title, onclick }, words);
+    this.toggle = make("button", { class: "play", type: "button", onclick: () => this.press() });
+    this.clock = make("output", { class: "clock" });
+    this.slider = make("input", {
+      type: "range", min: 0, max: this.duration, step: "any", "aria-label": "Position",
+      class: "seek", oninput: () => this.seek(Number(this.slider.value)),
     });
-    row.picture = make("img", { alt: "", draggable: "false" });
-    const strip = make("div", {
-      class: "strip", title: "Click to jump to this position",
-      onclick: (event) => {
-        const box = strip.getBoundingClientRect();
-        this.seek(((event.clientX - box.left) / box.width) * this.duration);
-      },
-    }, row.picture, this.frequencies(), make("div", { class: "playhead" }));
-    row.element = make("div", { class: "track" },
-      make("span", { class: "name" }, name),
-      make("div", { class: "switches" }, row.muteButton, row.soloButton),
-      make("div", { class: "fader" }, level, shown),
-      strip,
-      make("a", {
-        class: "get", href: `${this.url}/stems/${number}`, download: true,
-        "aria-label": `Download ${spoken} as WAV`, title: "Download as 32-bit float WAV",
-      }, "↓ WAV"),
-    );
-    return row.element;
-  }
-
-  frequencies() {
-    const labels = Object.entries(this.song.frequencies).map(([label, height]) =>
-      make("span", { style: `bottom: ${100 * height}%` }, label));
-    return make("div", { class: "frequencies", "aria-hidden": "true" }, ...labels);
-  }
-
-  downloads() {
-    const { song } = this;
-    this.mix = make("a", { class: "get mix", download: true }, "↓ My mix");
-    this.mix.title = "Mix with the current mute, solo and level settings, as 24-bit WAV";
-    const several = song.models.length > 1;
-    const links = song.models.flatMap((model, number) => {
-      const of = several ? ` of ${model}` : "";
-      const kinds = { zip: `All stems${of} (zip)`, "stem.mp4": `All stems${of} (stem.mp4)` };
-      if (!song.stemMp4) delete kinds["stem.mp4"];
-      return Object.entries(kinds).map(([kind, words]) =>
-        make("a", { class: "get", href: `${this.url}/models/${number}/${kind}`, download: true },
-          `↓ ${words}`));
-    });
-    return make("div", { class: "downloads" }, this.mix, ...links);
+    this.originalButton = make("button", {
+      type: "button", class: "original", title: "Play the original instead of the mix (O)",
+      onclick: () => this.toggleOriginal(),
+    }, "Original");
+    this.loopButton = make("button", {
+      type: "button", class: "loop", title: "Repeat what is visible (L), or drag over a waveform",
+      onclick: () => this.timeline.toggleLoop(),
+    }, "Loop");
+    this.zoomOut = button("zoom", "−", "Zoom out", () => this.timeline.zoom(0.5));
+    const volume = fader("Volume", 0, (gain) => this.transport.setVolume(gain));
+    return make("div", { class: "bar" },
+      make("div", { class: "transport" }, this.toggle, this.slider, this.clock),
+      make("div", { class: "tools" }, this.originalButton, this.loopButton,
+        make("div", { class: "zooms" }, this.zoomOut,
+          button("zoom", "+", "Zoom in", () => this.timeline.zoom(2))),
+        make("label", { class: "volume" }, "Volume", volume)),
+      this.timeline.axis);
   }
 
   view(kind) {
@@ -204,40 +139,36 @@ class StemPlayer extends HTMLElement {
     for (const button of this.querySelectorAll("[data-view]")) {
       button.setAttribute("aria-pressed", button.dataset.view === kind);
     }
-    for (const row of this.rows) row.picture.src = `${this.url}/pictures/${row.number}/${kind}`;
-  }
-
-  only(model) {
-    for (const row of this.rows) {
-      row.muted = row.track.model !== model;
-      row.solo = false;
-    }
-    this.setGains();
-  }
-
-  async press() {
-    if (this.playing) this.transport.pause();
-    else await this.play();
+    if (kind !== "spectrogram") return;
+    this.querySelectorAll(".strip img").forEach((image, number) => {
+      image.src = `${this.url}/spectrograms/${number}`;
+    });
   }
 
   /** Update gains, buttons and the download link of the mix. */
   setGains() {
-    const anySolo = this.rows.some((row) => row.solo);
-    const mix = this.rows.map((row) => ((anySolo ? row.solo : !row.muted) ? row.level : 0));
-    const alone = this.auditioned ?? null;
-    this.transport.setGains(alone === null ? mix : mix.map((_, n) => (n === alone ? 1 : 0)));
-    this.mix.href = `${this.url}/remix?levels=${mix.map((gain) => gain.toFixed(5)).join(",")}`;
-    for (const row of this.rows) {
-      row.muteButton.setAttribute("aria-pressed", row.muted);
-      row.soloButton.setAttribute("aria-pressed", row.solo);
-      row.element.classList.toggle("silent", !mix[row.number]);
-    }
+    const { gains } = this.mixer;
+    const alone = this.auditioned ?? (this.original ? { track: 0, gain: 1 } : null);
+    this.transport.setGains(
+      alone ? gains.map((_, track) => (track === alone.track ? alone.gain : 0)) : gains);
+    this.downloads.setGains(gains);
+    this.mixer.show();
+    this.showControls();
+  }
+
+  /** Show the state of the buttons. */
+  showControls() {
+    if (!this.originalButton) return;
+    this.originalButton.setAttribute("aria-pressed", Boolean(this.original));
+    this.loopButton.setAttribute("aria-pressed", Boolean(this.timeline.loop));
+    this.zoomOut.disabled = !this.timeline.isZoomed;
+    this.classList.toggle("original", Boolean(this.original));
   }
 
   show() {
     const now = this.currentTime;
-    if (this.playing && now >= this.duration) this.transport.pause();
-    this.style.setProperty("--played", now / this.duration);
+    if (this.playing && !this.transport.looping && now >= this.duration) this.transport.pause();
+    this.timeline.follow(now);
     this.slider.value = now;
     const words = this.playing ? "Pause" : "Play";
     if (this.toggle.getAttribute("aria-label") !== words) {
@@ -253,9 +184,9 @@ class StemPlayer extends HTMLElement {
   }
 }
 
-function clock(seconds) {
-  const whole = Math.floor(seconds);
-  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
-}
-
 customElements.define("stem-player", StemPlayer);
+
+// On phones the result is below the form.
+document.addEventListener("click", (event) => {
+  if (event.target.closest("#separate")) reveal(document.querySelector("#result"));
+});

@@ -47,7 +47,7 @@ class Segments {
   }
 }
 
-/** Play, pause and seek; one gain per track. */
+/** Play, pause, seek and loop; one gain per track, and one for all. */
 export class Transport {
   constructor(url, song) {
     this.song = song;
@@ -56,16 +56,25 @@ export class Transport {
     this.playing = false;
     this.offset = 0; // position in the song at the anchor, seconds
     this.anchor = 0; // time of the audio context at this position
+    this.until = 0; // end of what is scheduled; time goes on where a loop jumps back
     this.turn = 0; // results of requests from before the last seek are dropped
+    this.loop = null; // first and last second
+    this.looping = false; // whether playback reaches the end of the loop
     this.sources = new Set();
     this.targetGains = song.tracks.map(() => 1);
+    this.volume = 1;
     this.onerror = () => {};
   }
 
-  get currentTime() {
+  /** Time since the beginning of the song, on which loops do not jump back. */
+  get time() {
     if (!this.playing) return this.offset;
-    const position = this.offset + Math.max(0, this.context.currentTime - this.anchor);
-    return Math.min(position, this.until, this.duration);
+    const played = Math.max(0, this.context.currentTime - this.anchor);
+    return Math.min(this.offset + played, this.until);
+  }
+
+  get currentTime() {
+    return loopedPosition(this.time, this.looping && this.playing ? this.loop : null);
   }
 
   async play() {
@@ -73,9 +82,11 @@ export class Transport {
     if (!this.context) {
       // At the song's sample rate nothing is resampled, so that segments join seamlessly.
       this.context = new AudioContext({ sampleRate: this.song.sampleRate });
+      this.master = new GainNode(this.context, { gain: this.volume });
+      this.master.connect(this.context.destination);
       this.gains = this.targetGains.map((gain) => {
         const node = new GainNode(this.context, { gain });
-        node.connect(this.context.destination);
+        node.connect(this.master);
         return node;
       });
     }
@@ -99,11 +110,25 @@ export class Transport {
     if (playing && this.offset < this.duration) await this.play();
   }
 
+  /** Repeat a section, seconds, from now on; null: play to the end. */
+  async setLoop(loop) {
+    const now = this.currentTime;
+    this.loop = loop;
+    if (this.playing) await this.seek(now);
+  }
+
   setGains(gains) {
     this.targetGains = gains;
-    this.gains?.forEach((node, track) => {
-      node.gain.setTargetAtTime(gains[track], this.context.currentTime, FADE_SECONDS);
-    });
+    this.gains?.forEach((node, track) => this.fade(node, gains[track]));
+  }
+
+  setVolume(volume) {
+    this.volume = volume;
+    if (this.master) this.fade(this.master, volume);
+  }
+
+  fade(node, gain) {
+    node.gain.setTargetAtTime(gain, this.context.currentTime, FADE_SECONDS);
   }
 
   close() {
@@ -117,30 +142,35 @@ export class Transport {
     this.sources.clear();
   }
 
-  /** Schedule a few seconds ahead, until the end of the song. */
+  /** Schedule a few seconds ahead, until the end of the song or without end in a loop. */
   async fill() {
     const turn = this.turn;
-    const rate = this.song.sampleRate;
+    const { samples, sampleRate } = this.song;
+    const loop = this.loop?.map((seconds) => Math.round(seconds * sampleRate));
+    let sample = Math.round(this.offset * sampleRate);
+    this.looping = Boolean(loop) && sample < loop[1];
+    const end = this.looping ? loop[1] : samples;
     this.until = this.offset;
     this.anchor = this.context.currentTime;
-    let sample = Math.round(this.offset * rate);
     try {
-      while (sample < this.song.samples) {
+      while (sample < end) {
         const number = Math.floor(sample / this.segments.length);
         const buffers = await this.segments.get(number);
         if (turn !== this.turn) return;
-        const skipped = sample / rate - (number * this.segments.length) / rate;
-        let when = this.anchor + sample / rate - this.offset;
+        const first = number * this.segments.length;
+        const stop = Math.min(first + this.segments.length, end);
+        let when = this.anchor + this.until - this.offset;
         const earliest = this.context.currentTime + 0.05;
         if (when < earliest) {
           // The segment arrived late: delay the rest.
           this.anchor += earliest - when;
           when = earliest;
         }
-        buffers.forEach((buffer, track) => this.start(buffer, track, when, skipped));
-        sample = Math.min((number + 1) * this.segments.length, this.song.samples);
-        this.until = sample / rate;
-        while (turn === this.turn && this.until - this.currentTime > AHEAD_SECONDS) {
+        const section = [(sample - first) / sampleRate, (stop - sample) / sampleRate];
+        buffers.forEach((buffer, track) => this.start(buffer, track, when, ...section));
+        this.until += section[1];
+        sample = this.looping && stop === end ? loop[0] : stop;
+        while (turn === this.turn && this.until - this.time > AHEAD_SECONDS) {
           await new Promise((wake) => setTimeout(wake, 100));
         }
         if (turn !== this.turn) return;
@@ -152,13 +182,19 @@ export class Transport {
     }
   }
 
-  start(buffer, track, when, skipped) {
+  start(buffer, track, when, skipped, seconds) {
     const source = new AudioBufferSourceNode(this.context, { buffer });
     source.connect(this.gains[track]);
-    source.start(when, skipped);
+    source.start(when, skipped, seconds);
     this.sources.add(source);
     source.onended = () => this.sources.delete(source);
   }
+}
+
+/** Position in the song at a time on which loops do not jump back. */
+export function loopedPosition(time, loop) {
+  if (!loop || time < loop[1]) return time;
+  return loop[0] + ((time - loop[1]) % (loop[1] - loop[0]));
 }
 
 /** Message of a failed request. */
