@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from datamodules.errors import DataError
-from lightning_modules.inference.stem_files import Selection
-
-_VOCALS = "vocals"
+from lightning_modules.inference.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -26,11 +24,14 @@ class Preset:
     muted: Sequence[str] = ()
 
     def check(self, model: str, sources: Sequence[str]) -> None:
-        """Raise ``DataError`` if a model with some sources does not have the stems."""
+        """Raise ``DataError`` if a model with some sources cannot give the stems."""
         try:
             self.selection.names(sources)
         except DataError as error:
-            raise DataError(f"{model}, for {self.label}: {error}") from error
+            raise DataError(
+                f"{model}: has neither vocals nor instrumental; its stems are "
+                f"{', '.join(sources)}: choose {ALL_STEMS.label!r} or another model"
+            ) from error
 
 
 ALL_STEMS = Preset("All stems")
@@ -38,7 +39,7 @@ PRESETS = {
     preset.label: preset
     for preset in (
         ALL_STEMS,
-        Preset("Vocals and instrumental", Selection(two_stems=_VOCALS)),
-        Preset("Karaoke", Selection(two_stems=_VOCALS), muted=(_VOCALS,)),
+        Preset("Vocals and instrumental", Selection(instrumental=True)),
+        Preset("Karaoke", Selection(instrumental=True), muted=("vocals",)),
     )
 }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from datamodules.errors import DataError
 from lightning_modules.inference.stem_files import SeparatingModule
 from lightning_modules.webapp.catalogue import Catalogue
 from lightning_modules.webapp.guard import log
-from lightning_modules.webapp.jobs import Job
+from lightning_modules.webapp.jobs import Job, Report
 from lightning_modules.webapp.presets import ALL_STEMS, Preset
 from lightning_modules.webapp.rendering import separate_and_draw
 from lightning_modules.webapp.workspace import Song, Workspace, public
@@ -56,13 +55,17 @@ def fulfil(wish: Wish, models: Catalogue, workspace: Workspace, job: Job) -> Son
         report = job.within(number * section, (number + 1) * section)
         what = f"{'Downloading' if models.needs_download(name) else 'Loading'} {name}"
         report(0.0, what)
-        loaded[name] = _load(models, name, partial(report, what=what))
+        loaded[name] = _load(models, name, _describe(report, what))
         wish.preset.check(name, loaded[name].sources)
     report = job.within(share, 1.0)
     return separate_and_draw(workspace, wish.upload, loaded, report, wish.changes, wish.preset)
 
 
-def _load(models: Catalogue, name: str, progress: Any) -> SeparatingModule:
+def _describe(report: Report, what: str) -> Callable[[float], None]:
+    return lambda part: report(part, what)
+
+
+def _load(models: Catalogue, name: str, progress: Callable[[float], None]) -> SeparatingModule:
     try:
         return models.load(name, progress)
     except (ValueError, OSError) as error:

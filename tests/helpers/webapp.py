@@ -24,7 +24,11 @@ def tiny(seed: int = 0) -> UNet:
 
 def catalogue(**models: UNet) -> Catalogue:
     """Models that are loaded."""
-    return Catalogue({name: Offer(lambda _, m=model: m, name) for name, model in models.items()})
+
+    def offer(name: str, model: UNet) -> Offer:
+        return Offer(lambda progress: model, name)
+
+    return Catalogue({name: offer(name, model) for name, model in models.items()})
 
 
 def write_song(path: Path, seconds: float = 1.7, channels: int = 2, level: float = 0.1) -> Path:

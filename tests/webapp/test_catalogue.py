@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from datamodules.errors import DataError
+from lightning_modules.architectures.unet import UNet
 from lightning_modules.interop.published import default_model, published_models
 from lightning_modules.webapp.catalogue import (
     Catalogue,
@@ -45,7 +46,11 @@ def test_models_used_last_are_kept() -> None:
     loads: list[str] = []
 
     def offer(name: str) -> Offer:
-        return Offer(lambda progress: loads.append(name) or tiny(), name)
+        def load(progress: object) -> UNet:
+            loads.append(name)
+            return tiny()
+
+        return Offer(load, name)
 
     catalogue = Catalogue({name: offer(name) for name in "abc"}, kept=2)
     for name in "abacab":
