@@ -26,11 +26,13 @@ class TrackBatch(NamedTuple):
         name: Name of the track.
         mixture: Waveform, shape (C, T).
         targets: The model's sources, shape (S, C, T).
+        sample_rate: Sample rate of the track, which may be another than the model's, Hz.
     """
 
     name: str
     mixture: Tensor
     targets: Tensor
+    sample_rate: int
 
 
 class StemBatch(NamedTuple):

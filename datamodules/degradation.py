@@ -48,11 +48,13 @@ class Degrader:
         """
         return self._degrade(self.degradations, DEGRADATION, batch, positions)
 
-    def fixed(self, batch: Batch, name: str, start: int = 0) -> Batch:
-        """Degrade a track, or a crop of one, as a function of its name and first sample.
+    def fixed(self, batch: Batch, name: str, start: int, sample_rate: int) -> Batch:
+        """Degrade a track, or a crop of one, as a function of its name, first sample and rate (Hz).
 
         Mixture (C, T) and targets (S, C, T) are attenuated where the mixture would clip.
         """
+        for degradation in self._fixed:
+            degradation.sample_rate = sample_rate
         # The name, unlike an index, does not depend on the other tracks.
         position = (start, zlib.crc32(name.encode()))
         batched = Batch(batch.mixture[None], batch.targets[None])
@@ -87,7 +89,9 @@ class DegradedItems(Dataset[Batch | TrackBatch]):
     def __getitem__(self, number: int) -> Batch | TrackBatch:
         item = self.clean[number]
         track, start = self.clean.origin(number)
-        degraded = self.degrader.fixed(Batch(item.mixture, item.targets), track.name, start)
+        degraded = self.degrader.fixed(
+            Batch(item.mixture, item.targets), track.name, start, track.sample_rate
+        )
         return item._replace(mixture=degraded.mixture, targets=degraded.targets)
 
 

@@ -28,7 +28,7 @@ from datamodules.stream.sampler import ExampleSampler, share_by_length
 from datamodules.stream.workers import ignore_signals
 from datamodules.tracks.index import Track
 from datamodules.tracks.layouts import STEMS
-from datamodules.tracks.preparation import make_mappable
+from datamodules.tracks.preparation import make_mappable, resample_tracks
 from datamodules.tracks.sources import SourceGrouping, grouping
 
 # Sample rates outside are mistakes.
@@ -51,8 +51,9 @@ class MUSDBDataModule(LightningDataModule):
             stems whose sum it is: ``{vocals: [vocals], accompaniment: [drums, bass, other]}``.
         stems: Names of the stems of every track; their sum is the mixture of a training example.
         missing_as_silence: Replace missing stem files with silence instead of raising an error.
-        sample_rate: Sample rate of all audio, Hz; tracks at other rates are resampled once, into
-            the cache.
+        sample_rate: Sample rate of training examples and of ``val/loss``, Hz; tracks at other rates
+            are resampled once, into the cache. Whole tracks keep their own rate: models of all
+            rates are scored on the same references.
         audio_channels: Number of channels; 1 averages stereo tracks, 2 repeats mono ones.
         segment_seconds: Length of a training crop, seconds.
         segment_curriculum: Shorter crops in the first epochs: epoch -> crop length from that epoch
@@ -119,7 +120,7 @@ class MUSDBDataModule(LightningDataModule):
         super().__init__()
         self.grouping = SourceGrouping(grouping(sources, stems), audio_channels, stems)
         self.roots = DatasetRoots(
-            root, download, self.grouping, missing_as_silence, sample_rate, validation_tracks
+            root, download, self.grouping, missing_as_silence, validation_tracks
         )
         self.sample_rate = sample_rate
         self.segment_samples = round(segment_seconds * sample_rate)
@@ -152,6 +153,7 @@ class MUSDBDataModule(LightningDataModule):
         self.seed = seed or 0
         self.train_tracks: list[Track] = []
         self.valid_tracks: list[Track] = []
+        self._valid_crops: list[Track] = []  # the same at the model's rate
         self.test_tracks: list[Track] = []
         self.predict_files: list[SongFile] = []
         self.positions: list[Position] = []
@@ -192,7 +194,14 @@ class MUSDBDataModule(LightningDataModule):
         elif not self.valid_tracks:
             by_root, self.valid_tracks = self.roots.fit_tracks(self._is_first())
             self._root_sizes = [len(tracks) for tracks in by_root]
-            self.train_tracks = [track for tracks in by_root for track in tracks]
+            training = [track for tracks in by_root for track in tracks]
+            at_rate = resample_tracks(
+                [*training, *self.valid_tracks], self.sample_rate, self._is_first()
+            )
+            self.train_tracks, self._valid_crops = (
+                at_rate[: len(training)],
+                at_rate[len(training) :],
+            )
         if stage == "fit":
             ranks = self._rank_and_world_size()[1]
             check_batch_size(self.batch_size, ranks, self._accumulated(), self.examples())
@@ -266,7 +275,7 @@ class MUSDBDataModule(LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Two loaders: fixed crops for ``val/loss``, and whole tracks for the scores."""
         crops = ValidationCrops(
-            self.valid_tracks, self.grouping, self.segment_samples, self.validation_crops_per_track
+            self._valid_crops, self.grouping, self.segment_samples, self.validation_crops_per_track
         )
         batch_size = max(1, self.batch_size // self._rank_and_world_size()[1])
         return [

@@ -24,7 +24,6 @@ from datamodules.tracks.index import (
     without_names,
 )
 from datamodules.tracks.layouts import subset_folders, subsets_of, weighted_roots
-from datamodules.tracks.preparation import resample_tracks
 from datamodules.tracks.sources import SourceGrouping
 from datamodules.tracks.unread import unread_in_root
 
@@ -37,7 +36,6 @@ class DatasetRoots:
         download: Use the preview of MUSDB18, downloaded to ``root``.
         grouping: The data set's stems and the model's channels.
         missing_as_silence: Replace missing stems by silence.
-        sample_rate: Sample rate to which all tracks are resampled, Hz.
         validation_tracks: Names of the validation tracks; None for the default split.
 
     Attributes:
@@ -54,7 +52,6 @@ class DatasetRoots:
         download: bool,
         grouping: SourceGrouping,
         missing_as_silence: bool,
-        sample_rate: int,
         validation_tracks: Sequence[str] | None,
     ) -> None:
         weights = weighted_roots(root)
@@ -64,7 +61,6 @@ class DatasetRoots:
         self.download = download
         self._grouping = grouping
         self._missing_as_silence = missing_as_silence
-        self._sample_rate = sample_rate
         self._validation_tracks = validation_tracks
         self._embedded: Path | None = None
 
@@ -182,7 +178,7 @@ class DatasetRoots:
                     f"{root / subset / track.name}: has {track.channels} channels, expected 1 or "
                     f"{expected}; set --data.init_args.audio_channels={track.channels}"
                 )
-        return resample_tracks(tracks, self._sample_rate, progress)
+        return tracks
 
 
 def _tell(findings: Sequence[Finding]) -> None:

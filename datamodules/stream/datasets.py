@@ -147,7 +147,7 @@ class ValidationCrops(Dataset[Batch]):
 
 
 class WholeTracks(Dataset[TrackBatch]):
-    """Whole tracks.
+    """Whole tracks at their own sample rates.
 
     Args:
         tracks: The tracks.
@@ -166,4 +166,4 @@ class WholeTracks(Dataset[TrackBatch]):
 
     def __getitem__(self, number: int) -> TrackBatch:
         track = self.tracks[number]
-        return TrackBatch(track.name, *self.grouping.read(track))
+        return TrackBatch(track.name, *self.grouping.read(track), track.sample_rate)

@@ -90,10 +90,11 @@ def cost(name: str) -> dict[str, Any]:
     from model_cost import measure_model, real_time_factor
 
     first = chain(name)[-1].read_text(encoding="utf-8").partition("\n")[0]
+    measured = measure_model(name)
     return {
         "paper": first.removeprefix("#").strip() if first.startswith("#") else "",
-        **measure_model(name)._asdict(),
-        "real_time_factor": real_time_factor(name),
+        **measured._asdict(),
+        "real_time_factor": real_time_factor(name, measured.multiply_adds_per_second),
     }
 
 

@@ -12,6 +12,8 @@ from lightning_modules.base.flops import forward_flops
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.configuration.build import build_model
 
+_LARGE = 30e9  # multiply-adds per second of audio
+
 
 class ModelCost(NamedTuple):
     """Size, cost and latency of a model.
@@ -71,31 +73,36 @@ def latency_seconds(model: SourceSeparator) -> float | None:
     return max(0, -earliest) / model.sample_rate
 
 
-def real_time_factor(name: str, track_seconds: float = 30.0) -> float:
+def real_time_factor(name: str, multiply_adds_per_second: float, seconds: float = 30.0) -> float:
     """Measure separation on one CPU thread of this process.
 
     Args:
         name: The config.
-        track_seconds: Length of the noise to separate.
+        multiply_adds_per_second: Of its model. Large ones take minutes for half a minute of audio:
+            they compute one chunk only, whose time counts for the part up to the next chunk.
+        seconds: Length of the noise to separate, for other models.
 
     Returns:
-        Processor seconds per second of audio; the best of three runs, or the only one of a model
-        that takes over a minute.
+        Processor seconds per second of audio; the best of three runs, or the only one of a large
+        model.
     """
     model = build_model(name).model.eval()
+    large = multiply_adds_per_second > _LARGE
+    if large:
+        seconds = model.segment_seconds
     random = torch.Generator().manual_seed(0)
-    samples = round(track_seconds * model.sample_rate)
+    samples = round(seconds * model.sample_rate)
     mixture = 0.1 * torch.randn(model.audio_channels, samples, generator=random)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     times = []
     try:
-        for _ in range(3):
+        for _ in range(1 if large else 3):
             started = time.process_time()
-            model.separate(mixture)
+            with torch.no_grad():
+                model(mixture[None]) if large else model.separate(mixture)
             times.append(time.process_time() - started)
-            if times[-1] > 60:
-                break
     finally:
         torch.set_num_threads(threads)
-    return min(times) / track_seconds
+    counted = seconds * (1 - model.separation_settings.overlap) if large else seconds
+    return min(times) / counted

@@ -290,13 +290,13 @@ class SourceSeparator(LightningModule, ABC):
     ) -> dict[str, Tensor] | None:
         """Log ``val/loss`` of a batch of crops, or return the estimates of a complete track."""
         if isinstance(batch, TrackBatch):
-            return {"estimates": self.separate(batch.mixture)}
+            return {"estimates": self.separate(batch.mixture, batch.sample_rate)}
         self._log_loss("val", batch)
         return None
 
     def test_step(self, batch: TrackBatch, batch_idx: int) -> dict[str, Tensor]:
         """Return the estimates of a complete track; a callback scores them."""
-        return {"estimates": self.separate(batch.mixture)}
+        return {"estimates": self.separate(batch.mixture, batch.sample_rate)}
 
     def predict_step(self, batch: TrackBatch | SongFile, batch_idx: int) -> None:
         """Separate a track or an audio file to ``estimates/<track>/`` in the run's directory."""
@@ -306,8 +306,9 @@ class SourceSeparator(LightningModule, ABC):
             if shortfall := separate_file(self, batch.path, place, force=True).shortfall:
                 print(f"warning: {shortfall}", file=sys.stderr)
             return
-        estimates = self.separate(batch.mixture).cpu().numpy()
-        rate, channels = self.sample_rate, estimates.shape[1]
+        rate = batch.sample_rate
+        estimates = self.separate(batch.mixture, rate).cpu().numpy()
+        channels = estimates.shape[1]
         with StemFiles(folder / batch.name, self.sources, rate, channels, force=True) as files:
             files.write(estimates)
 

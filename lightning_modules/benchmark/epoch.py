@@ -97,7 +97,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         for mode in tqdm(_BLOCKING, disable=None, leave=False):
             rows[mode], validation, data = _train(options, _BLOCKING[mode])
     if options.museval:
-        waited = museval_seconds(validation, data.sample_rate)
+        waited = museval_seconds(validation)
         epoch_seconds = rows["none"]["epoch_seconds"] + waited
         rows["museval"] = {"epoch_seconds": epoch_seconds, "waited_seconds": waited}
     return {
@@ -112,7 +112,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             "load": os.getloadavg()[0],
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "tracks": len(validation),
-            "audio_seconds": sum(t.mixture.shape[-1] for t, _ in validation) / data.sample_rate,
+            "audio_seconds": sum(t.mixture.shape[-1] / t.sample_rate for t, _ in validation),
         },
         "rows": rows,
     }
@@ -225,7 +225,7 @@ def _museval() -> Any:
         ) from error
 
 
-def museval_seconds(validation: Validation, sample_rate: int) -> float:
+def museval_seconds(validation: Validation) -> float:
     """Score a validation by museval, track by track, in frames of one second; returns seconds."""
     engine, seconds = _museval(), 0.0
     for track, estimates in tqdm(validation, "museval", disable=None, leave=False):
@@ -234,6 +234,6 @@ def museval_seconds(validation: Validation, sample_rate: int) -> float:
             for waveforms in (track.targets, estimates)
         ]
         started = time.perf_counter()
-        engine.bss_eval(*signals, window=sample_rate, hop=sample_rate)
+        engine.bss_eval(*signals, window=track.sample_rate, hop=track.sample_rate)
         seconds += time.perf_counter() - started
     return seconds

@@ -153,7 +153,7 @@ class BSSEval(Callback):
                 # To limit memory, wait until at most one task per process is pending.
                 scored.collect(leave=pool.processes)
             audio = (references, _numpy(waveforms))
-            task = PoolTask(pool, score_track, track.name, *audio, model.sample_rate, model.sources)
+            task = PoolTask(pool, score_track, track.name, *audio, track.sample_rate, model.sources)
             scored.pending.append((kind, track.name, size, task))
 
     def _open_pool(self, trainer: Trainer, background: bool) -> ScoringPool:
@@ -311,7 +311,8 @@ class BSSEval(Callback):
         precision = trainer.precision_plugin.val_step_context()
         with scored.timed(), temporary_state(model, weights), torch.no_grad(), precision:
             for track in validation_tracks(trainer):
-                self._score(model, scored, track, model.separate(track.mixture))
+                estimates = model.separate(track.mixture, track.sample_rate)
+                self._score(model, scored, track, estimates)
 
     # -------------------------------------------------------------- the end
 

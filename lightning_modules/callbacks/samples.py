@@ -75,7 +75,7 @@ class Samples(Callback):
         self, trainer: Trainer, pl_module: LightningModule, estimated: Tensor, batch: TrackBatch
     ) -> None:
         assert isinstance(pl_module, SourceSeparator)
-        rate, sources = pl_module.sample_rate, pl_module.sources
+        rate, sources = batch.sample_rate, pl_module.sources
         wanted = round(self.seconds * rate)
         start = fullest_excerpt(batch.targets, wanted, round(_BLOCK_SECONDS * rate))
         mixture, references, estimates = (

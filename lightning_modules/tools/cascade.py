@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,6 @@ def _compare(options: argparse.Namespace) -> tuple[str, dict[str, str]]:
     from lightning_modules.runtime.device import usable_device
 
     cascade = Cascade(options.denoiser, options.separator, usable_device(options.device))
-    rate = cascade.sample_rate
     data = _data_module(options, cascade)
     subset = options.subset or ("train" if options.paper_excerpts else "test")
     tracks = _tracks(data, subset)
@@ -115,6 +115,7 @@ def _compare(options: argparse.Namespace) -> tuple[str, dict[str, str]]:
     energies: dict[str, dict[str, Any]] = {}
     with ScoringPool(options.processes) as pool:
         for track in tqdm(tracks, "separating", unit="track"):
+            rate = track.sample_rate
             music, estimates, references = _separate(cascade, data, track, start, samples)
             for name, estimate in estimates.items():
                 truth, sources = references, cascade.sources
@@ -138,10 +139,15 @@ def _compare(options: argparse.Namespace) -> tuple[str, dict[str, str]]:
                 write_scores(one, options.output / name / subset / f"{one.name}.json")
     if not scores:
         return "", left_out
-    sums = {name: np.sum([each[name] for each in energies.values()], axis=0) for name in INPUTS}
+    rates = [track.sample_rate for track in tracks if track.name in energies]
+    centres = band_centres(min(rates))  # of higher rates, the lowest of their bands
+    sums = {
+        name: np.sum([each[name][: len(centres)] for each in energies.values()], axis=0)
+        for name in INPUTS
+    }
     title = f"{len(energies)} {subset} track{'s' * (len(energies) != 1)}"
     title += ", the paper's excerpts" * options.paper_excerpts
-    return f"{_score_table(scores, title)}\n\n{_level_table(sums, band_centres(rate))}", left_out
+    return f"{_score_table(scores, title)}\n\n{_level_table(sums, centres)}", left_out
 
 
 def _data_module(options: argparse.Namespace, cascade: Cascade) -> DegradedMUSDBDataModule:
@@ -182,8 +188,8 @@ def _tracks(data: DegradedMUSDBDataModule, subset: str) -> list[Track]:
     if subset == "test":
         data.setup("test")
         return data.test_tracks
-    data.setup("validate")
-    return sorted([*data.train_tracks, *data.valid_tracks], key=lambda track: track.name)
+    train, valid = data.roots.fit_tracks(progress=True)
+    return sorted([*chain(*train), *valid], key=lambda track: track.name)
 
 
 def _check_lengths(tracks: Sequence[Track]) -> None:
@@ -212,11 +218,12 @@ def _separate(
     mixture, targets = data.grouping.read(track, start, samples)
     # The clean mixture must get the same gain as the sources.
     clean = torch.cat([targets, mixture[None]])
-    noisy, clean = data.degrader.fixed(Batch(mixture, clean), track.name, start)
+    rate = track.sample_rate
+    noisy, clean = data.degrader.fixed(Batch(mixture, clean), track.name, start, rate)
     inputs = {"origin": clean[-1], "noisy": noisy}
-    inputs["denoised"] = cascade.denoiser.separate(noisy, cascade.sample_rate)[0].cpu()
-    estimates = {name: cascade.separator.separate(inputs[name]) for name in INPUTS[:2]}
-    estimates["denoised"] = cascade.separate(noisy)
+    inputs["denoised"] = cascade.denoiser.separate(noisy, rate)[0].cpu()
+    estimates = {name: cascade.separator.separate(inputs[name], rate) for name in INPUTS[:2]}
+    estimates["denoised"] = cascade.separate(noisy, rate)
     estimates |= {f"{MUSIC}_{name}": inputs[name][None] for name in INPUTS[1:]}
     return (
         {name: waveform.numpy() for name, waveform in inputs.items()},

@@ -61,8 +61,8 @@ def test_museval_scores_the_same_estimates(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "museval", Engine)
     monkeypatch.setitem(sys.modules, "museval.metrics", Engine)
     targets, estimates = torch.rand(4, 2, 10), torch.rand(4, 2, 10)
-    track = TrackBatch("a", targets.sum(0), targets)
-    assert epoch.museval_seconds([(track, estimates)] * 2, 5) >= 0
+    track = TrackBatch("a", targets.sum(0), targets, 5)
+    assert epoch.museval_seconds([(track, estimates)] * 2) >= 0
     assert len(seen) == 2
     references, others, options = seen[0]
     np.testing.assert_array_equal(references, targets.double().numpy().transpose(0, 2, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,14 @@ class Stub(SourceSeparator):
 def validate(
     root: Path, out: Path, model: Stub | None = None, scorer: BSSEval | None = None
 ) -> dict[str, float]:
-    data = MUSDBDataModule(str(root), segment_seconds=0.5, batch_size=1, num_workers=0)
+    model = model or Stub(list(STEMS), segment_seconds=0.5)
+    data = MUSDBDataModule(
+        str(root),
+        segment_seconds=0.5,
+        sample_rate=model.sample_rate,
+        batch_size=1,
+        num_workers=0,
+    )
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -56,9 +64,7 @@ def validate(
         default_root_dir=out,
         callbacks=[scorer or BSSEval(processes=1)],
     )
-    (crops, tracks) = trainer.validate(
-        model or Stub(list(STEMS), segment_seconds=0.5), data, verbose=False
-    )
+    crops, tracks = trainer.validate(model, data, verbose=False)
     return {**crops, **tracks}
 
 
@@ -117,6 +123,30 @@ def test_silent_source_silent_estimate_and_silent_frames(
     table = capsys.readouterr().out
     assert "bass: the reference is silent" in table
     assert "drums: the estimate is silent" in table
+
+
+def test_models_of_all_rates_are_scored_at_the_rate_of_the_track(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """References without an upper octave, as of resampled tracks, would be singular."""
+    scored: list[tuple[Any, ...]] = []
+
+    def note(*arguments: Any) -> TrackScores:
+        scored.append(arguments)
+        return score_track(*arguments)
+
+    monkeypatch.setattr(bss_eval, "score_track", note)
+    validate(root, tmp_path / "out", Stub(list(STEMS), segment_seconds=0.5, sample_rate=22050))
+    references, estimates, rate = scored[0][1:4]
+    assert rate == 44100
+    expected = soundfile.read(root / "train/Leaf - Summerghost/vocals.wav", dtype="float32")[0]
+    assert np.array_equal(references[0], expected.T)
+    assert estimates.shape == references.shape
+    spectrum = np.abs(np.fft.rfft(estimates[0, 0]))
+    half = len(spectrum) // 2
+    assert spectrum[half + half // 20 :].max() < 0.01 * spectrum[: half - half // 20].max()
+    (scores,) = (tmp_path / "out/scores/estimate/val").glob("*.json")
+    assert json.loads(scores.read_text())["sample_rate"] == 44100
 
 
 @pytest.mark.slow

@@ -158,8 +158,9 @@ def test_validation_and_test_data_are_fixed(musdb_root: Path) -> None:
 def test_crops_of_a_track_are_degraded_independently() -> None:
     degrader = Degrader([ColouredNoise()], 0)
     crop = Batch(music(2, 4000), music(1, 2, 4000))
-    found = {key: degrader.fixed(crop, *key).mixture for key in (("a", 0), ("a", 9), ("b", 0))}
-    assert torch.equal(degrader.fixed(crop, "a").mixture, found["a", 0])
+    places = (("a", 0), ("a", 9), ("b", 0))
+    found = {place: degrader.fixed(crop, *place, 44100).mixture for place in places}
+    assert torch.equal(degrader.fixed(crop, "a", 0, 44100).mixture, found["a", 0])
     assert not torch.allclose(found["a", 0], found["a", 9], atol=1e-3)
     assert not torch.allclose(found["a", 0], found["b", 0], atol=1e-3)
     trained = degrader.training(Batch(crop.mixture[None], crop.targets[None]), [(0, 0)])

@@ -18,7 +18,7 @@ from tests.helpers.tracks import write_track
 
 @pytest.fixture(autouse=True)
 def _quick_real_time_factor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_cost, "real_time_factor", lambda name: 0.25)
+    monkeypatch.setattr(model_cost, "real_time_factor", lambda *_: 0.25)
 
 
 def pages(folder: Path) -> tuple[Path, Path]:

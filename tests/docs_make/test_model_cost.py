@@ -53,5 +53,6 @@ def test_parameters_and_multiply_adds_of_a_config() -> None:
     assert cost.multiply_adds_per_second == pytest.approx(forward_flops(model) * 44100 / 2)
 
 
-def test_real_time_factor_is_below_ten() -> None:
-    assert 0 < real_time_factor("unet/small", track_seconds=0.5) < 10
+@pytest.mark.parametrize("multiply_adds", [1e9, 1e12])
+def test_real_time_factor_is_below_ten(multiply_adds: float) -> None:
+    assert 0 < real_time_factor("unet/small", multiply_adds, seconds=0.5) < 10
