@@ -1,15 +1,12 @@
-"""Tables of a comparison, as plain text and as Markdown."""
+"""Tables of a comparison."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from datamodules.errors import counted
-from datamodules.markdown import markdown
-from datamodules.tables import format_table
 from datamodules.tracks.layouts import STEMS
 from lightning_modules.comparison.pairs import Pair
 from lightning_modules.comparison.settings import ABSENT, data_root, differences
@@ -23,6 +20,7 @@ from lightning_modules.comparison.systems import (
     notes_of,
     scored_unlike,
 )
+from lightning_modules.comparison.table import Table
 from lightning_modules.evaluation.scores import finite_mean, ordered_sources
 from lightning_modules.evaluation.statistics import (
     CONFIDENCE,
@@ -33,47 +31,7 @@ from lightning_modules.evaluation.statistics import (
 )
 
 _TWO_STEMS = ("vocals", "accompaniment")
-_MAX_CELL = 32
 _MAX_TRACKS_NAMED = 5
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table.
-
-    Attributes:
-        title: Its title.
-        header: Names of the columns.
-        rows: Cells.
-        notes: Lines below it.
-        labels: Number of columns that name a row.
-    """
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    notes: list[str] = field(default_factory=list)
-    labels: int = 1
-
-    def text(self) -> str:
-        """Format the table for a terminal."""
-        header, *rows = (
-            [*row[: self.labels], *map(_shorten, row[self.labels :])]
-            for row in [self.header, *self.rows]
-        )
-        return "\n".join([self.title, format_table(header, rows, self.labels), *self.notes])
-
-    def markdown(self) -> str:
-        """Format the table as Markdown."""
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in [self.header, *self.rows]]
-        notes = [f"{note}  " for note in self.notes]
-        return "\n".join([f"## {self.title}", "", *markdown(cells), "", *notes]).rstrip() + "\n"
-
-
-def _shorten(cell: str) -> str:
-    """Cut the middle out of a long cell: class paths differ at their ends."""
-    half = _MAX_CELL // 2
-    return cell if len(cell) <= _MAX_CELL else f"{cell[: half - 1]}…{cell[-half:]}"
 
 
 def metrics_of(systems: Sequence[System]) -> list[str]:
@@ -111,7 +69,7 @@ def overview(systems: Sequence[System], metric: str) -> Table:
         if any(set(names) <= set(system.sources) for system in systems if not system.bound)
     }
     header = ["", *sources, *means]
-    rows = []
+    rows, bounds = [], 0
     for system in _bounds_last(systems):
         scores = {source: headline(metric, system.spread(metric, source)) for source in sources}
         cells = [
@@ -123,6 +81,7 @@ def overview(systems: Sequence[System], metric: str) -> Table:
             cells.append(_number(finite_mean([scores[n] for n in names])) if complete else ABSENT)
         if any(cell != ABSENT for cell in cells):
             rows.append([system.name, *cells])
+            bounds += system.bound
     notes = ["±: standard deviation over seeds"] if any("±" in c for r in rows for c in r) else []
     if "mean of 2" in means:
         notes.append("mean of 4: vocals, drums, bass, other; mean of 2: vocals and accompaniment")
@@ -132,7 +91,23 @@ def overview(systems: Sequence[System], metric: str) -> Table:
             f"vocals of {', '.join(beside)} were scored with accompaniment, so that other frames "
             "are skipped than with four sources"
         )
-    return Table(f"{metric}, dB: {_rule(metric)}", header, rows, notes)
+    best = _best(rows[: len(rows) - bounds])
+    return Table(f"{metric}, dB: {_rule(metric)}", header, rows, notes, best=best, bounds=bounds)
+
+
+def _best(rows: Sequence[Sequence[str]]) -> frozenset[tuple[int, int]]:
+    """Cells with the highest number of their column, as shown; none of a single system."""
+    found = []
+    for column in range(1, len(rows[0]) if rows else 0):
+        values = {
+            row: float(cells[column].split()[0])
+            for row, cells in enumerate(rows)
+            if cells[column] != ABSENT
+        }
+        if len(values) > 1:
+            best = max(values.values())
+            found += [(row, column) for row, value in values.items() if value == best]
+    return frozenset(found)
 
 
 def statistics(systems: Sequence[System], metric: str) -> Table:

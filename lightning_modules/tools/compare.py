@@ -1,13 +1,15 @@
 """Compare systems: ``python -m lightning_modules.tools.compare RUN...``.
 
 RUN is a run's directory, a folder of score files in museval's JSON, or runs of Weights & Biases;
-``NAME=RUN`` gives it a name. Shows medians, means and quartiles over tracks for each source and
-metric, tests paired differences, and shows the settings in which the runs' configs differ.
+``NAME=RUN`` gives it a name. Shows the median SDR over tracks for each source and tests paired
+differences. ``--all`` adds the other metrics, means and quartiles, and the settings in which the
+runs' configs differ.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from itertools import product
 from pathlib import Path
 
 from datamodules import command_line
-from lightning_modules.comparison import csv_files, tables
+from lightning_modules.comparison import data_files, tables
 from lightning_modules.comparison.pairs import Pair, pairs
 from lightning_modules.comparison.reading import (
     CompareError,
@@ -32,8 +34,10 @@ from lightning_modules.comparison.systems import (
     mixture_of,
     pool,
 )
+from lightning_modules.comparison.table import Table
 
 _WANDB = "wandb:"
+_FORMATS = ("text", "markdown", "latex", "csv", "json")
 # File names of the plots.
 _FIGURES = ("scores", "improvement", "tracks", "curves")
 
@@ -47,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _show(options: argparse.Namespace) -> int:
     _check_outputs(options)
     comparison = _compare(options)
-    parts = [*(table.text() for table in comparison.tables), "\n".join(comparison.remarks)]
-    print("\n\n".join(filter(None, parts)))
+    if not options.output:
+        print(_formatted(comparison, options.format).rstrip("\n"))
     for place in _write(comparison, options):
         print(f"wrote {place}", file=sys.stderr)
     return 0
@@ -60,7 +64,7 @@ class Comparison:
 
     systems: list[System]
     metrics: list[str]
-    tables: list[tables.Table]
+    tables: list[Table]
     pairs: list[Pair]
     remarks: list[str]
 
@@ -77,14 +81,16 @@ def _compare(options: argparse.Namespace) -> Comparison:
         metric: [p for source in sources for p in pairs(systems, metric, source)]
         for metric in metrics
     }
-    shown = [tables.overview(systems, metric) for metric in metrics]
-    shown += [tables.statistics(systems, metric) for metric in metrics]
+    first = metrics if options.all or options.metrics else metrics[:1]
+    shown = [tables.overview(systems, metric) for metric in first]
+    if options.all:
+        shown += [tables.statistics(systems, metric) for metric in metrics]
     shown += [
-        tables.paired(found)
-        for found in tested.values()
-        if any(pair.difference.tracks > 1 for pair in found)
+        tables.paired(tested[metric])
+        for metric in first
+        if any(pair.difference.tracks > 1 for pair in tested[metric])
     ]
-    if differing := tables.settings(systems):
+    if options.all and (differing := tables.settings(systems)):
         shown.append(differing)
     together = [pair for found in tested.values() for pair in found]
     remarks = [*tables.too_few_tracks(together), *tables.remarks(systems)]
@@ -128,22 +134,50 @@ def _read(given: str, subset: str) -> list[Run]:
 # ----------------------------------------------------------------------- output
 
 
+def _formatted(comparison: Comparison, form: str) -> str:
+    """The comparison in a format; as CSV only the statistics."""
+    shown, remarks = comparison.tables, comparison.remarks
+    if form == "markdown":
+        lines = "".join(f"- {line}\n" for line in remarks)
+        return "\n".join(filter(None, [*(table.markdown() for table in shown), lines]))
+    if form == "latex":
+        lines = "".join(f"% {line}\n" for line in ["needs \\usepackage{booktabs}", *remarks])
+        return "\n".join([*(table.latex() for table in shown), lines])
+    if form == "csv":
+        return data_files.as_csv(_statistics(comparison))
+    if form == "json":
+        pairs = data_files.pair_rows(comparison.pairs)
+        return data_files.as_json(statistics=_statistics(comparison), pairs=pairs, remarks=remarks)
+    bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    parts = [*(table.text(bold) for table in shown), "\n".join(remarks)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _statistics(comparison: Comparison) -> list[dict[str, object]]:
+    return [
+        row
+        for metric in comparison.metrics
+        for source in tables.sources_of(comparison.systems)
+        for row in data_files.statistics_rows(comparison.systems, metric, source)
+    ]
+
+
 def _outputs(options: argparse.Namespace) -> list[Path]:
-    found = [options.markdown] if options.markdown else []
-    found += list(_csv_paths(options.csv)) if options.csv else []
+    found = [options.output] if options.output else []
+    found += [_pairs_file(options.output)] if options.output and options.format == "csv" else []
     if options.figures:
-        found += [options.figures / f"{name}.{one}" for name in _FIGURES for one in options.format]
+        suffixes = options.figure_format
+        found += [options.figures / f"{name}.{one}" for name in _FIGURES for one in suffixes]
     return found
 
 
-def _csv_paths(path: Path) -> tuple[Path, Path]:
-    return path, path.with_name(f"{path.stem}_pairs{path.suffix}")
+def _pairs_file(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_pairs{path.suffix}")
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
-    for option, path in (("--markdown", options.markdown), ("--csv", options.csv)):
-        if path:
-            command_line.check_file(path, option)
+    if options.output:
+        command_line.check_file(options.output, "--output")
     if options.figures:
         command_line.check_folder(options.figures, "--figures")
     for path in _outputs(options):
@@ -152,23 +186,12 @@ def _check_outputs(options: argparse.Namespace) -> None:
 
 def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path | str]:
     """Write the requested outputs; return the files and the location of the W&B run."""
-    rows = {
-        "statistics": [
-            row
-            for metric in comparison.metrics
-            for source in tables.sources_of(comparison.systems)
-            for row in csv_files.statistics_rows(comparison.systems, metric, source)
-        ],
-        "pairs": csv_files.pair_rows(comparison.pairs),
-    }
     texts: dict[Path, str] = {}
-    if options.markdown:
-        parts = [table.markdown() for table in comparison.tables]
-        parts.append("".join(f"- {line}\n" for line in comparison.remarks))
-        texts[options.markdown] = "\n".join(filter(None, parts))
-    if options.csv:
-        paths = zip(_csv_paths(options.csv), rows.values(), strict=True)
-        texts |= {path: csv_files.as_csv(each) for path, each in paths if each}
+    pairs = data_files.pair_rows(comparison.pairs)
+    if options.output:
+        texts[options.output] = _formatted(comparison, options.format)
+        if options.format == "csv" and pairs:
+            texts[_pairs_file(options.output)] = data_files.as_csv(pairs)
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -182,12 +205,13 @@ def _write(comparison: Comparison, options: argparse.Namespace) -> list[Path | s
 
     drawn = figures(comparison.systems, comparison.metrics)
     if options.figures:
-        for name, suffix in product(drawn, options.format):
+        for name, suffix in product(drawn, options.figure_format):
             written.append(path := options.figures / f"{name}.{suffix}")
             style.save(drawn[name], path)
     if options.wandb:
         from lightning_modules.comparison.wandb_runs import publish
 
+        rows = {"statistics": _statistics(comparison), "pairs": pairs}
         written.append(publish(options.wandb_project, rows, drawn))
     return written
 
@@ -212,10 +236,14 @@ def build_parser() -> command_line.Parser:
     add("--common-tracks", action="store_true", help="only tracks that all systems have scores of")
     pooled = "pool runs whose configs differ only by seeds, paths and loggers (default)"
     add("--pool", action=argparse.BooleanOptionalAction, default=True, help=pooled)
-    add("--markdown", type=Path, metavar="FILE", help="write the tables")
-    add("--csv", type=Path, metavar="FILE", help="write statistics, and pairs to FILE_pairs.csv")
+    add("--all", action="store_true", help="show all metrics, statistics and differing settings")
+    formats = "of what is printed; csv and json have all statistics, json also the pairs"
+    add("--format", choices=_FORMATS, default="text", help=formats)
+    output = "write it to a file; csv writes the pairs to FILE_pairs.csv"
+    add("-o", "--output", type=Path, metavar="FILE", help=output)
     add("--figures", type=Path, metavar="FOLDER", help=f"draw {', '.join(_FIGURES)}")
-    add("--format", nargs="+", choices=("png", "svg"), default=["png"], help="by default png")
+    kinds = ("png", "svg")
+    add("--figure-format", nargs="+", choices=kinds, default=["png"], help="by default png")
     add("--wandb", action="store_true", help="log tables and plots as a run of W&B")
     project = "its project, by default stemlab"
     add("--wandb-project", default="stemlab", metavar="NAME", help=project)

@@ -7,9 +7,10 @@ import io
 
 import pytest
 
-from lightning_modules.comparison import csv_files, tables
+from lightning_modules.comparison import data_files, tables
 from lightning_modules.comparison.pairs import pairs
 from lightning_modules.comparison.systems import Run, System
+from lightning_modules.comparison.table import Table
 from tests.helpers.comparison import track
 
 PAIR = ("vocals", "accompaniment")
@@ -20,7 +21,7 @@ def system(name: str, levels: list[float], bound: bool = False, **more: object) 
     return System(name, [Run(name, name, tracks, **more)], bound)  # type: ignore[arg-type]
 
 
-def cells(table: tables.Table, *names: str) -> list[str]:
+def cells(table: Table, *names: str) -> list[str]:
     (row,) = [row for row in table.rows if row[: len(names)] == list(names)]
     return row[len(names) :]
 
@@ -160,9 +161,7 @@ def test_settings_that_differ() -> None:
 
 
 def test_text_and_markdown() -> None:
-    table = tables.Table(
-        "Title", ["", "SDR"], [["a|b", "1.00"], ["c", "d" * 30 + "e" * 30]], ["a note"]
-    )
+    table = Table("Title", ["", "SDR"], [["a|b", "1.00"], ["c", "d" * 30 + "e" * 30]], ["a note"])
     lines = table.text().splitlines()
     assert lines[0] == "Title"
     assert lines[4] == "a|b" + " " * 30 + "1.00"
@@ -178,13 +177,13 @@ def test_text_and_markdown() -> None:
 
 def test_csv_has_six_digits() -> None:
     found = [system("one, two", [1.123456]), system("mixture", [0.0], bound=True)]
-    rows = csv_files.statistics_rows(found, "SDR", "vocals")
-    read = list(csv.DictReader(io.StringIO(csv_files.as_csv(rows))))
+    rows = data_files.statistics_rows(found, "SDR", "vocals")
+    read = list(csv.DictReader(io.StringIO(data_files.as_csv(rows))))
     assert [row["system"] for row in read] == ["one, two", "mixture"]
     assert float(read[0]["median"]) == pytest.approx(1.123456, abs=1e-5)
     assert (read[0]["interval_low"], read[1]["bound"]) == ("", "1")
     assert (read[0]["tracks"], read[0]["skipped_frames"], read[0]["frames"]) == ("1", "1", "3")
     tested = pairs([system("a", [1.0, 2.0]), system("b", [0.0, 0.5])], "SDR", "bass")
-    (row,) = csv.DictReader(io.StringIO(csv_files.as_csv(csv_files.pair_rows(tested))))
+    (row,) = csv.DictReader(io.StringIO(data_files.as_csv(data_files.pair_rows(tested))))
     assert (row["first"], row["median_difference"], row["p"]) == ("a", "1.25", "0.5")
-    assert csv_files.as_csv([]) == ""
+    assert data_files.as_csv([]) == ""

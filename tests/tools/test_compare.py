@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,9 +40,12 @@ def test_runs_folders_seeds_and_bounds(capsys: pytest.CaptureFixture[str]) -> No
     write_folder(Path("oracles/test"), higher(6.0))
     write_folder(Path("theirs"), dict(list(LEVELS.items())[:8]))
     runs = ["runs/small", "runs/large-0", "runs/large-1", "THEM=theirs"]
-    files = ["--markdown", "out/all.md", "--csv", "out/all.csv"]
-    assert compare.main([*runs, "--bounds", "irm2=oracles", *files]) == 0
-    out, err = capsys.readouterr()
+    words = [*runs, "--bounds", "irm2=oracles", "--all"]
+    assert compare.main([*words, "--format", "markdown", "-o", "out/all.md"]) == 0
+    assert compare.main([*words, "--format", "csv", "-o", "out/all.csv"]) == 0
+    _, err = capsys.readouterr()
+    assert compare.main(words) == 0
+    out = capsys.readouterr().out
     assert "large x2  3.45 ± 0.35" in out
     assert "irm2" in out
     assert "mixture" in out
@@ -71,10 +76,106 @@ def test_runs_folders_seeds_and_bounds(capsys: pytest.CaptureFixture[str]) -> No
     assert "large-0" in out
     assert "only by seed" not in out
     assert "SIR" not in out
-    assert compare.main([*runs, "--common-tracks", "--metrics", "SDR"]) == 0
+    assert compare.main([*runs, "--common-tracks", "--metrics", "SDR", "--all"]) == 0
     out = capsys.readouterr().out
     assert "has no scores" not in out
     assert "8 of 24" in out
+
+
+TWO = {"one_a": 0.0, "two": 1.0}
+
+
+@pytest.fixture
+def two_systems() -> list[str]:
+    for name, by in TWO.items():
+        write_run(Path("runs", name), higher(by), channels=int(by))
+    return [f"runs/{name}" for name in TWO]
+
+
+def test_one_table_and_its_pairs_by_default(
+    two_systems: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare.main(two_systems) == 0
+    titles = [line for line in capsys.readouterr().out.splitlines() if ", dB" in line]
+    assert [title.partition(":")[0] for title in titles] == [
+        *("SDR, dB", "SDR, paired differences over tracks, dB"),
+    ]
+    assert compare.main([*two_systems, "--all"]) == 0
+    out = capsys.readouterr().out
+    for text in ("ISR, dB", "uSDR over tracks, dB", "nSDR, paired", "Settings that differ"):
+        assert text in out
+
+
+def test_markdown(two_systems: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main([*two_systems, "--format", "markdown"]) == 0
+    out = capsys.readouterr().out
+    assert "## SDR, dB: median over tracks of the median over frames\n\n|  " in out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()]
+    assert ["one_a", "2.20", "3.20", "4.20", "5.20", "3.70"] in rows
+    assert ["two", *(f"**{value}**" for value in ("3.20", "4.20", "5.20", "6.20", "4.70"))] in rows
+    assert ["mixture", "-2.00", "-1.00", "0.00", "1.00", "-0.50"] in rows, "a bound is not best"
+
+
+def test_latex(two_systems: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main([*two_systems, "--format", "latex"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        r"""\begin{table}
+  \centering
+  \caption{SDR, dB: median over tracks of the median over frames.}
+  \begin{tabular}{lrrrrr}
+    \toprule
+     & vocals & drums & bass & other & mean of 4 \\
+    \midrule
+    one\_a & 2.20 & 3.20 & 4.20 & 5.20 & 3.70 \\
+    two & \textbf{3.20} & \textbf{4.20} & \textbf{5.20} & \textbf{6.20} & \textbf{4.70} \\
+    \midrule
+    mixture & $-$2.00 & $-$1.00 & 0.00 & 1.00 & $-$0.50 \\
+    \bottomrule
+  \end{tabular}
+\end{table}
+"""
+    )
+    assert r"95\% interval" in out
+    assert out.count(r"\begin{table}") == out.count(r"\end{table}") == 2
+    assert out.count("{") == out.count("}")
+    assert r"one\_a minus two & $-$1.00" in out
+    assert "% needs \\usepackage{booktabs}" in out.splitlines()
+
+
+def test_csv_and_json(two_systems: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main([*two_systems, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert compare.main([*two_systems, "--format", "json"]) == 0
+    parts = json.loads(capsys.readouterr().out)
+    assert set(parts) == {"statistics", "pairs", "remarks"}
+    assert [(row["system"], row["metric"], row["source"]) for row in parts["statistics"]] == [
+        (row["system"], row["metric"], row["source"]) for row in rows
+    ]
+    assert {row["metric"] for row in rows} == {
+        *("SDR", "ISR", "SIR", "SAR", "uSDR", "nSDR", "nSIR"),
+    }
+    (first,) = [
+        row
+        for row in parts["statistics"]
+        if (row["system"], row["metric"], row["source"]) == ("two", "SDR", "vocals")
+    ]
+    assert first["median"] == pytest.approx(3.2)
+    assert first["seed_deviation"] is None
+    pair = parts["pairs"][0]
+    assert (pair["first"], pair["second"], pair["first_ahead"]) == ("one_a", "two", 0)
+
+
+def test_best_scores_are_bold_in_a_terminal(
+    two_systems: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda stream: True)
+    for no_color in (False, True):
+        if no_color:
+            monkeypatch.setenv("NO_COLOR", "1")
+        assert compare.main(two_systems) == 0
+        bold = [line for line in capsys.readouterr().out.splitlines() if "\x1b[1m" in line]
+        assert [line.partition(" ")[0] for line in bold] == ([] if no_color else ["two"])
 
 
 def test_mixture_option(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +192,9 @@ def test_mixture_option(capsys: pytest.CaptureFixture[str]) -> None:
 def test_plots(capsys: pytest.CaptureFixture[str]) -> None:
     write_run(Path("runs/a"), LEVELS)
     write_run(Path("runs/b"), higher(1.0), channels=16)
-    assert compare.main(["runs/a", "runs/b", "--figures", "out", "--format", "png", "svg"]) == 0
+    assert (
+        compare.main(["runs/a", "runs/b", "--figures", "out", "--figure-format", "png", "svg"]) == 0
+    )
     names = ["curves", "improvement", "scores", "tracks"]
     found = sorted(path.name for path in Path("out").iterdir())
     assert found == [f"{name}.{suffix}" for name in names for suffix in ("png", "svg")]
@@ -117,12 +220,12 @@ def test_force_is_needed_to_overwrite(capsys: pytest.CaptureFixture[str]) -> Non
     write_folder(Path("two"), LEVELS)
     Path("old.md").write_text("mine")
     Path("old_pairs.csv").write_text("mine")
-    for option in (["--markdown", "old.md"], ["--csv", "old.csv"]):
+    for option in (["-o", "old.md"], ["--format", "csv", "-o", "old.csv"]):
         assert compare.main(["one", "two", *option]) == 2
         error = capsys.readouterr().err
         assert "already exists; give another name, or --force" in error
     assert Path("old.md").read_text() == Path("old_pairs.csv").read_text() == "mine"
-    assert compare.main(["one", "two", "--markdown", "old.md", "--force"]) == 0
+    assert compare.main(["one", "two", "-o", "old.md", "--force"]) == 0
     assert "ns" in Path("old.md").read_text()
 
 
@@ -179,7 +282,7 @@ def test_trained_seeds_are_pooled(
         assert cli.main(["test", "--config", f"runs/seed-{seed}/config.yaml"]) == 0
     wandb.teardown()
     capsys.readouterr()
-    assert compare.main(["runs/seed-0", "runs/seed-1", "--figures", "out"]) == 0
+    assert compare.main(["runs/seed-0", "runs/seed-1", "--figures", "out", "--all"]) == 0
     out = capsys.readouterr().out
     assert "seed x2" in out
     assert "seed-0, seed-1, which differ only by seed\n" in out
@@ -195,7 +298,8 @@ def test_published_medians_of_sisec_2018(
 ) -> None:
     folder = Path(os.environ["STEMLAB_TEST_DATA"], "scores")
     arguments = [str(folder / "STL2"), str(folder / "RGT1"), "--mixture", str(folder / "MIX")]
-    assert compare.main([*arguments, "--csv", "out.csv"]) == 0
+    assert compare.main([*arguments, "--format", "csv", "-o", "out.csv"]) == 0
+    assert compare.main(arguments) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["STL2", "3.25", "4.22", "3.21", "2.25", "3.23"] in lines
     assert ["RGT1", "3.85", "3.44", "2.70", "2.63", "3.16"] in lines

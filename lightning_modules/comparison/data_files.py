@@ -1,9 +1,10 @@
-"""Comparisons as CSV: scores in dB, empty fields for missing ones."""
+"""Comparisons as CSV and JSON: scores in dB; missing ones are empty fields or null."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 
@@ -71,6 +72,18 @@ def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
     writer.writerow(rows[0])
     writer.writerows([_field(value) for value in row.values()] for row in rows)
     return text.getvalue()
+
+
+def as_json(**parts: Sequence[Mapping[str, object]] | Sequence[str]) -> str:
+    """Format named lists of rows or lines as JSON."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, Mapping):
+            return {name: plain(each) for name, each in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    rows = {name: [plain(each) for each in part] for name, part in parts.items()}
+    return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
 
 
 def _field(value: object) -> str:
