@@ -341,10 +341,8 @@ class SCNet(ComplexSpectrumSeparator):
 
     def network_input(self, mixture: Tensor) -> Tensor:
         """Map a mixture (B, C, T) to its spectrum (B, 2 C, F, N), with an even number N."""
-        hops = mixture.shape[-1] // self.hop_length + 1
-        hops += 1 - hops % 2
-        silence = hops * self.hop_length - mixture.shape[-1]
-        return super().network_input(functional.pad(mixture, (0, silence)))
+        frames = mixture.shape[-1] // self.hop_length + 2
+        return super().network_input(self.lengthened(mixture, frames, 2))
 
     def spectra(self, mixture: Tensor) -> Tensor:
         """Estimate the sources' spectra (B, S, 2 C, F, N) from the mixture's (B, 2 C, F, N)."""

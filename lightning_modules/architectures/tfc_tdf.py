@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.base.complex_spectrum import ComplexSpectrumSeparator
+from lightning_modules.base.complex_spectrum import ComplexSpectrumSeparator, check_bins
 from lightning_modules.layers.checkpointing import checkpointed
 
 
@@ -171,11 +171,7 @@ class TFCTDF(ComplexSpectrumSeparator):
                 f"use a multiple of {subbands * scale[1] ** scales} so large that the smallest "
                 f"scale has at least {max(2, bottleneck)} bins"
             )
-        if bins > n_fft // 2 + 1 or 2 * hop_length >= n_fft:
-            raise ValueError(
-                f"n_fft is {n_fft} with {bins} bins and a hop_length of {hop_length}: use at most "
-                f"{n_fft // 2 + 1} bins and a hop_length below {n_fft / 2:g}"
-            )
+        check_bins(n_fft, hop_length, bins)
         self.subbands, self.bins, self.frame_multiple = subbands, bins, scale[0] ** scales
         parts, factors = 2 * self.audio_channels * subbands, (scale[0], scale[1])
 
@@ -209,11 +205,8 @@ class TFCTDF(ComplexSpectrumSeparator):
 
     def network_input(self, mixture: Tensor) -> Tensor:
         """Map a mixture (B, C, T) to its spectrum (B, 2 C, F, N), with N a multiple."""
-        samples, multiple = mixture.shape[-1], self.frame_multiple
-        frames = -(-samples // self.hop_length) + 1
-        frames += -frames % multiple
-        silence = (frames - 1) * self.hop_length - samples
-        return super().network_input(functional.pad(mixture, (0, silence)))
+        frames = -(-mixture.shape[-1] // self.hop_length) + 1
+        return super().network_input(self.lengthened(mixture, frames, self.frame_multiple))
 
     def spectra(self, mixture: Tensor) -> Tensor:
         """Estimate the sources' spectra (B, S, 2 C, F, N) from the mixture's (B, 2 C, F, N)."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lightning_modules.base.waveform import WaveformSeparator
 from lightning_modules.layers.stft import STFT, Window
@@ -89,6 +90,27 @@ class ComplexSpectrumSeparator(WaveformSeparator):
     def network_forward(self, features: Tensor) -> Tensor:
         """Map a spectrum (B, 2 C, F, N) to the sources' (B, S, 2 C, F, N)."""
         return self.spectra(features)
+
+    def lengthened(self, mixture: Tensor, frames: int, multiple: int) -> Tensor:
+        """Append silence to a mixture (B, C, T), so that it has a multiple of so many frames.
+
+        Args:
+            mixture: Waveform.
+            frames: Frames that it has at least.
+            multiple: Divisor of the number of frames.
+        """
+        frames += -frames % multiple
+        silence = (frames - 1) * self.hop_length - mixture.shape[-1]
+        return functional.pad(mixture, (0, silence))
+
+
+def check_bins(n_fft: int, hop_length: int, bins: int) -> None:
+    """Raise ``ValueError`` unless a spectrum has so many bins and overlapping frames."""
+    if bins > n_fft // 2 + 1 or 2 * hop_length >= n_fft:
+        raise ValueError(
+            f"n_fft is {n_fft} with {bins} bins and a hop_length of {hop_length}: use at most "
+            f"{n_fft // 2 + 1} bins and a hop_length below {n_fft / 2:g}"
+        )
 
 
 def by_frame(spectrum: Tensor) -> Tensor:

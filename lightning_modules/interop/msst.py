@@ -17,6 +17,7 @@ from lightning_modules.base.description import CheckpointError, describe
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.interop import (
     msst_htdemucs,
+    msst_moises_light,
     msst_roformers,
     msst_scnet,
     msst_tfc_tdf,
@@ -52,7 +53,9 @@ class _Family(Protocol):
         """Describe a model as MSST does."""
 
 
-_FAMILIES: tuple[_Family, ...] = (msst_roformers, msst_scnet, msst_tfc_tdf, msst_htdemucs)
+_FAMILIES: tuple[_Family, ...] = (
+    msst_roformers, msst_scnet, msst_tfc_tdf, msst_moises_light, msst_htdemucs,
+)  # fmt: skip
 
 
 def load(config: str | Path, weights: str | Path, **options: bool) -> Imported:

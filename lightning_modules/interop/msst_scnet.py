@@ -18,7 +18,7 @@ from lightning_modules.interop.renaming import (
     count,
     to_theirs,
 )
-from lightning_modules.interop.roformer_weights import LAYER_NAMES
+from lightning_modules.interop.roformer_weights import LAYER_RULES
 from lightning_modules.interop.weights_file import integer_setting
 from lightning_modules.layers.attention import Transformer
 
@@ -53,10 +53,7 @@ _RULES: Rules = (
     (r"dual_path\.layers\.(\d+)\.bins\.", r"separation_net.dp_modules.\1.freq_layer."),
     (r"dual_path\.layers\.(\d+)\.frames\.", r"separation_net.dp_modules.\1.time_layer."),
     (r"(freq|time)_layer\.norm\.gain", r"\1_layer.norm.gamma"),
-    *(
-        (ours.replace(".", r"\.").replace("{}", r"(\d+)"), theirs.replace("{}", r"\1"))
-        for ours, theirs in LAYER_NAMES
-    ),
+    *LAYER_RULES,
     ("^embedding$", "pos_embed_f"),
     (r"^mask\.hidden\.", "mask_layer.0."),
     (r"^mask\.output\.", "mask_layer.2."),

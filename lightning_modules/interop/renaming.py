@@ -13,12 +13,14 @@ Rules = Sequence[tuple[str, str]]
 
 def their_names(model: nn.Module, rules: Rules) -> dict[str, str]:
     """Return the other project's names of a model's weights, by our names."""
-    names = {}
-    for ours in model.state_dict():
-        names[ours] = ours
-        for pattern, replacement in rules:
-            names[ours] = re.sub(pattern, replacement, names[ours])
-    return names
+    return {ours: their_name(ours, rules) for ours in model.state_dict()}
+
+
+def their_name(ours: str, rules: Rules) -> str:
+    """Return the other project's name for one of ours."""
+    for pattern, replacement in rules:
+        ours = re.sub(pattern, replacement, ours)
+    return ours
 
 
 def from_theirs(model: nn.Module, state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:

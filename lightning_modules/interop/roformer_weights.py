@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.architectures.bs_roformer import BandSplitTransformer
-from lightning_modules.interop.renaming import count
+from lightning_modules.interop.renaming import Rules, count
 from lightning_modules.layers.attention import Transformer
 
 # Rotary frequencies, which are never trained and follow from the size of a head.
@@ -29,6 +29,10 @@ LAYER_NAMES = (
     ("feedforwards.{}.up.bias", "layers.{}.1.net.1.bias"),
     ("feedforwards.{}.down.weight", "layers.{}.1.net.4.weight"),
     ("feedforwards.{}.down.bias", "layers.{}.1.net.4.bias"),
+)
+LAYER_RULES: Rules = tuple(
+    (ours.replace(".", r"\.").replace("{}", r"(\d+)"), theirs.replace("{}", r"\1"))
+    for ours, theirs in LAYER_NAMES
 )
 
 

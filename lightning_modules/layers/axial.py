@@ -36,3 +36,25 @@ class AxialBlock(nn.Module):
         x = x.transpose(1, 2).reshape(batch * frames, bands, -1)
         mixed: Tensor = self.bands(x).unflatten(0, (batch, frames)).transpose(1, 2)
         return mixed
+
+
+class AxialBlocks(nn.Sequential):
+    """Axial blocks on images, whose channels are features, shared by heads.
+
+    Args:
+        *blocks: Blocks of C / H features, and other networks on features (..., C / H).
+        heads: H. Each maps a part of the channels, with the same weights.
+    """
+
+    def __init__(self, *blocks: nn.Module, heads: int = 1) -> None:
+        super().__init__(*blocks)
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, C, N, F) to the same shape."""
+        # (B, C, N, F) -> (B H, C / H, N, F) -> (B H, F, N, C / H)
+        x = x.unflatten(1, (self.heads, -1)).flatten(0, 1).permute(0, 3, 2, 1)
+        for block in self:
+            x = block(x)
+        x = x.permute(0, 3, 2, 1).unflatten(0, (-1, self.heads))
+        return x.flatten(1, 2)

@@ -38,6 +38,14 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "num_blocks_per_scale": 1, "num_channels": 8, "num_scales": 2, "num_subbands": 4,
         "scale": [2, 2],
     },
+    "moises_light": {
+        "G": 8, "n_bands": 4, "freq_dim": 96, "n_fft": 256, "win_size": 256, "hop_size": 64,
+        "n_enc": 2, "n_split_enc": 2, "n_rope": 1, "bn_factor": 4,
+        "transformer_params": {
+            "heads": 2, "dim_head": 4, "ff_mult": 2, "flash_attn": False, "attn_dropout": 0.0,
+            "proj_dropout": 0.0, "ff_dropout": 0.0,
+        },
+    },
 }  # fmt: skip
 """Types and their options."""
 _AUDIO: dict[str, dict[str, Any]] = {"mdx23c": {"n_fft": 256, "hop_length": 64, "dim_f": 128}}
@@ -56,7 +64,7 @@ def config(
     stems: dict[str, Any] = {}
     if "roformer" in kind:
         stems = {"num_stems": len(instruments)}
-    elif "scnet" in kind:
+    elif "scnet" in kind or kind == "moises_light":
         stems = {"sources": instruments}
     audio = {"chunk_size": chunk, "sample_rate": 44100, "num_channels": 2}
     changed = {name: options.pop(name) for name in _AUDIO.get(kind, {}) if name in options}
@@ -84,6 +92,9 @@ def write(
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
+        for name, buffer in model.named_buffers():
+            if "running" in name:
+                buffer.add_(0.05 * torch.rand_like(buffer))
     torch.save(model.state_dict(), weights)
     return model.eval(), path, weights
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightning_modules.layers.attention import Transformer
-from lightning_modules.layers.axial import AxialBlock
+from lightning_modules.layers.axial import AxialBlock, AxialBlocks
 from lightning_modules.layers.blstm import ResidualBLSTM
 
 KINDS: list[Callable[[], nn.Module]] = [
@@ -48,3 +48,11 @@ def test_each_axis_is_mixed_by_its_network(network: Callable[[], nn.Module]) -> 
     assert difference[1].all()
     assert not difference[[0, 2]].any()
     assert (block(x) - block(changed)).abs().sum(-1).all()
+
+
+def test_heads_share_the_weights_of_axial_blocks() -> None:
+    """Each head equals the block on its channels: images (B, C, N, F), blocks (B, F, N, C)."""
+    block = AxialBlock(ResidualBLSTM(4, 3), ResidualBLSTM(4, 3))
+    x = torch.randn(2, 8, 5, 3)
+    heads = [block(part.permute(0, 3, 2, 1)).permute(0, 3, 2, 1) for part in x.chunk(2, 1)]
+    assert torch.allclose(AxialBlocks(block, heads=2)(x), torch.cat(heads, 1), atol=1e-6)

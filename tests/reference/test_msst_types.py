@@ -25,7 +25,7 @@ from tests.helpers import msst_package
 
 THREE = ["drums", "vocals", "Lead Guitar"]
 CHUNK = 4544  # 72 frames of mdx23c
-TYPES = ["scnet", "scnet_masked", "scnet_tran", "mdx23c"]
+TYPES = ["scnet", "scnet_masked", "scnet_tran", "mdx23c", "moises_light"]
 
 
 def example(kind: str, folder: Path, stems: int = 2, **options: Any) -> tuple[Any, SourceSeparator]:
@@ -33,7 +33,7 @@ def example(kind: str, folder: Path, stems: int = 2, **options: Any) -> tuple[An
     torch.manual_seed(0)
     theirs, *files = msst_package.write(folder, kind, THREE[:stems], **options)
     model, notes = msst.load(*files)
-    assert not notes
+    assert all("flash_attn" in note for note in notes)
     return theirs, model
 
 
@@ -52,6 +52,10 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
         ("scnet", {"normalized": False, "hop_size": 100, "nfft": 400, "win_size": 400}),
         ("scnet_masked", {"stems": 3}),
         ("scnet_tran", {"tran_depth": 2}),
+        ("moises_light", {}),
+        ("moises_light", {"use_mask": False, "n_enc": 1, "n_split_dec": 2, "audio_channels": 1}),
+        ("moises_light", {"stems": 3, "n_dec": 2, "n_rope": 2, "edge_kernel_size": 1}),
+        ("moises_light", {"stems": 1, "n_dec": 0, "n_bands": 2, "normalized": False}),
     ],
     ids=str,
 )
@@ -147,6 +151,33 @@ def test_loss_and_gradients_of_scnet_agree(losses: Any, tmp_path: Path) -> None:
         "decoder.0.mixing.weight": "decoder.0.0.conv.weight",
     }
     assert_same_gradients(model, theirs, names)
+
+
+@pytest.mark.parametrize("use_mask", [False, True])
+def test_gradients_and_running_statistics_of_moises_light_agree(
+    use_mask: bool, tmp_path: Path
+) -> None:
+    model: Any
+    theirs, model = example("moises_light", tmp_path, use_mask=use_mask)
+    targets = 0.1 * torch.randn(2, 2, 2, CHUNK)
+    batch = Batch(targets.sum(1), targets)
+    loss = model.train().loss(batch)["loss"]
+    loss.backward()
+    expected = model.compared(theirs.train()(batch.mixture), batch)["loss"]
+    expected.backward()
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    rope = "bottleneck.rope_blocks.0"
+    names = {
+        "unet.encoder.0.dense.0.0.weight": "encoder_blocks.0.tdf.fc1.weight",
+        "unet.middle.1.0.bands.attentions.0.qkv.weight": (
+            f"{rope}.freq_transformer.layers.0.0.to_qkv.weight"
+        ),
+        "unet.up.1.1.weight": "dec_light_us.0.bn.weight",
+        "sources_head.weight": "source_head.weight",
+    }
+    assert_same_gradients(model, theirs, names)
+    ours = model.get_buffer("unet.decoder.0.after.0.1.running_var")
+    assert_close(ours, theirs.get_buffer("dec_heavy_blocks.0.split2.0.bn.running_var"))
 
 
 @pytest.mark.parametrize(("batch_size", "quantile"), [(4, 0.5), (5, 0.95), (1, 0.5)])

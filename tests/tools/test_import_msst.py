@@ -33,6 +33,8 @@ def test_import_and_export(
     printed = capsys.readouterr()
     assert "of vocals, drums, bass, other, 44100 Hz; separates chunks of 0.10 s" in printed.out
     remarks = "not needed: model.dim_freqs_in, model.flash_attn" if without_effect else ""
+    if kind == "moises_light":
+        remarks = "not needed: model.transformer_params.flash_attn"
     assert remarks in printed.err
     assert bool(printed.err) == bool(remarks)
     model, mixture = load_separator(imported), 0.1 * torch.randn(1, 2, 4544)
@@ -215,6 +217,21 @@ def test_files_that_contradict_each_other(
         ("mdx23c", set_option("model", "num_subbands", 2), "num_subbands 2, but .* has 16 inputs"),
         ("mdx23c", set_option("audio", "dim_f", 64), "dim_f 64, .* 32 bins per subband"),
         ("mdx23c", set_option("audio", "n_fft", 128), "n_fft is 128 with 128 bins"),
+        ("moises_light", set_option("model", "n_rope", 2), "n_rope is 2, but .* has 1"),
+        ("moises_light", set_option("model", "win_size", 128), "win_size is 128, but .* has 256"),
+        ("moises_light", set_option("model", "act_name", "GELU"), "act_name is GELU: only ReLU"),
+        ("moises_light", set_option("model", "audio_channels", 1), "audio_channels is 1, .* has 4"),
+        (
+            "moises_light",
+            set_option("model", "transformer_params", {"heads": 4}),
+            "transformer_params.heads is 4, but .* has 2",
+        ),
+        (
+            "moises_light",
+            set_option("model", "transformer_params", [4]),
+            r"transformer_params is \[4\], options were expected",
+        ),
+        ("moises_light", without_weight("freq_pad"), "has no weights 'freq_pad'"),
         ("mdx23c", without_weight("final_conv.0.weight"), "has no weights 'final_conv.0.weight'"),
     ],
 )  # fmt: skip
