@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,24 @@ def require_ffmpeg(purpose: str) -> None:
             "PATH; install the package ffmpeg: `apt install ffmpeg` (Debian, Ubuntu), "
             "`conda install -c conda-forge ffmpeg` or `brew install ffmpeg`"
         )
+
+
+def require_encoder(name: str, purpose: str) -> None:
+    """Raise if ffmpeg is missing or was built without an encoder; see `require_ffmpeg`."""
+    require_ffmpeg(purpose)
+    if not re.search(rf"^ \S+ {name} ".encode(), _encoders(), re.MULTILINE):
+        raise FFmpegMissingError(
+            f"{purpose} needs ffmpeg with the encoder {name}, and this one was built without; "
+            "install a complete build: `apt install ffmpeg` (Debian, Ubuntu) or `conda install -c "
+            "conda-forge ffmpeg`, or choose another format"
+        )
+
+
+@cache
+def _encoders() -> bytes:
+    command = ["ffmpeg", "-hide_banner", "-encoders"]
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    return done.stdout
 
 
 def inspect_streams(path: AnyPath) -> list[AudioInfo]:

@@ -26,6 +26,7 @@ from datamodules.files.audio import (
     sound_file_blocks,
     sound_file_info,
 )
+from datamodules.files.covers import Cover, read_cover
 from datamodules.files.info import AnyPath, Audio, AudioInfo
 from datamodules.files.mp3 import read_mp3
 from datamodules.files.pipes import seekable
@@ -54,6 +55,11 @@ class Song:
     def tags(self) -> dict[str, str]:
         """Title, artist and others, by soundfile's names; only those present."""
         return probe_tags(self._source) if self._opened.tags is None else self._opened.tags
+
+    @cached_property
+    def cover(self) -> Cover | None:
+        """Picture of the song, if it has one."""
+        return read_cover(self._source)
 
     def shortfall(self) -> str | None:
         """What is missing of the song, with the declared and the read length; None if nothing is.

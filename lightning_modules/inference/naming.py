@@ -13,12 +13,15 @@ from datamodules.errors import DataError
 from datamodules.files.find import SongFile
 from lightning_modules.inference.encoding import Encoding
 
-FIELDS = ("folder", "song", "stem")
+_TAGS = ("artist", "album", "title", "track")
+FIELDS = ("folder", "song", "stem", *_TAGS)
 _DEFAULT = "{folder}/{song}/{stem}"
 _DEFAULT_OF_ONE_FILE = "{folder}/{song}/{song}"
 ALL_STEMS = "stems"  # the field {stem} of a file that holds all
 _EXAMPLE = "such as '{song} - {stem}'"
 _NAME_BYTES = 255
+# Not allowed in names on all disks, as on USB sticks.
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,30 @@ class Naming:
     @property
     def has_song_folder(self) -> bool:
         """Whether the files of a song are in a folder of their own."""
-        return self.template is None or "{song}" in self.template.rpartition("/")[0]
+        folder = "{song}" if self.template is None else self.template.rpartition("/")[0]
+        return "{song}" in folder or "{title}" in folder
 
-    def files(self, output: Path, song: SongFile, stems: Sequence[str]) -> list[Path]:
+    @property
+    def needs_tags(self) -> bool:
+        """Whether names depend on the tags of songs."""
+        return any(name in _TAGS for name in _fields(self.template or ""))
+
+    def files(
+        self,
+        output: Path,
+        song: SongFile,
+        stems: Sequence[str],
+        tags: Mapping[str, str] | None = None,
+    ) -> list[Path]:
         """Return the files of a song: one for each stem, or one for all.
 
-        A song's name that is too long for the file system is shortened.
+        Names that are too long for the file system are shortened.
+
+        Args:
+            output: Folder of all files.
+            song: The song.
+            stems: Names of the stems.
+            tags: The song's, by soundfile's names, if ``needs_tags``.
 
         Raises:
             DataError: A file would be outside of the output folder.
@@ -61,17 +82,19 @@ class Naming:
         if template is None:
             template = _DEFAULT_OF_ONE_FILE if self.encoding.is_one_file else _DEFAULT
         words = [ALL_STEMS] if self.encoding.is_one_file else stems
-        suffix = f".{self.encoding.format}"
+        suffix = f".{self.encoding.suffix}"
         template = template.removesuffix(suffix) + suffix
         limit = _name_limit(output)
-        name = song.name
-        while name:
-            fields = {"folder": song.folder, "song": name}
+        values = {"song": song.name, **_tag_values(tags or {}, song)}
+        used = [name for name in _fields(template) if name in values]
+        while True:
+            fields = {**values, "folder": song.folder}
             paths = [_fill(template, {**fields, "stem": word}) for word in words]
-            longest = max(len(os.fsencode(part)) for path in paths for part in path)
-            if longest <= limit:
+            excess = max(len(os.fsencode(part)) for path in paths for part in path) - limit
+            longest = max(used, key=lambda name: len(os.fsencode(values[name])), default="")
+            if excess <= 0 or not longest or not values[longest]:
                 break
-            name = _shorten(name, longest - limit)
+            values[longest] = _shorten(values[longest], excess)
         for path in paths:
             if ".." in path:
                 raise DataError(
@@ -142,6 +165,22 @@ def _fault(template: str, is_one_file: bool) -> str:
     if os.path.isabs(template) or ".." in parts or not parts[-1]:
         return f"expected a path below the folder of -o, {_EXAMPLE}; -o gives the folder"
     return ""
+
+
+def _fields(template: str) -> set[str]:
+    return {name for _, name, *_ in string.Formatter().parse(template) if name}
+
+
+def _tag_values(tags: Mapping[str, str], song: SongFile) -> dict[str, str]:
+    """Values of the fields that come from tags, as parts of names."""
+    found = {
+        "artist": tags.get("artist") or "Unknown artist",
+        "album": tags.get("album") or "Unknown album",
+        "title": tags.get("title") or song.name,
+        "track": tags.get("tracknumber", "").partition("/")[0].zfill(2),
+    }
+    # Names that begin with a dot are hidden, and Windows drops dots at the end.
+    return {name: _FORBIDDEN.sub("_", value).strip(" .") or "_" for name, value in found.items()}
 
 
 def _fill(template: str, fields: Mapping[str, str]) -> list[str]:

@@ -246,6 +246,6 @@ class _Bar(tqdm):  # type: ignore[type-arg]
     @property
     def format_dict(self) -> dict[str, Any]:
         """Values of the format."""
-        values: dict[str, Any] = super().format_dict
+        values = dict(super().format_dict)
         rate = values["rate"] or (values["n"] / values["elapsed"] if values["elapsed"] else 0)
         return {**values, "speed": f"{rate:.3g}x" if rate else _MISSING}

@@ -14,6 +14,7 @@ import soundfile
 import torch
 
 from datamodules.errors import DataError
+from datamodules.files.covers import Cover
 from datamodules.files.info import Audio, AudioInfo
 from datamodules.files.song import open_song
 from datamodules.files.source_names import check_file_names
@@ -54,6 +55,7 @@ class StemFiles:
         encoding: Format of the files; by default 32-bit float WAV, which does not clip.
         tags: Title, artist and others, by soundfile's names.
         files: The files, below the folder; by default those of ``Encoding.files``.
+        cover: Picture of the song, for formats that hold one.
 
     Attributes:
         gain: Factor applied to all stems against clipping, known on exit.
@@ -75,11 +77,12 @@ class StemFiles:
         encoding: Encoding | None = None,
         tags: Mapping[str, str] | None = None,
         files: Sequence[Path] | None = None,
+        cover: Cover | None = None,
     ) -> None:
         check_file_names(stems, "stems")  # they come from checkpoints, which anybody can make
         self.folder, self.stems = folder, stems
         self.sample_rate, self.channels = sample_rate, channels
-        self.encoding, self.tags = encoding or Encoding(), tags or {}
+        self.encoding, self.tags, self.cover = encoding or Encoding(), tags or {}, cover
         self.files = files or self.encoding.files(folder, stems)
         for path in self.files:
             if not path.is_relative_to(folder) or ".." in path.relative_to(folder).parts:
@@ -129,11 +132,11 @@ class StemFiles:
 
     def _finish(self) -> None:
         self.gain = self.encoding.gain(self._peak)
-        suffix = self.encoding.format
+        suffix = self.encoding.suffix
         numbers = range(len(self.files))
         encoded = [self._temporary / f"encoded-{number}.{suffix}" for number in numbers]
         sources = dict(zip(self.stems, self._paths, strict=True))
-        self.encoding.write(sources, encoded, self.gain, self.tags, self.files)
+        self.encoding.write(sources, encoded, self.gain, self.tags, self.files, self.cover)
         for path, final in zip(encoded, self.files, strict=True):
             with writing(final, path):
                 final.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +199,7 @@ def separate_file(
 
     Args:
         model: The separator.
-        song: The audio file; its tags are copied to the stems.
+        song: The audio file; its tags and cover are copied to the stems.
         folder: Folder of the stems and of temporary files.
         force: Overwrite existing files.
         selection: Which stems to write; by default one per source.
@@ -233,9 +236,9 @@ def separate_file(
     if selection.needs_mixture(model.sources) or encoding.is_one_file:
         # Read again, since muting yields the first estimate after the last block.
         mixture = _Reader(open_song(song, downmix=downmix).blocks)
-    done = 0
+    done, cover = 0, source.cover if encoding.has_cover else None
     with StemFiles(
-        folder, names, info.sample_rate, info.channels, force, encoding, source.tags, files
+        folder, names, info.sample_rate, info.channels, force, encoding, source.tags, files, cover
     ) as output:
         for part in estimates:
             audio = part.cpu().numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -17,7 +17,9 @@ from datamodules.errors import DataError
 from datamodules.files.audio import AudioInfo
 from datamodules.files.find import SongFile, find_audio_files
 from datamodules.files.name_lists import read_names
+from datamodules.files.song import open_song
 from datamodules.files.writing import check_room
+from datamodules.parallel import for_each
 from lightning_modules.inference.encoding import CLIPPING, FORMATS, Encoding
 from lightning_modules.inference.naming import ALL_STEMS, Naming, check_files, without_stems
 from lightning_modules.inference.options import Combination, add_options, given_settings
@@ -74,7 +76,14 @@ def build_parser() -> command_line.Parser:
     )
     add("--ensemble", choices=get_args(Combination), help="how they are combined (default mean)")
     add("--denoiser", type=Path, help="checkpoint of a denoiser to apply before the separator")
-    add("-o", "--output", type=Path, default=Path("separated"), help="folder (default separated)")
+    add(
+        "-o",
+        "--output",
+        "--out",
+        type=Path,
+        default=Path("separated"),
+        help="folder (default separated)",
+    )
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--force", action="store_true", help="overwrite existing files")
     existing.add_argument("--resume", action="store_true", help="skip songs whose files all exist")
@@ -107,12 +116,13 @@ def build_parser() -> command_line.Parser:
     add(
         "--name",
         metavar="TEMPLATE",
-        help="names of the files below -o, without suffix, such as '{song} - {stem}'; {folder} is "
-        "the song's folder below the one that is searched (default '{folder}/{song}/{stem}')",
+        help="names of the files below -o, without suffix, such as '{song} - {stem}' or, with "
+        "tags, '{artist}/{album}/{track} {title}/{stem}'; {folder} is the song's folder below the "
+        "searched one (default '{folder}/{song}/{stem}')",
     )
     add("--format", choices=FORMATS, default="wav", help="default wav")
-    add("--bits", type=int, help="wav: 16, 24, 32 (float, default); flac: 16, 24 (default)")
-    add("--bitrate", type=int, default=256, help="kbit/s of mp3 and stem.mp4 (default 256)")
+    add("--bits", type=int, help="wav: 16, 24, 32 (float, default); flac, alac: 16, 24 (default)")
+    add("--bitrate", type=int, default=256, help="kbit/s of mp3, opus, stem.mp4 (default 256)")
     add(
         "--clipping",
         choices=CLIPPING,
@@ -178,9 +188,11 @@ def separate_songs(options: argparse.Namespace, report: Report) -> int:
     for note in found.notes:
         report.note(f"note: {note}")
 
+    tags = _tags(found.songs) if naming.needs_tags else {}
+
     def check(song: SongFile, info: AudioInfo) -> None:
         encoding.check(song.path, info)
-        _check_place(naming.files(options.output, song, ["stem"])[0])
+        _check_place(naming.files(options.output, song, ["stem"], tags.get(song))[0])
 
     songs, faults = _checked(found.songs, check)
     left_out = _report_faults(found.faults | faults, len(songs), report)
@@ -194,7 +206,7 @@ def separate_songs(options: argparse.Namespace, report: Report) -> int:
     stems = selection.names(model.sources)
     songs, faults = _checked(songs, lambda song, info: check_channels(model, info.channels))
     left_out += _report_faults(faults, len(songs), report)
-    files = {song: naming.files(options.output, song, stems) for song in songs}
+    files = {song: naming.files(options.output, song, stems, tags.get(song)) for song in songs}
     if options.resume:
         files = without_stems(files)
     check_files(files)
@@ -230,6 +242,12 @@ def _expand_stdin(inputs: Sequence[str]) -> Iterator[str]:
             yield from read_names(sys.stdin.buffer)
         else:
             yield word
+
+
+def _tags(songs: Iterable[SongFile]) -> dict[SongFile, dict[str, str]]:
+    songs = list(songs)
+    tags = for_each(lambda song: open_song(song.path).tags, songs, "reading tags", False)
+    return dict(zip(songs, tags, strict=True))
 
 
 def _check_place(path: Path) -> None:

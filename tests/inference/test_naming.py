@@ -65,7 +65,7 @@ def test_braces_in_names_are_kept(name: str) -> None:
     ("template", "words"),
     [
         ("{song}", "lacks {stem}"),
-        ("{song} {title} {stem}", "unknown field {title}"),
+        ("{song} {genre} {stem}", "unknown field {genre}"),
         ("{song!r} {stem}", "unknown field {song!r}"),
         ("{song:>9} {stem}", "unknown field {song:>9}"),
         ("{song.path} {stem}", "unknown field {song.path}"),
@@ -96,6 +96,37 @@ def test_long_names_fit(character: str, template: str | None, tmp_path: Path) ->
         path.touch()
         if character != "\udcff":
             str(path).encode()
+
+
+TAGS = {"artist": "AC/DC", "album": "Who made who?", "title": "..Intro", "tracknumber": "3/12"}
+
+
+@pytest.mark.parametrize(
+    ("template", "tags", "expected"),
+    [
+        ("{artist}/{title}/{stem}", TAGS, "out/AC_DC/Intro/vocals.wav"),
+        ("{album}/{track} {title} - {stem}", TAGS, "out/Who made who_/03 Intro - vocals.wav"),
+        ("{artist}/{title}/{stem}", {}, "out/Unknown artist/x/vocals.wav"),
+        ("{album}/{track} {song} {stem}", {}, "out/Unknown album/00 x vocals.wav"),
+        ("{artist}/{stem}", {"artist": ".."}, "out/_/vocals.wav"),
+        ("{artist}/{stem}", {"artist": "\n{stem}\0"}, "out/_{stem}_/vocals.wav"),
+    ],
+)
+def test_tags_in_names(template: str, tags: dict[str, str], expected: str) -> None:
+    naming = Naming(Encoding(), template)
+    assert naming.needs_tags
+    assert naming.files(OUT, song("x"), ["vocals"], tags)[0].as_posix() == expected
+    assert naming.has_song_folder == ("{title}/" in template)
+    assert not Naming(Encoding(), "{folder}/{song}/{stem}").needs_tags
+
+
+def test_long_tags_are_shortened(tmp_path: Path) -> None:
+    tags = {"artist": "é" * 200, "title": "t" * 150}
+    naming = Naming(Encoding(), "{artist}/{artist} - {title} ({stem})")
+    (path,) = naming.files(tmp_path, song("x"), ["vocals"], tags)
+    path.parent.mkdir()
+    path.touch()
+    assert path.name.endswith(" (vocals).wav")
 
 
 def test_nothing_leaves_the_folder() -> None:
