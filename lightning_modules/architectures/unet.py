@@ -11,7 +11,8 @@ a frame, his chapter 6); stereo has two channels, where the papers are mono; the
 the report does not print, is an argument.
 
 With the default channels the network has 7,766,468 parameters for mono and four sources (our
-count).
+count), and with 5x5 upsampling and no biases in the encoder, as in Pourtorkan's program, 11,420,098
+for mono and two sources.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from lightning_modules.losses import L1, alpha_weights
 class ConvBlock(nn.Sequential):
     """Two 3x3 convolutions, each with ReLU and batch norm, in this order."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__(
-            nn.Conv2d(inputs, outputs, 3, padding=1),
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias),
             nn.ReLU(),
             nn.BatchNorm2d(outputs),
-            nn.Conv2d(outputs, outputs, 3, padding=1),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias),
             nn.ReLU(),
             nn.BatchNorm2d(outputs),
         )
@@ -49,10 +50,14 @@ class ConvBlock(nn.Sequential):
 class UpBlock(nn.Module):
     """Upsample by 2 with dropout, concatenate the skip connection, apply a ``ConvBlock``."""
 
-    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
+    def __init__(self, inputs: int, outputs: int, dropout: float, kernel_size: int) -> None:
         super().__init__()
+        odd = kernel_size % 2
+        padding = (kernel_size - 2 + odd) // 2  # doubles the size exactly
         self.up = nn.Sequential(
-            nn.ConvTranspose2d(inputs, outputs, 2, stride=2),
+            nn.ConvTranspose2d(
+                inputs, outputs, kernel_size, stride=2, padding=padding, output_padding=odd
+            ),
             nn.ReLU(),
             nn.BatchNorm2d(outputs),
             nn.Dropout(dropout),
@@ -68,21 +73,33 @@ class UpBlock(nn.Module):
 class UNetwork(nn.Module):
     """Maps a spectrogram image to one image per source and audio channel.
 
-    The centre block has twice as many filters as the last encoder block.
+    The centre block, which counts as the encoder's, has twice as many filters as its last block.
     """
 
-    def __init__(self, inputs: int, outputs: int, channels: Sequence[int], dropout: float) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        channels: Sequence[int],
+        dropout: float,
+        upsampling_kernel_size: int = 2,
+        encoder_bias: bool = True,
+    ) -> None:
         super().__init__()
+        if upsampling_kernel_size < 2:
+            raise ValueError(f"upsampling_kernel_size is {upsampling_kernel_size}: use 2 or more")
         if min(channels, default=0) < 1:
             raise ValueError(f"channels is {list(channels)}: use one or more numbers >= 1")
         self.encoder = nn.ModuleList(
-            ConvBlock(before, after) for before, after in itertools.pairwise([inputs, *channels])
+            ConvBlock(before, after, encoder_bias)
+            for before, after in itertools.pairwise([inputs, *channels])
         )
         self.pool = nn.MaxPool2d(2)
-        self.centre = ConvBlock(channels[-1], 2 * channels[-1])
+        self.centre = ConvBlock(channels[-1], 2 * channels[-1], encoder_bias)
         widths = [2 * channels[-1], *reversed(channels)]
         self.decoder = nn.ModuleList(
-            UpBlock(before, after, dropout) for before, after in itertools.pairwise(widths)
+            UpBlock(before, after, dropout, upsampling_kernel_size)
+            for before, after in itertools.pairwise(widths)
         )
         self.output = nn.Sequential(nn.Conv2d(channels[0], outputs, 1), nn.ReLU())
         # Downsampling factor of the poolings; images are padded to multiples of it.
@@ -112,6 +129,10 @@ class UNet(SpectrogramSeparator):
         sources: Names of the sources, in the order of the estimates.
         channels: Filters of each encoder block, outermost first.
         dropout: Dropout probability in the decoder, in [0, 1).
+        upsampling_kernel_size: Size of the kernels that double the size of the images; 5 in
+            Pourtorkan's program.
+        encoder_bias: Whether the encoder's convolutions have biases; not in Pourtorkan's program,
+            since batch norm follows.
         alphas: Weight of each source in the loss, by name; they add up to one. ``equal`` weights
             all sources equally. ``balanced`` measures the training data and makes weight times
             mean 2-norm the same for all sources (alpha ||vocals|| = (1 - alpha) ||accompaniment||).
@@ -127,12 +148,16 @@ class UNet(SpectrogramSeparator):
         sources: list[str],
         channels: Sequence[int] = (32, 64, 128, 256),
         dropout: float = 0.4,
+        upsampling_kernel_size: int = 2,
+        encoder_bias: bool = True,
         alphas: dict[str, float] | Literal["equal", "balanced"] = "equal",
         **kwargs: Any,
     ) -> None:
         super().__init__(sources, **kwargs)
         outputs = len(self.sources) * self.audio_channels
-        self.network = UNetwork(self.audio_channels, outputs, channels, dropout)
+        self.network = UNetwork(
+            self.audio_channels, outputs, channels, dropout, upsampling_kernel_size, encoder_bias
+        )
         self.distance = L1()
         self.alphas = alphas
         # Saved in the checkpoint, because balanced weights are measured only once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,6 +137,8 @@ def one_line(error: BaseException) -> str:
 def check_same_model(contents: Mapping[str, Any], model: Described) -> None:
     """Check that the weights of a checkpoint's contents fit a model.
 
+    Arguments that its version did not have yet count with their defaults.
+
     Raises:
         CheckpointError: The architecture or an argument differs.
     """
@@ -145,11 +148,12 @@ def check_same_model(contents: Mapping[str, Any], model: Described) -> None:
             f"the checkpoint is of {theirs.get('class_path', 'an unknown model')}, the config "
             f"builds {ours['class_path']}; use the config of its training"
         )
+    stored = {**_defaults(type(model)), **theirs["init_args"]}
     differing = [
-        f"{name} ({theirs['init_args'].get(name)!r} in the checkpoint, "
+        f"{name} ({stored.get(name)!r} in the checkpoint, "
         f"{ours['init_args'].get(name)!r} in the config)"
         for name in sorted({*theirs["init_args"], *ours["init_args"]} - model.changeable_hparams)
-        if theirs["init_args"].get(name) != ours["init_args"].get(name)
+        if stored.get(name) != ours["init_args"].get(name)
     ]
     if differing:
         raise CheckpointError(
@@ -157,3 +161,14 @@ def check_same_model(contents: Mapping[str, Any], model: Described) -> None:
             + "; ".join(differing)
             + "; use the config.yaml of its run"
         )
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """Defaults of a model's arguments, with those that it passes on to its base classes."""
+    found: dict[str, Any] = {}
+    for each in reversed(kind.__mro__):
+        init = vars(each).get("__init__")
+        for name, parameter in inspect.signature(init).parameters.items() if init else ():
+            if parameter.default is not parameter.empty:
+                found[name] = _plain(parameter.default)
+    return found

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from datamodules.batches import Batch
 from datamodules.musdb import MUSDBDataModule
-from lightning_modules.architectures.unet import UNet, UNetwork, balanced_weights
+from lightning_modules.architectures.unet import UNet, UNetwork, UpBlock, balanced_weights
+from lightning_modules.configuration.build import build_model
 from tests.helpers.tracks import write_track
 
 FOUR = ["vocals", "drums", "bass", "other"]
@@ -75,6 +76,18 @@ def test_parameter_count_equals_its_formula() -> None:
     expected += (32 + 1) * 4
     network = UNetwork(1, 4, (32, 64, 128, 256), 0.4)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected == 7_766_468
+
+
+def test_network_of_pourtorkans_program() -> None:
+    model = build_model("unet/pourtorkan").model
+    assert sum(parameter.numel() for parameter in model.parameters()) == 11_420_098
+    assert model(torch.zeros(1, 1, 5000)).shape == (1, 2, 1, 5000)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_upsampling_doubles_the_size(size: int) -> None:
+    images = UpBlock(4, 2, 0.0, size)(torch.rand(1, 4, 3, 5), torch.rand(1, 2, 6, 10))
+    assert images.shape == (1, 2, 6, 10)
 
 
 def test_relu_comes_before_batch_norm_and_dropout_after() -> None:

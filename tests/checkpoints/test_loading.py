@@ -126,6 +126,10 @@ def test_error_for_another_model_names_the_differences(checkpoint: Path) -> None
     check_same_model(contents, model(segment_seconds=3.0, overlap=0.5, mask="binary"))
     with pytest.raises(CheckpointError, match=r"channels \(\[4, 8\] in the checkpoint, \[4, 16\]"):
         check_same_model(contents, model(channels=[4, 16]))
+    del contents[KEY]["init_args"]["encoder_bias"]  # as if an earlier version lacked it
+    check_same_model(contents, model())
+    with pytest.raises(CheckpointError, match=r"encoder_bias \(True in the checkpoint, False in"):
+        check_same_model(contents, model(encoder_bias=False))
     contents[KEY]["class_path"] = "lightning_modules.other.Other"
     with pytest.raises(CheckpointError, match=r"other\.Other.*unet\.UNet"):
         check_same_model(contents, model())
