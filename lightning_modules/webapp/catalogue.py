@@ -97,18 +97,16 @@ def given_models(paths: Sequence[Path], device: torch.device) -> Catalogue:
 
 
 def known_models(device: torch.device) -> Catalogue:
-    """Return the published models, the default one first, and then the runs below ``runs``."""
-    models = published.published_models()
-    names = dict.fromkeys([published.default_model(), *models])
-    offers = {
-        name: _published(models[name], device) for name in names if not models[name].unsupported
-    }
+    """Return the default model, the runs below ``runs``, and then the other published models."""
+    usable = [model for model in published.published_models().values() if not model.unsupported]
+    offers = {model.name: _published(model, device) for model in usable}
+    first = published.default_model()
     trained = list(_newest_first(Path(_RUNS).glob(f"*/{_CHECKPOINTS}")))
+    runs = {}
     for name, path in zip(model_names(trained), trained, strict=True):
-        if name in offers:
-            name = f"{_RUNS}/{name}"
-        offers[name] = _file(name, path, device)
-    return Catalogue(offers)
+        unique = f"{_RUNS}/{name}" if name in offers else name
+        runs[unique] = _file(unique, path, device)
+    return Catalogue({first: offers[first], **runs, **offers})
 
 
 def _newest_first(folders: Iterable[Path]) -> Iterable[Path]:
@@ -120,7 +118,7 @@ def _newest_first(folders: Iterable[Path]) -> Iterable[Path]:
 
 def _file(name: str, path: Path, device: torch.device) -> Offer:
     run = _run_of(path)
-    about = f"The run {run.name}, {path.name}." if run else f"The file {path.name}."
+    about = f"The run {run.name}, {path.name}" if run else f"The file {path.name}"
     return Offer(lambda progress: load_separator(path, device), name, about)
 
 

@@ -23,24 +23,35 @@ class StoppedError(Exception):
 
 
 class TimeLeft:
-    """Time left, from the pace of the last steps: the first ones may have been slower."""
+    """Time left of a stage of the work, from the pace of its last steps."""
 
     def __init__(self) -> None:
+        self._stage: object = None
+        self._end = 1.0
         self._steps: deque[tuple[float, float]] = deque(maxlen=_STEPS)
 
-    def update(self, part: float, now: float) -> None:
-        """Tell that a part, 0 to 1, is finished at a time, seconds."""
-        if not self._steps or (
-            part > self._steps[-1][1] and now >= self._steps[-1][0] + _STEP_SECONDS
-        ):
+    def update(self, part: float, now: float, stage: object = None, end: float = 1.0) -> None:
+        """Tell that a part, 0 to 1, is finished.
+
+        Args:
+            part: The finished part of all.
+            now: Time, seconds.
+            stage: What is being done; another stage has another pace.
+            end: The part at which it ends.
+        """
+        if stage != self._stage:
+            self._steps.clear()
+        self._stage, self._end = stage, end
+        last = self._steps[-1] if self._steps else (-_STEP_SECONDS, -1.0)
+        if part > last[1] and now >= last[0] + _STEP_SECONDS:
             self._steps.append((now, part))
 
     def seconds(self, now: float) -> float | None:
-        """Return the time left; None before it is known."""
+        """Return the time left of the stage; None before it is known."""
         if len(self._steps) < 3:
             return None
         (start, first), (end, last) = self._steps[0], self._steps[-1]
-        left = (1 - last) * (end - start) / (last - first)
+        left = (self._end - last) * (end - start) / (last - first)
         return max(0.0, left - (now - end))
 
 
@@ -70,8 +81,13 @@ class Job:
         self._stopped = threading.Event()
         self._time_left = TimeLeft()
 
-    def report(self, part: float, what: str) -> None:
+    def report(self, part: float, what: str, end: float = 1.0) -> None:
         """Tell how far the work is.
+
+        Args:
+            part: Finished part.
+            what: What is being done.
+            end: The part at which it ends.
 
         Raises:
             StoppedError: It is to be stopped.
@@ -79,11 +95,11 @@ class Job:
         if self._stopped.is_set():
             raise StoppedError
         self.part, self.what = part, what
-        self._time_left.update(part, time.monotonic())
+        self._time_left.update(part, time.monotonic(), what, end)
 
     def within(self, start: float, end: float) -> Report:
         """Return a ``Report`` of a section of the work, which is from ``start`` to ``end``."""
-        return lambda part, what: self.report(start + (end - start) * part, what)
+        return lambda part, what: self.report(start + (end - start) * part, what, end)
 
     def stop(self) -> None:
         """Stop the work at its next report, or before it begins."""

@@ -80,8 +80,13 @@ class _Page:
 
     def about(self, *names: str) -> str:
         """Return lines about the chosen models."""
-        offers = [self._models.offers[name] for name in dict.fromkeys(names) if name]
-        return "".join(f'<p class="stemlab-note">{html.escape(each.about)}</p>' for each in offers)
+        return "".join(self._about(name) for name in dict.fromkeys(names) if name)
+
+    def _about(self, name: str) -> str:
+        text = self._models.offers[name].about
+        if self._models.needs_download(name):
+            text += ". It is downloaded at first use."
+        return f'<p class="stemlab-note">{html.escape(text)}</p>'
 
 
 def build_page(models: Catalogue, workspace: Workspace, jobs: Jobs) -> gradio.Blocks:

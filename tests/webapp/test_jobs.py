@@ -26,6 +26,18 @@ def test_time_left_follows_the_pace() -> None:
     assert left.seconds(500.0) == 0
 
 
+def test_each_stage_has_its_own_pace() -> None:
+    left = TimeLeft()
+    for second in range(11):
+        left.update(second / 100, second, "download", end=0.4)
+    assert left.seconds(10) == pytest.approx(30), "of the download alone"
+    left.update(0.4, 40, "separation")
+    assert left.seconds(40) is None
+    for second in range(1, 4):
+        left.update(0.4 + second / 1000, 40 + second, "separation")
+    assert left.seconds(43) == pytest.approx(597)
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(None, ""), (0, "a few seconds left"), (9, "a few seconds left"),

@@ -57,7 +57,7 @@ def test_progress_covers_download_separation_and_drawing(workspace: Workspace, s
     reports: list[tuple[float, str]] = []
 
     class Recorded(Job):
-        def report(self, part: float, what: str) -> None:
+        def report(self, part: float, what: str, end: float = 1.0) -> None:
             reports.append((part, what))
 
     def load(progress: Callable[[float], None]) -> UNet:
@@ -83,10 +83,10 @@ def test_errors_of_models_have_no_folders_of_the_server(workspace: Workspace, so
 
 def test_nothing_is_left_of_a_stopped_song(workspace: Workspace, song: str) -> None:
     class Stopping(Job):
-        def report(self, part: float, what: str) -> None:
+        def report(self, part: float, what: str, end: float = 1.0) -> None:
             if part > 0.5:
                 self.stop()
-            super().report(part, what)
+            super().report(part, what, end)
 
     with pytest.raises(StoppedError):
         fulfil(Wish(song, ["a"]), catalogue(a=tiny()), workspace, Stopping())

@@ -9,7 +9,7 @@ const COLOURS = {
   vocals: 1, drums: 2, bass: 3, other: 4, guitar: 5, piano: 6,
   instrumental: 2, accompaniment: 2, no_vocals: 2,
 };
-const COLOUR_COUNT = 7;
+const COLOUR_COUNT = 6;
 
 /** Slider of a level in dB with its reading; calls back with the linear gain. */
 export function fader(spoken, highest, changed) {
