@@ -32,6 +32,7 @@ COMMANDS = {
     "cache": Command("datamodules.cache.folder", "show or clear the cache of decoded files"),
     "corpus": Command("datamodules.demo.__main__", "render the data set of the demo"),
     "export": Command(f"{_TOOLS}.export", "write a model for other programs"),
+    "push": Command(f"{_TOOLS}.push", "publish a model on the Hugging Face Hub"),
     "import msst": Command(f"{_TOOLS}.import_msst", "convert a model of MSST"),
     "import demucs": Command(f"{_TOOLS}.import_demucs", "convert weights of Demucs"),
     "import open_unmix": Command(f"{_TOOLS}.import_open_unmix", "convert weights of Open-Unmix"),

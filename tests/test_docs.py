@@ -53,8 +53,8 @@ PAGES = {
 }
 RUN = "stemlab "
 TOOLS = "lightning_modules.tools"
-# Run until stopped, or take minutes at any setting.
-PARSED_ONLY = ("tools.webapp", "tools.endurance")
+# Run until stopped, take minutes at any setting, or need the internet.
+PARSED_ONLY = ("tools.webapp", "tools.endurance", "tools.push")
 # Arguments that make a benchmark a matter of seconds; of the others only the options are checked.
 QUICK = {"separation": "--peers --track-seconds 1 --repeats 1"}
 

@@ -218,6 +218,14 @@ TOOLS = {
         ("model.ckpt -o taken --force", ["-o taken: taken is not a folder"]),
         ("model.ckpt -o out.onnx --format torch_export", ["a name that ends in .pt2"]),
         ("model.ckpt -o out --seconds 0", ["--seconds is 0.0", "above 0"]),
+        ("model.ckpt -o out --license MIT", ["--license is 'MIT'", "an identifier of the Hub"]),
+        ("model.ckpt -o out --scores void", ["--scores void", "a folder with score files"]),
+    ],
+    "push": [
+        ("gone.ckpt me/model", ["gone.ckpt: there is no such checkpoint"]),
+        ("model.ckpt model", ["model: give the name", "as user/name"]),
+        ("model.ckpt me/model --license MIT", ["--license is 'MIT'"]),
+        ("HF_TOKEN= model.ckpt me/model", ["not logged in", "hf auth login"]),
     ],
     "cascade": [
         ("--separator model.ckpt -o out", ["arguments are required: --denoiser"]),
@@ -478,6 +486,7 @@ _LIGHT = [
     ("lightning_modules.tools.import_msst", "gone.yaml gone.ckpt -o out"),
     ("lightning_modules.tools.webapp", "--checkpoint gone.ckpt"),
     ("lightning_modules.tools.export", "gone.ckpt -o out"),
+    ("lightning_modules.tools.push", "gone.ckpt me/model"),
     ("lightning_modules.tools.requeue", "1 --run_dir gone"),
     ("datamodules.convert", "gone out"),
     ("datamodules.doctor.__main__", "gone"),

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from lightning_modules.base.former_names import with_current_class_paths
 
 KEY = "separator"
-# A folder that contains this file is a checkpoint: see ``hub_folder``.
-CONFIG = "config.json"
+# Files of a folder that is a checkpoint: see ``hub_folder``.
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 # Arguments of the training; rebuilding the model does not need them.
 TRAINING_ARGUMENTS = (
     "optimizer", "lr_scheduler", "loss_function", "pretrained", "parameter_groups", "lora",

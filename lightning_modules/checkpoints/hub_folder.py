@@ -1,8 +1,8 @@
 """Checkpoints as folders in the layout of the Hugging Face Hub.
 
 ``model.safetensors`` holds the weights, in a format without executable code; ``config.json`` the
-model's class and arguments; ``README.md`` the card that the Hub displays. ``load_separator`` reads
-the folder.
+model's class and arguments. ``load_separator`` reads the folder. ``export`` adds the card that the
+Hub displays, see ``interop.model_card``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from lightning_modules.base.description import (
     CONFIG,
     KEY,
+    WEIGHTS,
     CheckpointError,
     describe,
     one_line,
@@ -25,34 +26,9 @@ from lightning_modules.base.description import (
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.limits import check_weights
 
-WEIGHTS, CARD = "model.safetensors", "README.md"
-
-_CARD = """---
-library_name: stemlab
-pipeline_tag: audio-to-audio
-tags: [audio-source-separation, music]
----
-
-# {name} for {sources}
-
-`{class_path}`, {parameters:,} parameters, trained with Stemlab. It separates music at
-{sample_rate:,} Hz with {channels} channel{s}; other rates are resampled.
-
-```python
-from lightning_modules import load_separator
-
-separator = load_separator("path/of/this/folder")
-{unpacked} = separator.separate(mixture, sample_rate)  # mixture: (channels, samples)
-```
-
-```bash
-stemlab separate song.mp3 --checkpoint path/of/this/folder -o separated
-```
-"""
-
 
 def write_folder(model: SourceSeparator, folder: Path) -> None:
-    """Write a separator's three files to a folder, which is created if necessary."""
+    """Write weights and description of a separator to a folder, which is created if necessary."""
     folder.mkdir(parents=True, exist_ok=True)
     description = describe(model)
     # safetensors supports neither strides nor shared memory.
@@ -64,19 +40,6 @@ def write_folder(model: SourceSeparator, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n")
     # save_file restricts access to the owner.
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
-    (folder / CARD).write_text(
-        _CARD.format(
-            name=type(model).__name__,
-            class_path=description["class_path"],
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            sources=", ".join(model.sources),
-            unpacked=", ".join(source.replace(" ", "_") for source in model.sources)
-            + ("," if len(model.sources) == 1 else ""),
-            sample_rate=model.sample_rate,
-            channels=model.audio_channels,
-            s="" if model.audio_channels == 1 else "s",
-        )
-    )
 
 
 def read_folder(folder: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:

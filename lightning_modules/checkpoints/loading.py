@@ -20,13 +20,14 @@ import torch
 from datamodules.errors import DataError
 from lightning_modules.base.description import (
     KEY,
+    WEIGHTS,
     CheckpointError,
     check_is_there,
     one_line,
     read_description,
 )
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.checkpoints.hub_folder import WEIGHTS, read_folder
+from lightning_modules.checkpoints.hub_folder import read_folder
 from lightning_modules.checkpoints.limits import building_from, check_weights, load_plain
 from lightning_modules.configuration.files import ConfigError, part, read_config
 
@@ -83,7 +84,8 @@ def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -
     Args:
         path: Checkpoint that ``fit`` wrote, a folder in the layout of the Hugging Face Hub, the
             YAML config of an ensemble, or the name of a published model, such as ``htdemucs``,
-            which is downloaded once. An existing file or folder wins over a name.
+            or of a model on the Hub, ``user/name`` or ``user/name@revision``; these are
+            downloaded once. An existing file or folder wins over a name.
         map_location: Device of the model.
 
     Returns:
@@ -101,6 +103,9 @@ def load_separator(path: str | Path, map_location: str | torch.device = "cpu") -
             store = importlib.import_module(f"{_INTEROP}model_store")
             separator: SourceSeparator = store.load(published)
             return separator.to(map_location)
+        hub = importlib.import_module(f"{_INTEROP}hub")
+        if model := hub.find(path):
+            path = Path(hub.fetch(model))
     if path.suffix in CONFIG_SUFFIXES:
         return _load_members(path).to(map_location).eval()
     contents = (read_folder if path.is_dir() else read_checkpoint)(path, map_location)
@@ -149,14 +154,12 @@ def _check_contents(contents: Mapping[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path}: {error}; use another checkpoint") from error
 
 
-def from_pretrained(
-    folder: str | Path, map_location: str | torch.device = "cpu"
-) -> SourceSeparator:
-    """Load a separator from a folder in the layout of the Hugging Face Hub.
+def from_pretrained(name: str | Path, map_location: str | torch.device = "cpu") -> SourceSeparator:
+    """Load a separator from the Hugging Face Hub, or from a folder in its layout.
 
     Args:
-        folder: A folder that ``lightning_modules.tools.export --format safetensors`` wrote, or a
-            copy, such as ``huggingface_hub.snapshot_download`` returns.
+        name: ``user/name`` or ``user/name@revision``, which is downloaded once; or a folder that
+            ``lightning_modules.tools.export --format safetensors`` wrote.
         map_location: Device of the model.
 
     Returns:
@@ -164,13 +167,15 @@ def from_pretrained(
 
     Raises:
         CheckpointError: The folder cannot be used, or names a class from outside this package.
+        DownloadError: The model cannot be downloaded.
     """
-    if not Path(folder).is_dir():
+    hub = importlib.import_module(f"{_INTEROP}hub")
+    if not Path(name).is_dir() and hub.find(name) is None:
         raise CheckpointError(
-            f"{folder}: is not a folder; one with config.json and model.safetensors was expected: "
-            "download the model first, or use load_separator for a checkpoint file"
+            f"{name}: is neither a folder with config.json and model.safetensors nor user/name on "
+            "the Hugging Face Hub; use load_separator for a checkpoint file"
         )
-    return load_separator(folder, map_location)
+    return load_separator(name, map_location)
 
 
 def _trusted_class(class_path: str, path: str | Path) -> type[SourceSeparator]:

@@ -15,7 +15,7 @@ from datamodules.files.names import suffix_of
 from lightning_modules.base.description import CONFIG, CheckpointError, check_is_there, describe
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
-from lightning_modules.interop import demucs, model_store, open_unmix
+from lightning_modules.interop import demucs, hub, model_store, open_unmix
 from lightning_modules.interop.published import find
 
 # Weights that a summary names.
@@ -116,6 +116,8 @@ def read_separator(path: Path) -> SourceSeparator:
     """Load a separator from any of the formats listed in ``load_pretrained``."""
     if (published := find(path)) is not None:
         return model_store.load(published)
+    if hub.find(path) is not None:
+        return load_separator(path)
     if path.is_dir() and not (path / CONFIG).is_file():
         return open_unmix.from_package(path)
     check_is_there(path)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from lightning_modules.base.description import CheckpointError, check_is_there
+from lightning_modules.interop import hub
 
 LIST_COMMAND = "stemlab models"
 NOT_STATED = "not stated"
@@ -158,14 +159,16 @@ def check_supported(model: PublishedModel) -> None:
 def check_model(path: Path) -> None:
     """Check that there is a checkpoint or a published model; nothing is downloaded.
 
+    A name of the Hub is not looked up.
+
     Raises:
         CheckpointError: There is neither, or the model cannot be used here.
     """
     model = find(path)
-    if model is None:
-        check_is_there(path)
-    else:
+    if model is not None:
         check_supported(model)
+    elif hub.find(path) is None:
+        check_is_there(path)
 
 
 def similar_names(name: str) -> list[str]:

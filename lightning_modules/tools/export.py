@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules import command_line
+from datamodules.errors import counted
 from datamodules.unfinished import unfinished_folder
+from lightning_modules.base.description import CARD
 from lightning_modules.interop.published import check_model
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 # Suffix of the file of each format; none for a folder.
 SUFFIXES = {"safetensors": "", "torch_export": ".pt2", "onnx": ".onnx", "msst": "", "demucs": ".th"}
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 # Packages of the optional dependencies that a format needs.
 _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 
@@ -46,7 +50,20 @@ def build_parser() -> command_line.Parser:
     seconds = "length of the input if the format fixes it (default: the model's chunk length)"
     add("--seconds", type=float, metavar="S", help=seconds)
     add("--force", action="store_true", help="overwrite existing files")
+    add_card_options(parser)
     return parser
+
+
+def add_card_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the model card, which ``push`` has too."""
+    card = parser.add_argument_group("model card", "README.md of the format safetensors")
+    add = card.add_argument
+    add("--license", "--licence", default="unknown", metavar="ID", help="licence of the weights, "
+        "as the Hugging Face Hub calls it, such as mit or cc-by-4.0 (default unknown)")  # fmt: skip
+    add("--dataset", metavar="NAME", help="data set of the training and of the scores, such as "
+        "MUSDB18-HQ (default: the name of its folder)")  # fmt: skip
+    add("--scores", type=Path, metavar="FOLDER", help="score files of the test tracks (default: "
+        "those that `test` wrote for best.ckpt of a run)")  # fmt: skip
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -55,12 +72,24 @@ def _check(options: argparse.Namespace) -> None:
     output, suffix = options.output, SUFFIXES[options.format]
     if suffix and output.suffix != suffix:
         raise ValueError(f"{output}: give -o a name that ends in {suffix}, for {options.format}")
+    check_card_options(options)
     if options.seconds is not None and not 0 < options.seconds < float("inf"):
         raise ValueError(f"--seconds is {options.seconds}: give a length above 0")
     for path in [output, _facts_of(output)] if suffix else [output]:
         command_line.check_free(path, options.force)
     (command_line.check_file if suffix else command_line.check_folder)(output, "-o")
     check_packages(options.format)
+
+
+def check_card_options(options: argparse.Namespace) -> None:
+    """Raise if an option of the card cannot be used."""
+    if not _LICENCE.fullmatch(options.license):
+        raise ValueError(
+            f"--license is {options.license!r}: give an identifier of the Hub, such as mit or "
+            "cc-by-nc-4.0; https://huggingface.co/docs/hub/repositories-licenses lists them"
+        )
+    if options.scores is not None and not any(options.scores.glob("*.json")):
+        raise ValueError(f"--scores {options.scores}: a folder with score files was expected")
 
 
 def _facts_of(program: Path) -> Path:
@@ -91,7 +120,10 @@ def export(options: argparse.Namespace) -> int:
     command_line.announce("Loading the model...")
     from lightning_modules.checkpoints.loading import load_separator
     from lightning_modules.interop.export import EXPORTS, TOLERANCE, ExportError, write_facts
+    from lightning_modules.interop.model_card import find_training, write_card
 
+    has_card = options.format == "safetensors"
+    training = find_training(options.checkpoint, options.scores) if has_card else None
     model = load_separator(options.checkpoint)
     if model.loads_weights:
         raise ExportError(
@@ -111,6 +143,8 @@ def export(options: argparse.Namespace) -> int:
                 f"{options.checkpoint}: {type(model).__name__} cannot be exported as "
                 f"{options.format}: {error}{_alternatives(model, seconds, options)}"
             ) from error
+        if training is not None:
+            write_card(model, made, training, options.license, options.dataset)
         if is_file:
             write_facts(model, exported, _facts_of(made))
             made, target = made.parent, output.parent
@@ -128,6 +162,10 @@ def export(options: argparse.Namespace) -> int:
         f"{options.output}: the {exported.part}, input ({axes}); largest difference from the model "
         f"{exported.difference:.1e} of the largest output (tolerance {TOLERANCE:.0e})"
     )
+    if training is not None:
+        scored = f"scores of {counted(len(training.scores), 'test track')}"
+        scores = scored if training.scores else f"no scores: {training.no_scores}"
+        print(f"{options.output / CARD}: license {options.license}; {scores}")
     return 0
 
 

@@ -14,8 +14,8 @@ import torch
 
 from lightning_modules.architectures.cascade import Cascade
 from lightning_modules.architectures.fnn import FNN
-from lightning_modules.base.description import CONFIG, KEY, CheckpointError, describe
-from lightning_modules.checkpoints.hub_folder import WEIGHTS, write_folder
+from lightning_modules.base.description import CONFIG, KEY, WEIGHTS, CheckpointError, describe
+from lightning_modules.checkpoints.hub_folder import write_folder
 from lightning_modules.checkpoints.loading import load_separator, read_checkpoint
 from lightning_modules.inference.stem_files import StemFiles
 from lightning_modules.tools import export, separate

@@ -20,9 +20,9 @@ import torch
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
-from lightning_modules.base.description import CONFIG, KEY, CheckpointError, describe
+from lightning_modules.base.description import CONFIG, KEY, WEIGHTS, CheckpointError, describe
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.checkpoints.hub_folder import WEIGHTS, write_folder
+from lightning_modules.checkpoints.hub_folder import write_folder
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.interop.fine_tuning import read_separator
 from tests.helpers.checkpoints import model

@@ -12,8 +12,8 @@ import soundfile
 import torch
 
 from lightning_modules.architectures.open_unmix import OpenUnmix
-from lightning_modules.base.description import CONFIG, CheckpointError
-from lightning_modules.checkpoints.hub_folder import CARD, WEIGHTS, read_folder, write_folder
+from lightning_modules.base.description import CONFIG, WEIGHTS, CheckpointError
+from lightning_modules.checkpoints.hub_folder import read_folder, write_folder
 from lightning_modules.checkpoints.loading import from_pretrained, load_separator
 from lightning_modules.interop.fine_tuning import load_pretrained
 from lightning_modules.tools import separate
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_loaded_folder_equals_the_saved_model(folder: Path) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == sorted([CARD, CONFIG, WEIGHTS])
+    assert sorted(path.name for path in folder.iterdir()) == [CONFIG, WEIGHTS]
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     loaded, original = from_pretrained(folder), model().eval()
     assert not loaded.training
@@ -51,19 +51,6 @@ def test_buffers_of_other_types_and_tensors_that_share_memory(tmp_path: Path) ->
     assert set(found) == set(linked.state_dict())
     assert all(torch.equal(found[name], value) for name, value in linked.state_dict().items())
     assert found["statistics_known"].dtype == torch.bool
-
-
-def test_card_describes_the_model_and_how_to_load_it(folder: Path) -> None:
-    card = (folder / CARD).read_text()
-    assert card.startswith("---\nlibrary_name: stemlab\n")
-    for said in (
-        "UNet for vocals, accompaniment",
-        "44,100 Hz",
-        "2 channels",
-        "import load_separator",
-    ):
-        assert said in card
-    assert "vocals, accompaniment = separator.separate(" in card
 
 
 def test_folder_as_pretrained_weights(folder: Path) -> None:
@@ -124,7 +111,7 @@ def test_invalid_folders_raise(change: Callable[[Path], None], said: str, folder
 
 
 def test_file_instead_of_a_folder_raises(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"last\.ckpt: is not a folder"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: is neither a folder"):
         from_pretrained(tmp_path / "last.ckpt")
 
 

@@ -17,9 +17,8 @@ from lightning_modules.architectures.nmf import NMF
 from lightning_modules.architectures.open_unmix import OpenUnmix
 from lightning_modules.architectures.unet import UNet
 from lightning_modules.architectures.wave_unet import WaveUNet
-from lightning_modules.base.description import CONFIG
+from lightning_modules.base.description import CARD, CONFIG, WEIGHTS
 from lightning_modules.base.separator import SourceSeparator
-from lightning_modules.checkpoints.hub_folder import CARD, WEIGHTS
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.interop import export as exporting
 from lightning_modules.tools import export
