@@ -33,11 +33,19 @@ class Option(NamedTuple):
     choices: tuple[str, ...] = ()
     short: str = ""
 
+    @property
+    def metavar(self) -> str:
+        """Placeholder of its values, of a number."""
+        if self.kind is int:
+            return "N"
+        return "SECONDS" if self.name.endswith("_seconds") else "SHARE"
+
 
 OPTIONS = (
     Option("overlap", float, "share of a chunk that overlaps the next, from 0 to below 1"),
     Option("overlap_window", str, "weights of overlapping chunks", get_args(Window)),
     Option("edges", str, "what completes chunks at the ends of a song", get_args(Edges)),
+    Option("chunk_seconds", float, "length of the chunks of a song; shorter ones need less memory"),
     Option("batch_size", int, "chunks per forward pass"),
     Option("shifts", int, "number of random delays to average over"),
     Option("circular_shifts", int, "number of circular shifts to average over (MSST's bigshifts)"),
@@ -58,7 +66,7 @@ def add_options(parser: argparse._ArgumentGroup) -> None:
         elif option.choices:
             keywords["choices"] = option.choices
         else:
-            keywords |= {"type": option.kind, "metavar": "N" if option.kind is int else "SHARE"}
+            keywords |= {"type": option.kind, "metavar": option.metavar}
         parser.add_argument(*names, **keywords)
 
 

@@ -29,6 +29,8 @@ from lightning_modules.inference.variants import average_over_variants, normalis
 
 # torchaudio builds one filter per phase: gigabytes between rates such as 44,100 and 44,056 Hz.
 _MOST_PHASES = 2000
+# Shortest and longest chunk.
+_CHUNK_SECONDS = 0.01, 600
 
 
 class Separator(Protocol):
@@ -54,6 +56,7 @@ class SeparationSettings:
             ``overlap_add.window_weights``.
         edges: What completes chunks at the ends of the audio; see ``overlap_add.OverlapAdd``.
         batch_size: Chunks per forward pass.
+        chunk_seconds: Length of a chunk, seconds; by default the model's ``segment_seconds``.
         shifts: Number of random delays to average over (Demucs); 0 separates the mixture once.
         circular_shifts: Number of circular shifts by equal parts of the mixture to average over
             (MSST's ``bigshifts``); 0 and 1 separate the mixture once. Estimates are kept in a
@@ -84,12 +87,19 @@ class SeparationSettings:
     postprocessing: PostProcessing | None = None
     seed: int = 0
     members: tuple[SeparationSettings, ...] = ()
+    chunk_seconds: float | None = None
 
     def __post_init__(self) -> None:
         check_overlap(self.overlap, self.overlap_window, self.edges)
         check_shifts(self.shifts, self.circular_shifts)
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}: give at least 1 chunk")
+        shortest, longest = _CHUNK_SECONDS
+        if self.chunk_seconds is not None and not shortest <= self.chunk_seconds <= longest:
+            raise ValueError(
+                f"chunk_seconds is {self.chunk_seconds}: give a length from {shortest:g} to "
+                f"{longest:g} s"
+            )
 
     def changed(self, **changes: Any) -> SeparationSettings:
         """Return settings with changes, also of all members of an ensemble.
@@ -186,8 +196,9 @@ def _chunked(
     def run(chunks: Tensor) -> Tensor:
         return apply(model, chunks, rate)
 
+    seconds = settings.chunk_seconds or model.segment_seconds
     chunking = OverlapAdd(
-        max(2, round(model.segment_seconds * rate)), settings.overlap, settings.overlap_window,
+        max(2, round(seconds * rate)), settings.overlap, settings.overlap_window,
         settings.edges, settings.batch_size,
     )  # fmt: skip
     separated: Separate = partial(

@@ -28,9 +28,12 @@ from lightning_modules.inference.selection import OtherMethod, Selection
 from lightning_modules.interop.published import LIST_COMMAND, check_model, default_model
 
 if TYPE_CHECKING:
+    import torch
+
     from lightning_modules.base.separator import SourceSeparator
     from lightning_modules.inference.postprocessing import PostProcessing
     from lightning_modules.inference.songs import Songs
+    from lightning_modules.inference.stem_files import SeparatingModule
 
 _EXIT = """exit status: 0 if all songs are done, 1 if some are incomplete or could not be
 separated, 2 for a mistake found before the first song"""
@@ -133,8 +136,22 @@ def build_parser() -> command_line.Parser:
     separation = parser.add_argument_group("separation", "the default is that of the checkpoint")
     add_options(separation)
     add = separation.add_argument
-    add("--device", help="cpu, cuda, ... (default: the fastest)")
-    add("--jobs", type=command_line.count(), default=1, help="songs at a time (default 1)")
+    add(
+        "--device",
+        "--devices",
+        metavar="NAMES",
+        help="cpu, cuda, ... (default: the fastest); songs are divided among several, such as "
+        "cuda:0,cuda:1, or all GPUs (all)",
+    )
+    jobs = "songs at a time on each device (default 1)"
+    add("--jobs", type=command_line.count(), default=1, help=jobs)
+    add(
+        "--precision",
+        choices=("32-true", "bf16-mixed", "16-mixed"),
+        default="32-true",
+        help="of the network: bf16-mixed and 16-mixed save time and memory on GPUs (default "
+        "32-true)",
+    )
     add("--wiener", type=int, metavar="N", help="iterations of the Wiener filter; 0 for none")
     add(
         "--postprocessing",
@@ -200,9 +217,9 @@ def separate_songs(options: argparse.Namespace, report: Report) -> int:
     if not options.quiet:
         command_line.announce("Loading the model...")
     from lightning_modules.inference.separation import check_channels
-    from lightning_modules.inference.songs import Songs
+    from lightning_modules.inference.songs import Songs, copy_to
 
-    model = _load(options, settings)
+    model, devices = _load(options, settings)
     stems = selection.names(model.sources)
     songs, faults = _checked(songs, lambda song, info: check_channels(model, info.channels))
     left_out += _report_faults(faults, len(songs), report)
@@ -229,7 +246,7 @@ def separate_songs(options: argparse.Namespace, report: Report) -> int:
             encoding=encoding,
             downmix=options.downmix,
         ),
-        model,
+        copy_to(model, devices[: len(jobs)], options.precision),
         options.jobs,
         report,
     )
@@ -320,7 +337,10 @@ def _remaining(
     return jobs
 
 
-def _load(options: argparse.Namespace, settings: PostProcessing | None) -> SourceSeparator:
+def _load(
+    options: argparse.Namespace, settings: PostProcessing | None
+) -> tuple[SourceSeparator, list[torch.device]]:
+    """Load the model to the first of the devices that are asked for."""
     import torch
 
     from lightning_modules.architectures.cascade import Cascade
@@ -328,13 +348,14 @@ def _load(options: argparse.Namespace, settings: PostProcessing | None) -> Sourc
     from lightning_modules.checkpoints.loading import load_separator
     from lightning_modules.inference.postprocessing import PostProcessor
     from lightning_modules.inference.separation import SeparationSettings
-    from lightning_modules.runtime.device import usable_device
+    from lightning_modules.runtime.device import check_precision, usable_devices
 
     given = given_settings(vars(options))
     if settings is not None:
         given["postprocessing"] = settings
     SeparationSettings(**given)  # raises before the model is loaded
-    device = usable_device(options.device)
+    devices = usable_devices(options.device)
+    check_precision(options.precision, devices)
     models: list[SourceSeparator] = [
         Cascade(options.denoiser, path) if options.denoiser else load_separator(path)
         for path in options.checkpoint
@@ -344,12 +365,13 @@ def _load(options: argparse.Namespace, settings: PostProcessing | None) -> Sourc
     model = models[0]
     if len(models) > 1:
         model = Ensemble(models, combination=options.ensemble or "mean")
-    model = model.to(device).eval()
+    model = model.to(devices[0]).eval()
     PostProcessor(settings or {}, model.sources, model.sample_rate)  # raises if unusable
     model.separation_settings = model.separation_settings.changed(**given)
-    if device.type == "cpu" and options.jobs > 1:
-        torch.set_num_threads(max(1, torch.get_num_threads() // options.jobs))
-    return model
+    threads = options.jobs * sum(device.type == "cpu" for device in devices)
+    if threads > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // threads))
+    return model, devices
 
 
 def _set_wiener(models: Sequence[SourceSeparator], options: argparse.Namespace) -> None:
@@ -376,10 +398,12 @@ def _set_wiener(models: Sequence[SourceSeparator], options: argparse.Namespace) 
         part.wiener_iterations = options.wiener
 
 
-def _separate_all(songs: Songs, model: SourceSeparator, at_once: int, report: Report) -> int:
+def _separate_all(
+    songs: Songs, models: Sequence[SeparatingModule], at_once: int, report: Report
+) -> int:
     """Separate songs and print a summary; return how many failed or are incomplete."""
     started = time.perf_counter()
-    audio, number = songs.separate(model, at_once), len(songs.jobs)
+    audio, number = songs.separate(models, at_once), len(songs.jobs)
     seconds, done = time.perf_counter() - started, number - songs.failed
     if audio:
         speed = f"{audio:.0f} s of audio in {seconds:.1f} s: {audio / seconds:.3g} times real time"

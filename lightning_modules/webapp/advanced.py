@@ -12,8 +12,8 @@ from datamodules.errors import DataError
 from lightning_modules.inference.options import OPTIONS, Option
 from lightning_modules.inference.separation import SeparationSettings
 
-# The size of batches is the server's affair.
-_FIELDS = [option for option in OPTIONS if option.name != "batch_size"]
+# The server's owner decides on its memory.
+_FIELDS = [option for option in OPTIONS if option.name not in ("batch_size", "chunk_seconds")]
 _OWN = "the model's"
 _ANSWERS = {"yes": True, "no": False}
 # Passes over a song, of all shifts and overlaps together: everybody else waits for them.

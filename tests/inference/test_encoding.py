@@ -37,7 +37,8 @@ def song(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     picture = folder / f"cover.{request.param}"
     run("-f", "lavfi", "-i", "nullsrc=s=300x300,geq=random(1)*255", "-frames:v", "1", picture)
     tags = [word for name, value in TAGS.items() for word in ("-metadata", f"{name}={value}")]
-    inputs = ["-i", folder / "plain.wav", "-i", picture, "-map", "0", "-map", "1", "-c:v", "copy"]
+    inputs: list[str | Path] = ["-i", folder / "plain.wav", "-i", picture, "-map", "0", "-map", "1"]
+    inputs += ["-c:v", "copy"]
     run(*inputs, "-disposition:v", "attached_pic", *tags, folder / "song.flac")
     return folder / "song.flac"
 
@@ -85,7 +86,7 @@ def test_alac_is_exact(bits: int, tmp_path: Path) -> None:
 
 def test_integers_are_the_nearest(tmp_path: Path) -> None:
     """libsndfile rounds down."""
-    audio = np.float32([0.4, 0.6, -0.4, -0.6, 32767.4]) / 32768
+    audio = np.array([0.4, 0.6, -0.4, -0.6, 32767.4], np.float32) / 32768
     soundfile.write(tmp_path / "song.wav", audio, RATE, "FLOAT")
     for form in ("wav", "flac"):
         encoding = Encoding(form, 16)

@@ -9,7 +9,6 @@ import pytest
 
 from datamodules.files.find import SongFile
 from datamodules.files.info import AudioInfo
-from lightning_modules.inference import report
 from lightning_modules.inference.report import Job, Progress, Report
 
 RATE = 1000
@@ -32,7 +31,7 @@ def jobs(*seconds: float) -> list[Job]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr(report.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
     return now
 
 

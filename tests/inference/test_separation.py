@@ -99,3 +99,12 @@ def test_invalid_arguments_raise() -> None:
 
 def test_empty_mixture() -> None:
     assert separate(Identity(), torch.zeros(2, 0)).shape == (2, 2, 0)
+
+
+def test_chunk_seconds_replace_those_of_the_model() -> None:
+    model = Identity()
+    separate(model, torch.zeros(2, 5000), settings=Settings(chunk_seconds=0.02))
+    assert model.lengths == {882}
+    for length in (0, -1, 601, float("nan")):
+        with pytest.raises(ValueError, match=r"chunk_seconds is .*: give a length"):
+            Settings(chunk_seconds=length)
