@@ -79,8 +79,8 @@ class CrosslinkedOpenUnmix(OpenUnmix):
             assert isinstance(network, OpenUnmixNetwork)
             yield network
 
-    def run_networks(self, mixture: Tensor) -> Tensor:
-        """Map magnitudes of the mixture (B, C, F, N) to those of the sources (B, S, C, F, N)."""
+    def run_networks(self, mixture: Tensor) -> Iterator[Tensor]:
+        """Run the networks on their input (B, C, F, N); yields estimates of the same shape."""
         networks = list(self._networks())
         encoded = [network.encode(mixture) for network in networks]  # each (N, B, hidden)
         if self.crosslinks == "average":
@@ -94,8 +94,8 @@ class CrosslinkedOpenUnmix(OpenUnmix):
                 )
                 for number, (network, own) in enumerate(zip(networks, encoded, strict=True))
             ]
-        pairs = zip(networks, joined, strict=True)
-        return torch.stack([network.decode(frames, mixture) for network, frames in pairs], 1)
+        for network, frames in zip(networks, joined, strict=True):
+            yield network.decode(frames, mixture)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the squared error of magnitudes and, if enabled, the waveform loss.
@@ -104,7 +104,7 @@ class CrosslinkedOpenUnmix(OpenUnmix):
         """
         spectrum = self.stft(batch.mixture)
         estimates = self.magnitudes(self.to_scale(spectrum.abs()))
-        errors = self.errors(estimates, batch)
+        errors = estimates.float() - self.inputs(self.stft(batch.targets))
         squares = errors.square().mean((0, 2, 3, 4))  # (B, S, C, F, N) -> (S,)
         parts = self.source_losses(squares)
         total = combined_squares(errors) if self.combinations else squares.mean()

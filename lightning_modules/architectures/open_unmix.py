@@ -14,7 +14,7 @@ and the default size the model has 35,573,392 parameters (our count), 8,893,348 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -91,7 +91,8 @@ class OpenUnmixNetwork(nn.Module):
         x = _by_frames(self.bn3, self.fc3(x))
         x = x.unflatten(2, (mixture.shape[1], -1))  # (N, B, C F) -> (N, B, C, F)
         mask = torch.relu(x * self.output_scale + self.output_mean)
-        return mask.permute(1, 2, 3, 0) * mixture
+        # In the layout of the frames, in which the backward pass goes on.
+        return (mask * mixture.permute(3, 0, 1, 2)).permute(1, 2, 3, 0)
 
 
 def _by_frames(norm: nn.BatchNorm1d, frames: Tensor) -> Tensor:
@@ -151,26 +152,35 @@ class OpenUnmix(StandardisedInput):
         """Estimate magnitudes (B, S, C, F, N) from the mixture's (B, C, F, N)."""
         inputs = mixture.mean(1, keepdim=True) if self.mono else mixture
         # (B, S, 1 or C, F, N)
-        return self.run_networks(inputs).expand(-1, -1, mixture.shape[1], -1, -1)
+        estimates = torch.stack(list(self.run_networks(inputs)), 1)
+        return estimates.expand(-1, -1, mixture.shape[1], -1, -1)
 
-    def run_networks(self, mixture: Tensor) -> Tensor:
-        """Run the networks on their input (B, C, F, N); returns (B, S, C, F, N)."""
-        return torch.stack([network(mixture) for network in self.networks.values()], 1)
+    def run_networks(self, mixture: Tensor) -> Iterator[Tensor]:
+        """Run the networks on their input (B, C, F, N); yields estimates of the same shape."""
+        for network in self.networks.values():
+            yield network(mixture)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Squared error of magnitudes, mean over bins, sum over sources.
+        """Squared error of magnitudes, mean over bins of complete frames, sum over sources.
 
         With a sum each network gets the same gradients as if it were trained alone.
         """
-        estimates = self.magnitudes(self.to_scale(self.stft(batch.mixture).abs()))
-        # (B, S, C, F, N) -> (S,)
-        errors = self.errors(estimates, batch).square().mean((0, 2, 3, 4))
+        inputs = self.inputs(self.whole_frames(batch.mixture))
+        # One source after the other: stacked, they would take longer and more memory.
+        errors = torch.stack(
+            [
+                nn.functional.mse_loss(estimate.float(), self.inputs(self.whole_frames(target)))
+                for estimate, target in zip(
+                    self.run_networks(inputs), batch.targets.unbind(1), strict=True
+                )
+            ]
+        )
         return {"loss": errors.sum(), **self.source_losses(errors)}
 
-    def errors(self, estimates: Tensor, batch: Batch) -> Tensor:
-        """Estimated minus true magnitudes, (B, S, C, F, N)."""
-        targets = self.to_scale(self.stft(batch.targets).abs())
-        return estimates.float() - (targets.mean(2, keepdim=True) if self.mono else targets)
+    def inputs(self, spectrum: Tensor) -> Tensor:
+        """Map spectra (..., C, F, N) to the networks' magnitudes, (..., C or 1, F, N)."""
+        magnitudes = self.to_scale(spectrum.abs())
+        return magnitudes.mean(-3, keepdim=True) if self.mono else magnitudes
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, deviation: Tensor) -> None:

@@ -98,6 +98,10 @@ class OpenUnmixPackage(Candidate):
         self.network = nn.ModuleDict(networks).to(device)
         self.separator = model.Separator(networks, niter=0, nb_channels=2).to(device)
 
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Optimizer of the package's training script."""
+        return Adam(self.network.parameters(), lr=1e-3, weight_decay=1e-5)
+
     def loss(self, batch: Batch) -> Tensor:
         """Squared error of magnitudes, summed over the sources."""
         mixture = self.spectrogram(batch.mixture)

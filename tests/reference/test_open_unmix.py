@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import openunmix.model
+import openunmix.transforms
 import openunmix.utils
 import pytest
 import torch
 from torch import Tensor
 
+from datamodules.batches import Batch
 from lightning_modules.architectures.open_unmix import OpenUnmix
 from lightning_modules.base.description import CheckpointError
 from lightning_modules.interop.open_unmix import from_package
@@ -55,6 +57,22 @@ def test_networks_agree_in_training() -> None:
         assert torch.allclose(mine.grad, other.grad, rtol=1e-4, atol=1e-6), key
     for key, value in ours.state_dict().items():
         assert torch.allclose(value, theirs.state_dict()[key], rtol=1e-5, atol=1e-6), key
+
+
+@pytest.mark.parametrize("samples", [512 + 20 * 256, 6000])
+def test_losses_of_training_agree(samples: int) -> None:
+    """Of the frames that are complete, as in the package's training script."""
+    theirs = package_networks(["vocals", "drums"], nb_layers=1)
+    model = OpenUnmix(["vocals", "drums"], hidden_size=16, layers=1, n_fft=512, hop_length=256)
+    encoder, _ = openunmix.transforms.make_filterbanks(n_fft=512, n_hop=256)
+    spectrogram = torch.nn.Sequential(encoder, openunmix.model.ComplexNorm(mono=False))
+    targets = 0.1 * torch.randn(2, 2, 2, samples)
+    for number, (name, network) in enumerate(theirs.items()):
+        model.networks[name].load_state_dict(network.state_dict())
+        estimate = network.train()(spectrogram(targets.sum(1)))
+        expected = torch.nn.functional.mse_loss(estimate, spectrogram(targets[:, number].clone()))
+        ours = model.train().loss(Batch(targets.sum(1), targets))[f"loss/{name}"]
+        assert close(ours, expected)
 
 
 def test_published_sizes_agree() -> None:
