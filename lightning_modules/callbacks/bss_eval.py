@@ -32,6 +32,7 @@ from lightning_modules.callbacks.lightning_internals import validation_tracks
 from lightning_modules.callbacks.optional_files import OptionalFiles
 from lightning_modules.callbacks.run_files import run_folder
 from lightning_modules.checkpoints.loading import read_checkpoint
+from lightning_modules.evaluation.baselines import constant_gain_summaries, score_mixture
 from lightning_modules.evaluation.score_files import write_scores
 from lightning_modules.evaluation.scores import TrackScores, aggregate, merge, score_track
 from lightning_modules.evaluation.table import score_table
@@ -52,7 +53,7 @@ class BSSEval(Callback):
     the sources, such as ``val/sdr``. In a test, the names begin with ``test/``. The scores of a
     source, except uSDR, are the median over tracks of the median over one-second frames, dB.
     Writes a museval JSON file per track to ``scores/`` in the run's directory. Prints a table,
-    which also has the scores of the mixture as the estimate of every source.
+    which also has the scores of the mixture as the estimate of every source, and at constant gains.
 
     With ``blocking=False``, training continues while the tracks of a validation are scored. The
     scores are collected at the next validation or at the end of training, and logged with the
@@ -153,7 +154,8 @@ class BSSEval(Callback):
                 # To limit memory, wait until at most one task per process is pending.
                 scored.collect(leave=pool.processes)
             audio = (references, _numpy(waveforms))
-            task = PoolTask(pool, score_track, track.name, *audio, track.sample_rate, model.sources)
+            work = score_mixture if kind == "mixture" else score_track
+            task = PoolTask(pool, work, track.name, *audio, track.sample_rate, model.sources)
             scored.pending.append((kind, track.name, size, task))
 
     def _open_pool(self, trainer: Trainer, background: bool) -> ScoringPool:
@@ -274,7 +276,8 @@ class BSSEval(Callback):
                         write_scores(track, folder / f"{track.name}.json")
             epoch = "" if scored.method == "estimate" else f", epoch {scored.position.epoch}"
             title = "Test" if split == "test" else f"Validation{epoch}"
-            trainer.print(score_table(summary, baseline, title))
+            gains = constant_gain_summaries(baselines)
+            trainer.print(score_table(summary, baseline, title, gains))
             if split == "test":
                 with OptionalFiles("the plot of the test scores"):
                     figure = score_plots.score_boxplot(scores, baselines, "Test tracks")

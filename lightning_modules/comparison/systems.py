@@ -13,8 +13,10 @@ import numpy as np
 
 from lightning_modules.comparison.history import History
 from lightning_modules.comparison.settings import settings_key
+from lightning_modules.evaluation.baselines import constant_gain_tracks
 from lightning_modules.evaluation.scores import (
     METRICS,
+    NEAR_SILENT,
     TrackScores,
     aggregate,
     finite_mean,
@@ -214,6 +216,28 @@ def mixture_of(systems: Sequence[System]) -> System | None:
         return None
     tracks = [found[name] for name in sorted(found)]
     return System("mixture", [Run("mixture", "", tracks)], bound=True)
+
+
+def at_constant_gains(mixture: System) -> list[System]:
+    """Make bounds of the mixture's scores at constant gains, as far as its files have them."""
+    (run,) = mixture.runs
+    return [
+        System(name, [Run(name, "", tracks)], bound=True)
+        for name, tracks in constant_gain_tracks(run.tracks).items()
+    ]
+
+
+def drop_near_silent(runs: Iterable[Run]) -> None:
+    """Remove the scores of sources whose references are nearly silent."""
+    for run in runs:
+        tracks = [*run.tracks, *run.mixture]
+        silent = {(track.name, source) for track in tracks for source in track.near_silent}
+        for track in tracks:
+            for scores in (track, *track.constant_gains.values()):
+                for source in [name for name in scores.frames if (track.name, name) in silent]:
+                    del scores.frames[source]
+                    scores.usdr.pop(source, None)
+            track.notes = [note for note in track.notes if not note.endswith(NEAR_SILENT)]
 
 
 def keep_tracks(systems: Iterable[System], names: set[str]) -> None:

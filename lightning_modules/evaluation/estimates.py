@@ -25,6 +25,7 @@ from datamodules.parallel import raise_faults
 from datamodules.tracks.checks import nan_finding
 from datamodules.tracks.index import Track
 from datamodules.tracks.layouts import MIXTURE, STEMS
+from lightning_modules.evaluation.baselines import add_constant_gains
 from lightning_modules.evaluation.estimate_files import (
     ACCOMPANIMENT,
     VOCALS,
@@ -145,7 +146,11 @@ def score_oracle(
         estimates = {target: estimates[target] for target in targets}
     # In the file, so that every table made from it shows the note.
     note = f"oracle {oracle}: the estimates are made with the true sources"
-    return _score(track, estimates, settings, metrics, known, [note] * (oracle != MIXTURE))
+    scores = _score(track, estimates, settings, metrics, known, [note] * (oracle != MIXTURE))
+    if oracle == MIXTURE and known is None:
+        references = {target: _reference(track, target, settings) for target in scores.frames}
+        add_constant_gains(scores, references, mixture)
+    return scores
 
 
 def origin(
@@ -214,7 +219,9 @@ def _bss_eval_scores(
     sums = [target for _, target in pairs]
     rounds = [[target for target in targets if target not in sums], *pairs]
     lengths = settings.window_seconds, settings.hop_seconds
-    scores = TrackScores(track.name, {}, {}, *lengths)
+    scores = TrackScores(
+        track.name, {}, {}, *lengths, sample_rate=track.sample_rate, channels=track.channels
+    )
     for names in rounds:
         if len(names) < 2:
             continue
@@ -227,6 +234,7 @@ def _bss_eval_scores(
         scores.frames |= found.frames
         scores.usdr |= found.usdr
         scores.notes = list(dict.fromkeys(scores.notes + found.notes))
+        scores.near_silent = list(dict.fromkeys(scores.near_silent + found.near_silent))
     return scores
 
 

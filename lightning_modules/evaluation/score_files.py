@@ -12,6 +12,7 @@ import numpy as np
 
 from datamodules.files.names import pair
 from datamodules.files.writing import replacing
+from lightning_modules.evaluation.baselines import GAIN, constant_gain_scores
 from lightning_modules.evaluation.scores import METRICS, TrackScores
 
 
@@ -25,9 +26,9 @@ def write_scores(scores: TrackScores, path: str | Path) -> None:
     """Write one track's scores in museval's JSON schema, atomically.
 
     Frames are written as museval writes them: five decimals, bare NaN, infinity as NaN. The keys
-    `usdr`, `notes`, `metrics`, `origin`, `sample_rate` and `channels` are additions, which museval
-    ignores. museval's stores expect files in `<method>/test/` and take the track's name from the
-    file's.
+    `usdr`, `notes`, `metrics`, `origin`, `sample_rate`, `channels`, `near_silent` and
+    `constant_gains` are additions, which museval ignores. museval's stores expect files in
+    `<method>/test/` and take the track's name from the file's.
 
     Args:
         scores: The track's scores.
@@ -48,9 +49,21 @@ def write_scores(scores: TrackScores, path: str | Path) -> None:
         ]
         targets.append({"name": source, "frames": frames})
     content: dict[str, Any] = {"targets": targets, "usdr": scores.usdr, "notes": scores.notes}
-    for key in ("metrics", "origin", "sample_rate", "channels"):
+    for key in ("metrics", "origin", "sample_rate", "channels", "near_silent"):
         if value := getattr(scores, key):
             content[key] = value
+    if scores.constant_gains:
+        content["constant_gains"] = {
+            name: {
+                "gain": each.metrics[GAIN],
+                "sdr": {
+                    source: [_as_museval(value) for value in metrics["SDR"]]
+                    for source, metrics in each.frames.items()
+                },
+                "usdr": each.usdr,
+            }
+            for name, each in scores.constant_gains.items()
+        }
 
     with replacing(Path(path)) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -111,7 +124,7 @@ def _parse(name: str, content: dict[str, Any]) -> TrackScores:
     for seconds in (window_seconds, hop_seconds):
         if not 0 < seconds < math.inf:
             raise ValueError(f"frames of {window_seconds} s every {hop_seconds} s")
-    return TrackScores(
+    scores = TrackScores(
         name,
         frames,
         usdr=_scores(content.get("usdr", {})),
@@ -122,7 +135,17 @@ def _parse(name: str, content: dict[str, Any]) -> TrackScores:
         metrics={_text(key): _scores(each) for key, each in content.get("metrics", {}).items()},
         sample_rate=_count(content.get("sample_rate")),
         channels=_count(content.get("channels")),
+        near_silent=[_text(source) for source in content.get("near_silent", [])],
     )
+    for key, each in content.get("constant_gains", {}).items():
+        sdr = {_text(source): [*map(_score, values)] for source, values in each["sdr"].items()}
+        gains = _scores(each["gain"])
+        if any(len(sdr[source]) != len(frames[source]["SDR"]) for source in gains):
+            raise ValueError(f"{key}: another number of frames")
+        scores.constant_gains[_text(key)] = constant_gain_scores(
+            scores, sdr, _scores(each["usdr"]), gains
+        )
+    return scores
 
 
 def _scores(values: dict[str, Any]) -> dict[str, float]:

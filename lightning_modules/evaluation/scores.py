@@ -24,6 +24,13 @@ METRICS = ("SDR", "ISR", "SIR", "SAR")
 
 Average = Literal["median", "mean"]
 
+# Power of a nearly silent reference, relative to the sum of all references and to full scale.
+_NEAR_SILENCE, _LOWEST_POWER = 1e-6, 1e-8
+NEAR_SILENT = (
+    "the reference is nearly silent (60 dB or more below the mixture), so its scores tell nothing "
+    "about separation: mute this stem of the track, or compare --without-near-silent"
+)
+
 
 @dataclass
 class TrackScores:
@@ -41,6 +48,9 @@ class TrackScores:
         metrics: Metric of `lightning_modules.evaluation.metrics` -> source -> value, as requested.
         sample_rate: Rate at which it was scored, Hz; None if unknown.
         channels: Number of channels that were scored; None if unknown.
+        near_silent: Sources whose reference is nearly silent: their scores mean nothing.
+        constant_gains: Of the mixture as estimate, its scores at other gains; see
+            `lightning_modules.evaluation.baselines`.
     """
 
     name: str
@@ -53,6 +63,8 @@ class TrackScores:
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     sample_rate: int | None = None
     channels: int | None = None
+    near_silent: list[str] = field(default_factory=list)
+    constant_gains: dict[str, "TrackScores"] = field(default_factory=dict)
 
     @property
     def frame_count(self) -> int:
@@ -180,7 +192,14 @@ def score_track(
             f"{counted(len(sources), 'source')} ({', '.join(sources)}): expected one each"
         )
 
-    notes: list[str] = []
+    window, hop = int(window_seconds * sample_rate), int(hop_seconds * sample_rate)
+    loudest = _loudest(references.sum(0), window)
+    near_silent = [
+        source
+        for source, reference in zip(sources, references, strict=True)
+        if _is_nearly_silent(_loudest(reference, window), loudest)
+    ]
+    notes: list[str] = [f"{source}: {NEAR_SILENT}" for source in near_silent]
     kept: list[int] = []  # sources with a usable reference
     scored: list[int] = []  # sources that also have a usable estimate
     for index, source in enumerate(sources):
@@ -193,7 +212,6 @@ def score_track(
         else:
             scored.append(index)
 
-    window, hop = int(window_seconds * sample_rate), int(hop_seconds * sample_rate)
     frame_count = max(1, (references.shape[-1] - window + hop) // hop)
     values = np.full((len(METRICS), len(sources), frame_count), np.nan)
     if scored:
@@ -218,6 +236,7 @@ def score_track(
         notes=notes,
         sample_rate=sample_rate,
         channels=references.shape[1],
+        near_silent=near_silent,
     )
 
 
@@ -339,6 +358,24 @@ def _fault(signal: NDArray[np.float64], sample_rate: int) -> str | None:
     if not signal.sum(axis=0).any():
         return "is silent over the whole track"
     return None
+
+
+def _is_nearly_silent(power: float, total: float) -> bool:
+    """Whether a reference is inaudible but not zero: dither, or leakage of the other tracks.
+
+    The power of its loudest frame is then 60 dB or more below that of the sum of all references:
+    no system removes the others that far, so that its scores measure only what they leave behind.
+    Or it is below -80 dB full scale, a few steps of 16-bit audio.
+    """
+    return 0 < power < max(_NEAR_SILENCE * total, _LOWEST_POWER)
+
+
+def _loudest(signal: NDArray[np.float64], window: int) -> float:
+    """Mean power of the loudest frame of a signal (C, T)."""
+    samples = min(window, signal.shape[-1]) or 1
+    frames = (signal[:, first : first + samples] for first in range(0, signal.shape[-1], samples))
+    loudest: float = max((float(np.sum(frame**2)) for frame in frames), default=0.0)
+    return float(loudest / (signal.shape[0] * samples))
 
 
 _AVERAGES = {"median": finite_median, "mean": finite_mean}

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from datamodules.tables import format_table
 from lightning_modules.evaluation.scores import (
@@ -17,13 +17,19 @@ from lightning_modules.evaluation.scores import (
 _WIDTH = 100
 
 
-def score_table(summary: Summary, baseline: Summary | None = None, title: str = "Scores") -> str:
+def score_table(
+    summary: Summary,
+    baseline: Summary | None = None,
+    title: str = "Scores",
+    constant_gains: Mapping[str, Summary] | None = None,
+) -> str:
     """Format a summary as a table at most 100 columns wide, with '-' for missing scores.
 
     Args:
         summary: Scores of a model.
         baseline: Scores of the mixture as estimate of every source, over the same tracks.
         title: First line of the table.
+        constant_gains: Scores of the mixture at constant gains, for a second table.
     """
     columns = [*METRICS, "uSDR"]
     if baseline:
@@ -44,7 +50,25 @@ def score_table(summary: Summary, baseline: Summary | None = None, title: str = 
 
     body = [cells(source, row) for source, row in rows.items()]
     table = format_table(["", *columns], [*body, None, cells("mean", mean)])
-    return "\n".join([title, table, *_footnotes(summary, baseline is not None)])
+    lines = [title, table, *_footnotes(summary, baseline is not None)]
+    if baseline and constant_gains:
+        lines += ["", _baseline_table({"mixture": baseline, **constant_gains})]
+    return "\n".join(lines)
+
+
+def _baseline_table(baselines: Mapping[str, Summary]) -> str:
+    """Format SDR and uSDR of estimates without separation: a row per baseline."""
+    sources = ordered_sources(source for each in baselines.values() for source in each.scores)
+    rows: list[list[str] | None] = []
+    for metric in ("SDR", "uSDR"):
+        rows += [None] if rows else []
+        for place, (name, summary) in enumerate(baselines.items()):
+            values = [summary.scores.get(source, {}).get(metric, math.nan) for source in sources]
+            cells = map(_cell, [*values, summary.mean(metric)])
+            rows.append(["" if place else metric, name, *cells])
+    table = format_table(["", "", *sources, "mean"], rows, labels=2)
+    note = "best gain: the gain of each source and track that minimises the squared error; dB"
+    return "\n".join(["Baselines: the mixture at constant gains, without separation", table, note])
 
 
 def metric_table(

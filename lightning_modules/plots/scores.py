@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_modules.evaluation.scores import METRICS, TrackScores, aggregate
 from lightning_modules.plots import style
+from lightning_modules.plots.limits import axis_limits, mark_beyond, whiskers
 from lightning_modules.plots.style import (
     BASELINE_COLOUR,
     HEAT_COLOURS,
@@ -38,6 +39,8 @@ def score_boxplot(
 
     A track's score is the median over its frames. Boxes extend from the lower to the upper
     quartile, whiskers to the farthest track within 1.5 times that distance; a dot is a track.
+    Arrows at the ends of an axis have the farthest value beyond it, blue of the model and grey of
+    the mixture: its SAR, which consists of rounding errors, would compress all others.
 
     Args:
         tracks: Scores of a model.
@@ -53,14 +56,16 @@ def score_boxplot(
     figure = new_figure(title, 4.5)
     for axes, metric in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
         values = [_track_values(medians, source, metric) for source in sources]
-        for position, source in enumerate(sources):
-            mixture = _track_values(baseline_medians, source, metric)
-            _draw_box(axes, mixture, position, 0.8, MIXTURE_COLOUR, BASELINE_COLOUR)
-            _draw_box(axes, values[position], position, 0.45, _MODEL_FACE, MODEL_COLOUR)
-        # Boxes and whiskers set the limits, so that one failed track does not compress the rest.
-        limits = axes.get_ylim()
-        for position, of_source in enumerate(values):
-            _draw_dots(axes, of_source, position, limits)
+        mixture = [_track_values(baseline_medians, source, metric) for source in sources]
+        limits = axis_limits(values, mixture)
+        axes.set_ylim(limits)
+        for position, (own, behind) in enumerate(zip(values, mixture, strict=True)):
+            _draw_box(axes, behind, position, 0.8, MIXTURE_COLOUR, BASELINE_COLOUR)
+            _draw_box(axes, own, position, 0.45, _MODEL_FACE, MODEL_COLOUR)
+            _draw_dots(axes, own, position, limits)
+            mark_beyond(axes, own, position, "y", 0, MODEL_COLOUR)
+            is_marked = any(not limits[0] <= value <= limits[1] for value in own)
+            mark_beyond(axes, behind, position, "y", int(is_marked))
         axes.set_ylim(limits)
         axes.set_title(metric)
         axes.set_xticks(range(len(sources)), sources)
@@ -69,12 +74,11 @@ def score_boxplot(
     handles: list[Artist] = [
         Patch(facecolor=_MODEL_FACE, edgecolor=MODEL_COLOUR, label="model"),
         Line2D([], [], label="one track", **_DOT),
-        Line2D([], [], label="one track outside the axis", **_DOT | {"markerfacecolor": "white"}),
+        Line2D([], [], label="track outside; ▲ farthest", **_DOT | {"markerfacecolor": "white"}),
     ]
     if baseline_tracks:
-        behind = Patch(facecolor=MIXTURE_COLOUR, edgecolor=BASELINE_COLOUR)
-        behind.set_label("mixture as estimate")
-        handles.insert(1, behind)
+        label = "mixture as estimate"
+        handles.insert(1, Patch(facecolor=MIXTURE_COLOUR, edgecolor=BASELINE_COLOUR, label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
 
@@ -88,7 +92,8 @@ def system_boxplot(
 
     A row of panels per source, a column per metric; in each a box per system: quartiles and median
     over tracks, whiskers to the farthest track within 1.5 times their distance. Tracks farther away
-    are not drawn, because one failed track would compress the rest.
+    are not drawn, because one failed track would compress the rest. Arrows have the farthest value
+    of boxes beyond an axis, such as the mixture's SAR.
 
     Args:
         values: Source -> metric -> system -> scores of its tracks, dB; systems from
@@ -106,6 +111,7 @@ def system_boxplot(
     height = 1.3 + len(values) * (0.45 + 0.3 * len(systems))
     figure = new_figure(title, height)
     grid = figure.subplots(len(values), len(kinds), sharex="col", sharey="row", squeeze=False)
+    limits = {kind: _limits_of(values, kind, bounds) for kind in kinds}
     for row, (source, panels) in enumerate(values.items()):
         here = [name for name in systems if any(name in each for each in panels.values())]
         for column, kind in enumerate(kinds):
@@ -118,12 +124,29 @@ def system_boxplot(
             axes.set_ylim(len(here) - 0.4, -0.6)
             style.frame(axes, "x")
             axes.tick_params(axis="y", left=column == 0, labelleft=column == 0)
+            axes.set_xlim(limits[kind])
+            for position, name in enumerate(here):
+                if ends := panels.get(kind, {}).get(name):
+                    mark_beyond(axes, whiskers(ends), position, "x", colour="0.25")
             if row == 0:
                 axes.set_title(kind, fontsize=11)
             if row == len(values) - 1:
                 axes.set_xlabel(f"{kind} (dB)")
         grid[row, 0].set_ylabel(source, fontsize=11)
     return figure
+
+
+def _limits_of(
+    values: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]],
+    kind: str,
+    bounds: Sequence[str],
+) -> tuple[float, float]:
+    """Limits of a metric's column of panels."""
+    found = [item for panels in values.values() for item in panels.get(kind, {}).items()]
+    return axis_limits(
+        [scores for name, scores in found if name not in bounds],
+        [scores for name, scores in found if name in bounds],
+    )
 
 
 def track_heatmap(

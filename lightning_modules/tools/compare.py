@@ -30,6 +30,8 @@ from lightning_modules.comparison.systems import (
     ALL_METRICS,
     Run,
     System,
+    at_constant_gains,
+    drop_near_silent,
     keep_tracks,
     mixture_of,
     pool,
@@ -104,6 +106,8 @@ def _systems(options: argparse.Namespace) -> list[System]:
     everything = [*runs, *bounds, *([mixture] if mixture else [])]
     disambiguate_names(everything)
     unify_track_names(everything)
+    if options.without_near_silent:
+        drop_near_silent(everything)
     if mixture:
         for run in runs:
             run.mixture = mixture.tracks
@@ -113,7 +117,7 @@ def _systems(options: argparse.Namespace) -> list[System]:
     if baseline:
         if any(system.name == baseline.name for system in systems):
             baseline.name = f"{baseline.name} as estimate"
-        systems.append(baseline)
+        systems += [baseline, *at_constant_gains(baseline)]
     if options.common_tracks:
         scored = [system.track_names for system in systems if system.runs[0].tracks]
         common = set.intersection(*scored) if scored else set()
@@ -234,6 +238,8 @@ def build_parser() -> command_line.Parser:
     metrics = f"of {', '.join(ALL_METRICS)}"
     add("--metrics", nargs="+", choices=ALL_METRICS, metavar="METRIC", help=metrics)
     add("--common-tracks", action="store_true", help="only tracks that all systems have scores of")
+    silent = "without sources of tracks whose references are nearly silent"
+    add("--without-near-silent", action="store_true", help=silent)
     pooled = "pool runs whose configs differ only by seeds, paths and loggers (default)"
     add("--pool", action=argparse.BooleanOptionalAction, default=True, help=pooled)
     add("--all", action="store_true", help="show all metrics, statistics and differing settings")

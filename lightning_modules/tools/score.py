@@ -19,6 +19,7 @@ from pathlib import Path
 from datamodules import command_line
 from datamodules.errors import DataError
 from datamodules.tracks.layouts import MIXTURE, STEMS, SUBSETS, find_entries, subsets_of
+from lightning_modules.evaluation.baselines import constant_gain_summaries
 from lightning_modules.evaluation.estimates import Settings
 from lightning_modules.evaluation.metrics import METRICS, check_names
 from lightning_modules.evaluation.scorer import Scorer
@@ -84,7 +85,8 @@ def _tables(scorer: Scorer, options: argparse.Namespace) -> str:
         tracks = [track for track in tracks if track.name in scored]
         baseline = scorer.score_oracle(tracks, MIXTURE, scored, options.output / MIXTURE)
     title = f"{estimates[0] if estimates else options.oracle} on {root}, {options.subset}"
-    text = score_table(aggregate(scores), aggregate(baseline) if options.mixture else None, title)
+    mixture = aggregate(baseline) if options.mixture else None
+    text = score_table(aggregate(scores), mixture, title, constant_gain_summaries(baseline))
     if options.metrics:
         _write_csv(options, scores, baseline)
         text += "\n\n" + metric_table(scores, options.metrics, baseline)

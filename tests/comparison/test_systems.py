@@ -10,11 +10,14 @@ import pytest
 from lightning_modules.comparison.systems import (
     Run,
     System,
+    at_constant_gains,
+    drop_near_silent,
     keep_tracks,
     mixture_of,
     notes_of,
     pool,
 )
+from lightning_modules.evaluation.scores import NEAR_SILENT
 from tests.helpers.comparison import track
 
 
@@ -120,3 +123,29 @@ def test_keep_tracks_and_notes() -> None:
     ]
     keep_tracks([system], {"b", "c"})
     assert system.track_names == {"b"}
+
+
+def test_mixture_at_constant_gains() -> None:
+    tracks = [track(name, -5.0) for name in ("a", "b")]
+    for scores, names in zip(tracks, (["best gain", "mixture/4"], ["mixture/4"]), strict=True):
+        scores.constant_gains = {name: track("written differently", 1.0) for name in names}
+    found = at_constant_gains(System("mixture", [Run("mixture", "", tracks)], bound=True))
+    assert [(system.name, system.bound) for system in found] == [
+        *(("mixture/4", True), ("best gain", True)),
+    ]
+    assert [system.track_names for system in found] == [{"a", "b"}, {"a"}]
+    assert found[0].values("SDR", "vocals") == {"a": 1.0, "b": 1.0}
+
+
+def test_sources_that_are_nearly_silent_are_dropped() -> None:
+    own, mixture = track("a", 1.0), track("a", -5.0)
+    mixture.near_silent = ["vocals"]
+    mixture.constant_gains = {"best gain": track("a", 1.0)}
+    own.notes = ["other", f"vocals: {NEAR_SILENT}"]
+    scored = Run("run", "", [own, track("b", 2.0)], [mixture])
+    drop_near_silent([scored])
+    assert scored.values("SDR", "vocals") == {"b": 2.0}
+    assert scored.values("uSDR", "vocals") == {"b": 1.0}
+    assert scored.values("SDR", "drums") == {"a": 2.0, "b": 3.0}
+    assert "vocals" not in mixture.constant_gains["best gain"].frames
+    assert own.notes == ["other"]

@@ -270,3 +270,29 @@ def test_metric_table() -> None:
 def test_order_of_sources() -> None:
     given = ["accompaniment", "bass", "vocals", "bass", "piano"]
     assert ordered_sources(given) == ["vocals", "bass", "accompaniment", "piano"]
+
+
+@pytest.mark.parametrize(
+    ("gains", "near_silent"),
+    [
+        ((0.5, 0.1), []),
+        ((0.5, 0.5 * 1.1e-3), []),
+        ((0.5, 0.5 * 0.9e-3), ["drums"]),
+        ((0.5, 0.0), []),  # completely silent, which has a note of its own
+        ((2e-3, 1e-3), []),
+        ((0.9e-4, 1e-3), ["vocals"]),  # below -80 dB full scale
+    ],
+)
+def test_nearly_silent_references_are_noted(
+    gains: tuple[float, float], near_silent: list[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    references = rng.choice([-1.0, 1.0], size=(2, 2, 3 * 800)) * np.array(gains)[:, None, None]
+    references[:, :, :800] = 0  # the loudest second counts
+    estimates = references + 0.01 * rng.normal(size=references.shape)
+    scores = score_track("a", references, estimates, 800, ("vocals", "drums"))
+    assert scores.near_silent == near_silent
+    noted = [note for note in scores.notes if "nearly silent" in note]
+    assert [note.partition(":")[0] for note in noted] == near_silent
+    # museval's figures are kept.
+    assert all(np.isfinite(scores.medians[source]["SDR"]) for source in near_silent)
