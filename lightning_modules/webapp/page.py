@@ -132,19 +132,20 @@ def build_page(models: Catalogue, workspace: Workspace, jobs: Jobs) -> gradio.Bl
                 _html(f'<p class="stemlab-note">{_limits_words(workspace.limits)}</p>')
             with gradio.Column(scale=3, min_width=320):
                 result = _html(_EMPTY, elem_id="result")
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        private: dict[str, Any] = {"api_visibility": "private"}
+        at_once: dict[str, Any] = {**private, "show_progress": "hidden"}
         button.click(
             do.separate,
             [upload, preset, model, other, *fields],
             [result, button, stop],
             concurrency_limit=None,  # ``Jobs`` is the queue
             trigger_mode="once",
-            **private,
+            **at_once,
         )
-        stop.click(do.stop, None, None, queue=False, **private)
+        stop.click(do.stop, None, None, queue=False, **at_once)
         example.click(do.example, None, upload, concurrency_limit=None, **private)
         gradio.on(
-            [model.change, other.change], do.about, [model, other], about, queue=False, **private
+            [model.change, other.change], do.about, [model, other], about, queue=False, **at_once
         )
         page.unload(do.stop)
     # Songs that wait in ``Jobs`` are running for Gradio.

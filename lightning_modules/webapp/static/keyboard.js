@@ -61,6 +61,7 @@ export function help() {
     O: "the original instead of the mix",
     L: "repeat what is visible",
     "+ −": "zoom",
+    "A B": "in the blind test: listen to A or B",
   };
   const rows = Object.entries(keys).flatMap(([key, words]) =>
     [make("dt", {}, key), make("dd", {}, words)]);

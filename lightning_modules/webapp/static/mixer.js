@@ -120,8 +120,8 @@ export class Mixer {
     this.player.setGains();
   }
 
-  show() {
-    const { gains } = this;
+  /** Show the state of all tracks, given the gains that are heard. */
+  show(gains) {
     for (const row of this.rows) {
       row.muteButton.setAttribute("aria-pressed", row.muted);
       row.soloButton.setAttribute("aria-pressed", row.solo);

@@ -149,10 +149,11 @@ class StemPlayer extends HTMLElement {
   setGains() {
     const { gains } = this.mixer;
     const alone = this.auditioned ?? (this.original ? { track: 0, gain: 1 } : null);
-    this.transport.setGains(
-      alone ? gains.map((_, track) => (track === alone.track ? alone.gain : 0)) : gains);
+    const audible = alone
+      ? gains.map((_, track) => (track === alone.track ? alone.gain : 0)) : gains;
+    this.transport.setGains(audible);
     this.downloads.setGains(gains);
-    this.mixer.show();
+    this.mixer.show(audible);
     this.showControls();
   }
 
@@ -162,12 +163,14 @@ class StemPlayer extends HTMLElement {
     this.originalButton.setAttribute("aria-pressed", Boolean(this.original));
     this.loopButton.setAttribute("aria-pressed", Boolean(this.timeline.loop));
     this.zoomOut.disabled = !this.timeline.isZoomed;
-    this.classList.toggle("original", Boolean(this.original));
   }
 
   show() {
+    if (this.transport.ended) {
+      this.transport.pause();
+      this.seek(this.duration);
+    }
     const now = this.currentTime;
-    if (this.playing && !this.transport.looping && now >= this.duration) this.transport.pause();
     this.timeline.follow(now);
     this.slider.value = now;
     const words = this.playing ? "Pause" : "Play";

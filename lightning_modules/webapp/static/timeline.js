@@ -6,6 +6,7 @@ const SHORTEST_VIEW_SECONDS = 1;
 const SHORTEST_LOOP_SECONDS = 0.25;
 const DRAG_PIXELS = 6;
 const TICK_PIXELS = 70;
+const LABEL_PIXELS = 45;
 const STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600];
 
 /** Times with a label on an axis: multiples of a round step in a section, at most some. */
@@ -83,7 +84,9 @@ export class Timeline {
     player.style.setProperty("--loop-end", this.fraction(last));
     const most = Math.max(1, this.axis.clientWidth / TICK_PIXELS);
     const { times, decimals } = ticks(this.start, this.end, most);
-    this.labels.replaceChildren(...times.map((time) => make("span", {
+    const room = 1 - LABEL_PIXELS / Math.max(LABEL_PIXELS, this.axis.clientWidth);
+    const fitting = times.filter((time) => this.fraction(time) <= room);
+    this.labels.replaceChildren(...fitting.map((time) => make("span", {
       style: `left: ${100 * this.fraction(time)}%`,
     }, clock(time, decimals))));
     player.showControls();
@@ -113,7 +116,9 @@ export class Timeline {
     });
     const finish = () => {
       from = null;
-      if (dragged && this.chosen) this.setLoop(this.chosen);
+      if (!this.chosen) return;
+      this.setLoop(this.chosen);
+      this.player.seek(this.chosen[0]);
       this.chosen = null;
     };
     element.addEventListener("pointerup", finish);

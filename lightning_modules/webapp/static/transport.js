@@ -77,6 +77,12 @@ export class Transport {
     return loopedPosition(this.time, this.looping && this.playing ? this.loop : null);
   }
 
+  /** Whether the end of the song is reached; times are sums of rounded ones. */
+  get ended() {
+    const isLast = this.duration - this.time < 1 / this.song.sampleRate;
+    return this.playing && !this.looping && isLast;
+  }
+
   async play() {
     if (this.playing) return;
     if (!this.context) {
