@@ -17,6 +17,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from datamodules import command_line
+from datamodules.errors import DataError
 from datamodules.files.find import SongFile
 from datamodules.files.info import AudioInfo
 
@@ -62,7 +63,7 @@ class Report:
 
     def __init__(self, models: Sequence[str], as_json: bool = False, quiet: bool = False) -> None:
         self.models, self._as_json, self.quiet = list(models), as_json, quiet
-        self._reported = False
+        self._explained = False
 
     def note(self, text: object) -> None:
         """Print a line on stderr, unless quiet."""
@@ -72,16 +73,19 @@ class Report:
     def error(self, song: Path | str, message: str) -> None:
         """Report a song that cannot be separated."""
         tqdm.write(f"error: {command_line.printable(message)}", sys.stderr)
-        self.failed(song, message)
-
-    def failed(self, song: Path | str | None, message: str) -> None:
-        """Write the JSON of a song whose error is printed elsewhere, or of the whole run."""
         self._write(song, "failed", message=message)
 
+    def all_failed(self, faults: Mapping[str, str]) -> DataError:
+        """Write the JSON of songs none of which can be separated; return the error to raise."""
+        for song, message in faults.items():
+            self._write(song, "failed", message=message)
+        self._explained = True
+        return DataError("\nerror: ".join(map(command_line.printable, faults.values())))
+
     def mistake(self, error: Exception) -> None:
-        """Write the JSON of an error that ends the run, unless its songs have theirs."""
-        if self._as_json and not self._reported:
-            self.failed(None, command_line.describe(error))
+        """Write the JSON of an error that ends the run, unless it is that of ``all_failed``."""
+        if self._as_json and not self._explained:
+            self._write(None, "failed", message=command_line.describe(error))
 
     def skipped(self, job: Job) -> None:
         """Report a song whose files exist already."""
@@ -133,7 +137,6 @@ class Report:
         gain: float | None = None,
         message: str | None = None,
     ) -> None:
-        self._reported = True
         if not self._as_json:
             return
         content: dict[str, Any] = {

@@ -46,7 +46,7 @@ class Songs:
     ) -> None:
         self.jobs, self._output, self._report = jobs, output, report
         self._show_folders, self._keywords = show_folders, keywords
-        self._stopped = threading.Event()
+        self._stopped, self._lock = threading.Event(), threading.Lock()
         self.failed = self.incomplete = 0
 
     def separate(self, models: Sequence[SeparatingModule], at_once: int) -> float:
@@ -106,11 +106,13 @@ class Songs:
                     model, path, self._output, files=files, progress=advance, **self._keywords
                 )
         except Exception as error:  # of libraries, too: the other songs are still separated
-            self.failed += 1
+            with self._lock:
+                self.failed += 1
             progress.skip(job.seconds - read)
             self._report.error(path, explain(path, error))
             return
-        self.incomplete += bool(done.shortfall)
+        with self._lock:
+            self.incomplete += bool(done.shortfall)
         self._report.separated(
             job,
             elapsed=time.perf_counter() - start,

@@ -235,6 +235,8 @@ def separate_songs(options: argparse.Namespace, report: Report) -> int:
     jobs = _remaining(jobs, options, encoding, len(stems), report)
     if not jobs:
         return left_out
+    if len(jobs) < len(devices):
+        report.note(f"{len(jobs)} of {len(devices)} devices are used: each song runs on one")
     return left_out + _separate_all(
         Songs(
             jobs,
@@ -293,9 +295,7 @@ def _checked(
 def _report_faults(faults: dict[str, str], remaining: int, report: Report) -> int:
     """Report all faults and return their number; raise if no songs remain."""
     if not remaining:
-        for path, fault in faults.items():
-            report.failed(path, fault)
-        raise DataError("\nerror: ".join(map(command_line.printable, faults.values())))
+        raise report.all_failed(faults)
     for path, fault in faults.items():
         report.error(path, fault)
     if faults:

@@ -277,8 +277,9 @@ def test_json_has_a_line_for_each_song(checkpoint: str, capsys: Output) -> None:
     assert [json.loads(line)["status"] for line in capsys.readouterr().out.splitlines()] == [
         "failed", "failed",
     ]  # fmt: skip
-    assert run(checkpoint, "a.wav", "--json") == 2
-    (mistake,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert run(checkpoint, "a.wav", "b.wav", "--json") == 2
+    bad, mistake = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (bad["song"], bad["status"]) == ("b.wav", "failed")
     assert (mistake["song"], mistake["status"]) == (None, "failed")
     assert "already exist" in mistake["message"]
 
