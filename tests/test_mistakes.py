@@ -291,6 +291,9 @@ TOOLS = {
         ("scorer --seconds -3", ["--seconds has -3", "above 0"]),
         ("epoch --epochs 1", ["--epochs is 1", "or more"]),
         ("epoch --config unett", ["did you mean unet.yaml?"]),
+        ("transfer --workers -1", ["--workers has -1", "0 or more"]),
+        ("gpu --seconds 0", ["--seconds is 0", "above 0"]),
+        ("gpu --only stepp", ["--only stepp", "there is no such part"]),
     ],
     "endurance": [
         ("--minutes 0", ["--minutes is 0", "above 0"]),

@@ -70,12 +70,18 @@ def check(options: argparse.Namespace, *positive: str) -> None:
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """Machine and options of a measurement, in JSON's types."""
-    gpu = torch.device(options.device).type == "cuda"
+    given = {name: value for name, value in vars(options).items() if name in _SETTINGS}
+    return machine(options.device) | given
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Device, threads and version of torch, in JSON's types."""
+    gpu = torch.device(device).type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(options.device) if gpu else "CPU",
+        "device": torch.cuda.get_device_name(device) if gpu else "CPU",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-    } | {name: value for name, value in vars(options).items() if name in _SETTINGS}
+    }
 
 
 def table(

@@ -1,7 +1,8 @@
 """Benchmarks: ``python -m lightning_modules.tools.benchmark loader``.
 
 ``loader`` measures reading, ``step`` training steps, ``ranks`` the scaling of DDP, ``separation``
-whole tracks, ``scorer`` BSS Eval and ``epoch`` its share of an epoch. Each sub-command is a module
+whole tracks, ``scorer`` BSS Eval, ``epoch`` its share of an epoch and ``transfer`` batches on the
+device; ``gpu`` runs all that needs a GPU. Each sub-command is a module
 with ``add_arguments``, ``check``, ``compare`` and ``table``; its docstring is the help text.
 """
 
@@ -23,6 +24,8 @@ COMMANDS = {
     "separation": "lightning_modules.benchmark.separation",
     "scorer": "lightning_modules.benchmark.scorer",
     "epoch": "lightning_modules.benchmark.epoch",
+    "transfer": "lightning_modules.benchmark.transfer",
+    "gpu": "lightning_modules.benchmark.gpu",
 }
 
 
