@@ -9,6 +9,7 @@ kept in ``docs/architectures.json``, so configs can be measured one at a time; t
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -33,6 +34,8 @@ _HEADINGS = (
     "training",
     "SDR",
     "mixture",
+    "mixture/S",
+    "best gain",
     "command",
 )
 # One of each kind, to keep the README's table short.
@@ -104,11 +107,12 @@ def train_and_score(name: str) -> dict[str, Any]:
         name: The config.
 
     Returns:
-        Processor seconds of training, SDR of model and mixture, and the command.
+        Processor seconds of training, SDR of model, mixture and constant gains, and the command.
 
     Raises:
         TrainingError: Training or scoring failed.
     """
+    from lightning_modules.evaluation.baselines import constant_gain_summaries
     from lightning_modules.evaluation.score_files import read_folder
     from lightning_modules.evaluation.scores import aggregate
 
@@ -125,14 +129,17 @@ def train_and_score(name: str) -> dict[str, Any]:
             if status := cli.main([step, *words, *run]):
                 raise TrainingError(f"{' '.join([step, *words])} ended with {status}")
             seconds[step] = _processor_seconds() - started
-        sdr = {
-            kind: aggregate(read_folder(Path(folder, "run", "scores", kind, "test"))).mean("SDR")
+        estimate, mixture = (
+            read_folder(Path(folder, "run", "scores", kind, "test"))
             for kind in ("estimate", "mixture")
-        }
+        )
     return {
         "training_seconds": seconds["fit"],
-        "sdr": sdr["estimate"],
-        "mixture_sdr": sdr["mixture"],
+        "sdr": aggregate(estimate).mean("SDR"),
+        "mixture_sdr": aggregate(mixture).mean("SDR"),
+        "constant_gain_sdr": {
+            name: summary.mean("SDR") for name, summary in constant_gain_summaries(mixture).items()
+        },
         "command": f"fit {' '.join(words)}",
     }
 
@@ -148,21 +155,32 @@ def table(rows: Rows) -> list[str]:
 
 
 def ranking(rows: Rows) -> list[str]:
-    """Format scores of the best known architectures, highest first, then the mixture's."""
+    """Format scores of the best known architectures, highest first, then the baselines'."""
     scored = {name: rows[name] for name in _BEST_KNOWN if "sdr" in rows.get(name, {})}
     lines = [["config", "trained for", "SDR"]]
     for row in sorted(scored.values(), key=lambda row: -row["sdr"]):
         minutes = f"{row['training_seconds'] / 60:.0f} min"
         trained = row["command"].rpartition(" ")[2].removesuffix(".yaml")
         lines.append([f"[`{trained}`](configs/{trained}.yaml)", minutes, f"{row['sdr']:.2f} dB"])
-    # The first row's serves all: they are scored on the same songs.
-    mixtures = [row["mixture_sdr"] for row in scored.values()][:1]
-    lines += [["the mixture as estimate", "", f"{mixture:.2f} dB"] for mixture in mixtures]
+    # The first row's serve all: they are scored on the same songs.
+    for row in [*scored.values()][:1]:
+        baselines = {"the mixture as estimate": row["mixture_sdr"], **_constant_gains(row)}
+        scores = ", ".join(f"{sdr:.2f} dB" for sdr in baselines.values())
+        lines.append([", ".join(baselines), "", scores])
     return markdown(lines)
+
+
+def _constant_gains(row: Mapping[str, Any]) -> Mapping[str, float]:
+    """SDR of the mixture at constant gains: that of 1 / S, if there are several sources, first."""
+    found: Mapping[str, float] = row.get("constant_gain_sdr", {})
+    return found
 
 
 def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
     latency, sdr = row["latency_seconds"], row.get("sdr")
+    gains = {name.partition("/")[0]: value for name, value in _constant_gains(row).items()}
+    # Marked if it is no better than a constant.
+    mark = " †" if sdr is not None and sdr <= gains.get("mixture", -math.inf) else ""
     return [
         f"`{name}`",
         row["paper"],
@@ -171,8 +189,9 @@ def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
         f"{row['real_time_factor']:.2g}",
         "chunk" if latency is None else f"{1000 * latency:.0f} ms",
         "-" if sdr is None else f"{row['training_seconds'] / 60:.1f} min",
-        "-" if sdr is None else f"{sdr:.2f} dB",
+        "-" if sdr is None else f"{sdr:.2f} dB{mark}",
         "-" if sdr is None else f"{row['mixture_sdr']:.2f} dB",
+        *(f"{gains[name]:.2f} dB" if name in gains else "-" for name in ("mixture", "best gain")),
         f"`{row['command']}`" if sdr is not None else "",
     ]
 

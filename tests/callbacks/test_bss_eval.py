@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks import bss_eval
 from lightning_modules.callbacks.bss_eval import BSSEval
+from lightning_modules.evaluation.baselines import score_mixture
 from lightning_modules.evaluation.scores import TrackScores, score_track
 from tests.helpers.tracks import STEMS, write_track
 
@@ -163,12 +165,16 @@ def test_baseline_is_computed_once(
 ) -> None:
     scored: list[str] = []
 
-    def count(name: str, *rest: Any) -> TrackScores:
-        scored.append(name)
-        return score_track(name, *rest)
+    def counted(score: Callable[..., TrackScores]) -> Callable[..., TrackScores]:
+        def count(*arguments: Any) -> TrackScores:
+            scored.append(score.__name__)
+            return score(*arguments)
 
-    monkeypatch.setattr(bss_eval, "score_track", count)
+        return count
+
+    for work in (score_track, score_mixture):
+        monkeypatch.setattr(bss_eval, work.__name__, counted(work))
     scorer = BSSEval(processes=1)
     first = validate(root, tmp_path / "out", scorer=scorer)
     assert validate(root, tmp_path / "out", scorer=scorer)["val/sdr"] == first["val/sdr"]
-    assert len(scored) == 3, "estimate and mixture, then the estimate only"
+    assert scored == ["score_track", "score_mixture", "score_track"]

@@ -154,7 +154,7 @@ def test_online_runs_beside_a_folder(
     service: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_folder(Path("theirs"), LEVELS)
-    arguments = ["wandb:me/stems", "theirs", "--figures", "out"]
+    arguments = ["wandb:me/stems", "theirs", "--figures", "out", "--all"]
     assert compare.main(arguments) == 0
     out = capsys.readouterr().out
     lines = [line.split() for line in out.splitlines()]

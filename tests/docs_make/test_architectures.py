@@ -40,7 +40,13 @@ def cells(row: str) -> list[str]:
 def test_tables_are_written_between_their_markers(tmp_path: Path) -> None:
     page, readme = pages(tmp_path)
     docs = ["--docs", str(page.parent)]
-    scored = {"training_seconds": 90, "sdr": 2.5, "mixture_sdr": -5, "command": "fit --config x"}
+    scored: dict[str, Any] = {
+        "training_seconds": 90,
+        "sdr": 2.5,
+        "mixture_sdr": -5,
+        "command": "fit --config x",
+    }
+    scored["constant_gain_sdr"] = {"mixture/4": 2.6, "best gain": 2.7}
     kept = {"unet/small": {"paper": "", "latency_seconds": 0.1, **scored}}
     (page.parent / "architectures.json").write_text(json.dumps(kept))
     assert architectures.main(["unet/small", "--no-training", *docs]) == 0
@@ -53,13 +59,15 @@ def test_tables_are_written_between_their_markers(tmp_path: Path) -> None:
     shown = cells(row)
     assert shown[1] == "unet.yaml with a small network and a short training for a CPU (minutes)"
     assert shown[2] == f"{model_cost.measure_model('unet/small').parameters:,}"
-    assert shown[4:] == ["0.25", "chunk", "1.5 min", "2.50 dB", "-5.00 dB", "`fit --config x`"]
+    marked = ["2.50 dB †", "-5.00 dB", "2.60 dB", "2.70 dB", "`fit --config x`"]
+    assert shown[4:] == ["0.25", "chunk", "1.5 min", *marked]
     assert architectures.main(docs) == 0
     assert page.read_text() == text
 
 
 def test_the_ranking_is_sorted_by_score_and_ends_with_the_mixture() -> None:
-    scores = {"training_seconds": 90.0, "mixture_sdr": -5.0}
+    scores: dict[str, Any] = {"training_seconds": 90.0, "mixture_sdr": -5.0}
+    scores["constant_gain_sdr"] = {"mixture/4": 1.0, "best gain": 1.1}
     rows: dict[str, dict[str, Any]] = {
         "unet": {**scores, "sdr": 2.5, "command": "fit --config unet/small.yaml"},
         "nmf": {
@@ -76,7 +84,7 @@ def test_the_ranking_is_sorted_by_score_and_ends_with_the_mixture() -> None:
         ["config", "trained for", "SDR"],
         ["[`nmf`](configs/nmf.yaml)", "5 min", "3.12 dB"],
         ["[`unet/small`](configs/unet/small.yaml)", "2 min", "2.50 dB"],
-        ["the mixture as estimate", "", "-5.00 dB"],
+        ["the mixture as estimate, mixture/4, best gain", "", "-5.00 dB, 1.00 dB, 1.10 dB"],
     ]
 
 
@@ -116,6 +124,7 @@ def test_a_config_is_trained_and_scored(tmp_path: Path) -> None:
     (row,) = json.loads(page.with_name("architectures.json").read_text()).values()
     assert row["paper"] == "Nobody 2026"
     assert row["sdr"] > row["mixture_sdr"]
+    assert row["mixture_sdr"] < row["constant_gain_sdr"]["best gain"]
     assert row["training_seconds"] > 0
     assert row["command"] == f"fit --config {config}"
 
