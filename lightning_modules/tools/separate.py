@@ -149,8 +149,8 @@ def build_parser() -> command_line.Parser:
         "--precision",
         choices=("32-true", "bf16-mixed", "16-mixed"),
         default="32-true",
-        help="of the network: bf16-mixed and 16-mixed save time and memory on GPUs (default "
-        "32-true)",
+        help="of the network: bf16-mixed and 16-mixed are for GPUs, to save time and memory "
+        "(default 32-true)",
     )
     add("--wiener", type=int, metavar="N", help="iterations of the Wiener filter; 0 for none")
     add(
