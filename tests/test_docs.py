@@ -147,7 +147,7 @@ def files(musdb_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(track, here / "estimates" / track.name)
     for song in ("train/Band A - One", "train/Band B - Two", "test/Test - Song"):
         shutil.copytree(musdb_root / song, here / "songs" / song)
-        for stem in ("guitar", "piano"):
+        for stem in ("guitar", "piano", "instrumental"):
             shutil.copy(musdb_root / song / "other.wav", here / f"songs/{song}/{stem}.wav")
     levels = {f"song {number}": 0.5 * number for number in range(9)}
     for number, name in enumerate(("unet", "unet-2", "unet-3", "demucs")):
@@ -344,6 +344,27 @@ def test_commands_of_other_programs() -> None:
             else:
                 assert re.fullmatch(r"export \w+=\S+", " ".join(words)), f"{page}: {line}"
     assert {"make", "sbatch", "torchrun", "wandb", "export"} <= seen
+
+
+@pytest.mark.slow
+def test_commands_of_the_colab_notebook(place: Path) -> None:
+    """They are parsed: Colab, its files and the internet are not here. Outputs are not stored."""
+    notebook = json.loads((REPOSITORY / "docs/colab.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    names = set()
+    for cell in cells:
+        assert (cell["outputs"], cell["execution_count"]) == ([], None)
+        source = "".join(cell["source"])
+        compile(re.sub("^!.*$", "", source, flags=re.MULTILINE), "colab.ipynb", "exec")
+        for command in re.findall("^!(.*)$", source, re.MULTILINE):
+            if command.startswith("pip "):
+                assert command.split()[-1] in PAGES["docs/installing.md"]
+                continue
+            module, arguments = module_of(shlex.split(command)[1:])
+            names.add(command.split()[1])
+            if arguments != ["--version"]:
+                parse(module, arguments)
+    assert {"separate", "fit", "test"} <= names
 
 
 def check_launcher(words: list[str]) -> None:

@@ -1,27 +1,30 @@
-"""Links and the first screen of README and docs."""
+"""Links of README and docs, and the README's first screen and figures."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from lightning_modules.interop.published import default_model, published_models
 from tests.helpers.command_line import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 
 
-def test_first_screen_has_install_train_separate_and_results() -> None:
-    first = README.partition("\n## A run")[0]
+def test_first_screen_has_install_separate_train_and_demo() -> None:
+    first = README.partition("\n## Which model")[0]
     assert len(first.splitlines()) < 75
+    assert len(README.splitlines()) < 220
     places = [
         first.index(word)
         for word in (
             "music source separation",
             "docs/pictures/",
-            "make demo",
+            "pip install .",
             "stemlab separate",
+            "zenodo.3338373",
             "stemlab fit",
-            "the mixture as estimate",
+            "make demo",
         )
     ]
     assert places == sorted(places)
@@ -52,3 +55,18 @@ def test_index_lists_every_page() -> None:
     pages = {path.name for path in (REPOSITORY / "docs").glob("*.*")}
     listed = re.findall(r"^- \[.+?\]\((.+?)\)", index, re.MULTILINE)
     assert sorted(listed) == sorted(pages - {"README.md", "architectures.json", "export.json"})
+
+
+def test_figures_of_published_models() -> None:
+    """Scores, sizes and licences are those of ``published.yaml``."""
+    table = README.partition("## Which model should I pick?")[2].partition("##")[0]
+    rows = re.findall(r"^\| .*`(\w+)`.* \|$", table, re.MULTILINE)
+    assert rows[0] == default_model()
+    for line in re.findall(r"^\| .*`\w+`.* \|$", table, re.MULTILINE):
+        _, name, scores, where, size, licence, _ = (each.strip() for each in line.split("|")[1:-1])
+        model = published_models()[name.strip("`")]
+        (published,) = [each for each in model.scores if f"{each.metric}, {each.data}" == where]
+        values = [published.values.get(stem) for stem in ("vocals", "drums", "bass", "other")]
+        assert scores == " / ".join("-" if each is None else f"{each:.2f}" for each in values)
+        assert size == (f"{model.bytes / 1e6:.0f} MB" if model.bytes else "")
+        assert licence == model.weights_licence

@@ -1,9 +1,9 @@
-"""Tables of configs in docs and README: ``python docs/make/architectures.py unet``.
+"""Table of configs in the docs: ``python docs/make/architectures.py unet``.
 
 Measures each config's size, cost and latency, trains it on the demo corpus for as long as the
 config says (or its variant ``small``, if there is one) and scores it on the test songs. Results are
-kept in ``docs/architectures.json``, so configs can be measured one at a time; the tables of
-``docs/architectures.md`` (all results) and of the README (scores of the best known) follow.
+kept in ``docs/architectures.json``, so configs can be measured one at a time; the table of
+``docs/architectures.md`` follows.
 """
 
 from __future__ import annotations
@@ -38,19 +38,6 @@ _HEADINGS = (
     "best gain",
     "command",
 )
-# One of each kind, to keep the README's table short.
-_BEST_KNOWN = (
-    "conv_tasnet",
-    "demucs",
-    "hybrid_demucs",
-    "mask_unet",
-    "mmdense_net",
-    "nmf",
-    "open_unmix",
-    "roma",
-    "unet",
-    "wave_unet",
-)
 
 
 class TrainingError(RuntimeError):
@@ -78,7 +65,7 @@ def _update(options: argparse.Namespace) -> int:
         return row if options.no_training else row | train_and_score(name)
 
     docs = options.docs.resolve()
-    pages = {docs / "architectures.md": table, docs.parent / "README.md": ranking}
+    pages = {docs / "architectures.md": table}
     try:
         update(SCRIPT, options.configs, docs / "architectures.json", pages, measure)
     except TrainingError as error:
@@ -152,22 +139,6 @@ def _processor_seconds() -> float:
 def table(rows: Rows) -> list[str]:
     """Format all results, one row per config, as lines of Markdown."""
     return markdown([list(_HEADINGS), *(_cells(name, row) for name, row in sorted(rows.items()))])
-
-
-def ranking(rows: Rows) -> list[str]:
-    """Format scores of the best known architectures, highest first, then the baselines'."""
-    scored = {name: rows[name] for name in _BEST_KNOWN if "sdr" in rows.get(name, {})}
-    lines = [["config", "trained for", "SDR"]]
-    for row in sorted(scored.values(), key=lambda row: -row["sdr"]):
-        minutes = f"{row['training_seconds'] / 60:.0f} min"
-        trained = row["command"].rpartition(" ")[2].removesuffix(".yaml")
-        lines.append([f"[`{trained}`](configs/{trained}.yaml)", minutes, f"{row['sdr']:.2f} dB"])
-    # The first row's serve all: they are scored on the same songs.
-    for row in [*scored.values()][:1]:
-        baselines = {"the mixture as estimate": row["mixture_sdr"], **_constant_gains(row)}
-        scores = ", ".join(f"{sdr:.2f} dB" for sdr in baselines.values())
-        lines.append([", ".join(baselines), "", scores])
-    return markdown(lines)
 
 
 def _constant_gains(row: Mapping[str, Any]) -> Mapping[str, float]:

@@ -1,4 +1,4 @@
-"""The script that makes the tables of configs in docs and README."""
+"""The script that makes the table of configs in the docs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import architectures
 import model_cost
 from lightning_modules import cli
 from table_pages import DOCS, with_table
-from tests.helpers.command_line import REPOSITORY
 from tests.helpers.tracks import write_track
 
 
@@ -21,15 +20,13 @@ def _quick_real_time_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_cost, "real_time_factor", lambda *_: 0.25)
 
 
-def pages(folder: Path) -> tuple[Path, Path]:
-    """Page and README with markers."""
-    docs = folder / "docs"
-    docs.mkdir()
-    found = docs / "architectures.md", folder / "README.md"
-    for page in found:
-        marker = f"<!-- table: made by {architectures.SCRIPT} -->"
-        page.write_text(f"# Head\n\n{marker}\nold\n<!-- end -->\n\nFoot\n")
-    return found
+def page_in(folder: Path) -> Path:
+    """Page with markers."""
+    page = folder / "docs/architectures.md"
+    page.parent.mkdir()
+    marker = f"<!-- table: made by {architectures.SCRIPT} -->"
+    page.write_text(f"# Head\n\n{marker}\nold\n<!-- end -->\n\nFoot\n")
+    return page
 
 
 def cells(row: str) -> list[str]:
@@ -37,8 +34,8 @@ def cells(row: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_tables_are_written_between_their_markers(tmp_path: Path) -> None:
-    page, readme = pages(tmp_path)
+def test_table_is_written_between_its_markers(tmp_path: Path) -> None:
+    page = page_in(tmp_path)
     docs = ["--docs", str(page.parent)]
     scored: dict[str, Any] = {
         "training_seconds": 90,
@@ -51,10 +48,9 @@ def test_tables_are_written_between_their_markers(tmp_path: Path) -> None:
     (page.parent / "architectures.json").write_text(json.dumps(kept))
     assert architectures.main(["unet/small", "--no-training", *docs]) == 0
     text = page.read_text()
-    for written in (text, readme.read_text()):
-        assert written.startswith("# Head\n\n<!--")
-        assert written.endswith("-->\n\nFoot\n")
-        assert "old" not in written
+    assert text.startswith("# Head\n\n<!--")
+    assert text.endswith("-->\n\nFoot\n")
+    assert "old" not in text
     (row,) = [line for line in text.splitlines() if line.startswith("| `unet/small`")]
     shown = cells(row)
     assert shown[1] == "unet.yaml with a small network and a short training for a CPU (minutes)"
@@ -65,31 +61,8 @@ def test_tables_are_written_between_their_markers(tmp_path: Path) -> None:
     assert page.read_text() == text
 
 
-def test_the_ranking_is_sorted_by_score_and_ends_with_the_mixture() -> None:
-    scores: dict[str, Any] = {"training_seconds": 90.0, "mixture_sdr": -5.0}
-    scores["constant_gain_sdr"] = {"mixture/4": 1.0, "best gain": 1.1}
-    rows: dict[str, dict[str, Any]] = {
-        "unet": {**scores, "sdr": 2.5, "command": "fit --config unet/small.yaml"},
-        "nmf": {
-            **scores,
-            "sdr": 3.123,
-            "training_seconds": 300.0,
-            "command": "fit --config nmf.yaml",
-        },
-        "unet/small": {**scores, "sdr": 9.0},
-        "roma": {"paper": "not trained yet"},
-    }
-    heading, _, *lines = architectures.ranking(rows)
-    assert [cells(line) for line in (heading, *lines)] == [
-        ["config", "trained for", "SDR"],
-        ["[`nmf`](configs/nmf.yaml)", "5 min", "3.12 dB"],
-        ["[`unet/small`](configs/unet/small.yaml)", "2 min", "2.50 dB"],
-        ["the mixture as estimate, mixture/4, best gain", "", "-5.00 dB, 1.00 dB, 1.10 dB"],
-    ]
-
-
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page, _ = pages(tmp_path)
+    page = page_in(tmp_path)
     docs = ["--docs", str(page.parent)]
     assert architectures.main(["unett", *docs]) == 2
     assert "did you mean unet.yaml?" in capsys.readouterr().err
@@ -117,7 +90,7 @@ def test_a_config_is_trained_and_scored(tmp_path: Path) -> None:
     root = tmp_path / "data"
     for seed, track in enumerate(("train/A - 1", "train/B - 2", "test/C - 3")):
         write_track(root / track, seconds=2, sample_rate=8000, seed=seed)
-    page, _ = pages(tmp_path)
+    page = page_in(tmp_path)
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY.format(root=root))
     assert architectures.main([str(config), "--docs", str(page.parent)]) == 0
@@ -132,7 +105,7 @@ def test_a_config_is_trained_and_scored(tmp_path: Path) -> None:
 def test_a_failed_training_leaves_the_pages_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page, _ = pages(tmp_path)
+    page = page_in(tmp_path)
     before = page.read_text()
     monkeypatch.setattr(architectures, "cost", lambda name: {})
     monkeypatch.setattr(cli, "main", lambda arguments: 3)
@@ -141,10 +114,7 @@ def test_a_failed_training_leaves_the_pages_as_they_are(
     assert page.read_text() == before
 
 
-def test_pages_show_the_stored_results() -> None:
+def test_page_shows_the_stored_results() -> None:
     rows = json.loads((DOCS / "architectures.json").read_text())
-    for page, lines in (
-        (REPOSITORY / "README.md", architectures.ranking(rows)),
-        (DOCS / "architectures.md", architectures.table(rows)),
-    ):
-        assert with_table(page, architectures.SCRIPT, lines) == page.read_text()
+    page = DOCS / "architectures.md"
+    assert with_table(page, architectures.SCRIPT, architectures.table(rows)) == page.read_text()
