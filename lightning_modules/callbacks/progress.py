@@ -35,9 +35,12 @@ class _AboveBars:
 
     def __init__(self, stream: TextIO, screen: TextIO) -> None:
         self._stream, self._screen, self._rest = stream, screen, ""
+        self._process = os.getpid()
 
     def write(self, text: str) -> int:
         """Write whole lines; keep the rest until its end comes."""
+        if os.getpid() != self._process:  # a forked loader worker, which has copies of the bars
+            return self._stream.write(text)
         lines, end, self._rest = (self._rest + text).rpartition("\n")
         if end:
             with Tqdm.external_write_mode(file=self._screen):
