@@ -35,7 +35,7 @@ _NAME = re.compile(
 _FILES = (".ckpt", ".yaml", ".yml", ".th", ".pth", ".pt", ".pt2", ".safetensors", ".onnx", ".json")
 _SECONDS = 10.0
 _LOGIN = (
-    "log in with `hf auth login`, or set HF_TOKEN to a token with the right to write, from "
+    "log in with `hf auth login`, or set HF_TOKEN to a token of "
     "https://huggingface.co/settings/tokens"
 )
 
@@ -118,7 +118,9 @@ def check_login() -> None:
     from huggingface_hub import get_token
 
     if get_token() is None:
-        raise PublishError(f"you are not logged in to the Hugging Face Hub: {_LOGIN}")
+        raise PublishError(
+            f"you are not logged in to the Hugging Face Hub: {_LOGIN} that may write"
+        )
 
 
 def publish(folder: Path, name: str, *, public: bool, update: bool, message: str) -> str:
@@ -263,7 +265,7 @@ def _downloading(model: HubModel) -> Iterator[None]:
             f"{model}: is not a model of this project: {CONFIG} and {WEIGHTS} were expected in "
             f"{address}/tree/{model.revision or 'main'}"
         ) from error
-    except (errors.HfHubHTTPError, _network_error()) as error:
+    except (errors.HfHubHTTPError, _network_error(), ConnectionError) as error:
         raise DownloadError(f"{model}: cannot be downloaded: {_reason(error)}") from error
 
 
@@ -278,7 +280,7 @@ def _uploading(name: str) -> Iterator[None]:
         status = error.response.status_code
         reason = _reason(error)
         if status == 401:
-            reason = f"the Hub does not accept the token: {_LOGIN}"
+            reason = f"the Hub does not accept the token: {_LOGIN} that may write"
         elif status in (403, 404):
             reason = (
                 f"you have no right to write to it ({reason}): check user or organisation, and "
@@ -290,7 +292,7 @@ def _uploading(name: str) -> Iterator[None]:
             f"{name}: the Hub cannot be reached ({_reason(error)}); check the connection, and "
             "repeat the command"
         ) from error
-    except RuntimeError as error:  # of the upload of large files
+    except (RuntimeError, ConnectionError) as error:  # of the upload of large files
         raise PublishError(
             f"{name}: the upload broke off ({_reason(error)}); repeat the command"
         ) from error

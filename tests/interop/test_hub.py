@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from huggingface_hub import constants
 
 from lightning_modules.architectures.unet import UNet
 from lightning_modules.base.description import CARD, CONFIG, WEIGHTS, CheckpointError
@@ -111,6 +112,18 @@ def test_an_update_is_another_revision(
     assert load_separator(NAME).segment_seconds == 0.04
     assert load_separator(f"{NAME}@v1").segment_seconds == 0.02
     assert load_separator(f"{NAME}@{commit_of(first)}").segment_seconds == 0.02
+
+
+def test_an_error_of_the_storage_servers(
+    server: HubServer,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The stand-in has none of those that the Hub uses for large files."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    assert push.main([str(folder), NAME]) == 2
+    assert f"error: {NAME}: the upload broke off (" in capsys.readouterr().err
 
 
 def test_an_interrupted_first_upload_is_repeated(

@@ -47,6 +47,7 @@ def metadata(card: str) -> ModelCardData:
     return data
 
 
+@pytest.mark.slow
 def test_exported_card_has_the_scores_and_settings_of_the_run(
     best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
