@@ -11,6 +11,7 @@ from torch import nn
 from lightning_modules.base.flops import forward_flops
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.configuration.build import build_model
+from lightning_modules.layers.attention import Attention
 
 _LARGE = 30e9  # multiply-adds per second of audio
 
@@ -54,8 +55,10 @@ def latency_seconds(model: SourceSeparator) -> float | None:
         Seconds from the earliest estimated sample that changes to the change; None for the whole
         chunk.
     """
-    if any(isinstance(each, nn.RNNBase) and each.bidirectional for each in model.modules()):
-        return None  # how far back a change reaches depends on the weights: at most the whole chunk
+    for each in model.modules():
+        # How far back a change reaches depends on the weights: at most the whole chunk.
+        if isinstance(each, Attention) or (isinstance(each, nn.RNNBase) and each.bidirectional):
+            return None
     samples = round(model.segment_seconds * model.sample_rate)
     random = torch.Generator().manual_seed(0)
     mixture = 0.1 * torch.randn(1, model.audio_channels, samples, generator=random)
