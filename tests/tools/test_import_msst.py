@@ -47,7 +47,8 @@ def test_import_and_export(
     with torch.no_grad():
         assert (theirs(mixture) - expected).abs().max() < 1e-6 * expected.abs().max()
     settings = yaml.unsafe_load((back / "config.yaml").read_text())
-    assert settings["inference"] == {"batch_size": 1, "num_overlap": 2}
+    expected_settings = {"batch_size": 1, "num_overlap": 2, "normalize": False}
+    assert settings["inference"] == expected_settings
     assert settings["audio"]["chunk_size"] == 4544
 
 
