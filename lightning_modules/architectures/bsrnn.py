@@ -24,11 +24,10 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from datamodules.batches import Batch
-from lightning_modules.base.complex_spectrum import ComplexSpectrumSeparator, by_frame, masked
+from lightning_modules.base.complex_spectrum import by_frame, masked
+from lightning_modules.base.network_per_source import ComplexNetworkPerSource
 from lightning_modules.layers.axial import AxialBlock
 from lightning_modules.layers.bands import BandLayout, BandMLP, BandNorm, BandSplit, bands_between
 from lightning_modules.layers.blstm import ResidualBLSTM
@@ -124,7 +123,7 @@ def scheme_edges(name: str) -> list[float]:
     ]
 
 
-class BSRNN(ComplexSpectrumSeparator):
+class BSRNN(ComplexNetworkPerSource):
     """BSRNN, one network per source.
 
     Args:
@@ -144,10 +143,10 @@ class BSRNN(ComplexSpectrumSeparator):
         n_fft: Length of a frame, samples.
         hop_length: Hop between frames, samples.
         loss_function: Training loss; by default the paper's, ``SpectralL1`` with these frames.
-        **kwargs: Arguments of ``ComplexSpectrumSeparator``.
+        **kwargs: Arguments of ``ComplexNetworkPerSource``.
     """
 
-    changeable_hparams = ComplexSpectrumSeparator.changeable_hparams.union(
+    changeable_hparams = ComplexNetworkPerSource.changeable_hparams.union(
         ("checkpoint_activations", "zero_dc")
     )
     tiny: ClassVar[Mapping[str, Any]] = {
@@ -196,18 +195,6 @@ class BSRNN(ComplexSpectrumSeparator):
             return BSRNNNetwork(BandLayout(inside, n_fft // 2 + 1), *settings)
 
         self.networks = modules_by_source(self.sources, network)
-
-    def spectra(self, mixture: Tensor) -> Tensor:
-        """Estimate the sources' spectra (B, S, 2 C, F, N) from the mixture's (B, 2 C, F, N)."""
-        return torch.stack([self.networks[name](mixture) for name in self.sources], 1)
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss per source, and the total times the number of sources.
-
-        By default that is their sum, so that each network has the gradient of its own loss.
-        """
-        losses = super().loss(batch)
-        return {**losses, "loss": len(self.sources) * losses["loss"]}
 
     def _edges(
         self, bands: dict[str, str | list[float]] | str | list[float] | None

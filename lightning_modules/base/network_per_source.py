@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.batches import Batch
+from lightning_modules.base.complex_spectrum import ComplexSpectrumSeparator
 from lightning_modules.base.spectrogram import SpectrogramSeparator
 
 
@@ -41,3 +42,25 @@ class NetworkPerSource(SpectrogramSeparator):
 
     def _magnitudes_of(self, waveform: Tensor) -> Tensor:
         return self.to_scale(self.whole_frames(waveform).abs())
+
+
+class ComplexNetworkPerSource(ComplexSpectrumSeparator):
+    """One network per source, each of which maps the mixture's complex spectrum to its source's.
+
+    Attributes:
+        networks: Networks by source, from spectra (B, 2 C, F, N) to the same shape.
+    """
+
+    networks: nn.ModuleDict
+
+    def spectra(self, mixture: Tensor) -> Tensor:
+        """Estimate the sources' spectra (B, S, 2 C, F, N) from the mixture's (B, 2 C, F, N)."""
+        return torch.stack([self.networks[name](mixture) for name in self.sources], 1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss per source, and the total times the number of sources.
+
+        By default that is their sum, so that each network has the gradient of its own loss.
+        """
+        losses = super().loss(batch)
+        return {**losses, "loss": len(self.sources) * losses["loss"]}
