@@ -70,17 +70,14 @@ class DTTNetNetwork(nn.Module):
             return ResidualBLSTM(features, expansion * features, norm_groups)
 
         self.first = activated(nn.Conv2d(parts, channels, 1), channels)
+        blocks_of_lstms = (
+            AxialBlock(lstm(), lstm(), checkpoint_activations) for _ in range(blocks)
+        )
         self.unet = MultiplicativeUNet(
             channels,
             (2, 2),
             [block(level) for level in range(scales)],
-            nn.Sequential(
-                block(scales),
-                AxialBlocks(
-                    *(AxialBlock(lstm(), lstm(), checkpoint_activations) for _ in range(blocks)),
-                    heads=heads,
-                ),
-            ),
+            nn.Sequential(block(scales), AxialBlocks(*blocks_of_lstms, heads=heads)),
             [block(level) for level in reversed(range(scales))],
         )
         self.last = nn.Conv2d(channels, parts, 1)
@@ -94,9 +91,9 @@ class DTTNetNetwork(nn.Module):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the layers before and after the LSTMs, which Dynamo unrolls over time."""
-        unet = self.unet
+        unet, middle = self.unet, next(self.unet.middle.children())
         levels = (*unet.encoder, *unet.down, *unet.up, *unet.decoder)
-        for part in (self.first, *levels, unet.middle[0], self.last):
+        for part in (self.first, *levels, middle, self.last):
             part.compile(*args, **kwargs)
 
 

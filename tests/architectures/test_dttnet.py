@@ -95,7 +95,8 @@ def normed(x: Tensor, norm: Any) -> Tensor:
     """Batch norm with running statistics, then ReLU, of images (C, N, F)."""
     gain = norm.weight / (norm.running_var + norm.eps).sqrt()
     scaled = (x - norm.running_mean[:, None, None]) * gain[:, None, None]
-    return (scaled + norm.bias[:, None, None]).clamp_min(0)
+    activated: Tensor = (scaled + norm.bias[:, None, None]).clamp_min(0)
+    return activated
 
 
 def convolved(x: Tensor, layers: Any) -> Tensor:
