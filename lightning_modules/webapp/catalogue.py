@@ -21,7 +21,7 @@ _RUNS = "runs"
 
 
 @dataclass(frozen=True)
-class Offer:
+class ModelEntry:
     """A model of the page.
 
     Attributes:
@@ -44,18 +44,18 @@ class Catalogue:
     """Models by name; each is loaded when it is first used.
 
     Args:
-        offers: Name -> model; the first is the page's default.
+        entries: Name -> model; the first is the page's default.
         kept: Number of models to keep in memory, those used last.
     """
 
-    def __init__(self, offers: dict[str, Offer], kept: int = 2) -> None:
-        self.offers, self._kept = offers, kept
+    def __init__(self, entries: dict[str, ModelEntry], kept: int = 2) -> None:
+        self.entries, self._kept = entries, kept
         self._loaded: dict[str, SeparatingModule] = {}
         self._lock = threading.Lock()
 
     def needs_download(self, name: str) -> bool:
         """Whether a model is neither loaded nor on this computer."""
-        return name not in self._loaded and not self.offers[name].is_here()
+        return name not in self._loaded and not self.entries[name].is_here()
 
     def load(
         self, name: str, progress: Callable[[float], None] = lambda part: None
@@ -70,7 +70,7 @@ class Catalogue:
             if model is not None:
                 self._loaded[name] = model  # used last
                 return model
-        model = self.offers[name].load(progress)  # outside of the lock: it can take minutes
+        model = self.entries[name].load(progress)  # outside of the lock: it can take minutes
         with self._lock:
             self._loaded[name] = model
             while len(self._loaded) > self._kept:
@@ -84,14 +84,14 @@ def given_models(paths: Sequence[Path], device: torch.device) -> Catalogue:
     Raises:
         ValueError: A model is given twice, or cannot be loaded.
     """
-    offers = {
+    entries = {
         name: _published(model, device)
         if (model := published.find(path))
         else _file(name, path, device)
         for name, path in zip(model_names(paths), paths, strict=True)
     }
-    catalogue = Catalogue(offers, len(offers))
-    for name in offers:
+    catalogue = Catalogue(entries, len(entries))
+    for name in entries:
         catalogue.load(name)
     return catalogue
 
@@ -99,14 +99,14 @@ def given_models(paths: Sequence[Path], device: torch.device) -> Catalogue:
 def known_models(device: torch.device) -> Catalogue:
     """Return the default model, the runs below ``runs``, and then the other published models."""
     usable = [model for model in published.published_models().values() if not model.unsupported]
-    offers = {model.name: _published(model, device) for model in usable}
+    entries = {model.name: _published(model, device) for model in usable}
     first = published.default_model()
     trained = list(_newest_first(Path(_RUNS).glob(f"*/{_CHECKPOINTS}")))
     runs = {}
     for name, path in zip(model_names(trained), trained, strict=True):
-        unique = f"{_RUNS}/{name}" if name in offers else name
+        unique = f"{_RUNS}/{name}" if name in entries else name
         runs[unique] = _file(unique, path, device)
-    return Catalogue({first: offers[first], **runs, **offers})
+    return Catalogue({first: entries[first], **runs, **entries})
 
 
 def _newest_first(folders: Iterable[Path]) -> Iterable[Path]:
@@ -116,13 +116,13 @@ def _newest_first(folders: Iterable[Path]) -> Iterable[Path]:
         yield from checkpoints[:1]
 
 
-def _file(name: str, path: Path, device: torch.device) -> Offer:
+def _file(name: str, path: Path, device: torch.device) -> ModelEntry:
     run = _run_of(path)
     about = f"The run {run.name}, {path.name}" if run else f"The file {path.name}"
-    return Offer(lambda progress: load_separator(path, device), name, about)
+    return ModelEntry(lambda progress: load_separator(path, device), name, about)
 
 
-def _published(model: PublishedModel, device: torch.device) -> Offer:
+def _published(model: PublishedModel, device: torch.device) -> ModelEntry:
     def load(progress: Callable[[float], None]) -> SeparatingModule:
         model_store.fetch(model, progress)
         return model_store.load(model).to(device)
@@ -130,7 +130,7 @@ def _published(model: PublishedModel, device: torch.device) -> Offer:
     stems = model.sources
     words = f"{len(stems)} stems" if len(stems) > 2 else " and ".join(stems)
     size = f", {model.bytes / 1e6:,.0f} MB" if model.bytes else ""
-    return Offer(
+    return ModelEntry(
         load,
         label=f"{model.name} ({words})",
         about=f"{model.about}. Stems: {', '.join(stems)}{size}. Licence of the weights: "

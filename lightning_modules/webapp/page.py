@@ -17,7 +17,7 @@ from lightning_modules.webapp.example import example_song
 from lightning_modules.webapp.guard import log
 from lightning_modules.webapp.jobs import Job, Jobs, StoppedError
 from lightning_modules.webapp.presets import ALL_STEMS, PRESETS
-from lightning_modules.webapp.work import Wish, fulfil
+from lightning_modules.webapp.work import SongTask, run_task
 from lightning_modules.webapp.workspace import Limits, Song, Workspace
 
 _REFRESH_SECONDS = 0.3
@@ -50,8 +50,8 @@ class _Page:
         try:
             if not upload:
                 raise DataError("Choose a song first: drop a file on the song field, or click it.")
-            wish = Wish(upload, chosen, PRESETS[preset], advanced.read_fields(settings))
-            job = self._jobs.start(partial(self._work, wish))
+            task = SongTask(upload, chosen, PRESETS[preset], advanced.read_fields(settings))
+            job = self._jobs.start(partial(self._work, task))
         except DataError as error:
             yield _message(str(error)), *_buttons(running=False)
             return
@@ -66,8 +66,8 @@ class _Page:
             if self._running.get(request.session_hash) is job:
                 del self._running[request.session_hash]
 
-    def _work(self, wish: Wish, job: Job) -> str:
-        return _player(fulfil(wish, self._models, self._workspace, job))
+    def _work(self, task: SongTask, job: Job) -> str:
+        return _player(run_task(task, self._models, self._workspace, job))
 
     def stop(self, request: gradio.Request) -> None:
         """Stop the song of a browser session."""
@@ -83,7 +83,7 @@ class _Page:
         return "".join(self._about(name) for name in dict.fromkeys(names) if name)
 
     def _about(self, name: str) -> str:
-        text = self._models.offers[name].about
+        text = self._models.entries[name].about
         if self._models.needs_download(name):
             text += ". It is downloaded at first use."
         return f'<p class="stemlab-note">{html.escape(text)}</p>'
@@ -101,7 +101,7 @@ def build_page(models: Catalogue, workspace: Workspace, jobs: Jobs) -> gradio.Bl
         The page, not yet served.
     """
     do = _Page(models, workspace, jobs)
-    choices = [(offer.label, name) for name, offer in models.offers.items()]
+    choices = [(entry.label, name) for name, entry in models.entries.items()]
     with gradio.Blocks(title="Stemlab", analytics_enabled=False, fill_width=True) as page:
         _html(
             '<header class="stemlab-header"><h1>Stemlab</h1>'

@@ -21,7 +21,7 @@ _DOWNLOAD = 0.4
 
 
 @dataclass(frozen=True)
-class Wish:
+class SongTask:
     """What a user wants.
 
     Attributes:
@@ -37,28 +37,28 @@ class Wish:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def fulfil(wish: Wish, models: Catalogue, workspace: Workspace, job: Job) -> Song:
+def run_task(task: SongTask, models: Catalogue, workspace: Workspace, job: Job) -> Song:
     """Separate a song.
 
     Raises:
         DataError: The song or a model cannot be used; the message is for the user.
         StoppedError: The job is to be stopped.
     """
-    workspace.check(Path(wish.upload))  # before a download
-    for name in wish.models:
-        if sources := models.offers[name].sources:
-            wish.preset.check(name, sources)
-    share = _DOWNLOAD if any(map(models.needs_download, wish.models)) else 0.0
+    workspace.check(Path(task.upload))  # before a download
+    for name in task.models:
+        if sources := models.entries[name].sources:
+            task.preset.check(name, sources)
+    share = _DOWNLOAD if any(map(models.needs_download, task.models)) else 0.0
     loaded = {}
-    for number, name in enumerate(wish.models):
-        section = share / len(wish.models)
+    for number, name in enumerate(task.models):
+        section = share / len(task.models)
         report = job.within(number * section, (number + 1) * section)
         what = f"{'Downloading' if models.needs_download(name) else 'Loading'} {name}"
         report(0.0, what)
         loaded[name] = _load(models, name, _describe(report, what))
-        wish.preset.check(name, loaded[name].sources)
+        task.preset.check(name, loaded[name].sources)
     report = job.within(share, 1.0)
-    return separate_and_draw(workspace, wish.upload, loaded, report, wish.changes, wish.preset)
+    return separate_and_draw(workspace, task.upload, loaded, report, task.changes, task.preset)
 
 
 def _describe(report: Report, what: str) -> Callable[[float], None]:

@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from lightning_modules.architectures.unet import UNet
-from lightning_modules.webapp.catalogue import Catalogue, Offer
+from lightning_modules.webapp.catalogue import Catalogue, ModelEntry
 from lightning_modules.webapp.workspace import Workspace
 
 RATE = 44100
@@ -25,10 +25,10 @@ def tiny(seed: int = 0) -> UNet:
 def catalogue(**models: UNet) -> Catalogue:
     """Models that are loaded."""
 
-    def offer(name: str, model: UNet) -> Offer:
-        return Offer(lambda progress: model, name)
+    def entry(name: str, model: UNet) -> ModelEntry:
+        return ModelEntry(lambda progress: model, name)
 
-    return Catalogue({name: offer(name, model) for name, model in models.items()})
+    return Catalogue({name: entry(name, model) for name, model in models.items()})
 
 
 def write_song(path: Path, seconds: float = 1.7, channels: int = 2, level: float = 0.1) -> Path:

@@ -12,7 +12,7 @@ from lightning_modules.architectures.unet import UNet
 from lightning_modules.interop.published import default_model, published_models
 from lightning_modules.webapp.catalogue import (
     Catalogue,
-    Offer,
+    ModelEntry,
     given_models,
     known_models,
     model_names,
@@ -45,14 +45,14 @@ def test_models_have_the_shortest_names_that_differ() -> None:
 def test_models_used_last_are_kept() -> None:
     loads: list[str] = []
 
-    def offer(name: str) -> Offer:
+    def entry(name: str) -> ModelEntry:
         def load(progress: object) -> UNet:
             loads.append(name)
             return tiny()
 
-        return Offer(load, name)
+        return ModelEntry(load, name)
 
-    catalogue = Catalogue({name: offer(name) for name in "abc"}, kept=2)
+    catalogue = Catalogue({name: entry(name) for name in "abc"}, kept=2)
     for name in "abacab":
         catalogue.load(name)
     assert "".join(loads) == "abcb"
@@ -63,7 +63,7 @@ def test_given_models_are_loaded_at_once(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     path = save(tiny(), folder / "best.ckpt")
     catalogue = given_models([path], CPU)
-    assert list(catalogue.offers) == ["unet"]
+    assert list(catalogue.entries) == ["unet"]
     path.unlink()
     assert catalogue.load("unet").sources == ["vocals", "other"]
 
@@ -77,7 +77,7 @@ def test_runs_and_published_models_are_known(
         folder.mkdir(parents=True)
         for name in files:
             (folder / f"{name}.ckpt").touch()  # loaded when it is first used
-    names = list(known_models(CPU).offers)
+    names = list(known_models(CPU).entries)
     usable = [model.name for model in published_models().values() if not model.unsupported]
     assert names[0] == default_model()
     assert sorted(names[1:3]) == ["mine", "runs/umxhq"]
@@ -92,12 +92,12 @@ def test_published_model_is_downloaded_with_progress(
     with publishing(tmp_path, monkeypatch) as publisher:
         publisher.publish("umxhq", *sorted((tmp_path / "files").glob("*.pth")), options={})
         catalogue = known_models(CPU)
-        offer = catalogue.offers["umxhq"]
-        assert "Licence of the weights" in offer.about
-        assert offer.label == "umxhq (4 stems)"
+        entry = catalogue.entries["umxhq"]
+        assert "Licence of the weights" in entry.about
+        assert entry.label == "umxhq (4 stems)"
         assert catalogue.needs_download("umxhq")
         parts: list[float] = []
-        assert set(catalogue.load("umxhq", parts.append).sources) == set(offer.sources)
+        assert set(catalogue.load("umxhq", parts.append).sources) == set(entry.sources)
         assert parts == sorted(parts)
         assert parts[-1] == 1
         assert any(0.25 < part < 0.5 for part in parts)

@@ -11,11 +11,11 @@ import soundfile
 
 from datamodules.errors import DataError
 from lightning_modules.architectures.unet import UNet
-from lightning_modules.webapp.catalogue import Catalogue, Offer
+from lightning_modules.webapp.catalogue import Catalogue, ModelEntry
 from lightning_modules.webapp.example import example_song
 from lightning_modules.webapp.jobs import Job, StoppedError
 from lightning_modules.webapp.presets import PRESETS
-from lightning_modules.webapp.work import Wish, fulfil
+from lightning_modules.webapp.work import SongTask, run_task
 from lightning_modules.webapp.workspace import Limits, Workspace
 from tests.helpers.webapp import catalogue, tiny, upload, write_song
 
@@ -33,7 +33,7 @@ def song(workspace: Workspace, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("label", ["Vocals and instrumental", "Karaoke"])
 def test_presets(workspace: Workspace, song: str, label: str) -> None:
-    found = fulfil(Wish(song, ["a"], PRESETS[label]), catalogue(a=tiny()), workspace, Job())
+    found = run_task(SongTask(song, ["a"], PRESETS[label]), catalogue(a=tiny()), workspace, Job())
     muted = [track.name for track in found.tracks if track.muted]
     assert muted == (["vocals"] if label == "Karaoke" else [])
     mixture, vocals, instrumental = (soundfile.read(track.path)[0] for track in found.tracks)
@@ -44,13 +44,15 @@ def test_preset_is_checked_before_a_download(workspace: Workspace, song: str) ->
     def fail(progress: object) -> UNet:
         raise AssertionError("it is not downloaded")
 
-    models = Catalogue({"drums": Offer(fail, "drums", sources=["drums"], is_here=lambda: False)})
+    models = Catalogue(
+        {"drums": ModelEntry(fail, "drums", sources=["drums"], is_here=lambda: False)}
+    )
     with pytest.raises(
         DataError, match="drums: has neither vocals nor instrumental; its stems are drums"
     ):
-        fulfil(Wish(song, ["drums"], PRESETS["Karaoke"]), models, workspace, Job())
+        run_task(SongTask(song, ["drums"], PRESETS["Karaoke"]), models, workspace, Job())
     with pytest.raises(DataError, match="is no longer available"):
-        fulfil(Wish("gone.wav", ["drums"]), models, workspace, Job())
+        run_task(SongTask("gone.wav", ["drums"]), models, workspace, Job())
 
 
 def test_progress_covers_download_separation_and_drawing(workspace: Workspace, song: str) -> None:
@@ -64,8 +66,8 @@ def test_progress_covers_download_separation_and_drawing(workspace: Workspace, s
         progress(0.5)
         return tiny()
 
-    models = Catalogue({"a": Offer(load, "a", is_here=lambda: False)})
-    fulfil(Wish(song, ["a"]), models, workspace, Recorded())
+    models = Catalogue({"a": ModelEntry(load, "a", is_here=lambda: False)})
+    run_task(SongTask(song, ["a"]), models, workspace, Recorded())
     parts = [part for part, _ in reports]
     assert parts == sorted(parts)
     assert parts[:2] == [0, pytest.approx(0.2)]
@@ -78,7 +80,7 @@ def test_errors_of_models_have_no_folders_of_the_server(workspace: Workspace, so
         raise ValueError("/srv/secret/model.ckpt: is truncated")
 
     with pytest.raises(DataError, match=r"^model.ckpt: is truncated$"):
-        fulfil(Wish(song, ["a"]), Catalogue({"a": Offer(fail, "a")}), workspace, Job())
+        run_task(SongTask(song, ["a"]), Catalogue({"a": ModelEntry(fail, "a")}), workspace, Job())
 
 
 def test_nothing_is_left_of_a_stopped_song(workspace: Workspace, song: str) -> None:
@@ -89,7 +91,7 @@ def test_nothing_is_left_of_a_stopped_song(workspace: Workspace, song: str) -> N
             super().report(part, what, end)
 
     with pytest.raises(StoppedError):
-        fulfil(Wish(song, ["a"]), catalogue(a=tiny()), workspace, Stopping())
+        run_task(SongTask(song, ["a"]), catalogue(a=tiny()), workspace, Stopping())
     assert [path.name for path in workspace.root.iterdir()] == ["uploads"]
 
 
