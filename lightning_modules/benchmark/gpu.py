@@ -83,8 +83,7 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         DataError: A number is not positive, there is no such part, or the device cannot be used.
     """
-    if not 0 < options.seconds < float("inf"):
-        raise DataError(f"--seconds is {options.seconds:g}: give a number above 0")
+    timing.check_positive(options, "seconds")
     options.device = str(usable_device(options.device))
     names = [part.name for part in parts(options.device, Path())]
     for start in options.only or ():

@@ -59,13 +59,22 @@ def check(options: argparse.Namespace, *positive: str) -> None:
     Raises:
         DataError: A number is not positive and finite, or the device cannot be used.
     """
-    for name in ("repeats", "threads", *positive):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise DataError(f"--{name.replace('_', '-')} is {value:g}: give a number above 0")
+    check_positive(options, "repeats", "threads", *positive)
     options.device = str(usable_device(options.device))
     if options.threads:
         torch.set_num_threads(options.threads)
+
+
+def check_positive(options: argparse.Namespace, *names: str) -> None:
+    """Check numbers of the command line.
+
+    Raises:
+        DataError: One that is given is not positive and finite.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise DataError(f"--{name.replace('_', '-')} is {value:g}: give a number above 0")
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -152,12 +161,17 @@ def timed(run: Callable[[], object], device: str) -> tuple[float, int]:
     The peak is 0 on a CPU.
     """
     gpu = torch.device(device).type == "cuda"
+    synchronise(device)
     if gpu:
-        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     started = time.perf_counter()
     run()
-    if gpu:
-        torch.cuda.synchronize(device)
+    synchronise(device)
     seconds = time.perf_counter() - started
     return seconds, torch.cuda.max_memory_allocated(device) if gpu else 0
+
+
+def synchronise(device: str) -> None:
+    """Wait for the work that is queued on a GPU."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

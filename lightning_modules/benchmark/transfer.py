@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +48,7 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         DataError: A number is too small, or the device cannot be used.
     """
-    for name in ("batch_size", "segment_seconds", "seconds"):
-        if not 0 < getattr(options, name) < float("inf"):
-            raise DataError(
-                f"--{name.replace('_', '-')} is {getattr(options, name):g}: give a number above 0"
-            )
+    timing.check_positive(options, "batch_size", "segment_seconds", "seconds")
     cores = available_cores()
     options.workers = options.workers or sorted({max(1, cores // 4), cores})
     if min(options.workers) < 0:
@@ -102,14 +97,14 @@ def _deliver(options: argparse.Namespace, workers: int, int16: bool) -> dict[str
         moved = data.transfer_batch_to_device(batch, device, 0)
         data.on_after_batch_transfer(moved, 0)
         if number < 4:
-            _synchronise(device)
+            timing.synchronise(options.device)
             started = time.perf_counter()
             continue
         batches += 1
         copied += batch.stems.nbytes
         if time.perf_counter() - started > options.seconds:
             break
-    _synchronise(device)
+    timing.synchronise(options.device)
     seconds = time.perf_counter() - started
     return {
         "examples_per_second": batches * options.batch_size / seconds,
@@ -122,17 +117,11 @@ def copy_rate(device: str) -> float:
     gpu = torch.device(device).type == "cuda"
     source = torch.ones(_COPY_BYTES, dtype=torch.uint8, pin_memory=gpu)
     target = torch.empty_like(source, device=device)
-    times = [time.perf_counter()]
-    for _ in range(_COPIES):
-        target.copy_(source, non_blocking=True)
-        _synchronise(torch.device(device))
-        times.append(time.perf_counter())
-    return _COPY_BYTES / min(after - before for before, after in pairwise(times))
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    times = [
+        timing.timed(lambda: target.copy_(source, non_blocking=True), device)[0]
+        for _ in range(_COPIES)
+    ]
+    return _COPY_BYTES / min(times)
 
 
 def table(report: dict[str, Any]) -> str:

@@ -78,6 +78,15 @@ class ModelFiles(NamedTuple):
                     f"{value}: correct the config, or give the one that belongs to the weights"
                 )
 
+    def check_supported(self, supported: Mapping[str, Any]) -> None:
+        """Raise ``CheckpointError`` if an option has another value than the supported one."""
+        for name, expected in supported.items():
+            if self.options.get(name, expected) != expected:
+                raise CheckpointError(
+                    f"{self.config}: model.{name} is {self.options[name]}: only {expected} is "
+                    "supported"
+                )
+
     def refuse_options(self, *names: str) -> None:
         """Raise ``CheckpointError`` if one of the options is set."""
         for name in names:

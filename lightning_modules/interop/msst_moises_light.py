@@ -102,11 +102,7 @@ def load(files: ModelFiles, kind: str) -> Imported:
             "inputs: twice the channels were expected"
         )
     files.check_options({**sizes, "win_size": sizes["n_fft"]})
-    for name, expected in _SUPPORTED.items():
-        if options.get(name, expected) != expected:
-            raise CheckpointError(
-                f"{config}: model.{name} is {options[name]}: only {expected} is supported"
-            )
+    files.check_supported(_SUPPORTED)
     given: dict[str, Any] = {ours: sizes[theirs] for theirs, ours in _SIZES.items()}
     with building_from(config, files.weights.stat().st_size, "describes no model of the weights"):
         model = MoisesLight(

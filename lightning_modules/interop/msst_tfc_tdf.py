@@ -63,11 +63,7 @@ def load(files: ModelFiles, kind: str) -> Imported:
     sizes = _sizes(files.state)
     inputs, outputs, rows = sizes.pop("inputs"), sizes.pop("outputs"), sizes.pop("bins")
     files.check_options(sizes)
-    for name, expected in _SUPPORTED.items():
-        if options.get(name, expected) != expected:
-            raise CheckpointError(
-                f"{config}: model.{name} is {options[name]}: only {expected} is supported"
-            )
+    files.check_supported(_SUPPORTED)
     channels = integer_setting(config, audio, "num_channels", 2)
     subbands = integer_setting(config, options, "num_subbands", 4)
     bins = integer_setting(config, audio, "dim_f", rows * subbands)

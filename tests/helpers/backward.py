@@ -22,3 +22,20 @@ def gradients_and_kept(model: SourceSeparator, targets: Tensor) -> tuple[list[Te
         loss = model.loss(Batch(targets.sum(1), targets))["loss"]
     loss.backward()
     return [parameter.grad for parameter in model.parameters()], sum(sizes.values())
+
+
+def kept_share_of_checkpointed(
+    plain: SourceSeparator, checkpointed: SourceSeparator, targets: Tensor
+) -> float:
+    """Bytes that a model with checkpointing keeps for the backward pass, relative to a plain one.
+
+    The gradients of both must be equal.
+    """
+    (expected, all_bytes), (found, kept) = (
+        gradients_and_kept(model, targets) for model in (plain, checkpointed)
+    )
+    for one, other in zip(expected, found, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+    return kept / all_bytes
