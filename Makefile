@@ -13,9 +13,11 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)
 	$(BIN)/python -m lightning_modules.tools.demo
 
-# One thread per process: threads that compete for a core slow each other down tenfold. Compiled
-# modules are stored, also where the environment forbids it: tests start hundreds of processes.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
+# One process more than cores, up to 8: some tests mostly wait. One thread per process: threads
+# that compete for a core slow each other down tenfold. Compiled modules are stored, also where the
+# environment forbids it: tests start hundreds of processes.
+WORKERS = $(shell $(BIN)/python -c 'import os; print(min(8, 1 + os.cpu_count()))')
+PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 test: lint
 	$(PYTEST)

@@ -124,6 +124,7 @@ def small(arguments: list[str]) -> list[str]:
     kind = resolve_name(yaml.safe_load(config.read_text())["model"]["class_path"])
     settings = [f"--model.init_args.{key}={json.dumps(value)}" for key, value in kind.tiny.items()]
     settings += [word for word in TINY if not word.startswith("--model")]
+    settings += ["--data.init_args.examples_per_epoch=4", "--data.init_args.batch_size=2"]
     return settings + (CSV if not any("logger" in word for word in arguments) else [])
 
 

@@ -16,7 +16,7 @@ from datamodules import command_line
 from lightning_modules import __main__, cli
 from lightning_modules.commands import CLI, COMMANDS
 from lightning_modules.version import commit, version
-from tests.helpers.command_line import CSV, REPOSITORY, TINY
+from tests.helpers.command_line import REPOSITORY, TINY
 from tests.helpers.stemlab import stemlab, write_script
 
 
@@ -141,21 +141,36 @@ class MyModel(UNet):
 
 
 @pytest.mark.slow
-def test_works_in_a_folder_with_modules_of_the_same_names(musdb_root: Path, tmp_path: Path) -> None:
-    """Ranks, loader workers and scoring processes too; the folder's own classes are found."""
+def test_two_ranks_in_a_folder_with_modules_of_the_same_names(
+    musdb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks, loader workers and scoring processes find their modules, and the folder's own classes.
+
+    Three validation tracks on two ranks: each counts once, and no rank waits for ever. In a home
+    without W&B settings, so that the run must log offline without a prompt.
+    """
     for name in ("lightning_modules", "datamodules", "configs"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong package')")
     for name in ("cli", "soundfile", "yaml"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
     (tmp_path / "mine.py").write_text(MINE)
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    script, nowhere = write_script(tmp_path), str(tmp_path)  # no other program is needed
     tiny = [word for word in TINY if "devices" not in word and "workers" not in word]
-    two = ["--trainer.devices=2", "--data.num_workers=1", "--data", str(musdb_root)]
-    words = ["--config", "unet", "--model.class_path=mine.MyModel", *tiny, *CSV, *two]
-    done = stemlab(write_script(tmp_path), "fit", *words, "--out", "run", cwd=tmp_path)
+    names = "[Actions - One Minute Smile, Band A - One, Band B - Two]"
+    words = ["fit", "--config", "unet", "--model.class_path=mine.MyModel", *tiny, "--out", "run"]
+    words += ["--trainer.devices=2", f"--data.validation_tracks={names}", "--data.num_workers=1"]
+    words += ["--data", str(musdb_root)]
+    done = stemlab(script, *words, cwd=tmp_path, HOME=nowhere, PATH=nowhere)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.startswith("Loading the model...\n")
     assert "the wrong" not in done.stdout + done.stderr
     config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert config["model"]["class_path"] == "mine.MyModel"
-    assert len(list((tmp_path / "run/scores").glob("epoch_*/val/*.json"))) == 1
+    assert "3 tracks" in done.stdout
+    for kind in ("epoch_*", "mixture"):
+        assert len(list((tmp_path / "run/scores").glob(f"{kind}/val/*.json"))) == 3
+    assert "logs offline" in done.stdout
+    assert len(list((tmp_path / "run/wandb").glob("offline-run-*"))) == 1
