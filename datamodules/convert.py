@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import soundfile
 
 from datamodules import command_line
 from datamodules.cache.pcm import decoding_errors
@@ -28,25 +24,26 @@ from datamodules.files.writing import WritingError, writing, writing_error
 from datamodules.locks import file_lock
 from datamodules.parallel import for_each, raise_faults
 from datamodules.tracks.findings import summarise
-from datamodules.tracks.layouts import MIXTURE, STEMS, SUBSETS, Entry, find_entries, subsets_of
+from datamodules.tracks.layouts import (
+    MIXTURE,
+    STEMS,
+    SUBSETS,
+    Entry,
+    find_entries,
+    path_of,
+    subsets_of,
+)
 from datamodules.tracks.repair import (
-    BLOCK_SAMPLES,
-    Format,
-    Source,
     common_format,
     find_files,
     open_track,
-    repaired_blocks,
     repairs,
     suspicions,
 )
+from datamodules.tracks.source_folders import combine
 from datamodules.tracks.unread import find_unread
+from datamodules.tracks.write_track import SUBTYPES, write_track
 from datamodules.unfinished import remove_leftovers, sync, unfinished_folder
-
-# Encoding -> bytes per sample.
-SUBTYPES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
-# As the doctor: the error of MUSDB18's AAC is below -32 dB.
-_MIXTURE_ERROR_DB = -20.0
 
 
 @dataclass
@@ -112,11 +109,13 @@ def convert(
     """
     if subtype not in SUBTYPES:
         raise DataError(f"subtype is {subtype!r}: must be one of {', '.join(SUBTYPES)}")
-    root, out = Path(root).expanduser(), Path(out).expanduser()
+    out = Path(out).expanduser()
     entries = [
-        entry for subset in subsets_of(root, stems) for entry in find_entries(root, subset, stems)
+        entry
+        for subset in subsets_of(root, stems)
+        for entry in combine(find_entries(root, subset, stems))
     ]
-    _check_no_overlap(root, out, entries)
+    _check_no_overlap(path_of(root), out, entries)
     settings = _Settings(out, subtype, tuple(stems), missing_as_silence, strict)
     done: dict[Path, Converted] = {}
     found: list[DataError] = []
@@ -190,21 +189,25 @@ def _convert_track(entry: Entry, settings: _Settings) -> Converted:
             sources, done.warnings = open_track(
                 entry, scratch, settings.stems, settings.missing_as_silence, settings.strict
             )
-        common = common_format(sources)
+        common = common_format(sources, longest=entry.parts is not None)
         folder = scratch / "track"
         folder.mkdir()
         with writing(target, folder / f"{MIXTURE}.wav"):
-            _write_track(sources, common, folder, settings, done)
+            done.clipped, warnings = write_track(
+                sources, common, folder, settings.stems, settings.subtype
+            )
+            done.warnings += warnings
         sync(folder)
         target.parent.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):  # an incomplete track
             os.replace(target, scratch / "old")
         os.replace(folder, target)
-    for source in sources.values():
+    for source in sources:
         if actions := repairs(source, common):
             done.repaired[str(source.path)] = ", ".join(actions)
-        done.warnings += suspicions(source, common)
-    for name in set(settings.names) - sources.keys():
+        if not entry.unaligned:
+            done.warnings += suspicions(source, common)
+    for name in set(settings.names) - {source.stem for source in sources}:
         made = "missing, written as the sum of the stems" if name == MIXTURE else "silence"
         done.repaired[f"{entry.path} ({name})"] = made
     done.samples = common.samples * common.channels * len(settings.names)
@@ -213,7 +216,11 @@ def _convert_track(entry: Entry, settings: _Settings) -> Converted:
 
 def _check_no_overlap(root: Path, out: Path, entries: Sequence[Entry]) -> None:
     """Raise a ``DataError`` if the data set and ``out`` overlap, also through symbolic links."""
-    sources = {root.resolve()} | {entry.path.resolve().parent for entry in entries}
+    folders = {
+        file.parent for entry in entries for part in (entry.parts or {}).values() for file in part
+    }
+    sources = {root.resolve(), *(folder.resolve() for folder in folders)}
+    sources |= {entry.path.resolve().parent for entry in entries}
     targets = {out.resolve(), *((out / subset).resolve() for subset in SUBSETS)}
     for source, target in product(sources, targets):
         if target.is_relative_to(source) or source.is_relative_to(target):
@@ -239,7 +246,7 @@ def _is_complete(target: Path, entry: Entry, settings: _Settings) -> bool:
             f"({', '.join(foreign[:3])}); move them away, or set OUT to another folder"
         )
     files = [target / f"{name}.wav" for name in settings.names]
-    sources = [entry.path] if entry.is_stem_file else find_files(entry, settings.stems).values()
+    sources = [path for paths in find_files(entry, settings.stems).values() for path in paths]
     try:
         infos = {audio.inspect_seekable(path) for path in files}
         newest = max(path.stat().st_mtime_ns for path in sources)
@@ -247,67 +254,6 @@ def _is_complete(target: Path, entry: Entry, settings: _Settings) -> bool:
     except (DataError, OSError, ValueError):
         return False
     return len(infos) == 1 and infos.pop().subtype == settings.subtype and newest <= oldest
-
-
-def _write_track(
-    sources: Mapping[str, Source],
-    common: Format,
-    folder: Path,
-    settings: _Settings,
-    done: Converted,
-) -> None:
-    """Write all files of a track block by block, and note clipped samples and a wrong mixture."""
-    readers = {name: repaired_blocks(source, common) for name, source in sources.items()}
-    error = energy = 0.0
-    clipped = dict.fromkeys(settings.names, 0)
-    with ExitStack() as stack:
-        files = {
-            name: stack.enter_context(
-                soundfile.SoundFile(
-                    folder / f"{name}.wav",
-                    "w",
-                    common.sample_rate,
-                    common.channels,
-                    settings.subtype,
-                )
-            )
-            for name in settings.names
-        }
-        for _ in range(0, common.samples, BLOCK_SAMPLES):
-            blocks = {name: next(reader) for name, reader in readers.items()}
-            first, *others = [blocks[stem] for stem in settings.stems if stem in blocks]
-            total = sum(others, start=first)
-            mixture = blocks.setdefault(MIXTURE, total)
-            error += float(np.square(mixture - total, dtype=np.float64).sum())
-            energy += float(np.square(mixture, dtype=np.float64).sum())
-            silence = np.zeros_like(total)
-            for name, file in files.items():
-                clipped[name] += _write_block(file, blocks.get(name, silence), settings.subtype)
-    done.clipped = {name: samples for name, samples in clipped.items() if samples}
-    if error > energy * 10 ** (_MIXTURE_ERROR_DB / 10):
-        error_db = 10 * np.log10(error / energy) if energy else np.inf
-        done.warnings.append(
-            f"{sources[MIXTURE].path}: the mixture is not the sum of the stems: the difference is "
-            f"{error_db:.1f} dB of the mixture; it is kept, check that it is of the same song"
-        )
-
-
-def _write_block(file: Any, block: audio.Audio, subtype: str) -> int:
-    if subtype == "FLOAT":
-        file.write(block.T)
-        return 0
-    # Scaled here, because libsndfile multiplies by 2^15 - 1 when writing but divides by 2^15 when
-    # reading.
-    full_scale = 2 ** (8 * SUBTYPES[subtype] - 1)
-    steps = np.rint(block.T * np.float64(full_scale))
-    clipped = int(np.count_nonzero(np.abs(steps) > full_scale))
-    steps = steps.clip(-full_scale, full_scale - 1)
-    if subtype == "PCM_16":
-        file.write(steps.astype(np.int16))
-    else:  # libsndfile writes the upper 24 of 32 bits
-        samples: npt.NDArray[np.int32] = steps.astype(np.int32) << 8
-        file.write(samples)
-    return clipped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

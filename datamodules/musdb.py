@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from datamodules.stream.crops import CropSampler, SamplingConfig
 from datamodules.stream.curriculum import crop_lengths
 from datamodules.stream.datasets import TrainingCrops, ValidationCrops, WholeTracks
 from datamodules.stream.loudness import Powers, measure_loudness
+from datamodules.stream.pools import segments, usable_stems
 from datamodules.stream.ring_loader import RingLoader, WorkerLoader
 from datamodules.stream.sampler import ExampleSampler, share_by_length
 from datamodules.stream.workers import ignore_signals
@@ -40,9 +42,10 @@ class MUSDBDataModule(LightningDataModule):
 
     Args:
         root: Data set: a folder with ``train``, ``test`` and optionally ``valid``, each with one
-            folder of WAV, FLAC or Ogg stems per track or with ``.stem.mp4`` files; DSD100; or a
-            folder that contains the track folders directly, which are used for training and
-            validation. By default the environment variable ``MUSDB_PATH``; if it is not set, the
+            folder of WAV, FLAC or Ogg stems per track or with ``.stem.mp4`` files; a folder of
+            tracks without subsets; a list of files (``.csv``, ``.json``); or another layout of
+            docs/data.md, whose name may precede the path, as in ``list:/data/tracks.csv``. By
+            default the environment variable ``MUSDB_PATH``; if it is not set, the
             demo corpus. Several data sets are mixed by weight: with ``{/data/musdb18hq: 1.0,
             /data/extra: 0.5}`` two out of three stems are drawn from the first one. The first data
             set is used for validation and test; all training tracks of the others are used for
@@ -212,6 +215,14 @@ class MUSDBDataModule(LightningDataModule):
                     f"longest training track has {longest / self.sample_rate:.1f} s: crops would "
                     "be mostly silence; lower --data.init_args.segment_seconds"
                 )
+            if self.sampling.mix_probability == 0 and (
+                loose := [track for track in self.train_tracks if track.is_loose]
+            ):
+                raise DataError(
+                    f"mix_probability is 0, and {loose[0].name} and {len(loose) - 1} others are "
+                    "files of single stems, which are used in mixed examples only; set "
+                    "--data.init_args.mix_probability above 0"
+                )
             self.train_tracks = make_mappable(self.train_tracks, self._is_first())
             if self.sampling.needs_loudness:
                 self._loudness = measure_loudness(
@@ -229,7 +240,7 @@ class MUSDBDataModule(LightningDataModule):
         """Number of examples in an epoch."""
         if self.examples_per_epoch is not None:
             return self.examples_per_epoch
-        return sum(max(1, track.samples // self.segment_samples) for track in self.train_tracks)
+        return segments(self.train_tracks, self.segment_samples, self.grouping.stems)
 
     # --------------------------------------------------------------- loaders
 
@@ -253,14 +264,18 @@ class MUSDBDataModule(LightningDataModule):
 
     def _crop_sampler(self) -> CropSampler:
         lengths = np.array([track.samples for track in self.train_tracks])
+        ends = np.cumsum(self._root_sizes).tolist()
+        roots = [self.train_tracks[start:end] for start, end in pairwise([0, *ends])]
         return CropSampler(
             self.seed,
             self.sampling,
             len(self.grouping.stems),
-            np.split(lengths, np.cumsum(self._root_sizes)[:-1]),
+            np.split(lengths, ends[:-1]),
             self.roots.weights,
             self._loudness,
             self.sample_rate,
+            usable_stems(roots, self.grouping.stems),
+            np.array([not track.is_loose for track in self.train_tracks]),
         )
 
     def _fused_augmentations(self) -> list[FusedAugmentation]:

@@ -14,17 +14,16 @@ from datamodules.demo.corpus import VALIDATION_TRACKS, demo_corpus
 from datamodules.errors import DataError, counted
 from datamodules.files.ffmpeg import require_ffmpeg
 from datamodules.tracks.findings import Finding, summarise
-from datamodules.tracks.index import (
+from datamodules.tracks.index import Track, index_tracks
+from datamodules.tracks.layouts import path_of, subset_place, subsets_of, weighted_roots
+from datamodules.tracks.sources import SourceGrouping
+from datamodules.tracks.splits import (
     MUSDB_VALIDATION_TRACKS,
     Split,
-    Track,
-    index_tracks,
     split_by_folder,
     split_validation,
     without_names,
 )
-from datamodules.tracks.layouts import subset_folders, subsets_of, weighted_roots
-from datamodules.tracks.sources import SourceGrouping
 from datamodules.tracks.unread import unread_in_root
 
 
@@ -57,7 +56,7 @@ class DatasetRoots:
         weights = weighted_roots(root)
         self.weights = list(weights.values()) or [1.0]
         self._first = next(iter(weights), None)
-        self._others = [Path(other).expanduser() for other in list(weights)[1:]]
+        self._others = list(weights)[1:]
         self.download = download
         self._grouping = grouping
         self._missing_as_silence = missing_as_silence
@@ -91,21 +90,30 @@ class DatasetRoots:
         _tell(findings)
         return tracks
 
-    def _split(self, root: Path, findings: list[Finding], progress: bool) -> Split:
+    def _split(self, root: str | Path, findings: list[Finding], progress: bool) -> Split:
         """Validate on the tracks given by name, else on a validation subset, else on others."""
         train = self._index(root, "train", findings, progress)
-        folders = subset_folders(root, "valid", self._grouping.stems)
-        if folders and self._validation_tracks is None:
+        folder = subset_place(root, "valid", self._grouping.stems)
+        if folder and self._validation_tracks is None:
             valid = self._index(root, "valid", findings, progress)
-            return split_by_folder(train, valid, folders[0])
-        split = split_validation(train, **self._validation_rule(root))
-        if folders:
-            unused = f"; {folders[0].name} is not used, because validation_tracks is set"
+            return split_by_folder(train, valid, folder)
+        whole = [track for track in train if not track.is_loose]
+        if not whole:
+            raise DataError(
+                f"{root}: all of its training tracks are files of single stems, and validation "
+                "needs all stems; add a subset valid, or list a data set with whole tracks first "
+                "in root"
+            )
+        split = split_validation(whole, **self._validation_rule(root))
+        loose = [track for track in train if track.is_loose]
+        split = split._replace(train=split.train + loose)
+        if folder:
+            unused = f"; {folder.name} is not used, because validation_tracks is set"
             split = split._replace(rule=split.rule + unused)
         return split
 
     def _index_other(
-        self, root: Path, valid: Sequence[Track], findings: list[Finding], progress: bool
+        self, root: str, valid: Sequence[Track], findings: list[Finding], progress: bool
     ) -> list[Track]:
         """Training tracks of another root, without those named as validation tracks."""
         found = self._index(root, "train", findings, progress)
@@ -122,11 +130,10 @@ class DatasetRoots:
         rank_zero_info(f"{counted(len(tracks), 'more training track')} in {root} ({rule})")
         return tracks
 
-    def _given_root(self) -> Path | None:
-        given = self._first or os.environ.get("MUSDB_PATH")
-        return Path(given).expanduser() if given else None
+    def _given_root(self) -> str | None:
+        return self._first or os.environ.get("MUSDB_PATH")
 
-    def _root(self) -> Path:
+    def _root(self) -> str | Path:
         if self.download:
             return self._preview_root()
         given = self._given_root()
@@ -139,7 +146,8 @@ class DatasetRoots:
         return given
 
     def _preview_root(self) -> Path:
-        return self._given_root() or Path.home() / "MUSDB18" / "MUSDB18-7"
+        given = self._given_root()
+        return path_of(given) if given else Path.home() / "MUSDB18" / "MUSDB18-7"
 
     def _download_preview(self) -> None:
         require_ffmpeg("the MUSDB18 preview (.stem.mp4)")
@@ -154,14 +162,14 @@ class DatasetRoots:
                 "check the connection, or remove --data.init_args.download"
             ) from error
 
-    def _validation_rule(self, root: Path) -> dict[str, Any]:
+    def _validation_rule(self, root: str | Path) -> dict[str, Any]:
         if self._validation_tracks is not None:
             return {"names": self._validation_tracks, "required": True}
-        embedded = all((root / "train" / name).is_dir() for name in VALIDATION_TRACKS)
+        embedded = all((path_of(root) / "train" / name).is_dir() for name in VALIDATION_TRACKS)
         return {"names": VALIDATION_TRACKS if embedded else MUSDB_VALIDATION_TRACKS}
 
     def _index(
-        self, root: Path, subset: str, findings: list[Finding], progress: bool
+        self, root: str | Path, subset: str, findings: list[Finding], progress: bool
     ) -> list[Track]:
         expected = self._grouping.audio_channels
         tracks = index_tracks(
@@ -175,7 +183,7 @@ class DatasetRoots:
         for track in tracks:
             if track.channels != expected and 1 not in (track.channels, expected):
                 raise DataError(
-                    f"{root / subset / track.name}: has {track.channels} channels, expected 1 or "
+                    f"{root}/{subset}/{track.name}: has {track.channels} channels, expected 1 or "
                     f"{expected}; set --data.init_args.audio_channels={track.channels}"
                 )
         return tracks

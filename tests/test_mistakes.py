@@ -49,6 +49,8 @@ CLI = [
         ["model", "unet.Unet"],
     ),
     (f"{FIT} --data.init_args.root=void", ["void: has no folder 'train'", "check the path"]),
+    (f"{FIT} --data.init_args.root=folder:gone", ["'folder' is no layout", "known are list"]),
+    (f"{FIT} --data.init_args.root=list.csv", ["list.csv: its first line", "expected the names"]),
     (f"{FIT} --data.init_args.root=bare_data", ["bare_data/train: no tracks in it", "copy"]),
     (f"{FIT} --data.init_args.root=nan_data", ["bass.wav: holds NaN", "sample 7", "remove"]),
     (f"{FIT} --data.init_args.root=cut_data", ["bass.wav: declares", "truncated", "copy or"]),
@@ -330,6 +332,8 @@ DATA = {
         ("void", ["void: has no folder 'train'", "check the path"]),
         ("data --json taken/x.json", ["--json taken: taken is not a folder"]),
         ("data --workers nan", ["--workers", "at least 1", "'nan'"]),
+        ("folder:gone", ["'folder' is no layout", "known are list, folders"]),
+        ("list.csv", ["list.csv: its first line is", "expected the names of columns"]),
         ("data --fats", ["unrecognized arguments: --fats"]),
     ],
     "cache": [

@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ from datamodules.cache.folder import (
     read_entry,
     write_manifest,
 )
+from datamodules.cache.mixes import Mix, write_mix
 from datamodules.cache.stem_files import (
     decode_stem_file,
     decoded_stem_file_size,
@@ -170,9 +171,55 @@ def decode(
     }
     # Keyed by folder, so that identical files are decoded once.
     jobs = {
-        folder: _Job(path, hashes[path].state, folder, sample_rate, orders.get(path))
+        folder: _Job(path, [hashes[path].state], folder, sample_rate, orders.get(path))
         for path, folder in folders.items()
     }
+    entries = _obtain(jobs, progress, faults)
+    if faults:
+        for path, folder in folders.items():  # identical files have the same faults
+            decoded_path = jobs[folder].path
+            if folder not in entries and path not in faults:
+                message = str(faults[decoded_path]).replace(str(decoded_path), str(path))
+                faults[path] = DataError(message)
+    return {path: entries[folder] for path, folder in folders.items() if folder in entries}
+
+
+def mix(
+    mixes: Sequence[Mix], progress: bool, faults: dict[Path, DataError] | None = None
+) -> dict[Mix, Decoded]:
+    """Compute sums of files that are not in the cache; arguments and errors as for `decode`.
+
+    Returns:
+        Sum -> its entry in the cache, with the file ``audio``. A fault of a sum is that of its
+        first file.
+    """
+    files = list(dict.fromkeys(path for each in mixes for path in each.files))
+    hashes, unreadable = _content_hashes(files, progress)
+    if faults is None:
+        raise_faults([str(fault) for fault in unreadable.values()])
+    contents = {path: known.value for path, known in hashes.items()}
+    folders: dict[Mix, Path] = {}
+    for each in mixes:
+        missing = [unreadable[path] for path in each.files if path in unreadable]
+        if missing and faults is not None:
+            faults[each.files[0]] = missing[0]
+            continue
+        digest = hashlib.blake2b(each.name(contents).encode(), digest_size=16).hexdigest()
+        folders[each] = decoded_folder() / digest
+    jobs = {
+        folder: _Job(
+            each.files[0], [hashes[path].state for path in each.files], folder, None, None, each
+        )
+        for each, folder in folders.items()
+    }
+    entries = _obtain(jobs, progress, faults)
+    return {each: entries[folder] for each, folder in folders.items() if folder in entries}
+
+
+def _obtain(
+    jobs: Mapping[Path, _Job], progress: bool, faults: dict[Path, DataError] | None
+) -> dict[Path, Decoded]:
+    """Read the entries that exist, and create the others: folder -> entry."""
     entries = _intact_entries(jobs, progress)
     pending = [job for folder, job in sorted(jobs.items()) if folder not in entries]
     if pending:
@@ -187,21 +234,20 @@ def decode(
                 f"{decoded_folder()}: cannot be written ({error}); set STEMLAB_CACHE to a "
                 "writable folder on a disk with enough space"
             ) from error
-    if faults:
-        for path, folder in folders.items():  # identical files have the same faults
-            decoded_path = jobs[folder].path
-            if folder not in entries and path not in faults:
-                message = str(faults[decoded_path]).replace(str(decoded_path), str(path))
-                faults[path] = DataError(message)
-    return {path: entries[folder] for path, folder in folders.items() if folder in entries}
+    return entries
 
 
 class _Job(NamedTuple):
     path: Path
-    state: State
+    states: list[State]  # of the file, or of those of the sum
     folder: Path
     sample_rate: int | None
     order: StreamOrder | None  # of a .stem.mp4
+    mix: Mix | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.mix.files if self.mix else (self.path,)
 
 
 def _create_entries(
@@ -241,6 +287,9 @@ def _create_entries(
 
 def _announcement(jobs: Sequence[_Job], needed: int) -> str:
     task = f"Decoding {counted(len(jobs), 'file')}"
+    if jobs[0].mix:
+        files = sum(len(job.files) for job in jobs)
+        task = f"Mixing {counted(files, 'file')} to {counted(len(jobs), 'stem')}"
     if sample_rate := jobs[0].sample_rate:
         rates = sorted({audio.inspect_seekable(job.path).sample_rate for job in jobs})
         old_rates = " and ".join(f"{rate} Hz" for rate in rates)
@@ -269,15 +318,18 @@ def _create_entry(job: _Job) -> Decoded:
         new_entry = scratch / "entry"
         new_entry.mkdir()
         with decoding_errors(target.parent, path):
-            if job.order:
+            if job.mix:
+                write_mix(job.mix, new_entry / "audio.wav")
+            elif job.order:
                 decode_stem_file(path, new_entry, job.order)
             elif job.sample_rate:
                 resample_file(path, new_entry / "audio.wav", job.sample_rate)
             else:
                 is_16_bit = audio.inspect_seekable(path).subtype == "PCM_16"
                 audio.rewrite(path, new_entry / "audio.wav", "PCM_16" if is_16_bit else "FLOAT")
-            if not state(path).is_same(job.state):
-                raise changed_error(path)  # the hash in the entry's name is of the old content
+            for file, old in zip(job.files, job.states, strict=True):
+                if not state(file).is_same(old):
+                    raise changed_error(file)  # the entry's name contains the old hash
             error = mixture_error(new_entry, job.order) if job.order else ""
             write_manifest(new_entry, path, error)
             sync(new_entry)
@@ -296,6 +348,8 @@ def _create_entry(job: _Job) -> Decoded:
 def _decoded_size(job: _Job) -> int:
     """Check a file's header and compute the size of its decoded copy, bytes."""
     path, sample_rate = job.path, job.sample_rate
+    if job.mix:
+        return 4 * job.mix.samples * job.mix.channels
     if job.order:
         return decoded_stem_file_size(path, job.order)
     info = audio.inspect_seekable(path)

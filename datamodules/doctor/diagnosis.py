@@ -30,7 +30,10 @@ def diagnose(entry: Entry, track: Track, measures: TrackMeasures) -> list[Findin
         assert path is not None
         if file.first_nonfinite is not None:
             findings.append(nan_finding(path, file.first_nonfinite, track.sample_rate))
-        where = f"{entry.path}, {name}" if entry.is_stem_file else str(path)
+        in_data_set = not entry.is_stem_file and (name,) == tuple(
+            stem for stem, paths in entry.find([name]).items() if paths == (path,)
+        )
+        where = str(path) if in_data_set else f"{entry.path}, {name}"
         findings += _file_findings(where, name, file)
     findings += _common_findings(str(entry.path), measures.files)
     damaged = any(file.first_nonfinite is not None for file in measures.files.values())

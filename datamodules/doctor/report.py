@@ -118,7 +118,6 @@ def examine(
         DataError: There is no data set at the root, or the cache cannot hold it.
         FFmpegMissingError: There are .stem.mp4 files, and ffmpeg is not installed.
     """
-    root = Path(root).expanduser()
     subsets = subsets_of(root, stems)
     by_subset = {subset: find_entries(root, subset, stems) for subset in subsets}
     entries = [entry for found in by_subset.values() for entry in found]
@@ -185,7 +184,9 @@ def _load(
         decoded = decode(stem_files, progress, faults, stems=stems)
     not_decoded = set(stem_files) - decoded.keys()
     readable = [entry for entry in entries if entry.path not in not_decoded]
-    loaded = iter(check_tracks(readable, decoded, stems, missing_as_silence, progress))
+    loaded = iter(
+        check_tracks(readable, decoded, stems, missing_as_silence, progress, mixing=not fast)
+    )
     without_track = {
         path: CheckedTrack(None, [Finding.of(faults[path], path)] if path in faults else [], [])
         for path in not_decoded

@@ -66,6 +66,20 @@ class SamplingConfig:
         return self.avoid_silence_db is not None or self.loudness_classes > 1
 
 
+class Pool(NamedTuple):
+    """Tracks that can be drawn for a stem, by root; roots without such tracks are left out.
+
+    Attributes:
+        roots: Numbers of the roots.
+        weights: Relative frequency of each of these roots, with the sum 1.
+        tracks: Indices of the tracks of each of these roots.
+    """
+
+    roots: tuple[int, ...]
+    weights: tuple[float, ...]
+    tracks: tuple[npt.NDArray[np.int64], ...]
+
+
 class Crop(NamedTuple):
     """Track and start of each stem of an example.
 
@@ -82,8 +96,9 @@ class CropSampler:
     """Draws the tracks and starts of examples.
 
     Tracks are drawn in random order without replacement: each pass over a root contains every track
-    once. In a mixed example each stem has its own order of tracks. Otherwise all stems use the
-    order of the first stem and the same start.
+    once. In a mixed example each stem has its own order of those tracks from which it may be drawn.
+    Otherwise all stems use the order of the first stem and the same start. If there are no whole
+    tracks, all examples are mixed.
 
     With several roots, the number of examples from each root is as close to its weight as integers
     allow. Examples ("seats") are assigned to roots by the method of Webster and Sainte-Laguë
@@ -99,6 +114,9 @@ class CropSampler:
         powers: For each track of all roots, the mean square of each second, shape (stems, seconds);
             used only if ``config.needs_loudness``.
         sample_rate: Sample rate, Hz; used only if ``config.needs_loudness``.
+        usable: Whether a stem of a track may be drawn in a mixed example, shape (tracks, stems);
+            by default all may. A stem that no track has is drawn from the first one.
+        whole: Whether a track may be drawn with all stems, shape (tracks,); by default all may.
     """
 
     def __init__(
@@ -110,6 +128,8 @@ class CropSampler:
         weights: Sequence[float] = (1.0,),
         powers: Sequence[Powers] = (),
         sample_rate: int = 44100,
+        usable: npt.NDArray[np.bool_] | None = None,
+        whole: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self.seed, self.config, self.stems = seed, config, stems
         self.lengths = np.concatenate(lengths)
@@ -124,9 +144,14 @@ class CropSampler:
             if config.needs_loudness
             else None
         )
-        self._weights = tuple(weight / math.fsum(weights) for weight in weights)
-        self._sizes = [len(root) for root in lengths]
-        self._offsets = [0, *np.cumsum(self._sizes).tolist()]
+        self._roots = len(lengths)
+        sizes = [len(root) for root in lengths]
+        if usable is None:
+            usable = np.ones((sum(sizes), stems), bool)
+        if whole is None:
+            whole = np.ones(sum(sizes), bool)
+        self._pools = [_pool(usable[:, stem], sizes, weights) for stem in range(stems)]
+        self._whole = _pool(whole, sizes, weights)
 
     def crop(self, position: Position, samples: int) -> Crop:
         """Draw one example.
@@ -142,7 +167,7 @@ class CropSampler:
         tries = 1 if self.config.avoid_silence_db is None else self.config.silence_tries
         # All random numbers in one call, because creating the generator takes longer than drawing.
         numbers = generator(self.seed, CROP, epoch, index).random(1 + tries * self.stems)
-        mixed = bool(numbers[0] < self.config.mix_probability)
+        mixed = bool(numbers[0] < self.config.mix_probability) or not self._whole.roots
         tracks = self._draw_tracks(epoch, index, mixed)
         uniforms = numbers[1:].reshape(tries, self.stems)
         return Crop(tracks, self._draw_starts(tracks, mixed, samples, uniforms))
@@ -167,16 +192,36 @@ class CropSampler:
         return np.array(starts)
 
     def _draw_tracks(self, epoch: int, index: int, mixed: bool) -> npt.NDArray[np.int64]:
+        if mixed:
+            return np.array(
+                [self._draw_track(epoch, index, *drawn) for drawn in enumerate(self._pools)]
+            )
+        return np.full(self.stems, self._draw_track(epoch, index, 0, self._whole))
+
+    def _draw_track(self, epoch: int, index: int, stem: int, pool: Pool) -> int:
+        if not pool.roots:
+            return 0
         block, index_in_block = divmod(index, _BLOCK)
-        roots, earlier = _block_roots(self.seed, epoch, block, self.stems, self._weights)
-        tracks = []
-        for stem in range(self.stems if mixed else 1):
-            root = roots[stem][index_in_block]
-            passes, index_in_pass = divmod(earlier[stem][index_in_block], self._sizes[root])
-            pass_number = passes * len(self._sizes) + root  # over all roots
-            order = _track_order(self.seed, epoch, pass_number, self.stems, self._sizes[root])
-            tracks.append(self._offsets[root] + order[stem, index_in_pass])
-        return np.array(tracks if mixed else tracks * self.stems)
+        roots, earlier = _block_roots(self.seed, epoch, block, self.stems, pool.weights)
+        number = roots[stem][index_in_block]
+        tracks = pool.tracks[number]
+        passes, index_in_pass = divmod(earlier[stem][index_in_block], len(tracks))
+        pass_number = passes * self._roots + pool.roots[number]  # over all roots
+        order = _track_order(self.seed, epoch, pass_number, self.stems, len(tracks))
+        return int(tracks[order[stem, index_in_pass]])
+
+
+def _pool(usable: npt.NDArray[np.bool_], sizes: Sequence[int], weights: Sequence[float]) -> Pool:
+    """The pool of the usable tracks, given the number of tracks of each root."""
+    found = np.flatnonzero(usable)
+    by_root = np.split(found, np.searchsorted(found, np.cumsum(sizes)[:-1]))
+    roots = tuple(root for root, tracks in enumerate(by_root) if len(tracks))
+    total = math.fsum(weights[root] for root in roots)
+    return Pool(
+        roots,
+        tuple(weights[root] / total for root in roots),
+        tuple(by_root[root] for root in roots),
+    )
 
 
 @lru_cache(maxsize=64)

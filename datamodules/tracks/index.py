@@ -13,34 +13,17 @@ import numpy as np
 from datamodules.cache.folder import Decoded
 from datamodules.cache.pcm import decode
 from datamodules.cache.stem_files import stream_orders
-from datamodules.errors import DataError, counted
 from datamodules.files import audio
 from datamodules.files.audio import Audio
-from datamodules.files.names import is_system_name, key, match, without_suffix
+from datamodules.files.names import is_system_name, match, without_suffix
 from datamodules.files.state import State, check_same
 from datamodules.tracks.checks import find_mismatches, find_non_finite, repair_command
+from datamodules.tracks.entries import FORMATS, MIXTURE, STEMS, Entry, is_audio
 from datamodules.tracks.findings import Finding, raise_errors
 from datamodules.tracks.headers import Header, decoded_headers, read_headers
-from datamodules.tracks.layouts import FORMATS, MIXTURE, STEMS, Entry, find_entries, is_audio
+from datamodules.tracks.layouts import find_entries
+from datamodules.tracks.mixing import Plan, mix_tracks, plan_mixes, planned_headers
 from datamodules.tracks.unread import unread_in_subset, unread_in_track
-
-# The validation split of musdb's own configuration (its configs/mus.yaml).
-MUSDB_VALIDATION_TRACKS = (
-    "Actions - One Minute Smile",
-    "Clara Berry And Wooldog - Waltz For My Victims",
-    "Johnny Lokke - Promises & Lies",
-    "Patrick Talbot - A Reason To Leave",
-    "Triviul - Angelsaint",
-    "Alexander Ross - Goodbye Bolero",
-    "Fergessen - Nos Palpitants",
-    "Leaf - Summerghost",
-    "Skelpolu - Human Mistakes",
-    "Young Griffo - Pennies",
-    "ANiMAL - Rockshow",
-    "James May - On The Line",
-    "Meaxic - Take A Step",
-    "Traffic Experiment - Sirens",
-)
 
 _FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
 
@@ -62,6 +45,7 @@ class Track:
             WAV.
         states: Stem name, or ``mixture`` -> state (size, times, inode) of its file when it was
             checked; reading a file that has changed since then is an error.
+        is_loose: Whether it is one file of one stem, which belongs to no song.
     """
 
     name: str
@@ -74,6 +58,7 @@ class Track:
     missing: tuple[str, ...] = ()
     unmappable: tuple[str, ...] = ()
     states: Mapping[str, State] = field(default_factory=dict)
+    is_loose: bool = False
 
     @property
     def seconds(self) -> float:
@@ -119,14 +104,6 @@ class Track:
         if name in self.states:
             check_same(path, self.states[name])
         return waveform
-
-
-class Split(NamedTuple):
-    """Training tracks, validation tracks, and a sentence that says how they were chosen."""
-
-    train: list[Track]
-    valid: list[Track]
-    rule: str
 
 
 class CheckedTrack(NamedTuple):
@@ -182,103 +159,13 @@ def index_tracks(
     return [result.track for result in checked if result.track]
 
 
-def split_validation(
-    tracks: Sequence[Track],
-    names: Sequence[str] = MUSDB_VALIDATION_TRACKS,
-    fraction: float = 0.14,
-    *,
-    required: bool = False,
-) -> Split:
-    """Split the training subset into training tracks and validation tracks.
-
-    Args:
-        tracks: Tracks of the training subset.
-        names: Names of the validation tracks, without letter case and Unicode form; those that
-            exist are used.
-        fraction: If none of the names exists, this fraction of the tracks is used for validation,
-            at evenly spaced positions in the sorted list: at least one track, never all.
-        required: Raise an error if a name does not exist or there are no names, instead of using
-            the fraction.
-
-    Returns:
-        Both lists, sorted by name, and the rule that was used.
-
-    Raises:
-        DataError: No track is left for training or for validation, or a required one is missing.
-    """
-    tracks = sorted(tracks, key=lambda track: track.name)
-    present = [track.name for track in tracks]
-    found = match(names, present)
-    missing = [name for name in names if name not in found]
-    if required and (missing or not names):
-        fault = f"lists unknown tracks ({', '.join(map(repr, missing))})" if missing else "is empty"
-        raise DataError(
-            f"validation_tracks {fault}; training tracks are for example "
-            f"{', '.join(map(repr, present[:3]))}; correct validation_tracks, or remove it "
-            "for the default split"
-        )
-    chosen = set(found.values())
-    if chosen:
-        rule = f"validation: {len(chosen)} of the {len(names)} named tracks"
-    else:
-        if len(tracks) < 2:
-            raise DataError(
-                f"no track is left for validation: training tracks found: {len(tracks)}, "
-                "expected at least 2; add a track"
-            )
-        count = min(max(1, round(fraction * len(tracks))), len(tracks) - 1)
-        step = len(tracks) / count
-        chosen = {tracks[int((number + 0.5) * step)].name for number in range(count)}
-        rule = (
-            f"none of the {len(names)} official validation tracks exists: validation on {count} of "
-            f"{len(tracks)} tracks, evenly spaced in the list sorted by name"
-        )
-    train = [track for track in tracks if track.name not in chosen]
-    if not train:
-        raise DataError(
-            f"no track is left for training: validation uses {counted(len(tracks), 'track')}, "
-            "which is all; add tracks, or list fewer in validation_tracks"
-        )
-    return Split(train, [track for track in tracks if track.name in chosen], rule)
-
-
-def split_by_folder(train: Sequence[Track], valid: Sequence[Track], folder: Path) -> Split:
-    """Validate on the tracks of a validation subset.
-
-    Args:
-        train: Tracks of the training subset; those with the name of a validation track are left
-            out.
-        valid: Tracks of the validation subset.
-        folder: The folder of the validation subset, for messages.
-
-    Raises:
-        DataError: No track is left for training.
-    """
-    kept = without_names(train, valid)
-    if not kept:
-        raise DataError(
-            f"no track is left for training: all {len(train)} have the names of tracks in "
-            f"{folder}; remove them there, or set validation_tracks"
-        )
-    left_out = len(train) - len(kept)
-    rule = f"validation: the tracks in {folder.name}" + (
-        f"; {counted(left_out, 'training track')} with the same name left out" if left_out else ""
-    )
-    return Split(kept, list(valid), rule)
-
-
-def without_names(tracks: Sequence[Track], others: Sequence[Track]) -> list[Track]:
-    """The tracks whose names differ from those of other tracks, not only in case or form."""
-    names = {key(track.name) for track in others}
-    return [track for track in tracks if key(track.name) not in names]
-
-
 def check_tracks(
     entries: Sequence[Entry],
     decoded: Mapping[Path, Decoded],
     stems: Sequence[str],
     missing_as_silence: bool = False,
     progress: bool = False,
+    mixing: bool = True,
 ) -> list[CheckedTrack]:
     """Read and check the headers of the files of each track.
 
@@ -288,17 +175,47 @@ def check_tracks(
         stems: Names of the stems that every track must have.
         missing_as_silence: Replace missing stems by silence.
         progress: Show a progress bar, if it takes more than a second.
+        mixing: Compute stems that are sums of files, into the cache; otherwise only the headers of
+            such tracks are right.
     """
     stem_files = [entry.path for entry in entries if entry.is_stem_file]
-    files_by_track = [
-        _files_of(decoded[entry.path], stems) if entry.is_stem_file else entry.find(stems)
-        for entry in entries
-    ]
-    tracks = list(zip(entries, files_by_track, strict=True))
-    paths = [path for entry, files in tracks if not entry.is_stem_file for path in files.values()]
-    headers, faults = read_headers(paths, progress)
+    parts_by_track = [{} if entry.is_stem_file else entry.find(stems) for entry in entries]
+    paths = [path for parts in parts_by_track for files in parts.values() for path in files]
+    headers, faults = read_headers(list(dict.fromkeys(paths)), progress)
     headers |= decoded_headers({path: decoded[path] for path in stem_files})
-    checked = [_check_track(*track, headers, faults, stems, missing_as_silence) for track in tracks]
+    files_by_track: list[dict[str, Path]] = []
+    plans: dict[int, Plan] = {}
+    for number, (entry, parts) in enumerate(zip(entries, parts_by_track, strict=True)):
+        if entry.parts is not None:
+            plans[number] = plan_mixes(entry, parts, headers)
+        files_by_track.append(
+            _files_of(decoded[entry.path], stems)
+            if entry.is_stem_file
+            else {name: files[0] for name, files in parts.items()}
+        )
+    if mixing:
+        mixed, new_headers, errors = mix_tracks(list(plans.values()), progress)
+        headers |= new_headers
+        for number, files, found in zip(plans, mixed, errors, strict=True):
+            files_by_track[number] |= files
+            plans[number].findings.extend(found)
+    checked = []
+    for number, (entry, files) in enumerate(zip(entries, files_by_track, strict=True)):
+        known = {stem: headers[path] for stem, path in files.items() if path in headers}
+        parts = parts_by_track[number]
+        findings = unread_in_track(entry, parts, stems)
+        if number in plans:
+            findings += plans[number].findings
+            if not mixing:
+                known |= planned_headers(plans[number], headers)
+        originals = [path for each in parts.values() for path in each]
+        findings += [Finding.of(faults[path], path) for path in originals if path in faults]
+        result = _check_track(entry, files, known, findings, stems, missing_as_silence)
+        if result.track:  # AAC does not decode to NaN
+            result.float_files.extend(
+                path for path in originals if headers[path].subtype in _FLOAT_SUBTYPES
+            )
+        checked.append(result)
     orders, _ = stream_orders(stem_files, stems)
     for result, entry in zip(checked, entries, strict=True):
         if entry.path in orders:
@@ -325,25 +242,25 @@ def _stream_order_warning(entry: Entry, fault: str) -> Finding:
 def _check_track(
     entry: Entry,
     files: dict[str, Path],
-    headers: Mapping[Path, Header],
-    faults: Mapping[Path, DataError],
+    headers: Mapping[str, Header],
+    findings: list[Finding],
     stems: Sequence[str],
     missing_as_silence: bool,
 ) -> CheckedTrack:
     missing = tuple(stem for stem in stems if stem not in files)
-    findings = unread_in_track(entry, files, stems)
-    if missing_as_silence and len(missing) < len(stems):
+    if entry.complete or entry.is_loose:
+        pass  # nothing is missing
+    elif missing_as_silence and len(missing) < len(stems):
         findings += [_silent_stem_note(entry, stem) for stem in missing]
     elif missing:
         findings.append(_missing_stems_error(entry, missing, stems))
-    findings += [Finding.of(faults[path], path) for path in files.values() if path in faults]
-    stem_headers = {stem: headers[path] for stem, path in files.items() if path in headers}
-    for name, unit in (("samples", "samples"), ("sample_rate", "Hz"), ("channels", "channels")):
-        values = {stem: getattr(header, name) for stem, header in stem_headers.items()}
-        findings += find_mismatches(files, values, unit)
+    if not any(finding.severity == "error" for finding in findings):
+        for name, unit in (("samples", "samples"), ("sample_rate", "Hz"), ("channels", "channels")):
+            values = {stem: getattr(header, name) for stem, header in headers.items()}
+            findings += find_mismatches(files, values, unit)
     if any(finding.severity == "error" for finding in findings):
         return CheckedTrack(None, findings, [])
-    first = next(iter(stem_headers.values()))
+    first = next(iter(headers.values()))
     track = Track(
         entry.name,
         entry.subset,
@@ -353,16 +270,11 @@ def _check_track(
         first.sample_rate,
         first.channels,
         missing,
-        tuple(stem for stem in stems if stem in stem_headers and not stem_headers[stem].mappable),
-        {stem: header.state for stem, header in stem_headers.items()},
+        tuple(stem for stem in stems if stem in headers and not headers[stem].mappable),
+        {stem: header.state for stem, header in headers.items()},
+        entry.is_loose,
     )
-    # AAC does not decode to NaN.
-    float_files = [
-        files[stem]
-        for stem, header in stem_headers.items()
-        if header.subtype in _FLOAT_SUBTYPES and not entry.is_stem_file
-    ]
-    return CheckedTrack(track, findings, float_files)
+    return CheckedTrack(track, findings, [])
 
 
 def _missing_stems_error(entry: Entry, missing: Sequence[str], stems: Sequence[str]) -> Finding:
@@ -374,6 +286,8 @@ def _missing_stems_error(entry: Entry, missing: Sequence[str], stems: Sequence[s
     )
     if entry.is_stem_file:
         finding = f"no stream for {', '.join(missing)}"
+    elif entry.parts is not None:
+        finding = f"no file for {', '.join(missing)} (found: {', '.join(entry.parts) or 'none'})"
     elif present := sorted(name for name in os.listdir(entry.path) if not is_system_name(name)):
         finding += f" (found: {', '.join(present[:8])})"
         if len(match(missing, map(without_suffix, filter(is_audio, present)))) == len(missing):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -31,9 +31,9 @@ from datamodules.files.resampling import resample_blocks, resampled_length
 from datamodules.files.song import open_song
 from datamodules.parallel import raise_faults
 from datamodules.tracks.checks import nan_finding
+from datamodules.tracks.entries import FORMATS, MIXTURE, Entry
 from datamodules.tracks.findings import raise_errors
 from datamodules.tracks.index import check_tracks
-from datamodules.tracks.layouts import FORMATS, MIXTURE, Entry
 
 BLOCK_SAMPLES = 2**16
 # A larger difference of lengths is not due to a codec or an editor: perhaps another version.
@@ -56,21 +56,27 @@ class Source:
     """A file of a track.
 
     Attributes:
+        stem: Name of its stem, of which it may be a part, or ``mixture``.
         path: The file in the data set, for messages.
         file: The file to read: ``path`` or a decoded copy.
         info: Header of ``file``.
         notes: What was done to read it.
     """
 
+    stem: str
     path: Path
     file: Path
     info: AudioInfo
     notes: list[str] = field(default_factory=list)
 
 
-def find_files(entry: Entry, stems: Sequence[str]) -> dict[str, Path]:
+def find_files(entry: Entry, stems: Sequence[str]) -> dict[str, tuple[Path, ...]]:
     """Find the files of stems and mixture, also in formats that training does not read."""
+    if entry.is_stem_file:
+        return {MIXTURE: (entry.path,)}
     files = entry.find(stems)
+    if entry.parts is not None:
+        return files
     for folder, names in ((entry.path, stems), (entry.mixture_folder, [MIXTURE])):
         if folder.is_dir():
             others = {
@@ -79,7 +85,7 @@ def find_files(entry: Entry, stems: Sequence[str]) -> dict[str, Path]:
                 if suffix_of(name) in SUFFIXES
             }
             found = match([name for name in names if name not in files], others)
-            files |= {name: folder / others[other] for name, other in found.items()}
+            files |= {name: (folder / others[other],) for name, other in found.items()}
     return files
 
 
@@ -89,7 +95,7 @@ def open_track(
     stems: Sequence[str],
     missing_as_silence: bool = False,
     strict: bool = False,
-) -> tuple[dict[str, Source], list[str]]:
+) -> tuple[list[Source], list[str]]:
     """Find and open the files of a track.
 
     Args:
@@ -100,7 +106,7 @@ def open_track(
         strict: Files that do not match, or that training cannot read, are errors.
 
     Returns:
-        Stem name, or ``mixture`` -> its file; and warnings.
+        The files of all stems and, last, of the mixture; and warnings.
 
     Raises:
         DataError: Stems are missing, or files unreadable or damaged.
@@ -112,13 +118,13 @@ def open_track(
         if cached := find_decoded(entry.path, stems):
             decoded[entry.path] = cached
             names = [name for name in (*stems, MIXTURE) if name in cached.infos]
-            files = {name: cached.file(name) for name in names}
+            files: dict[str, tuple[Path, ...]] = {name: (cached.file(name),) for name in names}
         else:
             entry = _decode_streams(entry, scratch / "streams", stems)
             files = entry.find(stems)
     else:
         files = find_files(entry, stems)
-    (checked,) = check_tracks([entry], decoded, stems, missing_as_silence)
+    (checked,) = check_tracks([entry], decoded, stems, missing_as_silence, mixing=False)
     no_errors: tuple[str, ...] = ()
     if not strict:
         is_complete = set(stems) <= files.keys()
@@ -126,11 +132,11 @@ def open_track(
     raise_errors(finding for finding in checked.findings if finding.name not in no_errors)
     copies = scratch / "decoded"
     copies.mkdir()
-    sources, faults = {}, []
-    for name, path in files.items():
+    sources, faults = [], []
+    for name, path in ((name, path) for name, paths in files.items() for path in paths):
         try:
             shown = Path(f"{label} ({name})") if is_stem_file else path
-            sources[name] = _open_source(path, shown, copies)
+            sources.append(_open_source(name, path, shown, copies))
         except DataError as fault:
             faults.append(str(fault))
     raise_faults(faults)
@@ -148,19 +154,19 @@ def _decode_streams(entry: Entry, folder: Path, stems: Sequence[str]) -> Entry:
     return replace(entry, path=folder, mixture_folder=folder, is_stem_file=False, content=None)
 
 
-def _open_source(path: Path, shown: Path, copies: Path) -> Source:
+def _open_source(stem: str, path: Path, shown: Path, copies: Path) -> Source:
     """Read the header of a file; decode it into ``copies`` if it does not declare its length."""
     try:
         info = audio.inspect_seekable(path)
         if not info.subtype.startswith("MPEG"):  # the length of an MP3 is an estimate
-            return Source(shown, path, info)
+            return Source(stem, shown, path, info)
     except DataError:
         pass  # decoding finds the reason, unless only the length was missing
     copy = _decode(path, copies / f"{len(list(copies.iterdir()))}.wav")
     note = "read to its end, as its header is unfinished"
     if suffix_of(path) not in FORMATS:
         note = f"decoded from {suffix_of(path)[1:].upper()}"
-    return Source(shown, copy, audio.inspect_seekable(copy), [note])
+    return Source(stem, shown, copy, audio.inspect_seekable(copy), [note])
 
 
 def _decode(path: Path, copy: Path) -> Path:
@@ -175,34 +181,38 @@ def _decode(path: Path, copy: Path) -> Path:
     return copy
 
 
-def common_format(sources: Mapping[str, Source]) -> Format:
+def common_format(sources: Sequence[Source], longest: bool = False) -> Format:
     """Determine length, rate and channels of a track's files after the repair.
 
     Args:
-        sources: Stem name, or ``mixture`` -> its file; at least one.
+        sources: The files; at least one.
+        longest: The length is that of the longest file, so that none is cut.
 
     Raises:
         DataError: Files have different numbers of channels, and not only mono.
     """
     channels = _most_common(
-        {name: source.info.channels for name, source in sources.items() if source.info.channels > 1}
-        or {MIXTURE: 1}
+        [(source.stem, source.info.channels) for source in sources if source.info.channels > 1]
+        or [(MIXTURE, 1)]
     )
-    for source in sources.values():
+    for source in sources:
         if source.info.channels not in (1, channels):
             raise DataError(
                 f"{source.path}: has {source.info.channels} channels, but other files of the track "
                 f"have {channels}: only mono can be repaired; mix the file down"
             )
-    rate = _most_common({name: source.info.sample_rate for name, source in sources.items()})
-    samples = _most_common({name: _length(source, rate) for name, source in sources.items()})
+    rate = _most_common([(source.stem, source.info.sample_rate) for source in sources])
+    lengths = [(source.stem, _length(source, rate)) for source in sources]
+    samples = max(length for _, length in lengths) if longest else _most_common(lengths)
     return Format(samples, rate, channels)
 
 
-def _most_common(values: Mapping[str, int]) -> int:
-    counts = Counter(values.values())
+def _most_common(values: Sequence[tuple[str, int]]) -> int:
+    """The most frequent value; of several the mixture's, else the largest."""
+    counts = Counter(value for _, value in values)
     frequent = [value for value, count in counts.items() if count == max(counts.values())]
-    return values[MIXTURE] if values.get(MIXTURE) in frequent else max(frequent)
+    mixture = dict(values).get(MIXTURE)
+    return mixture if mixture in frequent else max(frequent)
 
 
 def _length(source: Source, rate: int) -> int:

@@ -14,19 +14,18 @@ from datamodules.files.names import (
     same_name,
     without_suffix,
 )
-from datamodules.tracks.findings import Finding
-from datamodules.tracks.layouts import (
+from datamodules.tracks.entries import (
     STEMS,
     SUBSET_FOLDERS,
     SUBSETS,
     Entry,
     audio_below,
-    find_entries,
     folders_named,
     is_audio,
-    subset_folders,
-    subsets_of,
 )
+from datamodules.tracks.findings import Finding
+from datamodules.tracks.folders import TrackFolders, subset_folders
+from datamodules.tracks.layouts import find_entries, locate, subsets_of
 
 _ALIKE = "in letter case or Unicode form alone"
 
@@ -34,7 +33,7 @@ _ALIKE = "in letter case or Unicode form alone"
 def find_unread(
     root: str | Path,
     stems: Sequence[str] = STEMS,
-    find_files: Callable[[Entry, Sequence[str]], Mapping[str, Path]] = Entry.find,
+    find_files: Callable[[Entry, Sequence[str]], Mapping[str, tuple[Path, ...]]] = Entry.find,
 ) -> list[Finding]:
     """Notes about all audio in a data set that is not read; ``find_files`` finds what is."""
     findings = unread_in_root(root, stems)
@@ -49,7 +48,9 @@ def find_unread(
 
 def unread_in_root(root: str | Path, stems: Sequence[str] = STEMS) -> list[Finding]:
     """Notes about folders and audio files of a root that no subset reads."""
-    root = Path(root).expanduser()
+    layout, root = locate(root)
+    if not isinstance(layout, TrackFolders):
+        return []
     folders = [found for subset in SUBSETS if (found := subset_folders(root, subset, stems))]
     used = {folder for pair in folders for folder in pair}
     if root in used:  # its folders are tracks
@@ -92,9 +93,9 @@ def unread_in_subset(
         entries: Its tracks.
         stems: Names of the data set's stems.
     """
-    root = Path(root).expanduser()
-    folders = subset_folders(root, subset, stems)
-    if folders is None:
+    layout, root = locate(root)
+    folders = subset_folders(root, subset, stems) if isinstance(layout, TrackFolders) else None
+    if folders is None or entries[0].unaligned:
         return []
     folder, _ = folders
     known = {entry.path for entry in entries}
@@ -173,15 +174,19 @@ def _unread_file(path: Path) -> Finding:
     )
 
 
-def unread_in_track(entry: Entry, files: Mapping[str, Path], stems: Sequence[str]) -> list[Finding]:
+def unread_in_track(
+    entry: Entry, files: Mapping[str, tuple[Path, ...]], stems: Sequence[str]
+) -> list[Finding]:
     """Notes about audio in a track's folder that is not read.
 
     Args:
         entry: The track.
-        files: Stem -> file that is read.
+        files: Stem -> files that are read.
         stems: Names of the data set's stems.
     """
-    read = {path.name for path in files.values()}
+    if entry.parts is not None:
+        return _unassigned(entry, stems)
+    read = {path.name for paths in files.values() for path in paths}
     unread = sorted(name for name in entry.content or () if is_audio(name) and name not in read)
     findings = []
     for name in unread:
@@ -223,6 +228,20 @@ def unread_in_track(entry: Entry, files: Mapping[str, Path], stems: Sequence[str
             )
         )
     return findings
+
+
+def _unassigned(entry: Entry, stems: Sequence[str]) -> list[Finding]:
+    if not entry.unassigned:
+        return []
+    return [
+        Finding(
+            "note",
+            "unread-file",
+            str(entry.path),
+            f"instruments that are not read: {', '.join(entry.unassigned)}",
+            f"to use them, list them, or other, in stems, which are {', '.join(stems)}",
+        )
+    ]
 
 
 def same_names_in_subsets(entries: Sequence[Entry]) -> list[Finding]:

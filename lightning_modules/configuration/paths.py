@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import command_line
+from datamodules.tracks.layouts import locate, path_of
 from lightning_modules.configuration.files import ConfigError
 from lightning_modules.runtime import launch
 
@@ -31,10 +32,12 @@ def check_paths(config: Any) -> None:
             raise ConfigError(f"--{name} is empty; give a path, or omit it")
     root = data.get("root") or os.environ.get("MUSDB_PATH")
     for folder in root if isinstance(root, dict) else [root] if root else []:
-        if not data.get("download") and not Path(folder).expanduser().is_dir():
+        is_data_set = path_of(folder).is_dir() or locate(folder)[0].name == "list"
+        if not data.get("download") and not is_data_set:
             raise ConfigError(
                 f"data root {str(folder)!r} is not a folder{launch.here()}; set MUSDB_PATH or "
-                "--data.init_args.root to the folder that holds train and test"
+                "--data.init_args.root to the folder that holds train and test, or to a list of "
+                "tracks (.csv or .json)"
             )
     checkpoint = config.ckpt_path
     if checkpoint and checkpoint not in RUN_CHECKPOINTS and not Path(checkpoint).is_file():

@@ -30,6 +30,7 @@ def write_faulty_files(here: Path) -> None:
     (here / "broken/a.json").write_text('{"targets": [{"name": "voc')
     (here / "void").mkdir()
     (here / "taken").write_text("mine")
+    (here / "list.csv").write_text("A,vocals,a.wav\n")
     (here / "typo.yaml").write_text("modle: {}\n")
     (here / "variant.yaml").write_text("trainer: {max_epochs: 1}\n")
     (here / "number.yaml").write_text("trainer: 5\n")

@@ -15,6 +15,7 @@ import torch
 from datamodules import convert
 from datamodules.doctor import report
 from datamodules.tracks.index import index_tracks
+from datamodules.tracks.write_track import SUBTYPES
 from lightning_modules.architectures.unet import UNet
 from lightning_modules.evaluation import scorer
 from lightning_modules.evaluation.score_files import read_folder
@@ -141,7 +142,7 @@ def test_separated_songs_are_a_data_set(options: list[str]) -> None:
     assert score.main(["converted/train", "data", "-o", "scores", "--processes", "1"]) == 0
 
 
-@pytest.mark.parametrize("subtype", convert.SUBTYPES)
+@pytest.mark.parametrize("subtype", SUBTYPES)
 def test_score_reads_what_convert_writes(subtype: str) -> None:
     assert convert.main(["data", "converted", "--subtype", subtype]) == 0
     for root in ("data", "converted"):

@@ -19,8 +19,9 @@ from datamodules.cache.folder import cache_folder
 from datamodules.errors import DataError, FFmpegMissingError
 from datamodules.files import audio
 from datamodules.tracks import index
-from datamodules.tracks.index import MUSDB_VALIDATION_TRACKS, Track, index_tracks, split_validation
+from datamodules.tracks.index import Track, index_tracks
 from datamodules.tracks.layouts import STEMS
+from datamodules.tracks.splits import MUSDB_VALIDATION_TRACKS, split_validation
 
 RATE = 8000
 SAMPLES = 2000

@@ -8,8 +8,9 @@ from unicodedata import normalize
 import pytest
 
 from datamodules.errors import DataError
-from datamodules.tracks.index import Track, split_by_folder, split_validation, without_names
+from datamodules.tracks.index import Track
 from datamodules.tracks.layouts import STEMS, Entry, find_entries, subsets_of
+from datamodules.tracks.splits import split_by_folder, split_validation, without_names
 from tests.helpers.tracks import touch, touch_track
 
 ACUTE = "Beyoncé"
@@ -38,13 +39,13 @@ def test_stems_of_a_track(stem: str, file: str, tmp_path: Path) -> None:
     stems = ["drums"] if stem == "mixture" else ["drums", stem]
     touch(tmp_path / "train/A", "drums.wav", file)
     (entry,) = find_entries(tmp_path, "train", stems)
-    assert entry.find(stems)[stem] == tmp_path / "train/A" / file
+    assert entry.find(stems)[stem] == (tmp_path / "train/A" / file,)
 
 
 def test_an_equal_name_and_the_preferred_format_win(tmp_path: Path) -> None:
     touch(tmp_path / "train/A", "Vocals.wav", "vocals.wav", "drums.flac", "DRUMS.WAV", "bass.OGG")
     (entry,) = find_entries(tmp_path, "train")
-    files = {stem: path.name for stem, path in entry.find(STEMS).items()}
+    files = {stem: path.name for stem, (path,) in entry.find(STEMS).items()}
     assert files == {"vocals": "vocals.wav", "drums": "DRUMS.WAV", "bass": "bass.OGG"}
 
 
@@ -67,7 +68,7 @@ def test_dsd100_in_lower_case(tmp_path: Path) -> None:
     touch_track(tmp_path / "sources/dev" / normalize("NFC", ACUTE))
     touch(tmp_path / "MIXTURES/DEV" / normalize("NFD", ACUTE), "Mixture.wav")
     (entry,) = find_entries(tmp_path, "train")
-    assert entry.find(STEMS)["mixture"].name == "Mixture.wav"
+    assert entry.find(STEMS)["mixture"][0].name == "Mixture.wav"
 
 
 @pytest.mark.parametrize("folder", ["valid", "val", "validation", "Validation", "VAL"])
@@ -104,7 +105,8 @@ def test_system_files_and_folders_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "train/empty").mkdir()
     touch(tmp_path / "train/text", "notes.txt")
     (entry,) = find_entries(tmp_path, "train")
-    assert entry.find(STEMS) == {stem: tmp_path / "train/A" / f"{stem}.wav" for stem in STEMS}
+    files = {stem: (tmp_path / "train/A" / f"{stem}.wav",) for stem in STEMS}
+    assert entry.find(STEMS) == files
 
 
 def test_a_title_with_dots_is_a_track(tmp_path: Path) -> None:
