@@ -39,6 +39,7 @@ class Entry:
             without files is silent.
         unaligned: Whether its files are of different songs, or it is one file of one stem.
         unassigned: Names of its instruments that belong to no stem and are not read.
+        has_bleed: Whether its data set says that files contain other instruments than their own.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Entry:
     complete: bool = False
     unaligned: bool = False
     unassigned: tuple[str, ...] = ()
+    has_bleed: bool = False
 
     @property
     def is_loose(self) -> bool:

@@ -42,7 +42,8 @@ def slug(name: str) -> str:
 
 def stem_of(names: Iterable[str], stems: Sequence[str]) -> str | None:
     """The stem that an instrument with these names belongs to; None if it is not read."""
-    found = next((name for name in names if name in stems), None)
+    # A specific name may be "other", such as that of other vocals.
+    found = next((name for name in names if name in stems and name != OTHER), None)
     return found or (OTHER if OTHER in stems else None)
 
 
@@ -53,6 +54,7 @@ def entry_of_instruments(
     instruments: Sequence[Instrument],
     stems: Sequence[str],
     mixture: Path | None = None,
+    has_bleed: bool = False,
 ) -> Entry:
     """A track with the files of each stem.
 
@@ -63,6 +65,7 @@ def entry_of_instruments(
         instruments: All of its files, without the mixture.
         stems: Names of the stems.
         mixture: Its mixture, which is used only if all instruments belong to stems.
+        has_bleed: Whether its files are said to contain other instruments.
     """
     parts: dict[str, tuple[Path, ...]] = {}
     unassigned = []
@@ -82,6 +85,7 @@ def entry_of_instruments(
         parts=parts,
         complete=True,
         unassigned=tuple(dict.fromkeys(unassigned)),
+        has_bleed=has_bleed,
     )
 
 

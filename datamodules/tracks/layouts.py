@@ -20,6 +20,9 @@ from datamodules.tracks.entries import SUBSETS as SUBSETS
 from datamodules.tracks.entries import Entry as Entry
 from datamodules.tracks.folders import TrackFolders, no_subset, subset_folders
 from datamodules.tracks.lists import TrackList
+from datamodules.tracks.medleydb import MedleyDB, RawMedleyDB
+from datamodules.tracks.moisesdb import MoisesDB
+from datamodules.tracks.slakh import Slakh, SplitSlakh
 from datamodules.tracks.variable_folders import VariableFolders
 
 
@@ -43,8 +46,13 @@ class Layout(Protocol):
 
 
 # In the order in which they are tried; the last one takes every folder.
-_LAYOUTS: tuple[Layout, ...] = (TrackList(), TrackFolders())
-_BY_NAME_ONLY: tuple[Layout, ...] = (VariableFolders(),)
+_LAYOUTS: tuple[Layout, ...] = (TrackList(), MoisesDB(), Slakh(), MedleyDB(), TrackFolders())
+_BY_NAME_ONLY: tuple[Layout, ...] = (
+    VariableFolders(),
+    RawMedleyDB(),
+    SplitSlakh("slakh_redux", "redux.json"),
+    SplitSlakh("slakh_split2", "splits_v2.json"),
+)
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (*_LAYOUTS, *_BY_NAME_ONLY)}
 
 

@@ -185,7 +185,7 @@ def unread_in_track(
         stems: Names of the data set's stems.
     """
     if entry.parts is not None:
-        return _unassigned(entry, stems)
+        return _said_by_metadata(entry, stems)
     read = {path.name for paths in files.values() for path in paths}
     unread = sorted(name for name in entry.content or () if is_audio(name) and name not in read)
     findings = []
@@ -230,18 +230,29 @@ def unread_in_track(
     return findings
 
 
-def _unassigned(entry: Entry, stems: Sequence[str]) -> list[Finding]:
-    if not entry.unassigned:
-        return []
-    return [
-        Finding(
-            "note",
-            "unread-file",
-            str(entry.path),
-            f"instruments that are not read: {', '.join(entry.unassigned)}",
-            f"to use them, list them, or other, in stems, which are {', '.join(stems)}",
+def _said_by_metadata(entry: Entry, stems: Sequence[str]) -> list[Finding]:
+    findings = []
+    if entry.unassigned:
+        findings.append(
+            Finding(
+                "note",
+                "unread-file",
+                str(entry.path),
+                f"instruments that are not read: {', '.join(entry.unassigned)}",
+                f"to use them, list them, or other, in stems, which are {', '.join(stems)}",
+            )
         )
-    ]
+    if entry.has_bleed:
+        findings.append(
+            Finding(
+                "note",
+                "bleed",
+                str(entry.path),
+                "its metadata say that files contain bleed of other instruments",
+                "move the track elsewhere if targets must be clean",
+            )
+        )
+    return findings
 
 
 def same_names_in_subsets(entries: Sequence[Entry]) -> list[Finding]:

@@ -234,7 +234,7 @@ def test_tracks_with_any_instruments(tmp_path: Path) -> None:
 
 
 def test_names_of_layouts(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'musdb' is no layout; known are list, folders, track"):
+    with pytest.raises(DataError, match="'musdb' is no layout; known are list, moisesdb"):
         find_entries(f"musdb:{tmp_path}", "train")
     write_track(tmp_path / "list:a" / "train" / "A", seconds=0.1)  # a folder with a colon
     assert len(find_entries(tmp_path / "list:a", "train")) == 1
