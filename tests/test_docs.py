@@ -54,7 +54,7 @@ PAGES = {
 RUN = "stemlab "
 TOOLS = "lightning_modules.tools"
 # Run until stopped, take minutes at any setting, or need the internet.
-PARSED_ONLY = ("tools.webapp", "tools.endurance", "tools.push")
+PARSED_ONLY = ("tools.webapp", "tools.endurance", "tools.push", "demo.__main__")
 # Arguments that make a benchmark a matter of seconds; of the others only the options are checked.
 QUICK = {"separation": "--peers --track-seconds 1 --repeats 1"}
 

@@ -347,6 +347,7 @@ DATA = {
     "demo": [
         ("taken", ["ROOT taken", "is not a folder"]),
         ("out --seed -1", ["--seed", "at least 0", "'-1'"]),
+        ("out --songs 17", ["--songs", "at least 18", "'17'"]),
     ],
 }
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from datamodules import command_line
 
+_SONGS = 18  # those of the demo
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Render the corpus and print its folder.
@@ -21,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def render() -> int:
         from datamodules.demo.corpus import demo_corpus  # takes a second
 
-        print(demo_corpus(options.root, options.seed))
+        print(demo_corpus(options.root, options.seed, range(options.songs)))
         return 0
 
     return command_line.run(render)
@@ -35,7 +37,13 @@ def build_parser() -> command_line.Parser:
         "--seed",
         type=command_line.count(0),
         default=0,
-        help="of the notes; the styles stay the same",
+        help="of the songs; each seed gives others",
+    )
+    parser.add_argument(
+        "--songs",
+        type=command_line.count(_SONGS),
+        default=_SONGS,
+        help=f"number of songs, about 22 MB each; all beyond {_SONGS} are for training",
     )
     return parser
 

@@ -1,10 +1,11 @@
-"""The demo corpus: 18 short songs in MUSDB18's layout, used without a data set.
+"""The demo corpus: 18 short songs in MUSDB18's layout, used without a data set, and any more.
 
-:mod:`datamodules.demo.songs` composes them, :mod:`datamodules.demo.instruments` and
-:mod:`datamodules.demo.voice` synthesise them, and this module mixes them; each seed gives another
-corpus, and no recordings are used. Fifteen songs are for training, three of them for validation
-(:data:`VALIDATION_TRACKS`), and three for testing. They are kept in the user's cache and verified
-by hash at each use.
+:mod:`datamodules.demo.styles` draws the style of a song, :mod:`datamodules.demo.songs` composes its
+parts, :mod:`datamodules.demo.drums`, :mod:`datamodules.demo.instruments` and
+:mod:`datamodules.demo.voice` synthesise them, and :mod:`datamodules.demo.mix` mixes them. Seed and
+number of a song determine all of it; no recordings are used. Of the first 18 songs fifteen are for
+training, three of them for validation (:data:`VALIDATION_TRACKS`), and three for testing; all
+further ones are for training. They are kept in the user's cache and verified by hash at each use.
 """
 
 import errno
@@ -22,112 +23,58 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
 
-import numpy as np
-import numpy.typing as npt
 import soundfile
-from scipy.signal import oaconvolve
 from tqdm import tqdm
 
 from datamodules import command_line
 from datamodules.cache.folder import cache_folder
-from datamodules.demo.instruments import play_bass, play_chords, play_drums
-from datamodules.demo.songs import (
-    KITS,
-    TEST,
-    TRAIN,
-    VALIDATION,
-    VOICES,
-    Plan,
-    compose_bass,
-    compose_chords,
-    compose_drums,
-    compose_melody,
-)
-from datamodules.demo.synthesis import SAMPLE_RATE, Signal, band, place, samples
-from datamodules.demo.voice import sing
+from datamodules.demo.mix import render_track
+from datamodules.demo.synthesis import SAMPLE_RATE
+from datamodules.errors import DataError
+from datamodules.files.writing import check_room
 from datamodules.tracks.layouts import STEMS
 
-SONGS = TRAIN + VALIDATION + TEST
-VALIDATION_TRACKS: tuple[str, ...] = tuple(song.name for song in VALIDATION)
-VERSION = 1
+_TRAIN = (
+    "Paper Lanterns - Northbound Tram",
+    "Ida Quist - Salt on the Window",
+    "The Broken Metronomes - Overtime",
+    "Kestrel Avenue - Glass Parade",
+    "Moss and Marrow - Low Tide",
+    "Ravi Holm - Sunday Engine",
+    "Velvet Turnstile - Third Platform",
+    "Oona Hart - Borrowed Weather",
+    "Concrete Orchard - Ninety Floors",
+    "Juniper Static - Wavelength",
+    "The Slow Couriers - Letters Home",
+    "Palma Negra - Calle del Faro",
+)
+VALIDATION_TRACKS: tuple[str, ...] = (
+    "Tin Harbour - Signal Fires",
+    "Mira Solano - Half Awake",
+    "Copper Ballroom - Last Waltz in Lund",
+)
+"""Songs for validation; they are part of the training subset."""
+TEST_TRACKS = (
+    "Arctic Picnic - Thaw",
+    "Delia Frost - Nothing but Neon",
+    "The Paper Engineers - Fold Line",
+)
+"""Songs for testing."""
+SONGS = (*_TRAIN, *VALIDATION_TRACKS, *TEST_TRACKS)
+"""Names of the first songs by number."""
+VERSION = 2
 """Version of the audio: increase it with any change, so that cached corpora are replaced."""
-
-logger = logging.getLogger(__name__)
-
-# Mixing
-
-_LEVEL_DB = {"vocals": 0.0, "drums": -1.5, "bass": -2.5, "other": -3.0}
-_WET_DB = {"vocals": -13.0, "drums": -15.0, "bass": -30.0, "other": -14.0}
-_CREST = 4.5  # soft clipping of peaks, in multiples of a stem's RMS
-_PEAK = 0.89 * 32767
-TAIL_SECONDS = 2.4
-"""Length of a song after its final chord's onset."""
-
-
-def _room(seconds: float, generator: np.random.Generator) -> Signal:
-    """Stereo impulse response of a room: decaying noise of unit energy, shape (N, 2)."""
-    time = np.arange(samples(seconds * 1.2)) / SAMPLE_RATE
-    noise = generator.standard_normal((len(time), 2)) * 10.0 ** (-3.0 * time / seconds)[:, None]
-    noise[: samples(0.018)] = 0.0
-    response = band(noise, 180.0, 6500.0)
-    return np.asarray(response / np.sqrt(np.mean(np.sum(response**2, axis=0))))
-
-
-def render_track(seed: int, number: int) -> dict[str, npt.NDArray[np.int16]]:
-    """Compose, synthesise and mix a song.
-
-    Args:
-        seed: Seed of the corpus.
-        number: Index into :data:`SONGS`.
-
-    Returns:
-        Stems in the order of :data:`STEMS`, int16, shape (T, 2), 44 100 Hz. Their sum fits in 16
-        bits.
-    """
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
-    song = SONGS[number]
-    plan = Plan(song)
-    length = samples(plan.seconds(song.bars * plan.steps) + TAIL_SECONDS)
-
-    lead, second = compose_melody(plan, generator)
-    voice = VOICES[song.voice]
-    vocals = np.zeros((length, 2))
-    place(vocals, sing(lead, voice, length, generator), 0.0)
-    place(vocals, 0.3 * sing(second, voice, length, generator), 0.0, -0.7)
-    place(vocals, 0.3 * sing(second, voice, length, generator), 0.013, 0.7)
-    drums = play_drums(compose_drums(plan, generator), KITS[song.kit], length, generator)
-    bass = play_bass(compose_bass(plan, generator), song.bass[1], length, generator)
-    other = np.zeros((length, 2))
-    side = float(generator.choice([-1.0, 1.0]))
-    for part, (instrument, _) in enumerate(song.other):
-        pan = side * generator.uniform(0.15, 0.4) * (-1.0) ** part * len(song.other) / 2
-        notes = compose_chords(plan, part, generator)
-        sound = play_chords(notes, instrument, length, pan, generator)
-        other += sound / np.sqrt(np.mean(sound**2)) * (1.0, 0.8)[part]
-
-    room = _room(song.room_seconds, generator)
-    fade = np.clip((length - np.arange(length)) / samples(0.6), 0.0, 1.0)[:, None]
-    mixed = {}
-    for stem, dry in zip(STEMS, (vocals, drums, np.stack([bass, bass], -1), other), strict=True):
-        wet = 10 ** (_WET_DB[stem] / 20) * oaconvolve(dry, room, axes=0)[:length]
-        sound = (dry + wet) * fade
-        sound /= np.sqrt(np.mean(sound**2))
-        sound = _CREST * np.tanh(sound / _CREST)
-        mixed[stem] = sound * 10 ** ((_LEVEL_DB[stem] + generator.uniform(-1.0, 1.0)) / 20)
-    loudest = max(np.abs(sound).max() for sound in (*mixed.values(), sum(mixed.values())))
-    scale = _PEAK / loudest
-    return {stem: np.rint(sound * scale).astype(np.int16) for stem, sound in mixed.items()}
-
-
-# The corpus on disk
+_TRACK_BYTES = 24_000_000  # about 25 s of five files
 
 _STALE_SECONDS = 86_400.0
+
+logger = logging.getLogger(__name__)
 
 
 def track_folder(number: int) -> str:
     """Folder of a song relative to the corpus, such as ``train/Artist - Title``."""
-    subset = "train" if number < len(TRAIN + VALIDATION) else "test"
-    return f"{subset}/{SONGS[number].name}"
+    name = SONGS[number] if number < len(SONGS) else f"Stemlab - Song {number + 1:05d}"
+    return f"{'test' if name in TEST_TRACKS else 'train'}/{name}"
 
 
 def write_track(seed: int, number: int, folder: Path) -> None:
@@ -172,12 +119,22 @@ def _hashes(root: Path, number: int) -> dict[str, str]:
 
 
 def _read_manifest(root: Path, seed: int) -> dict[str, str]:
-    """Recorded hashes; empty if they are missing, damaged, or of another version or seed."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    """Recorded hashes; empty if they are missing or damaged.
+
+    Raises:
+        DataError: The folder holds a corpus of another version or seed.
+    """
+    try:
         manifest = json.loads((root / "manifest.json").read_text())
-        if (manifest["version"], manifest["seed"]) == (VERSION, seed):
-            return dict(manifest["sha256"])
-    return {}
+        found, recorded = (manifest["version"], manifest["seed"]), dict(manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    if found != (VERSION, seed):
+        raise DataError(
+            f"{root}: holds a demo corpus of version {found[0]} and seed {found[1]}, expected "
+            f"version {VERSION} and seed {seed}; delete it, or give another folder"
+        )
+    return recorded
 
 
 def default_root(seed: int = 0) -> Path:
@@ -204,11 +161,14 @@ def demo_corpus(
 
     Args:
         root: Its folder; by default :func:`default_root`.
-        seed: Seed of the notes; the songs' styles are the same for all seeds.
-        numbers: Indices into :data:`SONGS` of the requested tracks.
+        seed: Seed of the songs; each seed gives others.
+        numbers: Numbers of the requested songs; those below 18 are :data:`SONGS`.
 
     Returns:
         The folder, in the layout of MUSDB18-HQ.
+
+    Raises:
+        DataError: There is not enough space, or the folder holds a corpus of another seed.
     """
     setting = "STEMLAB_CACHE" if root is None else "ROOT"
     root = default_root(seed) if root is None else root
@@ -226,6 +186,7 @@ def demo_corpus(
     if not wanted:
         return root
     command_line.check_folder(root, setting)
+    check_room(root, _TRACK_BYTES * len(wanted), f"{len(wanted)} songs need")
     root.mkdir(parents=True, exist_ok=True)
     workers = min(4, os.cpu_count() or 1, len(wanted))
     # Beside the corpus, on the same file system: moves are atomic.

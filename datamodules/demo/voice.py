@@ -19,6 +19,7 @@ from datamodules.demo.synthesis import (
     hertz,
     instants,
     moving_filter,
+    phase,
     samples,
     saw,
 )
@@ -35,6 +36,10 @@ class Voice:
         vibrato_cents: Depth of the vibrato of long notes, to each side.
         breath: Level of breath noise.
         tilt_hz: Cutoff of the glottal pulses: high for a pressed, bright voice.
+        chest: Level of the fundamental relative to the pulses; high where the glottis stays open
+            long.
+        rough: Depth of the subharmonic of a hoarse or shouting voice, in [0, 1].
+        sibilance: Factor on the noise of consonants.
     """
 
     tract: float
@@ -43,32 +48,70 @@ class Voice:
     vibrato_cents: float = 45.0
     breath: float = 0.03
     tilt_hz: float = 2500.0
+    chest: float = 0.5
+    rough: float = 0.0
+    sibilance: float = 1.0
 
 
-# First three formants of men, Hz: means of Peterson and Barney 1952, table II.
+def draw_voice(generator: np.random.Generator) -> Voice:
+    """Draw a singer, from bass to soprano: high voices mostly have short vocal tracts."""
+    lowest = generator.uniform(36.0, 57.0)
+    tract = 0.95 + 0.011 * (lowest - 38.0) + generator.normal(0.0, 0.03)
+    rough = generator.uniform(0.05, 0.35) if generator.random() < 0.3 else 0.0
+    return Voice(
+        float(tract),
+        float(lowest),
+        vibrato_hz=generator.uniform(4.6, 6.4),
+        vibrato_cents=generator.uniform(5.0, 60.0),
+        breath=10.0 ** generator.uniform(-2.0, -0.8),
+        tilt_hz=10.0 ** generator.uniform(3.0, 3.7),
+        chest=generator.uniform(0.2, 1.6),
+        rough=rough,
+        sibilance=10.0 ** generator.uniform(-0.4, 0.3),
+    )
+
+
+# First three formants of men, Hz: means of Peterson and Barney 1952, table II. E is the vowel of
+# bet, A of bat, V of but, O of bought, I of bit, U of foot and R of bird.
 _VOWELS = {
     "a": (730.0, 1090.0, 2440.0),
-    "e": (530.0, 1840.0, 2480.0),
     "i": (270.0, 2290.0, 3010.0),
-    "o": (570.0, 840.0, 2410.0),
     "u": (300.0, 870.0, 2240.0),
+    "E": (530.0, 1840.0, 2480.0),
+    "A": (660.0, 1720.0, 2410.0),
+    "V": (640.0, 1190.0, 2390.0),
+    "O": (570.0, 840.0, 2410.0),
+    "I": (390.0, 1990.0, 2550.0),
+    "U": (440.0, 1020.0, 2240.0),
+    "R": (490.0, 1350.0, 1690.0),
 }
-_NASAL = (250.0, 1200.0, 2300.0)
 _UPPER_HZ = (3200.0, 3900.0)  # with the third they form the singer's formant
 _BANDWIDTHS_HZ = np.array([70.0, 90.0, 120.0, 160.0, 220.0])
 
-# Noise of a consonant: lowest and highest frequency in Hz, seconds, level (0: voiced).
-_CONSONANTS = {
-    "s": (4800.0, 11000.0, 0.09, 0.16),
-    "f": (1800.0, 12000.0, 0.07, 0.07),
-    "t": (3000.0, 9000.0, 0.022, 0.35),
-    "k": (1300.0, 3400.0, 0.03, 0.35),
-    "h": (700.0, 4500.0, 0.06, 0.09),
-    "m": (0.0, 0.0, 0.07, 0.0),
-    "l": (0.0, 0.0, 0.05, 0.0),
+# Consonant: lowest and highest frequency of its noise in Hz, seconds, level of the noise, level of
+# the voice meanwhile, and its formants if it is voiced.
+_CONSONANTS: dict[str, tuple[float, float, float, float, float, tuple[float, ...]]] = {
+    "s": (4800.0, 11000.0, 0.09, 0.16, 0.0, ()),
+    "S": (2200.0, 7000.0, 0.09, 0.2, 0.0, ()),
+    "f": (1800.0, 12000.0, 0.07, 0.07, 0.0, ()),
+    "t": (3000.0, 9000.0, 0.022, 0.35, 0.0, ()),
+    "k": (1300.0, 3400.0, 0.03, 0.35, 0.0, ()),
+    "p": (400.0, 2000.0, 0.015, 0.25, 0.0, ()),
+    "h": (700.0, 4500.0, 0.06, 0.09, 0.0, ()),
+    "z": (4800.0, 11000.0, 0.07, 0.09, 0.3, (280.0, 1600.0, 2500.0)),
+    "v": (1800.0, 9000.0, 0.05, 0.04, 0.35, (280.0, 1000.0, 2300.0)),
+    "b": (400.0, 1500.0, 0.05, 0.06, 0.12, (200.0, 900.0, 2200.0)),
+    "d": (2500.0, 7000.0, 0.04, 0.09, 0.12, (200.0, 1700.0, 2600.0)),
+    "g": (1200.0, 3000.0, 0.04, 0.09, 0.12, (200.0, 2000.0, 2500.0)),
+    "m": (0.0, 0.0, 0.07, 0.0, 0.35, (250.0, 1100.0, 2300.0)),
+    "n": (0.0, 0.0, 0.06, 0.0, 0.35, (250.0, 1700.0, 2500.0)),
+    "l": (0.0, 0.0, 0.05, 0.0, 0.5, (320.0, 1100.0, 2600.0)),
+    "r": (0.0, 0.0, 0.06, 0.0, 0.5, (330.0, 1200.0, 1600.0)),
+    "w": (0.0, 0.0, 0.06, 0.0, 0.5, (290.0, 650.0, 2200.0)),
+    "j": (0.0, 0.0, 0.06, 0.0, 0.5, (270.0, 2200.0, 3000.0)),
 }
 CONSONANTS, VOWELS = "".join(_CONSONANTS), "".join(_VOWELS)
-"""Letters of a syllable: at most one consonant, then one or two vowels."""
+"""Letters of a syllable: at most one consonant, one or two vowels, at most one consonant."""
 
 
 def _resonators(formants_hz: Signal, bandwidths_hz: Signal) -> Signal:
@@ -91,8 +134,8 @@ def sing(
     """Sing a melody.
 
     Args:
-        notes: The melody, sorted by time; ``sound`` is a syllable: at most one of
-            :data:`CONSONANTS`, then one or two of :data:`VOWELS`.
+        notes: The melody, sorted by time; ``sound`` is a syllable of :data:`CONSONANTS` and
+            :data:`VOWELS`.
         voice: The singer.
         length: Length of the result, samples.
         generator: Source of jitter and breath noise.
@@ -100,63 +143,95 @@ def sing(
     Returns:
         The voice, shape (length,).
     """
-    rate_hz = SAMPLE_RATE / CONTROL_HOP
     frames = length // CONTROL_HOP + 2
     pitch, depth, level = np.full(frames, float(notes[0].pitch)), np.zeros(frames), np.zeros(frames)
     tract_hz = np.tile(np.array([*_VOWELS["a"], *_UPPER_HZ]), (frames, 1))
     consonants = np.zeros(length)
     ended = -1.0
     for note in notes:
-        consonant, vowels = "", note.sound
-        if vowels[0] in _CONSONANTS:
-            consonant, vowels = vowels[0], vowels[1:]
-        low_hz, high_hz, noise_seconds, noise_level = _CONSONANTS.get(consonant, (0, 0, 0, 0))
-        begin = round(note.start_seconds * rate_hz)
-        end = min(round((note.start_seconds + note.duration_seconds) * rate_hz), frames)
-        age = np.arange(end - begin) / rate_hz
+        onset, vowels, coda = _parts(note.sound)
+        begin = round(note.start_seconds * _RATE_HZ)
+        finish = note.start_seconds + note.duration_seconds
+        end = min(round(finish * _RATE_HZ), frames)
+        age = np.arange(end - begin) / _RATE_HZ
         pitch[begin:] = note.pitch
         if note.start_seconds > ended + 0.2:  # glide up to the first note of a phrase
             pitch[begin:end] -= 1.2 * np.exp(-age / 0.06)
-        ended = note.start_seconds + note.duration_seconds
+        ended = finish
         depth[begin:end] = np.clip((age - 0.2) / 0.4, 0.0, 1.0)
         swell = 0.85 + 0.3 * np.sin(np.pi * np.arange(end - begin) / max(end - begin, 1))
         level[begin:end] = note.velocity * swell
         turn = begin + int(0.65 * (end - begin))
         tract_hz[begin:, :3] = _VOWELS[vowels[0]]
         tract_hz[turn:, :3] = _VOWELS[vowels[-1]]
-        if consonant in ("m", "l"):
-            closed = slice(begin, begin + round(noise_seconds * rate_hz))
-            tract_hz[closed, :3] = _NASAL
-            level[closed] *= 0.35
-        elif consonant:  # an unvoiced consonant interrupts the voice, before the beat
-            level[max(begin - round((noise_seconds + 0.02) * rate_hz), 0) : begin] = 0.0
-            time = instants(noise_seconds * 2)
-            shape = np.clip(time / 0.004, 0, 1) * np.exp(-((time / noise_seconds) ** 4))
-            hiss = band(generator.standard_normal(len(time)), low_hz, high_hz) * shape
-            start = max(samples(note.start_seconds - noise_seconds), 0)
-            consonants[start : start + len(hiss)] += noise_level * note.velocity * hiss
+        for letter, start in ((onset, note.start_seconds), (coda, finish)):
+            if letter:
+                _articulate(letter, start, level, tract_hz)
+                low_hz, high_hz, seconds, loudness, *_ = _CONSONANTS[letter]
+                if loudness:
+                    time = instants(seconds * 2)
+                    shape = np.clip(time / 0.004, 0, 1) * np.exp(-((time / seconds) ** 4))
+                    hiss = band(generator.standard_normal(len(time)), low_hz, high_hz) * shape
+                    place_at = max(samples(start - seconds), 0)
+                    hiss = hiss[: max(length - place_at, 0)]
+                    loudness *= voice.sibilance * note.velocity
+                    consonants[place_at : place_at + len(hiss)] += loudness * hiss
     wander = generator.standard_normal((2, frames))
-    jitter = 0.12 * follow(wander[0], 0.01, rate_hz) + 0.9 * follow(wander[1], 0.3, rate_hz)
-    rate = voice.vibrato_hz * (1.0 + 0.6 * follow(wander[1], 0.5, rate_hz))
-    vibrato = follow(depth, 0.05, rate_hz) * np.sin(2 * np.pi * np.cumsum(rate) / rate_hz)
-    pitch = follow(follow(pitch, 0.022, rate_hz), 0.022, rate_hz)  # portamento
+    jitter = 0.12 * follow(wander[0], 0.01, _RATE_HZ) + 0.9 * follow(wander[1], 0.3, _RATE_HZ)
+    rate = voice.vibrato_hz * (1.0 + 0.6 * follow(wander[1], 0.5, _RATE_HZ))
+    vibrato = follow(depth, 0.05, _RATE_HZ) * np.sin(2 * np.pi * np.cumsum(rate) / _RATE_HZ)
+    pitch = follow(follow(pitch, 0.022, _RATE_HZ), 0.022, _RATE_HZ)  # portamento
     pitch += voice.vibrato_cents / 100 * vibrato + jitter
-    level = follow(follow(level, 0.012, rate_hz), 0.012, rate_hz) * (1.0 + 0.08 * vibrato)
+    level = follow(follow(level, 0.012, _RATE_HZ), 0.012, _RATE_HZ) * (1.0 + 0.08 * vibrato)
     level[level < 1e-4] = 0.0
-    tract_hz = follow(tract_hz, 0.028, rate_hz) * voice.tract
+    tract_hz = follow(tract_hz, 0.028, _RATE_HZ) * voice.tract
     # On notes above the first formant, singers raise that formant to the note.
     tract_hz[:, 0] = np.maximum(tract_hz[:, 0], 1.05 * hertz(pitch))
+    return _voiced(pitch, level, tract_hz, voice, length, generator) + consonants
 
-    control, audio = np.arange(frames) * CONTROL_HOP, np.arange(length)
+
+_RATE_HZ = SAMPLE_RATE / CONTROL_HOP
+
+
+def _parts(syllable: str) -> tuple[str, str, str]:
+    """First consonant, vowels and last consonant; consonants may be empty."""
+    onset = syllable[0] if syllable[0] in _CONSONANTS else ""
+    coda = syllable[-1] if syllable[-1] in _CONSONANTS else ""
+    return onset, syllable[len(onset) : len(syllable) - len(coda)], coda
+
+
+def _articulate(letter: str, start_seconds: float, level: Signal, tract_hz: Signal) -> None:
+    """Change level and formants per control frame for a consonant, before the beat."""
+    _, _, seconds, _, voiced, formants = _CONSONANTS[letter]
+    start = round(start_seconds * _RATE_HZ)
+    # A closure of 20 ms precedes an unvoiced consonant.
+    held = slice(max(start - round((seconds + 0.02 * (not voiced)) * _RATE_HZ), 0), start)
+    if voiced:
+        level[held] = np.maximum(level[held], 0.5) * voiced
+        tract_hz[held, :3] = formants
+    else:
+        level[held] = 0.0
+
+
+def _voiced(
+    pitch: Signal, level: Signal, tract_hz: Signal, voice: Voice, length: int,
+    generator: np.random.Generator,
+) -> Signal:  # fmt: skip
+    """Glottal pulses and breath through the vocal tract, from curves per control frame."""
+    control, audio = np.arange(len(pitch)) * CONTROL_HOP, np.arange(length)
     frequency_hz = np.interp(audio, control, hertz(pitch))
     loudness = np.interp(audio, control, level)
     # A sawtooth falls by 6 dB per octave, as the glottal flow does after lip radiation.
     pulses = saw(frequency_hz)
+    if voice.rough:  # every second pulse is weaker
+        turns = np.cumsum(frequency_hz) / SAMPLE_RATE
+        pulses *= 1.0 - voice.rough * (np.floor(turns) % 2.0)
     breath = voice.breath * band(generator.standard_normal(length), 1000) * (1.2 + pulses)
     source = loudness * (follow(pulses, 1 / (2 * np.pi * voice.tilt_hz)) + breath)
     sung = moving_filter(source, _resonators(tract_hz, _BANDWIDTHS_HZ * voice.tract))
     sung = band(sung, 70) + 1.2 * band(sung, 1700)  # presence boost
     sung *= 0.25 / (np.sqrt(np.mean(sung**2)) + 1e-9)
+    deep = 0.3 * voice.chest * loudness * np.sin(2 * np.pi * phase(frequency_hz))
     # The cascade has five resonances; unfiltered source replaces the higher ones.
     air = band(loudness * (0.05 * pulses * voice.tilt_hz / 2500.0 + 0.15 * breath), 4200, 13000)
-    return np.asarray(sung + air + consonants)
+    return np.asarray(sung + deep + air)

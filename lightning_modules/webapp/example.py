@@ -7,12 +7,12 @@ from pathlib import Path
 
 import soundfile
 
-from datamodules.demo.corpus import SONGS, render_track
-from datamodules.demo.songs import TEST
+from datamodules.demo.corpus import SONGS, TEST_TRACKS
+from datamodules.demo.mix import render_track
 from datamodules.demo.synthesis import SAMPLE_RATE
 from datamodules.files.writing import replacing
 
-_NUMBER = SONGS.index(TEST[0])
+_NUMBER = SONGS.index(TEST_TRACKS[0])
 _lock = threading.Lock()
 
 
@@ -25,7 +25,7 @@ def example_song(uploads: Path) -> Path:
     Returns:
         The file, a FLAC of the mixture below the folder.
     """
-    path = uploads / "example" / f"{SONGS[_NUMBER].name}.flac"
+    path = uploads / "example" / f"{SONGS[_NUMBER]}.flac"
     with _lock:
         path.parent.mkdir(exist_ok=True)
         if path.is_file():

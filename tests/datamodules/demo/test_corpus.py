@@ -17,12 +17,25 @@ import soundfile
 
 from datamodules.demo import corpus as demo
 from datamodules.demo.__main__ import main
-from datamodules.demo.instruments import Kit, play_bass, play_chords, play_drums
-from datamodules.demo.songs import Plan, Song
+from datamodules.demo.drums import FAMILIES, Kit, draw_kit, play_drums
+from datamodules.demo.effects import active_rms, limiting_gain
+from datamodules.demo.instruments import (
+    BASSES,
+    CHORD_INSTRUMENTS,
+    Timbre,
+    play_bass,
+    play_chords,
+    play_lead,
+)
+from datamodules.demo.mix import render_track
+from datamodules.demo.songs import Plan, compose_melody
+from datamodules.demo.styles import Song, draw_song
 from datamodules.demo.synthesis import SAMPLE_RATE, Note
+from datamodules.demo.voice import CONSONANTS, VOWELS, Voice, sing
+from datamodules.errors import DataError
 from datamodules.tracks.layouts import STEMS
 
-NUMBERS = (11, 16)  # two of the shortest, one of each subset
+NUMBERS = (0, 8, 16)
 FILES = ("mixture", *STEMS)
 
 pytestmark = pytest.mark.xdist_group("demo corpus")  # they share a rendering
@@ -55,22 +68,55 @@ def seconds_levels(sound: Samples) -> npt.NDArray[np.float64]:
     return np.asarray(np.sqrt(np.mean(seconds**2, axis=1)))
 
 
-def test_18_songs_differ_in_style() -> None:
-    subsets = Counter(demo.track_folder(number).split("/")[0] for number in range(len(demo.SONGS)))
-    assert subsets == {"train": 15, "test": 3}
-    assert len({song.name for song in demo.SONGS}) == 18
-    train = {song.name for song in demo.SONGS[:15]}
+def draw_songs(count: int) -> list[Song]:
+    return [draw_song(np.random.default_rng(seed)) for seed in range(count)]
+
+
+def test_18_songs_and_more() -> None:
+    subsets = Counter(demo.track_folder(number).split("/")[0] for number in range(40))
+    assert subsets == {"train": 37, "test": 3}
+    assert len({demo.track_folder(number) for number in range(40)}) == 40
+    assert {demo.track_folder(number).split("/")[1] for number in range(18)} == set(demo.SONGS)
     assert len(demo.VALIDATION_TRACKS) == 3
-    assert train.issuperset(demo.VALIDATION_TRACKS)
-    traits = [(s.tempo_bpm, s.tonic, s.mode, s.progression, s.groove, s.other) for s in demo.SONGS]
-    assert len(set(traits)) == 18
+    assert set(demo.SONGS[:15]).issuperset(demo.VALIDATION_TRACKS)
 
 
-@pytest.mark.parametrize("song", demo.SONGS, ids=lambda song: song.name)
-def test_songs_are_20_to_30_seconds_long(song: Song) -> None:
-    plan = Plan(song)
-    assert 20 <= plan.seconds(song.bars * plan.steps) + demo.TAIL_SECONDS <= 30
-    assert 80 <= song.tempo_bpm <= 150
+def test_songs_are_20_to_30_seconds_long_and_differ() -> None:
+    songs = draw_songs(100)
+    assert all(20 <= song.length_seconds <= 30 for song in songs)
+    tempos = [song.tempo_bpm for song in songs]
+    assert min(tempos) < 70
+    assert max(tempos) > 165
+    assert len({song.tonic for song in songs}) == 12
+    assert len({song.groove for song in songs}) > 12
+    assert {name for song in songs for name, _ in song.basses} == set(BASSES)
+    assert {part.instrument for song in songs for part in song.other} >= set(CHORD_INSTRUMENTS)
+
+
+def test_sections_cover_the_song_and_stems_rest() -> None:
+    rests = Counter[str]()
+    for song in draw_songs(100):
+        assert song.sections[0].first == 0
+        for section, following in zip(song.sections, song.sections[1:], strict=False):
+            assert section.first < section.end == following.first
+        for stem in STEMS:
+            played = sum(s.end - s.first for s in song.sections if stem in s.playing)
+            assert 0.3 * song.bars <= played
+            rests[stem] += played < song.bars
+    assert rests["vocals"] > 60  # of 100 songs
+    assert all(20 < rests[stem] < 80 for stem in ("drums", "bass", "other"))
+
+
+def test_voices_reach_from_bass_to_soprano() -> None:
+    pitches = []
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        lead, second = compose_melody(Plan(draw_song(generator), generator))
+        assert [note.start_seconds for note in lead] == sorted(note.start_seconds for note in lead)
+        assert len(second) <= len(lead)
+        pitches.append(float(np.median([note.pitch for note in lead])))
+    assert min(pitches) < 48  # 131 Hz
+    assert max(pitches) > 62
 
 
 @slow
@@ -94,58 +140,57 @@ def test_mixture_is_the_exact_sum_and_does_not_clip(track: dict[str, Samples]) -
     total = sum(track[stem].astype(np.int64) for stem in STEMS)
     np.testing.assert_array_equal(track["mixture"], total)
     for sound in track.values():
-        assert 3000 < np.abs(sound.astype(np.int64)).max() < 30_000
+        assert 300 < np.abs(sound.astype(np.int64)).max() <= 0.951 * 32767
 
 
 @slow
 def test_another_seed_gives_other_audio(corpus: Path) -> None:
     folder = corpus / demo.track_folder(NUMBERS[0])
-    for stem, sound in demo.render_track(1, NUMBERS[0]).items():
+    for stem, sound in render_track(1, NUMBERS[0]).items():
         first = soundfile.read(folder / f"{stem}.wav", dtype="int16")[0]
         assert not np.array_equal(sound, first)
 
 
 @slow
-def test_vocals_pause_and_other_stems_play(track: dict[str, Samples]) -> None:
-    sung = seconds_levels(track["vocals"]) > 0.003
-    assert 4 <= np.sum(~sung) <= 0.5 * len(sung)
-    for stem in ("drums", "bass", "other"):
-        assert np.mean(seconds_levels(track[stem]) > 0.003) > 0.85
+def test_stems_play_and_vocals_pause(track: dict[str, Samples]) -> None:
+    level = 0.01 * np.std(track["mixture"]) / 32768
+    shares = {stem: np.mean(seconds_levels(track[stem]) > level) for stem in STEMS}
+    assert all(share > 0.3 for share in shares.values())
+    assert shares["vocals"] < 1
 
 
 @slow
-def test_stems_have_similar_levels(track: dict[str, Samples]) -> None:
-    levels = [20 * np.log10(np.std(track[stem])) for stem in STEMS]
-    assert max(levels) - min(levels) < 6
-    assert levels[0] > np.mean(levels)  # vocals are loud
+def test_songs_differ_in_loudness_and_balance(corpus: Path) -> None:
+    levels = np.array(
+        [
+            [
+                20 * np.log10(np.std(soundfile.read(file, dtype="int16")[0]))
+                for name in FILES
+                for file in [corpus / demo.track_folder(number) / f"{name}.wav"]
+            ]
+            for number in NUMBERS
+        ]
+    )
+    assert np.ptp(levels[:, 0]) > 2  # mixtures
+    assert (np.ptp(levels[:, 1:] - levels[:, :1], axis=0) > 2).all()
 
 
 @slow
 def test_spectra_of_stems(track: dict[str, Samples]) -> None:
     frequency_hz, bass = spectrum(track["bass"])
-    assert bass[frequency_hz < 400].sum() > 0.75
-    assert 30 < np.sum(frequency_hz * bass) < 400
+    assert bass[frequency_hz < 400].sum() > 0.7
+    assert 30 < np.sum(frequency_hz * bass) < 600
     _, vocals = spectrum(track["vocals"])
-    assert vocals[(frequency_hz > 120) & (frequency_hz < 4500)].sum() > 0.85
+    assert vocals[(frequency_hz > 80) & (frequency_hz < 4500)].sum() > 0.85
     _, drums = spectrum(track["drums"])
-    # Drums have the most treble and the sharpest onsets.
-    assert drums[frequency_hz < 150].sum() > 0.2
-    treble = {stem: spectrum(track[stem])[1][frequency_hz > 6000].sum() for stem in STEMS}
-    assert max(treble, key=lambda stem: float(treble[stem])) == "drums"
-    jumps = {}
-    for stem in ("drums", "vocals", "other"):
-        frames = track[stem].mean(axis=1)
-        frames = frames[: len(frames) // 441 * 441].reshape(-1, 441)  # 10 ms
-        energy = np.sqrt(np.mean(frames**2, axis=1))
-        jumps[stem] = np.percentile(np.diff(energy), 98) / energy.mean()
-    assert max(jumps, key=lambda stem: float(jumps[stem])) == "drums"
+    assert drums[frequency_hz < 150].sum() > 0.1
 
 
 @slow
 def test_stems_are_stereo(track: dict[str, Samples]) -> None:
     for stem in ("vocals", "drums", "other"):
         left, right = track[stem].astype(float).T
-        assert 0.005 < np.mean((left - right) ** 2) / np.mean((left + right) ** 2) < 1
+        assert 0.001 < np.mean((left - right) ** 2) / np.mean((left + right) ** 2) < 2
 
 
 @slow
@@ -158,7 +203,7 @@ def test_an_intact_corpus_is_kept(corpus: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_damaged_track_is_rendered_identically(
     corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    damaged, intact = (corpus / demo.track_folder(number) for number in NUMBERS)
+    damaged, intact = (corpus / demo.track_folder(number) for number in NUMBERS[:2])
     file = damaged / "bass.wav"
     before, untouched = file.read_bytes(), (intact / "bass.wav").stat()
     flipped = bytearray(before)
@@ -183,9 +228,7 @@ def test_manifest_lists_every_file(corpus: Path) -> None:
     assert set(manifest["sha256"]) == files
 
 
-@pytest.mark.parametrize(
-    "instrument", ["pad", "electric piano", "organ", "synth", "guitar", "overdriven guitar"]
-)
+@pytest.mark.parametrize("instrument", [name for name in CHORD_INSTRUMENTS if name != "bells"])
 def test_pitch_of_chord_instruments(instrument: str) -> None:
     note = Note(0.1, 0.6, 69, 0.8)  # 440 Hz
     sound = play_chords([note], instrument, SAMPLE_RATE, 0.0, np.random.default_rng(0))
@@ -198,10 +241,10 @@ def test_pitch_of_chord_instruments(instrument: str) -> None:
     assert power[425:456].sum() > power[460:640].sum()
 
 
-@pytest.mark.parametrize("timbre", ["saw", "square", "sub", "fingers"])
-def test_pitch_of_basses(timbre: str) -> None:
+@pytest.mark.parametrize("name", BASSES)
+def test_pitch_of_basses(name: str) -> None:
     note = Note(0.1, 0.6, 33, 0.8)  # 55 Hz
-    sound = play_bass([note], timbre, SAMPLE_RATE, np.random.default_rng(0))
+    sound = play_bass([note], name, SAMPLE_RATE, np.random.default_rng(0))
     assert sound.shape == (SAMPLE_RATE,)
     power = np.abs(np.fft.rfft(sound)) ** 2
     harmonics = sum(power[55 * n - 6 : 55 * n + 7].sum() for n in range(1, 30))
@@ -216,6 +259,70 @@ def test_clap_adds_noise_to_the_snare() -> None:
     )
     difference = np.abs(np.fft.rfft(clapped - snare)) ** 2
     assert difference[900:2600].sum() > 0.6 * difference.sum()
+
+
+def test_a_lead_glides_between_its_notes() -> None:
+    notes = [Note(0.0, 0.4, 69, 0.8), Note(0.4, 0.5, 71, 0.8)]
+    sound = play_lead(notes, SAMPLE_RATE, 0.0, Timbre(), 5.0)
+    assert sound.shape == (SAMPLE_RATE, 2)
+    power = np.abs(np.fft.rfft(sound[: int(0.4 * SAMPLE_RATE)].mean(1))) ** 2  # bins of 2.5 Hz
+    assert np.argmax(power) * 2.5 == pytest.approx(440, abs=3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kits_play_all_drums(family: str) -> None:
+    generator = np.random.default_rng(0)
+    kit = draw_kit(family, generator)
+    drums = ["kick", "snare", "hat", "open", "ride", "crash", "high", "middle", "low", "conga"]
+    for drum in (*drums, "slap", "block", "shaker"):
+        sound = play_drums([Note(0.0, 0.1, sound=drum)], kit, 4410, generator)
+        assert 0.005 < np.abs(sound).max() < 3
+
+
+def test_a_machine_repeats_its_strokes_and_a_drummer_does_not() -> None:
+    strokes = [Note(1.0 * beat, 0.1, sound="snare") for beat in range(8)]
+    for variants, sounds in ((1, 1), (5, 3)):
+        track = play_drums(
+            strokes, Kit(variants=variants), 8 * SAMPLE_RATE, np.random.default_rng(0)
+        )
+        beats = {beat[:4000].tobytes() for beat in np.split(track, 8)}
+        assert len(beats) == 1 if sounds == 1 else len(beats) >= sounds
+
+
+@pytest.mark.parametrize("consonant", CONSONANTS)
+def test_syllables_can_be_sung(consonant: str) -> None:
+    note = Note(0.2, 0.3, 45, 0.8, f"{consonant}{VOWELS[0]}{consonant}")
+    sound = sing([note], Voice(1.0, 45), SAMPLE_RATE, np.random.default_rng(0))
+    assert sound.shape == (SAMPLE_RATE,)
+    assert np.isfinite(sound).all()
+    assert np.std(sound[SAMPLE_RATE // 4 : SAMPLE_RATE // 2]) > 0.05
+    assert np.std(sound[: SAMPLE_RATE // 20]) < 1e-3
+
+
+def test_chest_voice_has_a_strong_fundamental() -> None:
+    note = Note(0.0, 1.0, 45, 0.8, "a")  # 110 Hz
+    shares = []
+    for chest in (0.0, 1.5):
+        voice = Voice(1.0, 45, vibrato_cents=0, chest=chest)
+        power = np.abs(np.fft.rfft(sing([note], voice, SAMPLE_RATE, np.random.default_rng(0)))) ** 2
+        shares.append(power[90:130].sum() / power.sum())
+    assert shares[0] < 0.1 < 0.3 < shares[1]
+
+
+def test_limited_peaks_stay_below_the_ceiling() -> None:
+    generator = np.random.default_rng(0)
+    peaks = np.abs(generator.standard_normal(SAMPLE_RATE)) ** 3
+    gain = limiting_gain(peaks, 0.5)
+    assert gain.shape == (SAMPLE_RATE, 1)
+    assert (gain[:, 0] * peaks).max() <= 0.5
+    assert (limiting_gain(peaks, 1e6) == 1).all()
+
+
+def test_active_level_ignores_rests() -> None:
+    sound = np.zeros((SAMPLE_RATE, 2))
+    assert active_rms(sound) == 0
+    sound[: SAMPLE_RATE // 10] = 0.5
+    assert active_rms(sound) == 0.5
 
 
 @pytest.fixture
@@ -296,12 +403,12 @@ def test_two_processes_may_publish_the_same_track(
 
 def test_cache_folder_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEMLAB_CACHE", "/a")
-    assert demo.default_root() == Path("/a/demo-v1")
+    assert demo.default_root() == Path("/a/demo-v2")
     monkeypatch.delenv("STEMLAB_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
-    assert demo.default_root() == Path("/b/stemlab/demo-v1")
+    assert demo.default_root() == Path("/b/stemlab/demo-v2")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert demo.default_root() == Path.home() / ".cache/stemlab/demo-v1"
+    assert demo.default_root() == Path.home() / ".cache/stemlab/demo-v2"
     assert demo.default_root(seed=7) != demo.default_root()
 
 
@@ -309,10 +416,29 @@ def test_command_prints_only_the_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "datamodules.demo.corpus.demo_corpus", lambda root, seed: root / f"seed {seed}"
+        "datamodules.demo.corpus.demo_corpus",
+        lambda root, seed, numbers: root / f"{len(numbers)} songs of seed {seed}",
     )
-    assert main(["somewhere", "--seed", "3"]) == 0
-    assert capsys.readouterr().out == "somewhere/seed 3\n"
+    assert main(["somewhere", "--seed", "3", "--songs", "500"]) == 0
+    assert main(["somewhere"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["somewhere/500 songs of seed 3", "somewhere/18 songs of seed 0"]
+
+
+def test_a_folder_of_another_corpus_is_refused(tmp_path: Path) -> None:
+    manifest = {"version": 1, "seed": 0, "sha256": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="version 1 and seed 0, expected version 2 and seed 0"):
+        demo.demo_corpus(tmp_path, numbers=[3])
+
+
+def test_a_full_disk_is_noticed_before_rendering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "ProcessPoolExecutor", None)  # a call would raise
+    monkeypatch.setattr(demo, "_TRACK_BYTES", 10**18)
+    with pytest.raises(DataError, match=r"3 songs need at least 3,000,000,000,000\.0 MB"):
+        demo.demo_corpus(tmp_path / "demo", numbers=range(3))
 
 
 @pytest.mark.slow
