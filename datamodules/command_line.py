@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import difflib
 import io
 import os
 import re
@@ -14,13 +13,13 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, did_you_mean
 
 # Errors raised in these are shown without their class.
 _OUR_PACKAGES = ("datamodules", "lightning_modules")
@@ -75,12 +74,6 @@ class Parser(argparse.ArgumentParser):
         elif choice := re.search(r"invalid choice: '(.+)' \(choose from (.+)\)", message):
             suggestion = did_you_mean(choice[1], re.findall(r"[\w.-]+", choice[2]))
         self.exit(2, f"{self.prog}: error: {message}{suggestion} ({self.prog} --help)\n")
-
-
-def did_you_mean(found: str, known: Iterable[str]) -> str:
-    """End of a message: the known name that is most similar to one that was found, if any is."""
-    close = difflib.get_close_matches(found, list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def run(work: Callable[[], int], stopped: str = "stopped") -> int:

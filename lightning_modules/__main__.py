@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from datamodules import command_line
+from datamodules.errors import did_you_mean
 from lightning_modules.commands import CLI, COMMANDS
 
 # Names in other programs.
@@ -71,13 +72,12 @@ def _answer(given: list[str]) -> int:
             return 0
         kinds = [name.split()[1] for name in COMMANDS if name.startswith(f"{first} ")]
         found = f"unknown kind {given[1]!r}" if len(given) > 1 else "no kind given"
-        meant = command_line.did_you_mean(given[1], kinds) if len(given) > 1 else ""
+        meant = did_you_mean(given[1], kinds) if len(given) > 1 else ""
         raise CommandError(f"stemlab {first}: {found}: use one of {', '.join(kinds)}{meant}")
     else:
         meant = _SYNONYMS.get(first, first)
         raise CommandError(
-            f"unknown command {first!r}: stemlab --help lists all"
-            f"{command_line.did_you_mean(meant, known)}"
+            f"unknown command {first!r}: stemlab --help lists all{did_you_mean(meant, known)}"
         )
     return 0
 

@@ -433,7 +433,7 @@ def test_settings_that_model_or_data_refuse(
     ("argument", "words"),
     [
         ("--model.init_args.sample=1", ["sample", "UNet"]),
-        ("--data.init_args.rot=x", ["rot", "did you mean 'root'"]),
+        ("--data.init_args.rot=x", ["rot", "did you mean root"]),
         ("--model.init_args.mask=soft", ["mask", "none", "ratio", "binary", "soft"]),
         ("--data.init_args.batch_size=1.5", ["batch_size", "int", "1.5"]),
         ("--model.class_path=lightning_modules.unett.UNet", ["lightning_modules.unett.UNet"]),

@@ -239,6 +239,10 @@ class SourceSeparator(LightningModule, ABC):
             self.separation_settings,
         )
 
+    def separate_track(self, track: TrackBatch) -> Tensor:
+        """Separate a complete track at its own sample rate; returns the estimates, (S, C, T)."""
+        return self.separate(track.mixture, track.sample_rate)
+
     # ----------------------------------------------------------------- steps
 
     def prepare_training(self) -> str:
@@ -290,13 +294,13 @@ class SourceSeparator(LightningModule, ABC):
     ) -> dict[str, Tensor] | None:
         """Log ``val/loss`` of a batch of crops, or return the estimates of a complete track."""
         if isinstance(batch, TrackBatch):
-            return {"estimates": self.separate(batch.mixture, batch.sample_rate)}
+            return {"estimates": self.separate_track(batch)}
         self._log_loss("val", batch)
         return None
 
     def test_step(self, batch: TrackBatch, batch_idx: int) -> dict[str, Tensor]:
         """Return the estimates of a complete track; a callback scores them."""
-        return {"estimates": self.separate(batch.mixture, batch.sample_rate)}
+        return {"estimates": self.separate_track(batch)}
 
     def predict_step(self, batch: TrackBatch | SongFile, batch_idx: int) -> None:
         """Separate a track or an audio file to ``estimates/<track>/`` in the run's directory."""
@@ -306,10 +310,9 @@ class SourceSeparator(LightningModule, ABC):
             if shortfall := separate_file(self, batch.path, place, force=True).shortfall:
                 print(f"warning: {shortfall}", file=sys.stderr)
             return
-        rate = batch.sample_rate
-        estimates = self.separate(batch.mixture, rate).cpu().numpy()
-        channels = estimates.shape[1]
-        with StemFiles(folder / batch.name, self.sources, rate, channels, force=True) as files:
+        estimates = self.separate_track(batch).cpu().numpy()
+        size = (batch.sample_rate, estimates.shape[1])
+        with StemFiles(folder / batch.name, self.sources, *size, force=True) as files:
             files.write(estimates)
 
     def on_predict_end(self) -> None:

@@ -314,8 +314,7 @@ class BSSEval(Callback):
         precision = trainer.precision_plugin.val_step_context()
         with scored.timed(), temporary_state(model, weights), torch.no_grad(), precision:
             for track in validation_tracks(trainer):
-                estimates = model.separate(track.mixture, track.sample_rate)
-                self._score(model, scored, track, estimates)
+                self._score(model, scored, track, model.separate_track(track))
 
     # -------------------------------------------------------------- the end
 

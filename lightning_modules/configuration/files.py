@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from datamodules.errors import did_you_mean
 from lightning_modules.base.former_names import with_current_class_paths
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -44,11 +44,10 @@ def find_config(name: str) -> Path:
             file=sys.stderr,
         )
         return variants[stem]
-    close = difflib.get_close_matches(stem, config_names(), 1)
+    meant = did_you_mean(stem, config_names()) or ";"
     raise ConfigError(
-        f"config {name!r} does not exist, neither here nor in {CONFIGS};"
-        + (f" did you mean {close[0]}.yaml?" if close else "")
-        + f" there are: {architectures()}"
+        f"config {name!r} does not exist, neither here nor in {CONFIGS}{meant} there are: "
+        f"{architectures()}"
     )
 
 
@@ -118,12 +117,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected a mapping, found {type(settings).__name__}")
     for key in settings:
         if key not in SECTIONS:
-            close = difflib.get_close_matches(str(key), SECTIONS, 1)
-            raise ConfigError(
-                f"{path}: unknown key {key!r};"
-                + (f" did you mean {close[0]!r}?" if close else "")
-                + f" expected {', '.join(SECTIONS)}"
-            )
+            meant = did_you_mean(key, SECTIONS) or ";"
+            raise ConfigError(f"{path}: unknown key {key!r}{meant} expected {', '.join(SECTIONS)}")
     for key, kinds in _KINDS.items():
         if key in settings and not isinstance(settings[key], kinds):
             raise ConfigError(f"{path}: {key} is {settings[key]!r}: expected a mapping of settings")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
+
+from datamodules.errors import did_you_mean
 
 
 class SettingError(ValueError):
@@ -44,5 +45,4 @@ def _known_arguments(class_path: str, name: str) -> str:
         if ancestor.__module__.startswith(("lightning_modules", "datamodules"))
         for parameter in inspect.signature(ancestor.__init__).parameters
     } - {"self", "kwargs"}
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
+    return did_you_mean(name, known) or f"; known are {', '.join(sorted(known))}"

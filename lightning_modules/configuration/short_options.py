@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules import command_line
+from datamodules.errors import did_you_mean
 from lightning_modules.configuration.files import SECTIONS, ConfigError, config_names
 
 
@@ -131,5 +132,5 @@ def check_options(arguments: Sequence[str]) -> None:
     for word in arguments:
         option = word.partition("=")[0].rstrip("+")
         if option.startswith("--") and option.partition(".")[0] not in known:
-            meant = command_line.did_you_mean(option.partition(".")[0], known)
+            meant = did_you_mean(option.partition(".")[0], known)
             raise ConfigError(f"unrecognized option {word}{meant}")

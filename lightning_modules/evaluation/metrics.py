@@ -7,13 +7,14 @@ the reference is silent. Needs only NumPy; the two mel metrics import torchaudio
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from datamodules.errors import did_you_mean
 
 _Array = NDArray[np.float64]
 _Signal = NDArray[np.floating]
@@ -196,9 +197,8 @@ def check_names(names: Iterable[str]) -> None:
     """Raise ValueError if a name is not in ``METRICS``, with the closest one that is."""
     for name in names:
         if name not in METRICS:
-            close = difflib.get_close_matches(name.lower().replace("-", "_"), METRICS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(METRICS)}"
-            raise ValueError(f"--metrics {name}: unknown metric; {hint}")
+            hint = did_you_mean(name, METRICS) or f"; known are {', '.join(METRICS)}"
+            raise ValueError(f"--metrics {name}: unknown metric{hint}")
 
 
 def _decibels(numerator: float, denominator: float) -> float:

@@ -60,7 +60,13 @@ def from_package(
     Raises:
         CheckpointError: The file is invalid, or of an unsupported network of the package.
     """
-    path = Path(path)
+    return _build(Path(path), sources, resample)[0]
+
+
+def _build(
+    path: Path, sources: Sequence[str] = PACKAGE_SOURCES, resample: bool | None = None
+) -> tuple[Demucs | HybridDemucs | HTDemucs, list[str]]:
+    """Build a separator; returns also the order of the sources in the file."""
     state, settings = read_model(path)
     given = settings.get("sources")
     names = source_names(path, sources if given is None or isinstance(given, int) else given)
@@ -69,11 +75,11 @@ def from_package(
     facts = {"sample_rate": rate, "segment_seconds": 10.0}
     with building_from(path, path.stat().st_size, _EXPECTED):
         if htdemucs_weights.is_htdemucs(state):
-            return _htdemucs(path, state, names, settings, rate)
+            return _htdemucs(path, state, names, settings, rate), names
         if any(key.startswith(("tencoder.", "time_encoder.")) for key in state):
-            return _hybrid(path, state, names, facts)
+            return _hybrid(path, state, names, facts), names
         doubled = settings.get("resample", True) if resample is None else resample
-        return _demucs(path, state, names, {**facts, "resample": bool(doubled)})
+        return _demucs(path, state, names, {**facts, "resample": bool(doubled)}), names
 
 
 def _demucs(
@@ -187,9 +193,9 @@ def write_ensemble(path: Path, folder: Path) -> Path:
         CheckpointError: A file is invalid, or the models differ in their sources.
     """
     bag = read_bag(path)
-    models = {file: from_package(file) for file in bag.models}
-    first, *_ = models.values()
-    for file, model in models.items():
+    built = [_build(file) for file in bag.models]
+    first, theirs = built[0]
+    for file, (model, _) in zip(bag.models, built, strict=True):
         if model.sources != first.sources:
             raise CheckpointError(
                 f"{file}: separates {', '.join(model.sources)}, but {bag.models[0]} "
@@ -200,26 +206,23 @@ def write_ensemble(path: Path, folder: Path) -> Path:
         save_separator(model, folder / f"{file.stem}.ckpt")
     arguments: dict[str, Any] = {"members": [f"{folder / file.stem}.ckpt" for file in bag.models]}
     if bag.weights:
-        # The models' order of sources; all have the same one.
-        theirs = _sources_of(bag.models[0])
         if any(len(row) != len(theirs) for row in bag.weights):
             raise CheckpointError(
                 f"{path}: its weights are {bag.weights}; rows of {len(theirs)} numbers were "
                 f"expected, for {', '.join(theirs)}"
             )
         arguments["weights"] = {
-            name: [float(row[theirs.index(name)]) for row in bag.weights] for name in first.sources
+            name: [
+                float(row[order.index(name)])
+                for row, (_, order) in zip(bag.weights, built, strict=True)
+            ]
+            for name in first.sources
         }
     class_path = "lightning_modules.architectures.ensemble.Ensemble"
     contents = {"model": {"class_path": class_path, "init_args": arguments}}
     config = folder / "ensemble.yaml"
     config.write_text(yaml.safe_dump(contents, sort_keys=False))
     return config
-
-
-def _sources_of(path: Path) -> Sequence[str]:
-    given = read_model(path)[1].get("sources")
-    return given if isinstance(given, list | tuple) else PACKAGE_SOURCES
 
 
 def write(model: HTDemucs, path: Path) -> None:

@@ -5,7 +5,6 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from datamodules.errors import did_you_mean
 from lightning_modules.base.description import CheckpointError, check_is_there
 from lightning_modules.interop import hub
 
@@ -171,20 +171,8 @@ def check_model(path: Path) -> None:
         check_is_there(path)
 
 
-def similar_names(name: str) -> list[str]:
-    """Return the names that look like a misspelt one, the most similar first."""
-    spelt = {_squeezed(known): known for known in published_models()}
-    found = difflib.get_close_matches(_squeezed(name), spelt, n=3, cutoff=0.6)
-    return [spelt[each] for each in found]
-
-
-def _squeezed(name: str) -> str:
-    return re.sub(r"[\W_]", "", name.lower())
-
-
 def _unknown(name: str) -> str:
-    similar = " or ".join(similar_names(name))
-    hint = f"; did you mean {similar}?" if similar else ";"
+    hint = did_you_mean(name, published_models(), 3) or ";"
     return (
         f"there is no such file, folder or published model{hint} `{LIST_COMMAND}` lists the "
         "models, `fit` trains one"

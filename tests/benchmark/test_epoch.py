@@ -73,7 +73,7 @@ def test_museval_scores_the_same_estimates(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config", "unett"], "did you mean unet.yaml?"),
+        (["--config", "unett"], "did you mean unet?"),
         (["--epochs", "2"], "--epochs is 2: give 3 or more"),
         (["--examples", "0"], "--examples is 0: give 1 or more"),
         (["--threads", "-1"], "--threads is -1: give 1 or more"),

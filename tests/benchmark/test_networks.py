@@ -174,7 +174,7 @@ def test_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([*STEP, "--repeats", "-1"], "--repeats is -1"),
         ([*STEP, "--batch-size", "0"], "--batch-size is 0"),
-        (["separation", "unet_smal"], "did you mean unet/small.yaml"),
+        (["separation", "unet_smal"], "did you mean unet/small"),
     ],
 )
 def test_mistakes(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

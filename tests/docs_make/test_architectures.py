@@ -65,7 +65,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = page_in(tmp_path)
     docs = ["--docs", str(page.parent)]
     assert architectures.main(["unett", *docs]) == 2
-    assert "did you mean unet.yaml?" in capsys.readouterr().err
+    assert "did you mean unet?" in capsys.readouterr().err
     assert architectures.main(["--docs", str(tmp_path)]) == 2
     assert "architectures.md: there is no such page; give --docs" in capsys.readouterr().err
     page.write_text("no markers")

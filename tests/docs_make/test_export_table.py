@@ -54,7 +54,7 @@ def test_rows_hold_results_and_reasons(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export_table.main(["unett", "--docs", str(tmp_path)]) == 2
-    assert "did you mean unet.yaml?" in capsys.readouterr().err
+    assert "did you mean unet?" in capsys.readouterr().err
     (tmp_path / "export.md").write_text(PAGE)
     (tmp_path / "export.json").write_text("{")
     assert export_table.main(["--docs", str(tmp_path)]) == 2

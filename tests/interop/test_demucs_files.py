@@ -6,6 +6,7 @@ import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -100,7 +101,11 @@ def test_fractions_are_short_numbers(tmp_path: Path) -> None:
         demucs.from_package(tmp_path / "x.th")
 
 
-def test_bags_become_ensembles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bags_become_ensembles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = Mock(wraps=demucs.read_model)
+    monkeypatch.setattr(demucs, "read_model", read)
     members = [model(1), model(2)]
     for name, each in zip(("f7e0c4bc", "04573f0d"), members, strict=True):
         torch.save(contents_of(each), tmp_path / f"{name}-ba3fe64a.th")
@@ -110,6 +115,7 @@ def test_bags_become_ensembles(tmp_path: Path, capsys: pytest.CaptureFixture[str
     output = tmp_path / "ensemble"
     assert import_demucs.main([str(tmp_path / "bag.yaml"), "-o", str(output)]) == 0
     assert capsys.readouterr().out.strip() == str(output / "ensemble.yaml")
+    assert read.call_count == 2, "each file is read once"
     ensemble = load_separator(output / "ensemble.yaml")
     mixture = 0.1 * torch.randn(2, 4000)
     first, second = (

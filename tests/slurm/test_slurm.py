@@ -146,7 +146,7 @@ def test_jobs_with_mistakes_fail_with_a_message(cluster: Cluster, tmp_path: Path
     directory = cluster.submit(*fit, "--run_dir=here", folder=tmp_path)
     missing = cluster.submit("--array=3", *fit, folder=tmp_path, SWEEP="/dev/null")
     for job, words in (
-        (typo, ["did you mean unet.yaml", "Not requeued: "]),
+        (typo, ["did you mean unet", "Not requeued: "]),
         (directory, ["--run_dir=here: this script sets it", "STEMLAB_RUN_DIR"]),
         (f"{missing}_3", ["/dev/null has no line 3"]),
     ):
