@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -18,13 +17,19 @@ from datamodules.files.audio import AudioInfo
 from datamodules.files.find import SongFile, find_audio_files
 from datamodules.files.name_lists import read_names
 from datamodules.files.song import open_song
-from datamodules.files.writing import check_room
 from datamodules.parallel import for_each
 from lightning_modules.inference.encoding import CLIPPING, FORMATS, Encoding
 from lightning_modules.inference.naming import ALL_STEMS, Naming, check_files, without_stems
 from lightning_modules.inference.options import Combination, add_options, given_settings
-from lightning_modules.inference.report import Job, Report, explain
+from lightning_modules.inference.report import Job, Report
 from lightning_modules.inference.selection import OtherMethod, Selection
+from lightning_modules.inference.song_checks import (
+    check_place,
+    check_songs,
+    check_writable,
+    leave_out_done,
+    report_faults,
+)
 from lightning_modules.interop.published import LIST_COMMAND, check_model, default_model
 
 if TYPE_CHECKING:
@@ -209,10 +214,10 @@ def separate_songs(options: argparse.Namespace, report: Report) -> int:
 
     def check(song: SongFile, info: AudioInfo) -> None:
         encoding.check(song.path, info)
-        _check_place(naming.files(options.output, song, ["stem"], tags.get(song))[0])
+        check_place(naming.files(options.output, song, ["stem"], tags.get(song))[0])
 
-    songs, faults = _checked(found.songs, check)
-    left_out = _report_faults(found.faults | faults, len(songs), report)
+    songs, faults = check_songs(found.songs, check)
+    left_out = report_faults(found.faults | faults, len(songs), report)
 
     if not options.quiet:
         command_line.announce("Loading the model...")
@@ -221,8 +226,8 @@ def separate_songs(options: argparse.Namespace, report: Report) -> int:
 
     model, devices = _load(options, settings)
     stems = selection.names(model.sources)
-    songs, faults = _checked(songs, lambda song, info: check_channels(model, info.channels))
-    left_out += _report_faults(faults, len(songs), report)
+    songs, faults = check_songs(songs, lambda song, info: check_channels(model, info.channels))
+    left_out += report_faults(faults, len(songs), report)
     files = {song: naming.files(options.output, song, stems, tags.get(song)) for song in songs}
     if options.resume:
         files = without_stems(files)
@@ -232,9 +237,11 @@ def separate_songs(options: argparse.Namespace, report: Report) -> int:
         Job(song, songs[song], dict(zip(names, paths, strict=True)))
         for song, paths in files.items()
     ]
-    jobs = _remaining(jobs, options, encoding, len(stems), report)
+    if options.resume:
+        jobs = leave_out_done(jobs, report)
     if not jobs:
         return left_out
+    check_writable(jobs, options.output, encoding, len(stems), options.force or options.resume)
     if len(jobs) < len(devices):
         report.note(f"{len(jobs)} of {len(devices)} devices are used: each song runs on one")
     return left_out + _separate_all(
@@ -267,74 +274,6 @@ def _tags(songs: Iterable[SongFile]) -> dict[SongFile, dict[str, str]]:
     songs = list(songs)
     tags = for_each(lambda song: open_song(song.path).tags, songs, "reading tags", False)
     return dict(zip(songs, tags, strict=True))
-
-
-def _check_place(path: Path) -> None:
-    """Raise unless a file can have this name."""
-    with suppress(FileNotFoundError):
-        if path.is_dir():
-            raise DataError(f"{path} is a folder, expected a file or nothing; give another -o")
-        path.lstat()  # raises if the name is too long for the disk
-    command_line.check_folder(path.parent, "its stems go to")
-
-
-def _checked(
-    songs: dict[SongFile, AudioInfo], check: Callable[[SongFile, AudioInfo], None]
-) -> tuple[dict[SongFile, AudioInfo], dict[str, str]]:
-    """Apply a check that raises to songs; return those that pass, and path -> fault of others."""
-    passed, faults = {}, {}
-    for song, info in songs.items():
-        try:
-            check(song, info)
-            passed[song] = info
-        except (OSError, ValueError) as error:
-            faults[str(song.path)] = explain(song.path, error)
-    return passed, faults
-
-
-def _report_faults(faults: dict[str, str], remaining: int, report: Report) -> int:
-    """Report all faults and return their number; raise if no songs remain."""
-    if not remaining:
-        raise report.all_failed(faults)
-    for path, fault in faults.items():
-        report.error(path, fault)
-    if faults:
-        others = f"the other {remaining} songs" if remaining > 1 else "the other song"
-        report.note(f"{len(faults)} of the inputs cannot be separated; {others} will be")
-    return len(faults)
-
-
-def _remaining(
-    jobs: list[Job],
-    options: argparse.Namespace,
-    encoding: Encoding,
-    stems: int,
-    report: Report,
-) -> list[Job]:
-    """Leave out songs that are done, with ``--resume``; check that the others can be written."""
-    from lightning_modules.inference.stem_files import check_free, temporary_size
-
-    if options.resume:
-        done = [job for job in jobs if all(path.is_file() for path in job.files.values())]
-        if done:
-            report.note(f"{len(done)} of {len(jobs)} songs are already done")
-        for job in done:
-            report.skipped(job)
-        jobs = [job for job in jobs if job not in done]
-    elif not options.force:
-        check_free([path for job in jobs for path in job.files.values()])
-    if jobs:
-        infos = [job.info for job in jobs]
-        needed = sum(encoding.size(info, stems) for info in infos)
-        needed += max(temporary_size(info, stems, encoding) for info in infos)
-        replaced = (path for job in jobs for path in job.files.values() if path.is_file())
-        others = f" and those of {len(jobs) - 1} more need" if len(jobs) > 1 else " need"
-        check_room(
-            options.output,
-            needed - sum(path.stat().st_size for path in replaced),
-            f"{jobs[0].song.path}: its stems{others}",
-        )
-    return jobs
 
 
 def _load(
