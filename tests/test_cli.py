@@ -147,6 +147,23 @@ def test_roots_curriculum_and_loudness_from_a_config(
 
 
 @pytest.mark.slow
+def test_the_data_set_of_the_environment_is_recorded(
+    musdb_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lighten(monkeypatch)
+    Path("data").symlink_to(musdb_root)
+    monkeypatch.setenv("MUSDB_PATH", "folders:data")
+    assert run("fit", *UNET, *TINY, *CSV, "--run_dir", "run") == 0
+    monkeypatch.delenv("MUSDB_PATH")
+    for name in ("config.yaml", "lightning_logs/version_0/hparams.yaml"):
+        recorded = yaml.safe_load(Path("run", name).read_text())
+        assert recorded.get("config", recorded)["data"]["init_args"]["root"] == str(
+            Path("data").absolute()
+        )
+    assert run("validate", "--config", "run/config.yaml") == 0, "on the same data"
+
+
+@pytest.mark.slow
 def test_tensorboard_logger(musdb_root: Path) -> None:
     root = f"--data.init_args.root={musdb_root}"
     assert run("fit", *UNET, *TINY, root, "--trainer.logger=TensorBoardLogger") == 0
@@ -377,7 +394,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fit", *UNET, "--data.init_args.root={.: 1, gone: 0.5}"], ["'gone'", "MUSDB_PATH"]),
+        (["fit", *UNET, "--data.init_args.root={.: 1, gone: 0.5}"], ["'gone'", "give --data"]),
         (["fit", "--config"], ["config ''", "there are"]),
     ],
 )

@@ -39,7 +39,7 @@ CLI = [
     ("fit --config twice.yaml", ["twice.yaml", "duplicate key 'trainer'; keep one"]),
     ("fit --config number.yaml", ["number.yaml: trainer is 5", "expected a mapping"]),
     ("fit --config song.wav", ["song.wav: not readable as YAML"]),
-    ("fit --config unet.yaml --data.init_args.root gone", ["'gone' is not a folder", "MUSDB_PATH"]),
+    ("fit --config unet.yaml --data gone", ["'gone' is not a folder", "give --data"]),
     ("MUSDB_PATH=taken fit --config unet.yaml", ["'taken' is not a folder", "set MUSDB_PATH"]),
     ("fit --config unet.yaml --traner.max_epochs=1", ["unrecognized", "--traner.max_epochs=1"]),
     ("fit --config unet.yaml --model.init_args.chanels=[4]", ["did you mean channels?"]),

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from tqdm import tqdm
 
 from datamodules.batches import TrackBatch
+from datamodules.command_line import printable
 from lightning_modules.callbacks.lightning_internals import ProgressBarBase
 from lightning_modules.callbacks.throughput import TIME_LEFT, format_seconds
 
@@ -23,6 +24,7 @@ _UPDATES = 20
 _UNKNOWN_LENGTH = 100
 _FILE_FORMAT = "{desc}{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 _LOGGERS = ("pytorch_lightning", "lightning_fabric")
+_NAME_CHARACTERS = 40
 
 
 class _AboveBars:
@@ -124,7 +126,31 @@ class Progress(ProgressBarBase):
         """Name what is validated: crops for the loss, then complete tracks."""
         super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         what = "tracks" if isinstance(batch, TrackBatch) else "loss"
-        self.val_progress_bar.set_description(f"Validation, {what}", refresh=False)
+        self.val_progress_bar.set_description(f"Validation, {what}")
+
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Name the track that is separated and scored."""
+        super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        self.test_progress_bar.set_description(f"Test, {_short(batch.name)}")
+
+    def on_predict_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Name the track or file that is separated."""
+        super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        self.predict_progress_bar.set_description(f"Separation, {_short(batch.name)}")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -201,3 +227,7 @@ class Progress(ProgressBarBase):
         if not math.isnan(hours):
             metrics["run left"] = format_seconds(3600 * hours)
         return metrics
+
+
+def _short(name: str) -> str:
+    return printable(name)[:_NAME_CHARACTERS]

@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.profilers import PassThroughProfiler, Profiler
 
+from datamodules.errors import counted
 from lightning_modules.base.flops import forward_flops
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks.time_left import TimeLeft
@@ -250,9 +251,12 @@ class Throughput(Callback):
 
 
 def format_seconds(seconds: float) -> str:
-    """Format a duration as ``minutes:seconds`` or ``hours:minutes:seconds``."""
+    """Format a duration: ``02:05``, with hours ``3:02:05``, with days ``4 days 03:02``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{counted(days, 'day')} {hours:02d}:{minutes:02d}"
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 

@@ -12,8 +12,7 @@ from pytorch_lightning.callbacks import Timer
 class TimeLeft:
     """Estimates the rest of a training from the mean times of its batches and validations so far.
 
-    Before the first validation its time is unknown and not included. Early stopping, which may
-    end a run before its limits, is not foreseen.
+    Early stopping, which may end a run before its limits, is not foreseen.
     """
 
     def __init__(self) -> None:
@@ -39,24 +38,29 @@ class TimeLeft:
             validated: Whether a validation that follows the last of them is done, too.
 
         Returns:
-            The estimate; NaN if the run has no limit, or before the first batch is timed.
+            The estimate; NaN if it is not known: the run has no limit, or no batch or, if one is
+            still to come, no validation was timed yet.
         """
         done = trainer.current_epoch * trainer.num_training_batches + batches_of_epoch
         total = _last_batch(trainer, done)
-        left = math.nan
-        if self._batches and math.isfinite(total):
-            left = (total - done) * self._batch_seconds / self._batches
-            if self._validations:
-                past = _validations_until(trainer, done if validated else done - 1)
-                number = _validations_until(trainer, total) - past
-                left += number * self._validation_seconds / self._validations
+        past = _validations_until(trainer, done if validated else done - 1)
+        # At least this long, as far as times are known.
+        left, is_known = math.inf, False
+        if math.isfinite(total):
+            batches, validations = total - done, _validations_until(trainer, total) - past
+            left = batches * _mean(self._batch_seconds, self._batches)
+            left += validations * _mean(self._validation_seconds, self._validations)
+            is_known = bool(self._batches and (self._validations or not validations))
         timers: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        limits = [each.time_remaining() for each in timers if isinstance(each, Timer)]
-        return min([left, *(limit for limit in limits if limit is not None)], key=_nan_last)
+        times = [each.time_remaining() for each in timers if isinstance(each, Timer)]
+        limit = min((time for time in times if time is not None), default=math.inf)
+        if math.isfinite(limit) and limit <= left:
+            return limit
+        return left if is_known else math.nan
 
 
-def _nan_last(seconds: float) -> float:
-    return math.inf if math.isnan(seconds) else seconds
+def _mean(total: float, number: float) -> float:
+    return total / number if number else 0.0
 
 
 def _last_batch(trainer: Trainer, done: float) -> float:

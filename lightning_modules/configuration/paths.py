@@ -11,6 +11,7 @@ from datamodules.tracks.layouts import locate, path_of
 from lightning_modules.configuration.files import ConfigError
 from lightning_modules.runtime import launch
 
+_DATA = "MUSDB_PATH"
 RUN_CHECKPOINTS = ("last", "best", "auto")
 """Values of ``ckpt_path`` that stand for checkpoints of the run's directory."""
 
@@ -30,14 +31,15 @@ def check_paths(config: Any) -> None:
     ):
         if value is not None and not value:
             raise ConfigError(f"--{name} is empty; give a path, or omit it")
-    root = data.get("root") or os.environ.get("MUSDB_PATH")
+    given = data.get("root")
+    root = given or os.environ.get(_DATA)
     for folder in root if isinstance(root, dict) else [root] if root else []:
         is_data_set = path_of(folder).is_dir() or locate(folder)[0].name == "list"
         if not data.get("download") and not is_data_set:
+            remedy = "give --data" if given else f"set {_DATA} to, or give with --data,"
             raise ConfigError(
-                f"data root {str(folder)!r} is not a folder{launch.here()}; set MUSDB_PATH or "
-                "--data.init_args.root to the folder that holds train and test, or to a list of "
-                "tracks (.csv or .json)"
+                f"data root {str(folder)!r} is not a folder{launch.here()}; {remedy} the folder "
+                "that holds train and test, or a list of tracks (.csv or .json)"
             )
     checkpoint = config.ckpt_path
     if checkpoint and checkpoint not in RUN_CHECKPOINTS and not Path(checkpoint).is_file():
@@ -48,3 +50,15 @@ def check_paths(config: Any) -> None:
         )
     if config.run_dir:
         command_line.check_folder(Path(config.run_dir), "--run_dir")
+
+
+def record_data_set(config: Any) -> None:
+    """Set the data root to that of the environment, if none is given and the data have one.
+
+    So a run's files tell its data, and ``test`` with its config.yaml uses the same.
+    """
+    data = config.data.init_args
+    if "root" in data and data.root is None and (folder := os.environ.get(_DATA)):
+        path = path_of(folder)
+        layout = "" if path == Path(folder).expanduser() else f"{folder.partition(':')[0]}:"
+        data.root = f"{layout}{path.absolute()}"

@@ -57,7 +57,7 @@ from lightning_modules.checkpoints.files import (
 from lightning_modules.checkpoints.loading import read_checkpoint
 from lightning_modules.configuration.build import PARSER_MODE, link_shared
 from lightning_modules.configuration.messages import SettingError, simplify_parser_error
-from lightning_modules.configuration.paths import RUN_CHECKPOINTS, check_paths
+from lightning_modules.configuration.paths import RUN_CHECKPOINTS, check_paths, record_data_set
 from lightning_modules.configuration.trainer_settings import check_callbacks, check_trainer
 from lightning_modules.interop.fine_tuning import load_pretrained
 from lightning_modules.runtime import ranks, signals
@@ -233,6 +233,7 @@ class StemlabCLI(CLIBase):
         """Check paths; set the run's directory, checkpoint and loggers."""
         config = self.config[self.subcommand]
         check_paths(config)
+        record_data_set(config)
         check_trainer(config.trainer, str(self.subcommand))
         if self.subcommand == "fit":
             check_callbacks(config.trainer, config.model.init_args.get("sources") or [])

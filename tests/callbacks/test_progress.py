@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,6 +109,22 @@ def test_a_file_has_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.partition(" [")[0] for line in lines] == [
         f"Epoch 0: {batch}/20" for batch in range(1, 21)
     ]
+
+
+@pytest.mark.parametrize(("stage", "word"), [("test", "Test"), ("predict", "Separation")])
+def test_the_track_is_named_from_its_beginning(
+    stage: str, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = terminal(monkeypatch)
+    bar, trainer = opened()
+    model, track = LightningModule(), SimpleNamespace(name="A song\n" + 50 * "x")
+    trainer.test_loop._max_batches = [2]
+    trainer.predict_loop.max_batches = [2]
+    getattr(bar, f"on_{stage}_start")(trainer, model)
+    getattr(bar, f"on_{stage}_batch_start")(trainer, model, track, 0)
+    assert f"{word}, A song\\n{32 * 'x'}:" in screen.lines()[-1]
+    getattr(bar, f"on_{stage}_end")(trainer, model)
+    bar.teardown(trainer, model, stage)
 
 
 def test_time_left_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from datamodules.musdb import MUSDBDataModule
 from lightning_modules.base.flops import forward_flops
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.callbacks import throughput
-from lightning_modules.callbacks.throughput import PARTS, StepTimes, Throughput
+from lightning_modules.callbacks.throughput import PARTS, StepTimes, Throughput, format_seconds
 
 
 class Clock:
@@ -145,6 +145,19 @@ def test_waiting_for_data_prints_a_hint(
     trainer = fit(musdb_root, tmp_path, Separator())
     assert trainer.callback_metrics["train/data_wait"] == 1
     assert "--data.init_args.num_workers (now 0)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (125, "02:05"),
+        (2 * 3600 + 61, "2:01:01"),
+        (86_399.6, "1 day 00:00"),
+        (1678 * 3600 + 4 * 60 + 48, "69 days 22:04"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
 
 
 def test_flops_of_a_convolution() -> None:

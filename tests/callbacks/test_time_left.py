@@ -31,7 +31,6 @@ def clock(batch: float = 2.0, validation: float | None = None) -> TimeLeft:
 
 
 def test_batches_and_validations_that_are_left() -> None:
-    assert clock().seconds(trainer(), 5) == 35 * 2
     assert clock(validation=7).seconds(trainer(), 5) == 35 * 2 + 4 * 7
     # After the last batch of the first epoch, its validation is still to come, or done.
     assert clock(validation=7).seconds(trainer(), 10) == 30 * 2 + 4 * 7
@@ -55,13 +54,25 @@ def test_how_often_is_validated(settings: dict[str, Any], validations: int) -> N
 
 
 def test_limits() -> None:
-    accumulating = trainer(max_steps=6, accumulate_grad_batches=2, val_check_batch=math.inf)
+    unvalidated = {"val_check_batch": math.inf}
+    accumulating = trainer(max_steps=6, accumulate_grad_batches=2, **unvalidated)
     assert clock().seconds(accumulating, 0) == 12 * 2
     endless = trainer(max_epochs=-1)
     assert math.isnan(clock().seconds(endless, 5))
-    assert math.isnan(TimeLeft().seconds(trainer(), 0))
     timer = Timer(timedelta(seconds=30))
-    for settings in ({"max_epochs": -1}, {}):
+    for settings in ({"max_epochs": -1}, {}, unvalidated):
         timed = trainer(callbacks=[timer], **settings)
         assert clock().seconds(timed, 5) == pytest.approx(30, abs=1)
-    assert clock().seconds(trainer(callbacks=[Timer(timedelta(hours=1))]), 5) == 70
+    hour = [Timer(timedelta(hours=1))]
+    assert clock().seconds(trainer(callbacks=hour, **unvalidated), 5) == 70
+
+
+def test_nothing_is_estimated_before_batches_and_validations_are_timed() -> None:
+    untimed, validated = TimeLeft(), TimeLeft()
+    validated.add_validation(7)
+    hour = [Timer(timedelta(hours=1))]
+    for left in (untimed, validated, clock()):
+        assert math.isnan(left.seconds(trainer(), 5))
+        assert math.isnan(left.seconds(trainer(callbacks=hour), 5)), "it may end earlier"
+    assert clock().seconds(trainer(val_check_batch=math.inf), 5) == 35 * 2
+    assert clock().seconds(trainer(current_epoch=3), 10, validated=True) == 0

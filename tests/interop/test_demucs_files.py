@@ -18,6 +18,7 @@ from lightning_modules.base.description import CheckpointError
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.interop import demucs
+from lightning_modules.interop.demucs_files import read_model
 from lightning_modules.tools import import_demucs
 
 SOURCES = ["drums", "bass", "other", "vocals"]
@@ -104,7 +105,7 @@ def test_fractions_are_short_numbers(tmp_path: Path) -> None:
 def test_bags_become_ensembles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    read = Mock(wraps=demucs.read_model)
+    read = Mock(wraps=read_model)
     monkeypatch.setattr(demucs, "read_model", read)
     members = [model(1), model(2)]
     for name, each in zip(("f7e0c4bc", "04573f0d"), members, strict=True):

@@ -165,6 +165,40 @@ def test_upload_play_mix_and_download(
     assert all(address.startswith((home, "data:", "blob:")) for address in addresses)
 
 
+def test_links_are_busy_while_files_are_encoded(user: Browser, tmp_path: Path) -> None:
+    user.separate(write_song(tmp_path / "song.wav", 2))
+    user.driver.execute_script(
+        "const real = window.fetch;"
+        "window.answers = [];"
+        "window.fetch = (...given) => new Promise((answer) => {"
+        "  window.answers.push((other) => answer(other ?? real(...given)));"
+        "});"
+    )
+    user.driver.execute_script(
+        "const format = document.querySelector('stem-player .format select');"
+        "format.value = 'flac'; format.dispatchEvent(new Event('change'))"
+    )
+    for selector, name in (
+        ("stem-player a[href*='/stems/1?']", "song - vocals.flac"),
+        ("stem-player a[href*='/zip?']", "song.zip"),
+        ("stem-player a.mix", "song - my mix.flac"),
+    ):
+        busy = f"{selector}[aria-busy]"
+        for _ in range(2):  # a busy link does not ask twice
+            user.one(selector).click()
+        user.wait_for(busy)
+        assert user.ask("window.answers.length") == 1
+        user.ask("window.answers.pop()()")
+        user.wait((user.downloads / name).is_file)
+        user.wait(partial(user.ask, "!player.querySelector('[aria-busy]')"))
+    user.one("stem-player a.mix").click()
+    user.ask('window.answers.pop()(new Response(\'{"detail": "It is full."}\', {status: 503}))')
+    user.wait(
+        lambda: [found.text for found in user.all("stem-player .stemlab-error")] == ["It is full."]
+    )
+    assert not user.all("stem-player [aria-busy]")
+
+
 def test_tracks_are_synchronous(user: Browser, tmp_path: Path) -> None:
     """The sum of both stems is the mixture, sample by sample."""
     user.separate(write_song(tmp_path / "song.wav", 3), preset=2)

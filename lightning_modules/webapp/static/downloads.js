@@ -1,6 +1,7 @@
 // Links to the files of a song, in the chosen format.
 
-import { make } from "./dom.js";
+import { make, save } from "./dom.js";
+import { reason } from "./transport.js";
 
 const FORMATS = {
   wav: "WAV, 32-bit float",
@@ -11,6 +12,7 @@ const FORMATS = {
 export class Downloads {
   constructor(player) {
     const { song, url } = player;
+    this.player = player;
     this.url = url;
     this.links = []; // link, address and words for a format
     this.format = make("select", { "aria-label": "Format of downloads", onchange: () => this.show() },
@@ -23,10 +25,8 @@ export class Downloads {
       const of = several ? ` of ${model}` : "";
       const zip = this.link("", () => `models/${number}/zip?`, () => `All stems${of} (zip)`);
       return song.stemMp4
-        ? [zip, make("a", {
-          class: "get", href: `${url}/models/${number}/stem.mp4`, download: true,
-          title: "One file for DJ programs and musdb",
-        }, `↓ All stems${of} (stem.mp4)`)]
+        ? [zip, this.link("", () => `models/${number}/stem.mp4?`,
+          () => `All stems${of} (stem.mp4)`, "One file for DJ programs and musdb")]
         : [zip];
     });
     this.element = make("div", { class: "downloads" },
@@ -35,9 +35,36 @@ export class Downloads {
   }
 
   link(kind, address, words, title = "") {
-    const link = make("a", { class: `get ${kind}`, download: true, title });
+    const link = make("a", {
+      class: `get ${kind}`, download: true, title,
+      onclick: (event) => {
+        event.preventDefault();
+        this.fetch(link, kind === "mix" && `${this.player.song.title} - my mix.${this.format.value}`);
+      },
+    });
     this.links.push({ link, address, words });
     return link;
+  }
+
+  /** Download a file; the link is busy while the server encodes it. */
+  async fetch(link, mix) {
+    const { href } = link;
+    if (link.getAttribute("aria-busy")) return;
+    link.setAttribute("aria-busy", true);
+    try {
+      const answer = await fetch(href);
+      if (!answer.ok) throw new Error(await reason(answer));
+      if (mix) {
+        save(await answer.blob(), mix); // the server does not keep it
+      } else {
+        await answer.body.cancel(); // it is there: the browser shows how its download proceeds
+        make("a", { href, download: true }).click();
+      }
+    } catch (error) {
+      this.player.showError(error);
+    } finally {
+      link.removeAttribute("aria-busy");
+    }
   }
 
   /** Link to a track. */
@@ -58,7 +85,7 @@ export class Downloads {
     const form = this.format.value;
     for (const { link, address, words } of this.links) {
       link.href = `${this.url}/${address()}form=${form}`;
-      link.textContent = `↓ ${words(form)}`;
+      link.replaceChildren(make("span", { class: "arrow" }), words(form));
     }
   }
 }
