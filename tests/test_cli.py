@@ -157,8 +157,9 @@ def test_the_data_set_of_the_environment_is_recorded(
     monkeypatch.delenv("MUSDB_PATH")
     for name in ("config.yaml", "lightning_logs/version_0/hparams.yaml"):
         recorded = yaml.safe_load(Path("run", name).read_text())
-        assert recorded.get("config", recorded)["data"]["init_args"]["root"] == str(
-            Path("data").absolute()
+        assert (
+            recorded.get("config", recorded)["data"]["init_args"]["root"]
+            == f"folders:{Path('data').absolute()}"
         )
     assert run("validate", "--config", "run/config.yaml") == 0, "on the same data"
 
