@@ -18,6 +18,56 @@ class Batch(NamedTuple):
     mixture: Tensor
     targets: Tensor
 
+    @property
+    def known(self) -> Tensor | None:
+        """Whether each target is known, shape (B, S); None if all are."""
+        return None
+
+    def with_audio(self, mixture: Tensor, targets: Tensor) -> Batch:
+        """The same batch with other waveforms."""
+        return Batch(mixture, targets)
+
+
+class PartialBatch(Batch):
+    """A training batch in which some targets are unknown: they are silent, and left out of losses.
+
+    Args:
+        mixture: Waveform, shape (B, C, T); contains the unknown sources.
+        targets: The model's sources, shape (B, S, C, T).
+        known: Whether each target is known, shape (B, S).
+    """
+
+    _known: Tensor
+
+    def __new__(cls, mixture: Tensor, targets: Tensor, known: Tensor) -> PartialBatch:
+        """Create the pair of waveforms, and attach the mask."""
+        batch = super().__new__(cls, mixture, targets)
+        batch._known = known
+        return batch
+
+    @property
+    def known(self) -> Tensor:
+        """Whether each target is known, shape (B, S)."""
+        return self._known
+
+    def with_audio(self, mixture: Tensor, targets: Tensor) -> Batch:
+        """The same batch with other waveforms."""
+        return PartialBatch(mixture, targets, self._known)
+
+
+class PartialCrops(NamedTuple):
+    """Validation crops of which some targets are unknown, before they become a `PartialBatch`.
+
+    Attributes:
+        mixture: Waveform, shape (B, C, T).
+        targets: The model's sources, shape (B, S, C, T).
+        known: Whether each target is known, shape (B, S).
+    """
+
+    mixture: Tensor
+    targets: Tensor
+    known: Tensor
+
 
 class TrackBatch(NamedTuple):
     """A complete track.

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.augmentations.base import Augmentation
 from datamodules.augmentations.noise import ColouredNoise
 from datamodules.augmentations.rooms import ShoeboxRoom
-from datamodules.batches import Batch, StemBatch, TrackBatch
+from datamodules.batches import Batch, PartialCrops, StemBatch, TrackBatch
 from datamodules.musdb import MUSDBDataModule
 from datamodules.randomness import DEGRADATION, FIXED_DEGRADATION, Position, generator
 from datamodules.stream.datasets import ValidationCrops, WholeTracks
@@ -72,12 +72,12 @@ class Degrader:
         for number, degradation in enumerate(degradations, purpose):
             mixture = degradation.augment(mixture, self.seed, number, positions)
         factors = _FULL_SCALE / mixture.abs().amax((1, 2, 3)).clamp_min(_FULL_SCALE)
-        return Batch(
+        return batch.with_audio(
             mixture[:, 0] * factors[:, None, None], batch.targets * factors[:, None, None, None]
         )
 
 
-class DegradedItems(Dataset[Batch | TrackBatch]):
+class DegradedItems(Dataset[Batch | PartialCrops | TrackBatch]):
     """A data set with degraded mixtures, the same in every epoch."""
 
     def __init__(self, clean: ValidationCrops | WholeTracks, degrader: Degrader) -> None:
@@ -86,7 +86,7 @@ class DegradedItems(Dataset[Batch | TrackBatch]):
     def __len__(self) -> int:
         return len(self.clean)
 
-    def __getitem__(self, number: int) -> Batch | TrackBatch:
+    def __getitem__(self, number: int) -> Batch | PartialCrops | TrackBatch:
         item = self.clean[number]
         track, start = self.clean.origin(number)
         degraded = self.degrader.fixed(

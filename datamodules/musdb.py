@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentations.base import Augmentation, FusedAugmentation
-from datamodules.batches import Batch, StemBatch
+from datamodules.batches import Batch, PartialBatch, PartialCrops, StemBatch
 from datamodules.errors import DataError
 from datamodules.files.find import SongFile, find_audio_files
 from datamodules.parallel import raise_faults
@@ -24,13 +25,24 @@ from datamodules.stream.crops import CropSampler, SamplingConfig
 from datamodules.stream.curriculum import crop_lengths
 from datamodules.stream.datasets import TrainingCrops, ValidationCrops, WholeTracks
 from datamodules.stream.loudness import Powers, measure_loudness
-from datamodules.stream.pools import segments, usable_stems
+from datamodules.stream.pools import (
+    check_drawing,
+    crop_sampler,
+    known_in_examples,
+    known_stems,
+    segments,
+)
 from datamodules.stream.ring_loader import RingLoader, WorkerLoader
 from datamodules.stream.sampler import ExampleSampler, share_by_length
 from datamodules.stream.workers import ignore_signals
 from datamodules.tracks.index import Track
 from datamodules.tracks.layouts import STEMS
-from datamodules.tracks.preparation import make_mappable, resample_tracks
+from datamodules.tracks.preparation import (
+    REMAINDER,
+    add_remainders,
+    make_mappable,
+    resample_tracks,
+)
 from datamodules.tracks.sources import SourceGrouping, grouping
 
 # Sample rates outside are mistakes.
@@ -54,6 +66,8 @@ class MUSDBDataModule(LightningDataModule):
             stems whose sum it is: ``{vocals: [vocals], accompaniment: [drums, bass, other]}``.
         stems: Names of the stems of every track; their sum is the mixture of a training example.
         missing_as_silence: Replace missing stem files with silence instead of raising an error.
+        missing_as_unknown: Leave stems without a file out of the loss, track by track, and with
+            them ``other``, which may contain them; the mixture of such a track contains everything.
         sample_rate: Sample rate of training examples and of ``val/loss``, Hz; tracks at other rates
             are resampled once, into the cache. Whole tracks keep their own rate: models of all
             rates are scored on the same references.
@@ -101,6 +115,7 @@ class MUSDBDataModule(LightningDataModule):
         sources: list[str] | dict[str, list[str]] = list(STEMS),  # noqa: B006 (shown in --help)
         stems: list[str] = list(STEMS),  # noqa: B006
         missing_as_silence: bool = False,
+        missing_as_unknown: bool = False,
         sample_rate: int = 44100,
         audio_channels: int = 2,
         segment_seconds: float = 6.0,
@@ -123,7 +138,12 @@ class MUSDBDataModule(LightningDataModule):
         super().__init__()
         self.grouping = SourceGrouping(grouping(sources, stems), audio_channels, stems)
         self.roots = DatasetRoots(
-            root, download, self.grouping, missing_as_silence, validation_tracks
+            root,
+            download,
+            self.grouping,
+            missing_as_silence,
+            missing_as_unknown,
+            validation_tracks,
         )
         self.sample_rate = sample_rate
         self.segment_samples = round(segment_seconds * sample_rate)
@@ -162,6 +182,8 @@ class MUSDBDataModule(LightningDataModule):
         self.positions: list[Position] = []
         self.batches_of_checkpoint: int | None = None
         self._root_sizes: list[int] = []  # number of training tracks of each root
+        self._stems = list(stems)  # those of training examples: also the remainder, if there is one
+        self._known: npt.NDArray[np.bool_] | None = None  # known_stems, if any is unknown
         self._loudness: list[Powers] = []
         self.start: Position = (0, 0)
         self._loaded_batches = 0
@@ -198,6 +220,11 @@ class MUSDBDataModule(LightningDataModule):
             by_root, self.valid_tracks = self.roots.fit_tracks(self._is_first())
             self._root_sizes = [len(tracks) for tracks in by_root]
             training = [track for tracks in by_root for track in tracks]
+            training = add_remainders(training, self._is_first())
+            if any(REMAINDER in track.stems for track in training):
+                self._stems = [*self.grouping.stems, REMAINDER]
+            if any(track.unknown for track in training):
+                self._known = known_stems(training, self._stems)
             at_rate = resample_tracks(
                 [*training, *self.valid_tracks], self.sample_rate, self._is_first()
             )
@@ -215,19 +242,10 @@ class MUSDBDataModule(LightningDataModule):
                     f"longest training track has {longest / self.sample_rate:.1f} s: crops would "
                     "be mostly silence; lower --data.init_args.segment_seconds"
                 )
-            if self.sampling.mix_probability == 0 and (
-                loose := [track for track in self.train_tracks if track.is_loose]
-            ):
-                raise DataError(
-                    f"mix_probability is 0, and {loose[0].name} and {len(loose) - 1} others are "
-                    "files of single stems, which are used in mixed examples only; set "
-                    "--data.init_args.mix_probability above 0"
-                )
+            check_drawing(self.train_tracks, self.sampling.mix_probability, self.augmentations)
             self.train_tracks = make_mappable(self.train_tracks, self._is_first())
             if self.sampling.needs_loudness:
-                self._loudness = measure_loudness(
-                    self.train_tracks, self.grouping.stems, self._is_first()
-                )
+                self._loudness = measure_loudness(self.train_tracks, self._stems, self._is_first())
 
     def _is_first(self) -> bool:
         return self.trainer is None or self.trainer.is_global_zero
@@ -250,32 +268,29 @@ class MUSDBDataModule(LightningDataModule):
         # Drop the incomplete last step, also with gradient accumulation.
         examples = self.examples() // self.batch_size * self.batch_size
         batch_size = self.batch_size // self._accumulated()
+        self._sampler = self._crop_sampler()
         crops = TrainingCrops(
             self.train_tracks,
-            self.grouping,
-            self._crop_sampler(),
+            replace(self.grouping, stems=self._stems),
+            self._sampler,
             self.crop_lengths,
             self._fused_augmentations(),
             self.int16_to_device,
+            len(self._stems) - len(self.grouping.stems),
         )
         sampler = ExampleSampler(examples, batch_size, rank, ranks, *self.start)
         self._ring = RingLoader(crops, sampler, self.num_workers)
         return self._ring
 
     def _crop_sampler(self) -> CropSampler:
-        lengths = np.array([track.samples for track in self.train_tracks])
-        ends = np.cumsum(self._root_sizes).tolist()
-        roots = [self.train_tracks[start:end] for start, end in pairwise([0, *ends])]
-        return CropSampler(
+        return crop_sampler(
             self.seed,
             self.sampling,
-            len(self.grouping.stems),
-            np.split(lengths, ends[:-1]),
+            self.train_tracks,
+            self._root_sizes,
             self.roots.weights,
+            self._stems,
             self._loudness,
-            self.sample_rate,
-            usable_stems(roots, self.grouping.stems),
-            np.array([not track.is_loose for track in self.train_tracks]),
         )
 
     def _fused_augmentations(self) -> list[FusedAugmentation]:
@@ -344,17 +359,26 @@ class MUSDBDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment the stems, sum them to mixture and sources; training batches only."""
+        if isinstance(batch, PartialCrops):
+            return PartialBatch(*batch)
         if not isinstance(batch, StemBatch):
             return batch
         stems, positions = batch
         if stems.dtype == torch.int16:
             stems = stems.transpose(-1, -2).float() / 2**15  # (B, stems, T, C) -> (B, stems, C, T)
         self.positions = [(epoch, index) for epoch, index in positions.tolist()]
+        count = len(self.grouping.stems)
+        stems, remainder = stems[:, :count], stems[:, count:]
         fused = len(self._fused_augmentations())
         for number, augmentation in enumerate(self.augmentations[fused:], AUGMENTATION + fused):
             stems = augmentation.augment(stems, self.seed, number, self.positions)
         # The mixture is the sum of all stems, including those that belong to no source.
-        return Batch(mixture=stems.sum(1), targets=self.grouping.group(stems))
+        mixture, targets = stems.sum(1), self.grouping.group(stems)
+        if self._known is None:
+            return Batch(mixture, targets)
+        known = known_in_examples(self._sampler, self._known, self.positions)
+        sources = self.grouping.known(torch.from_numpy(known[:, :count])).to(targets.device)
+        return PartialBatch(mixture + remainder.sum(1), targets, sources)
 
     # ---------------------------------------------------------------- resume
 

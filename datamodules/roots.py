@@ -35,6 +35,7 @@ class DatasetRoots:
         download: Use the preview of MUSDB18, downloaded to ``root``.
         grouping: The data set's stems and the model's channels.
         missing_as_silence: Replace missing stems by silence.
+        missing_as_unknown: Missing stems may sound in the track.
         validation_tracks: Names of the validation tracks; None for the default split.
 
     Attributes:
@@ -42,7 +43,7 @@ class DatasetRoots:
         download: Whether the preview is used.
 
     Raises:
-        DataError: A weight is not a positive number.
+        DataError: A weight is not a positive number, or both rules for missing stems are set.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class DatasetRoots:
         download: bool,
         grouping: SourceGrouping,
         missing_as_silence: bool,
+        missing_as_unknown: bool,
         validation_tracks: Sequence[str] | None,
     ) -> None:
         weights = weighted_roots(root)
@@ -59,7 +61,15 @@ class DatasetRoots:
         self._others = list(weights)[1:]
         self.download = download
         self._grouping = grouping
-        self._missing_as_silence = missing_as_silence
+        if missing_as_silence and missing_as_unknown:
+            raise DataError(
+                "missing_as_silence and missing_as_unknown are both set: a missing stem is either "
+                "silent or unknown; set one of them"
+            )
+        self._missing = {
+            "missing_as_silence": missing_as_silence,
+            "missing_as_unknown": missing_as_unknown,
+        }
         self._validation_tracks = validation_tracks
         self._embedded: Path | None = None
 
@@ -176,7 +186,7 @@ class DatasetRoots:
             root,
             subset,
             stems=self._grouping.stems,
-            missing_as_silence=self._missing_as_silence,
+            **self._missing,
             progress=progress,
             findings=findings,
         )

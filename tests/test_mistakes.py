@@ -49,6 +49,10 @@ CLI = [
         ["model", "unet.Unet"],
     ),
     (f"{FIT} --data.init_args.root=void", ["void: has no folder 'train'", "check the path"]),
+    (
+        f"{FIT} --data.init_args.missing_as_unknown=true --data.init_args.missing_as_silence=true",
+        ["missing_as_silence and missing_as_unknown are both set", "set one of them"],
+    ),
     (f"{FIT} --data.init_args.root=folder:gone", ["'folder' is no layout", "known are list"]),
     (f"{FIT} --data.init_args.root=list.csv", ["list.csv: its first line", "expected the names"]),
     (f"{FIT} --data.init_args.root=bare_data", ["bare_data/train: no tracks in it", "copy"]),

@@ -39,8 +39,10 @@ class Augmentation(nn.Module, ABC):
     Attributes:
         neutral: Value of a stem's first parameter that leaves the stem unchanged, by default 0.
         sample_rate: Sample rate of the stems, Hz; set by the data module.
+        mixes_examples: Whether stems of other examples in the batch are used.
     """
 
+    mixes_examples: ClassVar[bool] = False
     neutral: ClassVar[float] = 0.0
     sample_rate: int = 44100
 

@@ -196,6 +196,8 @@ class Remix(Augmentation):
         probability: Probability that a stem takes part, one number or one per stem.
     """
 
+    mixes_examples = True
+
     def __init__(self, probability: Probability = 1.0) -> None:
         super().__init__(probability)
 
@@ -228,6 +230,8 @@ class Mixup(Augmentation):
         highest_db: Largest gain of the added stem, dB.
         probability: Probability per stem, one number or one per stem.
     """
+
+    mixes_examples = True
 
     def __init__(
         self, lowest_db: float = -6.0, highest_db: float = 3.5, probability: Probability = 0.2

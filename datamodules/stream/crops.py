@@ -84,7 +84,7 @@ class Crop(NamedTuple):
     """Track and start of each stem of an example.
 
     Attributes:
-        tracks: Index of the track of each stem, shape (stems,).
+        tracks: Index of the track of each stem, shape (stems,); -1 for silence.
         starts: First sample of each stem, shape (stems,).
     """
 
@@ -115,7 +115,7 @@ class CropSampler:
             used only if ``config.needs_loudness``.
         sample_rate: Sample rate, Hz; used only if ``config.needs_loudness``.
         usable: Whether a stem of a track may be drawn in a mixed example, shape (tracks, stems);
-            by default all may. A stem that no track has is drawn from the first one.
+            by default all may. For a stem without any the track is -1.
         whole: Whether a track may be drawn with all stems, shape (tracks,); by default all may.
     """
 
@@ -163,14 +163,21 @@ class CropSampler:
         Returns:
             Track index, counted over all roots, and start of each stem.
         """
-        epoch, index = position
         tries = 1 if self.config.avoid_silence_db is None else self.config.silence_tries
         # All random numbers in one call, because creating the generator takes longer than drawing.
-        numbers = generator(self.seed, CROP, epoch, index).random(1 + tries * self.stems)
-        mixed = bool(numbers[0] < self.config.mix_probability) or not self._whole.roots
-        tracks = self._draw_tracks(epoch, index, mixed)
+        numbers = generator(self.seed, CROP, *position).random(1 + tries * self.stems)
+        mixed = self._is_mixed(numbers[0])
+        tracks = self._draw_tracks(*position, mixed)
         uniforms = numbers[1:].reshape(tries, self.stems)
         return Crop(tracks, self._draw_starts(tracks, mixed, samples, uniforms))
+
+    def tracks(self, position: Position) -> npt.NDArray[np.int64]:
+        """The tracks of one example, as in the result of `crop`."""
+        mixed = self._is_mixed(generator(self.seed, CROP, *position).random())
+        return self._draw_tracks(*position, mixed)
+
+    def _is_mixed(self, uniform: float) -> bool:
+        return bool(uniform < self.config.mix_probability) or not self._whole.roots
 
     def _draw_starts(
         self,
@@ -200,7 +207,7 @@ class CropSampler:
 
     def _draw_track(self, epoch: int, index: int, stem: int, pool: Pool) -> int:
         if not pool.roots:
-            return 0
+            return -1
         block, index_in_block = divmod(index, _BLOCK)
         roots, earlier = _block_roots(self.seed, epoch, block, self.stems, pool.weights)
         number = roots[stem][index_in_block]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from datamodules.augmentations.base import FusedAugmentation, Parameters
-from datamodules.batches import Batch, TrackBatch
+from datamodules.batches import Batch, PartialCrops, TrackBatch
 from datamodules.errors import DataError, counted
 from datamodules.files.mapped_wav import MappedFiles
 from datamodules.files.write_crop import write_crop
@@ -32,6 +32,7 @@ class TrainingCrops:
         lengths: First epoch -> crop length from that epoch on, samples.
         augmentations: The first augmentations, fused into the conversion of samples.
         int16: Return the files' 16-bit samples instead of floats.
+        plain: Number of stems, the last ones, that are not augmented.
 
     Attributes:
         shape: Shape of the longest example: (stems, C, T), or (stems, T, C) for int16.
@@ -46,11 +47,13 @@ class TrainingCrops:
         lengths: Mapping[int, int],
         augmentations: Sequence[FusedAugmentation] = (),
         int16: bool = False,
+        plain: int = 0,
     ) -> None:
         self.files = [[track.stems.get(stem) for stem in grouping.stems] for track in tracks]
         self.sampler, self.lengths = sampler, lengths
         self.dtype = torch.int16 if int16 else torch.float32
         self.augmentations = augmentations
+        self._plain = plain
         self._stems, self._channels = len(grouping.stems), grouping.audio_channels
         self.shape = self._shape(max(lengths.values()))
         states = {
@@ -81,7 +84,7 @@ class TrainingCrops:
         crop = self.sampler.crop(position, samples)
         gains, swaps = self._draw_gains_and_swaps(position)
         for stem, (track, start) in enumerate(zip(*crop, strict=True)):
-            file = self.files[track][stem]
+            file = self.files[track][stem] if track >= 0 else None
             if file is None:  # missing stem, silent
                 target[stem].zero_()
                 continue
@@ -103,12 +106,14 @@ class TrainingCrops:
         gains, swaps = np.ones(stems), np.zeros(stems, bool)
         for number, augmentation in enumerate(self.augmentations):
             random = generator(self.sampler.seed, AUGMENTATION + number, *position)
-            gain, swap = augmentation.gain_and_swap(augmentation.draw(random, stems))
-            gains, swaps = gains * gain, swaps ^ swap
+            augmented = stems - self._plain
+            gain, swap = augmentation.gain_and_swap(augmentation.draw(random, augmented))
+            gains[:augmented] *= gain
+            swaps[:augmented] ^= swap
         return gains, swaps
 
 
-class ValidationCrops(Dataset[Batch]):
+class ValidationCrops(Dataset[Batch | PartialCrops]):
     """Crops at fixed starts, evenly spaced over each track.
 
     Args:
@@ -126,6 +131,7 @@ class ValidationCrops(Dataset[Batch]):
         crops_per_track: int,
     ) -> None:
         self.grouping, self.segment_samples = grouping, segment_samples
+        self._partial = any(track.unknown for track in tracks)
         self.origins: list[tuple[Track, int]] = []
         for track in tracks:
             last = max(0, track.samples - segment_samples)
@@ -139,11 +145,12 @@ class ValidationCrops(Dataset[Batch]):
         """Track and first sample of a crop."""
         return self.origins[number]
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch | PartialCrops:
         track, start = self.origins[number]
         mixture, targets = self.grouping.read(track, start, self.segment_samples)
         missing = (0, self.segment_samples - mixture.shape[-1])
-        return Batch(nn.functional.pad(mixture, missing), nn.functional.pad(targets, missing))
+        crop = Batch(nn.functional.pad(mixture, missing), nn.functional.pad(targets, missing))
+        return PartialCrops(*crop, self.grouping.known_in(track)) if self._partial else crop
 
 
 class WholeTracks(Dataset[TrackBatch]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from datamodules.tracks.checks import find_mismatches, find_non_finite, repair_c
 from datamodules.tracks.entries import FORMATS, MIXTURE, STEMS, Entry, is_audio
 from datamodules.tracks.findings import Finding, raise_errors
 from datamodules.tracks.headers import Header, decoded_headers, read_headers
+from datamodules.tracks.instruments import OTHER
 from datamodules.tracks.layouts import find_entries
 from datamodules.tracks.mixing import Plan, mix_tracks, plan_mixes, planned_headers
 from datamodules.tracks.unread import unread_in_subset, unread_in_track
@@ -46,6 +47,8 @@ class Track:
         states: Stem name, or ``mixture`` -> state (size, times, inode) of its file when it was
             checked; reading a file that has changed since then is an error.
         is_loose: Whether it is one file of one stem, which belongs to no song.
+        unknown: Names of the stems that may sound in the track, but are not known. If ``other`` is
+            a stem, it is among them, as it may contain the missing ones; its file may exist.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Track:
     unmappable: tuple[str, ...] = ()
     states: Mapping[str, State] = field(default_factory=dict)
     is_loose: bool = False
+    unknown: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -126,6 +130,7 @@ def index_tracks(
     *,
     stems: Sequence[str] = STEMS,
     missing_as_silence: bool = False,
+    missing_as_unknown: bool = False,
     progress: bool = True,
     findings: list[Finding] | None = None,
 ) -> list[Track]:
@@ -136,6 +141,7 @@ def index_tracks(
         subset: ``train``, ``valid`` or ``test``.
         stems: Names of the stems that every track must have.
         missing_as_silence: Replace missing stems by silence; at least one must exist.
+        missing_as_unknown: Missing stems may sound in the track, see ``Track.unknown``.
         progress: Show a progress bar for each step that takes more than a second.
         findings: If given, warnings and notes are appended, such as files that are not read.
 
@@ -149,7 +155,14 @@ def index_tracks(
     entries = find_entries(root, subset, stems)
     stem_files = [entry.path for entry in entries if entry.is_stem_file]
     decoded = decode(stem_files, progress, stems=stems)
-    checked = check_tracks(entries, decoded, stems, missing_as_silence, progress)
+    checked = check_tracks(
+        entries,
+        decoded,
+        stems,
+        missing_as_silence or missing_as_unknown,
+        progress,
+        unknown=missing_as_unknown,
+    )
     raise_errors([finding for result in checked for finding in result.findings])
     if findings is not None:
         findings += unread_in_subset(root, subset, entries)
@@ -166,6 +179,7 @@ def check_tracks(
     missing_as_silence: bool = False,
     progress: bool = False,
     mixing: bool = True,
+    unknown: bool = False,
 ) -> list[CheckedTrack]:
     """Read and check the headers of the files of each track.
 
@@ -177,6 +191,7 @@ def check_tracks(
         progress: Show a progress bar, if it takes more than a second.
         mixing: Compute stems that are sums of files, into the cache; otherwise only the headers of
             such tracks are right.
+        unknown: Missing stems may sound in the track.
     """
     stem_files = [entry.path for entry in entries if entry.is_stem_file]
     parts_by_track = [{} if entry.is_stem_file else entry.find(stems) for entry in entries]
@@ -211,6 +226,8 @@ def check_tracks(
         originals = [path for each in parts.values() for path in each]
         findings += [Finding.of(faults[path], path) for path in originals if path in faults]
         result = _check_track(entry, files, known, findings, stems, missing_as_silence)
+        if unknown and result.track:
+            result = result._replace(track=_with_unknown(result.track, entry, stems))
         if result.track:  # AAC does not decode to NaN
             result.float_files.extend(
                 path for path in originals if headers[path].subtype in _FLOAT_SUBTYPES
@@ -277,12 +294,20 @@ def _check_track(
     return CheckedTrack(track, findings, [])
 
 
+def _with_unknown(track: Track, entry: Entry, stems: Sequence[str]) -> Track:
+    if not track.missing or entry.complete or track.is_loose:
+        return track
+    return replace(
+        track, unknown=tuple(stem for stem in stems if stem in track.missing or stem == OTHER)
+    )
+
+
 def _missing_stems_error(entry: Entry, missing: Sequence[str], stems: Sequence[str]) -> Finding:
     expected = ", ".join(f"{stem}{FORMATS[0]}" for stem in missing)
     finding = f"no {expected} (or {', '.join(FORMATS[1:])})"
     remedy = (
         f"every track needs {', '.join(stems)}; restore the file, remove the track, set "
-        "missing_as_silence, or set stems to those of the data set"
+        "missing_as_silence or missing_as_unknown, or set stems to those of the data set"
     )
     if entry.is_stem_file:
         finding = f"no stream for {', '.join(missing)}"
@@ -306,6 +331,6 @@ def _silent_stem_note(entry: Entry, stem: str) -> Finding:
         "note",
         "missing-stem",
         str(entry.path),
-        f"no file for the stem {stem}, which is replaced by silence",
+        f"no file for the stem {stem}, which is silent or, with missing_as_unknown, left out",
         "add the file if the song contains this stem",
     )

@@ -7,10 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from datamodules.cache.folder import Decoded
-from datamodules.cache.pcm import decode
+from datamodules.cache.mixes import Mix
+from datamodules.cache.pcm import decode, mix
+from datamodules.files.state import State
 from datamodules.tracks.headers import Header, decoded_headers
 from datamodules.tracks.index import Track
 from datamodules.tracks.layouts import MIXTURE
+
+REMAINDER = "(remainder)"
+"""Name of the stem that contains what is unknown in a track."""
 
 
 def resample_tracks(tracks: Sequence[Track], sample_rate: int, progress: bool) -> list[Track]:
@@ -29,6 +34,42 @@ def resample_tracks(tracks: Sequence[Track], sample_rate: int, progress: bool) -
         [] if track.sample_rate == sample_rate else list(_files(track).values()) for track in tracks
     ]
     return _decode(tracks, files, progress, sample_rate)
+
+
+def add_remainders(tracks: Sequence[Track], progress: bool) -> list[Track]:
+    """Replace unknown stems by ``REMAINDER``: what is in the mixture besides the known stems.
+
+    It is the mixture minus the known stems, computed once into the cache; without a mixture it is
+    the file of ``other``, if there is one.
+    """
+    mixes: dict[int, Mix] = {}
+    added: dict[int, tuple[Path, State]] = {}
+    for number, track in enumerate(tracks):
+        if not track.unknown:
+            continue
+        known = [path for stem, path in track.stems.items() if stem not in track.unknown]
+        if track.mixture:
+            gains = ((track.mixture, 1), *((path, -1) for path in known))
+            mixes[number] = Mix(gains, track.samples, track.channels)
+        elif other := next((stem for stem in track.unknown if stem in track.stems), None):
+            added[number] = track.stems[other], track.states[other]
+    entries = mix(list(mixes.values()), progress) if mixes else {}
+    for number, wanted in mixes.items():
+        ((file, header),) = decoded_headers({wanted.files[0]: entries[wanted]}).items()
+        added[number] = file, header.state
+    result = []
+    for number, track in enumerate(tracks):
+        if track.unknown:
+            stems = {stem: path for stem, path in track.stems.items() if stem not in track.unknown}
+            states = dict(track.states)
+            unmappable = [stem for stem in track.unmappable if stem in stems]
+            if number in added:
+                stems[REMAINDER], states[REMAINDER] = added[number]
+                if number not in mixes and len(unmappable) < len(track.unmappable):
+                    unmappable.append(REMAINDER)
+            track = replace(track, stems=stems, states=states, unmappable=tuple(unmappable))
+        result.append(track)
+    return result
 
 
 def make_mappable(tracks: Sequence[Track], progress: bool) -> list[Track]:

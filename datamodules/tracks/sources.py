@@ -50,8 +50,22 @@ class SourceGrouping:
         ]
         return torch.stack(sums, -3)
 
+    def known(self, stems: Tensor) -> Tensor:
+        """Which sources are known, shape (..., S), given which stems are, shape (..., stems)."""
+        groups = [
+            stems[..., [self.stems.index(stem) for stem in group]].all(-1)
+            for group in self.sources.values()
+        ]
+        return torch.stack(groups, -1)
+
+    def known_in(self, track: Track) -> Tensor:
+        """Which sources of a track are known, shape (S,)."""
+        return self.known(torch.tensor([stem not in track.unknown for stem in self.stems]))
+
     def read(self, track: Track, start: int = 0, samples: int | None = None) -> Batch:
         """Read a track's own mixture, shape (C, T), and its sources, shape (S, C, T).
+
+        Sources that are not known are silent.
 
         Args:
             track: The track.
@@ -60,7 +74,10 @@ class SourceGrouping:
         """
         stems = self.channels(track.read_stems(self.stems, start, samples))
         mixture = self.channels(track.read_mixture(start, samples))
-        return Batch(torch.from_numpy(mixture), self.group(torch.from_numpy(stems)))
+        targets = self.group(torch.from_numpy(stems))
+        if track.unknown:
+            targets[~self.known_in(track)] = 0
+        return Batch(torch.from_numpy(mixture), targets)
 
 
 def grouping(

@@ -72,4 +72,4 @@ class Cascade(SourceSeparator):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The separator's loss on the denoised mixture, to fine-tune both models jointly."""
-        return self.separator.loss(Batch(self.denoise(batch.mixture), batch.targets))
+        return self.separator.loss(batch.with_audio(self.denoise(batch.mixture), batch.targets))

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import Batch
 from lightning_modules.architectures.open_unmix import OpenUnmix, OpenUnmixNetwork
+from lightning_modules.base.known_targets import mean_of_known
 
 Crosslinks = Literal["concatenate", "average"]
 
@@ -105,17 +106,23 @@ class CrosslinkedOpenUnmix(OpenUnmix):
         spectrum = self.stft(batch.mixture)
         estimates = self.magnitudes(self.to_scale(spectrum.abs()))
         errors = estimates.float() - self.inputs(self.stft(batch.targets))
-        squares = errors.square().mean((0, 2, 3, 4))  # (B, S, C, F, N) -> (S,)
+        squares = errors.square().mean((2, 3, 4))  # (B, S, C, F, N) -> (B, S)
+        squares = mean_of_known(squares, batch.known)
+        if batch.known is not None:  # unknown sources have no error in any combination
+            errors = torch.where(batch.known[..., None, None, None], errors, 0)
         parts = self.source_losses(squares)
         total = combined_squares(errors) if self.combinations else squares.mean()
         if self.waveform_weight:
             spectra = self.from_scale(estimates.float()) * torch.sgn(spectrum)[:, None]
             waveforms = self.istft(spectra, batch.mixture.shape[-1])
+            targets = batch.targets
+            if batch.known is not None:
+                targets = torch.where(batch.known[..., None, None], targets, waveforms.detach())
             distances = []
             for size in range(1, len(self.sources) if self.combinations else 2):
                 for group in map(list, itertools.combinations(range(len(self.sources)), size)):
                     estimate = waveforms[:, group].sum(1)
-                    target = batch.targets[:, group].sum(1)
+                    target = targets[:, group].sum(1)
                     distances.append(weighted_sdr(estimate, target, batch.mixture))
             parts["loss/waveform"] = 1 + torch.stack(distances).mean()
             total = total + self.waveform_weight * parts["loss/waveform"]

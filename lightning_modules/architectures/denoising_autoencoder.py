@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.batches import Batch
+from lightning_modules.base.known_targets import mean_of_known
 from lightning_modules.base.spectrogram import SpectrogramSeparator
 from lightning_modules.layers.images import to_channels_last
 
@@ -173,5 +174,7 @@ class DenoisingAutoencoder(SpectrogramSeparator):
         estimates = self.network(mixture[:, None, :height, :width]).float()
         margin = self.network.margin
         centre = targets[..., margin : height - margin, margin : width - margin]
-        distances = (estimates - centre).square().mean((0, 2, 3))
+        distances = (estimates - centre).square().mean((2, 3))  # (B C, S)
+        distances = distances.unflatten(0, (len(batch.mixture), -1)).mean(1)
+        distances = mean_of_known(distances, batch.known)
         return {"loss": distances.mean(), **self.source_losses(distances)}

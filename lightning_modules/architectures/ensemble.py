@@ -11,9 +11,9 @@ from typing import Any, ClassVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss
 
 from datamodules.batches import Batch
+from lightning_modules.base.known_targets import mean_of_known
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
 from lightning_modules.inference.ensemble import Estimate, combine_streams
@@ -127,7 +127,8 @@ class Ensemble(SourceSeparator):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean absolute error, for ``validate``."""
-        return {"loss": l1_loss(self(batch.mixture), batch.targets)}
+        distances = (self(batch.mixture) - batch.targets).abs().mean((2, 3))  # (B, S)
+        return {"loss": mean_of_known(distances, batch.known).mean()}
 
     def _member(self, number: int) -> SourceSeparator:
         return cast(SourceSeparator, self.members[number])

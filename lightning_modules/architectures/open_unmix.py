@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.batches import Batch
+from lightning_modules.base.known_targets import known_by_source, mean_distance
 from lightning_modules.base.standardised_input import StandardisedInput
 from lightning_modules.layers.by_source import modules_by_source
 
@@ -169,9 +170,17 @@ class OpenUnmix(StandardisedInput):
         # One source after the other: stacked, they would take longer and more memory.
         errors = torch.stack(
             [
-                nn.functional.mse_loss(estimate.float(), self.inputs(self.whole_frames(target)))
-                for estimate, target in zip(
-                    self.run_networks(inputs), batch.targets.unbind(1), strict=True
+                mean_distance(
+                    nn.functional.mse_loss,
+                    estimate.float(),
+                    self.inputs(self.whole_frames(target)),
+                    known,
+                )
+                for estimate, target, known in zip(
+                    self.run_networks(inputs),
+                    batch.targets.unbind(1),
+                    known_by_source(batch.known, len(self.sources)),
+                    strict=True,
                 )
             ]
         )

@@ -239,6 +239,11 @@ class Roma(SpectrogramSeparator):
         Averaged over the frames with complete context; a crop shorter than the context is
         zero-padded, and all its frames count.
         """
+        if batch.known is not None:
+            raise ValueError(
+                "masks are ratios of all sources, so that this model cannot leave out sources: "
+                "missing_as_unknown is set; remove it, or choose another model"
+            )
         # (B, C, T) -> (B, F, N) and (B, S, C, T) -> (B, S, F, N)
         mixture, targets = (
             self.low_band(self.whole_frames(waveform.mean(-2)).abs()) for waveform in batch

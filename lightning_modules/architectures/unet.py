@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from datamodules.batches import Batch
 from datamodules.errors import DataError, counted
 from datamodules.musdb import MUSDBDataModule
+from lightning_modules.base.known_targets import mean_of_known
 from lightning_modules.base.spectrogram import SpectrogramSeparator
 from lightning_modules.layers.images import to_channels_last, up_to_multiple
 from lightning_modules.losses import L1, alpha_weights
@@ -182,7 +183,8 @@ class UNet(SpectrogramSeparator):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted L1 distance of magnitudes (Pourtorkan 2022, equations 12 and 13)."""
         mixture, targets = (self.to_scale(self.stft(signals).abs()) for signals in batch)
-        distances = self.distance(self.magnitudes(mixture), targets, mixture).mean(0)  # (S,)
+        distances = self.distance(self.magnitudes(mixture), targets, mixture)  # (B, S)
+        distances = mean_of_known(distances, batch.known)
         return {"loss": (self.source_weights * distances).sum(), **self.source_losses(distances)}
 
     def on_fit_start(self) -> None:

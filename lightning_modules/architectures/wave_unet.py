@@ -236,7 +236,7 @@ class WaveUNet(WaveformSeparator):
             return super().loss(batch)
         valid = network.context + network.remainder + steps * network.multiple
         estimates = self.separate_centre(centre(batch.mixture, valid))
-        central = Batch(*(centre(signals, estimates.shape[-1]) for signals in batch))
+        central = batch.with_audio(*(centre(signals, estimates.shape[-1]) for signals in batch))
         return self.compared(estimates, central)
 
 

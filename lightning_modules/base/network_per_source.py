@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import Batch
 from lightning_modules.base.complex_spectrum import ComplexSpectrumSeparator
+from lightning_modules.base.known_targets import known_by_source, mean_distance
 from lightning_modules.base.spectrogram import SpectrogramSeparator
 
 
@@ -32,10 +33,18 @@ class NetworkPerSource(SpectrogramSeparator):
         # One source after the other: stacked, they would take longer and more memory.
         errors = torch.stack(
             [
-                nn.functional.mse_loss(
-                    self.networks[name](mixture).float(), self._magnitudes_of(true)
+                mean_distance(
+                    nn.functional.mse_loss,
+                    self.networks[name](mixture).float(),
+                    self._magnitudes_of(true),
+                    known,
                 )
-                for name, true in zip(self.sources, batch.targets.unbind(1), strict=True)
+                for name, true, known in zip(
+                    self.sources,
+                    batch.targets.unbind(1),
+                    known_by_source(batch.known, len(self.sources)),
+                    strict=True,
+                )
             ]
         )
         return {"loss": errors.sum(), **self.source_losses(errors)}

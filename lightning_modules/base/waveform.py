@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import Batch
+from lightning_modules.base.known_targets import mean_of_known
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.losses import MSE, SourceLoss
 
@@ -46,6 +47,7 @@ class WaveformSeparator(SourceSeparator):
         Returns:
             ``loss`` and ``loss/<source>``, scalars.
         """
-        losses = self.loss_function(estimates, batch.targets, batch.mixture).mean(0)  # (S,)
+        losses = self.loss_function(estimates, batch.targets, batch.mixture)  # (B, S)
+        losses = mean_of_known(losses, batch.known)
         parts = dict(zip(self.sources, losses, strict=True))
         return {"loss": self.loss_function.total(parts), **self.source_losses(losses)}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.batches import Batch
+from datamodules.batches import Batch, PartialBatch
 from lightning_modules.architectures.denoising_autoencoder import DenoisingAutoencoder
 from lightning_modules.base.separator import SourceSeparator
 from lightning_modules.checkpoints.loading import load_separator
@@ -122,6 +122,39 @@ def test_losses_and_gradients_are_finite(model: SourceSeparator) -> None:
             gradients = [p.grad for p in trained if p.grad is not None]
             assert len(gradients) == len(trained)
             assert all(gradient.isfinite().all() for gradient in gradients), samples
+
+
+@pytest.mark.slow
+def test_unknown_targets_are_left_out_of_the_loss(model: SourceSeparator) -> None:
+    if type(model).__name__ == "NMF":
+        pytest.skip("silent targets leave its templates as they are")
+    model.eval()
+    mixture, targets = example(model, 3001, examples=2)
+    known = torch.ones(2, len(model.sources), dtype=torch.bool)
+    with torch.no_grad():
+        if type(model).__name__ == "Roma":
+            with pytest.raises(ValueError, match="cannot leave out sources"):
+                model.loss(PartialBatch(mixture, targets, known))
+            return
+        plain = model.loss(Batch(mixture, targets))
+        for name, value in model.loss(PartialBatch(mixture, targets, known)).items():
+            assert torch.allclose(value, plain[name], rtol=1e-4), name
+        known[0, 0] = known[:, -1] = False
+        losses = []
+        for other in (targets, targets + noise(*targets.shape).flip(0)):
+            changed = torch.where(known[..., None, None], targets, other)
+            losses.append(model.loss(PartialBatch(mixture, changed, known)))
+    assert losses[0].keys() == losses[1].keys()
+    for name, value in losses[0].items():
+        assert torch.equal(value, losses[1][name]), name
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if trained:
+        model.train()
+        model.zero_grad()
+        model.loss(PartialBatch(mixture, targets, known))["loss"].backward()
+        # Each has a gradient, or training on several devices would wait for it.
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+        model.zero_grad()
 
 
 def test_mixed_precision(model: SourceSeparator) -> None:

@@ -31,7 +31,7 @@ def split(
     """Names of training and validation tracks."""
     given = root if isinstance(root, dict) else str(root)
     stems = SourceGrouping(grouping(["vocals"]), 2)
-    roots = DatasetRoots(given, False, stems, False, validation_tracks)
+    roots = DatasetRoots(given, False, stems, False, False, validation_tracks)
     train, valid = roots.fit_tracks(progress=False)
     names = [track.name for tracks in train for track in tracks]
     return names, [track.name for track in valid]
