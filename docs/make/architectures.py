@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import command_line
+from datamodules.demo.corpus import VERSION
 from datamodules.markdown import markdown
 from lightning_modules import cli
 from lightning_modules.configuration.files import chain, config_names
@@ -36,8 +37,12 @@ _HEADINGS = (
     "mixture",
     "mixture/S",
     "best gain",
+    "corpus",
     "command",
 )
+
+
+_FIRST_CORPUS = 1  # version of the demo corpus of rows that do not name it
 
 
 class TrainingError(RuntimeError):
@@ -94,7 +99,8 @@ def train_and_score(name: str) -> dict[str, Any]:
         name: The config.
 
     Returns:
-        Processor seconds of training, SDR of model, mixture and constant gains, and the command.
+        Processor seconds of training, SDR of model, mixture and constant gains, the command, and
+        the version of the corpus.
 
     Raises:
         TrainingError: Training or scoring failed.
@@ -128,6 +134,7 @@ def train_and_score(name: str) -> dict[str, Any]:
             name: summary.mean("SDR") for name, summary in constant_gain_summaries(mixture).items()
         },
         "command": f"fit {' '.join(words)}",
+        "corpus": VERSION,
     }
 
 
@@ -163,6 +170,7 @@ def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
         "-" if sdr is None else f"{sdr:.2f} dB{mark}",
         "-" if sdr is None else f"{row['mixture_sdr']:.2f} dB",
         *(f"{gains[name]:.2f} dB" if name in gains else "-" for name in ("mixture", "best gain")),
+        "-" if sdr is None else str(row.get("corpus", _FIRST_CORPUS)),
         f"`{row['command']}`" if sdr is not None else "",
     ]
 

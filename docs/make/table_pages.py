@@ -53,7 +53,7 @@ def update(
         chain(name)
     for page in pages:
         with_table(page, script, [])  # checks the markers before minutes of measuring
-    rows = _read_rows(file)
+    rows = read_rows(file)
     for name in configs:
         print(f"--- {name}", flush=True)
         rows[name] = measure(name, rows.get(name, {}))
@@ -84,7 +84,8 @@ def with_table(page: Path, script: str, lines: Sequence[str]) -> str:
     return "\n".join([before + begin, *lines, end + after])
 
 
-def _read_rows(file: Path) -> dict[str, dict[str, Any]]:
+def read_rows(file: Path) -> dict[str, dict[str, Any]]:
+    """Read a JSON file of rows; there are none if it does not exist."""
     if not file.is_file():
         return {}
     try:

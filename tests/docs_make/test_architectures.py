@@ -10,6 +10,7 @@ import pytest
 
 import architectures
 import model_cost
+from datamodules.demo.corpus import VERSION
 from lightning_modules import cli
 from table_pages import DOCS, with_table
 from tests.helpers.tracks import write_track
@@ -55,7 +56,7 @@ def test_table_is_written_between_its_markers(tmp_path: Path) -> None:
     shown = cells(row)
     assert shown[1] == "unet.yaml with a small network and a short training for a CPU (minutes)"
     assert shown[2] == f"{model_cost.measure_model('unet/small').parameters:,}"
-    marked = ["2.50 dB †", "-5.00 dB", "2.60 dB", "2.70 dB", "`fit --config x`"]
+    marked = ["2.50 dB †", "-5.00 dB", "2.60 dB", "2.70 dB", "1", "`fit --config x`"]
     assert shown[4:] == ["0.25", "chunk", "1.5 min", *marked]
     assert architectures.main(docs) == 0
     assert page.read_text() == text
@@ -100,6 +101,7 @@ def test_a_config_is_trained_and_scored(tmp_path: Path) -> None:
     assert row["mixture_sdr"] < row["constant_gain_sdr"]["best gain"]
     assert row["training_seconds"] > 0
     assert row["command"] == f"fit --config {config}"
+    assert row["corpus"] == VERSION
 
 
 def test_a_failed_training_leaves_the_pages_as_they_are(
