@@ -13,9 +13,16 @@ from datamodules.command_line import program
 from datamodules.demo.corpus import VALIDATION_TRACKS, demo_corpus
 from datamodules.errors import DataError, counted
 from datamodules.files.ffmpeg import require_ffmpeg
+from datamodules.files.names import song_key
 from datamodules.tracks.findings import Finding, summarise
 from datamodules.tracks.index import Track, index_tracks
-from datamodules.tracks.layouts import path_of, subset_place, subsets_of, weighted_roots
+from datamodules.tracks.layouts import (
+    find_entries,
+    path_of,
+    subset_place,
+    subsets_of,
+    weighted_roots,
+)
 from datamodules.tracks.sources import SourceGrouping
 from datamodules.tracks.splits import (
     MUSDB_VALIDATION_TRACKS,
@@ -90,6 +97,7 @@ class DatasetRoots:
             f"({rule})"
         )
         others = [self._index_other(other, valid, findings, progress) for other in self._others]
+        findings += self._named_as_test_tracks(root, others)
         _tell(findings)
         return [train, *others], valid
 
@@ -127,7 +135,7 @@ class DatasetRoots:
     ) -> list[Track]:
         """Training tracks of another root, without those named as validation tracks."""
         found = self._index(root, "train", findings, progress)
-        tracks = without_names(found, valid)
+        tracks = without_names(found, [track.name for track in valid], song_key)
         if not tracks:
             raise DataError(
                 f"{root}: all of its training tracks ({len(found)}) have names of validation "
@@ -139,6 +147,28 @@ class DatasetRoots:
             rule += f"; {' and '.join(others)} not used, only those of the first root"
         rank_zero_info(f"{counted(len(tracks), 'more training track')} in {root} ({rule})")
         return tracks
+
+    def _named_as_test_tracks(
+        self, root: str | Path, others: Sequence[Sequence[Track]]
+    ) -> list[Finding]:
+        """Warnings about training tracks of other roots that have names of test tracks."""
+        stems = self._grouping.stems
+        if not others or "test" not in subsets_of(root, stems):
+            return []
+        tests = {song_key(entry.name): entry.name for entry in find_entries(root, "test", stems)}
+        return [
+            Finding(
+                "warning",
+                "same-name",
+                f"{other}/{track.name}",
+                f"is trained on, and has the name of test/{tests[song_key(track.name)]} of {root}",
+                "remove it there if it is the same song, or test scores are too high; "
+                f"{program('datamodules.doctor')} {root} --others {other} compares the audio",
+            )
+            for other, tracks in zip(self._others, others, strict=True)
+            for track in tracks
+            if song_key(track.name) in tests
+        ]
 
     def _given_root(self) -> str | None:
         return self._first or os.environ.get("MUSDB_PATH")

@@ -337,6 +337,8 @@ DATA = {
         ("data --json taken/x.json", ["--json taken: taken is not a folder"]),
         ("data --workers nan", ["--workers", "at least 1", "'nan'"]),
         ("folder:gone", ["'folder' is no layout", "known are list, moisesdb"]),
+        ("data --others gone", ["gone: does not exist", "check the path"]),
+        ("data --others data --fast", ["--others compares the audio", "leave one of them out"]),
         ("slakh_redux:data", ["redux.json: does not exist", "copy it there"]),
         ("list.csv", ["list.csv: its first line is", "expected the names of columns"]),
         ("data --fats", ["unrecognized arguments: --fats"]),

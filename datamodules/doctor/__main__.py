@@ -16,6 +16,7 @@ from pathlib import Path
 from datamodules import command_line
 from datamodules.doctor.report import Report, examine
 from datamodules.doctor.text import format_report
+from datamodules.errors import DataError
 from datamodules.tracks.layouts import STEMS
 
 
@@ -42,6 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stems", nargs="+", default=list(STEMS), metavar="STEM")
     parser.add_argument("--missing_as_silence", action="store_true")
     parser.add_argument(
+        "--others", nargs="+", default=[], metavar="ROOT",
+        help="data sets mixed with this one in training: find songs that are in both",
+    )  # fmt: skip
+    parser.add_argument(
         "--workers", type=command_line.count(), help="threads; by default one per core"
     )
 
@@ -50,8 +55,13 @@ def examine_and_print(options: argparse.Namespace) -> Report:
     """Examine a data set, print the report and write it to ``--json``."""
     if options.json:
         command_line.check_file(options.json, "--json")
+    if options.others and options.fast:
+        raise DataError(
+            "--others compares the audio, which --fast does not read; leave one of them out"
+        )
     report = examine(
         options.root,
+        others=options.others,
         stems=options.stems,
         missing_as_silence=options.missing_as_silence,
         fast=options.fast,

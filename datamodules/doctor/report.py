@@ -13,6 +13,7 @@ from typing import Any
 from datamodules.cache.folder import Decoded
 from datamodules.cache.pcm import decode, find_decoded
 from datamodules.cache.stem_files import decoded_stem_file_size, stream_order
+from datamodules.doctor.across_roots import Heard, find_across
 from datamodules.doctor.diagnosis import diagnose, different_rates, duplicates
 from datamodules.doctor.fingerprints import find_same
 from datamodules.doctor.measurements import FileMeasures, MixtureMeasures, TrackMeasures, measure
@@ -97,6 +98,7 @@ def examine(
     stems: Sequence[str] = STEMS,
     missing_as_silence: bool = False,
     fast: bool = False,
+    others: Sequence[str | Path] = (),
     workers: int | None = None,
     progress: bool = False,
 ) -> Report:
@@ -108,6 +110,8 @@ def examine(
         missing_as_silence: Report a missing stem as a note, not as an error.
         fast: Make only the checks of `fit` at its start; of a .stem.mp4 that is not in the cache,
             check only the header.
+        others: Further data sets, whose training tracks are compared with all tracks of this one;
+            not if ``fast``.
         workers: Number of threads; by default one per core.
         progress: Show progress bars.
 
@@ -135,6 +139,12 @@ def examine(
         count = workers or os.cpu_count() or 1
         measures, faults = _measure(entries, tracks, count, progress)
         findings += faults
+        heard = [
+            Heard(str(root), entry, each.fingerprint)
+            for entry, each in zip(entries, measures, strict=True)
+            if each
+        ]
+        findings += find_across(heard, others, stems, progress) if others else []
     leaks = {finding.where for finding in findings if finding.name == "duplicate"}
     findings += [
         finding for finding in same_names_in_subsets(entries) if finding.where not in leaks

@@ -56,6 +56,11 @@ def same_name(one: str, other: str) -> bool:
     return key(one) == key(other)
 
 
+def song_key(name: str) -> str:
+    """Letters and digits of a name, without letter case: ``A Band - Song`` and ``ABand_Song``."""
+    return "".join(filter(str.isalnum, key(name))) or key(name)
+
+
 def match(wanted: Iterable[str], present: Iterable[str]) -> dict[str, str]:
     """Find names: each wanted name that is present -> the name as it is present.
 

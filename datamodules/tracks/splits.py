@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,7 +109,7 @@ def split_by_folder(train: Sequence[Track], valid: Sequence[Track], folder: Path
     Raises:
         DataError: No track is left for training.
     """
-    kept = without_names(train, valid)
+    kept = without_names(train, [track.name for track in valid])
     if not kept:
         raise DataError(
             f"no track is left for training: all {len(train)} have the names of tracks in "
@@ -122,7 +122,18 @@ def split_by_folder(train: Sequence[Track], valid: Sequence[Track], folder: Path
     return Split(kept, list(valid), rule)
 
 
-def without_names(tracks: Sequence[Track], others: Sequence[Track]) -> list[Track]:
-    """The tracks whose names differ from those of other tracks, not only in case or form."""
-    names = {key(track.name) for track in others}
-    return [track for track in tracks if key(track.name) not in names]
+def without_names(
+    tracks: Sequence[Track],
+    others: Iterable[str],
+    as_key: Callable[[str], str] = key,
+) -> list[Track]:
+    """The tracks whose names differ from other names.
+
+    Args:
+        tracks: The tracks.
+        others: The names.
+        as_key: Names with an equal result are the same; by default those that differ only in
+            letter case or Unicode form.
+    """
+    names = {as_key(name) for name in others}
+    return [track for track in tracks if as_key(track.name) not in names]

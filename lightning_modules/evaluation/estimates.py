@@ -251,7 +251,7 @@ def _reference(track: Track, target: str, settings: Settings) -> Audio:
 
 
 def _read(track: Track, stem: str) -> Audio:
-    path = track.mixture if stem == MIXTURE else track.stems[stem]
+    path = track.mixture if stem == MIXTURE else track.stems.get(stem)
     return _finite(track.read(stem), path or Path(track.name), track.sample_rate)
 
 

@@ -117,8 +117,11 @@ class Scorer:
                 result[track] = with_streams(estimates, streams, names)
         return result
 
-    def load(self, entries: Sequence[Entry]) -> list[Track]:
-        """Read the headers of tracks and decode .stem.mp4 files; faulty tracks are left out."""
+    def load(self, entries: Sequence[Entry], missing_as_silence: bool = False) -> list[Track]:
+        """Read the headers of tracks and decode .stem.mp4 files; faulty tracks are left out.
+
+        Stems without a file are faults, or silent and without scores.
+        """
         faults: dict[Path, DataError] = {}
         stem_files = [entry.path for entry in entries if entry.is_stem_file]
         decoded = decode(stem_files, True, faults, stems=self.settings.stems)
@@ -126,7 +129,9 @@ class Scorer:
         self.left_out |= {entry.name: str(faults[entry.path]) for entry in faulty}
         entries = [entry for entry in entries if entry.path not in faults]
         tracks = []
-        loaded = check_tracks(entries, decoded, self.settings.stems, progress=True)
+        loaded = check_tracks(
+            entries, decoded, self.settings.stems, missing_as_silence, progress=True
+        )
         for entry, (track, findings, _) in zip(entries, loaded, strict=True):
             if track is None:
                 errors = [finding for finding in findings if finding.severity == "error"]

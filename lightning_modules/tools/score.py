@@ -68,11 +68,12 @@ def _tables(scorer: Scorer, options: argparse.Namespace) -> str:
     entries = find_entries(root, options.subset, options.stems)
     if estimates:
         files = scorer.find_estimates(estimates[0], entries)
-        tracks = scorer.load([entry for entry in entries if entry.name in files])
+        found = [entry for entry in entries if entry.name in files]
+        tracks = scorer.load(found, options.missing_as_silence)
         scores = scorer.score_estimates(tracks, files, options.output)
     else:
         _check_oracle(options.oracle)
-        tracks = scorer.load(entries)
+        tracks = scorer.load(entries, options.missing_as_silence)
         settings = scorer.settings
         targets = settings.targets if settings.accompaniment else settings.stems
         same = dict.fromkeys((track.name for track in tracks), targets)
@@ -137,6 +138,7 @@ def build_parser() -> command_line.Parser:
     add("-o", "--output", required=True, type=Path, help="folder for the score files")
     add("--subset", choices=SUBSETS, default="test", help="by default test")
     add("--stems", nargs="+", default=list(STEMS), metavar="STEM", help="stems of the data set")
+    add("--missing_as_silence", action="store_true", help="stems without a file are silent")
     add("--oracle", metavar="NAME", help="score the estimates of an oracle, such as irm2")
     add("--mixture", action="store_true", help="compare with the mixture as estimate")
     metrics = "compute other metrics besides BSS Eval, listed below"

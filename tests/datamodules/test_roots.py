@@ -96,3 +96,19 @@ def test_unread_audio_is_told_once_for_each_kind(
     assert "(1 more of this kind)" in notes[0]
     assert sum("(2 more of this kind)" in line for line in notes) == 1
     assert notes[-1] == "python -m datamodules.doctor ROOT lists all of them"
+
+
+def test_songs_of_other_roots_are_recognised_by_letters_and_digits(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other"
+    (root / "valid/V").rename(root / "valid/A Band - The Song")
+    write_folder(root / "test/Ann - One")
+    for name in ("ABand_TheSong", "Ann_One", "Ann_Two"):
+        write_folder(other / "train" / name)
+    with caplog.at_level("INFO"):
+        train, valid = split({str(root): 1.0, str(other): 1.0})
+    assert (train[2:], valid) == (["Ann_One", "Ann_Two"], ["A Band - The Song"])
+    (line,) = [line for line in caplog.messages[-1].splitlines() if "Ann_One" in line]
+    assert line.startswith(f"warning: {other}/Ann_One: is trained on, and has the name of test/Ann")
+    assert f"{root} --others {other} compares the audio" in line

@@ -15,6 +15,7 @@ from datamodules.errors import DataError
 from datamodules.tracks.index import index_tracks
 from datamodules.tracks.instruments import slug, stem_of
 from datamodules.tracks.layouts import STEMS, find_entries, locate, subsets_of
+from lightning_modules.tools import score
 from tests.helpers.command_line import CSV, TINY, UNET, run
 from tests.helpers.corpora import (
     value_of,
@@ -198,3 +199,14 @@ def test_training_with_one_root(tmp_path: Path, layout: str) -> None:
     root = WRITERS[layout](tmp_path / "root")
     settings = [f"--data.init_args.root={root}", f"--run_dir={tmp_path / 'run'}", *SHORT]
     assert run("fit", *UNET, *TINY, *CSV, *settings) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", WRITERS)
+def test_score_takes_the_same_roots(tmp_path: Path, layout: str) -> None:
+    root = WRITERS[layout](tmp_path / "root")
+    options = ["--subset", "train", "--window-seconds", "0.1", "--hop-seconds", "0.1"]
+    command = ["--oracle", "mixture", f"{layout}:{root}", "-o", str(tmp_path / "scores")]
+    assert score.main([*command, *options, "--stems", *SIX]) == 0
+    tracks = [entry.name for entry in find_entries(root, "train", SIX)]
+    assert sorted(path.stem for path in (tmp_path / "scores/train").iterdir()) == sorted(tracks)
