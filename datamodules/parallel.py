@@ -37,7 +37,7 @@ def for_each(
     Raises:
         DataError: Some items are faulty; the first five are listed.
     """
-    from tqdm import tqdm  # here, because help and mistakes do not need it
+    from datamodules.progress import Bar  # here, because help and mistakes do not need it
 
     results: list[Result] = []
     faults: list[str] = []
@@ -57,7 +57,7 @@ def for_each(
     executor = ThreadPoolExecutor(workers)
     try:
         total, hidden = len(items), not progress
-        with tqdm(total=total, desc=description, delay=1, leave=False, disable=hidden) as bar:
+        with Bar(total=total, desc=description, delay=1, leave=False, disable=hidden) as bar:
             for done, faulty in executor.map(work_on, chunks):
                 results += done
                 faults += faulty

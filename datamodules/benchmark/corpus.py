@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from datamodules.command_line import program
 from datamodules.errors import DataError
+from datamodules.progress import Bar
 from datamodules.tracks.layouts import MIXTURE, STEMS, find_entries
 
 SAMPLE_RATE = 44100
@@ -69,7 +69,7 @@ def make_corpus(folder: Path, tracks: int, seconds: float) -> Path:
     root = folder / "musdb18hq"
     random = np.random.default_rng(0)
     samples = round(seconds * SAMPLE_RATE)
-    for number in tqdm(range(tracks), "writing", unit="track", leave=False):
+    for number in Bar(range(tracks), "writing", unit="track", leave=False):
         track = root / "train" / f"Noise - {number:03}"
         track.mkdir(parents=True)
         # An eighth of full scale, so that the sum of four stems does not clip.
@@ -112,7 +112,7 @@ def read_once(root: Path) -> list[dict[str, Path]]:
     files = [folder / f"{name}.wav" for folder in folders for name in (*STEMS, MIXTURE)]
     size = sum(file.stat().st_size for file in files)
     _report(f"Reading {len(folders)} tracks once, {size / 1e9:.2f} GB, into the page cache")
-    with tqdm(total=size, unit="B", unit_scale=True, leave=False) as bar:
+    with Bar(total=size, unit="B", unit_scale=True, leave=False) as bar:
         for path in files:
             with path.open("rb", buffering=0) as file:
                 while block := file.read(_BLOCK_BYTES):

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from datamodules.errors import DataError
+from datamodules.progress import Bar
 
 Batches = Generator[Any, None, None]
 Start = Callable[[int], Batches]
@@ -96,7 +95,7 @@ def measure_all(
     starts: dict[str, Start] = {}
     spent = dict.fromkeys(results, 0.0)
     steps = [(each, n) for _ in range(repeats) for each in candidates for n in each.workers]
-    with tqdm(steps, "measuring", unit="run", leave=False) as bar:
+    with Bar(steps, "measuring", unit="run", leave=False) as bar:
         for candidate, workers in bar:
             bar.set_postfix_str(f"{candidate.name}, {workers} workers")
             name, measured = candidate.name, results[candidate.name]

@@ -24,7 +24,6 @@ from pathlib import Path
 from threading import Thread
 
 import soundfile
-from tqdm import tqdm
 
 from datamodules import command_line
 from datamodules.cache.folder import cache_folder
@@ -32,6 +31,7 @@ from datamodules.demo.mix import render_track
 from datamodules.demo.synthesis import SAMPLE_RATE
 from datamodules.errors import DataError
 from datamodules.files.writing import check_room
+from datamodules.progress import Bar
 from datamodules.tracks.layouts import STEMS
 
 _TRAIN = (
@@ -203,7 +203,7 @@ def demo_corpus(
         jobs = {pool.submit(write_track, seed, n, staging / track_folder(n)): n for n in wanted}
         try:
             finished = as_completed(jobs)
-            for job in tqdm(finished, "rendering the demo corpus", len(jobs), unit="track"):
+            for job in Bar(finished, "rendering the demo corpus", len(jobs), unit="track"):
                 job.result()
                 track = track_folder(jobs[job])
                 recorded |= _hashes(staging, jobs[job])

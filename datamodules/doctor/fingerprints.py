@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
+
+from datamodules.progress import Bar
 
 FRAMES_PER_SECOND = 10
 SAME = 0.5
@@ -128,7 +129,7 @@ def find_same(
         for second in audible[start + 1 :]
     ]
     spectra: dict[int, Spectrum] = {}
-    bar = tqdm(rounds, "comparing tracks", delay=1, leave=False, disable=not progress)
+    bar = Bar(rounds, "comparing tracks", delay=1, leave=False, disable=not progress)
     for tile, second in bar:
         if tile[0] not in spectra:
             spectra = {number: _spectrum(fingerprints[number], size) for number in tile}

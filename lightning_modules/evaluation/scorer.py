@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from datamodules.cache.pcm import decode
 from datamodules.errors import DataError, listed
 from datamodules.files.names import is_system_name, key
+from datamodules.progress import Bar
 from datamodules.tracks.index import Track, check_tracks
 from datamodules.tracks.layouts import MIXTURE, SUBSETS, Entry
 from lightning_modules.evaluation.estimate_files import (
@@ -216,10 +215,10 @@ class Scorer:
                 PoolTask(pool, partial(job.work, known=known.get(job.name))): job for job in jobs
             }
             told = False
-            for task in tqdm(as_completed(tasks), description, len(jobs), unit="track"):
+            for task in Bar(as_completed(tasks), description, len(jobs), unit="track"):
                 job = tasks[task]
                 if pool.is_broken and not told:
-                    tqdm.write(KILLED, sys.stderr)
+                    Bar.write(KILLED, sys.stderr)
                     told = True
                 try:
                     scores = task.result()

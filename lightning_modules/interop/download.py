@@ -213,14 +213,14 @@ def _check(url: str, response: requests.Response, part: Part) -> None:
 def _write(
     url: str, response: requests.Response, part: Part, progress: Callable[[float], None]
 ) -> None:
-    from tqdm import tqdm
+    from datamodules.progress import Bar
 
     start = part.size
     length = response.headers.get("Content-Length")
     total = start + int(length) if length else None
     if total:
         check_room(part.path.parent, total - start, f"{part.final.name}: its download needs")
-    bar = tqdm(
+    bar = Bar(
         total=total, initial=start, desc=part.final.name, unit="B", unit_scale=True, leave=False
     )
 

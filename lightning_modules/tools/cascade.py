@@ -96,8 +96,7 @@ def build_parser() -> command_line.Parser:
 def _compare(options: argparse.Namespace) -> tuple[str, dict[str, str]]:
     """Return the tables, empty if no track could be scored, and why tracks were left out."""
     command_line.announce("Loading the models...")
-    from tqdm import tqdm
-
+    from datamodules.progress import Bar
     from lightning_modules.architectures.cascade import Cascade
     from lightning_modules.runtime.device import usable_device
 
@@ -114,7 +113,7 @@ def _compare(options: argparse.Namespace) -> tuple[str, dict[str, str]]:
     tasks: dict[str, dict[str, PoolTask[TrackScores]]] = {}
     energies: dict[str, dict[str, Any]] = {}
     with ScoringPool(options.processes) as pool:
-        for track in tqdm(tracks, "separating", unit="track"):
+        for track in Bar(tracks, "separating", unit="track"):
             rate = track.sample_rate
             music, estimates, references = _separate(cascade, data, track, start, samples)
             for name, estimate in estimates.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import parse_qs
 
 # Must be set before Gradio is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -20,6 +22,7 @@ import gradio.queueing
 from fastapi import FastAPI, HTTPException
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from datamodules.errors import counted
 from lightning_modules.plots.sound import frequency_heights
@@ -37,6 +40,7 @@ _STATIC = {
     for file in (files("lightning_modules.webapp") / "static").iterdir()
 }
 _AUDIO = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg"}
+_TICKET = re.compile(rb"ticket-\w{1,32}")
 _HEAD = """<link rel="stylesheet" href="/app/page.css">
 <script type="module" src="/app/player.js"></script>"""
 
@@ -70,6 +74,7 @@ def build_server(
         path: [number for number, function in page.fns.items() if function.queue is waits]
         for path, waits in ((QUEUED, True), (DIRECT, False))
     }
+    app.add_middleware(Tickets)
     app.add_middleware(Guard, hosts=hosts, upload_bytes=workspace.limits.bytes, functions=functions)
     # It would print tracebacks of errors that a request causes.
     gradio.queueing.traceback = SimpleNamespace(print_exc=_log_current_error)
@@ -88,6 +93,32 @@ def build_server(
     # by a browser was uploaded: it would accept any file of the machine.
     page.has_launched = page.is_running = True
     return served
+
+
+class Tickets:
+    """ASGI middleware: the answer to a download with ``?ticket=NAME`` sets a cookie of this name.
+
+    It has the status, and tells the page, which cannot see downloads, that the file is encoded.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        query = parse_qs(scope.get("query_string", b""))
+        (ticket,) = query.get(b"ticket", [b""])[:1]
+        if not _TICKET.fullmatch(ticket):
+            await self._app(scope, receive, send)
+            return
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                cookie = b"%s=%d; Path=/; Max-Age=60; SameSite=Strict" % (ticket, message["status"])
+                message["headers"] = [*message["headers"], (b"set-cookie", cookie)]
+            await send(message)
+
+        await self._app(scope, receive, answer)
 
 
 class _SongRoutes:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,8 +47,15 @@ def test_a_file_is_downloaded_and_its_digest_returned(
 
 
 def test_progress_tells_size_and_rate(
-    server: FileServer, path: Path, capsys: pytest.CaptureFixture[str]
+    server: FileServer,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    download(f"{server.url}/model.ckpt", path)
+    assert capsys.readouterr().err == "", "nothing that overwrites lines in a file"
+    path.unlink()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     download(f"{server.url}/model.ckpt", path)
     shown = capsys.readouterr().err
     assert "model.ckpt" in shown

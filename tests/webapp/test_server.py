@@ -90,6 +90,16 @@ def test_downloads(client: Any, song: Song, shared_workspace: Workspace) -> None
     assert sorted(song.folder.iterdir()) == before, "the mix is not kept"
 
 
+@pytest.mark.parametrize(("query", "status"), [("", 200), ("&form=rar", 404)])
+def test_a_download_sets_its_cookie(client: Any, song: Song, query: str, status: int) -> None:
+    at = f"/songs/{song.token}/stems/1"
+    answer = client.get(f"{at}?ticket=ticket-a1{query}")
+    assert answer.status_code == status
+    assert answer.headers["set-cookie"].startswith(f"ticket-a1={status}; Path=/; ")
+    for other in ("", "a1", "ticket-", "ticket-a;b", "ticket-a%0d%0ax", f"ticket-{33 * 'a'}"):
+        assert "set-cookie" not in client.get(f"{at}?ticket={other}{query}").headers, other
+
+
 def test_stem_mp4_needs_ffmpeg(client: Any, song: Song, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert not client.get(f"/songs/{song.token}").json()["stemMp4"]

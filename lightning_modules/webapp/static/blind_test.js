@@ -1,6 +1,6 @@
 // Blind test: compare the same stem of two models without knowing which is which.
 
-import { make, save } from "./dom.js";
+import { make } from "./dom.js";
 import { csv, matchedGains, signTest, verdict } from "./sign_test.js";
 
 const NONE = "none"; // the vote for no difference
@@ -153,7 +153,9 @@ export class BlindTest {
     const result = { models, counts, p: signTest(...counts), verdict: verdict(models, counts), votes };
     const text = kind === "csv" ? csv(votes) : `${JSON.stringify(result, null, 2)}\n`;
     const type = kind === "csv" ? "text/csv" : "application/json";
-    save(new Blob([text], { type }), `${this.player.song.title} - blind test.${kind}`);
+    const href = URL.createObjectURL(new Blob([text], { type }));
+    make("a", { href, download: `${this.player.song.title} - blind test.${kind}` }).click();
+    setTimeout(() => URL.revokeObjectURL(href), 60_000);
   }
 
   show() {

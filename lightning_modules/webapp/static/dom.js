@@ -20,13 +20,6 @@ export function clock(seconds, decimals = 0) {
   return `${minutes}:${rest.padStart(decimals ? decimals + 3 : 2, "0")}`;
 }
 
-/** Let the browser save what was made in the page. */
-export function save(blob, name) {
-  const href = URL.createObjectURL(blob);
-  make("a", { href, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(href), 60_000);
-}
-
 /** Scroll to an element, unless its beginning is in the upper part of the window. */
 export function reveal(element) {
   const { top } = element.getBoundingClientRect();

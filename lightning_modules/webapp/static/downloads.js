@@ -1,6 +1,6 @@
 // Links to the files of a song, in the chosen format.
 
-import { make, save } from "./dom.js";
+import { make } from "./dom.js";
 import { reason } from "./transport.js";
 
 const FORMATS = {
@@ -8,6 +8,8 @@ const FORMATS = {
   flac: "FLAC, 24 bits",
   mp3: "MP3, 256 kbit/s",
 };
+
+const LONGEST_MS = 600_000; // that a link is busy
 
 export class Downloads {
   constructor(player) {
@@ -36,35 +38,39 @@ export class Downloads {
 
   link(kind, address, words, title = "") {
     const link = make("a", {
-      class: `get ${kind}`, download: true, title,
-      onclick: (event) => {
-        event.preventDefault();
-        this.fetch(link, kind === "mix" && `${this.player.song.title} - my mix.${this.format.value}`);
-      },
+      class: `get ${kind}`, download: true, title, onclick: (event) => this.start(link, event),
     });
     this.links.push({ link, address, words });
     return link;
   }
 
-  /** Download a file; the link is busy while the server encodes it. */
-  async fetch(link, mix) {
-    const { href } = link;
-    if (link.getAttribute("aria-busy")) return;
-    link.setAttribute("aria-busy", true);
-    try {
-      const answer = await fetch(href);
-      if (!answer.ok) throw new Error(await reason(answer));
-      if (mix) {
-        save(await answer.blob(), mix); // the server does not keep it
-      } else {
-        await answer.body.cancel(); // it is there: the browser shows how its download proceeds
-        make("a", { href, download: true }).click();
-      }
-    } catch (error) {
-      this.player.showError(error);
-    } finally {
-      link.removeAttribute("aria-busy");
+  /** Show a link as busy until the answer comes, which takes as long as the file's encoding. */
+  start(link, event) {
+    if (link.getAttribute("aria-busy")) {
+      event.preventDefault();
+      return;
     }
+    this.show();
+    const { href } = link;
+    const ticket = `ticket-${Math.random().toString(36).slice(2)}`;
+    link.href += `&ticket=${ticket}`;
+    link.setAttribute("aria-busy", true);
+    const last = Date.now() + LONGEST_MS; // the user may have cancelled it
+    const look = setInterval(() => {
+      // The answer to a download sets a cookie: scripts cannot see more of it.
+      const status = Number(document.cookie.match(`${ticket}=(\\d+)`)?.[1] ?? 0);
+      if (!status && Date.now() < last) return;
+      clearInterval(look);
+      document.cookie = `${ticket}=; path=/; max-age=0`;
+      link.removeAttribute("aria-busy");
+      if (status >= 400) this.explain(href);
+    }, 200);
+  }
+
+  /** Show why a file cannot be downloaded. */
+  async explain(href) {
+    const answer = await fetch(href);
+    if (!answer.ok) this.player.showError(new Error(await reason(answer)));
   }
 
   /** Link to a track. */
