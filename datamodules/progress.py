@@ -25,10 +25,13 @@ class Bar(tqdm):  # type: ignore[type-arg]
             keywords["file"] = io.StringIO()  # for what moves the cursor of a terminal
         super().__init__(*arguments, **keywords)
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+    def display(  # type: ignore[override]  # the stub says that it returns nothing
+        self, msg: str | None = None, pos: int | None = None
+    ) -> bool:
         """Show the bar, or print it as a line if it is time; an empty message clears it."""
         if self._in_terminal:
-            super().display(msg, pos)
-        elif msg is None and time.monotonic() - self._printed >= _LINE_SECONDS:
+            return bool(super().display(msg, pos))
+        if msg is None and time.monotonic() - self._printed >= _LINE_SECONDS:
             self._printed = time.monotonic()
             print(self, file=sys.stderr, flush=True)
+        return False
