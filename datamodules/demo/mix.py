@@ -68,7 +68,7 @@ def render_track(seed: int, number: int) -> dict[str, npt.NDArray[np.int16]]:
 
 
 def _mix_vocals(plan: Plan, hall: Signal, length: int) -> Signal:
-    """Lead, doubles, second voices and backing vocals, with compressor, echo and hall."""
+    """Lead, doubles and a second voice, with compressor, echo and hall."""
     generator, song = plan.generator, plan.song
     lead, second = compose_melody(plan)
     track = np.zeros((length, 2))
@@ -93,9 +93,8 @@ def _mix_vocals(plan: Plan, hall: Signal, length: int) -> Signal:
     if generator.random() < 0.3:
         track = chorus(track, generator.uniform(0.002, 0.006), generator.uniform(0.2, 1.5), 0.4)
     if generator.random() < 0.45:
-        beat_seconds = 60.0 / song.tempo_bpm
-        track = echo(track, beat_seconds * choice((0.25, 0.5, 0.75), generator),
-                     generator.uniform(0.1, 0.4))  # fmt: skip
+        late_seconds = 60.0 / song.tempo_bpm * choice((0.25, 0.5, 0.75), generator)
+        track = echo(track, late_seconds, generator.uniform(0.1, 0.4))
     return reverberate(track, hall, generator.uniform(-24.0, -7.0))
 
 

@@ -158,8 +158,8 @@ LEAD = "lead"
 def draw_song(generator: _Generator) -> Song:
     """Draw the style and form of a song of 20 to 30 seconds."""
     tempo_bpm = round(float(np.exp(generator.uniform(np.log(62.0), np.log(182.0)))))
-    groove = choice([name for name, (low, high) in TEMPOS.items() if low <= tempo_bpm <= high],
-                    generator)  # fmt: skip
+    grooves = [name for name, (low, high) in TEMPOS.items() if low <= tempo_bpm <= high]
+    groove = choice(grooves, generator)
     steps = len(GROOVES[groove]["kick"])
     progressions = [_PROGRESSIONS[i] for i in generator.integers(len(_PROGRESSIONS), size=2)]
     lines = [name for name, pattern in BASS_LINES.items() if len(pattern) == steps]
@@ -206,8 +206,11 @@ def _draw_form(bar_seconds: float, generator: _Generator) -> tuple[Section, ...]
         cuts = np.rint(np.cumsum([0.0, *weights]) / sum(weights) * bars).astype(int).tolist()
         sections = []
         for kind, first, end in zip(kinds, cuts, cuts[1:], strict=False):
-            playing = [s for s, p in zip(STEMS, _PLAYING[kind], strict=True)
-                       if generator.random() < p]  # fmt: skip
+            playing = [
+                stem
+                for stem, probability in zip(STEMS, _PLAYING[kind], strict=True)
+                if generator.random() < probability
+            ]
             intensity = _INTENSITY[kind] * generator.uniform(0.85, 1.0)
             if first < end:
                 sections.append(Section(kind, first, end, frozenset(playing), intensity))
@@ -220,7 +223,7 @@ def _draw_form(bar_seconds: float, generator: _Generator) -> tuple[Section, ...]
 
 
 def _draw_percussion(steps: int, generator: _Generator) -> dict[str, str]:
-    """Draw a pattern of a bar for up to two further drums."""
+    """Draw patterns of a bar for some further drums."""
     patterns = {}
     for drum in ("shaker", "conga", "slap", "block"):
         if generator.random() < 0.2:
@@ -232,7 +235,7 @@ def _draw_percussion(steps: int, generator: _Generator) -> dict[str, str]:
 
 
 def _draw_parts(generator: _Generator) -> tuple[Part, ...]:
-    """Draw one to four instruments; the first plays throughout, the last may be a solo."""
+    """Draw one to three instruments, the first of which always plays, and one for solos."""
     parts = []
     for number in range(choice((1, 2, 2, 3), generator)):
         instrument = choice(CHORD_INSTRUMENTS, generator)
