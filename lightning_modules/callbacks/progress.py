@@ -105,6 +105,10 @@ class Progress(ProgressBarBase):
             bar.close()
         self._open.close()
 
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print a line of the model, which Lightning would drop while no bar is open."""
+        print(*args, **kwargs)
+
     # ------------------------------------------------------------------ bars
 
     def make_bar(self, make: Callable[[], Tqdm]) -> Tqdm:

@@ -111,6 +111,17 @@ def test_a_file_has_lines(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_lines_of_the_model_are_printed_without_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = Progress()
+    trainer = Trainer(logger=False, accelerator="cpu", callbacks=[bar])
+    bar.setup(trainer, LightningModule(), "predict")
+    model = LightningModule()
+    model._trainer = trainer
+    model.print("Estimates are in", "x", sep=" ")
+    bar.teardown(trainer, model, "predict")
+    assert capsys.readouterr().out == "Estimates are in x\n"
+
+
 @pytest.mark.parametrize(("stage", "word"), [("test", "Test"), ("predict", "Separation")])
 def test_the_track_is_named_from_its_beginning(
     stage: str, word: str, monkeypatch: pytest.MonkeyPatch
