@@ -51,12 +51,12 @@ def read_headers(
 
 def _is_header(value: object) -> bool:
     """Whether a value from the cache has the fields of a header."""
-    types = [int, int, int, str, bool]
-    return (
-        isinstance(value, list)
-        and [type(field) for field in value] == types
-        and min(value[:3], default=0) > 0
-    )
+    if not isinstance(value, list) or len(value) != 5:
+        return False
+    samples, rate, channels, subtype, mappable = value
+    is_int = type(samples) is type(rate) is type(channels) is int
+    is_typed = is_int and type(subtype) is str and type(mappable) is bool
+    return is_typed and samples > 0 and rate > 0 and channels > 0
 
 
 def decoded_headers(entries: Mapping[Path, Decoded]) -> dict[Path, Header]:

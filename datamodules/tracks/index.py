@@ -201,14 +201,15 @@ def check_tracks(
     files_by_track: list[dict[str, Path]] = []
     plans: dict[int, Plan] = {}
     for number, (entry, parts) in enumerate(zip(entries, parts_by_track, strict=True)):
-        if entry.parts is not None:
-            plans[number] = plan_mixes(entry, parts, headers)
-        files_by_track.append(
-            _files_of(decoded[entry.path], stems)
-            if entry.is_stem_file
-            else {name: files[0] for name, files in parts.items()}
-        )
-    if mixing:
+        files = {name: files[0] for name, files in parts.items()}
+        if entry.is_stem_file:
+            files = _files_of(decoded[entry.path], stems)
+        elif entry.parts is not None:
+            plan = plan_mixes(entry, parts, headers)
+            if plan.mixes or plan.findings:
+                plans[number] = plan
+        files_by_track.append(files)
+    if mixing and plans:
         mixed, new_headers, errors = mix_tracks(list(plans.values()), progress)
         headers |= new_headers
         for number, files, found in zip(plans, mixed, errors, strict=True):
@@ -224,7 +225,8 @@ def check_tracks(
             if not mixing:
                 known |= planned_headers(plans[number], headers)
         originals = [path for each in parts.values() for path in each]
-        findings += [Finding.of(faults[path], path) for path in originals if path in faults]
+        if faults:
+            findings += [Finding.of(faults[path], path) for path in originals if path in faults]
         result = _check_track(entry, files, known, findings, stems, missing_as_silence)
         if unknown and result.track:
             result = result._replace(track=_with_unknown(result.track, entry, stems))
@@ -271,7 +273,8 @@ def _check_track(
         findings += [_silent_stem_note(entry, stem) for stem in missing]
     elif missing:
         findings.append(_missing_stems_error(entry, missing, stems))
-    if not any(finding.severity == "error" for finding in findings):
+    different = len({header[:3] for header in headers.values()}) > 1
+    if different and not any(finding.severity == "error" for finding in findings):
         for name, unit in (("samples", "samples"), ("sample_rate", "Hz"), ("channels", "channels")):
             values = {stem: getattr(header, name) for stem, header in headers.items()}
             findings += find_mismatches(files, values, unit)

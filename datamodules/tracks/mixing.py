@@ -46,11 +46,11 @@ def plan_mixes(
         parts: Stem, or ``mixture`` -> its files.
         headers: File -> header; files without one are left out.
     """
-    known = {path: headers[path] for files in parts.values() for path in files if path in headers}
     single = {name: files[0] for name, files in parts.items() if len(files) == 1}
-    formats = {header[:3] for header in known.values()}
-    if len(single) == len(parts) and len(formats) < 2:  # as in most data sets
+    present = [headers[path] for path in single.values() if path in headers]
+    if len(single) == len(parts) and len({header[:3] for header in present}) < 2:  # mostly
         return Plan(single, {}, [])
+    known = {path: headers[path] for files in parts.values() for path in files if path in headers}
     names = {str(path): path for path in known}
     rates = {name: known[path].sample_rate for name, path in names.items()}
     findings = find_mismatches(names, rates, "Hz")
@@ -66,10 +66,10 @@ def plan_mixes(
     samples = max(header.samples for header in known.values())
     mixes = {}
     for name, files in parts.items():
-        present = tuple(path for path in files if path in known)
-        first = known[present[0]] if present else None
+        readable = tuple(path for path in files if path in known)
+        first = known[readable[0]] if readable else None
         if first and (len(files) > 1 or (first.samples, first.channels) != (samples, channels)):
-            mixes[name] = sum_of(present, samples, channels)
+            mixes[name] = sum_of(readable, samples, channels)
     if not entry.unaligned:
         findings += _short(known, samples)
     return Plan({name: single[name] for name in single.keys() - mixes.keys()}, mixes, findings)
@@ -107,7 +107,7 @@ def mix_tracks(
         if not any(finding.severity == "error" for finding in plan.findings)
         for each in plan.mixes.values()
     ]
-    entries = mix(wanted, progress, faults) if wanted else {}
+    entries = mix(wanted, progress, faults)
     headers = decoded_headers({entry.folder: entry for entry in entries.values()})
     files, errors = [], []
     for plan in plans:
