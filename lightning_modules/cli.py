@@ -24,7 +24,7 @@ from lightning_modules.configuration.files import (
     with_parents,
 )
 from lightning_modules.configuration.short_options import build_parser, check_options, expand
-from lightning_modules.runtime import launch, ranks, signals
+from lightning_modules.runtime import launch, memory, ranks, signals
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _HELP = {"-h", "--help"}
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         build_parser(named).print_help()
         return 0
     signals.restore_handlers()
+    memory.reuse_freed_memory()
     ranks.end_with_main_rank()
     if given[:1] == ["fit"]:
         # A signal during the imports stops the run after its first batch.

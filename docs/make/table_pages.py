@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ def update(
     file: Path,
     pages: Mapping[Path, Callable[[Rows], list[str]]],
     measure: Callable[[str, dict[str, Any]], dict[str, Any]],
+    others: Collection[str] = (),
 ) -> None:
     """Measure configs, save their rows after each, and rewrite the tables of pages.
 
@@ -44,13 +45,15 @@ def update(
         file: JSON file of the rows.
         pages: Page -> function that formats rows as lines of Markdown.
         measure: Makes a config's row from its name and its former row.
+        others: Names of rows that are no configs.
 
     Raises:
         DataError: A page has no markers, or the file is not JSON.
         ConfigError: A config does not exist.
     """
     for name in configs:
-        chain(name)
+        if name not in others:
+            chain(name)
     for page in pages:
         with_table(page, script, [])  # checks the markers before minutes of measuring
     rows = read_rows(file)

@@ -98,7 +98,7 @@ class CrosslinkedOpenUnmix(OpenUnmix):
         for network, frames in zip(networks, joined, strict=True):
             yield network.decode(frames, mixture)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def paper_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the squared error of magnitudes and, if enabled, the waveform loss.
 
         Both are averaged over the sources, or over all their combinations.

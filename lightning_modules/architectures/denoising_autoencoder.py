@@ -165,7 +165,7 @@ class DenoisingAutoencoder(SpectrogramSeparator):
         estimates: Tensor = images.unflatten(0, mixture.shape[:2]).transpose(1, 2)
         return estimates.clamp_min(0)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def paper_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error between the network's output and the centre of the target."""
         mixture, targets = (self.to_scale(self.stft(signals).abs()) for signals in batch)
         mixture = mixture.flatten(0, 1)  # (B C, F, N)

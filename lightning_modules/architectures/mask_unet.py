@@ -154,7 +154,7 @@ class MaskUNet(SpectrogramSeparator):
         inputs = mixture[:, :, : self.bins].nan_to_num(0.0, 0.0, 0.0)
         return inputs.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(inputs.dtype).tiny)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def paper_loss(self, batch: Batch) -> dict[str, Tensor]:
         """L1 distance between masked and true magnitudes, mean over bins, sum over sources.
 
         With a sum each network gets the same gradients as if it were trained alone.

@@ -68,7 +68,7 @@ class NMF(SpectrogramSeparator):
         "adapt_templates",
         "step_size",
     }
-    fixed_arguments = frozenset({"magnitude_scale"})
+    fixed_arguments = frozenset({"magnitude_scale", "loss_function"})
     tiny: ClassVar[Mapping[str, Any]] = {
         "rank": 2,
         "iterations": 3,
@@ -157,7 +157,7 @@ class NMF(SpectrogramSeparator):
         signals: Tensor = estimates.unflatten(2, mixture.shape[:2])  # (S, F, B, C, N)
         return signals.permute(2, 0, 3, 1, 4)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def paper_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Divergence between each source and its factorisation, mean over bins."""
         with torch.autocast(batch.targets.device.type, enabled=False):
             spectra, templates = self._spectrograms(batch), self.templates()

@@ -161,7 +161,7 @@ class OpenUnmix(StandardisedInput):
         for network in self.networks.values():
             yield network(mixture)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def paper_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Squared error of magnitudes, mean over bins of complete frames, sum over sources.
 
         With a sum each network gets the same gradients as if it were trained alone.

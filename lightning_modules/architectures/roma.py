@@ -233,7 +233,7 @@ class Roma(SpectrogramSeparator):
         # (B, F, N) -> (B, F, N - K + 1, K) -> (B, N - K + 1, K, F)
         return magnitudes.unfold(-1, self.context_frames, 1).permute(0, 2, 3, 1)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def paper_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Squared error of soft masks (equation 10), or negative log likelihood (equation 7).
 
         Averaged over the frames with complete context; a crop shorter than the context is

@@ -180,7 +180,7 @@ class UNet(SpectrogramSeparator):
         estimates: Tensor = images.unflatten(1, (len(self.sources), self.audio_channels))
         return estimates
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def paper_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted L1 distance of magnitudes (Pourtorkan 2022, equations 12 and 13)."""
         mixture, targets = (self.to_scale(self.stft(signals).abs()) for signals in batch)
         distances = self.distance(self.magnitudes(mixture), targets, mixture)  # (B, S)

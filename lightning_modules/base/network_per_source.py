@@ -27,7 +27,7 @@ class NetworkPerSource(SpectrogramSeparator):
         """Map magnitudes (B, C, F, N) to estimates (B, S, C, F, N)."""
         return torch.stack([self.networks[name](mixture) for name in self.sources], 1)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def paper_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Squared error of magnitudes, averaged over bins and summed over sources."""
         mixture = self._magnitudes_of(batch.mixture)
         # One source after the other: stacked, they would take longer and more memory.

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_modules.base.separator import SourceSeparator
+from datamodules.batches import Batch
+from lightning_modules.base.waveform import SeparatorWithLoss
 from lightning_modules.layers.masks import masks
 from lightning_modules.layers.stft import STFT, PadMode
 from lightning_modules.layers.wiener import wiener
@@ -21,7 +22,7 @@ Scale = Literal["linear", "db"]
 _RANGE_DB = 80
 
 
-class SpectrogramSeparator(SourceSeparator):
+class SpectrogramSeparator(SeparatorWithLoss):
     """STFT, a network on magnitudes, inverse STFT with the mixture's phase.
 
     Magnitudes are linear by default: linear magnitudes of sources nearly add up to those of the
@@ -43,10 +44,11 @@ class SpectrogramSeparator(SourceSeparator):
             it.
         wiener_residual: Add the residual of the mixture to the filter as a source that is not
             returned; for sources that do not add up to the mixture.
-        **kwargs: Arguments of ``SourceSeparator``.
+        **kwargs: Arguments of ``SeparatorWithLoss``. A ``loss_function`` compares the waveforms
+            after mask and inverse STFT, without the Wiener filter, in place of the paper's loss.
     """
 
-    changeable_hparams = SourceSeparator.changeable_hparams.union(
+    changeable_hparams = SeparatorWithLoss.changeable_hparams.union(
         ("mask", "wiener_iterations", "wiener_residual")
     )
     pad_mode: ClassVar[PadMode] = "constant"
@@ -73,6 +75,11 @@ class SpectrogramSeparator(SourceSeparator):
                 f"mask is {mask!r} with one source, {sources[0]}: its estimate would be the "
                 "mixture; use mask: none, or add a second source with the rest"
             )
+        if mask == "binary" and self.loss_function is not None:
+            raise ValueError(
+                "a binary mask has no gradients for loss_function; use mask: ratio, or no "
+                "loss_function"
+            )
         if wiener_iterations < 0:
             raise ValueError(f"wiener_iterations is {wiener_iterations}: give 0 or more")
         if wiener_iterations and len(sources) < 2 and not wiener_residual:
@@ -98,6 +105,17 @@ class SpectrogramSeparator(SourceSeparator):
             Non-negative magnitudes on the same scale, shape (B, S, C, F, N).
         """
 
+    def paper_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute the loss of the paper; arguments and result are those of ``loss``."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss of its own")
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute the loss of the paper, or the configured one of the waveforms."""
+        if self.loss_function is None:
+            return self.paper_loss(batch)
+        spectra = self.masked(self.stft(batch.mixture))
+        return self.compared(self.istft(spectra, batch.mixture.shape[-1]), batch)
+
     def forward(self, mixture: Tensor) -> Tensor:
         """Separate a mixture.
 
@@ -108,14 +126,25 @@ class SpectrogramSeparator(SourceSeparator):
             Estimates, shape (B, S, C, T), ordered as ``self.sources``.
         """
         spectrum = self.stft(mixture)
+        spectra = self.masked(spectrum)
+        spectra = wiener(spectra, spectrum, self.wiener_iterations, residual=self.wiener_residual)
+        return self.istft(spectra, mixture.shape[-1]).to(mixture.dtype)
+
+    def masked(self, spectrum: Tensor) -> Tensor:
+        """Estimate the sources' spectra, before the Wiener filter.
+
+        Args:
+            spectrum: Spectra of the mixture, complex, shape (B, C, F, N).
+
+        Returns:
+            Complex spectra, shape (B, S, C, F, N).
+        """
         estimates = self.estimate_magnitudes(spectrum)
         if self.mask == "none":
             # Estimated magnitude, mixture's phase; torch.sgn is X / |X|, and 0 where X is 0.
-            spectra = estimates * torch.sgn(spectrum)[:, None]
-        else:
-            spectra = masks(estimates, self.mask) * spectrum[:, None]
-        spectra = wiener(spectra, spectrum, self.wiener_iterations, residual=self.wiener_residual)
-        return self.istft(spectra, mixture.shape[-1]).to(mixture.dtype)
+            return estimates * torch.sgn(spectrum)[:, None]
+        spectra: Tensor = masks(estimates, self.mask) * spectrum[:, None]
+        return spectra
 
     def estimate_magnitudes(self, spectrum: Tensor) -> Tensor:
         """Estimate the sources' linear magnitudes from the mixture's spectrum.

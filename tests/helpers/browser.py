@@ -50,6 +50,13 @@ class Browser:
     def wait_for(self, selector: str) -> None:
         self.wait(lambda: self.all(selector))
 
+    def wait_for_text(self, selector: str, text: str) -> None:
+        """Wait for an element with a text; the page may replace it at any time."""
+        script = "return [...document.querySelectorAll(arguments[0])].map(each => each.innerText)"
+        self.wait(
+            lambda: any(text in each for each in self.driver.execute_script(script, selector))
+        )
+
     def wait_for_page(self) -> None:
         """Wait for all controls, which Gradio creates one by one."""
         for selector in ("#song input[type=file]", "#other input", "#preset input", "#separate"):

@@ -305,15 +305,13 @@ def _drag(user: Browser, start: float, end: float) -> None:
 def test_error_messages(user: Browser, tmp_path: Path) -> None:
     user.one("#separate").click()
     message = "#result .stemlab-error"
-    user.wait(lambda: user.all(message) and "Choose a song first" in user.one(message).text)
+    user.wait_for_text(message, "Choose a song first")
     (tmp_path / "text.mp3").write_text("not audio at all <b>")
     user.start(tmp_path / "text.mp3")
-    user.wait(lambda: user.all(message) and "text.mp3: is not audio" in user.one(message).text)
+    user.wait_for_text(message, "text.mp3: is not audio")
     user.open()
     user.start(write_song(tmp_path / "long.wav", 126, 1))
-    user.wait(
-        lambda: user.all(message) and "long.wav: is longer than 2 minutes" in user.one(message).text
-    )
+    user.wait_for_text(message, "long.wav: is longer than 2 minutes")
 
 
 def test_stop_and_leave(
