@@ -28,10 +28,10 @@ import open_unmix_recipe
 from datamodules import command_line
 from datamodules.errors import DataError
 from datamodules.markdown import markdown
-from datamodules.roots import DatasetRoots
+from datamodules.musdb import MUSDBDataModule
 from datamodules.tracks.index import Track
 from datamodules.tracks.layouts import STEMS
-from datamodules.tracks.sources import SourceGrouping, grouping
+from datamodules.tracks.sources import SourceGrouping
 from learning_curve import Points, mean_over_sources, score
 from lightning_modules import cli
 from lightning_modules.configuration.files import CONFIGS, config_names
@@ -161,8 +161,8 @@ def baselines(root: Path) -> dict[str, dict[str, float]]:
         batch = sources.read(track)
         mixture, targets = batch.mixture.numpy(), batch.targets.numpy()
         best = [best_gain(target, mixture) for target in targets]
-        for found, gains in zip(rows.values(), ([1] * 4, [0.25] * 4, best), strict=True):
-            found.append(usdr(targets, np.stack([gain * mixture for gain in gains])))
+        for name, gains in zip(rows, ([1.0] * 4, [0.25] * 4, best), strict=True):
+            rows[name].append(usdr(targets, np.stack([gain * mixture for gain in gains])))
     return {
         name: dict(zip(STEMS, np.nanmean(found, 0).tolist(), strict=True))
         for name, found in rows.items()
@@ -170,9 +170,9 @@ def baselines(root: Path) -> dict[str, dict[str, float]]:
 
 
 def _test_tracks(root: Path) -> tuple[list[Track], SourceGrouping]:
-    sources = SourceGrouping(grouping(STEMS), 2)
-    roots = DatasetRoots(str(root), False, sources, False, None)
-    return roots.test_tracks(progress=False), sources
+    data = MUSDBDataModule(root=str(root))
+    data.setup("test")
+    return data.test_tracks, data.grouping
 
 
 def table(rows: Rows) -> list[str]:

@@ -103,7 +103,7 @@ class OpenUnmixRecipe:
 
 def _endless(crops: Any, batch_size: int, samples_per_track: int) -> Iterator[Any]:
     """Batches of crops, shuffled anew in each epoch of ``samples_per_track`` crops a track."""
-    epoch = torch.utils.data.ConcatDataset([crops] * samples_per_track)
+    epoch: Any = torch.utils.data.ConcatDataset([crops] * samples_per_track)
     while True:
         yield from torch.utils.data.DataLoader(epoch, batch_size=batch_size, shuffle=True)
 
