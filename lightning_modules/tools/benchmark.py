@@ -39,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 for a mistake that the message on stderr explains.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # The others are not imported.
-    options = build_parser(COMMANDS.keys() & set(given[:1])).parse_args(given)
+    named = COMMANDS.keys() & set(given[:1])
+    if named:
+        command_line.announce("Loading the benchmark...")
+    options = build_parser(named).parse_args(given)  # the others are not imported
     return command_line.run(lambda: _measure(options))
 
 

@@ -115,6 +115,7 @@ def _write_csv(
 def _check_oracle(name: str) -> None:
     if name == MIXTURE:
         return
+    command_line.announce("Loading the oracles...")
     from lightning_modules.evaluation.oracles import ORACLES
 
     if name not in ORACLES:

@@ -124,3 +124,17 @@ def test_unknown_subcommands_and_loaders(
         main(arguments)
     assert exit_.value.code == 2
     assert "lightning_modules.tools.benchmark" in capsys.readouterr().err
+
+
+def test_loading_is_announced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["loader", "--help"])
+    capsys.readouterr()
+    monkeypatch.delitem(sys.modules, "torch")
+    for arguments in (["loader", "--help"], ["--help"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        announced = capsys.readouterr().err
+        assert announced == ("Loading the benchmark...\n" if len(arguments) > 1 else "")
