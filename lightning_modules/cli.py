@@ -55,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         prepared = prepare(given)
         launch.started_processes()
+        from lightning_modules.configuration.paths import check_given_root  # not for --help
+
+        check_given_root(prepared)
         if launch.is_first_process():
             command_line.announce("Loading the model...")
         from lightning_modules.training.lightning_cli import run

@@ -82,6 +82,8 @@ MISTAKES = [
     ("fit --config unet --lr", ["--lr: expected RATE after it"]),
     ("fit --config unet --lr --epochs 3", ["--lr: expected RATE after it"]),
     ("fit --config unet --lr 1 --model.optimizer.init_args.lr=2", ["are the same: give one"]),
+    ("fit --config unet --data gone", ["'gone' is not a folder", "give --data"]),
+    ("test --config unet --data.root gone", ["'gone' is not a folder", "give --data"]),
     ("fit --config unet --out a --run_dir b", ["--out and --run_dir are the same: give one"]),
 ]
 

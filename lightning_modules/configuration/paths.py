@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,9 @@ def check_paths(config: Any) -> None:
     given = data.get("root")
     root = given or os.environ.get(_DATA)
     for folder in root if isinstance(root, dict) else [root] if root else []:
-        is_data_set = path_of(folder).is_dir() or locate(folder)[0].name == "list"
-        if not data.get("download") and not is_data_set:
+        if not data.get("download"):
             remedy = "give --data" if given else f"set {_DATA} to, or give with --data,"
-            raise ConfigError(
-                f"data root {str(folder)!r} is not a folder{launch.here()}; {remedy} the folder "
-                "that holds train and test, or a list of tracks (.csv or .json)"
-            )
+            _check_root(folder, remedy)
     checkpoint = config.ckpt_path
     if checkpoint and checkpoint not in RUN_CHECKPOINTS and not Path(checkpoint).is_file():
         fault = "is a folder" if Path(checkpoint).is_dir() else "does not exist"
@@ -50,6 +47,32 @@ def check_paths(config: Any) -> None:
         )
     if config.run_dir:
         command_line.check_folder(Path(config.run_dir), "--run_dir")
+
+
+def check_given_root(arguments: Sequence[str]) -> None:
+    """Check the data root of a command line before torch is imported, which takes seconds.
+
+    Roots with weights, and those of configs and of the environment, are checked by `check_paths`.
+
+    Raises:
+        ConfigError: There is no data set.
+    """
+    root, words = "", iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in ("--data.init_args.root", "--data.root"):
+            root = value if equals else next(words, "")
+    is_path = root not in ("", "null") and not root.startswith("{")
+    if is_path and not any("download" in word for word in arguments):
+        _check_root(root, "give --data")
+
+
+def _check_root(folder: str, remedy: str) -> None:
+    if not path_of(folder).is_dir() and locate(folder)[0].name != "list":
+        raise ConfigError(
+            f"data root {str(folder)!r} is not a folder{launch.here()}; {remedy} the folder that "
+            "holds train and test, or a list of tracks (.csv or .json)"
+        )
 
 
 def record_data_set(config: Any) -> None:
