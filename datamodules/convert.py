@@ -207,7 +207,8 @@ def _convert_track(entry: Entry, settings: _Settings) -> Converted:
             done.repaired[str(source.path)] = ", ".join(actions)
         if not entry.unaligned:
             done.warnings += suspicions(source, common)
-    for name in set(settings.names) - {source.stem for source in sources}:
+    missing = set(settings.names) - {source.stem for source in sources}
+    for name in () if entry.complete else missing:  # where all is known, silence is no repair
         made = "missing, written as the sum of the stems" if name == MIXTURE else "silence"
         done.repaired[f"{entry.path} ({name})"] = made
     done.samples = common.samples * common.channels * len(settings.names)
