@@ -139,6 +139,7 @@ def fit(words: Sequence[str], root: Path, minutes: Sequence[float], file: Path) 
         "run_dir": file.parent / "run", "data.init_args.root": root,
         "data.init_args.num_workers": 0, "trainer.accelerator": "cpu", "trainer.devices": 1,
         "trainer.logger": "CSVLogger", "trainer.limit_val_batches": 0,
+        "trainer.check_val_every_n_epoch": 1_000_000,  # EarlyStopping would miss val/loss
         "trainer.max_epochs": 1_000_000, "trainer.callbacks+": json.dumps(callback),
     }  # fmt: skip
     if status := cli.main(["fit", *words, *(f"--{key}={value}" for key, value in run.items())]):
