@@ -206,7 +206,6 @@ def test_documented_metrics_are_logged(trained: Path) -> None:
         "train/teraflops_per_second",
         "train/lr",
         "train/memory_gb",
-        "train/hours_left",
         "val/loss",
         "val/loss/vocals",
         "val/usdr",

@@ -25,6 +25,7 @@ from pkgutil import resolve_name
 from unittest.mock import patch
 
 import pytest
+import soundfile
 import torch
 import yaml
 from torch.distributed.run import get_args_parser
@@ -46,6 +47,7 @@ from tests.helpers.command_line import CSV, REPOSITORY, TINY
 from tests.helpers.comparison import write_folder, write_run
 from tests.helpers.light_runs import ScoringThreads
 from tests.helpers.open_unmix_package import package_networks, write
+from tests.helpers.tracks import write_track
 
 PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text()
@@ -148,8 +150,14 @@ def files(musdb_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(track, here / "estimates" / track.name)
     for song in ("train/Band A - One", "train/Band B - Two", "test/Test - Song"):
         shutil.copytree(musdb_root / song, here / "songs" / song)
-        for stem in ("guitar", "piano", "instrumental"):
+        for stem in ("guitar", "piano"):
             shutil.copy(musdb_root / song / "other.wav", here / f"songs/{song}/{stem}.wav")
+        mixture, vocals = (
+            soundfile.read(musdb_root / song / f"{name}.wav", dtype="int16")
+            for name in ("mixture", "vocals")
+        )
+        soundfile.write(here / f"songs/{song}/instrumental.wav", mixture[0] - vocals[0], mixture[1])
+    write_track(here / "others/train/Another - Song", seed=77)
     levels = {f"song {number}": 0.5 * number for number in range(9)}
     for number, name in enumerate(("unet", "unet-2", "unet-3", "demucs")):
         write_run(here / "runs" / name, levels, seed=number, channels=number)
@@ -206,6 +214,7 @@ def words_of(command: str, data: Path) -> tuple[str, list[str]]:
     command = re.sub(r"/data/musdb18\w*(?!\S)", shlex.quote(str(data)), os.path.expandvars(command))
     for word, replacement in (
         ("/data/musdb18-wav", "musdb18-wav"),
+        ("/data/medleydb slakh_redux:/data/slakh2100", "others"),
         (" ROOT", f" {shlex.quote(str(data))}"),
         (" CONFIG", " unet/small"),
     ):

@@ -17,9 +17,11 @@ import numpy as np
 from lightning_modules.runtime.memory import reuse_freed_memory
 
 {call}
+faults = []
 for _ in range(40):
     np.ones(10_000_000)  # 80 MB
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[0])
 """
 
 
