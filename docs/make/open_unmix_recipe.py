@@ -102,7 +102,7 @@ class OpenUnmixRecipe:
 
 
 def _endless(crops: Any, batch_size: int, samples_per_track: int) -> Iterator[Any]:
-    """Batches of crops, shuffled anew in each epoch of ``samples_per_track`` crops a track."""
+    """Batches of crops; each epoch has ``samples_per_track`` crops of each track, shuffled."""
     epoch: Any = torch.utils.data.ConcatDataset([crops] * samples_per_track)
     while True:
         yield from torch.utils.data.DataLoader(epoch, batch_size=batch_size, shuffle=True)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.batches import Batch
-from lightning_modules.base.known_targets import known_by_source, mean_distance
+from lightning_modules.base.known_targets import distances_by_source
 from lightning_modules.base.spectrogram import SpectrogramSeparator
 from lightning_modules.layers.by_source import modules_by_source
 from lightning_modules.layers.images import to_channels_last, up_to_multiple
@@ -162,21 +162,12 @@ class MaskUNet(SpectrogramSeparator):
         mixture = self.stft(batch.mixture).abs()
         low, peak = mixture[:, :, : self.bins], self.peak(mixture)
         inputs = low.nan_to_num(0.0, 0.0, 0.0) / peak
-        # One source after the other: stacked, they would take longer and more memory.
-        distances = torch.stack(
-            [
-                mean_distance(
-                    nn.functional.l1_loss,
-                    self.networks[name](inputs).float() * low / peak,
-                    self.stft(target).abs()[:, :, : self.bins] / peak,
-                    known,
-                )
-                for name, target, known in zip(
-                    self.sources,
-                    batch.targets.unbind(1),
-                    known_by_source(batch.known, len(self.sources)),
-                    strict=True,
-                )
-            ]
+        pairs = (
+            (
+                self.networks[name](inputs).float() * low / peak,
+                self.stft(target).abs()[:, :, : self.bins] / peak,
+            )
+            for name, target in zip(self.sources, batch.targets.unbind(1), strict=True)
         )
+        distances = distances_by_source(nn.functional.l1_loss, pairs, batch.known)
         return {"loss": distances.sum(), **self.source_losses(distances)}

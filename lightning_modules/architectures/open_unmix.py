@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.batches import Batch
-from lightning_modules.base.known_targets import known_by_source, mean_distance
+from lightning_modules.base.known_targets import distances_by_source
 from lightning_modules.base.standardised_input import StandardisedInput
 from lightning_modules.layers.by_source import modules_by_source
 
@@ -167,23 +167,12 @@ class OpenUnmix(StandardisedInput):
         With a sum each network gets the same gradients as if it were trained alone.
         """
         inputs = self.inputs(self.whole_frames(batch.mixture))
-        # One source after the other: stacked, they would take longer and more memory.
-        errors = torch.stack(
-            [
-                mean_distance(
-                    nn.functional.mse_loss,
-                    estimate.float(),
-                    self.inputs(self.whole_frames(target)),
-                    known,
-                )
-                for estimate, target, known in zip(
-                    self.run_networks(inputs),
-                    batch.targets.unbind(1),
-                    known_by_source(batch.known, len(self.sources)),
-                    strict=True,
-                )
-            ]
+        estimates = self.run_networks(inputs)
+        pairs = (
+            (estimate.float(), self.inputs(self.whole_frames(target)))
+            for estimate, target in zip(estimates, batch.targets.unbind(1), strict=True)
         )
+        errors = distances_by_source(nn.functional.mse_loss, pairs, batch.known)
         return {"loss": errors.sum(), **self.source_losses(errors)}
 
     def inputs(self, spectrum: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -23,26 +23,27 @@ def mean_of_known(losses: Tensor, known: Tensor | None) -> Tensor:
     return torch.where(known, losses, 0).sum(0) / known.sum(0).clamp_min(1)
 
 
-def mean_distance(
-    distance: Callable[..., Tensor], estimate: Tensor, target: Tensor, known: Tensor | None
+def distances_by_source(
+    distance: Callable[..., Tensor],
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    known: Tensor | None,
 ) -> Tensor:
-    """Average a distance over the examples of a source whose target is known.
+    """Average a distance over the examples whose target is known, for each source.
+
+    The pairs are taken one after the other: stacked, they would take longer and more memory.
 
     Args:
         distance: ``mse_loss`` or ``l1_loss`` of ``torch.nn.functional``.
-        estimate: Estimates of the source, shape (B, ...).
-        target: Its targets, same shape.
-        known: Whether each target is known, shape (B,); None if all are.
+        pairs: Estimates and targets of each source, shapes (B, ...).
+        known: Whether each target is known, shape (B, S); None if all are.
 
     Returns:
-        A scalar; 0 if no target is known.
+        Shape (S,); 0 for a source without a known target.
     """
     if known is None:
-        return distance(estimate, target)
-    losses = distance(estimate, target, reduction="none").flatten(1).mean(1)
-    return mean_of_known(losses[:, None], known[:, None])[0]
-
-
-def known_by_source(known: Tensor | None, sources: int) -> list[Tensor | None]:
-    """The columns (B,) of a mask (B, S); Nones without a mask."""
-    return [None] * sources if known is None else list(known.unbind(1))
+        return torch.stack([distance(estimate, target) for estimate, target in pairs])
+    losses = [
+        distance(estimate, target, reduction="none").flatten(1).mean(1)
+        for estimate, target in pairs
+    ]
+    return mean_of_known(torch.stack(losses, 1), known)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import Batch
 from lightning_modules.base.complex_spectrum import ComplexSpectrumSeparator
-from lightning_modules.base.known_targets import known_by_source, mean_distance
+from lightning_modules.base.known_targets import distances_by_source
 from lightning_modules.base.spectrogram import SpectrogramSeparator
 
 
@@ -30,23 +30,11 @@ class NetworkPerSource(SpectrogramSeparator):
     def paper_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Squared error of magnitudes, averaged over bins and summed over sources."""
         mixture = self._magnitudes_of(batch.mixture)
-        # One source after the other: stacked, they would take longer and more memory.
-        errors = torch.stack(
-            [
-                mean_distance(
-                    nn.functional.mse_loss,
-                    self.networks[name](mixture).float(),
-                    self._magnitudes_of(true),
-                    known,
-                )
-                for name, true, known in zip(
-                    self.sources,
-                    batch.targets.unbind(1),
-                    known_by_source(batch.known, len(self.sources)),
-                    strict=True,
-                )
-            ]
+        pairs = (
+            (self.networks[name](mixture).float(), self._magnitudes_of(true))
+            for name, true in zip(self.sources, batch.targets.unbind(1), strict=True)
         )
+        errors = distances_by_source(nn.functional.mse_loss, pairs, batch.known)
         return {"loss": errors.sum(), **self.source_losses(errors)}
 
     def _magnitudes_of(self, waveform: Tensor) -> Tensor:

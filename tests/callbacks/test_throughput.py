@@ -124,6 +124,7 @@ def test_time_is_assigned_to_the_right_part(
     # A batch of 4 examples of 0.1 s in each second of this clock.
     assert metrics["train/examples_per_second"] == 4
     assert metrics["train/audio_seconds_per_second"] == pytest.approx(0.4)
+    assert metrics["train/hours_left"] >= 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "examples/s" in line]
     assert line.startswith("Epoch 0: ")
     assert "validation 2.0 s" in line
